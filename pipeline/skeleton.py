@@ -1,0 +1,255 @@
+"""Named joint sets, their trees and left/right pairs, and conversion by name that refuses what does not fit."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A set of named joints.
+
+    Args:
+        name: Name of the set, as configs and manifests write it.
+        joints: Joint names in the order of the array axis J.
+        parents: Index of each joint's parent, -1 for the root.
+        meanings: What a joint is in the common vocabulary where its own set calls it otherwise
+            (MPII's `upper_neck` is what Human3.6M calls `thorax`).
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    parents: tuple[int, ...]
+    meanings: dict[str, str] = field(default_factory=dict, hash=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.parents) != len(self.joints) or len(set(self.joints)) != len(self.joints):
+            raise ValueError(
+                f"{self.name}: {len(self.joints)} joints need as many parents and distinct names"
+            )
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+    @functools.cached_property
+    def left(self) -> tuple[int, ...]:
+        """Indices of the joints of the body's left side, paired in order with `right`."""
+        return tuple(i for i, name in enumerate(self.joints) if name.startswith("left_"))
+
+    @functools.cached_property
+    def right(self) -> tuple[int, ...]:
+        """Indices of the joints of the body's right side, paired in order with `left`."""
+        return tuple(
+            self.joints.index("right_" + self.joints[i].removeprefix("left_")) for i in self.left
+        )
+
+    @functools.cached_property
+    def swap(self) -> tuple[int, ...]:
+        """Permutation of the joint axis that exchanges left and right (an involution)."""
+        order = list(range(len(self.joints)))
+        for left, right in zip(self.left, self.right, strict=True):
+            order[left], order[right] = right, left
+        return tuple(order)
+
+    @functools.cached_property
+    def bones(self) -> tuple[tuple[int, int], ...]:
+        """(parent, child) index pairs."""
+        return tuple((parent, child) for child, parent in enumerate(self.parents) if parent >= 0)
+
+    @functools.cached_property
+    def root(self) -> int:
+        """Index of the joint that root-relative positions are relative to."""
+        return self.parents.index(-1)
+
+    @functools.cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """Common name of each joint -> its index."""
+        return {self.meanings.get(name, name): i for i, name in enumerate(self.joints)}
+
+    def index(self, name: str) -> int:
+        """Index of a joint by its own name.
+
+        Raises:
+            KeyError: If there is no such joint.
+        """
+        if name not in self.joints:
+            raise KeyError(f"{self.name} has no joint {name!r}; it has {', '.join(self.joints)}")
+        return self.joints.index(name)
+
+
+def _sides(*names: str) -> tuple[str, ...]:
+    return tuple(f"{side}_{name}" for name in names for side in ("left", "right"))
+
+
+H36M17 = Skeleton(
+    "H36M17",
+    (
+        "pelvis",
+        "right_hip",
+        "right_knee",
+        "right_ankle",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "spine",
+        "thorax",
+    )
+    + (
+        "nose",
+        "head",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+        "right_shoulder",
+        "right_elbow",
+        "right_wrist",
+    ),
+    (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 9, 8, 11, 12, 8, 14, 15),
+)
+"""The body in which lifters work. `thorax` is the base of the neck, `nose` Human3.6M's neck/nose, `head` the top."""
+
+H36M18 = Skeleton("H36M18", (*H36M17.joints, "mid_shoulder"), (*H36M17.parents, 8))
+"""H36M17 and the mid-shoulder point, as Integral and 3DMPPE train on."""
+
+COCO17 = Skeleton(
+    "COCO17",
+    ("nose", *_sides("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")),
+    (-1, 0, 0, 1, 2, 0, 0, 5, 6, 7, 8, 5, 6, 11, 12, 13, 14),
+)
+
+MPII16 = Skeleton(
+    "MPII16",
+    (
+        "right_ankle",
+        "right_knee",
+        "right_hip",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "pelvis",
+        "thorax",
+    )
+    + ("upper_neck", "head_top", "right_wrist", "right_elbow", "right_shoulder")
+    + ("left_shoulder", "left_elbow", "left_wrist"),
+    (1, 2, 6, 6, 3, 4, -1, 6, 7, 8, 11, 12, 7, 7, 13, 14),
+    {"thorax": "mid_shoulder", "upper_neck": "thorax", "head_top": "head"},
+)
+
+MPI3DHP17 = Skeleton(
+    "MPI3DHP17",
+    (
+        "head_top",
+        "neck",
+        "right_shoulder",
+        "right_elbow",
+        "right_wrist",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+    )
+    + (
+        "right_hip",
+        "right_knee",
+        "right_ankle",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "pelvis",
+        "spine",
+        "head",
+    ),
+    (16, 15, 1, 2, 3, 1, 5, 6, 14, 8, 9, 14, 11, 12, -1, 14, 1),
+    {"head_top": "head", "neck": "thorax", "head": "nose"},
+)
+
+SKELETONS = {s.name: s for s in (H36M17, H36M18, COCO17, MPII16, MPI3DHP17)}
+
+MADE_UP = {
+    "pelvis": ("left_hip", "right_hip"),
+    "mid_shoulder": ("left_shoulder", "right_shoulder"),
+    "thorax": ("left_shoulder", "right_shoulder"),
+    "spine": ("pelvis", "thorax"),
+}
+"""Joints that are made up as a midpoint where a joint set lacks them."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How the joints of one set become those of another; made by `conversion`.
+
+    Args:
+        source: The joint set that comes in.
+        target: The joint set that goes out.
+        sources: Source joints whose mean is each target joint, (J, 4), repeated to fill the row; -1 where missing.
+        made_up: Names of target joints that are midpoints of others.
+        missing: Names of target joints without any source.
+    """
+
+    source: Skeleton
+    target: Skeleton
+    sources: NDArray[np.int64]
+    made_up: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    def joints(self, joints: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Joints of the source set -> joints of the target set, (..., J, C); missing ones are NaN."""
+        self._check(joints.shape[-2])
+        converted = joints[..., self.sources, :].mean(axis=-2, dtype=joints.dtype)
+        converted[..., self.sources[:, 0] < 0, :] = np.nan
+        return converted
+
+    def score(self, score: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Scores of the source set -> scores of the target set, (..., J): the least of the sources, 0 if missing."""
+        self._check(score.shape[-1])
+        converted = score[..., self.sources].min(axis=-1)
+        converted[..., self.sources[:, 0] < 0] = 0
+        return converted
+
+    def _check(self, joints: int) -> None:
+        if joints != len(self.source):
+            raise DataError(
+                f"an array with {joints} joints is not {self.source.name} ({len(self.source)} joints)"
+            )
+
+
+@functools.lru_cache
+def conversion(source: Skeleton, target: Skeleton, *, allow_missing: bool = False) -> Conversion:
+    """How to turn joints of `source` into joints of `target`, by name.
+
+    Args:
+        source: The joint set at hand.
+        target: The joint set wanted.
+        allow_missing: Accept target joints that have no source; they become NaN with score 0.
+
+    Raises:
+        DataError: If a target joint has no source and `allow_missing` is off, or if nothing is shared.
+    """
+    rows = [_sources(meaning, source.vocabulary) for meaning in target.vocabulary]
+    missing = tuple(name for name, row in zip(target.joints, rows, strict=True) if not row)
+    if len(missing) == len(target) or (missing and not allow_missing):
+        raise DataError(
+            f"{source.name} cannot become {target.name}: no source for {', '.join(missing)}; "
+            f"{source.name} has {', '.join(source.joints)}"
+        )
+    made_up = tuple(
+        name for name, row in zip(target.joints, rows, strict=True) if len(set(row)) > 1
+    )
+    filled = [(row * 4)[:4] if row else (-1,) * 4 for row in rows]
+    return Conversion(source, target, np.array(filled), made_up, missing)
+
+
+def _sources(meaning: str, vocabulary: dict[str, int]) -> tuple[int, ...]:
+    """Indices whose plain mean is the joint: 1, 2 or 4 of them, or none."""
+    if meaning in vocabulary:
+        return (vocabulary[meaning],)
+    parts = [_sources(part, vocabulary) for part in MADE_UP.get(meaning, ())]
+    if not parts or not all(parts):
+        return ()
+    longest = max(len(part) for part in parts)
+    return tuple(i for part in parts for i in part * (longest // len(part)))
