@@ -1,0 +1,35 @@
+"""Xiao et al.'s simple baseline: a ResNet, three transposed convolutions, and heatmaps."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pipeline.heatmap.resnet import ResNet, deconvolutions, draw_small
+
+
+class SimpleBaseline(ResNet):
+    """Heatmaps from a ResNet and three transposed convolutions.
+
+    ====================== ========================
+    normalised pictures    (B, 3, H, W)
+    ResNet                 (B, 2048, H/32, W/32)
+    deconvolutions         (B, 256, H/4, W/4)
+    1x1 convolution        (B, J, H/4, W/4)
+    ====================== ========================
+
+    Args:
+        layers: 50, 101 or 152.
+        joints: J.
+
+    Source: Xiao et al. 2018, section 2; published key names (338 tensors at 50 layers).
+    """
+
+    def __init__(self, layers: int = 50, joints: int = 17) -> None:
+        super().__init__(layers)
+        self.deconv_layers = deconvolutions()
+        self.final_layer = nn.Conv2d(256, joints, 1)
+        draw_small(self.final_layer)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised pictures (B, 3, H, W) -> heatmaps (B, J, H/4, W/4)."""
+        return self.final_layer(self.deconv_layers(self.features(images)))
