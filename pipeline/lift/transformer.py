@@ -1,0 +1,120 @@
+"""The pre-norm transformer block of MixSTE and PoseFormer, along joints or along frames."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Along = Literal["joints", "frames"]
+"""Which axis of (B, T, J, C) attends to itself; the other one is batch."""
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention along one axis of tokens, (B, T, J, C) -> (B, T, J, C).
+
+    Tokens stay where they are: along frames, queries, keys and values are projected one by one, so
+    that joints and heads form one axis of `scaled_dot_product_attention` and nothing is permuted
+    and copied.
+
+    Args:
+        dim: C.
+        heads: Attention heads; C/heads numbers each.
+        dropout: Share of numbers dropped after the output projection.
+
+    Source: MixSTE (Zhang et al. 2022, eq. 1-2) and PoseFormer (Zheng et al. 2021, eq. 3-4), which
+    take it from ViT.
+    """
+
+    def __init__(self, dim: int, heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} is not a multiple of {heads} heads")
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, tokens: Tensor, along: Along) -> Tensor:
+        """Mix tokens, (B, T, J, C), along joints or frames."""
+        B, T, J, C = tokens.shape
+        D = C // self.heads
+        if along == "joints":
+            q, k, v = self.qkv(tokens).view(B * T, J, 3, self.heads, D).permute(2, 0, 3, 1, 4)
+        else:
+            parts = zip(self.qkv.weight.chunk(3), self.qkv.bias.chunk(3), strict=True)
+            q, k, v = (
+                F.linear(tokens, weight, bias).view(B, T, J * self.heads, D).transpose(1, 2)
+                for weight, bias in parts
+            )
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.dropout(self.proj(mixed.transpose(1, 2).reshape(B, T, J, C)))
+
+
+class MLP(nn.Module):
+    """Two linear layers with an exact GELU between, (..., C) -> (..., C).
+
+    Args:
+        dim: C.
+        hidden: Width between the two.
+        dropout: Share of numbers dropped after each.
+    """
+
+    def __init__(self, dim: int, hidden: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Change each token on its own."""
+        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(tokens)))))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + MLP(norm(x)), (B, T, J, C) -> (B, T, J, C).
+
+    Args:
+        dim: C.
+        heads: Attention heads.
+        drop_path: Probability in training that a branch is left out of a whole frame (along joints)
+            or of a whole joint's track (along frames).
+        dropout: Share of numbers dropped inside the branches.
+
+    Source: as `Attention`; layer norms with eps 1e-6, MLP twice as wide as the tokens.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, *, drop_path: float = 0.0, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, heads, dropout=dropout)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MLP(dim, 2 * dim, dropout=dropout)
+        self.drop_path = drop_path
+
+    def forward(self, tokens: Tensor, along: Along) -> Tensor:
+        """Mix tokens, (B, T, J, C), along joints or frames."""
+        tokens = self.add(tokens, self.attn(self.norm1(tokens), along), along)
+        return self.add(tokens, self.mlp(self.norm2(tokens)), along)
+
+    def add(self, tokens: Tensor, branch: Tensor, along: Along) -> Tensor:
+        """Tokens plus a branch, dropped whole now and then in training (stochastic depth)."""
+        if not (self.training and self.drop_path):
+            return tokens + branch
+        B, T, J, _ = branch.shape
+        shape = (B, T, 1, 1) if along == "joints" else (B, 1, J, 1)
+        keep = 1.0 - self.drop_path
+        return torch.addcmul(tokens, branch, branch.new_empty(shape).bernoulli_(keep).div_(keep))
+
+
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """Drop-path probability of each of `depth` blocks: evenly from 0 to `last`.
+
+    >>> drop_path_rates(0.1, 3)
+    [0.0, 0.05, 0.1]
+    """
+    return [last * i / max(depth - 1, 1) for i in range(depth)]
