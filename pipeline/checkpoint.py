@@ -1,0 +1,300 @@
+"""How a checkpoint is written, verified and read; what may be imported because a file names it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from torch import Tensor, nn
+
+from pipeline.errors import DataError, StorageError
+
+ALLOWED_IMPORTS = (
+    "pipeline",
+    "torch.optim",
+    "torch.nn",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.profilers",
+    "lightning.pytorch.strategies",
+    "lightning.pytorch.plugins",
+    "lightning.pytorch.cli",
+)
+"""What a YAML file or a checkpoint may name; the command line adds to it with --import."""
+
+jsonargparse.set_parsing_settings(
+    import_path_denylist=["*"], import_path_allowlist=list(ALLOWED_IMPORTS)
+)
+
+
+def allow_import(name: str) -> None:
+    """Let configs and checkpoints name classes of a module that the user named on the command line."""
+    jsonargparse.set_parsing_settings(import_path_allowlist=[name])
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside a folder last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, write: Any) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Args:
+        path: The final name. An older file under it stays until the new one is on the disk.
+        write: Called with an open binary file.
+
+    Raises:
+        StorageError: If the disk refuses; the older file is untouched and nothing partial is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        fsync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch's writer turns ENOSPC into RuntimeError
+        part.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path}: cannot be written ({error}); make room or choose another folder. "
+            "The file that was there before is untouched"
+        ) from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove the unfinished files of processes that no longer live."""
+    for part in folder.glob(".*.part"):
+        pid = part.name.split(".")[-2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
+            part.unlink(missing_ok=True)
+
+
+def verify(path: str | Path) -> Path:
+    """Check that a file is a whole checkpoint before anything of it is used.
+
+    Returns:
+        The path.
+
+    Raises:
+        DataError: If it is missing, not a checkpoint, cut short, changed by as much as one bit, or would unpack to
+            more than its size.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such checkpoint; check the path")
+    if not path.is_file():
+        raise DataError(f"{path}: is not a file; give the .ckpt inside it")
+    if not zipfile.is_zipfile(path):
+        size = path.stat().st_size
+        raise DataError(f"{path}: is not a checkpoint, or was cut short ({size:,} bytes)")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise DataError(f"{path}: holds packed members, which torch never writes; refused")
+            if sum(member.file_size for member in members) > path.stat().st_size:
+                raise DataError(f"{path}: claims to unpack to more than its size; refused")
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+        raise DataError(f"{path}: damaged ({error}); use an older checkpoint") from error
+    if damaged:
+        raise DataError(f"{path}: damaged, {damaged} fails its CRC; use an older checkpoint")
+    return path
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint, verified and loaded without running anything it holds.
+
+    Raises:
+        DataError: See `verify`; also if it holds anything but tensors and plain values.
+    """
+    verify(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise DataError(f"{path}: refused by the safe reader ({reason})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise DataError(f"{path}: holds no state_dict; it is not a checkpoint of Heatlift")
+    for name, value in content["state_dict"].items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
+            raise DataError(f"{path}: {name} is not finite; use an older checkpoint")
+    return content
+
+
+def stage_of(content: Mapping[str, Any], path: str | Path) -> str:
+    """Which stage a checkpoint is of.
+
+    Raises:
+        DataError: If it does not say.
+    """
+    stage = content.get("heatlift", {}).get("stage")
+    if stage is None:
+        raise DataError(
+            f"{path}: does not say which stage it is of; if others published it, use "
+            "`heatlift weights import` first"
+        )
+    return str(stage)
+
+
+class WholeFiles(CheckpointIO):
+    """Lightning's checkpoints, written whole or not at all and verified before use."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write a checkpoint: temporary file in the same folder, fsync, one rename."""
+        write_whole(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint; see `read`."""
+        return read(path)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint."""
+        with contextlib.suppress(FileNotFoundError):
+            Path(path).unlink()
+
+
+def weights_digest(weights: nn.Module | Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, types and values of all weights and buffers."""
+    state = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def rebuild(path: str | Path, stages: Sequence[str]) -> pl.LightningModule:
+    """The module a checkpoint holds, with its weights, in evaluation mode on the CPU.
+
+    Args:
+        path: A checkpoint of a run.
+        stages: The stages that will do.
+
+    Raises:
+        DataError: If the file is damaged, of another stage, or does not say how its module is made.
+    """
+    import importlib
+
+    content = read(path)
+    stage = stage_of(content, path)
+    if stage not in stages:
+        raise DataError(f"{path}: is a checkpoint of stage {stage}; wanted {' or '.join(stages)}")
+    if "_instantiator" not in content.get("hyper_parameters", {}):
+        raise DataError(f"{path}: does not say how its network is made; train it with the CLI")
+    names = {"heatmap": "HeatmapModule", "integral": "IntegralModule"} | {
+        "pretrain": "PretrainModule",
+        "lift": "LiftModule",
+    }
+    cls = getattr(importlib.import_module(f"pipeline.{stage}"), names[stage])
+    try:
+        module: pl.LightningModule = cls.load_from_checkpoint(path, map_location="cpu")
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"{path}: cannot be turned into a {names[stage]} ({reason})") from error
+    return module.eval()
+
+
+@dataclass(frozen=True)
+class HandOver:
+    """What became of the weights that one stage hands to the next.
+
+    Args:
+        digest: Of the weights in the file.
+        loaded: Names that were taken over.
+        new: Names of the receiver that the file does not have; they keep their initial values.
+        left: Names in the file that the receiver does not have.
+    """
+
+    digest: str
+    loaded: tuple[str, ...]
+    new: tuple[str, ...]
+    left: tuple[str, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """As plain types, for a checkpoint or JSON."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
+
+    def text(self) -> str:
+        """One line: how much was loaded, and what was not."""
+        line = f"weights {self.digest[:12]}: {len(self.loaded)} loaded"
+        for word, names in (("new", self.new), ("left over", self.left)):
+            if names:
+                line += f", {len(names)} {word} ({', '.join(names[:4])}{' …' * (len(names) > 4)})"
+        return line
+
+
+def hand_over(
+    module: nn.Module, path: str | Path, *, stages: Sequence[str], passing: tuple[str, ...]
+) -> HandOver:
+    """Load the weights of another stage, strictly where they overlap, or change nothing.
+
+    Args:
+        module: The receiver.
+        path: The checkpoint.
+        stages: The stages it may come from.
+        passing: Prefixes of the names that pass.
+
+    Raises:
+        DataError: If the file is damaged, comes from another stage, shares no name with the receiver, or has a
+            shared name in another shape.
+    """
+    content = read(path)
+    stage = stage_of(content, path)
+    if stage not in stages:
+        raise DataError(f"{path}: is a checkpoint of stage {stage}; wanted {' or '.join(stages)}")
+    given = {
+        name: value for name, value in content["state_dict"].items() if name.startswith(passing)
+    }
+    wanted = {
+        name: value for name, value in module.state_dict().items() if name.startswith(passing)
+    }
+    shared = [name for name in wanted if name in given]
+    if not shared:
+        raise DataError(
+            f"{path}: none of its {len(given)} weights fits this network; give the same `net` to both stages"
+        )
+    clashes = [name for name in shared if given[name].shape != wanted[name].shape]
+    if clashes:
+        name = clashes[0]
+        raise DataError(
+            f"{path}: {name} is {tuple(given[name].shape)} there and {tuple(wanted[name].shape)} here "
+            f"(and {len(clashes) - 1} more); give the same `net` to both stages"
+        )
+    module.load_state_dict({name: given[name] for name in shared}, strict=False)
+    return HandOver(
+        weights_digest(given),
+        tuple(shared),
+        tuple(name for name in wanted if name not in given),
+        tuple(name for name in given if name not in wanted),
+    )
