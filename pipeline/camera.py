@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
-from typing import Literal
+from importlib import resources
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline import chance
+from pipeline.skeleton import H36M17
+
+if TYPE_CHECKING:
+    import torch
+
+Array = TypeVar("Array", NDArray[np.floating], "torch.Tensor")
+"""What comes in is what goes out: NumPy arrays as float64, tensors in their own type and device."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,8 +26,9 @@ class Camera:
     """A pinhole camera with lens distortion, standing in the world.
 
     Convention:
-        World: metres, z up. Camera: x right, y down, z forward. A world point X is at `rotation @ (X - centre)`
-        in the camera frame. Pixels: origin top-left, integer coordinates are pixel centres.
+        World: metres, z up. Camera: x right, y down, z forward. A world point X is at `rotation @
+        (X - centre)` in the camera frame. Pixels: origin top-left, integer coordinates are pixel
+        centres.
 
     Args:
         rotation: World to camera, (3, 3), float64.
@@ -34,3 +47,356 @@ class Camera:
     size: tuple[int, int]
     distortion: NDArray[np.float64]
     lens: Literal["opencv", "human36m"] = "opencv"
+
+
+def _like(points: Array, numbers: ArrayLike) -> Array:
+    """Numbers as an array or tensor that computes with `points`."""
+    if isinstance(points, np.ndarray):
+        return np.asarray(numbers, points.dtype)
+    return points.new_tensor(np.asarray(numbers))
+
+
+def _exact(points: Array) -> Array:
+    """Arrays as float64; tensors as they are."""
+    return points.astype(np.float64) if isinstance(points, np.ndarray) else points
+
+
+def _positive(depth: Array) -> Array:
+    """Depths, with NaN for those that are not above zero."""
+    if isinstance(depth, np.ndarray):
+        return np.where(depth > 0, depth, np.nan)
+    return depth.where(depth > 0, float("nan"))
+
+
+def world_to_camera(points: Array, camera: Camera) -> Array:
+    """Move points from the world into the camera frame.
+
+    Args:
+        points: World, metres, (..., 3).
+        camera: Where it stands.
+
+    Returns:
+        Camera frame, metres, (..., 3).
+    """
+    points = _exact(points)
+    return (points - _like(points, camera.centre)) @ _like(points, camera.rotation.T)
+
+
+def camera_to_world(points: Array, camera: Camera) -> Array:
+    """Move points from the camera frame, (..., 3), metres, back into the world."""
+    points = _exact(points)
+    return points @ _like(points, camera.rotation) + _like(points, camera.centre)
+
+
+def in_front(points: Array) -> Array:
+    """Tell which points of the camera frame, (..., 3), lie before the camera: depth > 0, (...)."""
+    return points[..., 2] > 0  # type: ignore[return-value]
+
+
+def project(points: Array, camera: Camera) -> Array:
+    """Project points from the camera frame onto the picture.
+
+    Convention:
+        A point on the optical axis lands on the principal point. Points that are not in front of
+        the camera have no picture and become NaN: nothing behind it is ever mirrored into view (see
+        `in_front`).
+
+    Args:
+        points: Camera frame, metres, (..., 3).
+        camera: Focal length, principal point, distortion.
+
+    Returns:
+        Pixels, (..., 2).
+
+    Source: OpenCV's pinhole model with k1, k2, p1, p2, k3; for `human36m` the formula that
+    Human3.6M's own files follow, which clamps the ray to [-1, 1] and has half of the usual first
+    tangential term. Its files store the tangential pair as (p2, p1); here both lenses keep OpenCV's
+    order.
+
+    >>> focal, principal = np.array([1000.0, 900.0]), np.array([500.0, 400.0])
+    >>> eye = Camera(np.eye(3), np.zeros(3), focal, principal, (1000, 800), np.zeros(5))
+    >>> [float(x) for x in project(np.array([0.5, -0.2, 4.0]), eye)]
+    [625.0, 355.0]
+    """
+    points = _exact(points)
+    ray = points[..., :2] / _positive(points[..., 2:])
+    if camera.lens == "human36m":
+        ray = ray.clip(-1, 1)
+    return _distort(ray, camera) * _like(points, camera.focal) + _like(points, camera.principal)
+
+
+def _distort(ray: Array, camera: Camera) -> Array:
+    """Rays x/z, y/z, (..., 2), as the lens bends them."""
+    k1, k2, p1, p2, k3 = (float(number) for number in camera.distortion)
+    square = (ray * ray).sum(-1)[..., None]
+    tangent = _like(ray, (p2, p1))
+    radial = 1 + square * (k1 + square * (k2 + square * k3))
+    slant = (ray * tangent).sum(-1)[..., None] * _slants(camera)
+    return ray * (radial + slant) + tangent * square
+
+
+def _slants(camera: Camera) -> float:
+    """How often ray times tangential pair counts: the one term in which the two lenses differ."""
+    return 1.0 if camera.lens == "human36m" else 2.0
+
+
+def back_project(
+    pixels: NDArray[np.floating], depth: NDArray[np.floating], camera: Camera
+) -> NDArray[np.float64]:
+    """Find the points of the camera frame that a camera sees at these pixels: undo `project`.
+
+    Args:
+        pixels: (..., 2).
+        depth: z in the camera frame, metres, (...).
+        camera: The camera that made the pixels.
+
+    Returns:
+        Camera frame, metres, (..., 3). Where the lens folds the picture over itself (far outside of
+        any real one), and beyond Human3.6M's clamp, there is no inverse.
+
+    Source: Newton's method on `project`'s formula, ten steps from the undistorted ray.
+    """
+    k1, k2, p1, p2, k3 = (float(number) for number in camera.distortion)
+    seen = (np.asarray(pixels, np.float64) - camera.principal) / camera.focal
+    tangent = np.array([p2, p1])
+    ray = seen
+    for _ in range(10 if np.any(camera.distortion) else 0):
+        square = (ray * ray).sum(-1)
+        growth = 2 * k1 + square * (4 * k2 + square * 6 * k3)
+        scale = 1 + square * (k1 + square * (k2 + square * k3)) + _slants(camera) * (ray @ tangent)
+        slope = scale[..., None, None] * np.eye(2) + 2 * tangent[:, None] * ray[..., None, :]
+        across = growth[..., None] * ray + _slants(camera) * tangent
+        slope = slope + ray[..., :, None] * across[..., None, :]
+        error = seen - _distort(ray, camera)
+        ray = ray + np.linalg.solve(slope, error[..., None])[..., 0]
+    depth = np.asarray(depth, np.float64)[..., None]
+    return np.concatenate([ray * depth, depth + 0 * ray[..., :1]], axis=-1)
+
+
+def normalise(pixels: Array, size: tuple[int, int]) -> Array:
+    """Bring pixels to the units of lifters: x from -1 to 1 over the width, y in the same scale.
+
+    Convention:
+        `x / w * 2 - 1` and `y / w * 2 - h / w`; flipping the picture negates x. The type stays what
+        it is.
+
+    Args:
+        pixels: (..., 2).
+        size: Width and height of the picture.
+
+    Returns:
+        Normalised 2D, (..., 2).
+
+    Source: Pavllo et al. 2019 (VideoPose3D), section 4.
+
+    >>> [round(float(x), 6) for x in normalise(np.array([750.0, 100.0]), (1000, 800))]
+    [0.5, -0.6]
+    """
+    width, height = size
+    scaled = pixels / width * 2
+    return scaled - _like(scaled, (1.0, height / width))
+
+
+def denormalise(normalised: Array, size: tuple[int, int]) -> Array:
+    """Bring normalised 2D, (..., 2), back to pixels: the inverse of `normalise`."""
+    width, height = size
+    return (normalised + _like(normalised, (1.0, height / width))) * width / 2
+
+
+def from_quaternion(quaternion: ArrayLike) -> NDArray[np.float64]:
+    """Turn quaternions w, x, y, z, (..., 4), of any length but zero into rotations, (..., 3, 3)."""
+    q = np.asarray(quaternion, np.float64)
+    w, x, y, z = np.moveaxis(q / np.linalg.norm(q, axis=-1, keepdims=True), -1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def look_at(centre: ArrayLike, target: ArrayLike, roll: ArrayLike = 0.0) -> NDArray[np.float64]:
+    """Turn a camera towards a point, with the horizon level before it rolls.
+
+    Args:
+        centre: Where the camera stands, world, (..., 3).
+        target: What lands on the principal point, world, (..., 3).
+        roll: Turn about the viewing direction, degrees, clockwise as seen from behind the camera,
+            (...).
+
+    Returns:
+        Rotations from world to camera, (..., 3, 3).
+
+    Raises:
+        ValueError: If the target is straight above or below the camera, or in it: the horizon is
+            not defined.
+    """
+    forward = np.asarray(target, np.float64) - np.asarray(centre, np.float64)
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    length = np.linalg.norm(right, axis=-1, keepdims=True)
+    if not (length > 1e-9).all():
+        raise ValueError("a camera cannot look straight up or down, or at itself; move the target")
+    right = right / length
+    forward = forward / np.linalg.norm(forward, axis=-1, keepdims=True)
+    down = np.cross(forward, right)
+    angle = np.radians(np.asarray(roll, np.float64))[..., None]
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.stack(
+        np.broadcast_arrays(cos * right + sin * down, cos * down - sin * right, forward), axis=-2
+    )
+
+
+def random_cameras(
+    clips: NDArray[np.floating],
+    seed: int,
+    epoch: int,
+    index: NDArray[np.integer],
+    *,
+    pitch: tuple[float, float] = (-15.0, 15.0),
+    distance: tuple[float, float] = (3.0, 7.0),
+    focal: tuple[float, float] = (2.2, 2.4),
+    offset: float = 0.5,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Film each clip with a random camera of its own: any side, a little up or down.
+
+    The middle of a clip stands `distance` from the camera and up to `offset` metres beside its
+    axis. Where a joint would leave the (square) picture or come closer than 1 m, the camera stands
+    back until none does.
+
+    Args:
+        clips: World, metres, (B, T, J, 3).
+        seed: Of the run.
+        epoch: Of the run; every epoch sees other cameras.
+        index: Number of each clip, (B,); the camera depends on (seed, epoch, number) alone.
+        pitch: Range of the angle at which the camera looks up (above zero) or down, degrees.
+        distance: Range, metres.
+        focal: Range of the focal length in normalised units (2 f / width); Human3.6M's cameras have
+            2.29 to 2.30.
+        offset: Largest distance of the clip's middle from the optical axis, to each side, metres.
+
+    Returns:
+        Clips in the camera frame, metres, (B, T, J, 3), float32, and normalised 2D, (B, T, J, 2),
+        float32.
+
+    Source: Paper 001 projects motion capture "at random" without saying how; the ranges are
+    Human3.6M's, with the pitch to both sides. A roll of 2 degrees standard deviation is added, as
+    hand-mounted cameras have.
+    """
+    B, T, J, _ = clips.shape
+    draw = chance.uniform(seed, "camera", epoch, np.asarray(index), lanes=6)
+    yaw = 2 * np.pi * draw[:, 0]
+    up = np.radians(pitch[0] + (pitch[1] - pitch[0]) * draw[:, 1])
+    away = distance[0] + (distance[1] - distance[0]) * draw[:, 2]
+    lens = focal[0] + (focal[1] - focal[0]) * draw[:, 3]
+    forward = [np.cos(up) * np.cos(yaw), np.cos(up) * np.sin(yaw), np.sin(up)]
+    roll = 2 * chance.normal(seed, "camera roll", epoch, np.asarray(index), lanes=1)[:, 0]
+    rotation = look_at(np.zeros(3), np.stack(forward, axis=-1), roll)
+    points = clips.reshape(B, T * J, 3)
+    points = (points - points.mean(axis=1, keepdims=True)).astype(np.float32)
+    points = points @ rotation.transpose(0, 2, 1).astype(np.float32)
+    points[..., :2] += (offset * (2 * draw[:, None, 4:] - 1)).astype(np.float32)
+    reach = np.abs(points[..., :2]).max(axis=-1) * lens[:, None]
+    closest = np.maximum(reach, 1.0) - points[..., 2]
+    points[..., 2] += np.maximum(away, closest.max(axis=1))[:, None].astype(np.float32)
+    joints2d = points[..., :2] * (lens[:, None, None].astype(np.float32) / points[..., 2:])
+    return points.reshape(B, T, J, 3), joints2d.reshape(B, T, J, 2)
+
+
+def orthographic(clips: NDArray[np.floating], focal: float = 2.29) -> NDArray[np.floating]:
+    """Project clips, camera frame, (B, T, J, 3), without perspective: all at the clip's mean depth.
+
+    Returns:
+        Normalised 2D, (B, T, J, 2), as large as a perspective camera sees the clip.
+
+    Source: MotionBERT (Zhu et al. 2023) trains on the x and y of its clips; scaling them by one
+    number per clip keeps the units that fine-tuning has.
+    """
+    return clips[..., :2] * (focal / clips[..., 2:].mean(axis=(1, 2, 3), keepdims=True))
+
+
+def human36m_cameras() -> dict[str, list[Camera]]:
+    """Give the four cameras of each Human3.6M subject: 54138969, 55011271, 58860488, 60457274.
+
+    Human3.6M stores the tangential pair as (p2, p1), its centres in millimetres and its quaternions
+    camera to world; here they are OpenCV's order, metres, and matrices from world to camera.
+    """
+    text = resources.files("pipeline").joinpath("human36m_cameras.json").read_text("utf-8")
+    facts = json.loads(text)
+    lenses = [_human36m_lens(lens) for lens in facts["intrinsics"].values()]
+    return {
+        subject: [
+            dataclasses.replace(
+                lens, rotation=from_quaternion(turn).T, centre=np.array(millimetres) / 1000
+            )
+            for lens, (turn, millimetres) in zip(lenses, stands, strict=True)
+        ]
+        for subject, stands in facts["extrinsics"].items()
+    }
+
+
+def _human36m_lens(facts: dict[str, list[float]]) -> Camera:
+    k1, k2, k3 = facts["radial"]
+    p2, p1 = facts["tangential"]
+    return Camera(
+        rotation=np.eye(3),
+        centre=np.zeros(3),
+        focal=np.array(facts["focal"]),
+        principal=np.array(facts["principal"]),
+        size=(int(facts["size"][0]), int(facts["size"][1])),
+        distortion=np.array([k1, k2, p1, p2, k3]),
+        lens="human36m",
+    )
+
+
+def ring_of_cameras(
+    *key: int | str, joints3d: NDArray[np.floating], valid: NDArray[np.bool_] | None = None
+) -> list[Camera]:
+    """Stand four cameras like Human3.6M's around a sequence.
+
+    Azimuths are one random yaw plus 67, 109, 247 and 292 degrees, give or take 5; height 1.45 to
+    1.65 m, ground distance 4.2 to 5.6 m from the middle of the root's path, aimed 0.35 to 0.55 m
+    over it (higher by half of what tall poses exceed 1.9 m), roll of 2 degrees standard deviation;
+    1000 x 1000 pixels, f = (1145, 1144), c = (512, 515), no distortion. A camera stands back in
+    steps of 0.2 m until all joints lie at least 10 pixels inside the picture in 99.5 % of the valid
+    frames.
+
+    Args:
+        key: Whatever names the sequence; the cameras depend on nothing else but its motion.
+        joints3d: World, metres, floor at z = 0, H36M17, (T, 17, 3).
+        valid: Frames that count, (T,); none for all.
+
+    Returns:
+        Four cameras.
+
+    Source: the 28 public Human3.6M cameras, whose ranges these are.
+    """
+    joints3d = np.asarray(joints3d if valid is None else joints3d[valid], np.float64)
+    path = joints3d[:, H36M17.root, :2]
+    middle = (path.min(axis=0) + path.max(axis=0)) / 2
+    tallest = np.percentile(joints3d[:, H36M17.index("head"), 2], 95)
+    lift = max(0.0, float(tallest) - 1.9) / 2
+    yaw = chance.uniform(*key, "yaw", lanes=1, high=360.0)[0]
+    draw = chance.uniform(*key, "camera", np.arange(4), lanes=4)
+    roll = 2 * chance.normal(*key, "camera roll", np.arange(4), lanes=1)[:, 0]
+    azimuth = np.radians(yaw + np.array([67, 109, 247, 292]) + 10 * draw[:, 0] - 5)
+    height = 1.45 + 0.2 * draw[:, 1]
+    target = np.stack([*np.broadcast_arrays(*middle, 0.35 + 0.2 * draw[:, 2] + lift)], axis=-1)
+    cameras = []
+    for k in range(4):
+        for distance in 4.2 + 1.4 * draw[k, 3] + 0.2 * np.arange(100):
+            ground = middle + distance * np.array([np.cos(azimuth[k]), np.sin(azimuth[k])])
+            centre = np.array([*ground, height[k]])
+            camera = Camera(
+                rotation=look_at(centre, target[k], roll[k]),
+                centre=centre,
+                focal=np.array([1145.0, 1144.0]),
+                principal=np.array([512.0, 515.0]),
+                size=(1000, 1000),
+                distortion=np.zeros(5),
+            )
+            pixels = project(world_to_camera(joints3d, camera), camera)
+            inside = ((pixels >= 10) & (pixels <= 990)).all(axis=(1, 2))
+            if inside.mean() >= 0.995:
+                break
+        cameras.append(camera)
+    return cameras
