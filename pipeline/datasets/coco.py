@@ -1,0 +1,288 @@
+"""COCO's people: photographs with 17 joints each, their boxes, and boxes from a person detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.datasets import Samples, Split
+from pipeline.datasets.documents import entry, number, numbers, of_kind, read_json
+from pipeline.datasets.photos import Photographs, without_bad
+from pipeline.errors import DataError
+from pipeline.skeleton import COCO17, Skeleton
+
+
+@dataclass(frozen=True, eq=False)
+class People:
+    """The people of one annotation file in COCO's form; all arrays have one row per person.
+
+    Args:
+        files: File name of the photograph, as the annotation file writes it.
+        image_ids: Of the photograph, (N,).
+        ids: Of the annotation, (N,).
+        joints2d: Pixels, (N, J, 2), float32; NaN where unlabelled.
+        labelled: Joints with a label, hidden ones among them, (N, J).
+        boxes: x, y, width, height, inside the photograph, (N, 4), float32.
+        areas: Of the person in square pixels, as OKS needs it, (N,).
+    """
+
+    files: tuple[str, ...]
+    image_ids: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    joints2d: NDArray[np.float32]
+    labelled: NDArray[np.bool_]
+    boxes: NDArray[np.float32]
+    areas: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class DetectedPeople:
+    """Boxes of a person detector on photographs of a split, to be given joints.
+
+    Args:
+        samples: One per box; no joint is labelled.
+        image_ids: Of the photograph, (N,).
+        scores: Of the detector, (N,).
+    """
+
+    samples: Samples
+    image_ids: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+
+def inside(
+    box: NDArray[np.floating], width: float, height: float, place: str
+) -> NDArray[np.float64]:
+    """A box (x, y, width, height) cut to the picture, (4,).
+
+    Raises:
+        DataError: If nothing of it is inside.
+    """
+    x, y, w, h = (float(value) for value in box)
+    left, top = max(0.0, x), max(0.0, y)
+    right, bottom = (
+        min(width - 1.0, x + max(0.0, w - 1.0)),
+        min(height - 1.0, y + max(0.0, h - 1.0)),
+    )
+    if right < left or bottom < top or w <= 0 or h <= 0:
+        raise DataError(
+            f"{place}: the box {x:g}, {y:g}, {w:g}, {h:g} lies outside {width:g}x{height:g}"
+        )
+    return np.array([left, top, right - left + 1.0, bottom - top + 1.0])
+
+
+def read_images(document: Any, path: Path) -> dict[int, tuple[str, float, float]]:
+    """Photographs of an annotation file: id -> file name, width, height."""
+    images: dict[int, tuple[str, float, float]] = {}
+    for index, record in enumerate(
+        of_kind(entry(document, "images", str(path)), list, f"{path}: images")
+    ):
+        place = f"{path}: images[{index}]"
+        number_of = of_kind(entry(record, "id", place), int, f"{place}: id")
+        name = of_kind(entry(record, "file_name", place), str, f"{place}: file_name")
+        if number_of in images:
+            raise DataError(f"{place}: the id {number_of} comes twice")
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+            raise DataError(f"{place}: file_name {name[:60]!r} leads out of the folder")
+        size = number(record, "width", place), number(record, "height", place)
+        if min(size) < 1:
+            raise DataError(f"{place}: {size[0]:g}x{size[1]:g} is no size of a picture")
+        images[number_of] = (name, *size)
+    return images
+
+
+def read_people(path: Path, skeleton: Skeleton = COCO17) -> People:
+    """People with joints of an annotation file in COCO's form; crowds and unlabelled are left out.
+
+    Args:
+        path: Of the json file.
+        skeleton: The joint set it must hold; checked by name where the file names its joints.
+
+    Raises:
+        DataError: If the file is not what it claims to be.
+    """
+    document = read_json(path)
+    images = read_images(document, path)
+    _check_names(document, path, skeleton)
+    rows, people = (
+        [],
+        of_kind(entry(document, "annotations", str(path)), list, f"{path}: annotations"),
+    )
+    seen: set[int] = set()
+    for index, record in enumerate(people):
+        place = f"{path}: annotations[{index}]"
+        own = of_kind(entry(record, "id", place), int, f"{place}: id")
+        place = f"{path}: annotation {own}"
+        if own in seen:
+            raise DataError(f"{place}: the id comes twice")
+        seen.add(own)
+        if record.get("iscrowd"):
+            continue
+        image_id = of_kind(entry(record, "image_id", place), int, f"{place}: image_id")
+        if image_id not in images:
+            raise DataError(f"{place}: refers to the unknown image {image_id}")
+        flat = numbers(entry(record, "keypoints", place), (None,), f"{place}: keypoints")
+        if len(flat) != 3 * len(skeleton):
+            raise DataError(
+                f"{place}: has {len(flat)} numbers for joints; {skeleton.name} needs 3 x "
+                f"{len(skeleton)}"
+            )
+        if not flat[2::3].any():
+            continue
+        name, width, height = images[image_id]
+        box = numbers(entry(record, "bbox", place), (4,), f"{place}: bbox")
+        area = number(record, "area", place) if "area" in record else float(box[2] * box[3])
+        rows.append((name, image_id, own, flat, inside(box, width, height, place), area))
+    if not rows:
+        raise DataError(f"{path}: holds no person with a labelled joint")
+    files, image_ids, ids, flats, boxes, areas = zip(*rows, strict=True)
+    joints = np.stack(flats).reshape(len(rows), len(skeleton), 3)
+    labelled = joints[..., 2] > 0
+    joints2d = np.where(labelled[..., None], joints[..., :2], np.nan).astype(np.float32)
+    return People(
+        files,
+        np.array(image_ids, np.int64),
+        np.array(ids, np.int64),
+        joints2d,
+        labelled,
+        np.stack(boxes).astype(np.float32),
+        np.array(areas),
+    )
+
+
+def _check_names(document: dict[str, Any], path: Path, skeleton: Skeleton) -> None:
+    for record in document.get("categories") or []:
+        names = record.get("keypoints") if isinstance(record, dict) else None
+        if names is None or record.get("name", "person") != "person":
+            continue
+        if not isinstance(names, list) or tuple(names) != skeleton.joints:
+            raise DataError(
+                f"{path}: its joints are {', '.join(map(str, names))[:300]}; {skeleton.name} is "
+                f"{', '.join(skeleton.joints)}"
+            )
+
+
+def first_existing(root: Path, candidates: Many[str], what: str) -> Path:
+    """The first of several places under a folder that exists.
+
+    Raises:
+        DataError: If none does; the message names them all.
+    """
+    for candidate in candidates:
+        if (root / candidate).exists():
+            return root / candidate
+    raise DataError(f"{root}: has no {what} (looked for {', '.join(candidates)}); see docs/data.md")
+
+
+def samples_of(people: People, folder: Path, skeleton: Skeleton) -> Samples:
+    """People on the photographs of a folder as samples."""
+    return Samples(
+        skeleton=skeleton,
+        pictures=Photographs([folder / name for name in people.files]),
+        joints2d=people.joints2d,
+        labelled=people.labelled,
+        boxes=people.boxes,
+        ids=tuple(f"{name}#{own}" for name, own in zip(people.files, people.ids, strict=True)),
+    )
+
+
+class Coco:
+    """COCO person annotations, 17 joints.
+
+    The labels of COCO's test set are not public: here `test` is the validation set, as papers
+    report it.
+
+    Args:
+        root: Folder of the set: `annotations/person_keypoints_{train,val}2017.json` and
+            `{train,val}2017/` (or `images/{train,val}2017/`); or
+            `person_keypoints_{train,val}.json` and `images/`.
+        skip_bad: How many photographs may be missing or damaged and are left out; with 0 none is
+            read beforehand.
+    """
+
+    skeleton = COCO17
+
+    def __init__(self, root: str, *, skip_bad: int = 0) -> None:
+        self.root, self.skip_bad = Path(root), skip_bad
+
+    def describe(self) -> str:
+        """One line for the first lines of a run."""
+        return f"COCO people in {self.root}; COCO17, exact boxes; test is the validation set"
+
+    def annotations(self, split: Split) -> Path:
+        """The annotation file of a split, as OKS-AP needs it."""
+        name = "train" if split == "train" else "val"
+        return first_existing(
+            self.root,
+            [
+                f"annotations/person_keypoints_{name}2017.json",
+                f"person_keypoints_{name}2017.json",
+                f"person_keypoints_{name}.json",
+            ],
+            f"annotations of the {name} split",
+        )
+
+    def folder(self, split: Split) -> Path:
+        """The folder with the photographs of a split."""
+        name = "train" if split == "train" else "val"
+        return first_existing(
+            self.root,
+            [f"{name}2017", f"images/{name}2017", "images"],
+            f"photographs of the {name} split",
+        )
+
+    def people(self, split: Split) -> People:
+        """People of a split with the ids that OKS-AP needs, in the order of `samples`."""
+        return read_people(self.annotations(split))
+
+    def samples(self, split: Split) -> Samples:
+        """People of a split; see `pipeline.datasets.PictureSource`."""
+        samples = samples_of(self.people(split), self.folder(split), self.skeleton)
+        return without_bad(samples, self.skip_bad)[0] if self.skip_bad else samples
+
+    def detected(self, split: Split, boxes: str, *, threshold: float = 0.0) -> DetectedPeople:
+        """Boxes that a person detector found on the photographs of a split.
+
+        Args:
+            split: Whose photographs.
+            boxes: Json file in COCO's result form: a list of {image_id, category_id, bbox, score}.
+            threshold: Boxes with a smaller score are left out.
+
+        Raises:
+            DataError: If the file is not what it claims to be or refers to other photographs.
+        """
+        truth, path = self.annotations(split), Path(boxes)
+        images = read_images(read_json(truth), truth)
+        rows = []
+        for index, record in enumerate(of_kind(read_json(path), list, str(path))):
+            place = f"{path}: [{index}]"
+            image_id = of_kind(entry(record, "image_id", place), int, f"{place}: image_id")
+            if image_id not in images:
+                raise DataError(f"{place}: refers to the unknown image {image_id}")
+            score = number(record, "score", place)
+            box = numbers(entry(record, "bbox", place), (4,), f"{place}: bbox")
+            if entry(record, "category_id", place) != 1 or score < threshold:
+                continue
+            name, width, height = images[image_id]
+            rows.append((name, image_id, inside(box, width, height, place), score))
+        if not rows:
+            raise DataError(f"{path}: holds no person with a score of {threshold:g} or more")
+        files, image_ids, cut, scores = zip(*rows, strict=True)
+        shape = (len(rows), len(self.skeleton))
+        samples = Samples(
+            skeleton=self.skeleton,
+            pictures=Photographs([self.folder(split) / name for name in files]),
+            joints2d=np.full((*shape, 2), np.nan, np.float32),
+            labelled=np.zeros(shape, bool),
+            boxes=np.stack(cut).astype(np.float32),
+            ids=tuple(f"{name}#{index}" for index, name in enumerate(files)),
+        )
+        return DetectedPeople(samples, np.array(image_ids, np.int64), np.array(scores))

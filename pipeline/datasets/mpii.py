@@ -1,0 +1,159 @@
+"""MPII's people: photographs with 16 joints each, and the head sizes that PCKh is relative to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.datasets import Samples, Split
+from pipeline.datasets.coco import first_existing, read_people, samples_of
+from pipeline.datasets.documents import entry, number, numbers, of_kind, read_json
+from pipeline.datasets.photos import Photographs, read_bytes, without_bad
+from pipeline.errors import DataError
+from pipeline.skeleton import MPII16
+
+
+@dataclass(frozen=True, eq=False)
+class HeadTruth:
+    """What PCKh compares with, from `gt_valid.mat`; rows in the order of the validation list.
+
+    Args:
+        joints2d: Pixels from 0 on, (N, 16, 2).
+        labelled: Joints that count, (N, 16).
+        head: Diagonal of the head box in pixels, (N,).
+    """
+
+    joints2d: NDArray[np.float64]
+    labelled: NDArray[np.bool_]
+    head: NDArray[np.float64]
+
+
+def read_head_truth(path: Path) -> HeadTruth:
+    """Joints and head sizes of `gt_valid.mat`, which counts pixels from 1 on.
+
+    Raises:
+        DataError: If the file is no such file.
+    """
+    import io
+
+    import scipy.io
+
+    data = read_bytes(path)
+    if data[:4] != b"MATL":
+        raise DataError(
+            f"{path}: is no MATLAB 5 file (starts with {data[:4].hex(' ')}); fetch it again"
+        )
+    names = ["jnt_missing", "pos_gt_src", "headboxes_src"]
+    try:
+        content = scipy.io.loadmat(io.BytesIO(data), variable_names=names)
+    except Exception as error:  # scipy raises many kinds on damaged files
+        reason = " ".join(str(error).split())[:100]
+        raise DataError(
+            f"{path}: is damaged ({type(error).__name__}: {reason}); fetch it again"
+        ) from None
+    arrays = []
+    for name, shape in zip(names, [(16, -1), (16, 2, -1), (2, 2, -1)], strict=True):
+        array = content.get(name)
+        if array is None:
+            raise DataError(f"{path}: has no {name}; fetch it again")
+        if array.dtype.kind not in "iufb" or array.ndim != len(shape):
+            raise DataError(
+                f"{path}: {name} has shape {array.shape} and type {array.dtype}, not {shape}"
+            )
+        if array.shape[:-1] != shape[:-1] or array.shape[-1] != content[names[0]].shape[-1]:
+            raise DataError(f"{path}: {name} has shape {array.shape}, not {shape}")
+        arrays.append(array.astype(np.float64))
+    missing, joints, boxes = arrays
+    head = np.linalg.norm(boxes[1] - boxes[0], axis=0)
+    labelled = (missing == 0).T
+    joints2d = joints.transpose(2, 0, 1) - 1.0
+    if not np.isfinite(joints2d[labelled]).all() or not (np.isfinite(head) & (head > 0)).all():
+        raise DataError(
+            f"{path}: has joints or head boxes that are not finite or empty; fetch it again"
+        )
+    return HeadTruth(joints2d, labelled, head)
+
+
+class Mpii:
+    """MPII's single people, 16 joints.
+
+    The labels of MPII's test set are not public: `val` and `test` are both the validation list, as
+    papers report it. A person's box is the square that HRNet's list describes: side 200 x `scale`,
+    its centre 15 x `scale` below `center` (with the usual margin of a quarter this is the published
+    crop). Pixels are counted from 0 on.
+
+    Args:
+        root: Folder of the set: `images/` and `annot/{train,valid}.json` (HRNet's lists),
+            `mpii_{train,val}.json` (the same), or `annotations/{train,test}.json` (COCO's form with
+            16 joints, as PoseNet shares it).
+        skip_bad: How many photographs may be missing or damaged and are left out; with 0 none is
+            read beforehand.
+    """
+
+    skeleton = MPII16
+
+    def __init__(self, root: str, *, skip_bad: int = 0) -> None:
+        self.root, self.skip_bad = Path(root), skip_bad
+
+    def describe(self) -> str:
+        """One line for the first lines of a run."""
+        return f"MPII people in {self.root}; MPII16, exact boxes; test is the validation list"
+
+    def annotations(self, split: Split) -> Path:
+        """The annotation file of a split."""
+        names = ["train"] if split == "train" else ["valid", "val", "test"]
+        places = ["annot/{}.json", "mpii_{}.json", "annotations/{}.json", "{}.json"]
+        candidates = [place.format(name) for place in places for name in names]
+        return first_existing(self.root, candidates, f"annotations of the {names[0]} split")
+
+    def head_truth(self) -> HeadTruth:
+        """Head sizes of the validation list, in the order of `samples('val')`."""
+        return read_head_truth(
+            first_existing(self.root, ["annot/gt_valid.mat", "gt_valid.mat"], "head sizes")
+        )
+
+    def samples(self, split: Split) -> Samples:
+        """People of a split; see `pipeline.datasets.PictureSource`."""
+        path = self.annotations(split)
+        folder = first_existing(self.root, ["images"], "photographs")
+        document = read_json(path)
+        if isinstance(document, dict):
+            samples = samples_of(read_people(path, MPII16), folder, MPII16)
+        else:
+            samples = _listed(document, path, folder)
+        return without_bad(samples, self.skip_bad)[0] if self.skip_bad else samples
+
+
+def _listed(document: Any, path: Path, folder: Path) -> Samples:
+    """Samples of a list of {image, center, scale, joints, joints_vis}."""
+    files, joints, visible, boxes = [], [], [], []
+    for index, record in enumerate(of_kind(document, list, str(path))):
+        place = f"{path}: [{index}]"
+        name = of_kind(entry(record, "image", place), str, f"{place}: image")
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+            raise DataError(f"{place}: image {name[:60]!r} leads out of the folder")
+        centre = numbers(entry(record, "center", place), (2,), f"{place}: center")
+        scale = number(record, "scale", place)
+        if not 0 < scale < 1000:
+            raise DataError(f"{place}: the scale {scale:g} is no size of a person")
+        joints.append(numbers(entry(record, "joints", place), (16, 2), f"{place}: joints"))
+        visible.append(numbers(entry(record, "joints_vis", place), (16,), f"{place}: joints_vis"))
+        x, y = centre[0] - 1.0, centre[1] + 15.0 * scale - 1.0
+        files.append(name)
+        boxes.append([x - 100.0 * scale, y - 100.0 * scale, 200.0 * scale, 200.0 * scale])
+    if not files:
+        raise DataError(f"{path}: holds no person")
+    labelled = np.stack(visible) > 0
+    joints2d = np.where(labelled[..., None], np.stack(joints) - 1.0, np.nan)
+    return Samples(
+        skeleton=MPII16,
+        pictures=Photographs([folder / name for name in files]),
+        joints2d=joints2d.astype(np.float32),
+        labelled=labelled,
+        boxes=np.array(boxes, np.float32),
+        ids=tuple(f"{name}#{index}" for index, name in enumerate(files)),
+    )
