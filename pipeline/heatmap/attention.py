@@ -22,14 +22,17 @@ class Attention(nn.Module):
     1x1 convolution, plus input    (B, C, H, W)
     ============================== ===================
 
-    The last convolution starts at zero, so that a trained HRNet computes the same with modules as without.
+    The last convolution starts at zero, so that a trained HRNet computes the same with modules as
+    without.
 
     Args:
         channels: C.
         inner: Channels inside; 128 gives the paper's cost per module, which hardly depends on C.
 
-    Source: paper 003, equation 3 carried to two dimensions, and the parameter counts of its AM table.
-    Differs from the paper: it gives no formula for this module; the counts agree within 0.09 M in every row.
+    Source: paper 003, equation 3 carried to two dimensions, and the parameter counts of its AM
+    table.
+    Differs from the paper: it gives no formula for this module; the counts agree within 0.09 M in
+    every row.
     """
 
     def __init__(self, channels: int, inner: int = 128) -> None:

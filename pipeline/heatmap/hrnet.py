@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -57,7 +58,7 @@ class Exchange(nn.Module):
         fused = []
         for target, row in enumerate(self.fuse_layers):
             total = branches[target]
-            for source, carry in enumerate(row):  # type: ignore[arg-type]
+            for source, carry in enumerate(cast(nn.ModuleList, row)):
                 if source != target:
                     total = total + carry(branches[source])
             fused.append(total.relu_())
@@ -80,20 +81,21 @@ class HRNet(nn.Module):
     Args:
         width: C: 32 and 48 are the published ones.
         joints: J.
-        attention: Where attention modules sit, as (stage, sub-network) in paper 003's numbering from 1: stage s is
-            HRNet's stage s+1 with s+1 sub-networks, and a module sits at the input of its sub-network. The paper's
-            own set is `attention.PAPER003`. They add keys under `attention.` and leave all others as published.
+        attention: Where attention modules sit, as (stage, sub-network) in paper 003's numbering
+            from 1: stage s is HRNet's stage s+1 with s+1 sub-networks, and a module sits at the
+            input of its sub-network. The paper's own set is `attention.PAPER003`. They add keys
+            under `attention.` and leave all others as published.
         stem: Channels of the two convolutions that quarter the picture.
-        planes: Inner channels of the bottlenecks of layer1. At width 8 stem and bottlenecks are 73 % of the work:
-            narrow them together with `width`.
+        planes: Inner channels of the bottlenecks of layer1. At width 8 stem and bottlenecks are 73
+            % of the work: narrow them together with `width`.
         blocks: Residual blocks per branch and bottlenecks in layer1.
         modules: Exchange units in stages 2, 3 and 4.
 
     Raises:
         UsageError: If an attention position does not exist.
 
-    Source: Sun et al. 2019, section 3; published key names (1754 tensors), 28,536,113 parameters at width 32 with 17
-    joints.
+    Source: Sun et al. 2019, section 3; published key names (1754 tensors), 28,536,113 parameters at
+    width 32 with 17 joints.
     """
 
     def __init__(
@@ -138,7 +140,7 @@ class HRNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised pictures (B, 3, H, W) -> heatmaps (B, J, H/4, W/4); H and W are multiples of 32."""
+        """Normalised pictures (B, 3, H, W) -> heatmaps (B, J, H/4, W/4); 32 divides H and W."""
         x = self.bn1(self.conv1(images)).relu_()
         x = self.layer1(self.bn2(self.conv2(x)).relu_())
         branches = [transition(x) for transition in self.transition1]
@@ -158,7 +160,7 @@ class HRNet(nn.Module):
 
 
 def _transition(widths: Sequence[int]) -> nn.ModuleList:
-    """All branches go on as they are; a new one, last in `widths`, comes from the coarsest of them."""
+    """All branches go on as they are; a new one, last in `widths`, comes from the coarsest."""
     new = nn.Sequential(_conv_norm_relu(widths[-2], widths[-1], 2))
     return nn.ModuleList([*(nn.Identity() for _ in widths[:-1]), new])
 

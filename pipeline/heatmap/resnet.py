@@ -1,4 +1,4 @@
-"""The ResNet trunk, its residual blocks, the deconvolution head, and the folding of norms for inference."""
+"""The ResNet trunk, residual blocks, the deconvolution head, and norms folded for inference."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions around a shortcut: (B, C, H, W) -> (B, 4 planes, H/stride, W/stride).
+    """1x1, 3x3 and 1x1 convolutions around a shortcut, from C to four times `planes` channels.
 
     Args:
         channels: C.
@@ -86,7 +86,9 @@ def bottlenecks(channels: int, planes: int, count: int, stride: int = 1) -> nn.S
 
 
 class ResNet(nn.Module):
-    """ResNet without its classifier: (B, 3, H, W) -> (B, 2048, H/32, W/32), under torchvision's key names.
+    """ResNet without its classifier, under torchvision's key names.
+
+    (B, 3, H, W) -> (B, 2048, H/32, W/32)
 
     Args:
         layers: 50, 101 or 152.
@@ -145,7 +147,7 @@ def deconvolutions(channels: int = ResNet.channels, width: int = 256) -> nn.Sequ
 
 
 def draw_small(module: nn.Module) -> None:
-    """Draw all convolutions of a module from N(0, 0.001), with zero biases, as heatmap networks start."""
+    """Draw all convolutions of a module from N(0, 0.001), with zero biases (heatmap networks)."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(part.weight, std=0.001)
@@ -156,8 +158,8 @@ def draw_small(module: nn.Module) -> None:
 def fold_norms(net: nn.Module) -> nn.Module:
     """A copy of a network for inference, with each norm folded into the convolution before it.
 
-    Holds for networks whose norms are registered right behind the convolution that feeds them, as those of this
-    package are. The copy is in eval mode and does not learn.
+    Holds for networks whose norms are registered right behind the convolution that feeds them, as
+    those of this package are. The copy is in eval mode and does not learn.
 
     Args:
         net: The network, (B, 3, H, W) -> anything; left as it is.

@@ -1,0 +1,278 @@
+"""Crops: the map from a picture to what a network sees of it, and how training varies it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline import chance
+from pipeline.skeleton import Skeleton
+
+Floats = NDArray[np.float64]
+
+LUMINANCE = np.array([0.299, 0.587, 0.114])
+"""Share of red, green and blue in brightness (ITU-R BT.601)."""
+
+NOISE_BANK = 1 << 21
+"""Numbers in the bank that noise is cut from: more than a 512 x 512 crop needs, twice."""
+
+LOWER = ("pelvis", "hip", "knee", "ankle")
+"""Words in the names of the joints of the lower half of the body."""
+
+
+def crop_matrix(
+    box: ArrayLike,
+    size: tuple[int, int],
+    *,
+    padding: float = 1.25,
+    rotation: ArrayLike = 0.0,
+    scale: ArrayLike = 1.0,
+    shift: ArrayLike = (0.0, 0.0),
+    flip: ArrayLike = False,
+) -> Floats:
+    """Map from pixels of a picture to pixels of a crop around a box.
+
+    Convention:
+        Integer coordinates are pixel centres. The centre of the box, (x + w/2, y + h/2), lands on
+        the centre of the crop, ((W-1)/2, (H-1)/2), and what is shown is the smallest upright
+        rectangle with the crop's aspect around the box, grown by `padding`. A 100 x 100 box at (0,
+        0) without padding is shown at half size in a 50 x 50 crop:
+
+        >>> matrix = crop_matrix((0, 0, 100, 100), (50, 50), padding=1)
+        >>> apply(matrix, [[50.0, 50.0], [60.0, 50.0]]).tolist()
+        [[24.5, 24.5], [29.5, 24.5]]
+
+    Args:
+        box: x, y, width, height in pixels, (..., 4); sides below one pixel count as one.
+        size: Width W and height H of the crop.
+        padding: Factor on the box.
+        rotation: Degrees that the person turns in the crop, from x towards y (clockwise on the
+            screen), (...).
+        scale: Further factor on the box: above 1 the person gets smaller, (...).
+        shift: By which share of the crop's width and height the person moves, (..., 2).
+        flip: Whether the crop is mirrored, x -> W-1-x, as the last step, (...).
+
+    Returns:
+        Similarity, mirrored where flipped, (..., 2, 3).
+
+    Source: Sun et al. 2019, section 4.1 (aspect, 1.25). Differs from the published code: pixel
+    centres, not corners.
+    """
+    corner, extent = np.split(np.asarray(box, np.float64), 2, axis=-1)
+    target = np.asarray(size, np.float64)
+    shown = np.maximum(extent, 1.0)
+    shown = np.maximum(shown[..., 0], shown[..., 1] * (target[0] / target[1])) * padding
+    zoom = target[0] / (shown * np.asarray(scale, np.float64))
+    angle = np.deg2rad(np.asarray(rotation, np.float64))
+    cosine, sine = zoom * np.cos(angle), zoom * np.sin(angle)
+    linear = np.stack(
+        [np.stack([cosine, -sine], axis=-1), np.stack([sine, cosine], axis=-1)], axis=-2
+    )
+    centre = (target - 1) / 2 + np.asarray(shift, np.float64) * target
+    offset = centre - (linear @ (corner + extent / 2)[..., None])[..., 0]
+    mirror = np.where(np.asarray(flip, bool), -1.0, 1.0)
+    matrix = np.concatenate([linear, np.broadcast_to(offset, linear.shape[:-1])[..., None]], -1)
+    matrix = np.broadcast_to(matrix, (*np.broadcast_shapes(matrix.shape[:-2], mirror.shape), 2, 3))
+    matrix = matrix.copy()
+    matrix[..., 0, :] *= mirror[..., None]
+    matrix[..., 0, 2] += np.where(mirror < 0, target[0] - 1, 0.0)
+    return matrix
+
+
+def apply(matrix: Floats, points: ArrayLike) -> Floats:
+    """Points through affine maps.
+
+    Args:
+        matrix: Maps, (..., 2, 3).
+        points: Pixels, (..., N, 2); NaN stays NaN.
+
+    Returns:
+        Pixels, (..., N, 2).
+    """
+    turned = np.asarray(points, np.float64) @ np.swapaxes(matrix[..., :2], -1, -2)
+    return turned + matrix[..., None, :, 2]
+
+
+def invert(matrix: Floats) -> Floats:
+    """The maps back, from pixels of crops to pixels of pictures, (..., 2, 3).
+
+    >>> invert(crop_matrix((0, 0, 100, 100), (50, 50), padding=1))[0].tolist()
+    [2.0, 0.0, 1.0]
+    """
+    linear = np.linalg.inv(matrix[..., :2]) + 0.0  # no negative zeros
+    return np.concatenate([linear, -linear @ matrix[..., 2:]], axis=-1)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training varies what a network sees. The defaults are HRNet's for COCO.
+
+    Args:
+        flip: Chance to mirror.
+        rotation: Deviation of the rotation in degrees, cut at twice that.
+        rotation_chance: Chance to rotate at all.
+        scale: Deviation of the factor on the box around 1, cut at once that.
+        shift: Largest shift as a share of the crop's sides, drawn uniformly.
+        half_body: Chance to show only the upper or the lower body, where more than eight joints are
+            labelled.
+        quarter_turns: Whether to add 0, 90, 180 or 270 degrees.
+        patches: Chance to cover a rectangle with a plain colour.
+        colour: Strength of the change of brightness, contrast, saturation and tint; 0 for none.
+        noise: Deviation of Gaussian noise in grey levels.
+
+    Source: Sun et al. 2019, section 4.1 (flip, rotation, scale, half body); paper 002 (colour,
+    noise, quarter turns);
+        paper 004 (shift).
+    """
+
+    flip: float = 0.5
+    rotation: float = 45.0
+    rotation_chance: float = 0.6
+    scale: float = 0.35
+    shift: float = 0.0
+    half_body: float = 0.3
+    quarter_turns: bool = False
+    patches: float = 0.0
+    colour: float = 0.0
+    noise: float = 0.0
+
+
+def tight_boxes(joints2d: ArrayLike, counted: NDArray[np.bool_]) -> Floats:
+    """The smallest upright boxes around the counted joints.
+
+    Args:
+        joints2d: Pixels, (..., J, 2).
+        counted: Which joints count, (..., J).
+
+    Returns:
+        x, y, width, height, (..., 4); NaN where no joint counts.
+    """
+    joints2d = np.asarray(joints2d, np.float64)
+    low = np.where(counted[..., None], joints2d, np.inf).min(axis=-2)
+    high = np.where(counted[..., None], joints2d, -np.inf).max(axis=-2)
+    box = np.concatenate([low, high - low], axis=-1)
+    return np.where(counted.any(axis=-1)[..., None], box, np.nan)
+
+
+def varied_matrices(
+    boxes: NDArray[np.floating],
+    joints2d: NDArray[np.floating],
+    labelled: NDArray[np.bool_],
+    size: tuple[int, int],
+    *,
+    skeleton: Skeleton,
+    augmentation: Augmentation,
+    padding: float,
+    key: tuple[int, int, NDArray[np.int64]],
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Crop matrices of training samples, each drawn by its own key.
+
+    Args:
+        boxes: x, y, width, height in pixels of the picture, (B, 4).
+        joints2d: Pixels of the picture, (B, J, 2).
+        labelled: Joints to go by, (B, J).
+        size: Width and height of the crops.
+        skeleton: The joint set of J.
+        augmentation: What to vary, and how far.
+        padding: Factor on the boxes.
+        key: Seed, epoch and sample indices (B,).
+
+    Returns:
+        Matrices (B, 2, 3), and which crops are mirrored (B,): swap left and right joints there.
+    """
+    a = augmentation
+    flip, turning, quarter, halving, upper, *where = chance.uniform("crop", *key, lanes=7).T
+    turn, grow = chance.normal("crop", *key, lanes=2).T
+    rotation = np.clip(turn, -2, 2) * a.rotation * (turning < a.rotation_chance)
+    if a.quarter_turns:
+        rotation = rotation + 90.0 * np.floor(4 * quarter)
+    half = _half_body_boxes(joints2d, labelled, skeleton, upper)
+    halved = (halving < a.half_body) & (labelled.sum(axis=1) > 8) & np.isfinite(half).all(axis=1)
+    mirrored = np.asarray(flip < a.flip)
+    matrices = crop_matrix(
+        np.where(halved[:, None], half, boxes),
+        size,
+        padding=padding,
+        rotation=rotation,
+        scale=1.0 + a.scale * np.clip(grow, -1, 1),
+        shift=a.shift * (2.0 * np.stack(where, axis=-1) - 1.0),
+        flip=mirrored,
+    )
+    return matrices, mirrored
+
+
+def _half_body_boxes(
+    joints2d: NDArray[np.floating],
+    labelled: NDArray[np.bool_],
+    skeleton: Skeleton,
+    upper: Floats,
+) -> Floats:
+    """Boxes 1.2 times around the upper body (7 in 10) or the lower; NaN below three joints.
+
+    Differs from HRNet's code: the box is centred on the extent of the joints, not on their mean.
+    """
+    low = np.array([any(word in name for word in LOWER) for name in skeleton.joints])
+    counted = labelled & np.where((upper < 0.7)[:, None], ~low, low)
+    boxes = tight_boxes(joints2d, counted & (counted.sum(axis=1) > 2)[:, None])
+    corner, extent = np.split(boxes, 2, axis=1)
+    return np.concatenate([corner - 0.1 * extent, 1.2 * extent], axis=1)
+
+
+def varied_pictures(
+    pictures: NDArray[np.uint8],
+    *,
+    augmentation: Augmentation,
+    key: tuple[int, int, NDArray[np.int64]],
+) -> NDArray[np.uint8]:
+    """Crops with colours, patches and noise, each drawn by its own key.
+
+    Args:
+        pictures: RGB, (B, H, W, 3); not changed.
+        augmentation: What to vary, and how far.
+        key: Seed, epoch and sample indices (B,).
+    """
+    a = augmentation
+    if not (a.colour or a.patches or a.noise):
+        return pictures
+    height, width = pictures.shape[1:3]
+    matrices = _colour_matrices(a.colour, key)
+    draws = chance.uniform("patch", *key, lanes=8)
+    colours = np.floor(256 * draws[:, 5:])
+    sides = np.floor((0.1 + 0.2 * draws[:, 1:3]) * (width, height)).astype(int)
+    corners = np.floor(draws[:, 3:5] * (np.array([width, height]) - sides)).astype(int)
+    starts = chance.bits("noise", *key, lanes=1)[:, 0] % (NOISE_BANK - height * width * 3)
+    varied = np.empty_like(pictures)
+    for i, picture in enumerate(pictures):
+        if a.colour:
+            picture = cv2.transform(picture, matrices[i])
+        if a.noise:
+            grain = _noise(a.noise)[starts[i] :][: picture.size].reshape(picture.shape)
+            picture = cv2.add(picture, grain, dtype=cv2.CV_8U)
+        varied[i] = picture
+        if draws[i, 0] < a.patches:
+            (x, y), (w, h) = corners[i], sides[i]
+            varied[i, y : y + h, x : x + w] = colours[i]
+    return varied
+
+
+@functools.lru_cache(maxsize=2)
+def _noise(deviation: float) -> NDArray[np.int16]:
+    """Noise in grey levels to cut pieces from: drawn per picture it would cost most of all."""
+    bank = chance.generator("noise").standard_normal(NOISE_BANK, np.float32)
+    return np.round(deviation * bank).astype(np.int16)
+
+
+def _colour_matrices(strength: float, key: tuple[int, int, NDArray[np.int64]]) -> Floats:
+    """Tint, contrast, saturation and brightness in one map of colours, (B, 3, 4)."""
+    draws = strength * chance.uniform("colour", *key, lanes=6, low=-1.0, high=1.0)
+    saturation, contrast, brightness = (1 + draws[:, 0], 1 + draws[:, 1], 128 * draws[:, 2])
+    grey = np.ones((3, 1)) * LUMINANCE
+    mixed = saturation[:, None, None] * np.eye(3) + (1 - saturation)[:, None, None] * grey
+    tint = 1 + 0.5 * draws[:, 3:]
+    linear = (contrast[:, None] * tint)[:, :, None] * mixed
+    offset = np.repeat((128 * (1 - contrast) + brightness)[:, None, None], 3, axis=1)
+    return np.concatenate([linear, offset], axis=2)

@@ -1,0 +1,220 @@
+"""Heatmaps from joints and joints from heatmaps, the loss on them, the flip test's way back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+STRIDE = 4
+"""Pixels of the crop per cell of a heatmap."""
+
+EXACT = (STRIDE - 1) / 2
+"""Pixel of the crop at the centre of cell 0: cell c covers pixels 4c … 4c+3, with middle 4c+1.5."""
+
+PUBLISHED = 0.0
+"""Pixel of the crop that published networks mean by cell 0: for them pixel x is in cell x/4."""
+
+
+def to_cells(pixels: Tensor, *, offset: float = EXACT) -> Tensor:
+    """Pixels of the crop -> cells of the heatmap, any shape.
+
+    >>> to_cells(torch.tensor([1.5, 5.5])).tolist()
+    [0.0, 1.0]
+    """
+    return (pixels - offset) / STRIDE
+
+
+def to_pixels(cells: Tensor, *, offset: float = EXACT) -> Tensor:
+    """Cells of the heatmap -> pixels of the crop, any shape; the inverse of `to_cells`."""
+    return cells * STRIDE + offset
+
+
+def encode(cells: Tensor, size: tuple[int, int], *, sigma: float = 2.0) -> Tensor:
+    """Heatmaps with a Gaussian of peak 1 exactly where each joint is.
+
+    Convention:
+        x counts columns, y rows; a joint at (1, 0) has its peak in row 0, column 1.
+
+        >>> encode(torch.tensor([[[1.0, 0.0]]]), (3, 2), sigma=1.0)
+        tensor([[[[0.6065, 1.0000, 0.6065],
+                  [0.3679, 0.6065, 0.3679]]]])
+
+    Args:
+        cells: Joints in cells, (B, J, 2). Joints far outside give maps near zero, NaN gives NaN.
+        size: Width and height of the heatmaps.
+        sigma: Deviation in cells.
+
+    Returns:
+        (B, J, H, W).
+    """
+    x, y = _profiles(cells, size, sigma)
+    return y[..., :, None] * x[..., None, :]
+
+
+def encode_rounded(cells: Tensor, size: tuple[int, int], *, sigma: float = 2.0) -> Tensor:
+    """Heatmaps as published networks know them: centred on a cell, cut to 6 sigma + 1 cells.
+
+    Args:
+        cells: Joints in cells, (B, J, 2).
+        size: Width and height of the heatmaps.
+        sigma: Deviation in cells.
+
+    Returns:
+        (B, J, H, W).
+
+    Source: Sun et al. 2019's code; the centre is the cell whose middle is nearest.
+    """
+    x, y = _profiles((cells + 0.5).floor(), size, sigma)
+    edge = _bell(torch.tensor(3.0 * sigma), sigma) * (1 - 1e-4)
+    return (y * (y >= edge))[..., :, None] * (x * (x >= edge))[..., None, :]
+
+
+def _bell(distance: Tensor, sigma: float) -> Tensor:
+    return torch.exp(distance * distance * (-0.5 / sigma**2))
+
+
+def _profiles(cells: Tensor, size: tuple[int, int], sigma: float) -> tuple[Tensor, Tensor]:
+    """The Gaussian's factors along x, (B, J, W), and along y, (B, J, H)."""
+    columns = torch.arange(size[0], device=cells.device, dtype=cells.dtype)
+    rows = torch.arange(size[1], device=cells.device, dtype=cells.dtype)
+    return _bell(columns - cells[..., :1], sigma), _bell(rows - cells[..., 1:], sigma)
+
+
+def in_reach(cells: Tensor, size: tuple[int, int], *, sigma: float = 2.0) -> Tensor:
+    """Whether a joint's Gaussian, cut at 3 sigma, touches its heatmap: only then can it be learned.
+
+    Args:
+        cells: Joints in cells, (B, J, 2); NaN is out of reach.
+        size: Width and height of the heatmaps.
+        sigma: Deviation in cells.
+
+    Returns:
+        Booleans, (B, J).
+    """
+    limit = torch.tensor(size, device=cells.device, dtype=cells.dtype) - 1 + 3 * sigma
+    return ((cells >= -3 * sigma) & (cells <= limit)).all(dim=-1)
+
+
+def decode(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+    """Joints from the peaks of heatmaps, moved a quarter cell towards the higher neighbour.
+
+    Args:
+        heatmaps: (B, J, H, W).
+
+    Returns:
+        Joints in cells, (B, J, 2), float32, and their scores, the peaks' values, (B, J), float32.
+
+    Source: Newell et al. 2016. Differs from HRNet's code: peaks one cell from the border move too,
+    and a joint
+        without any positive value stays at its peak (its score says so).
+    """
+    heatmaps = heatmaps.float()
+    x, y, score = _peaks(heatmaps)
+    height, width = heatmaps.shape[-2:]
+    flat = heatmaps.flatten(-2)
+
+    def value(x: Tensor, y: Tensor) -> Tensor:
+        return flat.gather(-1, (y * width + x)[..., None])[..., 0]
+
+    right, left = value((x + 1).clamp(max=width - 1), y), value((x - 1).clamp(min=0), y)
+    below, above = value(x, (y + 1).clamp(max=height - 1)), value(x, (y - 1).clamp(min=0))
+    inside_x = (x > 0) & (x < width - 1)
+    inside_y = (y > 0) & (y < height - 1)
+    step_x = torch.sign(right - left) * inside_x
+    step_y = torch.sign(below - above) * inside_y
+    return torch.stack([x + 0.25 * step_x, y + 0.25 * step_y], dim=-1), score
+
+
+def decode_argmax(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+    """Joints at the highest cells of heatmaps, as paper 002 reads them; otherwise as `decode`."""
+    x, y, score = _peaks(heatmaps.float())
+    return torch.stack([x, y], dim=-1).float(), score
+
+
+def decode_expectation(heatmaps: Tensor, *, sharpness: float = 20.0) -> tuple[Tensor, Tensor]:
+    """Joints as the mean cell under a softmax over each heatmap; arguments and results as `decode`.
+
+    Args:
+        heatmaps: (B, J, H, W), peaks near 1.
+        sharpness: Factor before the softmax: at 20 and sigma 2 the weights are a Gaussian of half a
+            cell, wide enough to fall between cells and high enough above the background.
+
+    Source: Sun et al. 2018, equation 1. Differs from the paper: networks trained on Gaussians need
+    the factor.
+    """
+    heatmaps = heatmaps.float()
+    height, width = heatmaps.shape[-2:]
+    weights = (sharpness * heatmaps).flatten(-2).softmax(dim=-1).unflatten(-1, (height, width))
+    columns = torch.arange(width, device=heatmaps.device, dtype=torch.float32)
+    rows = torch.arange(height, device=heatmaps.device, dtype=torch.float32)
+    x, y = weights.sum(dim=-2) @ columns, weights.sum(dim=-1) @ rows
+    return torch.stack([x, y], dim=-1), heatmaps.flatten(-2).amax(dim=-1)
+
+
+def _peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Column, row and value of each highest cell, (B, J)."""
+    flat = heatmaps.flatten(-2)
+    if flat.device.type == "cpu":  # NumPy's argmax is ten times as fast there
+        best = torch.from_numpy(flat.detach().numpy().argmax(axis=-1))
+    else:
+        best = flat.argmax(dim=-1)
+    width = heatmaps.shape[-1]
+    return best % width, best // width, flat.gather(-1, best[..., None])[..., 0]
+
+
+def flip_back(heatmaps: Tensor, swap: Sequence[int], *, columns: int = 0) -> Tensor:
+    """Heatmaps of a mirrored crop -> heatmaps of the crop.
+
+    Args:
+        heatmaps: Of the mirrored crop, (B, J, H, W).
+        swap: The skeleton's permutation of left and right.
+        columns: How far to move them right: 1 for published networks, whose cells sit at x/4 so
+            that mirroring misses by three quarters of a cell; the column left free keeps its value.
+
+    Returns:
+        (B, J, H, W).
+    """
+    back = heatmaps[:, list(swap)].flip(-1)
+    if columns:
+        back[..., columns:] = back[..., :-columns].clone()
+    return back
+
+
+class _HeatmapLoss(torch.autograd.Function):
+    """Half the mean squared difference; keeps one map for the way back where autograd keeps three."""
+
+    @staticmethod
+    def forward(ctx: Any, predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        weight = weight[..., None, None]
+        difference = predicted.float().sub(target).mul_(weight)
+        ctx.save_for_backward(difference, weight)
+        ctx.dtype = predicted.dtype
+        flat = difference.flatten()
+        return 0.5 * torch.dot(flat, flat) / flat.numel()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        difference, weight = ctx.saved_tensors
+        gradient = difference * (weight * (gradients[0] / difference.numel()))
+        return gradient.to(ctx.dtype), None, None
+
+
+def heatmap_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Half the mean squared difference of heatmaps, both first multiplied by the joint's weight.
+
+    Args:
+        predicted: (B, J, H, W), any precision; computed in float32.
+        target: (B, J, H, W); gets no gradient.
+        weight: 0 for joints that do not count, (B, J).
+
+    Returns:
+        Scalar: the mean is over all joints and cells, those of weight 0 included.
+
+    Source: Sun et al. 2019's code. Papers 000 and 003 sum over cells: a constant factor of 2 H W.
+    """
+    return _HeatmapLoss.apply(predicted, target, weight)
