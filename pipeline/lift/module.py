@@ -1,0 +1,241 @@
+"""How room 3 learns: a LightningModule around any lifter, with hand-over, flip test, stitching and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from pipeline import dashboard
+from pipeline.checkpoint import HandOver, hand_over
+from pipeline.lift.clips import stitch
+from pipeline.lift.data import LiftDataModule, Videos, mirror
+from pipeline.lift.lifter import Lifter
+from pipeline.lift.losses import MixSTELoss
+from pipeline.lift.martinez import ZScored
+from pipeline.metrics import MotionReport, MotionTable
+from pipeline.stage import Schedule, Stage
+
+
+class LifterStage(Stage):
+    """What pretraining and lifting share: a lifter, the mask token beside it, and where weights come from.
+
+    Args:
+        net: The lifter.
+        optimizer: Makes the optimiser from the parameters.
+        schedule: Learning-rate factor by step.
+        pretrained: A checkpoint whose weights a fresh fit starts from. The checkpoints of this run keep the digest
+            and the report of the hand-over, not the path.
+    """
+
+    givers: ClassVar[tuple[str, ...]] = ("pretrain", "lift", "weights")
+
+    def __init__(
+        self,
+        net: Lifter,
+        optimizer: OptimizerCallable,
+        schedule: Schedule | None,
+        pretrained: str | None,
+    ) -> None:
+        super().__init__(optimizer, schedule)
+        self.net = net
+        self.pretrained = pretrained
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, 2))
+        self.swap = list(net.skeleton.swap)
+
+    def forward(self, joints2d: Tensor, visible: Tensor) -> Tensor:
+        """Lift clips; where a joint is not visible the lifter is given the mask token.
+
+        Args:
+            joints2d: Normalised 2D, (B, T, J, C).
+            visible: Which joints were seen, (B, T, J).
+
+        Returns:
+            Root-relative joints in the camera frame, metres, float32, (B, T', J, 3).
+        """
+        xy = torch.where(visible[..., None], joints2d[..., :2], self.mask_token)
+        given = torch.cat([xy, joints2d[..., 2:]], dim=-1) if joints2d.shape[-1] > 2 else xy
+        lifted: Tensor = self.net(given, visible)
+        return lifted.float()
+
+    def setup(self, stage: str) -> None:
+        """Take over the weights of an earlier stage where a fresh fit starts."""
+        if stage == "fit" and self.pretrained and not self.trainer.ckpt_path:
+            report = hand_over(
+                self, self.pretrained, stages=self.givers, passing=("net.", "mask_token")
+            )
+            self.origin = {"pretrained": report.plain()}
+            self._report(report)
+
+    def _report(self, report: HandOver) -> None:
+        if self.trainer.is_global_zero:
+            self.print(f"{self.stage}: {report.text()}")
+        dashboard.handover_panel(self.trainer, report)
+
+
+class LiftModule(LifterStage):
+    """Learns to lift 2D clips to 3D clips.
+
+    Batches: see `LiftDataModule`. Logged: `train/loss`; `val/` and `test/` `mpjpe_mm`, `p_mpjpe_mm`, `n_mpjpe_mm`,
+    `mpjve_mm`, each as a mean over frames and, with `_action_mean`, over actions. Predictions are re-rooted before
+    they are scored. A checkpoint holds the lifter, the mask token, the mean pose of the training split, and the
+    digest and report of pretrained weights; it needs no other file.
+
+    Args:
+        net: The lifter.
+        optimizer: Makes the optimiser from the parameters.
+        schedule: Learning-rate factor by step.
+        loss: Of (predicted, target, valid), see `pipeline.lift.losses`.
+        flip_test: Lift each clip and its mirror image and average.
+        pretrained: A checkpoint of `heatlift pretrain` to start from.
+    """
+
+    stage = "lift"
+    mean_pose: Tensor
+
+    def __init__(
+        self,
+        net: Lifter,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        schedule: Schedule | None = None,
+        loss: nn.Module | None = None,
+        *,
+        flip_test: bool = True,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__(net, optimizer, schedule, pretrained)
+        self.loss = loss or MixSTELoss()
+        self.flip_test = flip_test
+        self.register_buffer("mean_pose", torch.zeros(len(net.skeleton), 3))
+        self.tables: dict[str, MotionTable] = {}
+        self.report: MotionReport | None = None
+
+    def lift(self, joints2d: Tensor, visible: Tensor) -> Tensor:
+        """Lift a clip of any length, every frame once: (N, J, C), (N, J) -> (N, J, 3), root at zero.
+
+        This is what validation, test, prediction and the front door do, flip test included.
+        """
+        lifted = stitch(self, self.net, joints2d, visible)
+        if self.flip_test:
+            mirrored = stitch(self, self.net, mirror(joints2d, self.swap), visible[:, self.swap])
+            lifted = (lifted + mirror(mirrored, self.swap)) / 2
+        return lifted - lifted[:, self.net.skeleton.root, None]
+
+    def on_fit_start(self) -> None:
+        """Give the training split's statistics to those who need them."""
+        if self.trainer.ckpt_path:
+            return
+        statistics = self._data.statistics()
+        self.mean_pose.copy_(statistics.mean3d)
+        if isinstance(self.net, ZScored) and "pretrained" not in self.origin:
+            self.net.set_statistics(statistics)
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Loss of a batch of windows."""
+        predicted = self(batch["joints2d"], batch["visible"])
+        loss: Tensor = self.loss(predicted, batch["joints3d"], batch["valid"])
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """An empty table."""
+        self._open("val")
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Score one video."""
+        self._score("val", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the errors over all videos of all processes."""
+        self._close("val")
+
+    def on_test_epoch_start(self) -> None:
+        """An empty table, and one for the mean pose."""
+        self._open("test")
+        self._open("mean_pose")
+
+    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Score one video, and the mean training pose on it."""
+        self._score("test", batch)
+        target = batch["joints3d"][0]
+        self.tables["mean_pose"].update(
+            int(batch["action"]), self.mean_pose.expand_as(target), target, batch["valid"][0]
+        )
+
+    def on_test_epoch_end(self) -> None:
+        """Log the errors, and print them per action beside the mean pose's."""
+        report = self._close("test")
+        baseline = self.tables["mean_pose"].compute()
+        self.log("test/mean_pose_mpjpe_mm", baseline.frame_mean["mpjpe"])
+        ratio = report.frame_mean["mpjpe"] / baseline.frame_mean["mpjpe"]
+        self.log("test/mpjpe_over_mean_pose", ratio)
+        self.report = report
+        self.print(report.text(self.protocol("test")))
+        self.print(
+            f"mean pose of the training split: {baseline.frame_mean['mpjpe']:.1f} mm; "
+            f"this lifter has {ratio:.3f} of it"
+        )
+        dashboard.lift_panels(self.trainer, self._clips("test"), report)
+
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Lift one video, (T, J, 3)."""
+        return self.lift(batch["joints2d"][0], batch["visible"][0])
+
+    def protocol(self, split: str) -> str:
+        """What a number of this run is a number of."""
+        data = self._data
+        return (
+            f"{split} split of {data.source.describe()}; 2D {data.detections}; {len(self.net.skeleton)} joints, "
+            f"root-relative, re-rooted; flip test {'on' if self.flip_test else 'off'}; mm"
+        )
+
+    @property
+    def _data(self) -> LiftDataModule:
+        return self.trainer.datamodule  # type: ignore[attr-defined,no-any-return]
+
+    def _videos(self, name: str) -> Videos:
+        videos = self._data.evaluation_sets["val" if name == "val" else "test"]
+        return videos  # type: ignore[return-value]
+
+    def _open(self, name: str) -> None:
+        table = MotionTable(self._videos(name).actions, self.net.skeleton.joints)
+        self.tables[name] = table.to(self.device)
+
+    def _score(self, name: str, batch: Mapping[str, Tensor]) -> None:
+        predicted = self.lift(batch["joints2d"][0], batch["visible"][0])
+        self.tables[name].update(
+            int(batch["action"]), predicted, batch["joints3d"][0], batch["valid"][0]
+        )
+
+    def _close(self, name: str) -> MotionReport:
+        report = self.tables[name].compute()
+        for metric, value in report.frame_mean.items():
+            self.log(f"{name}/{metric}_mm", value, prog_bar=metric == "mpjpe")
+        for metric, value in report.action_mean.items():
+            self.log(f"{name}/{metric}_action_mean_mm", value)
+        return report
+
+    def _clips(self, split: str) -> list[dict[str, Any]]:
+        """A few videos with their predictions for the dashboard: on rank 0 alone, and not scored again."""
+        if not self.trainer.is_global_zero:
+            return []
+        videos = self._videos(split)
+        step = max(1, len(videos) // 4)
+        clips = []
+        for track in videos.tracks[::step][:4]:
+            joints2d = torch.from_numpy(track.joints2d[:250]).to(self.device)
+            visible = torch.from_numpy(track.visible[:250]).to(self.device)
+            clips.append(
+                {
+                    "name": track.sequence.name,
+                    "joints2d": track.joints2d[:250],
+                    "visible": track.visible[:250],
+                    "predicted": self.lift(joints2d, visible).cpu().numpy(),
+                    "target": None if track.joints3d is None else track.joints3d[:250],
+                    "fps": track.sequence.fps,
+                }
+            )
+        return clips

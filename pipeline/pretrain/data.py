@@ -1,0 +1,188 @@
+"""What room 2 sees: clips of motion through random cameras, as masked and noisy 2D."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence as Many
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline import chance
+from pipeline.camera import random_cameras
+from pipeline.corrupt import pretraining_masks, pretraining_noise
+from pipeline.datasets import MotionSource, Split
+from pipeline.errors import DataError
+from pipeline.lift.clips import Padded, window_starts
+from pipeline.lift.data import mirror
+from pipeline.lift.lifter import Lifter
+from pipeline.skeleton import Skeleton, conversion
+from pipeline.stage import BatchKey, StageData
+
+
+class Projections:
+    """Batches of clips, each seen by a random camera of its own, then corrupted: a pure function of (epoch, index).
+
+    Args:
+        motions: World joints of each recording, metres, (T, J, 3).
+        valid: Frames of each recording that may be used, (T,).
+        skeleton: The joint set.
+        frames: T of a clip.
+        step: Frames from one clip to the next.
+        seed: Of cameras, noise and masks.
+        joint_mask: Share of joints that are hidden.
+        frame_mask: Share of whole frames that are hidden.
+        noise: Factor on the noise.
+        flip: Mirror half of the clips.
+    """
+
+    def __init__(
+        self,
+        motions: Many[NDArray[np.float32]],
+        valid: Many[NDArray[np.bool_]],
+        skeleton: Skeleton,
+        *,
+        frames: int,
+        step: int,
+        seed: int,
+        joint_mask: float,
+        frame_mask: float,
+        noise: float,
+        flip: bool,
+    ) -> None:
+        self.frames, self.seed, self.flip = frames, seed, flip
+        self.joint_mask, self.frame_mask, self.noise = joint_mask, frame_mask, noise
+        self.swap = list(skeleton.swap)
+        self.root = skeleton.root
+        self.world = Padded(motions, frames)
+        self.first = torch.from_numpy(
+            np.concatenate(
+                [
+                    start + window_starts(len(motion), frames, step, good)
+                    for start, motion, good in zip(self.world.starts, motions, valid, strict=True)
+                ]
+            )
+        )
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __getitem__(self, key: BatchKey) -> dict[str, Any]:
+        """`joints2d` (B, T, J, 2) normalised and corrupted, `visible` (B, T, J), `joints3d` (B, T, J, 3) metres
+        root-relative in the camera frame, `exact2d` (B, T, J, 2), `index` (B,).
+        """
+        epoch, indices = key
+        world = self.world.windows(self.first[torch.from_numpy(indices)], self.frames).numpy()
+        seen, exact2d = random_cameras(world, self.seed, epoch, indices)
+        joints3d = torch.from_numpy(seen - seen[:, :, self.root, None])
+        exact2d = torch.from_numpy(exact2d)
+        if self.flip:
+            mirrored = torch.from_numpy(
+                chance.uniform(self.seed, "flip", epoch, indices, lanes=1)[:, 0] < 0.5
+            )
+            exact2d[mirrored] = mirror(exact2d[mirrored], self.swap)
+            joints3d[mirrored] = mirror(joints3d[mirrored], self.swap)
+        B, T, J, _ = exact2d.shape
+        noise = self.noise * pretraining_noise(T, self.seed, epoch, indices)
+        visible = pretraining_masks(
+            T, J, self.seed, epoch, indices, joints=self.joint_mask, frames=self.frame_mask
+        )
+        joints2d = torch.where(
+            torch.from_numpy(visible)[..., None], exact2d + torch.from_numpy(noise), 0.0
+        )
+        return {
+            "joints2d": joints2d.float(),
+            "visible": torch.from_numpy(visible),
+            "joints3d": joints3d,
+            "exact2d": exact2d,
+            "valid": torch.ones(B, T, dtype=torch.bool),
+            "index": torch.from_numpy(indices),
+        }
+
+
+class PretrainDataModule(StageData):
+    """Motion without pictures, projected at random: the recordings of a source, each once, whatever its cameras.
+
+    Args:
+        source: Where the motion comes from.
+        batch_size: Clips per batch and process.
+        step: Frames from one training clip to the next; by default a third of T, at least 1.
+        joint_mask: Share of joints that are hidden.
+        frame_mask: Share of whole frames that are hidden.
+        noise: Factor on the noise.
+        flip: Mirror half of the training clips.
+        workers: Loader processes while training.
+        seed: Of order, cameras, noise, masks and flips.
+
+    Source: paper 001; masks and noise as MotionBERT's (Zhu et al. 2023).
+    Differs from the paper: it names no ratios, noise or cameras; `reference-models` of MotionBERT are taken, with a
+    mask of its own for every clip, a learned token for hidden joints and perspective cameras.
+    """
+
+    evaluation_batch = 64
+
+    def __init__(
+        self,
+        source: MotionSource,
+        *,
+        batch_size: int = 64,
+        step: int | None = None,
+        joint_mask: float = 0.05,
+        frame_mask: float = 0.1,
+        noise: float = 1.0,
+        flip: bool = True,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size=batch_size, workers=workers, seed=seed)
+        self.source, self.step, self.flip = source, step, flip
+        self.joint_mask, self.frame_mask, self.noise = joint_mask, frame_mask, noise
+
+    @property
+    def lifter(self) -> Lifter:
+        """The network that the batches are for."""
+        return self.trainer.lightning_module.net  # type: ignore[union-attr,return-value]
+
+    def describe(self) -> str:
+        """Data and 2D input, in a line."""
+        return f"{self.source.describe()}; 2D input random cameras, masks and noise"
+
+    def setup(self, stage: str) -> None:
+        """Read the splits that the stage needs."""
+        T = self.lifter.frames
+        if stage == "fit":
+            self.train_set = self._projections("train", self.step or max(1, T // 3), flip=self.flip)
+        for split in ("val", "test"):
+            if split not in self.evaluation_sets and (stage == "fit") == (split == "val"):
+                self.evaluation_sets[split] = self._projections(split, T, flip=False)
+
+    def _projections(self, split: Split, step: int, *, flip: bool) -> Projections:
+        recordings = {}
+        skeleton = self.lifter.skeleton
+        for sequence in self.source.sequences(split):
+            if sequence.joints3d is None:
+                raise DataError(
+                    f"{sequence.name}: has no 3D joints, so pretraining cannot project it"
+                )
+            digest = hashlib.sha256(sequence.joints3d.tobytes()).digest()
+            if digest not in recordings:
+                world = conversion(sequence.skeleton, skeleton).joints(sequence.joints3d)
+                good = sequence.valid if sequence.valid is not None else np.ones(len(world), bool)
+                recordings[digest] = (world.astype(np.float32), good)
+        if not recordings:
+            raise DataError(f"{self.source.describe()}: no sequences in split {split}")
+        motions, valid = zip(*recordings.values(), strict=True)
+        return Projections(
+            motions,
+            valid,
+            skeleton,
+            frames=self.lifter.frames,
+            step=step,
+            seed=self.seed,
+            joint_mask=self.joint_mask,
+            frame_mask=self.frame_mask,
+            noise=self.noise,
+            flip=flip,
+        )

@@ -1,0 +1,77 @@
+"""How room 2 learns: recover 3D motion from masked, noisy 2D; its weights start room 3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from pipeline import dashboard
+from pipeline.lift.lifter import Lifter
+from pipeline.lift.losses import PretrainLoss
+from pipeline.lift.module import LifterStage
+from pipeline.metrics import MPJPE, MPJVE, NMPJPE
+from pipeline.stage import Schedule
+
+
+class PretrainModule(LifterStage):
+    """Learns to recover 3D clips from corrupted projections.
+
+    Batches: see `pipeline.pretrain.data.Projections`. Logged: `train/loss`; `val/mpjpe_mm`, `val/n_mpjpe_mm`,
+    `val/mpjve_mm` on corrupted clips of the validation split, the same clips at every validation.
+
+    Args:
+        net: The lifter; one that gives out every frame.
+        optimizer: Makes the optimiser from the parameters.
+        schedule: Learning-rate factor by step.
+        loss: Of (predicted, target, valid).
+        pretrained: A checkpoint to start from.
+
+    Source: paper 001, Fig. 1; losses as MotionBERT's.
+    """
+
+    stage = "pretrain"
+
+    def __init__(
+        self,
+        net: Lifter,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        schedule: Schedule | None = None,
+        loss: nn.Module | None = None,
+        *,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__(net, optimizer, schedule, pretrained)
+        self.loss = loss or PretrainLoss()
+        self.errors = nn.ModuleDict({"mpjpe": MPJPE(), "n_mpjpe": NMPJPE(), "mpjve": MPJVE()})
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Loss of a batch of clips."""
+        loss: Tensor = self.loss(
+            self(batch["joints2d"], batch["visible"]), batch["joints3d"], batch["valid"]
+        )
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Score corrupted clips."""
+        self._score("val", batch, batch_idx)
+
+    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Score corrupted clips."""
+        self._score("test", batch, batch_idx)
+
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Recover clips, (B, T, J, 3)."""
+        recovered: Tensor = self(batch["joints2d"], batch["visible"])
+        return recovered
+
+    def _score(self, split: str, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        predicted = self(batch["joints2d"], batch["visible"])
+        for name, metric in self.errors.items():
+            metric.update(predicted, batch["joints3d"])
+            self.log(f"{split}/{name}_mm", metric, prog_bar=name == "mpjpe", on_epoch=True)
+        if batch_idx == 0:
+            dashboard.pretrain_panels(self.trainer, batch, predicted, self.net.skeleton)
