@@ -1,0 +1,88 @@
+"""What `heatlift cache` does: list, verify and remove entries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline import store
+from pipeline.errors import StorageError, UsageError
+
+
+def ls() -> None:
+    """Print what the cache holds."""
+    _print([_row(path) for path in _entries()])
+
+
+def verify() -> None:
+    """Check every byte of every finished entry and print the outcome.
+
+    Raises:
+        StorageError: If an entry is damaged; it is rebuilt when it is next needed.
+    """
+    entries = _entries()
+    reasons = {path: "" if _unfinished(path) else store.damage(path) for path in entries}
+    _print([_row(path, reasons[path] or "whole") for path in entries])
+    damaged = [path.name for path, reason in reasons.items() if reason]
+    if damaged:
+        raise StorageError(
+            f"{store.place().root}: damaged entries: {', '.join(damaged)}; "
+            f"each is rebuilt when next needed, or remove it with heatlift cache rm"
+        )
+
+
+def rm(names: list[str] | None = None, *, everything: bool = False) -> None:
+    """Remove entries from the cache, finished or not.
+
+    Args:
+        names: Entries as `heatlift cache ls` calls them.
+        everything: Remove all of them.
+
+    Raises:
+        UsageError: If there is no such entry.
+    """
+    cache = store.place()
+    present = sorted({_name(path) for path in _entries()})
+    chosen = present if everything else names or []
+    unknown = [name for name in chosen if name not in present]
+    if unknown or not (chosen or everything):
+        raise UsageError(
+            f"{cache.root}: no entry {', '.join(unknown) or 'was named'}; "
+            f"it holds {', '.join(present) or 'nothing'}"
+        )
+    for name in chosen:
+        with cache.lock(name):
+            store.remove(cache.root / name)
+            store.remove(cache.root / f".{name}.building")
+            cache.sweep(name)
+
+
+def _entries() -> list[Path]:
+    """Finished and unfinished entries."""
+    root = store.place().root
+    return sorted([*root.glob("[!.]*"), *root.glob(".*.building")], key=_name)
+
+
+def _unfinished(path: Path) -> bool:
+    return path.name.startswith(".")
+
+
+def _name(path: Path) -> str:
+    return path.name.removeprefix(".").removesuffix(".building")
+
+
+def _row(path: Path, state: str = "") -> list[str]:
+    files = [] if path.is_symlink() else list(path.glob("*.np[yz]"))
+    size = store.readable(sum(file.lstat().st_size for file in files))
+    if _unfinished(path):
+        return [_name(path), "", size, f"unfinished: {len(files)} shards"]
+    return [path.name, ", ".join(sorted(file.stem for file in files)), size, state]
+
+
+def _print(rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("entry", "arrays", "size", "state", title=f"{store.place().root}")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

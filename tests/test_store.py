@@ -1,0 +1,425 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import cache, store
+from pipeline.errors import StorageError, UsageError
+from pipeline.store import Shards, Store, Wanted
+
+forked = multiprocessing.get_context("fork")
+
+
+def wanted(key: int = 1, rows: int = 40) -> Wanted:
+    layout = {"joints2d": ((rows, 3, 2), "<f4"), "score": ((rows, 3), "<f4")}
+    return Wanted("Study / walk", {"what": key}, layout, {"spans": {"walk": [0, rows]}})
+
+
+def made(wanted: Wanted) -> dict[str, np.ndarray]:
+    numbers = np.random.default_rng(wanted.key["what"])
+    return {
+        name: numbers.normal(size=shape).astype(kind)
+        for name, (shape, kind) in wanted.layout.items()
+    }
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def build(cache: Store, wanted: Wanted) -> store.Entry:
+    return cache.fetch(wanted, lambda shards: made(wanted))
+
+
+def not_built(shards: Shards) -> dict[str, np.ndarray]:
+    raise AssertionError("the entry was there")
+
+
+@pytest.fixture
+def cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
+    return store.place()
+
+
+def test_an_entry_is_built_once_and_then_memory_mapped(cache_folder):
+    build(cache_folder, wanted())
+    entry = cache_folder.fetch(wanted(), not_built)
+    assert isinstance(entry.arrays["joints2d"], np.memmap)
+    assert not entry.arrays["joints2d"].flags.writeable
+    np.testing.assert_array_equal(entry.arrays["score"], made(wanted())["score"])
+    assert entry.facts == {"spans": {"walk": [0, 40]}}
+    assert entry.path.name.startswith("Study-walk-")
+
+
+def test_the_same_input_gives_the_same_bytes_in_another_cache(tmp_path):
+    first = build(Store(tmp_path / "a"), wanted())
+    second = build(Store(tmp_path / "b"), wanted())
+    assert content(first.path) == content(second.path)
+
+
+def test_nothing_but_the_entry_and_its_lock_is_left(cache_folder):
+    entry = build(cache_folder, wanted())
+    names = {file.name for file in cache_folder.root.iterdir()}
+    assert names == {entry.path.name, f".{entry.path.name}.lock"}
+
+
+def rewrite(entry: Path, **changes) -> None:
+    """Change a manifest and give it a valid checksum again."""
+    manifest = json.loads((entry / "manifest.json").read_bytes())
+    manifest.update(changes)
+    manifest.pop("sha256")
+    manifest["sha256"] = store._digest(manifest)
+    (entry / "manifest.json").write_bytes(store._canonical(manifest))
+
+
+def flip(entry: Path, chosen: random.Random) -> None:
+    file = chosen.choice(sorted(entry.iterdir()))
+    held = bytearray(file.read_bytes())
+    held[chosen.randrange(len(held))] ^= 1 << chosen.randrange(8)
+    file.write_bytes(held)
+
+
+def cut(entry: Path, chosen: random.Random) -> None:
+    file = chosen.choice(sorted(entry.iterdir()))
+    os.truncate(file, chosen.randrange(file.stat().st_size))
+
+
+def empty(entry: Path, chosen: random.Random) -> None:
+    os.truncate(chosen.choice(sorted(entry.iterdir())), 0)
+
+
+def other_version(entry: Path, chosen: random.Random) -> None:
+    rewrite(entry, schema=store.SCHEMA + chosen.randrange(1, 9))
+
+
+def other_key(entry: Path, chosen: random.Random) -> None:
+    rewrite(entry, key={"what": chosen.randrange(2, 99)})
+
+
+def other_entry(entry: Path, chosen: random.Random) -> None:
+    other = build(Store(entry.parent.parent / "other"), wanted(chosen.randrange(2, 99)))
+    shutil.rmtree(entry)
+    shutil.move(other.path, entry)
+
+
+def swapped_arrays(entry: Path, chosen: random.Random) -> None:
+    other = build(Store(entry.parent.parent / "other"), wanted(chosen.randrange(2, 99)))
+    shutil.copy(other.path / "score.npy", entry / "score.npy")
+
+
+def extra_file(entry: Path, chosen: random.Random) -> None:
+    (entry / f"more{chosen.randrange(9)}.npy").write_bytes(b"")
+
+
+def missing_file(entry: Path, chosen: random.Random) -> None:
+    chosen.choice(sorted(entry.iterdir())).unlink()
+
+
+def other_shape(entry: Path, chosen: random.Random) -> None:
+    manifest = json.loads((entry / "manifest.json").read_bytes())
+    array = np.load(entry / "score.npy").reshape(3, -1)
+    np.save(entry / "score.npy", array)
+    digest = hashlib.sha256((entry / "score.npy").read_bytes()).hexdigest()
+    told = manifest["arrays"]["score"] | {"shape": list(array.shape), "sha256": digest}
+    rewrite(entry, arrays=manifest["arrays"] | {"score": told})
+
+
+def wrong_type(entry: Path, chosen: random.Random) -> None:
+    manifest = json.loads((entry / "manifest.json").read_bytes())
+    manifest["arrays"]["score"]["dtype"] = chosen.choice(["<i4", "<f8", "|O"])
+    rewrite(entry, arrays=manifest["arrays"])
+
+
+def other_offsets(entry: Path, chosen: random.Random) -> None:
+    rewrite(entry, facts={"spans": {"walk": [chosen.randrange(1, 9), 40]}})
+
+
+def not_a_manifest(entry: Path, chosen: random.Random) -> None:
+    text = chosen.choice(["[]", "{}", "[" * 100_000, '{"sha256": 1}', "\xff"])
+    (entry / "manifest.json").write_text(text, "latin-1")
+
+
+def file_in_its_place(entry: Path, chosen: random.Random) -> None:
+    shutil.rmtree(entry)
+    entry.write_bytes(b"")
+
+
+TWICE = (empty, other_version, other_key, other_entry, swapped_arrays, extra_file)
+TWICE = (*TWICE, missing_file, other_shape, wrong_type, other_offsets, file_in_its_place)
+FAULTS = {flip: 40, cut: 15, not_a_manifest: 5} | dict.fromkeys(TWICE, 2)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_damage_is_noticed_before_use_and_mended_to_the_same_bytes(
+    cache_folder, tmp_path, caplog, fault
+):
+    whole = content(build(cache_folder, wanted()).path)
+    folder = cache_folder.root / wanted().name
+    for seed in range(FAULTS[fault]):
+        fault(folder, random.Random(f"{fault.__name__} {seed}"))
+        assert cache_folder.find(wanted()) is None
+        caplog.clear()
+        build(cache_folder, wanted())
+        assert content(folder) == whole, seed
+        assert len(caplog.records) == 1, seed
+        assert "rebuilding" in caplog.text, seed
+        shutil.rmtree(tmp_path / "other", ignore_errors=True)
+
+
+def test_another_key_is_another_entry(cache_folder):
+    build(cache_folder, wanted(1))
+    assert cache_folder.find(wanted(2)) is None
+    assert build(cache_folder, wanted(2)).path != build(cache_folder, wanted(1)).path
+
+
+def build_counting(root: Path, counts: Path, pause: float = 0.0) -> None:
+    def counting(shards: Shards) -> dict[str, np.ndarray]:
+        arrays = made(wanted())
+        for row in range(8):
+            if shards.get(f"row{row}") is None:
+                with counts.open("a") as lines:
+                    lines.write(f"{row}\n")
+                time.sleep(pause)
+                shards.put(f"row{row}", {name: array[row] for name, array in arrays.items()})
+        for name, array in arrays.items():
+            array[:8] = [shards.get(f"row{row}")[name] for row in range(8)]
+        return arrays
+
+    Store(root).fetch(wanted(), counting)
+
+
+def test_two_builders_compute_every_item_once(tmp_path):
+    arguments = (tmp_path / "cache", tmp_path / "counts", 0.02)
+    builders = [forked.Process(target=build_counting, args=arguments) for _ in range(3)]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join(30)
+    assert [builder.exitcode for builder in builders] == [0, 0, 0]
+    assert (tmp_path / "counts").read_text().split() == list("01234567")
+
+
+def test_a_reader_that_has_to_wait_says_for_whom(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(store, "_PATIENCE", 0.1)
+    arguments = (tmp_path / "cache", tmp_path / "counts", 0.1)
+    builder = forked.Process(target=build_counting, args=arguments)
+    builder.start()
+    while not (tmp_path / "counts").exists():
+        time.sleep(0.01)
+    with caplog.at_level(logging.WARNING):
+        Store(tmp_path / "cache").fetch(wanted(), not_built)
+    builder.join(30)
+    assert f"locked by process {builder.pid}" in caplog.text
+
+
+def test_a_killed_builder_is_taken_over_without_repeating_finished_items(tmp_path):
+    for killed_at in (1, 4, 7):
+        root, counts = tmp_path / f"cache{killed_at}", tmp_path / f"counts{killed_at}"
+        builder = forked.Process(target=build_counting, args=(root, counts, 0.05))
+        builder.start()
+        while not counts.exists() or len(counts.read_text().split()) <= killed_at:
+            time.sleep(0.002)
+        os.kill(builder.pid, signal.SIGKILL)
+        builder.join(30)
+        began = time.monotonic()
+        build_counting(root, counts)
+        assert time.monotonic() - began < 5
+        rows = counts.read_text().split()
+        # The item that was being computed when the kill came is the only one done twice.
+        assert sorted(set(rows)) == list("01234567")
+        assert len(rows) <= 9
+        assert content(root / wanted().name) == content(
+            build(Store(tmp_path / f"fresh{killed_at}"), wanted()).path
+        )
+
+
+def test_a_damaged_shard_is_made_again(tmp_path):
+    shards = Shards(tmp_path)
+    shards.put("part", {"score": np.arange(9.0)})
+    whole = (tmp_path / "part.npz").read_bytes()
+    for place in range(0, len(whole) * 8, 97):
+        held = bytearray(whole)
+        held[place // 8] ^= 1 << place % 8
+        (tmp_path / "part.npz").write_bytes(held)
+        arrays = shards.get("part")
+        assert arrays is None or np.array_equal(arrays.get("score", 0), np.arange(9.0))
+    os.truncate(tmp_path / "part.npz", len(whole) // 2)
+    assert shards.get("part") is None
+
+
+def test_temporaries_of_dead_processes_are_swept_and_those_of_living_ones_kept(cache_folder):
+    ended = forked.Process(target=int)
+    ended.start()
+    ended.join()
+    dead = cache_folder.root / f".other-1.{ended.pid}.tmp"
+    alive = cache_folder.root / f".other-2.{os.getpid()}.tmp"
+    mine = cache_folder.root / f".{wanted().name}.1.tmp"
+    for folder in (dead, alive, mine):
+        folder.mkdir(parents=True)
+    build(cache_folder, wanted())
+    assert [folder.exists() for folder in (dead, alive, mine)] == [False, True, False]
+
+
+def test_a_full_disk_is_told_before_the_work_begins(cache_folder, monkeypatch):
+    free = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(StorageError, match="needs 2.88 kB, 1 kB free"):
+        cache_folder.fetch(wanted(), not_built)
+
+
+def test_a_write_that_fails_half_way_leaves_no_entry(cache_folder, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        build(cache_folder, wanted())
+    assert not [file for file in cache_folder.root.glob("*") if not file.name.startswith(".")]
+    assert not list(cache_folder.root.glob("*.tmp"))
+
+
+def as_nobody(task, *arguments) -> int:
+    """Exit code of a task in a child without the privileges of root."""
+
+    def child() -> None:
+        if os.getuid() == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+        task(*arguments)
+
+    process = forked.Process(target=child)
+    process.start()
+    process.join(30)
+    return process.exitcode
+
+
+def use_read_only(root: Path) -> None:
+    assert Store(root).fetch(wanted(), not_built).facts["spans"]
+    with pytest.raises(StorageError, match="cannot be written"):
+        Store(root).fetch(wanted(2), not_built)
+
+
+def test_a_read_only_cache_serves_what_is_complete_and_refuses_the_rest(tmp_path):
+    root = tmp_path / "cache"
+    build(Store(root), wanted())
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.getuid() and folder != Path("/") and "pytest" in str(folder):
+            folder.chmod(folder.stat().st_mode | 0o111)
+    root.chmod(0o555)
+    try:
+        assert as_nobody(use_read_only, root) == 0
+    finally:
+        root.chmod(0o755)
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
+def test_modes_follow_the_umask_and_no_file_can_be_executed(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        entry = build(Store(tmp_path / "cache"), wanted())
+    finally:
+        os.umask(before)
+    assert entry.path.stat().st_mode & 0o777 == 0o777 & ~mask
+    for file in [*entry.path.iterdir(), *entry.path.parent.glob(".*.lock")]:
+        assert file.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_an_entry_that_is_a_link_is_refused(cache_folder, tmp_path):
+    outside = shutil.move(build(cache_folder, wanted()).path, tmp_path / "outside")
+    (cache_folder.root / wanted().name).symlink_to(outside)
+    with pytest.raises(StorageError, match="is a symbolic link"):
+        cache_folder.fetch(wanted(), not_built)
+
+
+def test_a_link_inside_an_entry_is_refused(cache_folder, tmp_path):
+    entry = build(cache_folder, wanted())
+    outside = shutil.move(entry.path / "score.npy", tmp_path / "score.npy")
+    (entry.path / "score.npy").symlink_to(outside)
+    with pytest.raises(StorageError, match=r"score\.npy: is a symbolic link"):
+        cache_folder.fetch(wanted(), not_built)
+
+
+def test_a_manifest_cannot_reach_outside_its_entry(cache_folder):
+    entry = build(cache_folder, wanted())
+    manifest = json.loads((entry.path / "manifest.json").read_bytes())
+    told = manifest["arrays"] | {"../../../secret": manifest["arrays"]["score"]}
+    rewrite(entry.path, arrays=told)
+    assert cache_folder.find(wanted()) is None
+
+
+def test_a_cache_may_itself_be_a_link(tmp_path):
+    (tmp_path / "big").mkdir()
+    (tmp_path / "cache").symlink_to(tmp_path / "big")
+    assert build(Store(tmp_path / "cache"), wanted()).facts["spans"]
+
+
+def test_a_folder_that_everyone_may_write_to_is_warned_about(cache_folder, caplog):
+    cache_folder.root.mkdir()
+    cache_folder.root.chmod(0o777)
+    build(cache_folder, wanted(1))
+    assert "writable by everyone" in caplog.text
+    caplog.clear()
+    cache_folder.root.chmod(0o1777)
+    build(cache_folder, wanted(2))
+    assert not caplog.text
+
+
+def test_an_entry_without_rows_is_an_entry(cache_folder):
+    assert build(cache_folder, wanted(rows=0)).arrays["joints2d"].shape == (0, 3, 2)
+
+
+def test_a_file_is_read_again_only_when_it_changed(cache_folder, tmp_path, monkeypatch):
+    file = tmp_path / "picture.jpg"
+    file.write_bytes(b"one")
+    os.utime(file, (1, 1))
+    digest = cache_folder.digest(file)
+    assert digest == hashlib.sha256(b"one").hexdigest()
+    store._remembered.cache_clear()
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    assert cache_folder.digest(file) == digest
+    monkeypatch.undo()
+    file.write_bytes(b"two")
+    assert cache_folder.digest(file) == hashlib.sha256(b"two").hexdigest()
+
+
+def test_torn_lines_of_remembered_digests_are_passed_over(cache_folder, tmp_path):
+    cache_folder.root.mkdir()
+    (cache_folder.root / ".digests.jsonl").write_bytes(b'["/a", 1, 2, "ab"]\n{"\xff\n[1]\n["/b", 1')
+    file = tmp_path / "picture.jpg"
+    file.write_bytes(b"one")
+    assert cache_folder.digest(file) == hashlib.sha256(b"one").hexdigest()
+
+
+def test_verify_names_damaged_entries_and_ls_lists_unfinished_ones(cache_folder, capsys):
+    entry = build(cache_folder, wanted())
+    unfinished = cache_folder.shards(wanted(2))
+    unfinished.folder.mkdir()
+    unfinished.put("part", made(wanted(2)))
+    cache.verify()
+    cache.ls()
+    assert "unfinished: 1 shards" in capsys.readouterr().out
+    flip(entry.path, random.Random(1))
+    with pytest.raises(StorageError, match=f"damaged entries: {entry.path.name}"):
+        cache.verify()
+
+
+def test_rm_removes_what_it_is_told_and_nothing_else(cache_folder):
+    one, two = build(cache_folder, wanted(1)), build(cache_folder, wanted(2))
+    with pytest.raises(UsageError, match=r"no entry \.\./secret"):
+        cache.rm(["../secret"])
+    cache.rm([one.path.name])
+    assert not one.path.exists()
+    assert two.path.exists()
+    cache.rm(everything=True)
+    assert not two.path.exists()
