@@ -159,7 +159,7 @@ def read_people(path: Path, skeleton: Skeleton = COCO17) -> People:
 
 
 def _check_names(document: dict[str, Any], path: Path, skeleton: Skeleton) -> None:
-    for record in document.get("categories") or []:
+    for record in of_kind(document.get("categories", []), list, f"{path}: categories"):
         names = record.get("keypoints") if isinstance(record, dict) else None
         if names is None or record.get("name", "person") != "person":
             continue

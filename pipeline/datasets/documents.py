@@ -14,6 +14,8 @@ from pipeline.datasets.photos import read_bytes
 from pipeline.errors import DataError
 
 MAX_BYTES = 2 * 2**30
+MAX_NUMBER = 1e30
+"""No number in a data set of people is larger; float32 still holds it."""
 
 Kind = TypeVar("Kind")
 _NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
@@ -114,9 +116,10 @@ def numbers(value: Any, shape: tuple[int | None, ...], place: str) -> NDArray[np
     if not matches:
         had = "x".join(map(str, array.shape)) or "one"
         raise DataError(f"{place}: {wanted} numbers are expected, not {had}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise DataError(f"{place}: has a number that is not finite")
-    return array.astype(np.float64)
+    array = array.astype(np.float64)
+    if not (np.abs(array) < MAX_NUMBER).all():
+        raise DataError(f"{place}: has a number that is not finite or beyond all bounds")
+    return array
 
 
 def number(record: Mapping[str, Any], name: str, place: str) -> float:

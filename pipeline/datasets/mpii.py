@@ -68,13 +68,14 @@ def read_head_truth(path: Path) -> HeadTruth:
             raise DataError(f"{path}: {name} has shape {array.shape}, not {shape}")
         arrays.append(array.astype(np.float64))
     missing, joints, boxes = arrays
-    head = np.linalg.norm(boxes[1] - boxes[0], axis=0)
     labelled = (missing == 0).T
     joints2d = joints.transpose(2, 0, 1) - 1.0
-    if not np.isfinite(joints2d[labelled]).all() or not (np.isfinite(head) & (head > 0)).all():
-        raise DataError(
-            f"{path}: has joints or head boxes that are not finite or empty; fetch it again"
-        )
+    counted = [joints2d[labelled], boxes]
+    if not all((np.abs(array) < 1e6).all() for array in counted):
+        raise DataError(f"{path}: has joints or head boxes that are no pixels; fetch it again")
+    head = np.linalg.norm(boxes[1] - boxes[0], axis=0)
+    if not (head > 0).all():
+        raise DataError(f"{path}: has an empty head box; fetch it again")
     return HeadTruth(joints2d, labelled, head)
 
 

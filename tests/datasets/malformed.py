@@ -1,0 +1,97 @@
+"""Seeded damage to files: a reader gives one line for each, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import DataError
+
+WRONG = [
+    None,
+    True,
+    "seven",
+    -1,
+    1e308,
+    10**400,
+    [],
+    {},
+    [[1]],
+    float("nan"),
+    float("inf"),
+    "\u0000",
+]
+
+
+def check_json_reader(
+    document: Any, path: Path, read: Callable[[Path], object], *, count: int, seed: int = 0
+) -> None:
+    """Reads `count` damaged versions of a document: each is refused in one line or read."""
+    rng = np.random.default_rng(seed)
+    refusals = []
+    for text in _versions(document, rng, count):
+        path.write_bytes(text)
+        refusals.append(refusal(lambda: read(path)))
+    lines = [line for line in refusals if line is not None]
+    assert len(lines) > 0.6 * count
+    assert all(path.name in line and "\n" not in line for line in lines)
+
+
+def refusal(read: Callable[[], object]) -> str | None:
+    """What a reader says of a bad file, None if it reads it; any other exception passes through."""
+    try:
+        read()
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _versions(document: Any, rng: np.random.Generator, count: int) -> Iterator[bytes]:
+    whole = json.dumps(document).encode()
+    yield b""
+    yield b"[" * 100_000
+    yield b'{"a": ' * 100_000
+    yield b'{"images": 1, "images": 2}'
+    yield '{"images": ["é"]}'.encode("latin-1")
+    for index in range(count - 5):
+        if index % 5 == 0:
+            yield whole[: rng.integers(1, len(whole))]
+            continue
+        changed = copy.deepcopy(document)
+        _change(changed, rng, remove=index % 5 == 1)
+        yield json.dumps(changed).encode()
+
+
+def _change(document: Any, rng: np.random.Generator, *, remove: bool) -> None:
+    """Replaces or removes one value somewhere, however deep."""
+    at = document
+    while True:
+        keys = list(at) if isinstance(at, dict) else list(range(len(at)))
+        key = keys[rng.integers(len(keys))]
+        inner = at[key]
+        if isinstance(inner, (dict, list)) and inner and rng.uniform() < 0.8:
+            at = inner
+            continue
+        if remove:
+            del at[key]
+        else:
+            at[key] = WRONG[rng.integers(len(WRONG))]
+        return
+
+
+def damaged(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
+    """Cut and bit-flipped versions of a file."""
+    rng = np.random.default_rng(seed)
+    for index in range(count):
+        if index % 2:
+            yield data[: rng.integers(0, len(data))]
+            continue
+        changed = bytearray(data)
+        for place in rng.integers(0, len(data), 8):
+            changed[place] ^= 1 << int(rng.integers(8))
+        yield bytes(changed)

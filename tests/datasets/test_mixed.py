@@ -1,0 +1,45 @@
+"""Several picture sources as one."""
+
+import fabricate
+import numpy as np
+import pytest
+
+from pipeline.datasets.coco import Coco
+from pipeline.datasets.mixed import Mixed, converted
+from pipeline.datasets.mpii import Mpii
+from pipeline.errors import UsageError
+from pipeline.skeleton import COCO17, H36M17
+
+
+def test_mixed_samples_keep_their_order_pictures_and_joints_by_name(tmp_path):
+    coco = Coco(str(fabricate.coco(tmp_path / "coco")))
+    mpii = Mpii(str(fabricate.mpii(tmp_path / "mpii")))
+    mixed = Mixed([coco, mpii]).samples("val")
+    first, second = coco.samples("val"), mpii.samples("val")
+    assert len(mixed) == len(mixed.pictures) == 8
+    assert mixed.skeleton is H36M17
+    wrist = H36M17.index("left_wrist")
+    np.testing.assert_array_equal(mixed.joints2d[:4, wrist], first.joints2d[:, 9])
+    np.testing.assert_array_equal(mixed.joints2d[4:, wrist], second.joints2d[:, 15])
+    for index, (part, at) in {0: (first, 0), 3: (first, 3), 4: (second, 0), 7: (second, 3)}.items():
+        assert mixed.pictures.fingerprint(index) == part.pictures.fingerprint(at)
+        assert mixed.pictures.size(index) == (64, 48)
+
+
+def test_a_made_up_joint_is_labelled_only_if_all_its_sources_are(tmp_path):
+    samples = Coco(str(fabricate.coco(tmp_path))).samples("train")
+    mixed = converted(samples, H36M17)
+    hips = [COCO17.index("left_hip"), COCO17.index("right_hip")]
+    pelvis = H36M17.index("pelvis")
+    np.testing.assert_array_equal(mixed.labelled[:, pelvis], samples.labelled[:, hips].all(axis=1))
+    np.testing.assert_array_equal(np.isfinite(mixed.joints2d[..., 0]), mixed.labelled)
+    assert not mixed.labelled[:, H36M17.index("head")].any()
+    seen = mixed.labelled[:, pelvis]
+    np.testing.assert_allclose(
+        mixed.joints2d[seen, pelvis], samples.joints2d[seen][:, hips].mean(axis=1), rtol=1e-6
+    )
+
+
+def test_an_unknown_joint_set_is_a_wrong_option():
+    with pytest.raises(UsageError, match="H37M"):
+        Mixed([Coco("nowhere")], skeleton="H37M")

@@ -1,0 +1,69 @@
+"""MPII people and head sizes, read from a tiny archive."""
+
+import json
+
+import fabricate
+import numpy as np
+import pytest
+from malformed import check_json_reader, damaged, refusal
+
+from pipeline.datasets.mpii import Mpii, read_head_truth
+from pipeline.errors import DataError
+
+
+def test_pixels_count_from_zero_and_the_box_is_the_published_square(tmp_path):
+    samples = Mpii(str(fabricate.mpii(tmp_path))).samples("train")
+    first = fabricate.mpii_list()[0]
+    seen = np.array(first["joints_vis"]) > 0
+    np.testing.assert_allclose(
+        samples.joints2d[0][seen], np.array(first["joints"])[seen] - 1, rtol=1e-6
+    )
+    assert np.isnan(samples.joints2d[0][~seen]).all()
+    np.testing.assert_array_equal(samples.labelled[0], seen)
+    # centre (32, 24), scale 0.2: 40 px wide, centre 3 px lower, counted from 0
+    np.testing.assert_allclose(samples.boxes[0], [11, 6, 40, 40])
+
+
+def test_head_sizes_are_diagonals_in_the_order_of_the_list(tmp_path):
+    source = Mpii(str(fabricate.mpii(tmp_path)))
+    truth, samples = source.head_truth(), source.samples("val")
+    np.testing.assert_allclose(truth.head, 5.0)
+    np.testing.assert_array_equal(truth.labelled, samples.labelled)
+    np.testing.assert_allclose(
+        truth.joints2d[truth.labelled], samples.joints2d[samples.labelled], rtol=1e-6
+    )
+
+
+def test_coco_style_lists_with_16_joints_are_read_too(tmp_path):
+    document = fabricate.coco_document()
+    for person in document["annotations"]:
+        person["keypoints"] = person["keypoints"][:48]
+    document["categories"] = []
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations" / "train.json").write_text(json.dumps(document))
+    samples = Mpii(str(tmp_path)).samples("train")
+    assert samples.joints2d.shape == (4, 16, 2)
+
+
+def test_malformed_lists_give_one_line(tmp_path):
+    (tmp_path / "images").mkdir()
+    check_json_reader(
+        fabricate.mpii_list(2),
+        tmp_path / "train.json",
+        lambda path: Mpii(str(tmp_path)).samples("train"),
+        count=50,
+    )
+
+
+def test_damaged_head_truth_gives_one_line(tmp_path):
+    path = fabricate.mpii(tmp_path) / "annot" / "gt_valid.mat"
+    whole = path.read_bytes()
+    lines = []
+    for data in damaged(whole, 50):
+        path.write_bytes(data)
+        lines.append(refusal(lambda: read_head_truth(path)))
+    assert sum(line is not None for line in lines) >= 25  # the others hit padding or digits
+    assert not any("\n" in (line or "") for line in lines)
+    with pytest.raises(DataError, match="not found"):
+        read_head_truth(tmp_path / "none.mat")

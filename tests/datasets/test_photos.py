@@ -1,0 +1,87 @@
+"""Photographs are whole or refused, and crops show what a person would cut out."""
+
+import os
+
+import cv2
+import fabricate
+import numpy as np
+import pytest
+
+from pipeline.datasets import Pictures
+from pipeline.datasets.photos import Photographs, read_picture
+from pipeline.errors import DataError
+
+SHIFT = np.array([[1.0, 0, -10], [0, 1, -5]])
+
+
+def test_a_shifted_crop_is_the_piece_of_the_whole_picture_in_rgb(tmp_path):
+    path = fabricate.photograph(tmp_path / "a.png")
+    whole = cv2.imread(str(path))
+    pictures = Photographs([path])
+    assert isinstance(pictures, Pictures)
+    assert pictures.size(0) == (64, 48)
+    piece = pictures.crop(0, SHIFT, (20, 30))
+    np.testing.assert_array_equal(piece, whole[5:35, 10:30, ::-1])
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_picture_cut_anywhere_is_refused(tmp_path, suffix):
+    data = fabricate.photograph(tmp_path / f"a.{suffix}").read_bytes()
+    cut = tmp_path / f"cut.{suffix}"
+    for fraction in np.linspace(0.02, 0.99, 20):
+        cut.write_bytes(data[: int(fraction * len(data))])
+        with pytest.raises(DataError, match=r"cut\.(jpg|png): "):
+            read_picture(cut)
+    cut.write_bytes(data + b"trailing")  # some cameras append to the picture: harmless
+    assert read_picture(cut).shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "is empty"),
+        (b"GIF89a" + bytes(20), "neither JPEG nor PNG"),
+        (b"\xff\xd8\xff\xd9", "without a picture"),
+    ],
+)
+def test_what_is_no_picture_is_named(tmp_path, data, reason):
+    (tmp_path / "x.jpg").write_bytes(data)
+    with pytest.raises(DataError, match=reason):
+        read_picture(tmp_path / "x.jpg")
+
+
+def test_a_huge_claim_is_refused_before_decoding(tmp_path):
+    data = bytearray(fabricate.photograph(tmp_path / "a.jpg").read_bytes())
+    start = data.index(b"\xff\xc0")
+    data[start + 5 : start + 9] = (30000).to_bytes(2, "big") * 2
+    (tmp_path / "a.jpg").write_bytes(data)
+    with pytest.raises(DataError, match="30000x30000"):
+        read_picture(tmp_path / "a.jpg")
+
+
+def test_folders_pipes_and_nothing_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name, reason in [("", "directory"), ("pipe.jpg", "regular"), ("none.jpg", "not found")]:
+        with pytest.raises(DataError, match=reason):
+            read_picture(tmp_path / name)
+        with pytest.raises(DataError):
+            Photographs([tmp_path / name]).fingerprint(0)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 4)])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_grey_alpha_and_16_bit_become_three_bytes(tmp_path, shape, kind):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full(shape, np.iinfo(kind).max // 2, kind))
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.dtype == np.uint8
+    assert picture.shape == (4, 5, 3)
+    assert abs(int(picture.mean()) - 127) <= 1
+
+
+def test_a_fingerprint_follows_the_bytes(tmp_path):
+    first = fabricate.photograph(tmp_path / "a.png", seed=1)
+    second = fabricate.photograph(tmp_path / "b.png", seed=1)
+    before = Photographs([first, second])
+    assert before.fingerprint(0) == before.fingerprint(1)
+    fabricate.photograph(first, seed=2)
+    assert Photographs([first]).fingerprint(0) != before.fingerprint(1)
