@@ -64,23 +64,21 @@ def crop_matrix(
     """
     corner, extent = np.split(np.asarray(box, np.float64), 2, axis=-1)
     target = np.asarray(size, np.float64)
-    shown = np.maximum(extent, 1.0)
-    shown = np.maximum(shown[..., 0], shown[..., 1] * (target[0] / target[1])) * padding
+    sides = np.maximum(extent, 1.0)
+    shown = np.maximum(sides[..., 0], sides[..., 1] * (target[0] / target[1])) * padding
     zoom = target[0] / (shown * np.asarray(scale, np.float64))
     angle = np.deg2rad(np.asarray(rotation, np.float64))
-    cosine, sine = zoom * np.cos(angle), zoom * np.sin(angle)
-    linear = np.stack(
-        [np.stack([cosine, -sine], axis=-1), np.stack([sine, cosine], axis=-1)], axis=-2
-    )
+    cosine, sine = np.broadcast_arrays(zoom * np.cos(angle), zoom * np.sin(angle))
+    linear = np.stack([cosine, -sine, sine, cosine], axis=-1).reshape(*cosine.shape, 2, 2)
     centre = (target - 1) / 2 + np.asarray(shift, np.float64) * target
     offset = centre - (linear @ (corner + extent / 2)[..., None])[..., 0]
-    mirror = np.where(np.asarray(flip, bool), -1.0, 1.0)
-    matrix = np.concatenate([linear, np.broadcast_to(offset, linear.shape[:-1])[..., None]], -1)
-    matrix = np.broadcast_to(matrix, (*np.broadcast_shapes(matrix.shape[:-2], mirror.shape), 2, 3))
-    matrix = matrix.copy()
-    matrix[..., 0, :] *= mirror[..., None]
-    matrix[..., 0, 2] += np.where(mirror < 0, target[0] - 1, 0.0)
-    return matrix
+    mirror = np.asarray(flip, bool)
+    lead = np.broadcast_shapes(offset.shape[:-1], mirror.shape)
+    matrix = np.empty((*lead, 2, 3))
+    matrix[..., :2], matrix[..., 2] = linear, offset
+    mirrored = np.concatenate([-matrix[..., :1, :], matrix[..., 1:, :]], axis=-2)
+    mirrored[..., 0, 2] += target[0] - 1
+    return np.where(mirror[..., None, None], mirrored, matrix)
 
 
 def apply(matrix: Floats, points: ArrayLike) -> Floats:
@@ -125,8 +123,7 @@ class Augmentation:
         noise: Deviation of Gaussian noise in grey levels.
 
     Source: Sun et al. 2019, section 4.1 (flip, rotation, scale, half body); paper 002 (colour,
-    noise, quarter turns);
-        paper 004 (shift).
+    noise, quarter turns); paper 004 (shift).
     """
 
     flip: float = 0.5
@@ -192,9 +189,9 @@ def varied_matrices(
         rotation = rotation + 90.0 * np.floor(4 * quarter)
     half = _half_body_boxes(joints2d, labelled, skeleton, upper)
     halved = (halving < a.half_body) & (labelled.sum(axis=1) > 8) & np.isfinite(half).all(axis=1)
-    mirrored = np.asarray(flip < a.flip)
+    mirrored: NDArray[np.bool_] = np.less(flip, a.flip)
     matrices = crop_matrix(
-        np.where(halved[:, None], half, boxes),
+        np.where(halved[..., None], half, boxes),
         size,
         padding=padding,
         rotation=rotation,

@@ -185,7 +185,7 @@ def flip_back(heatmaps: Tensor, swap: Sequence[int], *, columns: int = 0) -> Ten
 
 
 class _HeatmapLoss(torch.autograd.Function):
-    """Half the mean squared difference; keeps one map for the way back where autograd keeps three."""
+    """Half the mean square, keeping one map for the way back where autograd keeps three."""
 
     @staticmethod
     def forward(ctx: Any, predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:

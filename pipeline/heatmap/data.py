@@ -1,0 +1,195 @@
+"""What room 1 sees: crops of people as uint8 pictures, and where their joints are in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.datasets import PictureSource, Samples, Split
+from pipeline.errors import DataError, UsageError
+from pipeline.heatmap.crop import (
+    Augmentation,
+    apply,
+    crop_matrix,
+    tight_boxes,
+    varied_matrices,
+    varied_pictures,
+)
+from pipeline.skeleton import SKELETONS, Skeleton, conversion
+from pipeline.stage import BatchKey, StageData
+
+PUBLISHED = Augmentation()
+"""How HRNet was trained on COCO."""
+
+
+def skeleton_named(name: str) -> Skeleton:
+    """The joint set of this name.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    if name not in SKELETONS:
+        raise UsageError(f"no joint set {name!r}; there are {', '.join(SKELETONS)}")
+    return SKELETONS[name]
+
+
+class Crops:
+    """Batches of crops around people, varied for training or plain.
+
+    A batch has these NumPy arrays:
+
+    ============= ================ =======================================================
+    `image`       (B, H, W, 3)     RGB, uint8
+    `joints2d`    (B, J, 2)        pixels of the crop, float32; 0 where `weight` is 0
+    `weight`      (B, J)           1 for joints that are labelled and inside the picture
+    `matrix`      (B, 2, 3)        from pixels of the whole picture to pixels of the crop
+    `scale`       (B,)             longer side of the tight box of those joints, in pixels
+                                   of the whole picture: the unit of PCK
+    `index`       (B,)             which samples
+    ============= ================ =======================================================
+
+    Args:
+        samples: The people; their joints become those of `skeleton` by name, and a joint that they
+            lack has weight 0.
+        skeleton: The joint set of the network.
+        size: Width and height of the crops.
+        padding: Factor on the boxes.
+        augmentation: How to vary crops; none for plain ones.
+        seed: Of the variation.
+
+    Raises:
+        DataError: If there are no samples, or if they share no joint with `skeleton`.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        skeleton: Skeleton,
+        size: tuple[int, int],
+        *,
+        padding: float = 1.25,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not len(samples):
+            raise DataError("there is no picture to look at in this split; check the data source")
+        converted = conversion(samples.skeleton, skeleton, allow_missing=True)
+        self.skeleton, self.size, self.padding = skeleton, size, padding
+        self.augmentation, self.seed = augmentation, seed
+        self.pictures, self.boxes = samples.pictures, samples.boxes
+        self.joints2d = converted.joints(samples.joints2d)
+        labelled = converted.score(samples.labelled.astype(np.float32)) > 0
+        self.labelled = labelled & np.isfinite(self.joints2d).all(axis=-1)
+
+    def __len__(self) -> int:
+        return len(self.joints2d)
+
+    def __getitem__(self, key: BatchKey) -> dict[str, Any]:
+        """The batch of these samples in this epoch."""
+        epoch, index = key
+        boxes, joints2d = self.boxes[index].astype(np.float64), self.joints2d[index]
+        sizes = np.array([self.pictures.size(i) for i in index.tolist()])
+        inside = ((joints2d >= -0.5) & (joints2d <= sizes[:, None] - 0.5)).all(axis=-1)
+        labelled = self.labelled[index] & inside
+        box = tight_boxes(joints2d, labelled)
+        scale = np.nan_to_num(box[:, 2:].max(axis=1)).astype(np.float32)
+        if self.augmentation is None:
+            matrix = crop_matrix(boxes, self.size, padding=self.padding)
+            image = self._look(index, matrix)
+            cropped = apply(matrix, joints2d)
+        else:
+            draw = (self.seed, epoch, index)
+            matrix, mirrored = varied_matrices(
+                boxes,
+                joints2d,
+                labelled,
+                self.size,
+                skeleton=self.skeleton,
+                augmentation=self.augmentation,
+                padding=self.padding,
+                key=draw,
+            )
+            image = varied_pictures(
+                self._look(index, matrix), augmentation=self.augmentation, key=draw
+            )
+            cropped = apply(matrix, joints2d)
+            swap = list(self.skeleton.swap)
+            cropped = np.where(mirrored[:, None, None], cropped[:, swap], cropped)
+            labelled = np.where(mirrored[:, None], labelled[:, swap], labelled)
+        return {
+            "image": image,
+            "joints2d": np.where(labelled[..., None], cropped, 0.0).astype(np.float32),
+            "weight": labelled.astype(np.float32),
+            "matrix": matrix,
+            "scale": scale,
+            "index": index,
+        }
+
+    def _look(self, index: NDArray[np.int64], matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
+        image = np.empty((len(index), self.size[1], self.size[0], 3), np.uint8)
+        for i, (sample, look) in enumerate(zip(index.tolist(), matrix, strict=True)):
+            image[i] = self.pictures.crop(sample, look, self.size)
+        return image
+
+
+class HeatmapDataModule(StageData):
+    """Crops of a source's people for a heatmap network; see `Crops` for what is in a batch.
+
+    Args:
+        source: Where pictures and joints come from.
+        skeleton: Name of the network's joint set.
+        input_size: Width and height of what the network sees: multiples of 32.
+        padding: Factor on the boxes.
+        augmentation: How training varies the crops.
+        batch_size: Training samples per batch and process.
+        evaluation_batch: Samples per batch in validation and test.
+        workers: Loader processes while training.
+        seed: Of order and augmentation.
+
+    Raises:
+        UsageError: If a size or a name cannot be.
+    """
+
+    def __init__(
+        self,
+        source: PictureSource,
+        *,
+        skeleton: str = "H36M17",
+        input_size: tuple[int, int] = (192, 256),
+        padding: float = 1.25,
+        augmentation: Augmentation = PUBLISHED,
+        batch_size: int = 32,
+        evaluation_batch: int = 32,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size=batch_size, workers=workers, seed=seed)
+        if min(input_size) < 32 or any(side % 32 for side in input_size):
+            raise UsageError(f"input_size is {input_size}; width and height are multiples of 32")
+        self.source, self.skeleton = source, skeleton_named(skeleton)
+        self.input_size, self.padding = input_size, padding
+        self.augmentation, self.evaluation_batch = augmentation, evaluation_batch
+
+    def setup(self, stage: str) -> None:
+        """Read the splits that this stage needs.
+
+        Raises:
+            DataError: If files of the source are missing or damaged, or a split is empty.
+        """
+        splits: dict[str, tuple[Split, ...]] = {"fit": ("val",), "validate": ("val",)}
+        if stage == "fit":
+            self.train_set = self._crops("train", self.augmentation)
+        for split in splits.get(stage, ("test",)):
+            self.evaluation_sets[split] = self._crops(split, None)
+
+    def _crops(self, split: Split, augmentation: Augmentation | None) -> Crops:
+        return Crops(
+            self.source.samples(split),
+            self.skeleton,
+            self.input_size,
+            padding=self.padding,
+            augmentation=augmentation,
+            seed=self.seed,
+        )

@@ -1,0 +1,229 @@
+"""How room 1 learns: heatmaps from crops, scored as 2D joints; and how a detector is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from pipeline.errors import UsageError
+from pipeline.heatmap import targets
+from pipeline.heatmap.data import skeleton_named
+from pipeline.metrics import PCK
+from pipeline.stage import Schedule, Stage
+
+DETECTION_VERSION = 1
+"""Raised whenever the same weights and settings would give other joints than before."""
+
+Decode = Literal["quarter", "argmax", "expectation"]
+
+DECODERS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    "quarter": targets.decode,
+    "argmax": targets.decode_argmax,
+    "expectation": targets.decode_expectation,
+}
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's red, green and blue in [0, 1]; published weights expect pictures without them."""
+
+EXAMPLES = 8
+"""Validation pictures kept for the dashboard."""
+
+
+class HeatmapModule(Stage):
+    """Learns heatmaps of joints, and detects joints in crops.
+
+    Batches: see `pipeline.heatmap.data.Crops`. Logged: `train/loss`; `val/` and `test/` `loss` and
+    `pck_0.1`, the share of joints within a tenth of the person's size, both measured in the whole
+    picture. After a validation, `examples` holds a few crops with their heatmaps.
+
+    Args:
+        net: (B, 3, H, W) -> (B, J, H/4, W/4).
+        optimizer: Makes the optimiser from the parameters.
+        schedule: Learning-rate factor by step.
+        skeleton: Name of the joint set on axis J.
+        input_size: Width and height of crops.
+        padding: Factor on the boxes that crops are cut around.
+        sigma: Deviation of the targets' Gaussians in cells.
+        rounded: Centre targets on whole cells, as published networks were trained.
+        published_cells: Take x/4 for the cell of pixel x, as published networks do.
+        decode: How joints are read from heatmaps.
+        flip_test: Detect in each crop and its mirror image and average the heatmaps.
+        channels_last: Keep weights and features with channels last, which convolutions like better.
+
+    Raises:
+        UsageError: If the network does not give as many heatmaps as the joint set has joints.
+    """
+
+    stage = "heatmap"
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        schedule: Schedule | None = None,
+        *,
+        skeleton: str = "H36M17",
+        input_size: tuple[int, int] = (192, 256),
+        padding: float = 1.25,
+        sigma: float = 2.0,
+        rounded: bool = False,
+        published_cells: bool = False,
+        decode: Decode = "quarter",
+        flip_test: bool = False,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__(optimizer, schedule)
+        self.skeleton = skeleton_named(skeleton)
+        heatmaps = getattr(getattr(net, "final_layer", None), "out_channels", len(self.skeleton))
+        if heatmaps != len(self.skeleton):
+            raise UsageError(
+                f"the network gives {heatmaps} heatmaps and {skeleton} has {len(self.skeleton)} "
+                f"joints; set --model.net.joints {len(self.skeleton)}"
+            )
+        if sigma <= 0:
+            raise UsageError(f"sigma is {sigma}; it is a size in cells, above 0")
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.net = net.to(memory_format=self.layout)  # type: ignore[call-overload]
+        self.input_size, self.padding, self.sigma = input_size, padding, sigma
+        self.encode = targets.encode_rounded if rounded else targets.encode
+        self.offset = targets.PUBLISHED if published_cells else targets.EXACT
+        self.decode, self.flip_test = decode, flip_test
+        self.register_buffer("mean", 255 * torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer(
+            "deviation", 255 * torch.tensor(DEVIATION)[:, None, None], persistent=False
+        )
+        self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
+        self.hits = nn.ModuleDict(
+            {"val": PCK(self.skeleton.joints, (0.1,)), "test": PCK(self.skeleton.joints, (0.1,))}
+        )
+        self.examples: list[dict[str, NDArray[Any]]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Crops -> heatmaps.
+
+        Args:
+            images: RGB, uint8, (B, H, W, 3).
+
+        Returns:
+            float32, (B, J, H/4, W/4).
+        """
+        pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype)
+        normalised = (pixels - self.mean) / self.deviation
+        heatmaps: Tensor = self.net(normalised.contiguous(memory_format=self.layout))
+        return heatmaps.float()
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Loss of a batch of crops."""
+        loss = self._loss(self(batch["image"]), batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the pictures of the last validation."""
+        self.examples = []
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Score the joints detected in a batch of crops."""
+        self._score("val", batch)
+
+    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Score the joints detected in a batch of crops."""
+        self._score("test", batch)
+
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Joints in pixels of whole pictures (B, J, 2), their scores, and the samples' indices."""
+        joints2d, score = self.detect(batch["image"])
+        return {
+            "index": batch["index"],
+            "joints2d": in_picture(joints2d, batch["matrix"]).float(),
+            "score": score,
+        }
+
+    @torch.no_grad()
+    def detect(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Joints in crops: what the door caches and the front door shows.
+
+        Args:
+            images: RGB, uint8, (B, H, W, 3), cut with this module's `input_size` and `padding`.
+
+        Returns:
+            Joints in pixels of the crop, (B, J, 2), and their scores, (B, J); both float32.
+        """
+        return self._read(self._averaged(images, self(images)))
+
+    def settings(self) -> dict[str, Any]:
+        """Everything besides the weights that decides what is detected, as plain values."""
+        return {
+            "version": DETECTION_VERSION,
+            "joints": self.skeleton.name,
+            "input_size": list(self.input_size),
+            "padding": self.padding,
+            "cell_offset": self.offset,
+            "decode": self.decode,
+            "flip_test": self.flip_test,
+        }
+
+    def _averaged(self, images: Tensor, heatmaps: Tensor) -> Tensor:
+        if not self.flip_test:
+            return heatmaps
+        # Cell c mirrors to W/4-1-c exactly, and to W/4-1/4-c where pixel x is in cell x/4.
+        columns = round((targets.EXACT - self.offset) * 2 / targets.STRIDE)
+        mirrored = targets.flip_back(self(images.flip(2)), self.skeleton.swap, columns=columns)
+        return mirrored.add_(heatmaps).mul_(0.5)
+
+    def _read(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+        cells, score = DECODERS[self.decode](heatmaps)
+        return targets.to_pixels(cells, offset=self.offset), score
+
+    def _loss(self, heatmaps: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        size = (heatmaps.shape[-1], heatmaps.shape[-2])
+        cells = targets.to_cells(batch["joints2d"].float(), offset=self.offset)
+        weight = batch["weight"] * targets.in_reach(cells, size, sigma=self.sigma)
+        return targets.heatmap_loss(heatmaps, self.encode(cells, size, sigma=self.sigma), weight)
+
+    def _score(self, split: str, batch: Mapping[str, Tensor]) -> None:
+        heatmaps = self(batch["image"])
+        loss, hits = cast(MeanMetric, self.losses[split]), cast(PCK, self.hits[split])
+        loss.update(self._loss(heatmaps, batch), weight=len(heatmaps))
+        heatmaps = self._averaged(batch["image"], heatmaps)
+        joints2d, score = self._read(heatmaps)
+        hits.update(
+            in_picture(joints2d, batch["matrix"]),
+            in_picture(batch["joints2d"], batch["matrix"]),
+            batch["scale"],
+            batch["weight"] > 0,
+        )
+        self.log(f"{split}/loss", loss)
+        self.log(f"{split}/pck_0.1", hits, prog_bar=True)
+        if not self.examples:
+            kept = {"heatmaps": heatmaps, "predicted": joints2d, "score": score}
+            kept |= {name: batch[name] for name in ("image", "joints2d", "weight", "index")}
+            arrays = {name: tensor[:EXAMPLES].cpu().numpy() for name, tensor in kept.items()}
+            self.examples = [
+                {name: np.array(array[i]) for name, array in arrays.items()}
+                for i in range(len(arrays["image"]))
+            ]
+
+
+def in_picture(joints2d: Tensor, matrix: Tensor) -> Tensor:
+    """Pixels of crops -> pixels of whole pictures.
+
+    Args:
+        joints2d: (B, J, 2).
+        matrix: From the picture to the crop, (B, 2, 3).
+
+    Returns:
+        (B, J, 2), float64.
+    """
+    matrix = matrix.double()
+    moved = joints2d.double() - matrix[:, None, :, 2]
+    return torch.linalg.solve(matrix[:, None, :, :2], moved[..., None])[..., 0]
