@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import Module
 from torchmetrics import Metric
 
 MILLIMETRES = 1000.0
@@ -275,10 +276,18 @@ def _motion_errors(predicted: Poses, target: Poses, order: int) -> Tensor:
     return torch.cat(steps).reshape(-1, T)[:, : max(T - order, 0)]
 
 
-class _MeanError(Metric):
-    """Sum and count of errors in float64, added up over processes."""
+class _Exact(Metric):
+    """A metric that keeps the types of its sums, whatever the precision of the run."""
 
     full_state_update = False
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Module:
+        return super()._apply(lambda state: state.to(fn(state).device), exclude_state)
+
+
+class _MeanError(_Exact):
+    """Sum and count of errors in float64, added up over processes."""
+
     higher_is_better = False
     is_differentiable = False
     total: Tensor
@@ -288,10 +297,6 @@ class _MeanError(Metric):
         super().__init__()
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def set_dtype(self, dst_type: str | torch.dtype) -> Metric:
-        """Stay in float64, whatever the precision of the run."""
-        return self
 
     def _add(self, errors: Tensor) -> None:
         self.total += errors.sum().to(self.total.device) * MILLIMETRES
@@ -394,7 +399,7 @@ class MotionReport:
         return "\n".join([protocol, head, rule, *body[:-2], rule, *body[-2:]])
 
 
-class MotionTable(Metric):
+class MotionTable(_Exact):
     """Errors per action and per joint over whole videos.
 
     Give every video once, stitched, to one process: sums and counts add up to the same bits over
@@ -405,7 +410,6 @@ class MotionTable(Metric):
         joints: Names of the joints.
     """
 
-    full_state_update = False
     higher_is_better = False
     is_differentiable = False
     sums: Tensor
@@ -421,10 +425,6 @@ class MotionTable(Metric):
             ("joint_sums", (len(self.joints),)),
         ):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def set_dtype(self, dst_type: str | torch.dtype) -> Metric:
-        """Stay in float64, whatever the precision of the run."""
-        return self
 
     def update(
         self,
@@ -487,7 +487,7 @@ class MotionTable(Metric):
         )
 
 
-class PCK(Metric):
+class PCK(_Exact):
     """Share of joints that are found within a part of the person's size.
 
     Args:
@@ -495,7 +495,6 @@ class PCK(Metric):
         thresholds: Parts of the size; a joint counts as found up to and including it.
     """
 
-    full_state_update = False
     higher_is_better = True
     is_differentiable = False
     found: Tensor
@@ -530,8 +529,8 @@ class PCK(Metric):
     def compute(self) -> dict[str, float]:
         """`pck@0.05` -> share of all joints, `pck@0.05/nose` -> of one; NaN where none counted."""
         report = {}
-        shares = self.found / self.counted
-        total = self.found.sum(1) / self.counted.sum()
+        shares = self.found.double() / self.counted
+        total = self.found.sum(1).double() / self.counted.sum()
         for k, threshold in enumerate(self.thresholds):
             report[f"pck@{threshold:g}"] = total[k].item()
             for j, joint in enumerate(self.joints):
