@@ -134,7 +134,7 @@ class Mocap:
         Raises:
             DataError: If recordings are missing, damaged or not what they claim to be.
         """
-        rooms = self._rooms(split)
+        rooms = self.rooms(split)
         return [
             Sequence(
                 name=f"{recording.name}.{k}",
@@ -152,6 +152,27 @@ class Mocap:
             for joints3d, valid in [self._moving(recording)]
             for k, camera in enumerate(self._around(recording, joints3d, valid, rooms))
         ]
+
+    def summary(self) -> list[dict[str, str | int]]:
+        """What each split holds, one row for each: for `heatlift data ls`."""
+        rows: list[dict[str, str | int]] = []
+        splits: tuple[Split, ...] = ("train", "val", "test")
+        for split in splits:
+            views = self.sequences(split)[::4]
+            bad = sum(int((~view.valid).sum()) for view in views if view.valid is not None)
+            frames = sum(len(view) for view in views)
+            rows.append(
+                {
+                    "split": split,
+                    "subjects": " ".join(sorted({view.subject for view in views})),
+                    "recordings": len(views),
+                    "frames": frames,
+                    "bad": bad,
+                    "good frames x 4 cameras": 4 * (frames - bad),
+                    "actions": " ".join(sorted({view.action for view in views})),
+                }
+            )
+        return rows
 
     def _moving(self, recording: Recording) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
         """Joints in the world, (T, J, 3), and which frames are good."""
@@ -183,8 +204,8 @@ class Mocap:
             body = conversion(self.skeleton, H36M17, allow_missing=True).joints(joints3d)
         return ring_of_cameras(f"{self.seed}:{recording.name}", joints3d=body, valid=valid)
 
-    def _rooms(self, split: Split) -> dict[str, str]:
-        """Human3.6M subject in whose room each subject of a split moves."""
+    def rooms(self, split: Split) -> dict[str, str]:
+        """Human3.6M subject in whose room each subject of a split moves; see `rooms_of`."""
         return rooms_of(
             self.recordings(split), {n: len(j) for n, (j, _) in self._converted.items()}
         )
