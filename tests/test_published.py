@@ -1,0 +1,463 @@
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import zipfile
+import zlib
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import checkpoint, published
+from pipeline.errors import DataError, UsageError
+from pipeline.heatmap import HRNet, SimpleBaseline
+from pipeline.integral import SAN
+from pipeline.lift import Martinez, MixSTE, PoseFormer, VideoPose3D
+from pipeline.lift.martinez import ResidualMLP
+from pipeline.published import import_weights, load_published, read_published
+from pipeline.skeleton import H36M17
+
+SHARED = Path(os.environ.get("HEATLIFT_SHARED", Path(__file__).parents[2] / "shared"))
+GOLDEN = sorted((SHARED / "golden").glob("*.npz"))
+BUILD = {
+    "hrnet": lambda c: HRNet(c["width"], c["joints"]),
+    "martinez": lambda c: ResidualMLP(c["inputs"], c["outputs"], c["width"], c["blocks"]),
+    "mixste": lambda c: MixSTE(**c),
+    "poseformer": lambda c: PoseFormer(**c),
+    "simple_baseline": lambda c: SimpleBaseline(**c),
+    "videopose3d": lambda c: VideoPose3D(**c),
+}
+
+
+def golden_weights(keys):
+    """Weights as the golden folder's README makes them."""
+    weights = OrderedDict()
+    for name, shape in keys:
+        random = np.random.RandomState(zlib.crc32(name.encode()))
+        if name.endswith("num_batches_tracked"):
+            weights[name] = torch.zeros(shape, dtype=torch.int64)
+            continue
+        if name.endswith("running_var"):
+            array = random.uniform(0.5, 1.5, shape)
+        elif name.endswith("running_mean"):
+            array = 0.1 * random.standard_normal(shape)
+        elif len(shape) >= 2:
+            array = random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+        else:
+            array = name.endswith("weight") + 0.1 * random.standard_normal(shape)
+        weights[name] = torch.from_numpy(np.asarray(array, dtype=np.float32))
+    return weights
+
+
+@pytest.mark.skipif(not GOLDEN, reason=f"no golden outputs in {SHARED}")
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_golden_output_of_the_published_implementation_is_reproduced(path):
+    with np.load(path) as file:
+        meta, expected = json.loads(bytes(file["meta"])), file["output"]
+    net = BUILD[meta["kind"]](meta["config"])
+    assert sum(p.numel() for p in net.parameters()) == meta["params"]
+    shapes = {name: list(tensor.shape) for name, tensor in net.state_dict().items()}
+    assert shapes == dict(map(tuple, meta["keys"]))
+    load_published(net, golden_weights(meta["keys"]))
+    random = np.random.RandomState(0)
+    inputs = (0.5 * random.standard_normal(meta["input_shape"])).astype(np.float32)
+    with torch.inference_mode():
+        output = net.eval()(torch.from_numpy(inputs)).numpy()
+    assert list(output.shape) == meta["output_shape"]
+    steps = [1] * output.ndim if meta["kept"] == "all" else meta["kept"]
+    output = output[tuple(slice(None, None, step) for step in steps)]
+    assert np.abs(output - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_every_golden_key_list_is_in_the_published_order_for_lifters():
+    for path in GOLDEN:
+        with np.load(path) as file:
+            meta = json.loads(bytes(file["meta"]))
+        if meta["kind"] in ("mixste", "videopose3d", "martinez"):
+            net = BUILD[meta["kind"]](meta["config"])
+            assert list(net.state_dict()) == [name for name, _ in meta["keys"]]
+
+
+def small_mixste(seed=0):
+    torch.manual_seed(seed)
+    return MixSTE(frames=3, dim=16, depth=2)
+
+
+def published_training_file(net):
+    """What the published scripts save: weights of a DataParallel, optimiser, random state."""
+    optimizer = torch.optim.AdamW(net.parameters())
+    state = np.random.RandomState(7)
+    return {
+        "epoch": 12,
+        "lr": np.float64(4e-5),
+        "random_state": state,
+        "random_numbers": state.get_state(),
+        "optimizer": optimizer.state_dict(),
+        "model_pos": {f"module.{name}": value for name, value in net.state_dict().items()},
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_file_with_random_state_and_optimiser_loads(tmp_path, zipped):
+    theirs, ours = small_mixste(1), small_mixste(2)
+    path = tmp_path / "best_epoch.bin"
+    torch.save(published_training_file(theirs), path, _use_new_zipfile_serialization=zipped)
+    report = load_published(ours, path)
+    assert all(
+        torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items()
+    )
+    assert len(report.loaded) == len(theirs.state_dict())
+    assert (report.kept, report.dropped) == ((), ())
+    assert len(report.digest) == 64
+
+
+class OldRandomState:
+    """Pickles as NumPy 1.16's RandomState did."""
+
+    def __reduce__(self):
+        state = np.random.RandomState(7).get_state()
+        return getattr(np.random, "__RandomState_ctor"), (), state
+
+
+def test_random_state_pickled_by_numpy_1_loads(tmp_path):
+    path = tmp_path / "old.bin"
+    content = {"random_state": OldRandomState(), "model": {"w": torch.ones(2)}}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    assert b"__RandomState_ctor" in data
+    assert b"numpy._core.multiarray" in data
+    path.write_bytes(data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert list(read_published(path)) == ["w"]
+
+
+class Hostile:
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.canary}",)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_file_that_wants_to_run_something_is_refused_by_name(tmp_path, zipped):
+    canary, path = tmp_path / "canary", tmp_path / "hostile.bin"
+    content = {"model_pos": small_mixste().state_dict(), "random_state": Hostile(canary)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        DataError, match=r"hostile.bin: refused: it wants to run (posix|os)\.system"
+    ):
+        read_published(path)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("gadget", [np.load, eval, pickle.loads, torch.load, np.random.seed])
+def test_other_functions_are_refused_too(tmp_path, gadget):
+    class Gadget:
+        def __reduce__(self):
+            return gadget, ("0",)
+
+    path = tmp_path / "gadget.bin"
+    torch.save({"w": torch.ones(1), "x": Gadget()}, path)
+    with pytest.raises(DataError, match=r"gadget\.bin"):
+        read_published(path)
+
+
+def test_names_allowed_while_reading_are_not_allowed_afterwards(tmp_path):
+    path = tmp_path / "weights.bin"
+    torch.save(published_training_file(small_mixste()), path)
+    read_published(path)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello, this is no checkpoint", b"PK\x03\x04" + bytes(64)]
+)
+def test_odd_files_are_one_line_of_error(tmp_path, content):
+    path = tmp_path / "odd.bin"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"odd\.bin") as error:
+        read_published(path)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_and_folder_are_errors(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        read_published(tmp_path / "nothing.bin")
+    with pytest.raises(DataError, match="not a file"):
+        read_published(tmp_path)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
+def test_flipped_bit_is_found(tmp_path, place):
+    path = tmp_path / "weights.bin"
+    torch.save(published_training_file(small_mixste()), path)
+    with zipfile.ZipFile(path) as archive:
+        member = max(archive.infolist(), key=lambda member: member.file_size)
+    data = bytearray(path.read_bytes())
+    data[member.header_offset + 200 + int(place * (member.file_size - 200))] ^= 4
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataError, match="damaged"):
+        read_published(path)
+
+
+def test_packed_members_are_refused(tmp_path):
+    path, packed = tmp_path / "weights.bin", tmp_path / "packed.bin"
+    torch.save({"w": torch.zeros(100_000)}, path)
+    with (
+        zipfile.ZipFile(path) as source,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    with pytest.raises(DataError, match="packed members"):
+        read_published(packed)
+
+
+@pytest.mark.parametrize("wrapper", [None, "model_pos", "state_dict", "network", "model"])
+@pytest.mark.parametrize("parallel", ["", "module."])
+def test_wrapped_state_dicts_load(wrapper, parallel):
+    theirs, ours = small_mixste(1), small_mixste(2)
+    state = {parallel + name: value for name, value in theirs.state_dict().items()}
+    load_published(ours, {wrapper: state, "epoch": 3} if wrapper else state)
+    assert torch.equal(ours.head[1].weight, theirs.head[1].weight)
+
+
+def break_missing(state):
+    del state["head.1.bias"]
+
+
+def break_surplus(state):
+    state["head.2.bias"] = torch.zeros(3)
+
+
+def break_shape(state):
+    state["head.1.bias"] = torch.zeros(4)
+
+
+def break_number(state):
+    state["head.1.bias"][1] = torch.nan
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        (break_missing, r"1 missing \(head.1.bias\)"),
+        (break_surplus, r"1 left over \(head.2.bias\)"),
+        (break_shape, r"head.1.bias is \(4,\) there and \(3,\) here"),
+        (break_number, "head.1.bias is not finite"),
+    ],
+)
+def test_state_dict_that_does_not_fit_changes_nothing(fault, text):
+    theirs, ours = small_mixste(1), small_mixste(2)
+    before = copy.deepcopy(ours.state_dict())
+    state = copy.deepcopy(theirs.state_dict())
+    fault(state)
+    with pytest.raises(DataError, match=text):
+        load_published(ours, state)
+    assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
+
+
+def test_weights_of_another_network_are_refused():
+    with pytest.raises(DataError, match="none of its"):
+        load_published(small_mixste(), {"fc.weight": torch.zeros(2, 2)})
+
+
+def test_evoskeleton_names_become_ours():
+    theirs, ours = ResidualMLP(32, 48, 16, 3), ResidualMLP(32, 48, 16, 3)
+    state = {
+        name.replace("linear_stages", "res_blocks"): value
+        for name, value in theirs.state_dict().items()
+    }
+    report = load_published(ours, state)
+    assert report.layout == "EvoSkeleton"
+    assert torch.equal(
+        ours.linear_stages[2].w2.weight, theirs.state_dict()["linear_stages.2.w2.weight"]
+    )
+
+
+@pytest.mark.parametrize("layout", ["3DMPPE", "Integral"])
+def test_integral_resnets_load_into_a_san_without_attention(layout):
+    torch.manual_seed(0)
+    theirs, ours = SAN(50, 2, 4, attention=False), SAN(50, 2, 4, attention=False)
+    head = "head." if layout == "3DMPPE" else "head.features."
+
+    def rename(name):
+        if name.startswith("deconv_layers."):
+            return (
+                name.replace("deconv_layers.", head + "deconv_layers.")
+                if (layout == "3DMPPE")
+                else name.replace("deconv_layers.", head)
+            )
+        if name.startswith("final_layer."):
+            return head + (name if layout == "3DMPPE" else name.replace("final_layer", "9"))
+        return f"backbone.{name}"
+
+    state = {f"module.{rename(name)}": value for name, value in theirs.state_dict().items()}
+    assert load_published(ours, {"network": state, "epoch": 1}).layout == layout
+    assert torch.equal(ours.final_layer.weight, theirs.final_layer.weight)
+    assert torch.equal(ours.deconv_layers[6].weight, theirs.deconv_layers[6].weight)
+    with_attention = SAN(50, 2, 4)
+    with pytest.raises(DataError, match=r"7 missing \(attention.delta"):
+        load_published(with_attention, state)
+    report = load_published(with_attention, state, "base")
+    assert all(name.startswith("attention.") for name in report.kept)
+
+
+def test_imagenet_resnet_gives_its_backbone_and_drops_its_classifier():
+    torch.manual_seed(0)
+    theirs, ours = SimpleBaseline(50), SimpleBaseline(50)
+    head = ours.final_layer.weight.clone()
+    state = {
+        name: value
+        for name, value in theirs.state_dict().items()
+        if not name.startswith(("deconv", "final")) and "num_batches" not in name
+    }
+    state |= {"fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}
+    with pytest.raises(DataError, match="missing"):
+        load_published(ours, state)
+    report = load_published(ours, state, "backbone")
+    assert report.dropped == ("fc.bias", "fc.weight")
+    assert torch.equal(ours.layer4[2].conv3.weight, theirs.layer4[2].conv3.weight)
+    assert torch.equal(ours.final_layer.weight, head)
+
+
+def narrow_hrnet(**options):
+    return HRNet(8, 4, stem=8, planes=8, blocks=1, modules=(1, 1, 1), **options)
+
+
+def test_imagenet_hrnet_gives_its_backbone_and_drops_what_only_the_classifier_uses():
+    theirs, ours = narrow_hrnet(), narrow_hrnet(attention=((1, 1),))
+    state = {
+        name: value
+        for name, value in theirs.state_dict().items()
+        if not name.startswith("final_layer")
+    }
+    extra = ["classifier.weight", "incre_modules.0.0.conv1.weight", "final_layer.0.weight"]
+    extra += ["stage4.0.fuse_layers.1.0.0.0.weight"]
+    state |= {name: torch.zeros(1) for name in extra}
+    report = load_published(ours, state, "backbone")
+    assert report.dropped == tuple(sorted(extra))
+    assert all(name.startswith(("final_layer", "attention")) for name in report.kept)
+
+
+def test_poseformer_weights_load_into_poseformer_with_group_attention_and_change_nothing():
+    torch.manual_seed(0)
+    base = PoseFormer(frames=9, dim=16, depth=2).eval()
+    extended = PoseFormer(frames=9, dim=16, depth=2, group_attention=True).eval()
+    load_published(extended, base.state_dict(), "base")
+    clips = torch.randn(2, 9, 17, 2)
+    torch.testing.assert_close(extended(clips), base(clips), rtol=0, atol=0)
+
+
+def test_there_is_no_backbone_in_a_lifter_and_no_other_part():
+    with pytest.raises(UsageError, match="no backbone"):
+        load_published(small_mixste(), small_mixste().state_dict(), "backbone")
+    with pytest.raises(UsageError, match="no part 'half'"):
+        load_published(small_mixste(), small_mixste().state_dict(), "half")  # type: ignore[arg-type]
+
+
+def write_statistics(path, joints2d=16, **changes):
+    random = np.random.default_rng(0)
+    members = {
+        "mean2d": random.uniform(300, 700, (joints2d, 2)),
+        "deviation2d": random.uniform(50, 150, 2 * joints2d),
+        "mean3d": random.uniform(-200, 200, (16, 3)),
+        "deviation3d": random.uniform(50, 300, 48),
+        "metres": 0.001,
+        "size": (1000, 800),
+    }
+    members |= changes
+    np.savez(path, **members)
+    return members
+
+
+def test_residual_mlp_file_needs_its_statistics_to_become_a_martinez(tmp_path):
+    torch.manual_seed(0)
+    theirs = ResidualMLP(32, 48, 16, 2).eval()
+    net = Martinez(16, unseen=["nose"]).eval()
+    file = {"epoch": 3, "err": 45.5, "state_dict": theirs.state_dict(), "optimizer": {}}
+    with pytest.raises(DataError, match="--stats"):
+        load_published(net, file)
+    stats = write_statistics(tmp_path / "stats.npz")
+    load_published(net, file, stats=tmp_path / "stats.npz")
+    pixels = np.random.default_rng(1).uniform(200, 800, (3, 17, 2))
+    seen = [j for j, name in enumerate(H36M17.joints) if name != "nose"]
+    scored = (pixels[:, seen] - stats["mean2d"]).reshape(3, 32) / stats["deviation2d"]
+    with torch.inference_mode():
+        answer = theirs(torch.from_numpy(scored).float()).numpy()
+        clips = torch.from_numpy(pixels * 2 / 1000 - (1, 0.8)).float()[None]
+        ours = net(clips)[0].numpy()
+    millimetres = answer * stats["deviation3d"] + stats["mean3d"].ravel()
+    np.testing.assert_allclose(ours[:, 1:].reshape(3, 48), millimetres / 1e3, atol=1e-5)
+    assert not ours[:, 0].any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"deviation3d": np.zeros(48)}, "deviation3d is not positive"),
+        ({"mean3d": np.full(48, np.nan)}, "not finite"),
+        ({"mean2d": np.zeros(34)}, "not a file of statistics"),
+        ({"metres": np.array(None)}, "not a file of statistics"),
+    ],
+)
+def test_odd_statistics_are_refused(tmp_path, changes, text):
+    write_statistics(tmp_path / "stats.npz", **changes)
+    with pytest.raises(DataError, match=text):
+        published.read_statistics(tmp_path / "stats.npz", 16)
+
+
+IMPORTS = {
+    "mixste": lambda: MixSTE(frames=5, dim=16, depth=3),
+    "poseformer": lambda: PoseFormer(frames=9, dim=16, depth=2),
+    "videopose3d": lambda: VideoPose3D(widths=(3, 5), channels=8),
+    "hrnet": lambda: HRNet(8, 16),
+    "simple_baseline": lambda: SimpleBaseline(50, 16),
+    "san": lambda: SAN(50, 3, 72, attention=False),
+}
+
+
+@pytest.mark.parametrize("name", IMPORTS)
+def test_import_reads_the_sizes_off_the_weights(tmp_path, name):
+    theirs = IMPORTS[name]()
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "theirs.pth")
+    import_weights(tmp_path / "theirs.pth", name, tmp_path / "ours.ckpt")
+    content = checkpoint.read(tmp_path / "ours.ckpt")
+    net = content["heatlift"]["net"]
+    assert net["class_path"].endswith(type(theirs).__name__)
+    ours = type(theirs)(**net["init_args"])
+    state = {key.removeprefix("net."): value for key, value in content["state_dict"].items()}
+    ours.load_state_dict(state)
+    assert content["heatlift"]["published"]["source"].endswith("theirs.pth")
+
+
+def test_import_of_a_residual_mlp_carries_its_statistics(tmp_path):
+    torch.save({"state_dict": ResidualMLP(32, 48, 16, 3).state_dict()}, tmp_path / "weigq.pth")
+    with pytest.raises(DataError, match="--stats"):
+        import_weights(tmp_path / "weigq.pth", "martinez", tmp_path / "ours.ckpt")
+    assert not (tmp_path / "ours.ckpt").exists()
+    write_statistics(tmp_path / "stats.npz")
+    import_weights(
+        tmp_path / "weigq.pth", "martinez", tmp_path / "ours.ckpt", tmp_path / "stats.npz"
+    )
+    content = checkpoint.read(tmp_path / "ours.ckpt")
+    arguments = content["heatlift"]["net"]["init_args"]
+    assert arguments == {"width": 16, "blocks": 3, "unseen": ["nose"]}
+    assert "net.deviation3d" in content["state_dict"]
+
+
+def test_import_refuses_what_it_cannot_do(tmp_path):
+    path = tmp_path / "theirs.pth"
+    torch.save(small_mixste().state_dict(), path)
+    with pytest.raises(UsageError, match="take one of mixste, poseformer"):
+        import_weights(path, "mhformer", tmp_path / "ours.ckpt")
+    with pytest.raises(DataError, match="is not a hrnet"):
+        import_weights(path, "hrnet", tmp_path / "ours.ckpt")
+    with pytest.raises(UsageError, match="is the input"):
+        import_weights(path, "mixste", path)
