@@ -152,7 +152,7 @@ def tight_boxes(joints2d: ArrayLike, counted: NDArray[np.bool_]) -> Floats:
     low = np.where(counted[..., None], joints2d, np.inf).min(axis=-2)
     high = np.where(counted[..., None], joints2d, -np.inf).max(axis=-2)
     box = np.concatenate([low, high - low], axis=-1)
-    return np.where(counted.any(axis=-1)[..., None], box, np.nan)
+    return np.where(np.any(counted, axis=-1, keepdims=True), box, np.nan)
 
 
 def varied_matrices(
@@ -189,7 +189,7 @@ def varied_matrices(
         rotation = rotation + 90.0 * np.floor(4 * quarter)
     half = _half_body_boxes(joints2d, labelled, skeleton, upper)
     halved = (halving < a.half_body) & (labelled.sum(axis=1) > 8) & np.isfinite(half).all(axis=1)
-    mirrored: NDArray[np.bool_] = np.less(flip, a.flip)
+    mirrored = flip < a.flip
     matrices = crop_matrix(
         np.where(halved[..., None], half, boxes),
         size,

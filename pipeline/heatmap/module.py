@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from pipeline.checkpoint import hand_over
 from pipeline.errors import UsageError
 from pipeline.heatmap import targets
 from pipeline.heatmap.data import skeleton_named
@@ -39,9 +38,10 @@ EXAMPLES = 8
 class HeatmapModule(Stage):
     """Learns heatmaps of joints, and detects joints in crops.
 
-    Batches: see `pipeline.heatmap.data.Crops`. Logged: `train/loss`; `val/` and `test/` `loss` and
-    `pck_0.1`, the share of joints within a tenth of the person's size, both measured in the whole
-    picture. After a validation, `examples` holds a few crops with their heatmaps.
+    Batches: see `pipeline.heatmap.data.Crops`. Logged: `train/loss`; `val/` and `test/` `loss`,
+    `pck_0.05`, `pck_0.1` and `pck_0.2`, the share of joints within that part of the person's size
+    in the whole picture. After a validation `report` has the shares per joint too, and `examples` a
+    few crops: image, heatmaps, joints2d and truth in pixels of the crop, score, name.
 
     Args:
         net: (B, 3, H, W) -> (B, J, H/4, W/4).
@@ -56,6 +56,8 @@ class HeatmapModule(Stage):
         decode: How joints are read from heatmaps.
         flip_test: Detect in each crop and its mirror image and average the heatmaps.
         channels_last: Keep weights and features with channels last, which convolutions like better.
+        pretrained: A checkpoint whose weights a fresh fit starts from: of an earlier run, or
+            imported from a published file. This run's checkpoints keep its digest, not its path.
 
     Raises:
         UsageError: If the network does not give as many heatmaps as the joint set has joints.
@@ -80,6 +82,7 @@ class HeatmapModule(Stage):
         decode: Decode = "quarter",
         flip_test: bool = False,
         channels_last: bool = True,
+        pretrained: str | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
         self.skeleton = skeleton_named(skeleton)
@@ -103,9 +106,11 @@ class HeatmapModule(Stage):
         )
         self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
         self.hits = nn.ModuleDict(
-            {"val": PCK(self.skeleton.joints, (0.1,)), "test": PCK(self.skeleton.joints, (0.1,))}
+            {"val": PCK(self.skeleton.joints), "test": PCK(self.skeleton.joints)}
         )
-        self.examples: list[dict[str, NDArray[Any]]] = []
+        self.pretrained = pretrained
+        self.examples: list[dict[str, Any]] = []
+        self.report: dict[str, float] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Crops -> heatmaps.
@@ -121,6 +126,13 @@ class HeatmapModule(Stage):
         heatmaps: Tensor = self.net(normalised.contiguous(memory_format=self.layout))
         return heatmaps.float()
 
+    def setup(self, stage: str) -> None:
+        """Take over the weights of an earlier run where a fresh fit starts."""
+        if stage == "fit" and self.pretrained and not self.trainer.ckpt_path:
+            report = hand_over(self, self.pretrained, stages=("heatmap",), passing=("net.",))
+            self.origin = {"pretrained": report.plain()}
+            self.print(f"heatmap: {report.text()}")
+
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch of crops."""
         loss = self._loss(self(batch["image"]), batch)
@@ -128,16 +140,28 @@ class HeatmapModule(Stage):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the pictures of the last validation."""
-        self.examples = []
+        """Forget the pictures and counts of the last validation."""
+        self._open("val")
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Score the joints detected in a batch of crops."""
         self._score("val", batch)
 
+    def on_validation_epoch_end(self) -> None:
+        """Log the share of joints that were found."""
+        self._close("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the pictures and counts of the last test."""
+        self._open("test")
+
     def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Score the joints detected in a batch of crops."""
         self._score("test", batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the share of joints that were found."""
+        self._close("test")
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Joints in pixels of whole pictures (B, J, 2), their scores, and the samples' indices."""
@@ -190,6 +214,16 @@ class HeatmapModule(Stage):
         weight = batch["weight"] * targets.in_reach(cells, size, sigma=self.sigma)
         return targets.heatmap_loss(heatmaps, self.encode(cells, size, sigma=self.sigma), weight)
 
+    def _open(self, split: str) -> None:
+        self.examples = []
+        cast(PCK, self.hits[split]).reset()
+
+    def _close(self, split: str) -> None:
+        self.report = cast(PCK, self.hits[split]).compute()
+        for name in ("pck@0.05", "pck@0.1", "pck@0.2"):
+            value = self.report[name]
+            self.log(f"{split}/{name.replace('@', '_')}", value, prog_bar=name == "pck@0.1")
+
     def _score(self, split: str, batch: Mapping[str, Tensor]) -> None:
         heatmaps = self(batch["image"])
         loss, hits = cast(MeanMetric, self.losses[split]), cast(PCK, self.hits[split])
@@ -203,15 +237,22 @@ class HeatmapModule(Stage):
             batch["weight"] > 0,
         )
         self.log(f"{split}/loss", loss)
-        self.log(f"{split}/pck_0.1", hits, prog_bar=True)
         if not self.examples:
-            kept = {"heatmaps": heatmaps, "predicted": joints2d, "score": score}
-            kept |= {name: batch[name] for name in ("image", "joints2d", "weight", "index")}
-            arrays = {name: tensor[:EXAMPLES].cpu().numpy() for name, tensor in kept.items()}
-            self.examples = [
-                {name: np.array(array[i]) for name, array in arrays.items()}
-                for i in range(len(arrays["image"]))
-            ]
+            self.examples = _examples(batch, heatmaps, joints2d, score)
+
+
+def _examples(
+    batch: Mapping[str, Tensor], heatmaps: Tensor, joints2d: Tensor, score: Tensor
+) -> list[dict[str, Any]]:
+    """The first crops of a batch, with what was found and where joints are (NaN: unknown)."""
+    truth = batch["joints2d"].masked_fill(batch["weight"][..., None] == 0, torch.nan)
+    kept = {"image": batch["image"], "heatmaps": heatmaps, "joints2d": joints2d}
+    kept |= {"truth": truth, "score": score}
+    arrays = {name: tensor[:EXAMPLES].cpu().numpy() for name, tensor in kept.items()}
+    return [
+        {name: array[i] for name, array in arrays.items()} | {"name": str(int(batch["index"][i]))}
+        for i in range(len(arrays["image"]))
+    ]
 
 
 def in_picture(joints2d: Tensor, matrix: Tensor) -> Tensor:

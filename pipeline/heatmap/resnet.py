@@ -115,9 +115,7 @@ class ResNet(nn.Module):
         self.layer2 = bottlenecks(256, 128, blocks[1], 2)
         self.layer3 = bottlenecks(512, 256, blocks[2], 2)
         self.layer4 = bottlenecks(1024, 512, blocks[3], 2)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        draw_he(self)
 
     def features(self, images: Tensor) -> Tensor:
         """Normalised pictures (B, 3, H, W) -> features (B, 2048, H/32, W/32)."""
@@ -144,6 +142,13 @@ def deconvolutions(channels: int = ResNet.channels, width: int = 256) -> nn.Sequ
     head = nn.Sequential(*layers)
     draw_small(head)
     return head
+
+
+def draw_he(module: nn.Module) -> None:
+    """Draw all convolutions of a module so that ReLUs keep gradients' size (He et al. 2015)."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
 
 def draw_small(module: nn.Module) -> None:
