@@ -274,7 +274,7 @@ def test_temporaries_of_dead_processes_are_swept_and_those_of_living_ones_kept(c
 def test_a_full_disk_is_told_before_the_work_begins(cache_folder, monkeypatch):
     free = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
-    with pytest.raises(StorageError, match="needs 2.88 kB, 1 kB free"):
+    with pytest.raises(StorageError, match=r"needs 2\.88 kB, 1 kB free"):
         cache_folder.fetch(wanted(), not_built)
 
 

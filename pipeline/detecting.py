@@ -1,0 +1,276 @@
+"""Pictures through a detector, piece by piece, on any number of processes, with the same result."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pipeline.camera import project, world_to_camera
+from pipeline.datasets import Sequence
+from pipeline.errors import DataError
+from pipeline.heatmap import crop
+from pipeline.skeleton import Skeleton
+from pipeline.store import Shards, Store, Wanted
+
+PIECE = 64
+"""Pictures in a shard. Picture i of a split is always number i % 64 of shard i // 64."""
+
+CHUNK = 16
+"""Pictures that a CPU puts through the network at once, always.
+
+The last bits of a convolution depend on how many pictures it is given: 1, 3 and 8 at once differ
+from each other on one thread, and with the number of threads (torch 2.13, oneDNN).
+"""
+
+
+class Detector(Protocol):
+    """What finds joints in crops: a trained module of a 2D stage.
+
+    Attributes:
+        skeleton: The joint set it finds.
+        input_size: Width and height of the crops.
+        padding: Factor on the box that a crop shows.
+    """
+
+    skeleton: Skeleton
+    input_size: tuple[int, int]
+    padding: float
+
+    def detect(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Find joints.
+
+        Args:
+            images: RGB crops, uint8, (B, H, W, 3).
+
+        Returns:
+            Pixels of the crop, (B, J, 2), and scores, (B, J), float32.
+        """
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Decode, flip test and whatever else decides the result; plain types."""
+        ...
+
+
+def person_boxes(sequence: Sequence) -> NDArray[np.float64]:
+    """Boxes around a person: tight around the exact joints, to a sixteenth of a pixel.
+
+    Returns:
+        x, y, width, height in pixels, (T, 4); NaN where no joint is in front of the camera.
+
+    Raises:
+        DataError: If the sequence has no joints.
+    """
+    if sequence.joints2d is not None:
+        joints2d: NDArray[Any] = sequence.joints2d
+    elif sequence.joints3d is not None:
+        joints2d = project(world_to_camera(sequence.joints3d, sequence.camera), sequence.camera)
+    else:
+        raise DataError(f"{sequence.name}: has no joints to put a box around")
+    boxes = crop.tight_boxes(joints2d, np.isfinite(joints2d).all(-1))
+    return np.round(boxes * 16) / 16  # the last bits of a projection must not make another key
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """The detections of one split, in pieces.
+
+    Args:
+        sequences: Of the split, with pictures.
+        detector: A `Detector` that is a module.
+        wanted: The entry that they become.
+        batch_size: Pictures at once on each device; a CPU always takes `CHUNK`.
+        workers: Processes per device that make crops.
+    """
+
+    sequences: Many[Sequence]
+    detector: Any
+    wanted: Wanted
+    batch_size: int
+    workers: int
+
+    def __len__(self) -> int:
+        return -(-self.rows // PIECE)
+
+    @property
+    def rows(self) -> int:
+        """Pictures."""
+        return int(self.wanted.facts["pictures"])
+
+    def range(self, piece: int) -> range:
+        """The pictures of a piece."""
+        return range(piece * PIECE, min((piece + 1) * PIECE, self.rows))
+
+    def whole(self, shards: Shards, piece: int) -> dict[str, NDArray[Any]] | None:
+        """A finished piece, or none."""
+        arrays = shards.get(_shard(piece))
+        rows = len(self.range(piece))
+        shapes = {
+            name: ((rows, *shape[1:]), kind) for name, (shape, kind) in self.wanted.layout.items()
+        }
+        if arrays and {n: (a.shape, a.dtype.str) for n, a in arrays.items()} == shapes:
+            return arrays
+        return None
+
+
+class _Crops:
+    """Crops of whole pieces, for a loader."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.ends = np.cumsum([len(sequence) for sequence in job.sequences])
+        self.boxes = np.concatenate([person_boxes(sequence) for sequence in job.sequences])
+
+    def __getitem__(self, pieces: list[int]) -> dict[str, Any]:
+        rows = np.concatenate([self.job.range(piece) for piece in pieces])
+        size, padding = self.job.detector.input_size, self.job.detector.padding
+        seen = np.isfinite(self.boxes[rows]).all(-1)
+        boxes = np.where(seen[:, None], self.boxes[rows], 0.0)
+        matrices = crop.crop_matrix(boxes, size, padding=padding)
+        images = np.zeros((len(rows), size[1], size[0], 3), np.uint8)
+        for at in np.flatnonzero(seen):
+            of = int(np.searchsorted(self.ends, rows[at], side="right"))
+            sequence = self.job.sequences[of]
+            frame = int(rows[at] - self.ends[of] + len(sequence))
+            images[at] = sequence.pictures.crop(frame, matrices[at], size)  # type: ignore[union-attr]
+        return {"images": images, "matrices": matrices, "seen": seen, "pieces": pieces}
+
+
+def run_rank(fabric: Fabric, store: Store, jobs: Many[Job]) -> None:
+    """What one process does: the first one leads, the others make the pieces they are told to."""
+    if fabric.global_rank == 0:
+        lead(fabric, store, jobs)
+        return
+    while (order := fabric.broadcast(None)) is not None:
+        number, pieces = order
+        _make(fabric, jobs[number], store.shards(jobs[number].wanted), pieces)
+
+
+def lead(fabric: Fabric, store: Store, jobs: Many[Job]) -> None:
+    """Make the entries that are missing and tell the other processes which pieces are wanted."""
+    for number, job in enumerate(jobs):
+
+        def build(shards: Shards, number: int = number, job: Job = job) -> dict[str, Any]:
+            pieces = [piece for piece in range(len(job)) if job.whole(shards, piece) is None]
+            fabric.broadcast((number, pieces))
+            _make(fabric, job, shards, pieces)
+            return _merge(job, shards)
+
+        store.fetch(job.wanted, build)
+    fabric.broadcast(None)
+
+
+def _make(fabric: Fabric, job: Job, shards: Shards, pieces: list[int]) -> None:
+    """Make this process's share of the pieces, then wait for the others."""
+    mine = pieces[fabric.global_rank :: fabric.world_size]
+    together = max(1, job.batch_size // PIECE)
+    step = CHUNK if fabric.device.type == "cpu" else min(job.batch_size, together * PIECE)
+    loader: DataLoader[dict[str, Any]] = DataLoader(
+        _Crops(job),  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=[mine[at : at + together] for at in range(0, len(mine), together)],
+        num_workers=job.workers,
+        timeout=120 if job.workers else 0,
+        collate_fn=_as_it_is,  # type: ignore[arg-type]
+    )
+    detector = fabric.to_device(job.detector).eval()
+    count = sum(len(job.range(piece)) for piece in pieces)
+    with torch.inference_mode(), _progress(job.wanted.stem, count, fabric) as advance:
+        for batch in loader if mine else ():
+            joints, score = _found(fabric, detector, batch["images"], step)
+            joints = crop.apply(crop.invert(batch["matrices"]), joints).astype(np.float32)
+            seen = batch["seen"][:, None] & np.isfinite(joints).all(-1) & np.isfinite(score)
+            joints[~seen], score[~seen] = np.nan, 0.0
+            at = 0
+            for piece in batch["pieces"]:
+                rows = slice(at, at + len(job.range(piece)))
+                shards.put(_shard(piece), {"joints2d": joints[rows], "score": score[rows]})
+                at = rows.stop
+            advance(at * fabric.world_size)
+    fabric.barrier()
+
+
+def _found(
+    fabric: Fabric, detector: Any, images: NDArray[np.uint8], step: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Joints in crop pixels and scores; the network always sees `step` pictures, some black."""
+    found = []
+    for start in range(0, len(images), step):
+        part = images[start : start + step]
+        filled = np.zeros((step, *part.shape[1:]), np.uint8)
+        filled[: len(part)] = part
+        with fabric.autocast():
+            joints, score = detector.detect(fabric.to_device(torch.from_numpy(filled)))
+        found.append((joints[: len(part)].float().cpu(), score[: len(part)].float().cpu()))
+    joints, score = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    return joints, score
+
+
+def _merge(job: Job, shards: Shards) -> dict[str, NDArray[Any]]:
+    merged = {name: np.empty(shape, kind) for name, (shape, kind) in job.wanted.layout.items()}
+    for piece in range(len(job)):
+        arrays = job.whole(shards, piece)
+        if arrays is None:
+            raise DataError(
+                f"{shards.folder / _shard(piece)}.npz: is damaged; run the same command again"
+            )
+        rows = job.range(piece)
+        for name, array in arrays.items():
+            merged[name][rows.start : rows.stop] = array
+    return merged
+
+
+def _shard(piece: int) -> str:
+    return f"{piece:07d}"
+
+
+def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+    return batch
+
+
+def say(line: str) -> None:
+    """A line for people, beside what a command prints."""
+    sys.stderr.write(f"{line}\n")
+
+
+@contextlib.contextmanager
+def _progress(name: str, count: int, fabric: Fabric) -> Iterator[Callable[[int], None]]:
+    """Count pictures on the first process: a bar on a terminal, else a line about every 10 s."""
+    if fabric.global_rank or not count:
+        yield lambda done: None
+        return
+    title = f"detections {name}"
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=count)
+            yield lambda done: bar.advance(task, done)
+        return
+    began = told = time.monotonic()
+    total = 0
+
+    def advance(done: int) -> None:
+        nonlocal told, total
+        first, total, now = not total, min(total + done, count), time.monotonic()
+        left = (count - total) * (now - began) / total
+        # The first batch tells how long it will take, if that is long.
+        if now - told > 10 or (first and left > 10):
+            told = now
+            say(f"{title}: {total:,} of {count:,} pictures, about {left:.0f} s left")
+
+    yield advance
