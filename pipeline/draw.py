@@ -29,7 +29,7 @@ Colour = tuple[int, int, int]
 LEFT: Colour = (238, 128, 20)
 RIGHT: Colour = (30, 112, 206)
 CENTRE: Colour = (92, 99, 112)
-TRUTH: Colour = (168, 174, 184)
+TRUTH: Colour = (140, 147, 158)
 PAPER: Colour = (255, 255, 255)
 INK: Colour = (34, 39, 48)
 FAINT: Colour = (228, 231, 236)
@@ -198,7 +198,7 @@ def heatmap_sheet(
         colour = np.asarray(coded)[..., ::-1].astype(np.float32)
         opacity = np.sqrt(strength)[..., None]
         tiles.append((dimmed + (colour - dimmed) * opacity).round().astype(np.uint8))
-        captions.append(f"{skeleton.joints[joint].replace('_', ' ')}  {heat.max():.2f}")
+        captions.append(f"{heat.max():.2f}  {skeleton.joints[joint].replace('_', ' ')}")
     return contact_sheet(tiles, columns, captions)
 
 
@@ -315,7 +315,7 @@ def _view(
         if is_truth:
             _bones(canvas, points, away, skeleton, (TRUTH,) * len(skeleton), max(2, size // 140))
         else:
-            _bones(canvas, points, away, skeleton, side_colours(skeleton), max(2, size // 64))
+            _bones(canvas, points, away, skeleton, side_colours(skeleton), max(2, size // 80))
     bar = 0.5 * scale
     corner = np.array([size - 12.0, size - 12.0])
     _line(canvas, corner - [bar, 0], corner, INK, 2)
@@ -676,7 +676,10 @@ def write_clip(path: Path, frames: Iterable[Image], fps: float) -> int:
 
 def _film(path: Path, width: int, height: int, fps: float) -> Any:
     code = cv2.VideoWriter.fourcc(*"VP90")
-    writer = cv2.VideoWriter(str(path), code, float(fps), (width, height))
+    with (
+        _without_stderr()
+    ):  # FFmpeg says that webm has no such tag, and then writes it all the same
+        writer = cv2.VideoWriter(str(path), code, float(fps), (width, height))
     if not writer.isOpened():
         raise StorageError(
             f"{path}: this OpenCV cannot write VP9 films; install opencv-python from PyPI"
@@ -684,7 +687,21 @@ def _film(path: Path, width: int, height: int, fps: float) -> Any:
     return writer
 
 
-# ---- strokes: these draw onto the canvas they are given ------------------------------------------
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Keep what a C library prints out of the terminal; nothing else may happen in the block."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            kept = os.dup(2)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, 2)
+            void = os.open(os.devnull, os.O_WRONLY)
+            stack.callback(os.close, void)
+            os.dup2(void, 2)
+        yield
+
+
+# ---- strokes: these draw onto the canvas they are given -----------------------------------------
 
 
 def _paper(height: int, width: int) -> Image:
