@@ -7,14 +7,14 @@ import logging
 import os
 from collections.abc import Sequence as Many
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import chance, store
 from pipeline.camera import Camera, human36m_cameras, ring_of_cameras
-from pipeline.datasets import Sequence, Split
+from pipeline.datasets import Pictures, Sequence, Split
 from pipeline.datasets.archive import Npz
 from pipeline.datasets.bvh import FASTEST, MAX_VALUE, SLOWEST, read_bvh
 from pipeline.datasets.mapping import JointMapping, read_mapping
@@ -244,8 +244,17 @@ class Mocap:
 
     def _pictures(
         self, recording: Recording, k: int, joints3d: NDArray[np.float32], camera: Camera
-    ) -> Any:
-        raise UsageError("mocap: pictures are not drawn yet; set pictures: false")
+    ) -> Pictures:
+        from pipeline.datasets.render import RenderedSequence
+
+        if self.skeleton is not H36M17:
+            raise UsageError(
+                f"mocap: the renderer draws H36M17, the mapping makes {self.skeleton.name}; "
+                "set pictures: false"
+            )
+        look = chance.seed_of(f"{self.seed}:{recording.name}", "look")
+        scene = chance.seed_of(f"{self.seed}:{recording.name}", "scene", k)
+        return RenderedSequence(joints3d, camera, look=look, scene=scene)
 
 
 def convert(
