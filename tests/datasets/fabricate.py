@@ -8,7 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.skeleton import COCO17, MPII16
+from pipeline.camera import human36m_cameras, project, world_to_camera
+from pipeline.datasets.human36m import KEPT
+from pipeline.skeleton import COCO17, H36M17, MPII16
 
 
 def photograph(path: Path, width: int = 64, height: int = 48, seed: int = 0) -> Path:
@@ -116,5 +118,79 @@ def mpii(root: Path, people: int = 4) -> Path:
             "pos_gt_src": joints,
             "headboxes_src": heads,
         },
+    )
+    return root
+
+
+STANDING = {
+    "pelvis": (0, 0, 0.95),
+    "right_hip": (0.13, 0, 0.95),
+    "right_knee": (0.14, 0.02, 0.5),
+    "right_ankle": (0.15, 0, 0.06),
+    "left_hip": (-0.13, 0, 0.95),
+    "left_knee": (-0.14, 0.02, 0.5),
+    "left_ankle": (-0.15, 0, 0.06),
+    "spine": (0, -0.02, 1.18),
+    "thorax": (0, -0.03, 1.42),
+    "nose": (0, 0.08, 1.52),
+    "head": (0, 0, 1.66),
+    "left_shoulder": (-0.17, -0.02, 1.38),
+    "left_elbow": (-0.22, 0, 1.1),
+    "left_wrist": (-0.22, 0.1, 0.86),
+    "right_shoulder": (0.17, -0.02, 1.38),
+    "right_elbow": (0.22, 0, 1.1),
+    "right_wrist": (0.22, 0.1, 0.86),
+}
+"""A standing person who looks along +y: world metres, z up, so that the right side is at +x."""
+
+
+def motion(frames: int, seed: int = 0) -> np.ndarray:
+    """A person of fixed bones who turns and walks a little, H36M17, world metres, (T, 17, 3)."""
+    body = np.array([STANDING[name] for name in H36M17.joints])
+    rng = np.random.default_rng(seed)
+    time = np.arange(frames) / 50.0
+    turn = rng.uniform(0, 6) + 0.5 * time
+    cos, sin, zero = np.cos(turn), np.sin(turn), np.zeros(frames)
+    spin = np.stack([cos, -sin, zero, sin, cos, zero, zero, zero, zero + 1], -1).reshape(-1, 3, 3)
+    path = np.stack([0.3 * np.sin(time), 0.2 * time % 1.0, zero], -1)[:, None]
+    return (np.einsum("tij,nj->tni", spin, body) + path).astype(np.float32)
+
+
+def _boxed(value: object) -> np.ndarray:
+    """A value as the 0-d array of objects that np.savez makes of a dict."""
+    box = np.empty((), object)
+    box[()] = value
+    return box
+
+
+def human36m(root: Path, subjects: tuple[str, ...] = ("S1", "S5", "S9", "S11")) -> Path:
+    """VideoPose3D's two archives: 32 points in world metres, and 17 joints in pixels by 4 cameras.
+
+    The detections are exact, one frame longer than the motion, and 1 pixel to the right.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    cameras = human36m_cameras()
+    positions: dict = {}
+    detected: dict = {}
+    for subject_index, subject in enumerate(subjects):
+        positions[subject], detected[subject] = {}, {}
+        for index, action in enumerate(("Sitting 1", "SittingDown", "Walking 1", "TakingPhoto")):
+            joints3d = motion(12 + index, seed=10 * subject_index + index)
+            points = np.zeros((len(joints3d), 32, 3), np.float32)
+            points[:, KEPT] = joints3d
+            positions[subject][action] = points
+            views = [
+                project(world_to_camera(joints3d, camera), camera) + np.array([1, 0])
+                for camera in cameras[subject]
+            ]
+            detected[subject][action] = [
+                np.concatenate([view, view[-1:]]).astype(np.float32) for view in views
+            ]
+    about = {"num_joints": 17, "keypoints_symmetry": [list(H36M17.left), list(H36M17.right)]}
+    np.savez_compressed(root / "data_3d_h36m.npz", positions_3d=_boxed(positions))
+    np.savez_compressed(
+        root / "data_2d_h36m_cpn_ft_h36m_dbb.npz",
+        positions_2d=_boxed({**detected, "S2": {}}),
+        metadata=_boxed(about),
     )
     return root

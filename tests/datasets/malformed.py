@@ -95,3 +95,34 @@ def damaged(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
         for place in rng.integers(0, len(data), 8):
             changed[place] ^= 1 << int(rng.integers(8))
         yield bytes(changed)
+
+
+def changed_objects(value: Any, count: int, seed: int = 0) -> Iterator[Any]:
+    """Nested dicts and lists of arrays with one thing wrong somewhere, however deep."""
+    rng = np.random.default_rng(seed)
+    for index in range(count):
+        changed = copy.deepcopy(value)
+        at = changed
+        while True:
+            keys = list(at) if isinstance(at, dict) else list(range(len(at)))
+            if not keys:
+                break
+            key = keys[rng.integers(len(keys))]
+            if isinstance(at[key], (dict, list)) and at[key] and (index % 3 or rng.uniform() < 0.7):
+                at = at[key]
+                continue
+            if index % 4 == 0:
+                del at[key]
+            elif isinstance(at[key], np.ndarray):
+                at[key] = _wrong_array(at[key], rng)
+            else:
+                at[key] = [None, "seven", -1, [], {}, np.zeros(3), {"a": 1}][rng.integers(7)]
+            break
+        yield changed
+
+
+def _wrong_array(array: np.ndarray, rng: np.random.Generator) -> Any:
+    broken = array.astype(np.float64)
+    broken.flat[rng.integers(broken.size)] = (np.nan, np.inf, 1e300)[rng.integers(3)]
+    wrong = [array[..., :1], array[:0], array[None], array.astype(str), broken, None, "text", 7]
+    return wrong[rng.integers(len(wrong))]

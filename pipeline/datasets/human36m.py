@@ -1,0 +1,240 @@
+"""Human3.6M: motion with cameras and detections in VideoPose3D's archives, clips of MotionBERT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import store
+from pipeline.camera import human36m_cameras
+from pipeline.datasets import Sequence, Split
+from pipeline.datasets.archive import Npz, matching, read_pickle
+from pipeline.datasets.elsewhere import Detections, by_symmetry
+from pipeline.datasets.mapped import mapped, pieces
+from pipeline.errors import DataError, UsageError
+from pipeline.skeleton import H36M17, SKELETONS
+
+KEPT = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
+"""Which of the 32 recorded points are the joints of H36M17."""
+
+CAMERAS = ("54138969", "55011271", "58860488", "60457274")
+_STILL = ("Eating", "Greeting", "Phoning", "Photo", "Posing", "Purchases", "Sitting")
+_MOVING = ("SittingDown", "Smoking", "Waiting", "WalkDog", "Walking", "WalkTogether")
+ACTIONS = ("Directions", "Discussion", *_STILL, *_MOVING)
+_OTHER_NAMES = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog", "WalkingTogether": "WalkTogether"}
+
+SUBJECTS: dict[int, dict[str, tuple[str, ...]]] = {
+    1: {"train": ("S1", "S5", "S6", "S7", "S8"), "test": ("S9", "S11")},
+    2: {"train": ("S1", "S5", "S6", "S7", "S8", "S9"), "test": ("S11",)},
+}
+"""Protocol -> subjects of each split; 2 is paper 004's second, with the aligned error."""
+
+
+def action_of(name: str) -> str:
+    """The action that tables group a recording under: its first word.
+
+    >>> action_of("SittingDown 1"), action_of("TakingPhoto")
+    ('SittingDown', 'Photo')
+    """
+    first = name.split(" ", 1)[0]
+    return _OTHER_NAMES.get(first, first)
+
+
+def subjects_of(protocol: int, split: Split) -> tuple[str, ...]:
+    """Subjects of a split; `val` is `test`, as every paper has it.
+
+    Raises:
+        UsageError: If there is no such protocol.
+    """
+    if protocol not in SUBJECTS:
+        raise UsageError(f"Human3.6M has protocol 1 and 2, not {protocol}")
+    return SUBJECTS[protocol]["train" if split == "train" else "test"]
+
+
+class Human36M:
+    """Human3.6M in VideoPose3D's form: `data_3d_h36m.npz` and `data_2d_h36m_<name>.npz`.
+
+    World positions of 17 of the 32 points at 50 Hz, four videos of each recording by the cameras
+    that come with Heatlift, with Human3.6M's own lens formula. The archives are read once; after
+    that their content is memory-mapped from the cache.
+
+    Args:
+        root: Folder with the archives.
+        protocol: 1 (S1, S5, S6, S7, S8 / S9, S11) or 2 (S9 is trained on too / S11).
+    """
+
+    skeleton = H36M17
+
+    def __init__(self, root: str, *, protocol: Literal[1, 2] = 1) -> None:
+        self.root, self.protocol = Path(root), protocol
+
+    def describe(self) -> str:
+        """One line for the first lines of a run."""
+        train, test = (", ".join(subjects_of(self.protocol, s)) for s in ("train", "test"))
+        return (
+            f"Human3.6M (VideoPose3D npz) in {self.root}; protocol {self.protocol}: train {train}, "
+            f"test {test}; 50 Hz, 17 joints; val is test"
+        )
+
+    def sequences(self, split: Split) -> list[Sequence]:
+        """Sequences named `subject/recording/camera`; see `pipeline.datasets.MotionSource`."""
+        motion, cameras = self._motion(), human36m_cameras()
+        lengths = [frames for _, _, frames in motion.facts["recordings"]]
+        wanted, found = subjects_of(self.protocol, split), []
+        for (subject, recording, _), joints3d in zip(
+            motion.facts["recordings"], pieces(motion.arrays["joints3d"], lengths), strict=True
+        ):
+            if subject not in wanted:
+                continue
+            found += [
+                Sequence(
+                    name=f"{subject}/{recording}/{name}",
+                    subject=subject,
+                    action=action_of(recording),
+                    camera=camera,
+                    fps=50.0,
+                    skeleton=H36M17,
+                    joints3d=joints3d,
+                )
+                for name, camera in zip(CAMERAS, cameras[subject], strict=True)
+            ]
+        if not found:
+            raise DataError(
+                f"{self.root / 'data_3d_h36m.npz'}: has no subject of the {split} split "
+                f"({', '.join(wanted)}); protocol {self.protocol} needs them"
+            )
+        return found
+
+    def detections(self, name: str) -> dict[str, Detections]:
+        """Detections of `data_2d_h36m_<name>.npz`: name of the sequence -> its 2D joints.
+
+        A video may have more frames than its recording; they are left out.
+
+        Args:
+            name: `gt`, `cpn_ft_h36m_dbb`, `detectron_ft_h36m`, ...
+
+        Raises:
+            DataError: If the archive does not fit the recordings or its joint set is not known.
+        """
+        path = self.root / f"data_2d_h36m_{name}.npz"
+        motion = self._motion()
+        recordings = motion.facts["recordings"]
+        files = [path, self.root / "data_3d_h36m.npz"]
+        entry = mapped(
+            f"h36m-2d-{name}", files, "videopose3d 2d 1", lambda: _unpack_2d(path, recordings)
+        )
+        skeleton = SKELETONS[entry.facts["skeleton"]]
+        lengths = [frames for _, _, frames in recordings for _ in CAMERAS]
+        names = [f"{subject}/{action}/{c}" for subject, action, _ in recordings for c in CAMERAS]
+        return {
+            key: Detections(skeleton, joints2d, np.isfinite(joints2d[..., 0]).astype(np.float32))
+            for key, joints2d in zip(names, pieces(entry.arrays["joints2d"], lengths), strict=True)
+        }
+
+    def _motion(self) -> store.Entry:
+        path = self.root / "data_3d_h36m.npz"
+        return mapped("h36m-3d", [path], "videopose3d 3d 1", lambda: _unpack_3d(path))
+
+
+Recordings = list[tuple[str, str, int]]
+"""Subject, recording, frames."""
+
+
+def _unpack_3d(path: Path) -> tuple[dict[str, NDArray], dict]:
+    content = _nested(Npz(path).objects("positions_3d"), f"{path}: positions_3d")
+    arrays, recordings = [], []
+    known = human36m_cameras()
+    for subject, actions in content.items():
+        if subject not in known:
+            raise DataError(
+                f"{path}: the subject {subject!r} has no cameras ({', '.join(known)} have)"
+            )
+        for recording, points in actions.items():
+            place = f"{path}: {subject}/{recording}"
+            if action_of(recording) not in ACTIONS:
+                raise DataError(f"{place}: is no action of Human3.6M ({', '.join(ACTIONS)})")
+            points = matching(points, (None, 32, 3), place)
+            arrays.append(points[:, KEPT])
+            recordings.append((subject, recording, len(points)))
+    if not arrays:
+        raise DataError(f"{path}: holds no recording")
+    heights = [np.ptp(array[:: max(1, len(array) // 10), :, 2], axis=1).max() for array in arrays]
+    if not 0.5 < float(np.median(heights)) < 3.0:
+        raise DataError(
+            f"{path}: people are {np.median(heights):.3g} m tall; positions must be in metres, z up"
+        )
+    return {"joints3d": np.concatenate(arrays)}, {"recordings": [list(r) for r in recordings]}
+
+
+def _unpack_2d(path: Path, recordings: Recordings) -> tuple[dict[str, NDArray], dict]:
+    archive = Npz(path)
+    about = archive.objects("metadata")
+    if not isinstance(about, dict):
+        raise DataError(f"{path}: metadata is no dict; it must name the joints")
+    joints, sides = about.get("num_joints"), about.get("keypoints_symmetry")
+    try:
+        left, right = ([int(index) for index in side] for side in sides)  # type: ignore[union-attr]
+    except (TypeError, ValueError):
+        raise DataError(f"{path}: metadata names no left and right joints") from None
+    if not isinstance(joints, int):
+        raise DataError(f"{path}: metadata has no number of joints")
+    skeleton = by_symmetry(joints, left, right, str(path))
+    content = _nested(archive.objects("positions_2d"), f"{path}: positions_2d")
+    kept = []
+    for subject, recording, frames in recordings:
+        videos = content.get(subject, {}).get(recording)
+        place = f"{path}: {subject}/{recording}"
+        if not isinstance(videos, (list, np.ndarray)) or len(videos) != len(CAMERAS):
+            raise DataError(f"{place}: four videos are expected, in the order {', '.join(CAMERAS)}")
+        for name, video in zip(CAMERAS, videos, strict=True):
+            channels = 3 if isinstance(video, np.ndarray) and video.shape[-1:] == (3,) else 2
+            video = matching(video, (None, joints, channels), f"{place}/{name}", finite=False)
+            if len(video) < frames:
+                raise DataError(f"{place}/{name}: has {len(video)} frames, the motion has {frames}")
+            kept.append(np.where(np.isfinite(video[:frames, :, :2]), video[:frames, :, :2], np.nan))
+    return {"joints2d": np.concatenate(kept)}, {"skeleton": skeleton.name}
+
+
+def _nested(content: object, place: str) -> dict[str, dict]:
+    """Subject -> recording -> something."""
+    if not isinstance(content, dict):
+        raise DataError(f"{place}: a dict of subjects is expected, not {type(content).__name__}")
+    for subject, actions in content.items():
+        if not isinstance(subject, str) or not isinstance(actions, dict):
+            raise DataError(
+                f"{place}: {subject!r:.40} holds {type(actions).__name__}, not recordings"
+            )
+        if not all(isinstance(name, str) for name in actions):
+            raise DataError(f"{place}: {subject} has recordings without a name")
+    return content
+
+
+@dataclass(frozen=True, eq=False)
+class MotionBertClip:
+    """A clip of MotionBERT's data set, in the units of the picture and not in metres.
+
+    Args:
+        joints2d: Normalised by the picture's width, with the score, (T, 17, 3).
+        joints3d: x, y as in `joints2d`, z in the same unit relative to the root, (T, 17, 3).
+    """
+
+    joints2d: NDArray[np.float32]
+    joints3d: NDArray[np.float32]
+
+
+def read_motionbert_clip(path: Path) -> MotionBertClip:
+    """A MotionBERT pickle: {data_input, data_label}, both (T, 17, 3).
+
+    Raises:
+        DataError: If it holds anything else.
+    """
+    content = read_pickle(path)
+    if not isinstance(content, dict) or not {"data_input", "data_label"} <= content.keys():
+        raise DataError(f"{path}: has no data_input and data_label; is it a clip of MotionBERT?")
+    label = matching(content["data_label"], (None, 17, 3), f"{path}: data_label")
+    joints = matching(content["data_input"], (len(label), 17, 3), f"{path}: data_input")
+    return MotionBertClip(joints, label)

@@ -1,0 +1,139 @@
+"""Human3.6M from tiny archives in VideoPose3D's form."""
+
+import pickle
+from pathlib import Path
+
+import fabricate
+import numpy as np
+import pytest
+from malformed import changed_objects, refusal
+
+from pipeline.camera import project, world_to_camera
+from pipeline.datasets import MotionSource
+from pipeline.datasets.archive import Npz
+from pipeline.datasets.human36m import ACTIONS, Human36M, action_of, read_motionbert_clip
+from pipeline.errors import DataError, UsageError
+from pipeline.skeleton import H36M17
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def root(tmp_path):
+    return fabricate.human36m(tmp_path / "h36m")
+
+
+def test_17_of_32_points_come_with_four_cameras(root):
+    source = Human36M(str(root))
+    assert isinstance(source, MotionSource)
+    found = {s.name: s for s in source.sequences("test")}
+    assert len(found) == 2 * 4 * 4
+    sequence = found["S9/Walking 1/58860488"]
+    np.testing.assert_array_equal(sequence.joints3d, fabricate.motion(14, seed=22))
+    assert (sequence.subject, sequence.action, sequence.fps) == ("S9", "Walking", 50.0)
+    assert sequence.camera.lens == "human36m"
+    np.testing.assert_allclose(sequence.camera.centre, [-1.67099, 5.211986, 1.528388], atol=1e-5)
+    assert sequence.camera.size == (1000, 1000)
+    assert found["S9/Walking 1/54138969"].camera.size == (1000, 1002)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "train", "test"),
+    [(1, {"S1", "S5"}, {"S9", "S11"}), (2, {"S1", "S5", "S9"}, {"S11"})],
+)
+def test_each_protocol_splits_by_subject(root, protocol, train, test):
+    source = Human36M(str(root), protocol=protocol)
+    assert {s.subject for s in source.sequences("train")} == train
+    assert {s.subject for s in source.sequences("val")} == test
+    assert f"protocol {protocol}" in source.describe()
+    with pytest.raises(UsageError):
+        Human36M(str(root), protocol=3).sequences("test")
+
+
+def test_actions_are_told_apart_by_their_first_word():
+    assert action_of("Sitting 2") == "Sitting"
+    assert action_of("SittingDown") == "SittingDown"
+    assert action_of("WalkingDog 1") == "WalkDog"
+    assert len(ACTIONS) == 15
+
+
+def test_detections_are_trimmed_to_the_motion_and_keyed_like_it(root):
+    source = Human36M(str(root))
+    found = source.detections("cpn_ft_h36m_dbb")
+    for sequence in source.sequences("test"):
+        mine = found[sequence.name]
+        assert mine.skeleton is H36M17
+        exact = project(world_to_camera(sequence.joints3d, sequence.camera), sequence.camera)
+        np.testing.assert_allclose(mine.joints2d, exact + np.array([1, 0]), atol=1e-3)
+        assert (mine.score == 1).all()
+
+
+def test_the_second_reading_maps_the_cache_and_opens_no_archive(root, monkeypatch):
+    before = Human36M(str(root)).sequences("test")
+    monkeypatch.setattr(Npz, "__init__", lambda *a: pytest.fail("the archive was opened again"))
+    after = Human36M(str(root)).sequences("test")
+    np.testing.assert_array_equal(before[5].joints3d, after[5].joints3d)
+    array = after[5].joints3d
+    while array.base is not None and not isinstance(array, np.memmap):
+        array = array.base
+    assert isinstance(array, np.memmap)
+
+
+def test_a_2d_archive_of_unknown_joints_is_refused_with_both_lists(root):
+    path = root / "data_2d_h36m_cpn_ft_h36m_dbb.npz"
+    with_sides = {"num_joints": 17, "keypoints_symmetry": [[1, 2, 3], [4, 5, 6]]}
+    np.savez(path, positions_2d=fabricate._boxed({}), metadata=fabricate._boxed(with_sides))
+    with pytest.raises(DataError, match=r"left \[1, 2, 3\].*no known set: H36M17 has 17 joints"):
+        Human36M(str(root)).detections("cpn_ft_h36m_dbb")
+
+
+def test_positions_in_millimetres_are_refused(root):
+    path = root / "data_3d_h36m.npz"
+    points = Npz(path).objects("positions_3d")["S9"]["Walking 1"] * 1000
+    np.savez(path, positions_3d=fabricate._boxed({"S9": {"Walking 1": points}}))
+    with pytest.raises(DataError, match="metres"):
+        Human36M(str(root)).sequences("test")
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_malformed_motion_gives_one_line(root, count):
+    path = root / "data_3d_h36m.npz"
+    content = Npz(path).objects("positions_3d")
+    lines = []
+    for changed in changed_objects(content, count, seed=count):
+        np.savez(path, positions_3d=fabricate._boxed(changed))
+        lines.append(refusal(lambda: Human36M(str(root)).sequences("test")))
+    check(lines, path)
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_malformed_detections_give_one_line(root, count):
+    path = root / "data_2d_h36m_cpn_ft_h36m_dbb.npz"
+    archive = Npz(path)
+    content = {name: archive.objects(name) for name in archive.names}
+    lines = []
+    for changed in changed_objects(content, count, seed=count):
+        if isinstance(changed.get("positions_2d"), dict):
+            changed["positions_2d"].pop("S2", None)
+        np.savez(path, **{name: fabricate._boxed(value) for name, value in changed.items()})
+        lines.append(refusal(lambda: Human36M(str(root)).detections("cpn_ft_h36m_dbb")))
+    check(lines, path, least=0.3)  # missing joints are no fault in detections
+
+
+def check(lines: list[str | None], path: Path, least: float = 0.5) -> None:
+    said = [line for line in lines if line is not None]
+    assert len(said) > least * len(lines)
+    assert all(path.name in line and "\n" not in line for line in said)
+
+
+def test_a_clip_of_motionbert_is_read_without_running_it(tmp_path):
+    clip = {"data_input": np.ones((243, 17, 3)), "data_label": np.zeros((243, 17, 3), np.float32)}
+    (tmp_path / "00000001.pkl").write_bytes(pickle.dumps(clip))
+    found = read_motionbert_clip(tmp_path / "00000001.pkl")
+    assert found.joints2d.shape == found.joints3d.shape == (243, 17, 3)
+    (tmp_path / "00000001.pkl").write_bytes(pickle.dumps({"data_input": Path("x")}))
+    with pytest.raises(DataError, match="pathlib"):
+        read_motionbert_clip(tmp_path / "00000001.pkl")
