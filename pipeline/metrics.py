@@ -268,7 +268,7 @@ def _motion_errors(predicted: Poses, target: Poses, order: int) -> Tensor:
     steps = [a.new_zeros(0, dtype=torch.float64)]
     for start in range(0, len(a) - order, size):
         cut = slice(start, start + size + order)
-        error = a[cut].double() - b[cut].double()
+        error = a[cut].to(torch.float64, copy=True).sub_(b[cut].double())
         for _ in range(order):
             error = error[1:] - error[:-1]
         steps.append(_length(error).mean(1))
