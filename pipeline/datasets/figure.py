@@ -1,0 +1,297 @@
+"""The body of a drawn person: a mesh hung on 17 joints, and the clothes, hair and skin it wears."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import chance
+from pipeline.skeleton import H36M17
+
+Array = NDArray[np.float64]
+
+MATERIALS = (
+    "skin", "hair", "white", "pupil", "brow", "lips", "shirt", "back", "panel", "logo", "button", "collar",
+    "sleeve", "cuff", "hem", "belt", "trousers", "shin", "shoe", "sole", "nose",
+)  # fmt: skip
+FRAMES = ("pelvis", "waist", "chest", "head") + tuple(
+    f"{side}_{part}"
+    for side in ("left", "right")
+    for part in ("thigh", "knee", "shank", "foot", "arm", "elbow", "forearm")
+)
+"""Coordinate frames that ride on the joints: axes forward, left, up (along the bone); see `frames`."""
+
+# One loft is a tube: rings from bottom to top, each (frame, along the frame's up in bone lengths, radius forward,
+# radius sideways, shift forward, material of the band above it). Metres, set by eye on an adult of 1.75 m.
+_TORSO = (
+    ("pelvis", -0.46, 0.02, 0.03, 0.0, "trousers"),
+    ("pelvis", -0.32, 0.085, 0.125, 0.0, "trousers"),
+    ("pelvis", 0.0, 0.118, 0.172, -0.008, "trousers"),
+    ("pelvis", 0.42, 0.103, 0.150, 0.0, "belt"),
+    ("pelvis", 0.55, 0.101, 0.146, 0.0, "shirt"),
+    ("waist", 0.0, 0.100, 0.140, 0.0, "shirt"),
+    ("chest", -0.68, 0.108, 0.150, 0.004, "shirt"),
+    ("chest", -0.42, 0.118, 0.164, 0.008, "shirt"),
+    ("chest", -0.20, 0.112, 0.166, 0.004, "shirt"),
+    ("chest", -0.05, 0.085, 0.130, 0.0, "shirt"),
+    ("chest", 0.06, 0.058, 0.066, 0.005, "collar"),
+    ("chest", 0.14, 0.052, 0.054, 0.008, "skin"),
+    ("head", -0.72, 0.052, 0.054, 0.005, "skin"),
+)
+_HEAD = (
+    ("head", -0.91, 0.018, 0.018, 0.045, "skin"),
+    ("head", -0.86, 0.050, 0.044, 0.035, "skin"),
+    ("head", -0.70, 0.082, 0.068, 0.018, "skin"),
+    ("head", -0.50, 0.096, 0.076, 0.010, "skin"),
+    ("head", -0.32, 0.100, 0.078, 0.006, "skin"),
+    ("head", -0.14, 0.092, 0.073, 0.002, "hair"),
+    ("head", 0.0, 0.068, 0.054, -0.004, "hair"),
+    ("head", 0.07, 0.01, 0.01, -0.01, "hair"),
+)
+_ARM = (
+    ("forearm", -0.74, 0.006, 0.010, 0.0, "skin"),
+    ("forearm", -0.66, 0.016, 0.032, 0.0, "skin"),
+    ("forearm", -0.36, 0.022, 0.044, 0.0, "skin"),
+    ("forearm", -0.02, 0.025, 0.030, 0.0, "hem"),
+    ("forearm", 0.16, 0.030, 0.033, 0.0, "cuff"),
+    ("forearm", 0.62, 0.042, 0.042, 0.0, "cuff"),
+    ("elbow", 0.0, 0.044, 0.044, 0.0, "cuff"),
+    ("arm", -0.66, 0.049, 0.049, 0.0, "sleeve"),
+    ("arm", -0.30, 0.055, 0.055, 0.0, "sleeve"),
+    ("arm", -0.04, 0.064, 0.062, 0.0, "sleeve"),
+    ("arm", 0.12, 0.052, 0.050, 0.0, "sleeve"),
+    ("arm", 0.20, 0.012, 0.012, 0.0, "sleeve"),
+)
+_LEG = (
+    ("shank", -1.02, 0.040, 0.038, 0.0, "shin"),
+    ("shank", -0.80, 0.046, 0.042, -0.004, "shin"),
+    ("shank", -0.38, 0.062, 0.056, -0.012, "shin"),
+    ("shank", -0.10, 0.060, 0.057, 0.0, "shin"),
+    ("knee", 0.0, 0.061, 0.060, 0.004, "trousers"),
+    ("thigh", -0.72, 0.072, 0.070, 0.004, "trousers"),
+    ("thigh", -0.35, 0.086, 0.082, 0.004, "trousers"),
+    ("thigh", -0.04, 0.096, 0.088, 0.0, "trousers"),
+    ("thigh", 0.12, 0.070, 0.060, 0.0, "trousers"),
+    ("thigh", 0.20, 0.01, 0.01, 0.0, "trousers"),
+)
+_FOOT = (
+    ("foot", -0.085, 0.008, 0.010, 0.045, "shoe"),
+    ("foot", -0.075, 0.034, 0.030, 0.040, "shoe"),
+    ("foot", 0.0, 0.052, 0.042, 0.022, "shoe"),
+    ("foot", 0.09, 0.036, 0.050, 0.044, "shoe"),
+    ("foot", 0.17, 0.024, 0.044, 0.056, "shoe"),
+    ("foot", 0.205, 0.006, 0.014, 0.060, "shoe"),
+)
+# A patch is a small polygon on the skin or shirt: (frame, material, corners as (forward, left, along)).
+_PATCHES = (
+    ("head", "white", ((0.104, 0.046, -0.42), (0.112, 0.014, -0.43), (0.112, 0.014, -0.345), (0.104, 0.046, -0.35))),
+    ("head", "pupil", ((0.113, 0.038, -0.425), (0.116, 0.020, -0.425), (0.116, 0.020, -0.345), (0.113, 0.038, -0.345))),
+    ("head", "brow", ((0.108, 0.052, -0.31), (0.117, 0.010, -0.30), (0.117, 0.010, -0.265), (0.108, 0.052, -0.275))),
+    ("head", "lips", ((0.110, 0.030, -0.715), (0.114, 0.0, -0.735), (0.114, 0.0, -0.675), (0.110, 0.030, -0.685))),
+    ("head", "nose", ((0.104, 0.022, -0.60), (0.140, 0.0, -0.595), (0.108, 0.0, -0.38), (0.108, 0.004, -0.38))),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """Vertices in the frames that carry them, and faces of four corners, counter-clockwise from outside.
+
+    Args:
+        frame: Which of `FRAMES` carries a vertex, (V,).
+        local: Metres forward and left, bone lengths up, (V, 3).
+        faces: Corners, (F, 4).
+        material: Index into `MATERIALS`, (F,).
+        row: Band and column of a face on its tube, for patterns, (F,) each; column 0 looks forward.
+        column: See `row`.
+        nearer: Metres by which a face is drawn nearer than it is (patches lie on the skin), (F,).
+        cloth: Whether a face is part of the trunk, (F,).
+    """
+
+    frame: NDArray[np.int64]
+    local: Array
+    faces: NDArray[np.int64]
+    material: NDArray[np.int64]
+    row: NDArray[np.int64]
+    column: NDArray[np.int64]
+    nearer: Array
+
+
+def _face_material(loft: str, band: int, column: int, columns: int, named: str) -> str:
+    """What a face is made of: fronts and backs differ here and nowhere else."""
+    off = min(column, columns - column) / columns  # 0 forward, 0.5 backward
+    if loft == "torso" and named == "shirt":
+        return "panel" if off < 0.05 else ("shirt" if off <= 0.26 else "back")
+    if loft == "head" and named == "skin" and off > (0.22, 0.42, 0.32, 0.28, 0.24)[band]:
+        return "hair" if band > 1 else "skin"
+    if loft == "foot" and off < 0.1:
+        return "sole"
+    return named
+
+
+@functools.cache
+def mesh() -> Mesh:
+    """The one mesh that every person is drawn with."""
+    frame: list[int] = []
+    local: list[tuple[float, float, float]] = []
+    faces: list[tuple[int, int, int, int]] = []
+    marks: list[tuple[int, int, int, float]] = []
+    lofts = [("torso", "", _TORSO, 12), ("head", "", _HEAD, 12)]
+    for side in ("left_", "right_"):
+        lofts += [("arm", side, _ARM, 6), ("leg", side, _LEG, 8), ("foot", side, _FOOT, 8)]
+    for name, side, rings, columns in lofts:
+        for band, (at, along, forward, sideways, shift, named) in enumerate(rings):
+            first = len(local)
+            for column in range(columns):
+                angle = 2 * np.pi * (column - 0.5) / columns
+                frame.append(FRAMES.index(side + at))
+                local.append((shift + forward * np.cos(angle), sideways * np.sin(angle), along))
+                if band + 1 < len(rings):
+                    here, beside = first + column, first + (column + 1) % columns
+                    faces.append((here, beside, beside + columns, here + columns))
+                    kind = _face_material(name, band, column, columns, named)
+                    marks.append((MATERIALS.index(kind), band, column, 0.0))
+    for at, kind, corners in _PATCHES + _badges():
+        for mirror in (1, -1):
+            first = len(local)
+            frame += [FRAMES.index(at)] * 4
+            local += [(f, mirror * left, up) for f, left, up in corners]
+            # left to right and bottom to top, seen from outside
+            ring = (first + 1, first, first + 3, first + 2)
+            faces.append(ring if mirror == 1 else ring[::-1])
+            marks.append((MATERIALS.index(kind), 0, 0, 0.05))
+    material, row, column_of, nearer = zip(*marks, strict=True)
+    return Mesh(
+        np.array(frame), np.array(local), np.array(faces),
+        np.array(material), np.array(row), np.array(column_of), np.array(nearer),
+    )  # fmt: skip
+
+
+def _badges() -> tuple[tuple[str, str, tuple[tuple[float, float, float], ...]], ...]:
+    """Buttons down the front, and pockets on the chest."""
+    buttons = tuple(
+        ("chest", "button", tuple((0.128, left, up + rise) for left, rise in ((0.011, -0.045), (0.0, -0.045), (0.0, 0.045), (0.011, 0.045))))
+        for up in (-0.62, -0.42, -0.22)
+    )  # fmt: skip
+    pocket = tuple((0.118 + (0.09 - left) * 0.06, left, up) for left, up in ((0.105, -0.46), (0.045, -0.46), (0.045, -0.27), (0.105, -0.27)))  # fmt: skip
+    return (*buttons, ("chest", "logo", pocket))
+
+
+_J = {name: i for i, name in enumerate(H36M17.joints)}
+
+
+def _unit(vectors: Array) -> Array:
+    return vectors / np.maximum(np.sqrt((vectors * vectors).sum(-1, keepdims=True)), 1e-9)
+
+
+def _cross(a: Array, b: Array) -> Array:
+    """Cross product, (..., 3); several times faster than NumPy's on few vectors."""
+    return a[..., [1, 2, 0]] * b[..., [2, 0, 1]] - a[..., [2, 0, 1]] * b[..., [1, 2, 0]]
+
+
+_LIMBS = np.array([[_J[f"{side}_{name}"] for name in names] for side in ("left", "right")
+                   for names in (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))])  # fmt: skip
+_UP = np.array([0.0, 0.0, 1.0])
+
+
+def frames(joints: Array) -> tuple[Array, Array, Array]:
+    """Frames that ride on the joints of one person.
+
+    Facing comes from hips, shoulders, nose and the planes in which knees and elbows bend; toes are where the knee's
+    plane and the floor point.
+
+    Args:
+        joints: H36M17, world metres, z up, (17, 3).
+
+    Returns:
+        Origins (K, 3), axes forward, left, up (K, 3, 3) and bone lengths (K,) of `FRAMES`.
+    """
+    pelvis, spine, thorax, nose, head = joints[[0, 7, 8, 9, 10]]
+    hips, shoulders = joints[4] - joints[1], joints[11] - joints[14]
+    a, b, c = joints[_LIMBS[:, 0]], joints[_LIMBS[:, 1]], joints[_LIMBS[:, 2]]
+    upper, lower = a - b, b - c
+    bend = _cross(_unit(upper), _unit(lower)) * np.array([1.0, -1.0, 1.0, -1.0])[:, None]
+    trunk = np.stack([0.25 * _unit(hips), 0.15 * _unit(shoulders)] * 2)
+    left = bend + trunk
+    skull = _cross(head - thorax, nose - thorax) / 0.21 + 0.008 * _unit(shoulders)
+    middle = _unit(upper) + _unit(lower)
+    # the foot stands across the shank, and lies flatter than that on the floor
+    toes = _cross(_unit(left[[0, 2]]), _unit(lower[[0, 2]]))
+    toes = toes - 0.6 * (toes @ _UP)[:, None] * _UP
+    origins, ups, lefts = [pelvis, spine, thorax, head], [spine - pelvis, thorax - pelvis, thorax - spine, head - thorax], [hips, hips + shoulders, shoulders, skull]  # fmt: skip
+    for leg, arm in ((0, 1), (2, 3)):
+        origins += [a[leg], b[leg], b[leg], c[leg], a[arm], b[arm], c[arm]]
+        ups += [upper[leg], middle[leg], lower[leg], toes[leg // 2], upper[arm], middle[arm], lower[arm]]
+        lefts += [left[leg]] * 4 + [left[arm]] * 3
+    up = np.stack(ups)
+    lengths = np.sqrt((up * up).sum(-1))
+    lengths[_METRES] = 1.0
+    up = _unit(up)
+    forward = _unit(_cross(np.stack(lefts), up))
+    return np.stack(origins), np.stack([forward, _cross(up, forward), up], axis=1), lengths
+
+
+_METRES = [FRAMES.index(f"{side}_foot") for side in ("left", "right")]
+
+
+def pose_mesh(joints: Array, build: float) -> Array:
+    """Vertices of the mesh on a person's joints.
+
+    Args:
+        joints: H36M17, world metres, (17, 3).
+        build: How stout: 1 is average.
+
+    Returns:
+        World metres, (V, 3).
+    """
+    body = mesh()
+    origins, axes, lengths = frames(joints)
+    local = body.local * np.array([build, build, 1.0])
+    local[:, 2] *= lengths[body.frame]
+    return origins[body.frame] + np.einsum("vi,vij->vj", local, axes[body.frame])
+
+
+SKINS = np.array([(241, 204, 177), (224, 172, 138), (198, 134, 94), (141, 91, 60), (92, 58, 40)])
+HAIRS = np.array([(28, 22, 20), (74, 48, 32), (120, 78, 40), (205, 168, 96), (150, 150, 150), (140, 60, 30)])  # fmt: skip
+
+
+def wardrobe(key: int) -> tuple[Array, float]:
+    """What somebody looks like: colours of the mesh's faces, RGB 0-255, (F, 3), and build.
+
+    Clothes are drawn without regard to left and right: nothing but the body's front tells them apart.
+    """
+    draw = chance.uniform(key, "wardrobe", lanes=40)
+    body = mesh()
+    skin = SKINS[int(draw[0] * len(SKINS))] * (0.92 + 0.16 * draw[1])
+    hair = HAIRS[int(draw[2] * len(HAIRS))] * (0.8 + 0.4 * draw[3])
+    colours = 20 + 225 * draw[4:25].reshape(7, 3)
+    colours = colours.mean(axis=1, keepdims=True) + (0.25 + 0.75 * draw[25]) * (
+        colours - colours.mean(axis=1, keepdims=True)
+    )
+    shirt, inner, back, trousers, shoe, logo, second = colours
+    palette = {
+        "skin": skin, "nose": 0.93 * skin, "hair": hair, "brow": 0.8 * hair, "white": np.full(3, 245.0),
+        "pupil": np.full(3, 25.0), "lips": 0.6 * skin + np.array([60.0, 0, 10]), "shirt": shirt, "sleeve": shirt,
+        "panel": inner if draw[26] < 0.5 else shirt, "back": back if draw[27] < 0.25 else shirt * 0.94,
+        "logo": logo if draw[28] < 0.6 else shirt, "button": logo if draw[29] < 0.7 else shirt,
+        "collar": inner if draw[30] < 0.5 else shirt, "cuff": shirt if draw[31] < 0.55 else skin,
+        "hem": shirt * 0.8 if draw[31] < 0.55 else skin, "belt": 0.3 * trousers, "trousers": trousers,
+        "shin": trousers if draw[32] < 0.75 else skin, "shoe": shoe, "sole": np.full(3, 235.0) * draw[33],
+    }  # fmt: skip
+    faces = np.stack([palette[name] for name in MATERIALS])[body.material]
+    patterned = _PATTERNED[body.material]
+    pattern = int(draw[34] * 6)  # half of all clothes are plain
+    if pattern == 0:
+        patterned = patterned & (body.row % 2 == 0)
+    elif pattern == 1:
+        patterned = patterned & ((body.row + body.column) % 2 == 0)
+    elif pattern == 2:
+        patterned = patterned & (body.column % 2 == 0)
+    if pattern < 3:
+        faces[patterned] = 0.35 * faces[patterned] + 0.65 * second
+    return faces, 0.88 + 0.3 * float(draw[35])
+
+
+_PATTERNED = np.array([name in ("shirt", "back", "sleeve") for name in MATERIALS])

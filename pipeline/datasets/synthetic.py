@@ -1,0 +1,522 @@
+"""Embedded people: bodies, procedural motions and pictures of them, made from a seed without any download."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import chance
+from pipeline.camera import ring_of_cameras
+from pipeline.datasets import Samples, Sequence, Split
+from pipeline.datasets.render import Rendered, RenderedSequence, Shots
+from pipeline.errors import UsageError
+from pipeline.skeleton import H36M17
+
+Array = NDArray[np.float64]
+
+FPS = 50.0
+ANKLE_HEIGHT = 0.08
+CAMERAS = 4
+PICTURE = (1000, 1000)
+
+BONES = {
+    "hip": (0.119, 0.147),
+    "thigh": (0.428, 0.452),
+    "shank": (0.438, 0.454),
+    "lower_spine": (0.224, 0.261),
+    "upper_spine": (0.251, 0.257),
+    "neck": (0.107, 0.121),
+    "head": (0.115, 0.115),
+    "shoulder": (0.140, 0.169),
+    "upper_arm": (0.265, 0.290),
+    "forearm": (0.244, 0.252),
+}
+"""Adult bone lengths in metres from which each body is drawn: those of Human3.6M's people."""
+
+CENTRAL = ("pitch", "roll", "yaw", "bend", "side", "twist", "nod", "tilt", "look", "hop")
+SIDED = ("hip", "splay", "turnout", "knee", "arm", "abduct", "inward", "elbow")
+CHANNELS = (*CENTRAL, *(f"{side}_{name}" for side in ("left", "right") for name in SIDED))
+"""Joint angles in degrees (hop in metres). Forward, flexed, outward is positive; `twist`, `look` and `yaw` turn left."""
+
+STANDING: dict[str, float] = {"hip": 3, "splay": 3, "turnout": 8, "knee": 5}
+HANGING: dict[str, float] = {"arm": 2, "abduct": 9, "inward": 15, "elbow": 18}
+LIMITS = {
+    "bend": (-25, 95),
+    "nod": (-40, 45),
+    "look": (-70, 70),
+    "hop": (0, 1),
+    "hip": (-30, 125),
+    "splay": (-12, 60),
+    "turnout": (-15, 45),
+    "knee": (3, 145),
+    "arm": (-55, 180),
+    "abduct": (2, 170),
+    "inward": (-95, 75),
+    "elbow": (4, 145),
+}
+"""What a joint can do, in degrees (hop in metres); others are not limited."""
+
+_BOUNDS = np.array(
+    [LIMITS.get(c.removeprefix("left_").removeprefix("right_"), (-180, 180)) for c in CHANNELS]
+).T
+_MIRROR = [
+    CHANNELS.index(
+        c.replace("left_", "#").replace("right_", "left_").replace("#", "right_")
+    )
+    for c in CHANNELS
+]
+_SIGNS = np.array([-1.0 if c in ("roll", "yaw", "side", "twist", "tilt", "look") else 1.0 for c in CHANNELS])
+
+
+def pose(**angles: float | tuple[float, float]) -> Array:
+    """A key pose, (P,): standing at ease but for the named angles; a pair is (left, right)."""
+    values = dict.fromkeys(CHANNELS, 0.0)
+    for name, angle in {**STANDING, **HANGING, **angles}.items():
+        if name in SIDED:
+            pair = angle if isinstance(angle, tuple) else (angle, angle)
+            values[f"left_{name}"], values[f"right_{name}"] = pair
+        else:
+            values[name] = float(angle)  # type: ignore[arg-type]
+    return np.array([values[name] for name in CHANNELS])
+
+
+def mirrored(poses: Array) -> Array:
+    """The same poses (..., P) with left and right exchanged."""
+    return poses[..., _MIRROR] * _SIGNS
+
+
+@dataclass(frozen=True, eq=False)
+class Programme:
+    """A motion as key poses to pass through.
+
+    Args:
+        keys: Key poses, (K, P).
+        beat: Seconds from one key to the next.
+        loose: How far a repetition may stray from its key, degrees (standard deviation).
+        turn: How fast the body turns while moving, degrees per second (standard deviation).
+        shuffled: Whether the keys come in random order.
+    """
+
+    keys: Array
+    beat: float
+    loose: float = 6.0
+    turn: float = 0.0
+    shuffled: bool = False
+
+
+def _programme(*keys: Array, mirror: bool = False, **settings: float | bool) -> Programme:
+    table = np.stack(keys)
+    table = np.concatenate([table, mirrored(table)]) if mirror else table
+    return Programme(table, **settings)  # type: ignore[arg-type]
+
+
+_SIT: dict[str, float] = {"hip": 88, "knee": 92, "bend": 8, "splay": 7}
+_REST = pose(**_SIT, arm=32, elbow=55, inward=25)
+
+PROGRAMMES = {
+    "walk": _programme(
+        pose(hip=(27, -14), knee=(6, 24), arm=(-20, 22), elbow=(16, 32), twist=7, yaw=-4),
+        pose(hip=(10, 12), knee=(14, 62), arm=(-4, 6), elbow=(18, 22), roll=-2),
+        pose(hip=(-6, 32), knee=(8, 34), arm=(14, -12), elbow=(26, 18), twist=-4, yaw=3),
+        mirror=True, beat=0.185, loose=2.5, turn=45.0,
+    ),
+    "run": _programme(
+        pose(hip=(34, -8), knee=(28, 80), arm=(-42, 38), elbow=(85, 95), twist=12, bend=10, pitch=6),
+        pose(hip=(8, 40), knee=(34, 108), arm=(-8, 6), elbow=95, bend=12, pitch=6),
+        pose(hip=(-22, 58), knee=(14, 80), arm=(35, -40), elbow=(95, 85), bend=10, pitch=6, hop=0.07),
+        mirror=True, beat=0.125, loose=3.0, turn=70.0,
+    ),
+    "wave": _programme(
+        pose(arm=(2, 0), abduct=(9, 105), inward=(15, -85), elbow=(18, 85), look=-10),
+        pose(arm=(2, 0), abduct=(9, 100), inward=(15, -88), elbow=(18, 35), side=4),
+        pose(arm=(2, 10), abduct=(9, 110), inward=(15, -80), elbow=(18, 95)),
+        pose(arm=(2, 5), abduct=(9, 118), inward=(15, -85), elbow=(18, 30), tilt=6),
+        beat=0.32, loose=7.0,
+    ),
+    "squat": _programme(
+        pose(),
+        pose(hip=105, knee=118, bend=22, pitch=12, splay=14, turnout=22, arm=85, elbow=12, nod=-14),
+        pose(hip=100, knee=112, bend=25, pitch=12, splay=14, turnout=22, arm=80, elbow=20, nod=-14),
+        pose(hip=8, knee=10, arm=10),
+        beat=0.65,
+    ),
+    "sit": _programme(
+        pose(),
+        pose(hip=95, knee=85, bend=35, arm=30, elbow=30),
+        _REST,
+        pose(**_SIT, arm=(32, 45), elbow=(55, 110), inward=(25, 30), look=15),
+        pose(**{**_SIT, "bend": -4}, arm=(20, 25), elbow=(60, 50), inward=35, look=-20),
+        pose(**{**_SIT, "bend": 32}, arm=(50, 45), elbow=(75, 85), inward=30, nod=-12),
+        _REST,
+        pose(hip=95, knee=85, bend=38, arm=35, elbow=30),
+        beat=0.85,
+    ),
+    "reach": _programme(
+        pose(),
+        pose(arm=(5, 165), abduct=(12, 14), elbow=(20, 10), side=-8, nod=-25, look=-10),
+        pose(arm=(8, 150), abduct=(12, 25), elbow=(20, 18), bend=-6, nod=-20),
+        pose(arm=(0, 90), abduct=(9, 50), elbow=(25, 10), bend=16, twist=25, look=-30),
+        pose(arm=(70, 85), elbow=(15, 12), bend=24, pitch=8, hip=(20, -5), knee=(22, 8)),
+        beat=0.7, loose=9.0,
+    ),
+    "punch": _programme(
+        pose(arm=(45, 32), elbow=(110, 128), inward=30, hip=(22, -6), knee=(22, 20), yaw=-22, bend=8),
+        pose(arm=(88, 30), elbow=(8, 128), inward=30, hip=(26, -8), knee=(26, 22), yaw=-35, twist=-18, bend=10),
+        pose(arm=(48, 34), elbow=(112, 124), inward=30, hip=(22, -6), knee=(22, 20), yaw=-20, bend=8),
+        pose(arm=(38, 90), elbow=(125, 8), inward=30, hip=(30, -12), knee=(30, 24), yaw=15, twist=32, bend=10),
+        beat=0.27, loose=7.0, turn=20.0,
+    ),
+    "turn": _programme(
+        pose(hip=(16, -4), knee=(16, 10), look=25, twist=10, arm=(6, -4)),
+        pose(hip=(24, 2), knee=(46, 8), look=30, twist=14, turnout=(24, 4)),
+        pose(hip=(4, 12), knee=(8, 16), look=20, arm=(-4, 8)),
+        pose(hip=(0, 26), knee=(8, 48), look=22, turnout=(8, 16)),
+        beat=0.3, loose=4.0, turn=120.0,
+    ),
+    "pick up": _programme(
+        pose(),
+        pose(hip=70, knee=75, bend=50, pitch=22, arm=(65, 75), elbow=10, nod=-10),
+        pose(hip=88, knee=98, bend=60, pitch=26, arm=(60, 66), elbow=8, nod=-5, splay=10),
+        pose(hip=40, knee=40, bend=40, pitch=14, arm=45, elbow=60),
+        pose(arm=35, elbow=95, inward=35, bend=-6),
+        pose(arm=70, elbow=60, inward=20, twist=25, look=25),
+        beat=0.65,
+    ),
+    "jumping jack": _programme(
+        pose(splay=2),
+        pose(splay=12, abduct=80, elbow=14, inward=-20, knee=14, hip=10, hop=0.07),
+        pose(splay=24, abduct=158, elbow=22, inward=-60, knee=10),
+        pose(splay=12, abduct=85, elbow=14, inward=-20, knee=16, hip=12, hop=0.07),
+        beat=0.25, loose=4.0,
+    ),
+    "kick": _programme(
+        pose(arm=(20, 25), elbow=60, hip=(4, -18), knee=(12, 30), yaw=-10),
+        pose(arm=(35, -5), elbow=(55, 40), hip=(6, 70), knee=(16, 105), bend=6),
+        pose(arm=(50, -30), elbow=(40, 30), hip=(2, 92), knee=(14, 14), bend=-8, pitch=-8),
+        pose(arm=(30, 10), elbow=60, hip=(6, 60), knee=(14, 90)),
+        pose(arm=25, elbow=75, knee=10),
+        beat=0.3, turn=15.0,
+    ),
+    "talk": _programme(
+        pose(look=15, tilt=5),
+        pose(arm=(20, 35), elbow=(80, 100), inward=(30, -5), look=-12),
+        pose(arm=30, elbow=85, inward=-15, abduct=18, bend=5, tilt=-5),
+        pose(arm=(0, 50), elbow=(20, 125), inward=(15, 35), nod=12, look=10),
+        pose(arm=-14, abduct=38, elbow=85, inward=60, hip=(-2, 8), knee=(4, 16), roll=4),
+        pose(arm=(35, 30), elbow=(105, 100), inward=65, hip=(8, -2), knee=(16, 4), roll=-4),
+        beat=0.6, loose=8.0, shuffled=True,
+    ),
+    "lunge": _programme(
+        pose(arm=10, elbow=60, abduct=25),
+        pose(hip=(82, -12), knee=(88, 78), bend=4, arm=(15, 25), elbow=80, abduct=20),
+        pose(hip=(78, -14), knee=(86, 70), bend=10, arm=(80, 85), elbow=15),
+        pose(hip=(10, 5), knee=(20, 15)),
+        mirror=True, beat=0.6,
+    ),
+    "stretch": _programme(
+        pose(abduct=(160, 20), elbow=(25, 60), inward=(-40, 40), side=22, splay=12),
+        pose(abduct=88, elbow=8, twist=35, splay=16, look=30),
+        pose(arm=170, elbow=10, bend=-14, nod=-25),
+        pose(arm=75, elbow=5, bend=80, pitch=22, hip=12, knee=12, nod=20),
+        mirror=True, beat=0.8, loose=8.0,
+    ),
+}  # fmt: skip
+"""Action name -> its programme; angles are everyday ranges of motion set by eye."""
+
+
+def spline(knots: Array, phase: Array) -> Array:
+    """Smooth curve through knots.
+
+    Args:
+        knots: Values at phase 0, 1, 2, …, (K, P).
+        phase: Where to look, (T,), from 1 to K - 3.
+
+    Returns:
+        Values, (T, P), passing through the knots with a continuous first derivative.
+
+    Source: Catmull and Rom, "A class of local interpolating splines" (1974).
+    """
+    i = np.floor(phase).astype(np.int64)
+    u = (phase - i)[:, None]
+    a, b, c, d = (knots[i + step] for step in (-1, 0, 1, 2))
+    return b + 0.5 * u * (c - a + u * (2 * a - 5 * b + 4 * c - d + u * (3 * (b - c) + d - a)))
+
+
+def _wander(rng: np.random.Generator, frames: int, lanes: int, seconds: float) -> Array:
+    """Smooth noise of unit deviation that changes its mind every so many seconds, (T, lanes)."""
+    phase = np.arange(frames) / (FPS * seconds) + 1
+    return spline(rng.standard_normal((int(phase[-1]) + 4, lanes)), phase)
+
+
+def angles_of(action: str, frames: int, rng: np.random.Generator) -> Array:
+    """One performance of an action: joint angles, (T, P), degrees (hop in metres)."""
+    programme = PROGRAMMES[action]
+    tempo = rng.uniform(0.8, 1.2) * (1 + 0.12 * np.tanh(_wander(rng, frames, 1, 1.0)[:, 0]))
+    phase = np.cumsum(tempo) / (FPS * programme.beat) + rng.uniform(1, 2)
+    count = int(phase[-1]) + 4
+    order = np.arange(count) + rng.integers(len(programme.keys))
+    if programme.shuffled:
+        order = rng.integers(len(programme.keys), size=count)
+    keys = programme.keys[order % len(programme.keys)]
+    ease = pose()
+    vigour = rng.uniform(0.8, 1.15) + 0.08 * rng.standard_normal((count, 1))
+    stray = programme.loose * rng.standard_normal(keys.shape) * (np.array(CHANNELS) != "hop")
+    style = 5.0 * rng.standard_normal(len(CHANNELS)) * (np.array(CHANNELS) != "hop")
+    knots = ease + (keys - ease) * vigour + stray + style
+    curves = spline(knots, phase)
+    sway = _wander(rng, frames, len(CHANNELS), 0.7)
+    gaze = _wander(rng, frames, 1, 1.5)[:, 0]
+    sway[:, CHANNELS.index("hop")] = 0
+    curves = curves + 1.5 * sway
+    curves[:, CHANNELS.index("look")] += 14 * gaze
+    for quiet in ("pitch", "roll", "yaw"):
+        curves[:, CHANNELS.index(quiet)] -= (0.7 * style)[CHANNELS.index(quiet)]
+    curves = mirrored(curves) if rng.random() < 0.5 else curves
+    heading = rng.uniform(0, 360) + rng.choice([-1, 1]) * programme.turn * np.cumsum(
+        1 + 0.5 * _wander(rng, frames, 1, 1.2)[:, 0]
+    ) / FPS  # fmt: skip
+    curves = np.clip(curves, *_BOUNDS)
+    curves[:, CHANNELS.index("yaw")] += heading + 12 * _wander(rng, frames, 1, 1.5)[:, 0]
+    return curves
+
+
+def _turn(axis: Literal["x", "y", "z"], degrees: Array) -> Array:
+    """Rotation matrices about an axis, (T, 3, 3)."""
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
+    matrices = np.tile(np.eye(3), (len(degrees), 1, 1))
+    matrices[:, i, i] = matrices[:, j, j] = cos
+    matrices[:, i, j], matrices[:, j, i] = -sin, sin
+    return matrices
+
+
+def forward_kinematics(angles: Array, bones: dict[str, float]) -> Array:
+    """Joints of a body around its pelvis from its joint angles.
+
+    Convention:
+        Body at yaw 0: x forward, y to the body's left, z up. All angles zero: upright, arms and legs straight down.
+
+    Args:
+        angles: Degrees, (T, P), in the order of `CHANNELS`.
+        bones: Bone lengths in metres, named as in `BONES`.
+
+    Returns:
+        Pelvis-relative joints, metres, (T, 17, 3).
+    """
+    a = dict(zip(CHANNELS, angles.T, strict=True))
+    joints = np.zeros((len(angles), len(H36M17), 3))
+
+    def put(name: str, parent: str, frame: Array, offset: tuple[float, float, float]) -> None:
+        joints[:, H36M17.index(name)] = joints[:, H36M17.index(parent)] + frame @ np.array(offset)
+
+    pelvis = _turn("z", a["yaw"]) @ _turn("y", a["pitch"]) @ _turn("x", a["roll"])
+    vertebra = _turn("y", a["bend"] / 2) @ _turn("x", a["side"] / 2) @ _turn("z", a["twist"] / 2)
+    waist = pelvis @ vertebra
+    chest = waist @ vertebra
+    skull = chest @ _turn("z", a["look"]) @ _turn("y", a["nod"]) @ _turn("x", a["tilt"])
+    put("spine", "pelvis", waist, (0, 0, bones["lower_spine"]))
+    put("thorax", "spine", chest, (0, 0, bones["upper_spine"]))
+    # the nose lies 24 degrees before the neck's axis, as far as the head's top lies behind the nose
+    put("nose", "thorax", skull, (0.4 * bones["neck"], 0, 0.9165 * bones["neck"]))
+    put("head", "nose", skull, (-0.28 * bones["head"], 0, 0.96 * bones["head"]))
+    for side, out in (("left", 1.0), ("right", -1.0)):
+        put(f"{side}_hip", "pelvis", pelvis, (0, out * bones["hip"], 0))
+        thigh = pelvis @ _turn("y", -a[f"{side}_hip"]) @ _turn("x", out * a[f"{side}_splay"])
+        thigh = thigh @ _turn("z", out * a[f"{side}_turnout"])
+        shank = thigh @ _turn("y", a[f"{side}_knee"])
+        put(f"{side}_knee", f"{side}_hip", thigh, (0, 0, -bones["thigh"]))
+        put(f"{side}_ankle", f"{side}_knee", shank, (0, 0, -bones["shank"]))
+        put(f"{side}_shoulder", "thorax", chest, (0, out * 0.97 * bones["shoulder"], -0.2431 * bones["shoulder"]))  # fmt: skip
+        arm = chest @ _turn("y", -a[f"{side}_arm"]) @ _turn("x", out * a[f"{side}_abduct"])
+        arm = arm @ _turn("z", -out * a[f"{side}_inward"])
+        forearm = arm @ _turn("y", -a[f"{side}_elbow"])
+        put(f"{side}_elbow", f"{side}_shoulder", arm, (0, 0, -bones["upper_arm"]))
+        put(f"{side}_wrist", f"{side}_elbow", forearm, (0, 0, -bones["forearm"]))
+    return joints
+
+
+def grounded(joints: Array, hop: Array) -> Array:
+    """Put a body on the floor: pelvis-relative joints -> world joints, metres, (T, 17, 3).
+
+    The lowest ankle is at ankle height (plus `hop`, (T,)), and the body moves over the floor as its standing foot
+    pushes it: a foot that carries the body does not slide. The path is centred on the origin.
+    """
+    ankles = joints[:, [H36M17.index("left_ankle"), H36M17.index("right_ankle")]]
+    lowest = ankles[..., 2].min(axis=1, keepdims=True)
+    weight = np.exp((lowest - ankles[..., 2]) / 0.012)  # a foot 12 mm higher carries 1/e as much
+    weight /= weight.sum(axis=1, keepdims=True)
+    push = -np.diff(ankles[..., :2], axis=0) * (weight[1:] + weight[:-1])[..., None] / 2
+    root = np.zeros((len(joints), 3))
+    root[1:, :2] = np.cumsum(push.sum(axis=1), axis=0)
+    root[:, :2] -= (root[:, :2].min(axis=0) + root[:, :2].max(axis=0)) / 2
+    root[:, 2] = ANKLE_HEIGHT + hop - (weight * ankles[..., 2]).sum(axis=1)
+    return joints + root[:, None]
+
+
+def body(seed: int, subject: str) -> dict[str, float]:
+    """Bone lengths of a subject in metres, drawn from `BONES`: tall people are tall everywhere, more or less."""
+    draw = chance.generator(seed, "body", subject)
+    tall, own = draw.random(), draw.random(len(BONES))
+    return {
+        bone: low + (high - low) * (0.5 * tall + 0.5 * part)
+        for (bone, (low, high)), part in zip(BONES.items(), own, strict=True)
+    }
+
+
+@functools.lru_cache(maxsize=512)
+def motion(seed: int, subject: str, action: str, frames: int) -> NDArray[np.float32]:
+    """World joints of a subject performing an action at 50 Hz, metres, z up, (T, 17, 3); read-only.
+
+    Raises:
+        UsageError: If there is no such action.
+    """
+    if action not in PROGRAMMES:
+        raise UsageError(f"no action {action!r}; the embedded people can {', '.join(PROGRAMMES)}")
+    angles = angles_of(action, frames, chance.generator(seed, "motion", subject, action))
+    joints = grounded(
+        forward_kinematics(angles, body(seed, subject)), angles[:, CHANNELS.index("hop")]
+    ).astype(np.float32)
+    joints.setflags(write=False)
+    return joints
+
+
+class Synthetic:
+    """Embedded people: sequences for the lifter, single pictures for the 2D stage.
+
+    Args:
+        train: Number of training subjects.
+        val: Number of validation subjects; they are other people.
+        test: Number of test subjects; other people again.
+        actions: Names out of `PROGRAMMES`; none for all.
+        seconds: Length of a training motion; validation and test motions are half as long.
+        pictures: Single pictures of the training split; validation and test have a thirtieth.
+        share: Which training subjects to take: the first half are the detector's, the others the lifter's, so that a
+            lifter trains on detections of people whom the detector has not seen.
+        seed: Of everything: bodies, motions, cameras, clothes.
+    """
+
+    skeleton = H36M17
+
+    def __init__(
+        self,
+        train: int = 8,
+        val: int = 2,
+        test: int = 3,
+        *,
+        actions: tuple[str, ...] | None = None,
+        seconds: float = 8.0,
+        pictures: int = 60_000,
+        share: Literal["all", "detector", "lifter"] = "all",
+        seed: int = 0,
+    ) -> None:
+        self.people = {"train": train, "val": val, "test": test}
+        self.actions = tuple(actions) if actions is not None else tuple(PROGRAMMES)
+        self.seconds, self.pictures, self.share, self.seed = seconds, pictures, share, seed
+
+    def describe(self) -> str:
+        """One line for the first lines of a run."""
+        train, val, test = self.people.values()
+        return (
+            f"synthetic: {train}/{val}/{test} embedded people (train/val/test, share {self.share}), "
+            f"{len(self.actions)} actions, seed {self.seed}"
+        )
+
+    def subjects(self, split: Split) -> list[str]:
+        """Names of the subjects of a split, unique over all splits.
+
+        Raises:
+            UsageError: If the split is not one, or nobody is in it.
+        """
+        if split not in get_args(Split):
+            raise UsageError(f"no split {split!r}; there are {', '.join(get_args(Split))}")
+        names = [f"{split}{i + 1:02d}" for i in range(self.people[split])]
+        if split == "train" and self.share != "all":
+            half = (len(names) + 1) // 2
+            names = names[:half] if self.share == "detector" else names[half:]
+        if not names:
+            raise UsageError(f"synthetic: no subjects in {split} ({self.share}); raise --data.{split}")
+        return names
+
+    def _motions(self, split: Split) -> list[tuple[str, str, NDArray[np.float32]]]:
+        frames = max(1, round(self.seconds * FPS / (1 if split == "train" else 2)))
+        return [
+            (subject, action, motion(self.seed, subject, action, frames))
+            for subject in self.subjects(split)
+            for action in self.actions
+        ]
+
+    def sequences(self, split: Split) -> list[Sequence]:
+        """Every motion of a split seen by four cameras; pictures are drawn when they are looked at.
+
+        Raises:
+            UsageError: If the split is not one, or nobody is in it.
+        """
+        found = []
+        for subject, action, joints3d in self._motions(split):
+            key = (self.seed, subject, action)
+            for k, camera in enumerate(ring_of_cameras(*key, joints3d=joints3d)):
+                name = f"{subject} {action} camera{k + 1}"
+                pictures = RenderedSequence(
+                    joints3d,
+                    camera,
+                    look=chance.seed_of(*key, "look"),
+                    scene=chance.seed_of(*key, "scene", k),
+                )
+                found.append(
+                    Sequence(name, subject, action, camera, FPS, H36M17, joints3d, pictures=pictures)
+                )
+        return found
+
+    def samples(self, split: Split) -> Samples:
+        """Single pictures of a split's people from all sides, near and far.
+
+        Sample i is a pure function of (seed, split, share, i). Joints outside the picture are not labelled; hidden
+        ones are. About two pictures in five have something in front of the person, one in eight a second person.
+
+        Raises:
+            UsageError: If the split is not one, or nobody is in it.
+        """
+        count = self.pictures if split == "train" else max(1, self.pictures // 30)
+        pool = np.concatenate([joints for *_, joints in self._motions(split)])
+        key = (self.seed, "sample", split, self.share, np.arange(count))
+        frame = (chance.uniform(*key, "frame", lanes=1)[:, 0] * len(pool)).astype(np.int64)
+        joints3d = pool[frame]
+        shots = _snapshots(joints3d, key)
+        keys = chance.bits(*key, "look", lanes=2).astype(np.int64) & 0x7FFFFFFF
+        seen = shots.to_camera(joints3d.astype(np.float64))
+        joints2d = shots.project(seen).astype(np.float32)
+        labelled = ((joints2d >= 0) & (joints2d <= np.array(PICTURE) - 1)).all(axis=-1)
+        joints2d[~labelled] = np.nan
+        low, high = np.nanmin(joints2d, axis=1), np.nanmax(joints2d, axis=1)
+        pictures = Rendered(
+            joints3d, shots, looks=keys[:, 0], scenes=keys[:, 1], hidden=0.4, company=0.125
+        )
+        return Samples(
+            H36M17,
+            pictures,
+            joints2d,
+            labelled,
+            np.concatenate([low, high - low], axis=1),
+            seen.astype(np.float32),
+            shots.focal,
+            shots.principal,
+        )
+
+
+def _snapshots(joints3d: NDArray[np.float32], key: tuple[chance.Key, ...]) -> Shots:
+    """A camera for each body (N, 17, 3): any azimuth, knee to over-head height, now and then badly aimed."""
+    draw = chance.uniform(*key, "camera", lanes=8)
+    noise = chance.normal(*key, "aim", lanes=4)
+    centre = (joints3d.min(axis=1) + joints3d.max(axis=1)).astype(np.float64) / 2
+    azimuth, distance = 2 * np.pi * draw[:, 0], 2.2 + 4.2 * draw[:, 1]
+    place = centre + distance[:, None] * np.stack([np.cos(azimuth), np.sin(azimuth), 0 * azimuth], -1)
+    place[:, 2] = 0.5 + 1.9 * draw[:, 2]
+    careless = np.where(draw[:, 3] < 0.1, 0.2, 0.05)[:, None]  # in units of the distance
+    aim = centre + careless * distance[:, None] * np.tanh(noise[:, :3])
+    focal = np.repeat((900 + 400 * draw[:, 4])[:, None], 2, axis=1) * np.sqrt(distance / 4)[:, None]
+    principal = np.array(PICTURE) / 2 + 20 * (draw[:, 5:7] - 0.5)
+    return Shots.aimed(place, aim, np.deg2rad(3.0) * noise[:, 3], focal, principal, PICTURE)
