@@ -1,0 +1,184 @@
+import functools
+import warnings
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+
+from pipeline.datasets.synthetic import Synthetic
+from pipeline.errors import UsageError
+from pipeline.heatmap import HeatmapDataModule, HeatmapModule, HRNet, targets
+from pipeline.heatmap.crop import Augmentation
+from pipeline.heatmap.module import in_picture
+from pipeline.skeleton import COCO17
+
+SMALL = (64, 64)
+
+
+def narrow(joints: int = 17) -> HRNet:
+    torch.manual_seed(1)
+    return HRNet(8, joints, stem=16, planes=8, blocks=1, modules=(1, 1, 1))
+
+
+def people(**changes) -> HeatmapDataModule:
+    source = Synthetic(1, 1, 1, pictures=120, seconds=0.5, actions=("walk", "wave"))
+    return HeatmapDataModule(source, input_size=SMALL, **changes)
+
+
+def trainer(folder, **changes) -> pl.Trainer:
+    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    settings |= {"accelerator": "cpu", "enable_model_summary": False, "default_root_dir": folder}
+    return pl.Trainer(use_distributed_sampler=False, **settings | changes)
+
+
+@pytest.fixture
+def quiet():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers")
+        warnings.filterwarnings("ignore", message=".*LeafSpec")
+        yield
+
+
+class Echo(torch.nn.Module):
+    """Answers crops that are brighter on the left with given heatmaps, others with other ones."""
+
+    def __init__(self, heatmaps: torch.Tensor, mirrored: torch.Tensor) -> None:
+        super().__init__()
+        self.heatmaps, self.mirrored = heatmaps, mirrored
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        left = images[:, 0, 0, 0] > images[:, 0, 0, -1]
+        return torch.where(left[:, None, None, None], self.heatmaps, self.mirrored)
+
+
+def echo(**settings) -> tuple[HeatmapModule, torch.Tensor, torch.Tensor]:
+    """A module that finds given joints, those joints in pixels, and crops to ask it with."""
+    joints2d = 8 + torch.rand(3, 17, 2, generator=torch.Generator().manual_seed(2)) * 48
+    mirrored = joints2d[:, list(COCO17.swap)] * torch.tensor([-1, 1]) + torch.tensor([63, 0])
+    offset = targets.PUBLISHED if settings.get("published_cells") else targets.EXACT
+    answers = [
+        targets.encode(targets.to_cells(joints, offset=offset), (16, 16))
+        for joints in (joints2d, mirrored)
+    ]
+    images = torch.zeros(3, 64, 64, 3, dtype=torch.uint8)
+    images[:, :, :32] = 200
+    module = HeatmapModule(Echo(*answers), skeleton="COCO17", input_size=SMALL, **settings)
+    return module.eval(), joints2d, images
+
+
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("flip_test", [False, True])
+@pytest.mark.parametrize(
+    ("decode", "cells"), [("quarter", 0.25), ("argmax", 0.5), ("expectation", 0.1)]
+)
+def test_detection_finds_joints_in_pixels_of_the_crop(decode, cells, flip_test, published):
+    module, joints2d, images = echo(decode=decode, flip_test=flip_test, published_cells=published)
+    found, score = module.detect(images)
+    # Published cells flip back a quarter of a cell beside themselves: the average is an eighth off.
+    slack = 0.55 if published and flip_test else 0.05
+    assert (found - joints2d).abs().max() <= 4 * cells + slack
+    assert found.dtype == score.dtype == torch.float32
+    assert score.min() > 0.8
+
+
+def test_in_picture_undoes_the_crop_matrix():
+    matrix = torch.tensor([[[0.5, 0.1, 3.0], [-0.1, 0.5, 7.0]]], dtype=torch.float64)
+    there = torch.tensor([[[10.0, 20.0], [0.0, -4.0]]], dtype=torch.float64)
+    crop = there @ matrix[0, :, :2].T + matrix[0, :, 2]
+    torch.testing.assert_close(in_picture(crop, matrix), there)
+
+
+def test_pictures_are_normalised_as_imagenet_was():
+    net = torch.nn.Identity()
+    module = HeatmapModule(net, input_size=SMALL)
+    seen = module(torch.tensor([255, 0, 128], dtype=torch.uint8).expand(1, 4, 4, 3))
+    expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225]
+    np.testing.assert_allclose(seen[0, :, 0, 0], expected, rtol=1e-5)
+
+
+def test_a_network_with_other_joints_than_the_skeleton_is_refused():
+    with pytest.raises(UsageError, match="16 heatmaps and COCO17 has 17"):
+        HeatmapModule(narrow(16), skeleton="COCO17")
+
+
+def test_settings_name_all_that_shapes_a_detection_in_plain_types():
+    settings = HeatmapModule(narrow(), flip_test=True, decode="argmax").settings()
+    assert settings == {
+        "version": 1,
+        "joints": "H36M17",
+        "input_size": [192, 256],
+        "padding": 1.25,
+        "cell_offset": 1.5,
+        "decode": "argmax",
+        "flip_test": True,
+    }
+
+
+def test_a_narrow_hrnet_memorises_eight_people():
+    data = people(batch_size=8)
+    data.setup("fit")
+    data.train_set.augmentation = None
+    batch = {name: torch.from_numpy(a) for name, a in data.train_set[(0, np.arange(8))].items()}
+    torch.manual_seed(0)
+    net = HRNet(16, 17, stem=32, planes=16, blocks=1, modules=(1, 1, 1))
+    module = HeatmapModule(net, input_size=SMALL, sigma=1.5).train()
+    optimizer = torch.optim.Adam(module.parameters(), 3e-3)
+    for _ in range(100):
+        loss = module._loss(module(batch["image"]), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    found, score = module.eval().detect(batch["image"])
+    error = (found - batch["joints2d"]).norm(dim=-1)[batch["weight"] > 0]
+    assert error.mean() < 2.0
+    assert score[batch["weight"] > 0].mean() > 0.8
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_short_training_logs_losses_and_pck_and_keeps_examples(tmp_path):
+    module = HeatmapModule(
+        narrow(), functools.partial(torch.optim.Adam, lr=1e-3), input_size=SMALL, flip_test=True
+    )
+    fit = trainer(tmp_path, max_epochs=1, limit_train_batches=2, precision="bf16-mixed")
+    fit.fit(module, people(batch_size=8, augmentation=Augmentation(colour=0.2)))
+    logged = fit.callback_metrics
+    assert {"train/loss", "val/loss", "val/pck_0.05", "val/pck_0.1", "val/pck_0.2"} <= set(logged)
+    assert logged["val/pck_0.05"] <= logged["val/pck_0.2"]
+    assert torch.isfinite(logged["val/loss"])
+    assert set(module.report) > {"pck@0.1", "pck@0.1/nose"}
+    assert len(module.examples) == 4
+    assert module.examples[0]["image"].shape == (64, 64, 3)
+    assert module.examples[0]["heatmaps"].shape == (17, 16, 16)
+    assert module.examples[0]["joints2d"].shape == module.examples[0]["truth"].shape == (17, 2)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_pck_counts_in_the_whole_picture_and_predictions_come_in_its_pixels(tmp_path):
+    module, data = HeatmapModule(narrow(), input_size=SMALL), people(evaluation_batch=3)
+    run = trainer(tmp_path)
+    (results,) = run.test(module, data, verbose=False)
+    predictions = run.predict(module, data)
+    samples = data.source.samples("test")
+    found = torch.cat([batch["joints2d"] for batch in predictions]).numpy()
+    assert torch.cat([batch["index"] for batch in predictions]).tolist() == list(range(4))
+    size = np.nanmax(np.nanmax(samples.joints2d, 1) - np.nanmin(samples.joints2d, 1), axis=1)
+    near = np.linalg.norm(found - samples.joints2d, axis=-1) <= 0.2 * size[:, None]
+    assert results["test/pck_0.2"] == pytest.approx(near[samples.labelled].mean(), abs=1e-6)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_fit_can_start_from_another_runs_weights(tmp_path):
+    first = HeatmapModule(narrow(), input_size=SMALL)
+    teacher = trainer(tmp_path, max_steps=1)
+    teacher.fit(first, people(batch_size=4))
+    teacher.save_checkpoint(tmp_path / "first.ckpt")
+    second = HeatmapModule(
+        HRNet(8, 17, ((1, 1),), stem=16, planes=8, blocks=1, modules=(1, 1, 1)),
+        functools.partial(torch.optim.SGD, lr=0.0),
+        input_size=SMALL,
+        pretrained=str(tmp_path / "first.ckpt"),
+    )
+    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(second, people(batch_size=4))
+    assert torch.equal(second.net.conv1.weight, first.net.conv1.weight)
+    assert all("attention" in name for name in second.origin["pretrained"]["new"])
