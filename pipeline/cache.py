@@ -30,30 +30,26 @@ def verify() -> None:
         )
 
 
-def rm(names: list[str] | None = None, *, everything: bool = False) -> None:
-    """Remove entries from the cache, finished or not.
+def rm(name: str) -> None:
+    """Remove an entry from the cache, finished or not.
 
     Args:
-        names: Entries as `heatlift cache ls` calls them.
-        everything: Remove all of them.
+        name: As `heatlift cache ls` calls it; `all` for every one.
 
     Raises:
         UsageError: If there is no such entry.
     """
     cache = store.place()
     present = sorted({_name(path) for path in _entries()})
-    chosen = present if everything else names or []
-    unknown = [name for name in chosen if name not in present]
-    if unknown or not (chosen or everything):
+    if name != "all" and name not in present:
         raise UsageError(
-            f"{cache.root}: no entry {', '.join(unknown) or 'was named'}; "
-            f"it holds {', '.join(present) or 'nothing'}"
+            f"{cache.root}: no entry {name}; it holds {', '.join(present) or 'nothing'}"
         )
-    for name in chosen:
-        with cache.lock(name):
-            store.remove(cache.root / name)
-            store.remove(cache.root / f".{name}.building")
-            cache.sweep(name)
+    for chosen in present if name == "all" else [name]:
+        with cache.lock(chosen):
+            store.remove(cache.root / chosen)
+            store.remove(cache.root / f".{chosen}.building")
+            cache.sweep(chosen)
 
 
 def _entries() -> list[Path]:

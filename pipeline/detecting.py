@@ -175,6 +175,13 @@ def lead(fabric: Fabric, store: Store, jobs: Many[Job]) -> None:
 def _make(fabric: Fabric, job: Job, shards: Shards, pieces: list[int]) -> None:
     """Make this process's share of the pieces, then wait for the others."""
     mine = pieces[fabric.global_rank :: fabric.world_size]
+    if mine:
+        _look(fabric, job, shards, mine, sum(len(job.range(piece)) for piece in pieces))
+    fabric.barrier()
+
+
+def _look(fabric: Fabric, job: Job, shards: Shards, mine: list[int], count: int) -> None:
+    """Make pieces and keep them as shards; `count` pictures are to be seen by all processes."""
     together = max(1, job.batch_size // PIECE)
     step = CHUNK if fabric.device.type == "cpu" else min(job.batch_size, together * PIECE)
     loader: DataLoader[dict[str, Any]] = DataLoader(
@@ -186,9 +193,8 @@ def _make(fabric: Fabric, job: Job, shards: Shards, pieces: list[int]) -> None:
         collate_fn=_as_it_is,  # type: ignore[arg-type]
     )
     detector = fabric.to_device(job.detector).eval()
-    count = sum(len(job.range(piece)) for piece in pieces)
     with torch.inference_mode(), _progress(job.wanted.stem, count, fabric) as advance:
-        for batch in loader if mine else ():
+        for batch in loader:
             joints, score = _found(fabric, detector, batch["images"], step)
             joints = crop.apply(crop.invert(batch["matrices"]), joints).astype(np.float32)
             seen = batch["seen"][:, None] & np.isfinite(joints).all(-1) & np.isfinite(score)
@@ -199,7 +205,6 @@ def _make(fabric: Fabric, job: Job, shards: Shards, pieces: list[int]) -> None:
                 shards.put(_shard(piece), {"joints2d": joints[rows], "score": score[rows]})
                 at = rows.stop
             advance(at * fabric.world_size)
-    fabric.barrier()
 
 
 def _found(

@@ -5,22 +5,17 @@ from __future__ import annotations
 import hashlib
 import inspect
 import shlex
-import zipfile
-from collections.abc import Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from lightning.fabric import Fabric
-from numpy.typing import NDArray
 
 from pipeline import checkpoint
 from pipeline.datasets import MotionSource, Sequence, Split
 from pipeline.detecting import Detector, Job, lead, person_boxes, run_rank, say
 from pipeline.errors import DataError, UsageError
-from pipeline.skeleton import SKELETONS, Skeleton, conversion
+from pipeline.exchange import Detections, from_file, spans_of
 from pipeline.store import Store, Wanted, place
 
 VERSION = 1
@@ -29,52 +24,7 @@ VERSION = 1
 SMALL = 20_000
 """Pictures up to which a training run makes its own detections."""
 
-MAX_UNPACKED = 4 * 2**30
-"""Bytes that a file of detections may unpack to."""
-
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-
-
-@dataclass(frozen=True, eq=False)
-class Detections:
-    """2D joints of the sequences of a split.
-
-    Args:
-        skeleton: The joint set of the arrays.
-        joints2d: Pixels of the whole picture, one sequence after the other, (N, J, 2), float32;
-            NaN where missing.
-        score: (N, J), float32; 0 where missing.
-        spans: Name of a sequence -> its first row and the row behind its last.
-        origin: Where they come from, in a few words.
-    """
-
-    skeleton: Skeleton
-    joints2d: NDArray[np.float32]
-    score: NDArray[np.float32]
-    spans: Mapping[str, tuple[int, int]]
-    origin: str
-
-    def of(
-        self, name: str, skeleton: Skeleton | None = None, *, allow_missing: bool = False
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Joints and scores of a sequence, (T, J, 2) and (T, J); see `joints2d` and `score`.
-
-        Args:
-            name: Of the sequence.
-            skeleton: The joint set wanted; none for the detector's own.
-            allow_missing: Accept joints that the detector does not find.
-
-        Raises:
-            DataError: If there are none for the sequence, or the joint sets do not fit.
-        """
-        if name not in self.spans:
-            raise DataError(f"{self.origin}: no detections for sequence {name}")
-        first, end = self.spans[name]
-        joints2d, score = self.joints2d[first:end], self.score[first:end]
-        if skeleton is None or skeleton == self.skeleton:
-            return joints2d, score
-        way = conversion(self.skeleton, skeleton, allow_missing=allow_missing)
-        return way.joints(joints2d), way.score(score)
 
 
 def load_detector(path: str | Path) -> Any:
@@ -108,7 +58,7 @@ def wanted(
     Raises:
         DataError: If a sequence has no pictures or no joints.
     """
-    spans = _spans(sequences)
+    spans = {name: list(rows) for name, rows in spans_of(sequences).items()}
     rows, joints = sum(map(len, sequences)), len(detector.skeleton)
     key = {
         "version": VERSION,
@@ -281,15 +231,6 @@ def _open(store: Store, job: Job) -> Detections:
     )
 
 
-def _spans(sequences: Many[Sequence]) -> dict[str, list[int]]:
-    """Rows of each sequence; checks that each has a name of its own."""
-    ends = np.cumsum([0, *map(len, sequences)]).tolist()
-    spans = {s.name: [a, b] for s, a, b in zip(sequences, ends[:-1], ends[1:], strict=True)}
-    if len(spans) != len(sequences):
-        raise DataError("two sequences of this split have the same name; rename one")
-    return spans
-
-
 def _content(sequence: Sequence) -> dict[str, Any]:
     """What a sequence adds to a key."""
     pictures = sequence.pictures
@@ -324,98 +265,3 @@ def _command(source: MotionSource, detector: str, split: str, precision: str) ->
     if precision != "32-true":
         words.append(f"--precision={precision}")
     return shlex.join(words)
-
-
-def from_file(path: str | Path, sequences: Many[Sequence]) -> Detections:
-    """Detections that were made elsewhere.
-
-    Args:
-        path: An `.npz` file of `export`.
-        sequences: The sequences that must be in it; further frames at their ends are left out.
-
-    Raises:
-        DataError: If the file is not what it claims to be, or a sequence is missing or too short.
-    """
-    arrays = _plain_arrays(Path(path))
-    joints2d, score, lengths = arrays["joints2d"], arrays["score"], arrays["lengths"]
-    names, joints = arrays["names"].tolist(), tuple(arrays["joints"].tolist())
-    if joints2d.shape != (*score.shape, 2) or lengths.shape != (len(names),):
-        raise DataError(
-            f"{path}: joints2d {joints2d.shape}, score {score.shape}, names ({len(names)},) and "
-            f"lengths {lengths.shape} do not fit each other; export it again"
-        )
-    skeleton = next((known for known in SKELETONS.values() if known.joints == joints), None)
-    if skeleton is None or joints2d.shape[1] != len(joints):
-        raise DataError(
-            f"{path}: its joints ({', '.join(joints)}) are no known joint set; "
-            f"known are {', '.join(SKELETONS)}"
-        )
-    if (lengths < 0).any() or lengths.sum() != len(joints2d):
-        raise DataError(
-            f"{path}: lengths are below zero or add up to {lengths.sum()}, not to {len(joints2d)} frames"
-        )
-    starts = dict(zip(names, np.cumsum(lengths) - lengths, strict=True))
-    frames = dict(zip(names, lengths, strict=True))
-    spans = {}
-    for sequence in sequences:
-        have = frames.get(sequence.name)
-        if have is None or have < len(sequence):
-            raise DataError(
-                f"{path}: sequence {sequence.name} "
-                f"{'is missing' if have is None else f'has {have} frames, not {len(sequence)}'}; "
-                f"the file holds {', '.join(names[:5])}{' …' * (len(names) > 5)}"
-            )
-        first = int(starts[sequence.name])
-        spans[sequence.name] = (first, first + len(sequence))
-    missing = ~np.isfinite(joints2d).all(-1) | ~(score > 0)
-    joints2d, score = joints2d.astype(np.float32), score.astype(np.float32)
-    joints2d[missing], score[missing] = np.nan, 0.0
-    return Detections(skeleton, joints2d, score, spans, str(path))
-
-
-def export(detections: Detections, path: str | Path) -> None:
-    """Write detections to an `.npz` file of plain arrays.
-
-    It holds `joints2d` (N, J, 2) in pixels, `score` (N, J), `joints` (J,) names of the joints,
-    `names` (S,) and `lengths` (S,) of the sequences, in the order of their rows.
-
-    Raises:
-        StorageError: If the disk refuses.
-    """
-    order = sorted(detections.spans, key=lambda name: detections.spans[name])
-    rows = [slice(*detections.spans[name]) for name in order]
-    arrays = {
-        "joints2d": np.concatenate([detections.joints2d[row] for row in rows]),
-        "score": np.concatenate([detections.score[row] for row in rows]),
-        "joints": np.array(detections.skeleton.joints),
-        "names": np.array(order),
-        "lengths": np.array([row.stop - row.start for row in rows]),
-    }
-    checkpoint.write_whole(
-        Path(path),
-        lambda file: np.savez(file, allow_pickle=False, **arrays),
-    )
-
-
-def _plain_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an exported file, whole, of plain types and of bounded size."""
-    kinds = {"joints2d": "f", "score": "f", "joints": "U", "names": "U", "lengths": "i"}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-            if unpacked > MAX_UNPACKED:
-                raise DataError(f"{path}: unpacks to {unpacked:,} bytes; refused")
-            if damaged := archive.testzip():
-                raise DataError(f"{path}: damaged: {damaged} fails its CRC; fetch it again")
-        with np.load(path, allow_pickle=False) as members:
-            if absent := sorted(set(kinds) - set(members)):
-                raise DataError(
-                    f"{path}: missing array {', '.join(absent)} (has: {', '.join(members)})"
-                )
-            arrays = {name: members[name] for name in kinds}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise DataError(f"{path}: is no file of detections ({error})") from error
-    for name, kind in kinds.items():
-        if arrays[name].dtype.kind != kind:
-            raise DataError(f"{path}: {name} holds {arrays[name].dtype}, not what it should")
-    return arrays

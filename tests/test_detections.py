@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import shlex
+import shutil
 import signal
 import socket
 import time
@@ -15,13 +17,14 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
-from pipeline import detections
+from pipeline import detecting, detections
 from pipeline.camera import Camera
 from pipeline.datasets import Sequence
 from pipeline.detecting import CHUNK, PIECE, Job, person_boxes
-from pipeline.detections import detect_jobs, detect_sequences, export, from_file, wanted
-from pipeline.errors import DataError
-from pipeline.skeleton import COCO17, H36M17, MPII16
+from pipeline.detections import detect, detect_jobs, detect_sequences, ensure, wanted
+from pipeline.errors import DataError, UsageError
+from pipeline.heatmap import HeatmapModule, HRNet
+from pipeline.skeleton import COCO17, H36M17
 from pipeline.store import Store
 
 forked = multiprocessing.get_context("fork")
@@ -295,66 +298,101 @@ def test_sequences_without_pictures_joints_or_names_of_their_own_are_refused():
         wanted([walks()[0], walks()[0]], Counted(), "d")
 
 
-def test_what_is_exported_comes_in_again(tmp_path):
-    people = walks()
-    people[2].joints2d[5] = np.nan
-    found = detect_sequences(people, Counted(), "d", store=Store(tmp_path / "cache"))
-    export(found, tmp_path / "detections.npz")
-    back = from_file(tmp_path / "detections.npz", people)
-    for person in people:
-        for one, other in zip(found.of(person.name), back.of(person.name), strict=True):
-            np.testing.assert_array_equal(one, other)
-    assert back.skeleton == H36M17
+class Walks:
+    """A source of the walks."""
+
+    skeleton = H36M17
+
+    def __init__(self, folder: str, people: int = 1) -> None:
+        self.folder, self.people = folder, people
+
+    def sequences(self, split):
+        return walks() if split == "test" else [sequence(split, 3, 5)]
+
+    def describe(self) -> str:
+        return "walks"
 
 
-def exported(path: Path, **changes) -> Path:
-    arrays = {
-        "joints2d": np.ones((5, 16, 2), np.float32),
-        "score": np.ones((5, 16), np.float32),
-        "joints": np.array(MPII16.joints),
-        "names": np.array(["a", "b"]),
-        "lengths": np.array([2, 3]),
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A checkpoint of room 1 as the console writes it, and an empty cache."""
+    monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's use of it
+    net = {"width": 8, "stem": 8, "planes": 8, "blocks": 1, "modules": [1, 1, 1]}
+    torch.manual_seed(0)
+    module = HeatmapModule(HRNet(**net), input_size=(32, 32))
+    arguments = {
+        "net": {"class_path": "pipeline.heatmap.HRNet", "init_args": net},
+        "input_size": [32, 32],
+        "flip_test": True,
+        "_instantiator": "lightning.pytorch.cli.instantiate_module",
     }
-    np.savez(path, **{k: v for k, v in (arrays | changes).items() if v is not None})
-    return path
+    content = {
+        "state_dict": module.state_dict(),
+        "hyper_parameters": arguments,
+        "pytorch-lightning_version": "2.6.6",
+        "heatlift": {"stage": "heatmap", "format": 1, "processes": 1, "origin": {}},
+    }
+    torch.save(content, tmp_path / "detector.ckpt")
+    return str(tmp_path / "detector.ckpt")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"score": None}, "missing array score"),
-        ({"joints2d": np.ones((5, 17, 2))}, "do not fit each other"),
-        ({"joints2d": np.ones((5, 16, 2), int)}, "joints2d holds int64"),
-        ({"joints": np.array(["nose"] * 16)}, "no known joint set"),
-        ({"names": np.array(["a"])}, "do not fit each other"),
-        ({"lengths": np.array([2, 2])}, "add up to 4, not to 5"),
-        ({"lengths": np.array([6, -1])}, "below zero or add up to 5"),
-        ({"names": np.array([{}, {}])}, "Object arrays cannot be loaded"),
-    ],
-)
-def test_files_that_are_no_detections_are_refused(tmp_path, changes, message):
-    with pytest.raises(DataError, match=message):
-        from_file(exported(tmp_path / "file.npz", **changes), [])
+def test_training_makes_few_detections_itself_and_finds_those_of_the_console(trained, tmp_path):
+    made = ensure(Walks("a"), trained, "test")
+    entry = content(Store(tmp_path / "cache"))
+    assert made.of("walk 2")[0].shape == (PIECE + CHUNK + 5, 17, 2)
+    detect(Walks("b"), trained, "test", accelerator="cpu", batch_size=7)
+    assert content(Store(tmp_path / "cache")) == entry
 
 
-def test_sequences_that_a_file_lacks_are_named(tmp_path):
-    file = exported(tmp_path / "file.npz")
-    with pytest.raises(DataError, match="sequence walk 1 is missing; the file holds a, b"):
-        from_file(file, [sequence("walk 1", 2, 0)])
-    with pytest.raises(DataError, match="sequence a has 2 frames, not 3"):
-        from_file(file, [sequence("a", 3, 0)])
-    assert len(from_file(file, [sequence("b", 2, 0)]).of("b")[0]) == 2
+def test_training_does_not_make_many_detections_but_names_the_command(trained):
+    with pytest.raises(UsageError, match="151 pictures are more than 100") as caught:
+        ensure(Walks("a b", 3), trained, "test", limit=100)
+    line = str(caught.value).partition("first run: ")[2]
+    name = f"--source={Walks.__module__}.Walks"
+    words = ["heatlift", "detect", name, "--source.folder=a b", "--source.people=3"]
+    assert shlex.split(line) == [*words, f"--detector={trained}", "--split=test"]
+    detect(Walks("a b", 3), trained, "test", accelerator="cpu")
+    assert ensure(Walks("a b", 3), trained, "test", limit=100).of("walk 1")
 
 
-def test_damaged_files_are_refused(tmp_path):
-    file = exported(tmp_path / "file.npz")
-    whole = bytearray(file.read_bytes())
-    whole[300] ^= 1
-    file.write_bytes(whole)
-    with pytest.raises(DataError, match=r"fails its CRC|is no file of detections"):
-        from_file(file, [])
-    file.write_bytes(whole[:200])
-    with pytest.raises(DataError, match="is no file of detections"):
-        from_file(file, [])
-    with pytest.raises(DataError, match="is no file of detections"):
-        from_file(tmp_path / "missing.npz", [])
+def test_the_console_makes_all_splits_on_several_processes(trained, tmp_path, capsys):
+    detect(Walks("a"), trained, devices=2, accelerator="cpu", strategy="ddp_fork")
+    entries = sorted(path.name.split("-")[1] for path in (tmp_path / "cache").glob("walks-*"))
+    assert entries == ["test", "train", "val"]
+    assert "walks-test" in capsys.readouterr().err
+
+
+def test_one_process_of_many_makes_all_pieces_when_only_it_is_asked(trained, tmp_path):
+    ensure(Walks("a"), trained, "test")
+    alone = content(Store(tmp_path / "cache"))
+    shutil.rmtree(tmp_path / "cache")
+
+    def prepare(fabric: Fabric) -> None:
+        if fabric.global_rank == 0:
+            ensure(Walks("a"), trained, "test")
+        fabric.barrier()
+        assert ensure(Walks("a"), trained, "test", limit=0).of("walk 1")
+
+    Fabric(accelerator="cpu", devices=2, strategy="ddp_fork").launch(prepare)
+    assert content(Store(tmp_path / "cache")) == alone
+
+
+def test_the_number_of_threads_changes_no_bit(trained, tmp_path):
+    ensure(Walks("a"), trained, "test")
+    alone = content(Store(tmp_path / "cache"))
+    shutil.rmtree(tmp_path / "cache")
+    torch.set_num_threads(2)
+    ensure(Walks("a"), trained, "test")
+    assert content(Store(tmp_path / "cache")) == alone
+
+
+def test_a_long_run_tells_how_long_it_will_take(tmp_path, capsys, monkeypatch):
+    clock = iter(range(0, 10_000, 20))
+    monkeypatch.setattr(detecting.time, "monotonic", lambda: float(next(clock)))
+    with detecting._progress("walks", 100, Fabric(accelerator="cpu", devices=1)) as advance:
+        advance(10)
+        advance(90)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "detections walks: 10 of 100 pictures, about 180 s left"
+    assert last == "detections walks: 100 of 100 pictures, about 0 s left"

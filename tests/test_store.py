@@ -417,9 +417,9 @@ def test_verify_names_damaged_entries_and_ls_lists_unfinished_ones(cache_folder,
 def test_rm_removes_what_it_is_told_and_nothing_else(cache_folder):
     one, two = build(cache_folder, wanted(1)), build(cache_folder, wanted(2))
     with pytest.raises(UsageError, match=r"no entry \.\./secret"):
-        cache.rm(["../secret"])
-    cache.rm([one.path.name])
+        cache.rm("../secret")
+    cache.rm(one.path.name)
     assert not one.path.exists()
     assert two.path.exists()
-    cache.rm(everything=True)
+    cache.rm("all")
     assert not two.path.exists()

@@ -1,0 +1,189 @@
+"""Detections by name of sequence, and the files in which they come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.checkpoint import write_whole
+from pipeline.datasets import Sequence
+from pipeline.datasets.archive import Npz
+from pipeline.datasets.elsewhere import read_detections
+from pipeline.errors import DataError
+from pipeline.skeleton import SKELETONS, Skeleton, conversion
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """2D joints of the sequences of a split.
+
+    Args:
+        skeleton: The joint set of the arrays.
+        joints2d: Pixels of the whole picture, one sequence after the other, (N, J, 2), float32;
+            NaN where missing.
+        score: (N, J), float32; 0 where missing.
+        spans: Name of a sequence -> its first row and the row behind its last.
+        origin: Where they come from, in a few words.
+    """
+
+    skeleton: Skeleton
+    joints2d: NDArray[np.float32]
+    score: NDArray[np.float32]
+    spans: Mapping[str, tuple[int, int]]
+    origin: str
+
+    def of(
+        self, name: str, skeleton: Skeleton | None = None, *, allow_missing: bool = False
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Joints and scores of a sequence, (T, J, 2) and (T, J); see `joints2d` and `score`.
+
+        Args:
+            name: Of the sequence.
+            skeleton: The joint set wanted; none for the detector's own.
+            allow_missing: Accept joints that the detector does not find.
+
+        Raises:
+            DataError: If there are none for the sequence, or the joint sets do not fit.
+        """
+        if name not in self.spans:
+            raise DataError(f"{self.origin}: no detections for sequence {name}")
+        first, end = self.spans[name]
+        joints2d, score = self.joints2d[first:end], self.score[first:end]
+        if skeleton is None or skeleton == self.skeleton:
+            return joints2d, score
+        way = conversion(self.skeleton, skeleton, allow_missing=allow_missing)
+        return way.joints(joints2d), way.score(score)
+
+
+def from_file(path: str | Path, sequences: Many[Sequence]) -> Detections:
+    """Detections that were made elsewhere.
+
+    Taken are an `.npz` file of `export`; and what AlphaPose, OpenPose, MMPose, RTMPose and COCO's
+    tools write (see `pipeline.datasets.elsewhere`): for one sequence the file or folder itself, for
+    several a folder with `<name of the sequence>.json`, or a folder of that name, for each.
+
+    Args:
+        path: The file or folder.
+        sequences: The sequences that must be in it; further frames at their ends are left out.
+
+    Raises:
+        DataError: If it is not what it claims to be, or a sequence is missing or too short.
+    """
+    path = Path(path)
+    if path.suffix == ".npz":
+        return _exported(path, sequences)
+    found = [read_detections(_place(path, s, sequences), frames=len(s)) for s in sequences]
+    for sequence, one in zip(sequences, found, strict=True):
+        if one.skeleton != found[0].skeleton:
+            raise DataError(
+                f"{path}: {sequence.name} has the joints of {one.skeleton.name}, "
+                f"{sequences[0].name} those of {found[0].skeleton.name}; one set is expected"
+            )
+    if not found:
+        raise DataError(f"{path}: there is no sequence to read detections for")
+    return Detections(
+        found[0].skeleton,
+        np.concatenate([one.joints2d for one in found]),
+        np.concatenate([one.score for one in found]),
+        spans_of(sequences),
+        str(path),
+    )
+
+
+def spans_of(sequences: Many[Sequence]) -> dict[str, tuple[int, int]]:
+    """Rows of each sequence when all stand one after the other.
+
+    Raises:
+        DataError: If two have the same name.
+    """
+    ends = np.cumsum([0, *map(len, sequences)]).tolist()
+    spans = {s.name: (a, b) for s, a, b in zip(sequences, ends[:-1], ends[1:], strict=True)}
+    if len(spans) != len(sequences):
+        raise DataError("two sequences of this split have the same name; rename one")
+    return spans
+
+
+def _place(path: Path, sequence: Sequence, sequences: Many[Sequence]) -> Path:
+    """Where the detections of one sequence are."""
+    for place in (path / f"{sequence.name}.json", path / sequence.name):
+        if place.exists() and place.resolve().is_relative_to(path.resolve()):
+            return place
+    if len(sequences) == 1:
+        return path
+    raise DataError(
+        f"{path}: has neither {sequence.name}.json nor a folder of that name; "
+        f"{len(sequences)} sequences need one each"
+    )
+
+
+def _exported(path: Path, sequences: Many[Sequence]) -> Detections:
+    archive = Npz(path)
+    joints2d, score = archive.array("joints2d"), archive.array("score")
+    lengths, labels = archive.array("lengths"), archive.array("names")
+    joints = tuple(archive.array("joints").tolist())
+    kinds = "".join(array.dtype.kind for array in (joints2d, score, lengths, labels))
+    if kinds != "ffiU":
+        raise DataError(f"{path}: joints2d, score, lengths, names are of other types; export again")
+    if joints2d.shape != (*score.shape, 2) or not lengths.shape == labels.shape == (len(labels),):
+        raise DataError(
+            f"{path}: joints2d {joints2d.shape}, score {score.shape}, names {labels.shape} and "
+            f"lengths {lengths.shape} do not fit each other; export it again"
+        )
+    skeleton = next((known for known in SKELETONS.values() if known.joints == joints), None)
+    if skeleton is None or joints2d.shape[1:] != (len(joints), 2):
+        raise DataError(
+            f"{path}: its joints ({', '.join(map(str, joints))}) are no known joint set; "
+            f"known are {', '.join(SKELETONS)}"
+        )
+    if (lengths < 0).any() or lengths.sum() != len(joints2d):
+        raise DataError(
+            f"{path}: lengths are below zero or add up to {lengths.sum()}, "
+            f"not to {len(joints2d)} frames"
+        )
+    names = labels.tolist()
+    rows = {
+        name: (end - length, length)
+        for name, end, length in zip(
+            names, np.cumsum(lengths).tolist(), lengths.tolist(), strict=True
+        )
+    }
+    spans = {}
+    for sequence in sequences:
+        first, have = rows.get(sequence.name, (0, None))
+        if have is None or have < len(sequence):
+            raise DataError(
+                f"{path}: sequence {sequence.name} "
+                f"{'is missing' if have is None else f'has {have} frames, not {len(sequence)}'}; "
+                f"the file holds {', '.join(names[:5])}{' …' * (len(names) > 5)}"
+            )
+        spans[sequence.name] = (first, first + len(sequence))
+    missing = ~np.isfinite(joints2d).all(-1) | ~(score > 0)
+    joints2d, score = joints2d.astype(np.float32), score.astype(np.float32)
+    joints2d[missing], score[missing] = np.nan, 0.0
+    return Detections(skeleton, joints2d, score, spans, str(path))
+
+
+def export(detections: Detections, path: str | Path) -> None:
+    """Write detections to an `.npz` file of plain arrays.
+
+    It holds `joints2d` (N, J, 2) in pixels, `score` (N, J), `joints` (J,) names of the joints,
+    `names` (S,) and `lengths` (S,) of the sequences, in the order of their rows.
+
+    Raises:
+        StorageError: If the disk refuses.
+    """
+    order = sorted(detections.spans, key=lambda name: detections.spans[name])
+    rows = [slice(*detections.spans[name]) for name in order]
+    arrays = {
+        "joints2d": np.concatenate([detections.joints2d[row] for row in rows]),
+        "score": np.concatenate([detections.score[row] for row in rows]),
+        "joints": np.array(detections.skeleton.joints),
+        "names": np.array(order),
+        "lengths": np.array([row.stop - row.start for row in rows]),
+    }
+    write_whole(Path(path), lambda file: np.savez(file, allow_pickle=False, **arrays))

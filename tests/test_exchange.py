@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.camera import Camera
+from pipeline.datasets import Sequence
+from pipeline.errors import DataError
+from pipeline.exchange import Detections, export, from_file
+from pipeline.skeleton import COCO17, H36M17, MPII16
+
+CAMERA = Camera(
+    np.eye(3), np.zeros(3), np.full(2, 200.0), np.full(2, 60.0), (120, 120), np.zeros(5)
+)
+
+
+def sequence(name: str, count: int) -> Sequence:
+    joints2d = np.zeros((count, 17, 2), np.float32)
+    return Sequence(name, "s", "a", CAMERA, 50.0, H36M17, joints2d=joints2d)
+
+
+def test_what_is_exported_comes_in_again(tmp_path):
+    numbers = np.random.default_rng(3)
+    joints2d = numbers.uniform(0, 100, (9, 17, 2)).astype(np.float32)
+    score = numbers.uniform(0.1, 1, (9, 17)).astype(np.float32)
+    joints2d[5, 3], score[5, 3] = np.nan, 0
+    spans = {"run": (4, 9), "a walk": (0, 4)}
+    export(Detections(H36M17, joints2d, score, spans, "here"), tmp_path / "file.npz")
+    back = from_file(tmp_path / "file.npz", [sequence("run", 5), sequence("a walk", 4)])
+    assert back.skeleton == H36M17
+    np.testing.assert_array_equal(back.of("run")[0], joints2d[4:])
+    np.testing.assert_array_equal(back.of("a walk")[1], score[:4])
+
+
+def exported(path: Path, **changes) -> Path:
+    arrays = {
+        "joints2d": np.ones((5, 16, 2), np.float32),
+        "score": np.ones((5, 16), np.float32),
+        "joints": np.array(MPII16.joints),
+        "names": np.array(["a", "b"]),
+        "lengths": np.array([2, 3]),
+    }
+    np.savez(path, **{k: v for k, v in (arrays | changes).items() if v is not None})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"score": None}, "has no array 'score'"),
+        ({"joints2d": np.ones((5, 17, 2))}, "do not fit each other"),
+        ({"joints2d": np.ones((5, 16, 2), int)}, "are of other types"),
+        ({"joints": np.array(["nose"] * 16)}, "no known joint set"),
+        ({"names": np.array(["a"])}, "do not fit each other"),
+        ({"lengths": np.array([2, 2])}, "add up to 4, not to 5"),
+        ({"lengths": np.array([6, -1])}, "below zero or add up to 5"),
+        ({"names": np.array([{}, {}])}, "names"),
+    ],
+)
+def test_files_that_are_no_detections_are_refused(tmp_path, changes, message):
+    with pytest.raises(DataError, match=message):
+        from_file(exported(tmp_path / "file.npz", **changes), [])
+
+
+def test_sequences_that_a_file_lacks_are_named(tmp_path):
+    file = exported(tmp_path / "file.npz")
+    with pytest.raises(DataError, match="sequence walk 1 is missing; the file holds a, b"):
+        from_file(file, [sequence("walk 1", 2)])
+    with pytest.raises(DataError, match="sequence a has 2 frames, not 3"):
+        from_file(file, [sequence("a", 3)])
+    assert len(from_file(file, [sequence("b", 2)]).of("b")[0]) == 2
+
+
+def test_damaged_files_are_refused(tmp_path):
+    file = exported(tmp_path / "file.npz")
+    whole = bytearray(file.read_bytes())
+    whole[300] ^= 1
+    file.write_bytes(whole)
+    with pytest.raises(DataError, match="is damaged"):
+        from_file(file, [])
+    file.write_bytes(whole[:200])
+    with pytest.raises(DataError, match=r"file\.npz: is "):
+        from_file(file, [])
+    with pytest.raises(DataError, match="not found"):
+        from_file(tmp_path / "missing.npz", [])
+
+
+def alphapose(path: Path, frames: int) -> None:
+    flat = np.arange(51.0).reshape(17, 3)
+    flat[:, 2] = 0.5
+    people = [
+        {"image_id": f"{frame}.jpg", "keypoints": np.add(flat, (frame, 0, 0)).ravel().tolist()}
+        | {"category_id": 1, "score": 2.0}
+        for frame in range(frames)
+    ]
+    path.write_text(json.dumps(people))
+
+
+def test_a_file_of_another_tool_is_taken_for_the_one_sequence(tmp_path):
+    alphapose(tmp_path / "found.json", 2)
+    found = from_file(tmp_path / "found.json", [sequence("walk", 3)])
+    joints2d, score = found.of("walk")
+    assert found.skeleton == COCO17
+    assert joints2d[1, 1].tolist() == [4, 4]
+    assert score[:, 0].tolist() == [0.5, 0.5, 0]
+    assert np.isnan(joints2d[2]).all()
+
+
+def test_several_sequences_come_from_a_file_each(tmp_path):
+    alphapose(tmp_path / "walk.json", 2)
+    alphapose(tmp_path / "run.json", 3)
+    found = from_file(tmp_path, [sequence("walk", 2), sequence("run", 3)])
+    assert [len(found.of(name)[0]) for name in ("walk", "run")] == [2, 3]
+    with pytest.raises(
+        DataError, match=r"neither jump\.json nor a folder of that name; 2 sequences"
+    ):
+        from_file(tmp_path, [sequence("walk", 2), sequence("jump", 3)])
+    with pytest.raises(DataError, match="nor a folder"):
+        from_file(tmp_path / "x", [sequence("../walk", 2), sequence("../run", 3)])
