@@ -1,0 +1,143 @@
+"""Joint sets: trees, sides, and conversion by name."""
+
+import numpy as np
+import pytest
+
+from pipeline.errors import DataError
+from pipeline.skeleton import (
+    COCO17,
+    H36M17,
+    H36M18,
+    MPI3DHP17,
+    MPII16,
+    SKELETONS,
+    Skeleton,
+    conversion,
+)
+
+ALL = [pytest.param(skeleton, id=name) for name, skeleton in SKELETONS.items()]
+
+
+def pose(skeleton, *, seed=0):
+    return np.random.default_rng(seed).normal(size=(2, len(skeleton), 3))
+
+
+@pytest.mark.parametrize("skeleton", ALL)
+def test_every_joint_hangs_on_the_root(skeleton):
+    for joint in range(len(skeleton)):
+        steps = 0
+        while joint != skeleton.root:
+            joint, steps = skeleton.parents[joint], steps + 1
+            assert steps <= len(skeleton)
+    assert len(skeleton.bones) == len(skeleton) - 1
+
+
+@pytest.mark.parametrize("skeleton", ALL)
+def test_left_and_right_are_paired_by_name(skeleton):
+    for left, right in zip(skeleton.left, skeleton.right, strict=True):
+        side, _, name = skeleton.joints[left].partition("_")
+        assert side == "left"
+        assert skeleton.joints[right] == f"right_{name}"
+    assert len(skeleton.left) >= 6
+
+
+@pytest.mark.parametrize("skeleton", ALL)
+def test_swapping_sides_twice_is_identity_bit_for_bit(skeleton):
+    swap = list(skeleton.swap)
+    joints = pose(skeleton)
+    assert sorted(swap) == list(range(len(skeleton)))
+    assert np.array_equal(joints[:, swap][:, swap], joints)
+
+
+@pytest.mark.parametrize("skeleton", ALL)
+def test_a_mirrored_body_has_the_same_bones_on_the_other_side(skeleton):
+    joints = pose(skeleton)
+    mirrored = (joints * [-1, 1, 1])[:, list(skeleton.swap)]
+
+    def lengths(body):
+        return {
+            frozenset((skeleton.joints[a], skeleton.joints[b])): np.linalg.norm(
+                body[:, a] - body[:, b], axis=-1
+            )
+            for a, b in skeleton.bones
+        }
+
+    def other(name):
+        return skeleton.joints[skeleton.swap[skeleton.index(name)]]
+
+    before, after = lengths(joints), lengths(mirrored)
+    for bone, length in before.items():
+        partner = frozenset(other(name) for name in bone)
+        if partner in after:
+            np.testing.assert_allclose(after[partner], length)
+
+
+def test_lifters_work_in_the_order_of_human36m():
+    assert H36M17.joints[:4] == ("pelvis", "right_hip", "right_knee", "right_ankle")
+    assert H36M17.left == (4, 5, 6, 11, 12, 13)
+    assert H36M17.right == (1, 2, 3, 14, 15, 16)
+    assert H36M17.parents == (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 9, 8, 11, 12, 8, 14, 15)
+
+
+@pytest.mark.parametrize("source", ALL)
+@pytest.mark.parametrize("target", ALL)
+def test_shared_joints_survive_the_way_there_and_back_by_name(source, target):
+    there = conversion(source, target, allow_missing=True)
+    back = conversion(target, source, allow_missing=True)
+    joints = pose(source)
+    returned = back.joints(there.joints(joints))
+    shared = set(source.vocabulary) & set(target.vocabulary)
+    assert len(shared) >= 12
+    for name in shared:
+        index = source.vocabulary[name]
+        np.testing.assert_array_equal(returned[:, index], joints[:, index])
+
+
+def test_joints_that_mpii_lacks_are_made_up_and_flagged():
+    found = conversion(MPII16, H36M17, allow_missing=True)
+    joints = pose(MPII16)
+    converted = found.joints(joints)
+    spine = (joints[:, MPII16.index("pelvis")] + joints[:, MPII16.index("upper_neck")]) / 2
+    np.testing.assert_allclose(converted[:, H36M17.index("spine")], spine)
+    assert found.made_up == ("spine",)
+    assert found.missing == ("nose",)
+    assert np.isnan(converted[:, H36M17.index("nose")]).all()
+
+
+def test_a_joint_from_four_is_their_plain_mean_and_has_their_least_score():
+    found = conversion(COCO17, H36M17, allow_missing=True)
+    parts = [
+        COCO17.index(name) for name in ("left_hip", "right_hip", "left_shoulder", "right_shoulder")
+    ]
+    joints = pose(COCO17)
+    score = np.linspace(0.2, 1.0, 17)[None]
+    spine = H36M17.index("spine")
+    np.testing.assert_allclose(found.joints(joints)[:, spine], joints[:, parts].mean(axis=1))
+    assert found.score(score)[0, spine] == score[0, parts].min()
+    assert found.score(score)[0, H36M17.index("head")] == 0
+
+
+def test_the_maps_of_the_published_data_sets():
+    to_h36m = conversion(MPI3DHP17, H36M17).sources[:, 0]
+    assert to_h36m.tolist() == [14, 8, 9, 10, 11, 12, 13, 15, 1, 16, 0, 5, 6, 7, 2, 3, 4]
+    assert conversion(H36M17, H36M18).made_up == ("mid_shoulder",)
+
+
+def test_a_set_that_lacks_a_joint_is_refused_with_its_name():
+    with pytest.raises(DataError, match="COCO17 cannot become H36M17: no source for head"):
+        conversion(COCO17, H36M17)
+    hands = Skeleton("hands", ("left_palm", "right_palm"), (-1, 0))
+    with pytest.raises(DataError, match="hands cannot become COCO17"):
+        conversion(hands, COCO17, allow_missing=True)
+
+
+def test_an_array_with_other_joints_is_refused():
+    with pytest.raises(DataError, match=r"16 joints is not H36M17 \(17 joints\)"):
+        conversion(H36M17, H36M18).joints(np.zeros((3, 16, 2)))
+
+
+def test_a_set_whose_names_do_not_match_its_tree_is_refused():
+    with pytest.raises(ValueError, match="2 joints need as many parents"):
+        Skeleton("pair", ("a", "b"), (-1,))
+    with pytest.raises(KeyError, match="no joint 'tail'"):
+        H36M17.index("tail")
