@@ -1,0 +1,269 @@
+"""Benchmark numbers: worked by hand, against pycocotools, and added up over processes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import DataError
+from pipeline.protocols import (
+    AP_NAMES,
+    PCK3D,
+    SIGMAS,
+    OksAP,
+    PCKh,
+    joints_of_3dpck,
+    oks,
+    oks_ap,
+    oks_nms,
+    pck3d,
+    rescored,
+)
+from pipeline.skeleton import COCO17, H36M17, MPI3DHP17, MPII16
+
+
+def test_14_joints_count_and_spine_pelvis_and_head_do_not():
+    left_out = set(range(17)) - set(joints_of_3dpck())
+    assert {MPI3DHP17.joints[j] for j in left_out} == {"pelvis", "spine", "head"}
+    assert {H36M17.joints[j] for j in set(range(17)) - set(joints_of_3dpck(H36M17))} == {
+        "pelvis",
+        "spine",
+        "nose",
+    }
+    with pytest.raises(DataError, match="head, thorax"):
+        joints_of_3dpck(COCO17)
+
+
+def test_an_error_of_150_mm_is_not_below_150_mm():
+    target = np.zeros((1, 17, 3))
+    for error, share in [(0.1499, 1.0), (0.15, 0.0), (0.1501, 0.0)]:
+        assert pck3d(target + np.array([0, 0, error]), target)[0] == share
+    far = target.copy()
+    far[:, [MPI3DHP17.index(name) for name in ("pelvis", "spine", "head")]] = 9
+    assert pck3d(far, target)[0] == 1.0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**31))
+def test_auc_is_the_mean_over_31_thresholds(seed):
+    rng = np.random.default_rng(seed)
+    predicted, target = rng.normal(0, 0.08, (2, 5, 17, 3))
+    error = 1000 * np.linalg.norm(predicted - target, axis=-1)[:, list(joints_of_3dpck())]
+    shares = [(error < threshold).mean() for threshold in range(0, 151, 5)]
+    np.testing.assert_allclose(pck3d(predicted, target), [shares[-1], np.mean(shares)], atol=1e-12)
+
+
+def test_frames_that_are_not_valid_do_not_count_and_parts_add_up():
+    target = torch.zeros(4, 17, 3)
+    predicted = target.clone()
+    predicted[2:, :, 0] = 1.0
+    whole, parts = PCK3D(), PCK3D()
+    whole.update(predicted, target, torch.tensor([1, 1, 1, 0]))
+    parts.update(predicted[:2], target[:2])
+    parts.update(predicted[2:3], target[2:3])
+    assert whole.compute() == parts.compute()
+    assert whole.compute()["pck3d@150mm"] == pytest.approx(2 / 3)
+
+
+def test_pckh_by_hand():
+    target = torch.full((2, 16, 2), 50.0)
+    predicted = target.clone()
+    head = torch.tensor([10.0, 20.0])  # sizes 6 and 12, limits 3 and 6 pixels
+    predicted[0, MPII16.index("left_wrist"), 0] += 3.0  # exactly on the limit: found
+    predicted[0, MPII16.index("right_wrist"), 0] += 3.5  # beyond
+    predicted[1, MPII16.index("right_wrist"), 1] -= 5.0  # within
+    predicted[1, MPII16.index("pelvis")] = torch.nan  # does not count in the mean
+    labelled = torch.ones(2, 16)
+    labelled[1, MPII16.index("head_top")] = 0
+    metric = PCKh()
+    metric.update(predicted, target, head, labelled)
+    report = metric.compute()
+    assert report["wrist"] == pytest.approx(0.75)
+    assert report["head"] == 1.0
+    assert report["mean"] == pytest.approx(26 / 27)
+
+
+def test_oks_by_hand():
+    joints = np.zeros((17, 2))
+    moved = joints.copy()
+    moved[9] = [3.0, 4.0]  # left wrist, sigma 0.062: exp(-25 / (2 * 400 * 0.124^2))
+    value = oks(joints, moved[None], np.array([400.0]))[0]
+    assert value == pytest.approx((16 + np.exp(-25 / (800 * 0.124**2))) / 17, abs=1e-12)
+
+
+def test_the_better_of_two_alike_people_is_kept():
+    rng = np.random.default_rng(0)
+    one = rng.uniform(0, 100, (17, 2))
+    people = np.stack([one, one + 0.5, one + 60])
+    kept = oks_nms(people, np.array([0.4, 0.9, 0.2]), np.full(3, 5000.0))
+    assert kept.tolist() == [1, 2]
+
+
+def test_a_person_is_rescored_by_the_joints_above_the_threshold():
+    scores = rescored(np.array([0.5, 0.8]), np.array([[0.9, 0.5, 0.1], [0.2, 0.1, 0.0]]))
+    np.testing.assert_allclose(scores, [0.35, 0.0])
+
+
+def crowd(seed=0, pictures=12):
+    """Annotations with crowds, empty pictures and many people, and detections of them."""
+    rng = np.random.default_rng(seed)
+    annotations, found = [], []
+    for image in range(1, pictures + 1):
+        for _ in range(0 if image % 4 == 0 else int(rng.integers(1, 4))):
+            side = rng.uniform(20, 160)
+            corner = rng.uniform(0, 400, 2)
+            joints = corner + rng.uniform(0, side, (17, 2))
+            visible = rng.integers(0, 3, 17)
+            visible[0] = 2
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": 1,
+                    "iscrowd": int(rng.uniform() < 0.1),
+                    "area": 0.6 * side**2,
+                    "bbox": [*corner, side, side],
+                    "num_keypoints": int((visible > 0).sum()),
+                    "keypoints": np.c_[joints, visible].ravel().tolist(),
+                }
+            )
+            for _ in range(int(rng.integers(0, 10))):
+                noise = rng.normal(0, rng.uniform(0, 0.06) * side, (17, 2))
+                found.append((image, joints + noise, rng.uniform(), side**2))
+        for _ in range(25 if image == 3 else 1):  # more than 20 detections
+            found.append((image, rng.uniform(0, 500, (17, 2)), rng.uniform(), 900.0))
+    document = {
+        "info": {},
+        "images": [{"id": i, "width": 640, "height": 640} for i in range(1, pictures + 1)],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO17.joints)}],
+    }
+    ids, joints, scores, areas = zip(*found, strict=True)
+    flat = np.concatenate([np.stack(joints), np.ones((len(ids), 17, 1))], axis=2)
+    return document, np.array(ids), flat, np.array(scores), np.array(areas)
+
+
+def independent_ap(document, ids, joints, scores):
+    """AP and AP50 over all sizes, from COCO's definition and without pycocotools."""
+    thresholds = np.arange(0.5, 0.96, 0.05)
+    hits, wanted = [], 0
+    for image in document["images"]:
+        people = [a for a in document["annotations"] if a["image_id"] == image["id"]]
+        wanted += sum(not a["iscrowd"] for a in people)
+        mine = np.flatnonzero(ids == image["id"])
+        mine = mine[np.argsort(-scores[mine], kind="stable")][:20]
+        people.sort(key=lambda a: a["iscrowd"])
+        similar = np.zeros((len(mine), len(people)))
+        for g, person in enumerate(people):
+            labels = np.array(person["keypoints"]).reshape(17, 3)
+            seen = labels[:, 2] > 0
+            for d, index in enumerate(mine):
+                square = ((joints[index, :, :2] - labels[:, :2]) ** 2).sum(1)
+                value = np.exp(-square / (2 * (person["area"] + np.spacing(1)) * (2 * SIGMAS) ** 2))
+                similar[d, g] = value[seen].mean()
+        for d, index in enumerate(mine):
+            hits.append([scores[index], similar, d, people])
+    precision = np.zeros((len(thresholds), 101))
+    for t, threshold in enumerate(thresholds):
+        taken, rows = {}, []
+        for score, similar, d, people in hits:
+            key = id(people)
+            best, match = threshold, -1
+            for g, person in enumerate(people):
+                if (key, g) in taken and not person["iscrowd"]:
+                    continue
+                if match >= 0 and not people[match]["iscrowd"] and person["iscrowd"]:
+                    break
+                if similar[d, g] >= best:
+                    best, match = similar[d, g], g
+            if match >= 0:
+                taken[key, match] = True
+            rows.append((score, match >= 0, match >= 0 and bool(people[match]["iscrowd"])))
+        rows = [row for row in sorted(rows, key=lambda row: -row[0]) if not row[2]]
+        right = np.cumsum([row[1] for row in rows])
+        recall, exact = right / wanted, right / np.arange(1, len(rows) + 1)
+        exact = np.maximum.accumulate(exact[::-1])[::-1]
+        places = np.searchsorted(recall, np.linspace(0, 1, 101), side="left")
+        inside = places < len(exact)
+        precision[t, inside] = exact[places[inside]]
+    return precision.mean(), precision[0].mean()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_oks_ap_is_that_of_the_definition(seed):
+    document, ids, joints, scores, _ = crowd(seed)
+    numbers = oks_ap(document, ids, joints, scores)
+    assert tuple(numbers) == AP_NAMES
+    ap, ap50 = independent_ap(document, ids, joints, scores)
+    assert 0.05 < ap < ap50
+    assert numbers["AP"] == pytest.approx(ap, abs=1e-5)
+    assert numbers["AP50"] == pytest.approx(ap50, abs=1e-5)
+
+
+def test_perfect_people_give_one(tmp_path):
+    document, *_ = crowd(4)
+    truth = [a for a in document["annotations"] if not a["iscrowd"]]
+    joints = np.array([a["keypoints"] for a in truth]).reshape(-1, 17, 3)
+    ids = np.array([a["image_id"] for a in truth])
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(document))
+    assert oks_ap(path, ids, joints, np.ones(len(ids)))["AP"] == pytest.approx(1.0)
+    with pytest.raises(DataError, match="no picture 99"):
+        oks_ap(path, np.array([99]), joints[:1], np.ones(1))
+    assert oks_ap(path, ids[:0], joints[:0], np.ones(0))["AP"] == 0.0
+
+
+def test_oks_ap_does_not_depend_on_the_order_of_arrival(tmp_path):
+    document, ids, joints, scores, areas = crowd(5)
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(document))
+    reports = []
+    for order in (np.arange(len(ids)), np.random.default_rng(0).permutation(len(ids))):
+        metric = OksAP(str(path), nms=0.9)
+        for part in np.array_split(order, 3):
+            metric.update(*(torch.as_tensor(x[part]) for x in (ids, joints, scores, areas)))
+        reports.append(metric.compute())
+    assert reports[0] == reports[1]
+    everybody = OksAP(str(path), nms=None)
+    everybody.update(*(torch.as_tensor(x) for x in (ids, joints, scores, areas)))
+    assert everybody.compute() == oks_ap(path, ids, joints, scores)
+    assert everybody.compute() != reports[0]
+
+
+def _counts_in_two(rank, folder):
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    metric = OksAP(f"{folder}/truth.json")
+    people = slice(None) if rank == 0 else slice(0)  # the other process has nobody
+    metric.update(*(torch.as_tensor(part[people]) for part in crowd(6)[1:]))
+    near = PCK3D()
+    rng = np.random.default_rng(0)
+    predicted, target = torch.as_tensor(rng.normal(0, 0.1, (2, 7, 17, 3)))
+    near.update(predicted[rank::2], target[rank::2])
+    report = {**metric.compute(), **near.compute()}
+    if rank == 1:
+        Path(folder, "report.json").write_text(json.dumps(report))
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # fork, from 3.12 on
+def test_two_processes_count_as_one(tmp_path):
+    document, *parts = crowd(6)
+    (tmp_path / "truth.json").write_text(json.dumps(document))
+    import torch.multiprocessing
+
+    torch.multiprocessing.start_processes(
+        _counts_in_two, (str(tmp_path),), nprocs=2, start_method="fork"
+    )
+    metric = OksAP(str(tmp_path / "truth.json"))
+    metric.update(*(torch.as_tensor(x) for x in parts))
+    predicted, target = np.random.default_rng(0).normal(0, 0.1, (2, 7, 17, 3))
+    near = PCK3D()
+    near.update(torch.as_tensor(predicted), torch.as_tensor(target))
+    expected = {**metric.compute(), **near.compute()}
+    assert json.loads((tmp_path / "report.json").read_text()) == expected
