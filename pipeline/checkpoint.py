@@ -191,6 +191,12 @@ def weights_digest(weights: nn.Module | Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def rebuild(path: str | Path, stages: Sequence[str]) -> pl.LightningModule:
     """The module a checkpoint holds, with its weights, in evaluation mode on the CPU.
 
@@ -230,13 +236,13 @@ class HandOver:
         digest: Of the weights in the file.
         loaded: Names that were taken over.
         new: Names of the receiver that the file does not have; they keep their initial values.
-        left: Names in the file that the receiver does not have.
+        left_over: Names in the file that the receiver does not have.
     """
 
     digest: str
     loaded: tuple[str, ...]
     new: tuple[str, ...]
-    left: tuple[str, ...]
+    left_over: tuple[str, ...]
 
     def plain(self) -> dict[str, Any]:
         """As plain types, for a checkpoint or JSON."""
@@ -248,7 +254,7 @@ class HandOver:
     def text(self) -> str:
         """One line: how much was loaded, and what was not."""
         line = f"weights {self.digest[:12]}: {len(self.loaded)} loaded"
-        for word, names in (("new", self.new), ("left over", self.left)):
+        for word, names in (("new", self.new), ("left over", self.left_over)):
             if names:
                 line += f", {len(names)} {word} ({', '.join(names[:4])}{' …' * (len(names) > 4)})"
         return line

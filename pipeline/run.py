@@ -1,7 +1,275 @@
-"""A run: its folder and state, seeds per batch, signals, the NaN guard, metrics that survive a resume."""
+"""A run: its folder, its state in run.json, and a metrics file that survives a resume."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import Logger
+
+from pipeline.checkpoint import sweep, verify, write_whole
+from pipeline.errors import DataError, ProcessLostError, StorageError
 from pipeline.stage import BatchKey, BatchSet, Order, Stage, loader
 
 __all__ = ["BatchKey", "BatchSet", "Order", "Stage", "loader"]
+
+UNFINISHED, FINISHED = "unfinished", "finished"
+FOLDER_OF_LAUNCH = "HEATLIFT_RUN"
+"""Environment variable by which the first process tells those it starts where the run is."""
+
+
+def digest_of(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of plain settings, whatever their order."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def launch_id() -> str | None:
+    """What the processes of one torchrun or SLURM job have in common; none for a process on its own."""
+    names = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "MASTER_ADDR", "MASTER_PORT")
+    parts = [os.environ.get(name, "") for name in names]
+    return ":".join(parts) if any(parts) and _rank() is not None else None
+
+
+def _rank() -> int | None:
+    """This process's number among those of a launcher, before the process group exists."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return None
+
+
+@dataclass
+class Run:
+    """The folder of one run, and what is known of it.
+
+    Args:
+        folder: `runs/STAGE/NAME`.
+        state: What run.json holds: stage, name, digest, settings, state, checkpoint, numbers.
+        resume: The checkpoint to go on from; none to begin.
+        lock: Held while this process works on the run.
+    """
+
+    folder: Path
+    state: dict[str, Any]
+    resume: Path | None = None
+    lock: filelock.FileLock | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    def write(self, **changes: Any) -> None:
+        """Change run.json, in one step."""
+        self.state |= changes
+        text = json.dumps(self.state, indent=2, sort_keys=True, default=str) + "\n"
+        write_whole(self.folder / "run.json", lambda file: file.write(text.encode()))
+
+    def release(self) -> None:
+        """Let others work on the folder."""
+        if self.lock:
+            self.lock.release()
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """What the run.json of a folder holds; none if there is no whole one."""
+    try:
+        state = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) else None
+
+
+def open_run(root: Path, stage: str, name: str, settings: Mapping[str, Any]) -> Run:
+    """Find the unfinished run of these settings, or begin a new one under the first free name.
+
+    Args:
+        root: Folder of all runs.
+        stage: Which stage.
+        name: NAME; where it is taken by a finished run, by other settings or by a run that another process works on,
+            NAME-2, NAME-3 … are tried.
+        settings: Everything that shapes the result, as plain types.
+
+    Raises:
+        StorageError: If the folder cannot be made.
+    """
+    digest = digest_of(settings)
+    given = os.environ.get(FOLDER_OF_LAUNCH)
+    if given and _rank():
+        return Run(Path(given), read_state(Path(given)) or {}, newest_checkpoint(Path(given)))
+    if _rank():
+        return _wait_for_first(root / stage, digest)
+    for candidate in _names(root / stage, name):
+        try:
+            candidate.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{candidate}: cannot be made ({error}); choose another --runs folder"
+            ) from error
+        lock = filelock.FileLock(candidate / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            continue
+        state = read_state(candidate)
+        fresh = not any(path.name != ".lock" for path in candidate.iterdir())
+        mine = state is not None and state.get("digest") == digest and state["state"] == UNFINISHED
+        if not fresh and not mine:
+            lock.release()
+            continue
+        sweep(candidate / "checkpoints")
+        begun = {
+            "stage": stage,
+            "name": candidate.name,
+            "digest": digest,
+            "settings": dict(settings),
+        }
+        run = Run(candidate, state if mine and state else {**begun, "state": UNFINISHED}, lock=lock)
+        run.resume = newest_checkpoint(candidate)
+        run.write(launch=launch_id())
+        os.environ[FOLDER_OF_LAUNCH] = str(candidate)
+        return run
+    raise AssertionError("names never end")
+
+
+def _names(folder: Path, name: str) -> Iterator[Path]:
+    yield folder / name
+    number = 2
+    while True:
+        yield folder / f"{name}-{number}"
+        number += 1
+
+
+def _wait_for_first(folder: Path, digest: str, patience: float = 120.0) -> Run:
+    """The run that the first process of this launch opened."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        for candidate in folder.glob("*/run.json"):
+            state = read_state(candidate.parent)
+            if state and (state.get("launch"), state.get("digest")) == (launch_id(), digest):
+                return Run(candidate.parent, state, newest_checkpoint(candidate.parent))
+        time.sleep(0.2)
+    raise ProcessLostError(
+        f"{folder}: the first process opened no run within {patience:.0f} s; are the runs on a shared disk?"
+    )
+
+
+def newest_checkpoint(folder: Path, report: Callable[[str], None] = print) -> Path | None:
+    """The newest whole checkpoint to go on from; damaged ones are named and passed over."""
+    for path in sorted((folder / "checkpoints").glob("step-*.ckpt"), reverse=True):
+        try:
+            return verify(path)
+        except DataError as error:
+            report(f"heatlift: warning: {error}")
+    return None
+
+
+def newest_finished(
+    root: Path, stage: str, wanted: Callable[[Mapping[str, Any]], bool], name: str = ""
+) -> Path | None:
+    """Checkpoint of the run that finished last among those that will do; none if there is none.
+
+    Args:
+        root: Folder of all runs.
+        stage: Which stage.
+        wanted: Whether settings will do.
+        name: How the run's name begins.
+    """
+    finished = []
+    for path in (root / stage).glob(f"{name}*/run.json"):
+        state = read_state(path.parent)
+        if state and state.get("state") == FINISHED and wanted(state.get("settings", {})):
+            finished.append((state.get("finished", 0.0), path.parent / state["checkpoint"]))
+    whole = [checkpoint for _, checkpoint in sorted(finished) if checkpoint.is_file()]
+    return whole[-1] if whole else None
+
+
+class MetricsFile(Logger):
+    """`metrics.csv`: one line per number, step,name,value; appended to, also by a resumed run.
+
+    Args:
+        folder: The run's folder.
+        after: Lines of steps behind this one are dropped first, because a resumed run writes them again; -1 drops
+            all, none keeps all.
+    """
+
+    def __init__(self, folder: Path, after: int | None) -> None:
+        super().__init__()
+        self.path = folder / "metrics.csv"
+        self._after = after
+        self._ready = False
+
+    @property
+    def name(self) -> str:
+        """Of the logger."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """Of the logger."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The run's folder."""
+        return str(self.path.parent)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: run.json has the settings."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append numbers."""
+        self._prepare()
+        with self.path.open("a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(
+                (step, name, repr(float(value)))
+                for name, value in sorted(metrics.items())
+                if name != "epoch"
+            )
+
+    def _prepare(self) -> None:
+        if self._ready:
+            return
+        self._ready = True
+        rows = read_metrics(self.path) if self._after is not None and self._after >= 0 else []
+        if self._after is None and self.path.exists():
+            return
+        kept = [
+            (step, name, repr(value)) for step, name, value in rows if step <= (self._after or 0)
+        ]
+
+        def write(file: Any) -> None:
+            lines = ["step,name,value", *(f"{step},{name},{value}" for step, name, value in kept)]
+            file.write(("\n".join(lines) + "\n").encode())
+
+        write_whole(self.path, write)
+
+
+def read_metrics(path: Path) -> list[tuple[int, str, float]]:
+    """Lines of a metrics.csv: step, name, value; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines(keepends=True)[1:]:
+        step, _, rest = line.partition(",")
+        name, _, value = rest.rpartition(",")
+        if line.endswith("\n") and step.isdigit() and name:
+            rows.append((int(step), name, float(value)))
+    return rows
+
+
+def plain_number(value: Any) -> float | None:
+    """A logged value as a number that JSON can hold; none where it is not finite."""
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -287,7 +287,7 @@ class LiftDataModule(StageData):
 
     def _splits(self) -> tuple[Split, ...]:
         fn = self.trainer.state.fn  # type: ignore[union-attr]
-        return {"fit": ("train", "val"), "validate": ("val",)}.get(str(fn), ("test",))  # type: ignore[return-value]
+        return {"fit": ("train", "val"), "validate": ("val",)}.get(fn.value, ("test",))  # type: ignore[return-value]
 
     def _from_pictures(self) -> bool:
         return self.detections not in ("exact", "noisy")

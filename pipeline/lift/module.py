@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from pipeline.lift.data import LiftDataModule, Videos, mirror
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.losses import MixSTELoss
 from pipeline.lift.martinez import ZScored
-from pipeline.metrics import MotionReport, MotionTable
+from pipeline.metrics import MotionReport, MotionTable, mpjpe
 from pipeline.stage import Schedule, Stage
 
 
@@ -171,14 +172,14 @@ class LiftModule(LifterStage):
         baseline = self.tables["mean_pose"].compute()
         self.log("test/mean_pose_mpjpe_mm", baseline.frame_mean["mpjpe"])
         ratio = report.frame_mean["mpjpe"] / baseline.frame_mean["mpjpe"]
-        self.log("test/mpjpe_over_mean_pose", ratio)
+        self.log("test/of_mean_pose", ratio)
         self.report = report
         self.print(report.text(self.protocol("test")))
         self.print(
             f"mean pose of the training split: {baseline.frame_mean['mpjpe']:.1f} mm; "
             f"this lifter has {ratio:.3f} of it"
         )
-        dashboard.lift_panels(self.trainer, self._clips("test"), report)
+        dashboard.lift_panels(self.trainer, self._clips("test"), report, self.net.skeleton)
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Lift one video, (T, J, 3)."""
@@ -218,24 +219,27 @@ class LiftModule(LifterStage):
             self.log(f"{name}/{metric}_action_mean_mm", value)
         return report
 
-    def _clips(self, split: str) -> list[dict[str, Any]]:
-        """A few videos with their predictions for the dashboard: on rank 0 alone, and not scored again."""
+    def _clips(self, split: str, count: int = 6, frames: int = 250) -> list[dashboard.LiftedClip]:
+        """A few videos with their predictions for the dashboard: on rank 0 alone, not scored again."""
         if not self.trainer.is_global_zero:
             return []
-        videos = self._videos(split)
-        step = max(1, len(videos) // 4)
+        tracks = [track for track in self._videos(split).tracks if track.joints3d is not None]
         clips = []
-        for track in videos.tracks[::step][:4]:
-            joints2d = torch.from_numpy(track.joints2d[:250]).to(self.device)
-            visible = torch.from_numpy(track.visible[:250]).to(self.device)
+        for track in tracks[:: max(1, len(tracks) // count)][:count]:
+            joints2d, visible = track.joints2d[:frames], track.visible[:frames]
+            predicted = self.lift(
+                torch.from_numpy(joints2d).to(self.device), torch.from_numpy(visible).to(self.device)
+            )
+            target = track.joints3d[:frames]
             clips.append(
-                {
-                    "name": track.sequence.name,
-                    "joints2d": track.joints2d[:250],
-                    "visible": track.visible[:250],
-                    "predicted": self.lift(joints2d, visible).cpu().numpy(),
-                    "target": None if track.joints3d is None else track.joints3d[:250],
-                    "fps": track.sequence.fps,
-                }
+                dashboard.LiftedClip(
+                    name=track.sequence.name,
+                    predicted=predicted.cpu().numpy(),
+                    target=target,
+                    error=mpjpe(predicted, target),
+                    joints2d=joints2d,
+                    score=visible.astype(np.float32),
+                    fps=track.sequence.fps,
+                )
             )
         return clips

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline import chance
 from pipeline.camera import random_cameras
-from pipeline.corrupt import pretraining_masks, pretraining_noise
+from pipeline.corrupt import pretraining_mask, pretraining_noise
 from pipeline.datasets import MotionSource, Split
 from pipeline.errors import DataError
 from pipeline.lift.clips import Padded, window_starts
@@ -86,8 +86,8 @@ class Projections:
             joints3d[mirrored] = mirror(joints3d[mirrored], self.swap)
         B, T, J, _ = exact2d.shape
         noise = self.noise * pretraining_noise(T, self.seed, epoch, indices)
-        visible = pretraining_masks(
-            T, J, self.seed, epoch, indices, joints=self.joint_mask, frames=self.frame_mask
+        visible = pretraining_mask(
+            T, J, self.seed, epoch, indices, joint=self.joint_mask, frame=self.frame_mask
         )
         joints2d = torch.where(
             torch.from_numpy(visible)[..., None], exact2d + torch.from_numpy(noise), 0.0
@@ -117,8 +117,8 @@ class PretrainDataModule(StageData):
         seed: Of order, cameras, noise, masks and flips.
 
     Source: paper 001; masks and noise as MotionBERT's (Zhu et al. 2023).
-    Differs from the paper: it names no ratios, noise or cameras; `reference-models` of MotionBERT are taken, with a
-    mask of its own for every clip, a learned token for hidden joints and perspective cameras.
+    Differs from the paper: it names no ratios, noise or cameras; MotionBERT's are taken, but with a
+    frame mask of its own for every clip, a learned token for hidden joints and perspective cameras.
     """
 
     evaluation_batch = 64

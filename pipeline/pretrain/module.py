@@ -12,7 +12,7 @@ from pipeline import dashboard
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.losses import PretrainLoss
 from pipeline.lift.module import LifterStage
-from pipeline.metrics import MPJPE, MPJVE, NMPJPE
+from pipeline.metrics import MPJPE, MPJVE, NMPJPE, mpjpe
 from pipeline.stage import Schedule
 
 
@@ -73,5 +73,20 @@ class PretrainModule(LifterStage):
         for name, metric in self.errors.items():
             metric.update(predicted, batch["joints3d"])
             self.log(f"{split}/{name}_mm", metric, prog_bar=name == "mpjpe", on_epoch=True)
-        if batch_idx == 0:
-            dashboard.pretrain_panels(self.trainer, batch, predicted, self.net.skeleton)
+        if batch_idx == 0 and self.trainer.is_global_zero:
+            clips = [_clip(batch, predicted, i) for i in range(min(4, len(predicted)))]
+            dashboard.pretrain_panels(self.trainer, clips, self.net.skeleton, split=split)
+
+
+def _clip(batch: Mapping[str, Tensor], predicted: Tensor, i: int) -> dashboard.LiftedClip:
+    """Clip i of a batch, for the dashboard."""
+    arrays = {name: batch[name][i].cpu().numpy() for name in batch}
+    return dashboard.LiftedClip(
+        name=f"clip {arrays['index']}",
+        predicted=predicted[i].cpu().numpy(),
+        target=arrays["joints3d"],
+        error=mpjpe(predicted[i], batch["joints3d"][i]),
+        joints2d=arrays["joints2d"],
+        exact2d=arrays["exact2d"],
+        score=arrays["visible"].astype("float32"),
+    )

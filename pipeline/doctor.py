@@ -1,0 +1,60 @@
+"""What this machine has, and whether it will do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+
+PACKAGES = ("torch", "lightning", "torchmetrics", "numpy", "opencv-python", "wandb", "jsonargparse")
+
+
+def has_fast_bf16() -> bool:
+    """Whether the device that would be used computes in bfloat16 faster than in float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = Path("/proc/cpuinfo")
+    text = flags.read_text() if flags.exists() else ""
+    return "avx512_bf16" in text or "amx_bf16" in text
+
+
+def device_line(trainer: pl.Trainer) -> str:
+    """Device, processes, precision and versions of a run, in a line."""
+    if trainer.strategy.root_device.type == "cuda":
+        device = f"{trainer.num_devices} x {torch.cuda.get_device_name()}"
+    else:
+        device = f"{trainer.strategy.root_device.type}, {torch.get_num_threads()} threads"
+    ranks = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
+    return f"{device}{ranks}; precision {trainer.precision}; torch {torch.__version__}"
+
+
+def doctor() -> None:
+    """Print what this machine has, line by line, and what is missing."""
+    rows = [("python", platform.python_version(), (3, 11) <= sys.version_info[:2] <= (3, 13))]
+    for package in PACKAGES:
+        try:
+            rows.append((package, version(package), True))
+        except PackageNotFoundError:
+            rows.append((package, "missing: run `make install`", False))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    rows.append(("cpu", f"{cores} cores, {torch.get_num_threads()} threads", True))
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    rows.append(("gpu", ", ".join(gpus) or "none: training runs on the CPU", True))
+    bf16 = "fast" if has_fast_bf16() else "slow here: leave trainer.precision at 32-true"
+    rows.append(("bfloat16", bf16, True))
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    rows.append(("disk", f"{free:.1f} GiB free here", free > 2))
+    pinned = "MALLOC_MMAP_MAX_" in os.environ
+    rows.append(
+        ("allocator", "pinned" if pinned else "not pinned: 1.3x slower on CPU; make does it", True)
+    )
+    key = bool(os.environ.get("WANDB_API_KEY")) or (Path.home() / ".netrc").exists()
+    rows.append(("W&B", "key found" if key else "no key: runs are logged offline", True))
+    for name, what, good in rows:
+        sys.stdout.write(f"{'ok ' if good else '!! '} {name:<14} {what}\n")

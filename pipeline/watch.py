@@ -1,0 +1,311 @@
+"""What watches a run: seeds per batch, the NaN guard, signals, saving, and lines that say how far it is."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from pipeline import chance
+from pipeline.errors import HeatliftError, NumbersError
+from pipeline.run import MetricsFile, Run, plain_number, read_metrics
+
+
+class Seeds(Callback):
+    """Derives torch's random state from (seed, epoch, batch, process) before every batch, so that a resumed run
+    draws the numbers that an unbroken one draws.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed the batch."""
+        torch.manual_seed(
+            chance.seed_of(
+                self.seed, "batch", trainer.current_epoch, batch_idx, trainer.global_rank
+            )
+        )
+
+
+class Guard(Callback):
+    """Stops training before a loss or gradient that is not finite can reach the weights."""
+
+    def __init__(self) -> None:
+        self.index: list[int] = []
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember which samples these are."""
+        named = isinstance(batch, Mapping) and "index" in batch
+        self.index = torch.as_tensor(batch["index"]).flatten().tolist() if named else []
+
+    def on_before_backward(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
+    ) -> None:
+        """Look at the loss."""
+        if not torch.isfinite(loss):
+            self._stop(trainer, f"the loss is {loss.item()}")
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
+    ) -> None:
+        """Look at the gradients, unless a scaler does."""
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return
+        gradients = [
+            p.grad
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
+        if gradients and not torch.stack(torch._foreach_norm(gradients)).sum().isfinite():
+            self._stop(trainer, "a gradient is not finite")
+
+    def _stop(self, trainer: pl.Trainer, what: str) -> None:
+        shown = ", ".join(map(str, self.index[:8])) + (" …" if len(self.index) > 8 else "")
+        raise NumbersError(
+            f"{what} at step {trainer.global_step}, samples {shown or 'unnamed'}; the weights are as they were "
+            "before this step and no checkpoint was touched; lower the learning rate or look at those samples"
+        )
+
+
+class Stopped(HeatliftError):
+    """A signal ended the run at a batch boundary."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class Signals(Callback):
+    """SIGTERM and SIGINT stop the run at the next batch boundary, all processes at the same one, with exit code 143
+    or 130. The handler only sets a flag.
+    """
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signals over from Lightning, whose handler can hang several processes."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Stop here if any process was told to."""
+        self._stop_if_told(trainer, save=not self.keeper.validation_follows(trainer, batch_idx))
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop in a validation too, where one process can decide for itself."""
+        if trainer.world_size == 1:
+            self._stop_if_told(trainer, save=False)
+
+    def _stop_if_told(self, trainer: pl.Trainer, *, save: bool) -> None:
+        told = bool(self.received)
+        if trainer.world_size > 1:
+            told = trainer.strategy.reduce_boolean_decision(told, all=False)
+        if not told:
+            return
+        number = self.received or signal.SIGTERM
+        if save:
+            self.keeper.save(trainer)
+        raise Stopped(
+            number,
+            f"stopped by {signal.Signals(number).name}; saved at step {self.keeper.saved_at}; "
+            "the same command goes on from there",
+        )
+
+
+class Keeper(Callback):
+    """Saves: the two newest states to resume from, and the best weights.
+
+    A state is saved after a batch that no validation follows, and at the end of an epoch: from there Lightning goes on
+    exactly. It also keeps the numbers of that step that the metrics file does not have yet.
+
+    Args:
+        run: Where to.
+        every: Optimiser steps between two states.
+        monitor: Name of the metric that decides which weights are best, and whether it should be `min` or `max`;
+            none keeps the last.
+    """
+
+    def __init__(self, run: Run, every: int, monitor: tuple[str, str] | None) -> None:
+        self.run, self.every, self.monitor = run, every, monitor
+        self.best: float | None = None
+        self.saved_at = 0
+        self.pending: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to know."""
+        return {"best": self.best, "pending": self.pending, "step": self.saved_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `state_dict`."""
+        self.best, self.pending = state_dict["best"], state_dict["pending"]
+        self.saved_at = state_dict["step"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what the broken run had not written."""
+        if self.pending and isinstance(trainer.logger, MetricsFile):
+            step = self.saved_at - 1
+            there = {name for at, name, _ in read_metrics(trainer.logger.path) if at == step}
+            lost = {name: value for name, value in self.pending.items() if name not in there}
+            if lost:
+                trainer.logger.log_metrics(lost, step)
+        self.pending = {}
+
+    @staticmethod
+    def validation_follows(trainer: pl.Trainer, batch_idx: int) -> bool:
+        """Whether this batch is followed by a validation or the end of the epoch."""
+        done = batch_idx + 1
+        return done >= trainer.num_training_batches or done % trainer.val_check_batch == 0
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save a state now and then."""
+        due = trainer.global_step - self.saved_at >= self.every
+        if due and not self.validation_follows(trainer, batch_idx):
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save a state if one is due; the last epoch's always."""
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if last or trainer.global_step - self.saved_at >= self.every:
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the weights if they are the best so far."""
+        if trainer.sanity_checking or self.monitor is None or trainer.state.fn != "fit":
+            return
+        name, mode = self.monitor
+        value = plain_number(trainer.callback_metrics[name])
+        if value is None:
+            raise NumbersError(
+                f"{name} is not finite at step {trainer.global_step}; the best weights are as before"
+            )
+        if self.best is None or (value < self.best if mode == "min" else value > self.best):
+            self.best = value
+            trainer.save_checkpoint(self.run.checkpoints / "best.ckpt", weights_only=True)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Save a state to resume from, then remove all but the two newest."""
+        self.saved_at = trainer.global_step
+        due = trainer.global_step % trainer.log_every_n_steps == 0
+        logged = {name: plain_number(value) for name, value in trainer.logged_metrics.items()}
+        self.pending = {
+            k: v for k, v in logged.items() if due and v is not None and k.startswith("train/")
+        }
+        trainer.save_checkpoint(self.run.checkpoints / f"step-{trainer.global_step:09d}.ckpt")
+        self.pending = {}
+        if trainer.is_global_zero:
+            for old in sorted(self.run.checkpoints.glob("step-*.ckpt"))[:-2]:
+                old.unlink(missing_ok=True)
+
+    def chosen(self) -> Path | None:
+        """The checkpoint that later stages take: the best, else the last; none if nothing was saved."""
+        best = self.run.checkpoints / "best.ckpt"
+        states = sorted(self.run.checkpoints.glob("step-*.ckpt"))
+        return best if best.exists() else (states[-1] if states else None)
+
+
+class Progress(Callback):
+    """A line now and then where no progress bar can be drawn: how far, how fast, how long still.
+
+    Args:
+        seconds: Between two lines.
+    """
+
+    def __init__(self, seconds: float = 15.0) -> None:
+        self.seconds = seconds
+        self._begin = self._last = 0.0
+        self._steps = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._begin = self._last = time.monotonic()
+        self._steps = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Print a line if one is due."""
+        now = time.monotonic()
+        due = now - self._last >= self.seconds or trainer.global_step - self._steps == 20
+        if not due or not trainer.is_global_zero:
+            return
+        self._last = now
+        epochs = trainer.max_epochs or 1
+        total = epochs * int(trainer.num_training_batches) // trainer.accumulate_grad_batches
+        if trainer.max_steps > 0:
+            total = min(total, trainer.max_steps) if epochs > 0 else trainer.max_steps
+        rate = (trainer.global_step - self._steps) / max(now - self._begin, 1e-9)
+        left = (total - trainer.global_step) / max(rate, 1e-9)
+        loss = trainer.callback_metrics.get("train/loss")
+        number = "" if loss is None else f", loss {float(loss):.4g}"
+        sys.stdout.write(
+            f"  step {trainer.global_step} of {total}, epoch {trainer.current_epoch + 1} of {epochs}{number}, "
+            f"{rate:.1f} steps/s, about {duration(left)} left\n"
+        )
+        sys.stdout.flush()
+
+
+def duration(seconds: float) -> str:
+    """A time for people: `8 s`, `3 min`, `2 h 10 min`.
+
+    >>> duration(8.2), duration(170), duration(7800)
+    ('8 s', '3 min', '2 h 10 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
