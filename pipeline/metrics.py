@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ MILLIMETRES = 1000.0
 
 Poses = NDArray[np.floating] | Tensor
 """Joints in metres, (..., J, 3)."""
+
+Array = TypeVar("Array", NDArray[np.floating], Tensor)
 
 
 def mpjpe(
@@ -111,7 +113,7 @@ def joint_errors(predicted: Poses, target: Poses) -> NDArray[np.float64]:
     return errors.reshape(predicted.shape[:-1]).cpu().numpy()
 
 
-def root_relative(joints: Poses, root: int = 0) -> Poses:
+def root_relative(joints: Array, root: int = 0) -> Array:
     """Joints, (..., J, 3), relative to one of them."""
     return joints - joints[..., root : root + 1, :]
 
