@@ -17,17 +17,17 @@ MATERIALS = (
     "skin", "hair", "white", "pupil", "brow", "lips", "shirt", "back", "panel", "logo", "button", "collar",
     "sleeve", "cuff", "hem", "belt", "trousers", "shin", "shoe", "sole", "nose",
 )  # fmt: skip
+_LEG_FRAMES = ("thigh", "knee", "shank", "foot")
+_ARM_FRAMES = ("arm", "elbow", "forearm", "hand")
 FRAMES = ("pelvis", "waist", "chest", "head") + tuple(
-    f"{side}_{part}"
-    for side in ("left", "right")
-    for part in ("thigh", "knee", "shank", "foot", "arm", "elbow", "forearm")
+    f"{side}_{part}" for side in ("left", "right") for part in _LEG_FRAMES + _ARM_FRAMES
 )
 """Coordinate frames that ride on the joints: axes forward, left, up (along the bone); see `frames`."""
 
 # One loft is a tube: rings from bottom to top, each (frame, along the frame's up in bone lengths, radius forward,
 # radius sideways, shift forward, material of the band above it). Metres, set by eye on an adult of 1.75 m.
 _TORSO = (
-    ("pelvis", -0.46, 0.02, 0.03, 0.0, "trousers"),
+    ("pelvis", -0.40, 0.001, 0.001, 0.0, "trousers"),
     ("pelvis", -0.32, 0.085, 0.125, 0.0, "trousers"),
     ("pelvis", 0.0, 0.118, 0.172, -0.008, "trousers"),
     ("pelvis", 0.42, 0.103, 0.150, 0.0, "belt"),
@@ -42,28 +42,28 @@ _TORSO = (
     ("head", -0.72, 0.052, 0.054, 0.005, "skin"),
 )
 _HEAD = (
-    ("head", -0.91, 0.018, 0.018, 0.045, "skin"),
+    ("head", -0.90, 0.001, 0.001, 0.045, "skin"),
     ("head", -0.86, 0.050, 0.044, 0.035, "skin"),
     ("head", -0.70, 0.082, 0.068, 0.018, "skin"),
     ("head", -0.50, 0.096, 0.076, 0.010, "skin"),
     ("head", -0.32, 0.100, 0.078, 0.006, "skin"),
     ("head", -0.14, 0.092, 0.073, 0.002, "hair"),
     ("head", 0.0, 0.068, 0.054, -0.004, "hair"),
-    ("head", 0.07, 0.01, 0.01, -0.01, "hair"),
+    ("head", 0.07, 0.001, 0.001, -0.01, "hair"),
 )
 _ARM = (
-    ("forearm", -0.74, 0.006, 0.010, 0.0, "skin"),
-    ("forearm", -0.66, 0.016, 0.032, 0.0, "skin"),
-    ("forearm", -0.36, 0.022, 0.044, 0.0, "skin"),
-    ("forearm", -0.02, 0.025, 0.030, 0.0, "hem"),
-    ("forearm", 0.16, 0.030, 0.033, 0.0, "cuff"),
-    ("forearm", 0.62, 0.042, 0.042, 0.0, "cuff"),
+    ("hand", -0.74, 0.001, 0.001, 0.0, "skin"),
+    ("hand", -0.66, 0.016, 0.032, 0.0, "skin"),
+    ("hand", -0.36, 0.022, 0.044, 0.0, "skin"),
+    ("hand", -0.02, 0.025, 0.030, 0.0, "hem"),
+    ("hand", 0.16, 0.030, 0.033, 0.0, "cuff"),
+    ("hand", 0.62, 0.042, 0.042, 0.0, "cuff"),
     ("elbow", 0.0, 0.044, 0.044, 0.0, "cuff"),
     ("arm", -0.66, 0.049, 0.049, 0.0, "sleeve"),
     ("arm", -0.30, 0.055, 0.055, 0.0, "sleeve"),
     ("arm", -0.04, 0.064, 0.062, 0.0, "sleeve"),
-    ("arm", 0.12, 0.052, 0.050, 0.0, "sleeve"),
-    ("arm", 0.20, 0.012, 0.012, 0.0, "sleeve"),
+    ("arm", 0.09, 0.050, 0.048, 0.0, "sleeve"),
+    ("arm", 0.14, 0.010, 0.010, 0.0, "sleeve"),
 )
 _LEG = (
     ("shank", -1.02, 0.040, 0.038, 0.0, "shin"),
@@ -78,12 +78,12 @@ _LEG = (
     ("thigh", 0.20, 0.01, 0.01, 0.0, "trousers"),
 )
 _FOOT = (
-    ("foot", -0.085, 0.008, 0.010, 0.045, "shoe"),
+    ("foot", -0.085, 0.001, 0.001, 0.045, "shoe"),
     ("foot", -0.075, 0.034, 0.030, 0.040, "shoe"),
     ("foot", 0.0, 0.052, 0.042, 0.022, "shoe"),
     ("foot", 0.09, 0.036, 0.050, 0.044, "shoe"),
     ("foot", 0.17, 0.024, 0.044, 0.056, "shoe"),
-    ("foot", 0.205, 0.006, 0.014, 0.060, "shoe"),
+    ("foot", 0.205, 0.001, 0.001, 0.060, "shoe"),
 )
 # A patch is a small polygon on the skin or shirt: (frame, material, corners as (forward, left, along)).
 _PATCHES = (
@@ -182,18 +182,18 @@ def _badges() -> tuple[tuple[str, str, tuple[tuple[float, float, float], ...]], 
 _J = {name: i for i, name in enumerate(H36M17.joints)}
 
 
-def _unit(vectors: Array) -> Array:
+def unit(vectors: Array) -> Array:
+    """Vectors (..., 3) at length 1; zero stays zero."""
     return vectors / np.maximum(np.sqrt((vectors * vectors).sum(-1, keepdims=True)), 1e-9)
 
 
-def _cross(a: Array, b: Array) -> Array:
+def cross(a: Array, b: Array) -> Array:
     """Cross product, (..., 3); several times faster than NumPy's on few vectors."""
     return a[..., [1, 2, 0]] * b[..., [2, 0, 1]] - a[..., [2, 0, 1]] * b[..., [1, 2, 0]]
 
 
 _LIMBS = np.array([[_J[f"{side}_{name}"] for name in names] for side in ("left", "right")
                    for names in (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))])  # fmt: skip
-_UP = np.array([0.0, 0.0, 1.0])
 
 
 def frames(joints: Array) -> tuple[Array, Array, Array]:
@@ -208,31 +208,35 @@ def frames(joints: Array) -> tuple[Array, Array, Array]:
     Returns:
         Origins (K, 3), axes forward, left, up (K, 3, 3) and bone lengths (K,) of `FRAMES`.
     """
-    pelvis, spine, thorax, nose, head = joints[[0, 7, 8, 9, 10]]
-    hips, shoulders = joints[4] - joints[1], joints[11] - joints[14]
-    a, b, c = joints[_LIMBS[:, 0]], joints[_LIMBS[:, 1]], joints[_LIMBS[:, 2]]
-    upper, lower = a - b, b - c
-    bend = _cross(_unit(upper), _unit(lower)) * np.array([1.0, -1.0, 1.0, -1.0])[:, None]
-    trunk = np.stack([0.25 * _unit(hips), 0.15 * _unit(shoulders)] * 2)
-    left = bend + trunk
-    skull = _cross(head - thorax, nose - thorax) / 0.21 + 0.008 * _unit(shoulders)
-    middle = _unit(upper) + _unit(lower)
+    limbs = joints[_LIMBS]
+    bones = limbs[:, :2] - limbs[:, 1:]
+    along = unit(bones)
+    trunk = joints[[4, 11]] - joints[[1, 14]]
+    left = cross(along[:, 0], along[:, 1]) * _BENDS
+    left = left + np.tile(unit(trunk) * [[0.25], [0.15]], (2, 1))
+    up, lefts = np.empty((20, 3)), np.empty((20, 3))
+    up[:4] = joints[[7, 8, 8, 10]] - joints[[0, 0, 7, 8]]
+    lefts[:3] = trunk[0], trunk[0] + trunk[1], trunk[1]
+    lefts[3] = cross(up[3], joints[9] - joints[8]) / 0.21 + 0.008 * unit(trunk[1])
     # the foot stands across the shank, and lies flatter than that on the floor
-    toes = _cross(_unit(left[[0, 2]]), _unit(lower[[0, 2]]))
-    toes = toes - 0.6 * (toes @ _UP)[:, None] * _UP
-    origins, ups, lefts = [pelvis, spine, thorax, head], [spine - pelvis, thorax - pelvis, thorax - spine, head - thorax], [hips, hips + shoulders, shoulders, skull]  # fmt: skip
-    for leg, arm in ((0, 1), (2, 3)):
-        origins += [a[leg], b[leg], b[leg], c[leg], a[arm], b[arm], c[arm]]
-        ups += [upper[leg], middle[leg], lower[leg], toes[leg // 2], upper[arm], middle[arm], lower[arm]]
-        lefts += [left[leg]] * 4 + [left[arm]] * 3
-    up = np.stack(ups)
+    toes = cross(unit(left[::2]), along[::2, 1])
+    toes[:, 2] *= 0.4
+    up[4:].reshape(4, 4, 3)[:] = bones[:, [0, 0, 1, 1]]
+    up[4:].reshape(4, 4, 3)[:, 1] = along.sum(axis=1)
+    up[4:].reshape(4, 4, 3)[::2, 3] = toes
+    lefts[4:].reshape(4, 4, 3)[:] = left[:, None]
+    origins = np.concatenate([joints[[0, 7, 8, 10]], limbs[:, [0, 1, 1, 2]].reshape(16, 3)])
     lengths = np.sqrt((up * up).sum(-1))
     lengths[_METRES] = 1.0
-    up = _unit(up)
-    forward = _unit(_cross(np.stack(lefts), up))
-    return np.stack(origins), np.stack([forward, _cross(up, forward), up], axis=1), lengths
+    up = unit(up)
+    axes = np.empty((20, 3, 3))
+    axes[:, 0] = unit(cross(lefts, up))
+    axes[:, 1] = cross(up, axes[:, 0])
+    axes[:, 2] = up
+    return origins, axes, lengths
 
 
+_BENDS = np.array([[1.0], [-1.0], [1.0], [-1.0]])
 _METRES = [FRAMES.index(f"{side}_foot") for side in ("left", "right")]
 
 
@@ -253,10 +257,20 @@ def pose_mesh(joints: Array, build: float) -> Array:
     return origins[body.frame] + np.einsum("vi,vij->vj", local, axes[body.frame])
 
 
-SKINS = np.array([(241, 204, 177), (224, 172, 138), (198, 134, 94), (141, 91, 60), (92, 58, 40)])
+SKINS = np.array(
+    [
+        (244, 210, 186),
+        (236, 192, 160),
+        (224, 172, 138),
+        (198, 134, 94),
+        (141, 91, 60),
+        (106, 70, 50),
+    ]
+)
 HAIRS = np.array([(28, 22, 20), (74, 48, 32), (120, 78, 40), (205, 168, 96), (150, 150, 150), (140, 60, 30)])  # fmt: skip
 
 
+@functools.lru_cache(maxsize=64)
 def wardrobe(key: int) -> tuple[Array, float]:
     """What somebody looks like: colours of the mesh's faces, RGB 0-255, (F, 3), and build.
 

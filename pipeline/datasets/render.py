@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline import chance
 from pipeline.camera import Camera
-from pipeline.datasets.figure import _cross, _unit, mesh, pose_mesh, wardrobe
+from pipeline.datasets.figure import cross, mesh, pose_mesh, unit, wardrobe
 from pipeline.errors import UsageError
 
 Array = NDArray[np.float64]
@@ -65,9 +64,9 @@ class Shots:
         size: tuple[int, int],
     ) -> Shots:
         """Cameras at `place` (N, 3) that look at `aim` (N, 3), turned by `roll` radians (N,) about their axis."""
-        forward = _unit(aim - place)
-        right = _unit(_cross(forward, np.broadcast_to([0.0, 0.0, 1.0], forward.shape)))
-        down = _cross(forward, right)
+        forward = unit(aim - place)
+        right = unit(cross(forward, np.broadcast_to([0.0, 0.0, 1.0], forward.shape)))
+        down = cross(forward, right)
         cos, sin = np.cos(roll)[:, None], np.sin(roll)[:, None]
         axes = (cos * right + sin * down, cos * down - sin * right, forward)
         return cls(np.stack(axes, axis=1), place, focal, principal, size)
@@ -123,12 +122,16 @@ class Rendered:
         self, index: int, matrix: NDArray[np.float64], size: tuple[int, int]
     ) -> NDArray[np.uint8]:
         """A piece of a picture, RGB, (H, W, 3); see `Pictures.crop`."""
+        if not np.isfinite(matrix).all():
+            raise ValueError(f"a crop's matrix must be finite, not {matrix.tolist()}")
         canvas = _Canvas(matrix, size)
         shot = self.shots.one(index)
         joints = self.joints3d[index].astype(np.float64)
-        draw = chance.uniform(int(self.scenes[index]), "scene", lanes=64)
+        draw = chance.uniform(int(self.scenes[index]), "scene", lanes=_LANES)
+        if not np.isfinite(joints).all():
+            raise ValueError(f"picture {index} cannot be drawn: a joint is missing")
         _room(canvas, shot, joints, draw)
-        light = _unit(np.array([draw[0] - 0.5, draw[1] - 0.5, 0.25 + 0.5 * draw[2]]))
+        light = unit(np.array([draw[0] - 0.5, draw[1] - 0.5, 0.25 + 0.5 * draw[2]]))
         people = [(joints, int(self.looks[index]))]
         other = self._other(index)
         if other is not None:
@@ -137,20 +140,25 @@ class Rendered:
         for _, who, look in sorted(seen, key=lambda person: -person[0][0, 2]):
             _person(canvas, shot, who, look, light, 0.35 + 0.25 * draw[3])
         if draw[4] < self.hidden:
-            _things_in_front(canvas, shot.project(seen[0][0][None])[0], draw[40:])
+            _things_in_front(canvas, shot.project(seen[0][0][None])[0], draw[40:64])
         return canvas.picture()
 
     def _other(self, index: int) -> tuple[Array, int] | None:
         """Joints and look of the second person in a picture, if there is one."""
-        draw = chance.uniform(int(self.scenes[index]), "company", lanes=6)
+        draw = (
+            chance.uniform(int(self.scenes[index]), "company", lanes=6) if self.company else [1.0]
+        )
         if draw[0] >= self.company:
             return None
         which = int(draw[1] * len(self))
-        here, them = self.joints3d[index].astype(np.float64), self.joints3d[which].astype(np.float64)
+        here, them = (
+            self.joints3d[index].astype(np.float64),
+            self.joints3d[which].astype(np.float64),
+        )
         shot = self.shots.one(index)
         right, away = shot.rotation[0, 0] * [1, 1, 0], shot.rotation[0, 2] * [1, 1, 0]
         side = (0.75 + 0.7 * draw[2]) * (1 if draw[3] < 0.5 else -1)
-        root = here[0] + side * _unit(right) + (2.2 * draw[4] - 0.4) * _unit(away)
+        root = here[0] + side * unit(right) + (2.2 * draw[4] - 0.4) * unit(away)
         moved = them - them[0] * [1, 1, 0] + root * [1, 1, 0]
         return moved, int(draw[5] * 2**31)
 
@@ -199,7 +207,7 @@ class _Canvas:
     """A crop being drawn in coordinates of the whole picture."""
 
     def __init__(self, matrix: NDArray[np.float64], size: tuple[int, int]) -> None:
-        self.size = size
+        self.size, self.coarse = size, matrix
         # pixel centres: crop pixel x covers the fine pixels 2x and 2x + 1
         self.matrix = matrix * FINER
         self.matrix[:, 2] += (FINER - 1) / 2
@@ -217,12 +225,9 @@ class _Canvas:
 
     def cloth(self, texture: NDArray[np.uint8], spread: float) -> None:
         """Cover everything with a texture whose pixels are `spread` whole-picture pixels apart."""
-        matrix = self.matrix.copy()
-        matrix[:, :2] *= spread
-        height, width = self.image.shape[:2]
-        cv2.warpAffine(
-            texture, matrix, (width, height), dst=self.image, borderMode=cv2.BORDER_REFLECT
-        )
+        matrix = self.coarse * [spread, spread, 1.0]
+        coarse = cv2.warpAffine(texture, matrix, self.size, borderMode=cv2.BORDER_REFLECT)
+        cv2.resize(coarse, self.image.shape[1::-1], dst=self.image)
 
     def picture(self) -> NDArray[np.uint8]:
         """The crop."""
@@ -230,34 +235,43 @@ class _Canvas:
         return np.asarray(small, np.uint8)
 
 
-@functools.lru_cache(maxsize=64)
-def _texture(key: int) -> NDArray[np.uint8]:
-    draw = chance.uniform(key, "texture", lanes=14 * 14 * 3 + 5)
-    base = 30 + 200 * draw[:3]
-    rough = 90 * draw[3] * (draw[5:].reshape(14, 14, 3) - 0.5)
-    slope = 60 * (draw[4] - 0.5) * np.linspace(-1, 1, 14)[:, None, None]
+_PATCHES = 14
+_LANES = 64 + 5 + 3 * _PATCHES**2
+
+
+def _wall(draw: Array) -> NDArray[np.uint8]:
+    base = _muted(45 + 200 * draw[:3])
+    rough = 70 * draw[3] ** 2 * (draw[5:].reshape(_PATCHES, _PATCHES, 3) - 0.5)
+    slope = 60 * (draw[4] - 0.5) * np.linspace(-1, 1, _PATCHES)[:, None, None]
     return np.clip(base + rough + slope, 0, 255).astype(np.uint8)
+
+
+def _muted(colour: Array) -> Array:
+    """A colour as walls and floors have it: half as strong."""
+    return 0.5 * colour + 0.5 * colour.mean()
 
 
 def _room(canvas: _Canvas, shot: Shots, joints: Array, draw: Array) -> None:
     """Wall, furniture, floor and the shadow on it."""
     width, height = shot.size
-    canvas.cloth(_texture(int(draw[5] * 2**31)), max(width, height) / 13)
+    canvas.cloth(_wall(draw[64:]), max(width, height) / (_PATCHES - 1))
     for k in range(int(draw[6] * 5)):
         numbers = draw[8 + 6 * k : 14 + 6 * k]
         centre, half = numbers[:2] * [width, 0.7 * height], 20 + 160 * numbers[2:4]
-        colour = 25 + 215 * np.array([numbers[4], numbers[5], (numbers[4] + numbers[3]) % 1])
+        colour = _muted(
+            25 + 215 * np.array([numbers[4], numbers[5], (numbers[4] + numbers[3]) % 1])
+        )
         canvas.polygon(centre + half * _SQUARE, colour)
         if numbers[5] < 0.5:
             canvas.polygon(centre + 0.8 * half * _SQUARE, 0.7 * colour + 60)
-    away = _unit(shot.rotation[0, 2] * [1, 1, 0])
+    away = unit(shot.rotation[0, 2] * [1, 1, 0])
     right = np.array([away[1], -away[0], 0.0])
     foot = joints[0] * [1, 1, 0] + (1.0 + 3 * draw[7]) * away
     edge = shot.to_camera(np.stack([foot - 30 * right, foot + 30 * right])[None])
-    floor = 40 + 170 * draw[32:35]
+    floor = _muted(50 + 170 * draw[32:35])
     if (edge[..., 2] > 0.1).all():
         left, end = shot.project(edge)[0]
-        below = 30 * height * _unit(np.array([left[1] - end[1], end[0] - left[0]]))
+        below = 30 * height * unit(np.array([left[1] - end[1], end[0] - left[0]]))
         canvas.polygon(np.stack([left, end, end + below, left + below]), floor)
     circle = 0.1 * joints[0] + 0.45 * (joints[3] + joints[6])
     for radius, dark in ((0.42, 0.9), (0.3, 0.78), (0.2, 0.66)):
@@ -277,16 +291,16 @@ def _person(
     body = mesh()
     colours, build = wardrobe(look)
     vertices = shot.to_camera(pose_mesh(joints, build)[None])[0]
-    if not (vertices[:, 2] > 0.1).all():  # also false where a joint is missing
+    if not (vertices[:, 2] > 0.1).all():
         return
     corners = vertices[body.faces]
-    normal = _cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1])
+    normal = cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1])
     middle = corners.mean(axis=1)
     facing = np.flatnonzero((normal * middle).sum(-1) < 0)
     depth = np.sqrt((middle[facing] ** 2).sum(-1)) - body.nearer[facing]
     order = facing[np.argsort(-depth, kind="stable")]
-    lit = np.maximum(_unit(normal[order]) @ (shot.rotation[0] @ light), 0)
-    shade = 1 - dim + 1.3 * dim * lit
+    lit = np.maximum(unit(normal[order]) @ (shot.rotation[0] @ light), 0)
+    shade = 1.08 - dim + 1.25 * dim * lit
     shaded = np.clip(colours[order] * shade[:, None], 0, 255).tolist()
     flat = canvas.place(shot.project(vertices[None])[0])[body.faces[order]]
     for polygon, colour in zip(flat, shaded, strict=True):

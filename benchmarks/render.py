@@ -1,0 +1,51 @@
+"""Drawn crops per second on one thread: `python benchmarks/render.py`; the yardstick is 1.1 ms of one core at 128."""
+
+from __future__ import annotations
+
+import time
+
+import cv2
+import numpy as np
+
+from pipeline.datasets import Samples
+from pipeline.datasets.synthetic import Synthetic
+
+
+def around(box: np.ndarray, size: int) -> np.ndarray:
+    """Crop matrix of a square a quarter wider than a person's box."""
+    scale = size / (1.25 * float(box[2:].max()))
+    centre = box[:2] + box[2:] / 2
+    shift = (size - 1) / 2 - scale * centre
+    return np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+
+
+def measure(samples: Samples, size: int, count: int = 300) -> tuple[float, float]:
+    """Milliseconds of processor time and of wall time per crop."""
+    matrices = [around(samples.boxes[i], size) for i in range(count)]
+    wall, cpu = time.perf_counter(), time.process_time()
+    for i, matrix in enumerate(matrices):
+        samples.pictures.crop(i, matrix, (size, size))
+    return (
+        1e3 * (time.process_time() - cpu) / count,
+        1e3 * (time.perf_counter() - wall) / count,
+    )
+
+
+def main() -> None:
+    """Print one row per crop size."""
+    cv2.setNumThreads(1)
+    source = Synthetic()
+    begin = time.perf_counter()
+    samples = source.samples("train")
+    print(f"{len(samples):,} samples in {time.perf_counter() - begin:.1f} s")
+    begin = time.perf_counter()
+    print(f"{len(source.sequences('train'))} sequences in {time.perf_counter() - begin:.1f} s")
+    for size in (64, 128, 256):
+        cpu, wall = measure(samples, size)
+        print(
+            f"{size:4d} pixels: {cpu:5.2f} ms of one core, {1e3 / cpu:6.0f} a second (wall {wall:.2f} ms)"
+        )
+
+
+if __name__ == "__main__":
+    main()
