@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
 import zlib
-from array import array
 from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
@@ -36,8 +36,7 @@ _CHANNELS = {
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z")
 _FRAMES = re.compile(rb"\s*(?:number\s+of\s+)?frames\s*:?\s*(.*?)\s*\Z", re.IGNORECASE)
 _FRAME_TIME = re.compile(rb"\s*frame\s*time\s*:?\s*(.*?)\s*\Z", re.IGNORECASE)
-_PLAIN = b"0123456789+-.eE \t\r\n\v\f"
-_BLOCK = 4 * 2**20  # bytes whose numbers are converted at a time
+_PLAIN = b"0123456789+-.eE \t\n"
 _HEADER_LINE = 64 * 2**10  # bytes
 
 
@@ -370,37 +369,32 @@ class _Reader:
         """The numbers of all frames, (T, C): one line per frame, blank lines skipped."""
         if not width:
             self.refuse("no joint has CHANNELS, so nothing moves; export the file with its motion")
-        place, numbers = self.line, array("d")
-        longest = max(map(len, self.lines[place:]), default=0)
+        place = self.line
+        body = self.lines[place:]
+        longest = max(map(len, body), default=0)
         if longest > 64 * width + 1024:
-            self.line = (
-                place + 1 + next(i for i, x in enumerate(self.lines[place:]) if len(x) == longest)
-            )
+            self.line += 1 + next(i for i, text in enumerate(body) if len(text) == longest)
             self.refuse(f"{longest} bytes are too many for {width} numbers; fetch the file again")
-        step = max(1, _BLOCK // max(1, longest))
-        for start in range(place, len(self.lines), step):
-            block = self.lines[start : start + step]
-            rows = [row for row in map(bytes.split, block) if row]
-            try:
-                if set(map(len, rows)) - {width} or b" ".join(block).translate(None, _PLAIN):
-                    raise ValueError
-                for row in rows:
-                    numbers.extend(map(float, row))
-            except ValueError:
-                self.blame(start, block, width)
-            if rows and np.abs(numbers[-width * len(rows) :]).max() > MAX_VALUE:
-                self.blame(start, block, width)
-        values = np.frombuffer(numbers, np.float64).reshape(-1, width)
+        text = b"\n".join(body)
+        values = np.empty((0, width))
+        try:
+            if text.translate(None, _PLAIN):
+                raise ValueError
+            if text.strip():
+                values = np.loadtxt(io.BytesIO(text), comments=None, ndmin=2)
+        except ValueError:
+            self.blame(place, body, width)
+        if values.shape[1] != width or (np.abs(values) > MAX_VALUE).any():
+            self.blame(place, body, width)
         if len(values) != count:
             self.line = len(self.lines)
             self.refuse(f"says {count} frames, has {len(values)}; fetch the file again")
         return values
 
-    def blame(self, start: int, block: list[bytes], width: int) -> NoReturn:
-        """Name the first line of a block that is not a frame."""
-        for i, text in enumerate(block):
+    def blame(self, place: int, body: list[bytes], width: int) -> NoReturn:
+        """Name the first line that is not a frame."""
+        for self.line, text in enumerate(body, start=place + 1):
             row = text.split()
-            self.line = start + i + 1
             for word in row:
                 self.number(word, "a number")
             if row and len(row) != width:
@@ -408,4 +402,4 @@ class _Reader:
                     f"expected {width} numbers, as CHANNELS say, found {len(row)}; "
                     "fetch the file again"
                 )
-        raise AssertionError("a block was refused that has no fault")
+        self.refuse("something other than spaces parts the numbers; use spaces")
