@@ -34,15 +34,24 @@ ALLOCATOR = {
 }
 
 
+def torch_linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """A linear layer by torch's own function, as published code has it."""
+    return F.linear(x, layer.weight, layer.bias)
+
+
 def published_block(block: Block, x: Tensor) -> Tensor:
     """A block as published: tokens (N, L, C), one projection to q, k, v, unfused attention."""
     N, L, C = x.shape
     attn = block.attn
     heads, size = attn.heads, C // attn.heads
-    q, k, v = attn.qkv(block.norm1(x)).reshape(N, L, 3, heads, size).permute(2, 0, 3, 1, 4)
+    q, k, v = (
+        torch_linear(attn.qkv, block.norm1(x)).reshape(N, L, 3, heads, size).permute(2, 0, 3, 1, 4)
+    )
     weights = (q @ k.transpose(-2, -1) * size**-0.5).softmax(dim=-1)
-    x = x + published_drop_path(block, attn.proj((weights @ v).transpose(1, 2).reshape(N, L, C)))
-    return x + published_drop_path(block, block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(x)))))
+    mixed = (weights @ v).transpose(1, 2).reshape(N, L, C)
+    x = x + published_drop_path(block, torch_linear(attn.proj, mixed))
+    hidden = F.gelu(torch_linear(block.mlp.fc1, block.norm2(x)))
+    return x + published_drop_path(block, torch_linear(block.mlp.fc2, hidden))
 
 
 def published_drop_path(block: Block, branch: Tensor) -> Tensor:
@@ -122,13 +131,13 @@ class PlainMartinez(Martinez):
         """Z-scored 2D, (N, 17, 2), to z-scored 3D, (N, 17, 3)."""
 
         def layer(linear: nn.Linear, norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-            return F.dropout(F.relu(norm(linear(x))), self.mlp.dropout, self.training)
+            return F.dropout(F.relu(norm(torch_linear(linear, x))), self.mlp.dropout, self.training)
 
         x = layer(self.mlp.w1, self.mlp.batch_norm1, scored2d.reshape(len(scored2d), -1))
         for stage in self.mlp.linear_stages:
             y = layer(stage.w1, stage.batch_norm1, x)
             x = x + layer(stage.w2, stage.batch_norm2, y)
-        return F.pad(self.mlp.w2(x).unflatten(-1, (-1, 3)), (0, 0, 1, 0))
+        return F.pad(torch_linear(self.mlp.w2, x).unflatten(-1, (-1, 3)), (0, 0, 1, 0))
 
 
 @dataclass(frozen=True)
@@ -180,13 +189,14 @@ def step_of(net: nn.Module, clips: Tensor, loss: nn.Module) -> Callable[[], floa
 
 
 def compare(case: Case, rounds: int) -> tuple[float, float, float, float]:
-    """Median seconds of ours and of the other, median ratio, largest difference of outputs."""
+    """Median seconds of ours and of the other, median ratio, largest difference, relative above 1."""
     torch.manual_seed(0)
     ours, other = case.ours(), case.other()
     other.load_state_dict(ours.state_dict())
     clips = torch.rand(case.clips) * 2 - 1
     with torch.inference_mode():
-        difference = (ours.eval()(clips) - other.eval()(clips)).abs().max().item()
+        mine, theirs = ours.eval()(clips), other.eval()(clips)
+        difference = ((mine - theirs).abs().max() / theirs.abs().max().clamp(min=1)).item()
     steps = step_of(ours, clips, case.loss), step_of(other, clips, case.loss)
     for step in steps * 2:
         step()
@@ -195,8 +205,8 @@ def compare(case: Case, rounds: int) -> tuple[float, float, float, float]:
         pair = {which: steps[which]() for which in ((0, 1) if i % 2 == 0 else (1, 0))}
         times.append((pair[0], pair[1]))
     ratio = statistics.median(other / ours for ours, other in times)
-    mine, theirs = (statistics.median(column) for column in zip(*times, strict=True))
-    return mine, theirs, ratio, difference
+    seconds = [statistics.median(column) for column in zip(*times, strict=True)]
+    return seconds[0], seconds[1], ratio, difference
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.lift.lifter import Lifter
+from pipeline.lift.linear import Linear
 
 SMALLEST_2D = 1e-4
 """Deviations of normalised 2D below this (a twentieth of a pixel at 1000 pixels) count as 1."""
@@ -40,9 +41,9 @@ class LinearStage(nn.Module):
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.w1 = nn.Linear(width, width)
+        self.w1 = Linear(width, width)
         self.batch_norm1 = nn.BatchNorm1d(width)
-        self.w2 = nn.Linear(width, width)
+        self.w2 = Linear(width, width)
         self.batch_norm2 = nn.BatchNorm1d(width)
         self.dropout = dropout
 
@@ -81,10 +82,10 @@ class ResidualMLP(nn.Module):
         self, inputs: int, outputs: int, width: int = 1024, blocks: int = 2, dropout: float = 0.5
     ) -> None:
         super().__init__()
-        self.w1 = nn.Linear(inputs, width)
+        self.w1 = Linear(inputs, width)
         self.batch_norm1 = nn.BatchNorm1d(width)
         self.linear_stages = nn.ModuleList(LinearStage(width, dropout) for _ in range(blocks))
-        self.w2 = nn.Linear(width, outputs)
+        self.w2 = Linear(width, outputs)
         self.dropout = dropout
         for module in self.modules():
             if isinstance(module, nn.Linear):

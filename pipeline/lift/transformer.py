@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.lift.linear import Linear, linear
+
 Along = Literal["joints", "frames"]
 """Which axis of (B, T, J, C) attends to itself; the other one is batch."""
 
@@ -33,8 +35,8 @@ class Attention(nn.Module):
         if dim % heads:
             raise ValueError(f"dim {dim} is not a multiple of {heads} heads")
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, tokens: Tensor, along: Along) -> Tensor:
@@ -46,7 +48,7 @@ class Attention(nn.Module):
         else:
             parts = zip(self.qkv.weight.chunk(3), self.qkv.bias.chunk(3), strict=True)
             q, k, v = (
-                F.linear(tokens, weight, bias).view(B, T, J * self.heads, D).transpose(1, 2)
+                linear(tokens, weight, bias).view(B, T, J * self.heads, D).transpose(1, 2)
                 for weight, bias in parts
             )
         mixed = F.scaled_dot_product_attention(q, k, v)
@@ -64,8 +66,8 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, hidden: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.lift.lifter import Lifter
+from pipeline.lift.linear import linear
 
 
 class VideoPose3D(Lifter):
@@ -94,7 +95,7 @@ class VideoPose3D(Lifter):
             features = self._level(features, self.layers_conv[2 * i + 1], self.layers_bn[2 * i + 1])
             features = kept + features
             dilation *= width
-        poses = F.linear(features, self.shrink.weight[:, :, 0], self.shrink.bias)
+        poses = linear(features, self.shrink.weight[:, :, 0], self.shrink.bias)
         return poses.view(B, -1, J, 3)
 
     def set_progress(self, done: float) -> None:
@@ -113,7 +114,7 @@ class VideoPose3D(Lifter):
         """Convolution, norm, ReLU and dropout, (B, T', width, C) -> (B, T', C')."""
         B, T, _, _ = taps.shape
         weight = conv.get_parameter("weight").permute(0, 2, 1).flatten(1)
-        rows = F.linear(taps.reshape(B * T, -1), weight)
+        rows = linear(taps.reshape(B * T, -1), weight)
         features = F.relu(norm(rows), inplace=True)
         return F.dropout(features, self.dropout, self.training).view(B, T, -1)
 
