@@ -160,6 +160,10 @@ def _wandb(trainer: pl.Trainer) -> list[GuardedWandb]:
 # ---- pictures, films, tables: into the run folder, and to W&B -----------------------------------
 
 _VERSIONS = 10
+"""Steps of a picture that are kept."""
+
+_FILM_FRAMES = 100
+"""A film has no more frames than this: encoding them takes about 25 ms each."""
 
 
 def _guarded(show_one: Callable[..., None]) -> Callable[..., None]:
@@ -434,6 +438,7 @@ def lift_panels(
     strip = draw.motion_strip(worst.predicted, worst.target, skeleton, pictures=worst.pictures)
     show(trainer, f"{split}/motion", strip, f"{worst.title}; truth in grey.")
     for rank, clip in enumerate(ranked[:films], start=1):
+        every = math.ceil(len(clip.predicted) / _FILM_FRAMES)
         frames = draw.clip_frames(
             clip.predicted,
             clip.target,
@@ -441,9 +446,10 @@ def lift_panels(
             pictures=clip.pictures,
             joints2d=clip.given2d,
             title=clip.title,
+            every=every,
         )
         caption = f"{clip.title}; prediction in colour, truth in grey."
-        show_clip(trainer, f"{split}/worst_clip_{rank}", frames, clip.fps, caption)
+        show_clip(trainer, f"{split}/worst_clip_{rank}", frames, clip.fps / every, caption)
 
 
 def _report_panels(trainer: pl.Trainer, report: MotionReport, split: str) -> None:
@@ -548,8 +554,8 @@ class Dashboard(Callback):
         if trainer.optimizers:
             numbers["train/lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         self._samples, self._since = 0, now
-        for logger in trainer.loggers:
-            logger.log_metrics(numbers, step=trainer.global_step)
+        for logger in trainer.loggers:  # Lightning counts the steps of `self.log` from 0
+            logger.log_metrics(numbers, step=trainer.global_step - 1)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show what the module kept, and bring index.html up to date while training goes on."""

@@ -284,7 +284,7 @@ def views3d(
     return contact_sheet(views, len(views), captions)
 
 
-_AZIMUTHS = {0.0: "front, as the camera sees it", 90.0: "side, the camera on the left"}
+_AZIMUTHS = {0.0: "front, as the camera sees", 90.0: "side, camera on the left"}
 
 
 def reach3d(*joints3d: ArrayLike) -> float:
@@ -308,7 +308,8 @@ def _view(
         shade = (205, 209, 216) if metres == 0 else FAINT
         _line(canvas, np.array([at, 0]), np.array([at, size]), shade, 1)
         _line(canvas, np.array([0, at]), np.array([size, at]), shade, 1)
-    for pose, is_truth in reversed(list(zip(poses, (False, True), strict=False))):
+    for given, is_truth in reversed(list(zip(poses, (False, True), strict=False))):
+        pose = np.where(np.isfinite(given), given, np.nan)
         across = pose[:, 0] * np.cos(azimuth) + pose[:, 2] * np.sin(azimuth)
         away = pose[:, 2] * np.cos(azimuth) - pose[:, 0] * np.sin(azimuth)
         points = np.stack([across, pose[:, 1]], -1) * scale + size / 2
@@ -386,7 +387,8 @@ def clip_frames(
     pictures: Sequence[Image] | None = None,
     joints2d: ArrayLike | None = None,
     title: str = "",
-    size: int = 320,
+    size: int = 200,
+    every: int = 1,
 ) -> Iterator[Image]:
     """The frames of a clip as a film: what went in, front, and side.
 
@@ -398,6 +400,7 @@ def clip_frames(
         joints2d: 2D that went in, in any unit, (T, J, 2); drawn where there are no pictures.
         title: Written above.
         size: Height of the views in pixels.
+        every: Show each n-th frame only.
 
     Yields:
         RGB, all of one size.
@@ -406,9 +409,9 @@ def clip_frames(
     truths = None if target is None else np.asarray(target, np.float64)
     reach = reach3d(poses, *([] if truths is None else [truths]))
     bounds = None if joints2d is None else bounds2d(joints2d)
-    for t, pose in enumerate(poses):
+    for t in range(0, len(poses), every):
         truth = None if truths is None else truths[t]
-        panel = views3d(pose, truth, skeleton, reach=reach, size=size)
+        panel = views3d(poses[t], truth, skeleton, reach=reach, size=size)
         seen = None
         if pictures is not None:
             seen = enlarge(pictures[t], size)

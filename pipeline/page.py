@@ -269,7 +269,7 @@ def _thinned(points: Points) -> Points:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers around a range."""
-    span = high - low if high > low else max(abs(high), 1.0)
+    span = high - low if high > low else abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / 4))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if span / (power * m) <= 5)
     first, last = math.floor(low / step), math.ceil(high / step)

@@ -31,6 +31,9 @@ _PROBE_S = 3.0
 _INIT_S = 6.0
 # Waited for at the end of a run; with the probe and the start this stays below 15 s in all.
 _FINISH_S = 5.0
+_failed: set[str] = set()
+"""Servers that a run of this process gave up on; the next stage of a chain does not wait again."""
+
 _SECRET = re.compile(r"(?i)(^|_|-)(api_?key|key|token|secret|password|passwd|credentials?)$")
 _USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
 
@@ -76,14 +79,17 @@ def loggers(
     return [GuardedWandb(Path(folder), mode="online" if online else "offline", **facts)]
 
 
+def _server() -> str:
+    return os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+
+
 def _can_go_online(*, must: bool) -> bool:
-    server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
-    url = urllib.parse.urlsplit(server)
+    url = urllib.parse.urlsplit(_server())
     if not _has_key(url.hostname or ""):
         if must:
             _log.warning("W&B: no API key (WANDB_API_KEY or netrc); logging offline")
         return False
-    if not _answers(url):
+    if _server() in _failed or not _answers(url):
         _log.warning(
             "W&B: %s does not answer within %.0f s; logging offline", url.hostname, _PROBE_S
         )
@@ -235,15 +241,22 @@ class GuardedWandb(Logger):
                 self._run = self._start()
             act(self._run)
         except Exception as error:
-            self._off = True
-            self._run = None
+            self._off, self._run = True, None
+            if self.mode == "online":
+                _failed.add(_server())
+            _let_go()
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             _log.warning("W&B: %s; this run goes on without it (numbers: metrics.csv)", reason)
 
     def _start(self) -> Any:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):  # else it writes into the home folder
+            os.environ.setdefault(name, str((self.folder / "wandb" / "cache").absolute()))
+        # W&B's reports on itself are sent at exit, and wait 10 s and more for a slow server.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
-        self.folder.mkdir(parents=True, exist_ok=True)
         wanted = {
             "init_timeout": _INIT_S,
             "finish_timeout": float(os.environ.get("WANDB_FINISH_TIMEOUT", _FINISH_S)),
@@ -297,4 +310,19 @@ class GuardedWandb(Logger):
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             _log.warning("W&B: could not finish (%s); %s", reason, send)
+            _let_go()
         self._off, self._run = True, None
+
+
+def _let_go() -> None:
+    """End W&B's own process without waiting for what it still wants to send."""
+    import wandb
+
+    def teardown() -> None:
+        with contextlib.suppress(Exception):
+            wandb.teardown()
+
+    # It takes its hook at exit away first, and then waits for the server: that is left behind.
+    thread = threading.Thread(target=teardown, daemon=True)
+    thread.start()
+    thread.join(1.0)

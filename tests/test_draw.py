@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline import draw
+from pipeline.errors import StorageError
+from pipeline.skeleton import H36M17
+
+LEFT_WRIST, RIGHT_WRIST, HEAD = (
+    H36M17.index(name) for name in ("left_wrist", "right_wrist", "head")
+)
+
+
+def person():
+    """A standing person, camera frame, metres: right hand (x < 0) up, left foot away."""
+    places = {
+        "pelvis": (0, 0, 0),
+        "right_hip": (-0.13, 0, 0),
+        "right_knee": (-0.15, 0.42, -0.15),
+        "right_ankle": (-0.14, 0.85, 0.05),
+        "left_hip": (0.13, 0, 0),
+        "left_knee": (0.16, 0.44, 0.05),
+        "left_ankle": (0.15, 0.86, 0.22),
+        "spine": (0, -0.25, 0.02),
+        "thorax": (0, -0.5, 0.03),
+        "nose": (0, -0.62, -0.08),
+        "head": (0, -0.73, 0),
+        "left_shoulder": (0.17, -0.47, 0.03),
+        "left_elbow": (0.3, -0.25, -0.05),
+        "left_wrist": (0.28, -0.1, -0.28),
+        "right_shoulder": (-0.17, -0.47, 0.03),
+        "right_elbow": (-0.32, -0.6, 0),
+        "right_wrist": (-0.35, -0.85, -0.1),
+    }
+    return np.array([places[name] for name in H36M17.joints])
+
+
+def turning(frames):
+    angles = np.linspace(0, np.pi, frames)
+    zero, one = np.zeros(frames), np.ones(frames)
+    rows = [[np.cos(angles), zero, np.sin(angles)], [zero, one, zero]]
+    rows.append([-np.sin(angles), zero, np.cos(angles)])
+    return np.einsum("ijt,kj->tki", np.array(rows), person())
+
+
+def picture(height=128, width=96):
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    return np.stack([x + 90, y + 60, x + y], -1).astype(np.uint8)
+
+
+def in_picture():
+    return person()[:, :2] * 60 + (48, 64)
+
+
+def near(image, point, colour):
+    """Whether some pixel within 4 of the point has exactly this colour."""
+    x, y = np.round(point).astype(int)
+    patch = image[max(y - 4, 0) : y + 5, max(x - 4, 0) : x + 5]
+    return bool((patch == colour).all(-1).any())
+
+
+def test_the_left_wrist_is_orange_the_right_one_blue_and_the_head_grey():
+    joints = in_picture()
+    drawn = draw.joints_over(picture(), joints, H36M17)
+    assert near(drawn, joints[LEFT_WRIST], draw.LEFT)
+    assert near(drawn, joints[RIGHT_WRIST], draw.RIGHT)
+    assert near(drawn, joints[HEAD], draw.CENTRE)
+    assert not near(drawn, joints[LEFT_WRIST], draw.RIGHT)
+
+
+def test_a_mirrored_joint_order_swaps_the_colours():
+    joints = in_picture()
+    drawn = draw.joints_over(picture(), joints[list(H36M17.swap)], H36M17)
+    assert near(drawn, joints[LEFT_WRIST], draw.RIGHT)
+    assert near(drawn, joints[RIGHT_WRIST], draw.LEFT)
+
+
+def test_a_missing_joint_is_left_out_with_its_bones_and_nothing_else_is():
+    joints = in_picture()
+    joints[LEFT_WRIST] = np.nan
+    drawn = draw.joints_over(picture(), joints, H36M17)
+    assert not near(drawn, in_picture()[LEFT_WRIST], draw.LEFT)
+    assert near(drawn, joints[RIGHT_WRIST], draw.RIGHT)
+
+
+def test_a_joint_of_low_score_is_hollow():
+    joints, score = in_picture(), np.ones(17)
+    score[LEFT_WRIST] = 0.05
+    x, y = np.round(joints[LEFT_WRIST]).astype(int)
+    full = draw.joints_over(picture(), joints, H36M17, np.ones(17))
+    hollow = draw.joints_over(picture(), joints, H36M17, score)
+    assert tuple(full[y, x]) == draw.LEFT
+    assert tuple(hollow[y, x]) != draw.LEFT
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e30, np.nan])
+def test_joints_that_no_picture_can_hold_do_not_break_it(value):
+    joints, pose = in_picture(), person()
+    joints[3], pose[3] = value, value
+    assert draw.joints_over(picture(), joints, H36M17).shape == (128, 96, 3)
+    assert draw.views3d(pose, person(), H36M17, size=64).dtype == np.uint8
+    assert draw.joints_alone(np.full((17, 2), np.nan), H36M17, size=32).min() == 255
+
+
+def test_nothing_that_is_drawn_from_is_changed():
+    image, joints, clip = picture(), in_picture(), turning(6)
+    maps = np.random.default_rng(0).random((17, 32, 24)).astype(np.float32)
+    given = [image, joints, clip, maps]
+    before = [array.copy() for array in given]
+    draw.joints_over(image, joints, H36M17, maps.max((1, 2)))
+    draw.heatmaps_over(image, maps, H36M17)
+    draw.heatmap_sheet(image, maps, H36M17)
+    draw.truth_beside_prediction(image, maps, joints, joints + 3, H36M17)
+    draw.views3d(clip[0], clip[1], H36M17)
+    draw.motion_strip(clip, clip, H36M17, pictures=[image] * 6)
+    list(draw.clip_frames(clip, clip, H36M17, pictures=[image] * 6, title="walk"))
+    for array, copy in zip(given, before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_a_heatmap_glows_in_its_sides_colour_where_its_peak_is():
+    maps = np.zeros((17, 32, 24), np.float32)
+    maps[LEFT_WRIST, 5, 6] = 1
+    maps[RIGHT_WRIST, 20, 15] = 1
+    drawn = draw.heatmaps_over(np.zeros((128, 96, 3), np.uint8), maps, H36M17).astype(int)
+    red, _, blue = drawn[5 * 4 + 1, 6 * 4 + 1]
+    assert red > blue + 80
+    red, _, blue = drawn[20 * 4 + 1, 15 * 4 + 1]
+    assert blue > red + 80
+    assert drawn[100, 80].max() < 20
+
+
+def test_the_front_view_shows_the_right_hand_left_and_the_side_view_shows_depth_to_the_right():
+    size, reach = 200, 1.0
+    pose = person()
+    drawn = draw.views3d(pose, None, H36M17, size=size, reach=reach)
+    top = drawn.shape[0] - size - draw.GAP
+    front = pose[:, :2] * size / 2 + size / 2 + (draw.GAP, top)
+    side = pose[:, [2, 1]] * size / 2 + size / 2 + (2 * draw.GAP + size, top)
+    left_ankle = H36M17.index("left_ankle")
+    assert near(drawn, front[RIGHT_WRIST], draw.RIGHT)
+    assert near(drawn, front[left_ankle], draw.LEFT)
+    assert near(drawn, side[left_ankle], draw.LEFT)
+    assert side[left_ankle][0] > side[H36M17.root][0]
+
+
+def test_the_truth_is_grey_and_thin():
+    size = 200
+    moved = person() + np.array([0.4, 0, 0])
+    drawn = draw.views3d(person(), moved, H36M17, size=size, reach=1.5)
+    both = (drawn == draw.TRUTH).all(-1).sum(), (drawn == draw.LEFT).all(-1).sum()
+    assert both[0] > 0
+    alone = draw.views3d(moved, None, H36M17, size=size, reach=1.5)
+    colours = [(alone == colour).all(-1).sum() for colour in (draw.LEFT, draw.RIGHT, draw.CENTRE)]
+    assert both[0] < sum(colours)
+
+
+def test_a_film_has_as_many_frames_as_it_was_given_and_their_size(tmp_path):
+    clip = turning(7)
+    frames = list(draw.clip_frames(clip, clip, H36M17, joints2d=clip[..., :2], size=80))
+    frames = [frame[:95, :131] for frame in frames]
+    assert draw.write_clip(tmp_path / "clip.webm", frames, 25.0) == 7
+    film = cv2.VideoCapture(str(tmp_path / "clip.webm"))
+    read = []
+    while (picture := film.read())[0]:
+        read.append(picture[1])
+    assert len(read) == 7
+    assert read[0].shape == (96, 132, 3)
+    assert np.abs(read[3][:95, :131, ::-1].astype(int) - frames[3]).mean() < 8
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.webm"]
+
+
+def test_a_film_that_breaks_half_way_leaves_the_old_one_alone(tmp_path):
+    def broken():
+        yield np.zeros((32, 32, 3), np.uint8)
+        raise RuntimeError("the lifter failed")
+
+    path = tmp_path / "clip.webm"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError, match="the lifter failed"):
+        draw.write_clip(path, broken(), 25.0)
+    with pytest.raises(ValueError, match="at least one frame"):
+        draw.write_clip(path, [], 25.0)
+    assert path.read_bytes() == b"old"
+    assert [other.name for other in tmp_path.iterdir()] == ["clip.webm"]
+
+
+def test_a_png_comes_back_as_it_was_written(tmp_path):
+    draw.write_png(tmp_path / "new" / "a.png", picture())
+    read = cv2.imread(str(tmp_path / "new" / "a.png"))
+    np.testing.assert_array_equal(read[..., ::-1], picture())
+
+
+def test_a_picture_that_cannot_be_written_says_where(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"file/a\.png: cannot be written"):
+        draw.write_png(tmp_path / "file" / "a.png", picture())
+
+
+def test_a_sheet_holds_every_picture_unchanged():
+    images = [np.full((20, 30, 3), shade, np.uint8) for shade in (10, 90, 170)]
+    sheet = draw.contact_sheet(images, 2, ["a", "b", "c"])
+    for shade in (10, 90, 170):
+        assert (sheet == shade).all(-1).sum() >= 20 * 30
+    with pytest.raises(ValueError, match="3 pictures and 1 captions"):
+        draw.contact_sheet(images, 2, ["a"])
+
+
+def test_a_strip_has_one_row_per_view_and_one_for_the_pictures():
+    clip = turning(9)
+    bare = draw.motion_strip(clip, None, H36M17, frames=4, size=50)
+    seen = draw.motion_strip(clip, None, H36M17, frames=4, size=50, pictures=[picture()] * 9)
+    assert bare.shape[1] == seen.shape[1] == 4 * 60 + draw.GAP
+    assert seen.shape[0] == bare.shape[0] + 60
+
+
+def test_a_longer_bar_is_longer():
+    chart = draw.bars(["walk", "sit"], [20.0, 60.0], "mm", "MPJPE", mean=False)
+    rows = np.sort((chart == draw.RIGHT).all(-1).sum(1))
+    lengths = np.unique(rows[rows > 20])
+    assert lengths[-1] == pytest.approx(3 * lengths[0], rel=0.05)
+
+
+def test_charts_take_values_that_are_not_finite():
+    chart = draw.bars(["walk", "sit"], [20.0, float("nan")], "mm", "MPJPE")
+    assert (chart == draw.RIGHT).all(-1).any()
+    steps = np.arange(5)
+    lines = draw.curves({"train": (steps, [5, 4, np.nan, 2, 1]), "val": (steps, steps)}, "", "", "")
+    assert (lines == draw.RIGHT).all(-1).any()
+    assert (lines == draw.LEFT).all(-1).any()
