@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/mocap.py ../shared/data/cmu_mocap
 
-Yardstick: 142 files, 190 MB of text, in at most 60 s on two cores, once; then from the cache. The cache
+Yardstick: 142 files, 190 MB of text, in at most 60 s on two cores, once; then from the cache, which
 is a temporary folder, so that every run is a first one. One process, one core.
 """
 

@@ -1,0 +1,77 @@
+"""Draws docs/mocap.png: one recording from its four cameras, exact and noisy 2D over the render.
+
+.venv/bin/python benchmarks/mocap_views.py ../shared/data/cmu_mocap docs/mocap.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.camera import project, world_to_camera
+from pipeline.corrupt import detection_noise
+from pipeline.datasets import Sequence
+from pipeline.datasets.mocap import Mocap
+from pipeline.draw import contact_sheet, joints_over, titled, write_png
+from pipeline.skeleton import H36M17
+
+EXACT = (0, 150, 80)
+SIDE = 270
+"""Of a crop on the sheet, pixels."""
+
+
+def main() -> None:
+    """Draw the sheet."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("root", type=Path, help="folder with the CMU recordings")
+    parser.add_argument("picture", type=Path, help="PNG file to write")
+    parser.add_argument("--recording", default="10_03")
+    parser.add_argument("--frames", type=int, nargs="+", default=[20, 50, 80, 110])
+    arguments = parser.parse_args()
+    sequences = [
+        sequence
+        for sequence in Mocap(arguments.root, pictures=True).sequences("test")
+        if sequence.name.split(".")[0] == arguments.recording
+    ]
+    tiles, captions = [], []
+    views = [tracks(sequence) for sequence in sequences]
+    for frame in arguments.frames:
+        for k, (sequence, (exact, noisy)) in enumerate(zip(sequences, views, strict=True)):
+            tiles.append(tile(sequence, frame, exact[frame], noisy[frame]))
+            captions.append(f"camera {k}, {frame / sequence.fps:.2f} s")
+    title = f"{sequences[0].action} {arguments.recording}: exact 2D green, "
+    title += "noisy 2D in colour (body's left orange, right blue)"
+    sheet = titled(contact_sheet(tiles, len(sequences), captions), title)
+    write_png(arguments.picture, sheet)
+
+
+def tracks(sequence: Sequence) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Exact and noisy pixels of a sequence, (T, 17, 2) each."""
+    joints3d = np.asarray(sequence.joints3d, np.float64)
+    exact = project(world_to_camera(joints3d, sequence.camera), sequence.camera)
+    return exact, detection_noise(exact, sequence.fps, 0, sequence.name)[0]
+
+
+def tile(
+    sequence: Sequence,
+    frame: int,
+    exact: NDArray[np.float64],
+    noisy: NDArray[np.float32],
+) -> NDArray[np.uint8]:
+    """The person in one frame with both skeletons, RGB, (SIDE, SIDE, 3)."""
+    middle = (exact.min(axis=0) + exact.max(axis=0)) / 2
+    scale = SIDE / (1.25 * (exact.max(axis=0) - exact.min(axis=0)).max())
+    matrix = np.c_[scale * np.eye(2), SIDE / 2 - scale * middle]
+    if sequence.pictures is None:
+        raise AssertionError("asked for with pictures")
+    picture = sequence.pictures.crop(frame, matrix, (SIDE, SIDE))
+    placed = [joints @ matrix[:, :2].T + matrix[:, 2] for joints in (exact, noisy)]
+    picture = joints_over(picture, placed[0], H36M17, colour=EXACT, thickness=4)
+    return joints_over(picture, placed[1], H36M17, thickness=1)
+
+
+if __name__ == "__main__":
+    main()
