@@ -189,7 +189,7 @@ def step_of(net: nn.Module, clips: Tensor, loss: nn.Module) -> Callable[[], floa
 
 
 def compare(case: Case, rounds: int) -> tuple[float, float, float, float]:
-    """Median seconds of ours and of the other, median ratio, largest difference, relative above 1."""
+    """Median seconds of ours and of the other, median ratio, largest (relative) difference."""
     torch.manual_seed(0)
     ours, other = case.ours(), case.other()
     other.load_state_dict(ours.state_dict())

@@ -14,6 +14,10 @@ Along = Literal["joints", "frames"]
 """Which axis of (B, T, J, C) attends to itself; the other one is batch."""
 
 
+FEW = 32
+"""Tokens up to which plain products are faster than the fused kernel on a CPU."""
+
+
 class Attention(nn.Module):
     """Multi-head self-attention along one axis of tokens, (B, T, J, C) -> (B, T, J, C).
 
@@ -51,8 +55,20 @@ class Attention(nn.Module):
                 linear(tokens, weight, bias).view(B, T, J * self.heads, D).transpose(1, 2)
                 for weight, bias in parts
             )
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = attend(q, k, v)
         return self.dropout(self.proj(mixed.transpose(1, 2).reshape(B, T, J, C)))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Values mixed by softmax(q k / sqrt(D)), (N, H, L, D), in the form that is fastest there.
+
+    On a CPU plain products beat the fused kernel for few tokens, and always in bfloat16: 12.3 against
+    16.7 ms backward over 17 joints at C=512, but 23.7 against 18.8 ms over 243 frames at C=128.
+    """
+    few = q.shape[-2] <= FEW or q.dtype == torch.bfloat16
+    if q.device.type != "cpu" or not few:
+        return F.scaled_dot_product_attention(q, k, v)
+    return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
 
 
 class MLP(nn.Module):
