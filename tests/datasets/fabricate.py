@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from pipeline.camera import human36m_cameras, project, world_to_camera
-from pipeline.datasets.human36m import KEPT
-from pipeline.skeleton import COCO17, H36M17, MPII16
+from pipeline.camera import Camera, human36m_cameras, project, world_to_camera
+from pipeline.datasets.human36m import CAMERAS, KEPT
+from pipeline.skeleton import COCO17, H36M17, MPI3DHP17, MPII16, conversion
 
 
 def photograph(path: Path, width: int = 64, height: int = 48, seed: int = 0) -> Path:
@@ -193,4 +195,164 @@ def human36m(root: Path, subjects: tuple[str, ...] = ("S1", "S5", "S9", "S11")) 
         positions_2d=_boxed({**detected, "S2": {}}),
         metadata=_boxed(about),
     )
+    return root
+
+
+def _seen(joints3d: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and camera-frame metres of a person in the middle of a camera's picture."""
+    points = world_to_camera(joints3d, camera)
+    return project(points, camera), points
+
+
+PINHOLE = Camera(
+    rotation=np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),
+    centre=np.array([0.2, -4.0, 1.1]),
+    focal=np.array([1500.0, 1490.0]),
+    principal=np.array([1020.0, 1030.0]),
+    size=(2048, 2048),
+    distortion=np.zeros(5),
+)
+"""Looks along +y at `motion`."""
+
+TO_3DHP = conversion(H36M17, MPI3DHP17)
+
+
+def p_stmo(root: Path) -> Path:
+    """P-STMO's archives of MPI-INF-3DHP: millimetres in the frame of each camera."""
+    root.mkdir(parents=True, exist_ok=True)
+    train: dict = {}
+    for seed, (name, fps) in enumerate({"S1 Seq1": 25, "S1 Seq2": 50, "S2 Seq1": 25}.items()):
+        pixels, points = _seen(TO_3DHP.joints(motion(9 + seed, seed)), PINHOLE)
+        video = {"data_2d": pixels.astype(np.float32), "data_3d": 1000 * points}
+        train[name] = [{"0": video, "8": video}, fps]
+    test = {}
+    for seed, name in enumerate(("TS1", "TS5")):
+        pixels, points = _seen(TO_3DHP.joints(motion(7, seed)), PINHOLE)
+        valid = np.arange(7) != 3 + seed
+        test[name] = {"data_2d": pixels, "data_3d": 1000 * points, "valid": valid.astype(np.uint8)}
+    np.savez_compressed(root / "data_train_3dhp.npz", data=_boxed(train))
+    np.savez_compressed(root / "data_test_3dhp.npz", data=_boxed(test))
+    return root
+
+
+def _mmpose_rows(names: list[str], pixels: np.ndarray, points: np.ndarray) -> dict:
+    low, high = pixels.min(axis=1), pixels.max(axis=1)
+    ones = np.ones((*pixels.shape[:2], 1))
+    return {
+        "imgname": np.array(names),
+        "center": (low + high) / 2,
+        "scale": 1.2 * (high - low).max(axis=1) / 200,
+        "part": np.concatenate([pixels, ones], axis=2),
+        "S": np.concatenate([points, ones], axis=2),
+    }
+
+
+def _joined(parts: list[dict]) -> dict:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _facts(camera: Camera, *, to_world: bool) -> dict:
+    """A camera as mmpose pickles it."""
+    k1, k2, p1, p2, k3 = camera.distortion
+    return {
+        "R": camera.rotation.T if to_world else camera.rotation,
+        "T": (camera.centre if to_world else -camera.rotation @ camera.centre)[:, None],
+        "f": camera.focal[:, None],
+        "c": camera.principal[:, None],
+        "k": np.array([[k1], [k2], [k3]]),
+        "p": np.array([[p1], [p2]]),
+        "w": camera.size[0],
+        "h": camera.size[1],
+    }
+
+
+def human36m_mmpose(root: Path) -> Path:
+    """mmpose's Human3.6M: one npz per split, cameras in a pickle, a picture per row."""
+    folder = root / "annotation_body3d"
+    (folder / "fps50").mkdir(parents=True)
+    cameras, kept = human36m_cameras(), {}
+    for split, subjects in {"train": ("S1", "S5"), "test": ("S9",)}.items():
+        rows = []
+        for seed, subject in enumerate(subjects):
+            for index in (0, 3):
+                camera = cameras[subject][index]
+                kept[subject, CAMERAS[index]] = _facts(camera, to_world=True)
+                pixels, points = _seen(motion(6, seed), camera)
+                video = f"{subject}_Directions_1.{CAMERAS[index]}"
+                names = [f"{subject}/{video}/{video}_{frame:06d}.jpg" for frame in range(1, 7)]
+                rows.append(_mmpose_rows(names, pixels, points))
+                for name in names:
+                    photograph(root / "images" / name)
+        np.savez(folder / "fps50" / f"h36m_{split}.npz", **_joined(rows))
+    (folder / "cameras.pkl").write_bytes(pickle.dumps(kept))
+    return root
+
+
+def human36m_posenet(root: Path, *, shifted: bool = False) -> Path:
+    """PoseNet's Human3.6M: three json files per subject; t as a centre, or as a shift."""
+    (root / "annotations").mkdir(parents=True)
+    cameras = human36m_cameras()
+    for subject in ("S1", "S5", "S6", "S7", "S8", "S9", "S11"):
+        number = subject.removeprefix("S")
+        joints3d = motion(11, seed=int(number))
+        images, people, views = [], [], {}
+        for view in range(4):
+            camera = dataclasses.replace(cameras[subject][view], distortion=np.zeros(5))
+            centre = 1000 * camera.centre
+            views[str(view + 1)] = {
+                "R": camera.rotation.tolist(),
+                "t": (-camera.rotation @ centre if shifted else centre).tolist(),
+                "f": camera.focal.tolist(),
+                "c": camera.principal.tolist(),
+            }
+            pixels, _ = _seen(joints3d, camera)
+            folder = f"s_{int(number):02d}_act_02_subact_01_ca_{view + 1:02d}"
+            for frame in range(11):
+                low, high = pixels[frame].min(axis=0), pixels[frame].max(axis=0)
+                middle, size = (low + high) / 2, 1.2 * (high - low)
+                images.append(
+                    {
+                        "id": len(images),
+                        "file_name": f"{folder}/{folder}_{frame + 1:06d}.jpg",
+                        "width": 1000,
+                        "height": 1002,
+                        "subject": int(number),
+                        "action_name": "Directions",
+                        "action_idx": 2,
+                        "subaction_idx": 1,
+                        "cam_idx": view + 1,
+                        "frame_idx": frame,
+                    }
+                )
+                people.append(
+                    {
+                        "id": len(people),
+                        "image_id": len(people),
+                        "keypoints_vis": [True] * 17,
+                        "bbox": [*(middle - size / 2), *size],
+                    }
+                )
+        poses = {"2": {"1": {str(f): (1000 * joints3d[f]).tolist() for f in range(11)}}}
+        stem = f"annotations/Human36M_subject{number}"
+        document = {"images": images, "annotations": people}
+        (root / f"{stem}_data.json").write_text(json.dumps(document))
+        (root / f"{stem}_camera.json").write_text(json.dumps(views))
+        (root / f"{stem}_joint_3d.json").write_text(json.dumps(poses))
+    return root
+
+
+def mpi_inf_3dhp_mmpose(root: Path) -> Path:
+    """mmpose's MPI-INF-3DHP: as its Human3.6M, cameras from world to camera."""
+    folder = root / "annotations"
+    folder.mkdir(parents=True)
+    for split, videos in {"train": ["S1_Seq1_Cam0", "S2_Seq1_Cam8"], "test": ["TS1"]}.items():
+        rows = []
+        for seed, video in enumerate(videos):
+            pixels, points = _seen(TO_3DHP.joints(motion(5, seed)), PINHOLE)
+            names = [f"{video}_{frame:06d}.jpg" for frame in range(1, 6)]
+            rows.append(_mmpose_rows(names, pixels, points))
+        name = "train" if split == "train" else "test_valid"
+        np.savez(folder / f"mpi_inf_3dhp_{name}.npz", **_joined(rows))
+        cameras = {video: _facts(PINHOLE, to_world=False) for video in videos}
+        (folder / f"cameras_{split}.pkl").write_bytes(pickle.dumps(cameras))
     return root

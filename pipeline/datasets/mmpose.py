@@ -1,0 +1,172 @@
+"""Annotations of photographed people with 3D in mmpose's npz form, and its camera files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.camera import Camera
+from pipeline.datasets.archive import Npz, matching, read_pickle
+from pipeline.datasets.mapped import mapped
+from pipeline.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """People of one file; all arrays have one row per picture and are memory-mapped.
+
+    Args:
+        names: Of the pictures, relative to the folder of pictures, bytes, (N,).
+        joints2d: Pixels, (N, J, 2), float32.
+        labelled: Joints that are marked visible in 2D and 3D, (N, J).
+        joints3d: Camera frame, metres, (N, J, 3), float32.
+        boxes: x, y, width, height in pixels, (N, 4), float32: the square of side 200 x scale.
+    """
+
+    names: NDArray[np.bytes_]
+    joints2d: NDArray[np.float32]
+    labelled: NDArray[np.bool_]
+    joints3d: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+
+    def videos(self) -> list[tuple[str, NDArray[np.int64]]]:
+        """Pictures that differ only in their last number: name, rows in order of frames."""
+        if not len(self.names):
+            return []
+        stems = [video_of(name.decode()) for name in self.names]
+        found: dict[str, list[tuple[int, int]]] = {}
+        for row, (stem, frame) in enumerate(stems):
+            found.setdefault(stem, []).append((frame, row))
+        return [(s, np.array([row for _, row in sorted(rows)])) for s, rows in found.items()]
+
+
+def video_of(name: str) -> tuple[str, int]:
+    """Name of a picture -> name of its video, number of its frame.
+
+    >>> video_of("S1/S1_Directions_1.54138969/S1_Directions_1.54138969_000001.jpg")
+    ('S1_Directions_1.54138969', 1)
+    """
+    found = re.fullmatch(r"(.+)_(\d{1,9})", Path(name).stem)
+    if found is None:
+        raise DataError(f"the picture {name[:80]!r} does not end in the number of a frame")
+    return found[1], int(found[2])
+
+
+def read_annotations(path: Path, joints: int) -> Annotations:
+    """Annotations {imgname, center, scale, part, S} of a file.
+
+    Args:
+        path: Of the npz file.
+        joints: How many joints it must have.
+
+    Raises:
+        DataError: If the file is not what it claims to be.
+    """
+    stem = f"mmpose-{path.stem}"
+    entry = mapped(stem, [path], f"mmpose {joints} 1", lambda: (_unpack(path, joints), {}))
+    return Annotations(**entry.arrays)
+
+
+def _unpack(path: Path, joints: int) -> dict[str, NDArray]:
+    archive = Npz(path)
+    names = archive.objects("imgname")
+    if not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path}: imgname holds other things than names")
+    try:
+        encoded = np.array([str(name).encode("ascii") for name in names])
+    except UnicodeEncodeError:
+        raise DataError(f"{path}: imgname holds names that are not ASCII") from None
+    count = len(encoded)
+    if not count:
+        raise DataError(f"{path}: holds no picture")
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+            raise DataError(f"{path}: the picture {str(name)[:60]!r} leads out of the folder")
+    try:
+        for name in names:
+            video_of(str(name))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    part = archive.array("part")
+    channels = part.shape[-1] if part.ndim == 3 and part.shape[-1] in (2, 3) else 3
+    part = matching(part, (count, joints, channels), f"{path}: part")
+    body = matching(archive.array("S"), (count, joints, 4), f"{path}: S")
+    labelled = body[..., 3] > 0
+    if channels == 3:
+        labelled &= part[..., 2] > 0
+    _check_metres(body[..., :3], path)
+    centre = matching(archive.array("center"), (count, 2), f"{path}: center")
+    scale = matching(archive.array("scale").reshape(-1), (count,), f"{path}: scale")
+    if not (scale > 0).all():
+        raise DataError(f"{path}: scale has sizes that are not positive")
+    side = 200.0 * scale[:, None]
+    return {
+        "names": encoded,
+        "joints2d": np.ascontiguousarray(part[..., :2]),
+        "labelled": labelled,
+        "joints3d": np.ascontiguousarray(body[..., :3]),
+        "boxes": np.concatenate([centre - side / 2, side, side], axis=1).astype(np.float32),
+    }
+
+
+def _check_metres(joints3d: NDArray[np.float32], path: Path) -> None:
+    sparse = joints3d[:: max(1, len(joints3d) // 1000)]
+    extent = float(np.median(np.ptp(sparse, axis=1).max(axis=-1)))
+    if not 0.5 < extent < 3.0:
+        raise DataError(f"{path}: people are {extent:.3g} m tall; S must be in metres")
+
+
+def read_cameras(path: Path, *, to_world: bool) -> dict[Any, Camera]:
+    """Cameras of a pickle of mmpose: key -> camera.
+
+    Args:
+        path: Of the file: a dict of {R, T, f, c, k, p, w, h}.
+        to_world: Whether R turns camera to world and T is the centre (Human3.6M), or R and T take
+            the world into the camera (MPI-INF-3DHP). T in metres, or millimetres if far off.
+
+    Raises:
+        DataError: If the file holds anything else.
+    """
+    content = read_pickle(path)
+    if not isinstance(content, dict) or not content:
+        raise DataError(f"{path}: holds no cameras")
+    return {key: _camera(facts, f"{path}: {key}", to_world) for key, facts in content.items()}
+
+
+def _camera(facts: Any, place: str, to_world: bool) -> Camera:
+    if not isinstance(facts, dict):
+        raise DataError(f"{place}: a dict is expected, not {type(facts).__name__}")
+
+    def values(name: str, count: int) -> NDArray[np.float64]:
+        raw = np.asarray(facts[name]) if name in facts else None
+        if raw is None or raw.dtype.kind not in "iuf" or raw.size != count:
+            raise DataError(f"{place}: {name} must be {count} numbers")
+        if not np.isfinite(raw).all():
+            raise DataError(f"{place}: {name} has numbers that are not finite")
+        return raw.astype(np.float64).reshape(-1)
+
+    turn = values("R", 9).reshape(3, 3)
+    if np.abs(turn @ turn.T - np.eye(3)).max() > 1e-3 or np.linalg.det(turn) < 0:
+        raise DataError(f"{place}: R is no rotation")
+    move = values("T", 3)
+    if np.linalg.norm(move) > 100:
+        move = move / 1000.0  # the calibration files of both sets are in millimetres
+    size = int(values("w", 1)[0]), int(values("h", 1)[0])
+    if not 0.5 < size[0] / max(size[1], 1) < 2.5:
+        raise DataError(f"{place}: {size[0]}x{size[1]} is no size of a picture; check w and h")
+    radial = values("k", 3) if "k" in facts else np.zeros(3)
+    tangential = values("p", 2) if "p" in facts else np.zeros(2)
+    return Camera(
+        rotation=turn.T if to_world else turn,
+        centre=move if to_world else -turn.T @ move,
+        focal=values("f", 2),
+        principal=values("c", 2),
+        size=size,
+        distortion=np.array([*radial[:2], *tangential, radial[2]]),
+        lens="human36m" if to_world else "opencv",
+    )

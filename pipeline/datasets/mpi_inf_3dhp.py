@@ -1,0 +1,233 @@
+"""MPI-INF-3DHP in P-STMO's and mmpose's archives, two targets that must not be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import store
+from pipeline.camera import Camera, camera_to_world
+from pipeline.datasets import Sequence, Split
+from pipeline.datasets.archive import Npz, matching
+from pipeline.datasets.mapped import mapped, pieces
+from pipeline.datasets.mmpose import read_annotations, read_cameras
+from pipeline.datasets.photos import Photographs
+from pipeline.errors import DataError
+from pipeline.skeleton import MPI3DHP17
+
+KEPT = (7, 5, 14, 15, 16, 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6)
+"""Which of the set's 28 joints are those of MPI3DHP17."""
+
+TEST_FPS = 25.0
+_50_HZ = {"S1 Seq2", "S3 Seq1", "S3 Seq2", "S5 Seq1", "S5 Seq2"}
+"""Training recordings at 50 Hz; the others have 25."""
+
+_LEVEL = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+"""World to camera of a level camera: world x right, y ahead, z up."""
+
+
+class MpiInf3dhp:
+    """MPI-INF-3DHP as the P-STMO line of work shares it: target univ_annot3.
+
+    univ_annot3 are positions scaled to one body height: errors on them are smaller than on annot3
+        and are
+    not comparable with it. The archives have no cameras: each sequence gets a level one at the
+    world's origin, with focal lengths and principal point fitted to its 2D and 3D.
+
+    Args:
+        root: Folder with `data_train_3dhp.npz` and `data_test_3dhp.npz`.
+    """
+
+    skeleton = MPI3DHP17
+    target = "univ_annot3"
+
+    def __init__(self, root: str) -> None:
+        self.root = Path(root)
+
+    def describe(self) -> str:
+        """One line for the first lines of a run."""
+        return (
+            f"MPI-INF-3DHP (P-STMO npz) in {self.root}; target {self.target} (height-normalised, "
+            "not comparable with annot3); train S1-S8, test the valid frames of TS1-TS6, "
+            "17 joints; val is test"
+        )
+
+    def sequences(self, split: Split) -> list[Sequence]:
+        """Sequences named `S1/Seq1/camera` or `TS1`; see `pipeline.datasets.MotionSource`."""
+        entry = self._entry(split)
+        rows, arrays = entry.facts["sequences"], entry.arrays
+        lengths = [frames for _, frames, *_ in rows]
+        parts = [pieces(arrays[name], lengths) for name in ("joints2d", "joints3d", "valid")]
+        found = []
+        for (name, _, fps, size, lens), joints2d, joints3d, valid in zip(rows, *parts, strict=True):
+            camera = Camera(
+                rotation=_LEVEL,
+                centre=np.zeros(3),
+                focal=np.array(lens[:2]),
+                principal=np.array(lens[2:]),
+                size=(size[0], size[1]),
+                distortion=np.zeros(5),
+            )
+            subject = name.split("/", 1)[0]
+            found.append(
+                Sequence(
+                    name=name,
+                    subject=subject,
+                    action=subject if split != "train" else name.rsplit("/", 1)[0],
+                    camera=camera,
+                    fps=fps,
+                    skeleton=MPI3DHP17,
+                    joints3d=joints3d,
+                    joints2d=joints2d,
+                    valid=None if valid.all() else np.asarray(valid),
+                )
+            )
+        return found
+
+    def _entry(self, split: Split) -> store.Entry:
+        name = "train" if split == "train" else "test"
+        path = self.root / f"data_{name}_3dhp.npz"
+        read = _train if split == "train" else _test
+        return mapped(f"3dhp-{name}", [path], f"p-stmo {name} 1", lambda: _unpack(path, read))
+
+
+_Video = tuple[str, float, tuple[int, int], NDArray, NDArray, NDArray]
+"""Name, rate, size, pixels, millimetres in the camera frame, valid frames."""
+
+
+def _content(path: Path) -> dict[str, Any]:
+    content = Npz(path).objects("data")
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise DataError(f"{path}: data: a dict of sequences is expected")
+    return content
+
+
+def _pair(facts: Any, place: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    if not isinstance(facts, dict) or not {"data_2d", "data_3d"} <= facts.keys():
+        raise DataError(f"{place}: has no data_2d and data_3d")
+    joints3d = matching(facts["data_3d"], (None, 17, 3), f"{place}: data_3d")
+    return matching(facts["data_2d"], (len(joints3d), 17, 2), f"{place}: data_2d"), joints3d
+
+
+def _train(path: Path) -> Iterator[_Video]:
+    for name, videos in _content(path).items():
+        place = f"{path}: {name}"
+        cameras = videos[0] if isinstance(videos, list) and videos else None
+        if not isinstance(cameras, dict) or len(name.split()) != 2:
+            raise DataError(
+                f"{place}: a list of cameras and rate is expected under a name 'S1 Seq1'"
+            )
+        fps = videos[1] if len(videos) > 1 else None
+        if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 1 <= fps <= 1000:
+            raise DataError(f"{place}: {fps!r:.40} is no rate of frames")
+        for camera, facts in cameras.items():
+            joints2d, joints3d = _pair(facts, f"{place}: camera {camera}")
+            valid = np.ones(len(joints3d), bool)
+            title = f"{name.replace(' ', '/')}/{camera}"
+            yield title, float(fps), (2048, 2048), joints2d, joints3d, valid
+
+
+def _test(path: Path) -> Iterator[_Video]:
+    for name, facts in _content(path).items():
+        place = f"{path}: {name}"
+        joints2d, joints3d = _pair(facts, place)
+        valid = facts.get("valid")
+        if not isinstance(valid, np.ndarray) or valid.dtype.kind not in "biuf":
+            raise DataError(f"{place}: valid must say which frames count")
+        if valid.size != len(joints3d):
+            raise DataError(f"{place}: valid has {valid.size} flags for {len(joints3d)} frames")
+        size = (1920, 1080) if name in ("TS5", "TS6") else (2048, 2048)
+        yield name, TEST_FPS, size, joints2d, joints3d, valid.reshape(-1) > 0
+
+
+def _unpack(path: Path, read: Any) -> tuple[dict[str, NDArray], dict]:
+    pixels, points, flags, rows = [], [], [], []
+    for name, fps, size, joints2d, joints3d, valid in read(path):
+        place = f"{path}: {name}"
+        extent = float(np.median(np.ptp(joints3d, axis=1).max(axis=-1)))
+        if not 500.0 < extent < 3000.0:
+            raise DataError(
+                f"{place}: people are {extent:.4g} tall; positions must be in millimetres"
+            )
+        metres = joints3d.astype(np.float64) / 1000.0  # the archives are in millimetres
+        rows.append([name, len(metres), fps, list(size), _lens(joints2d, metres, place)])
+        pixels.append(joints2d)
+        points.append((metres @ _LEVEL).astype(np.float32))
+        flags.append(valid)
+    if not rows:
+        raise DataError(f"{path}: holds no sequence")
+    arrays = {
+        "joints2d": np.concatenate(pixels),
+        "joints3d": np.concatenate(points),
+        "valid": np.concatenate(flags),
+    }
+    return arrays, {"sequences": rows}
+
+
+def _lens(pixels: NDArray, points: NDArray[np.float64], place: str) -> list[float]:
+    """Focal lengths and principal point that fit best: fx, fy, cx, cy; least squares per axis."""
+    if not (points[..., 2] > 0.1).all():
+        raise DataError(f"{place}: has joints behind the camera; is the 3D in the camera frame?")
+    lens = []
+    for axis in range(2):
+        slope = (points[..., axis] / points[..., 2]).ravel()
+        design = np.stack([slope, np.ones_like(slope)], axis=1)
+        lens.append(np.linalg.lstsq(design, pixels[..., axis].ravel().astype(np.float64))[0])
+    return [float(lens[axis][part]) for part in range(2) for axis in range(2)]
+
+
+class MpiInf3dhpPictures:
+    """MPI-INF-3DHP as mmpose shares it: target annot3, true sizes in the camera frame.
+
+    Args:
+        root: Folder with `annotations/mpi_inf_3dhp_{train,test_valid}.npz`,
+            `annotations/cameras_{train,test}.pkl` and `images/`.
+    """
+
+    skeleton = MPI3DHP17
+    target = "annot3"
+
+    def __init__(self, root: str) -> None:
+        self.root = Path(root)
+
+    def describe(self) -> str:
+        """One line for the first lines of a run."""
+        return (
+            f"MPI-INF-3DHP (mmpose npz) in {self.root}; target {self.target} (true sizes, not "
+            "comparable with univ_annot3); valid test frames, 17 joints; val is test"
+        )
+
+    def sequences(self, split: Split) -> list[Sequence]:
+        """Videos with their pictures; see `pipeline.datasets.MotionSource`."""
+        name = "train" if split == "train" else "test"
+        folder = self.root / "annotations"
+        path = folder / f"mpi_inf_3dhp_{'train' if split == 'train' else 'test_valid'}.npz"
+        cameras = read_cameras(folder / f"cameras_{name}.pkl", to_world=False)
+        people = read_annotations(path, len(MPI3DHP17))
+        found = []
+        for video, rows in people.videos():
+            if video not in cameras:
+                raise DataError(f"{path}: {video[:80]!r} has no camera in cameras_{name}.pkl")
+            camera, parts = cameras[video], video.split("_")
+            joints3d = camera_to_world(np.asarray(people.joints3d[rows]), camera)
+            training = " ".join(parts[:2]) if split == "train" else ""
+            found.append(
+                Sequence(
+                    name=video.replace("_", "/"),
+                    subject=parts[0],
+                    action="/".join(parts[:2]) if split == "train" else parts[0],
+                    camera=camera,
+                    fps=50.0 if training in _50_HZ else 25.0,
+                    skeleton=MPI3DHP17,
+                    joints3d=joints3d.astype(np.float32),
+                    joints2d=np.asarray(people.joints2d[rows]),
+                    pictures=Photographs(
+                        [self.root / "images" / people.names[row].decode() for row in rows]
+                    ),
+                )
+            )
+        return found

@@ -1,0 +1,121 @@
+"""Human3.6M's pictures in mmpose's and PoseNet's layout."""
+
+import json
+
+import fabricate
+import numpy as np
+import pytest
+from malformed import changed_objects, check_json_reader, refusal
+
+from pipeline.camera import human36m_cameras, project, world_to_camera
+from pipeline.datasets.archive import Npz
+from pipeline.datasets.human36m_pictures import Human36MPictures
+from pipeline.datasets.mmpose import read_annotations, read_cameras
+from pipeline.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
+
+
+def test_mmposes_cameras_are_those_that_come_with_heatlift(tmp_path):
+    root = fabricate.human36m_mmpose(tmp_path)
+    found = read_cameras(root / "annotation_body3d" / "cameras.pkl", to_world=True)
+    ours = human36m_cameras()["S9"][3]
+    theirs = found["S9", "60457274"]
+    for name in ("rotation", "centre", "focal", "principal", "distortion"):
+        np.testing.assert_allclose(getattr(theirs, name), getattr(ours, name), atol=1e-6)
+    assert theirs.size == ours.size == (1000, 1002)
+
+
+def test_mmposes_rows_become_videos_with_pictures(tmp_path):
+    source = Human36MPictures(str(fabricate.human36m_mmpose(tmp_path)))
+    found = {s.name: s for s in source.sequences("train")}
+    assert len(found) == 4
+    sequence = found["S5/Directions 1/60457274"]
+    assert (sequence.subject, sequence.action, sequence.fps) == ("S5", "Directions", 50.0)
+    np.testing.assert_allclose(sequence.joints3d, fabricate.motion(6, 1), atol=1e-5)
+    seen = project(world_to_camera(sequence.joints3d, sequence.camera), sequence.camera)
+    np.testing.assert_allclose(seen, sequence.joints2d, atol=0.01)
+    assert sequence.pictures.size(5) == (64, 48)
+
+
+def test_mmposes_samples_are_every_nth_frame_in_the_camera_frame(tmp_path):
+    source = Human36MPictures(str(fabricate.human36m_mmpose(tmp_path)), train_every=4, test_every=6)
+    samples = source.samples("train")
+    assert [name[-10:-4] for name in samples.ids] == ["000001", "000005"] * 4
+    slope = samples.joints3d[..., :2] / samples.joints3d[..., 2:]
+    pixels = slope * samples.focal[:, None] + samples.principal[:, None]
+    assert np.abs(pixels - samples.joints2d).max() < 30  # without the lens' distortion
+    inside = samples.joints2d - samples.boxes[:, None, :2]
+    assert (inside > 0).all()
+    assert (inside < samples.boxes[:, None, 2:]).all()
+    assert len(source.samples("test")) == 2
+
+
+def test_mmposes_rows_without_a_known_camera_are_refused(tmp_path):
+    root = fabricate.human36m_mmpose(tmp_path)
+    path = root / "annotation_body3d" / "fps50" / "h36m_test.npz"
+    content = {name: Npz(path).array(name) for name in Npz(path).names}
+    content["imgname"] = np.array([name.replace("S9", "S4") for name in content["imgname"]])
+    np.savez(path, **content)
+    with pytest.raises(DataError, match="S4_Directions"):
+        Human36MPictures(str(root)).sequences("test")
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_malformed_rows_give_one_line(tmp_path, count):
+    path = fabricate.human36m_mmpose(tmp_path) / "annotation_body3d" / "fps50" / "h36m_test.npz"
+    content = {name: Npz(path).array(name) for name in Npz(path).names}
+    lines = []
+    for changed in changed_objects(content, count, seed=count):
+        np.savez(path, **{name: np.asarray(value, dtype=None) for name, value in changed.items()})
+        lines.append(refusal(lambda: read_annotations(path, 17)))
+    said = [line for line in lines if line is not None]
+    assert len(said) > 0.5 * count
+    assert all(path.name in line and "\n" not in line for line in said)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_posenets_cameras_are_understood_in_both_conventions(tmp_path, shifted):
+    source = Human36MPictures(str(fabricate.human36m_posenet(tmp_path, shifted=shifted)))
+    samples = source.samples("train")
+    assert len(samples) == 5 * 4 * 3  # subjects, cameras, frames 0, 5, 10
+    camera = human36m_cameras()["S1"][0]
+    joints3d = world_to_camera(fabricate.motion(11, seed=1), camera)
+    np.testing.assert_allclose(samples.joints3d[1], joints3d[5], atol=1e-4)
+    pixels = joints3d[5, :, :2] / joints3d[5, :, 2:] * camera.focal + camera.principal
+    np.testing.assert_allclose(samples.joints2d[1], pixels, atol=0.05)
+    assert samples.ids[1] == "s_01_act_02_subact_01_ca_01/s_01_act_02_subact_01_ca_01_000006.jpg"
+
+
+def test_posenets_protocol_2_tests_on_s11(tmp_path):
+    source = Human36MPictures(str(fabricate.human36m_posenet(tmp_path)), protocol=2)
+    assert len(source.samples("test")) == 4
+    assert source.samples("test").ids[0].startswith("s_11")
+
+
+def test_posenets_cameras_that_miss_the_box_are_refused(tmp_path):
+    root = fabricate.human36m_posenet(tmp_path)
+    path = root / "annotations" / "Human36M_subject9_camera.json"
+    cameras = json.loads(path.read_text())
+    cameras["1"]["t"][0] += 5000
+    cameras["2"]["t"][0] += 5000
+    path.write_text(json.dumps(cameras))
+    with pytest.raises(DataError, match=r"subject9_camera\.json: the pelvis lies"):
+        Human36MPictures(str(root)).samples("test")
+
+
+@pytest.mark.parametrize("part", ["data", "camera"])
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_malformed_posenet_files_give_one_line(tmp_path, part, count):
+    root = fabricate.human36m_posenet(tmp_path)
+    path = root / "annotations" / f"Human36M_subject11_{part}.json"
+    document = json.loads(path.read_text())
+    if part == "data":
+        document = {name: rows[::10] for name, rows in document.items()}
+    source = Human36MPictures(str(root), protocol=2, test_every=1)
+    check_json_reader(
+        document, path, lambda _: source.samples("test"), count=count, says="subject11"
+    )

@@ -1,0 +1,89 @@
+"""MPI-INF-3DHP from tiny archives in P-STMO's and mmpose's form."""
+
+import fabricate
+import numpy as np
+import pytest
+from malformed import changed_objects, refusal
+
+from pipeline.camera import project, world_to_camera
+from pipeline.datasets.archive import Npz
+from pipeline.datasets.mpi_inf_3dhp import KEPT, MpiInf3dhp, MpiInf3dhpPictures
+from pipeline.errors import DataError
+from pipeline.skeleton import MPI3DHP17
+
+NAMES_28 = (
+    *("spine3", "spine4", "spine2", "spine", "pelvis", "neck", "head", "head_top"),
+    *("LClav", "LSho", "LElb", "LWri", "LHand", "RClav", "RSho", "RElb", "RWri", "RHand"),
+    *("LHip", "LKnee", "LAnk", "LFoot", "LToe", "RHip", "RKnee", "RAnk", "RFoot", "RToe"),
+)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
+
+
+def test_17_of_28_joints_are_the_named_ones():
+    short = [name.replace("left_", "L").replace("right_", "R") for name in MPI3DHP17.joints]
+    long = [NAMES_28[index] for index in KEPT]
+    assert [name.lower()[:4] for name in short] == [name.lower()[:4] for name in long]
+
+
+def test_positions_are_those_of_the_camera_and_project_onto_the_pixels(tmp_path):
+    source = MpiInf3dhp(str(fabricate.p_stmo(tmp_path)))
+    found = {s.name: s for s in source.sequences("train")}
+    assert sorted(found) == [f"{s}/{c}" for s in ("S1/Seq1", "S1/Seq2", "S2/Seq1") for c in "08"]
+    sequence = found["S1/Seq2/0"]
+    assert (sequence.fps, found["S1/Seq1/8"].fps) == (50.0, 25.0)
+    joints3d = fabricate.TO_3DHP.joints(fabricate.motion(10, 1))
+    seen = world_to_camera(sequence.joints3d, sequence.camera)
+    np.testing.assert_allclose(seen, world_to_camera(joints3d, fabricate.PINHOLE), atol=1e-5)
+    np.testing.assert_allclose(sequence.camera.focal, [1500, 1490], rtol=1e-4)
+    np.testing.assert_allclose(project(seen, sequence.camera), sequence.joints2d, atol=0.05)
+    assert sequence.joints3d[..., 2].std() > 0.3  # up is z
+
+
+def test_test_frames_that_are_not_valid_are_marked_and_ts5_is_wide(tmp_path):
+    one, five = MpiInf3dhp(str(fabricate.p_stmo(tmp_path))).sequences("test")
+    assert (one.camera.size, five.camera.size) == ((2048, 2048), (1920, 1080))
+    assert np.flatnonzero(~one.valid).tolist() == [3]
+    assert np.flatnonzero(~five.valid).tolist() == [4]
+
+
+def test_the_two_targets_say_their_names(tmp_path):
+    assert "univ_annot3" in MpiInf3dhp("x").describe().split(";")[1]
+    assert " annot3" in MpiInf3dhpPictures("x").describe().split(";")[1]
+
+
+def test_mmposes_form_gives_world_positions_and_pictures(tmp_path):
+    source = MpiInf3dhpPictures(str(fabricate.mpi_inf_3dhp_mmpose(tmp_path)))
+    (test,) = source.sequences("test")
+    joints3d = fabricate.TO_3DHP.joints(fabricate.motion(5, 0))
+    np.testing.assert_allclose(test.joints3d, joints3d, atol=1e-5)
+    seen = project(world_to_camera(test.joints3d, test.camera), test.camera)
+    np.testing.assert_allclose(seen, test.joints2d, atol=0.01)
+    assert [s.name for s in source.sequences("train")] == ["S1/Seq1/Cam0", "S2/Seq1/Cam8"]
+    assert test.pictures.paths[4].endswith("images/TS1_000005.jpg")
+
+
+def test_metres_where_millimetres_belong_are_refused(tmp_path):
+    path = fabricate.p_stmo(tmp_path) / "data_test_3dhp.npz"
+    content = Npz(path).objects("data")
+    content["TS1"]["data_3d"] = content["TS1"]["data_3d"] / 1000
+    np.savez(path, data=fabricate._boxed(content))
+    with pytest.raises(DataError, match=r"TS1: people are .* millimetres"):
+        MpiInf3dhp(str(tmp_path)).sequences("test")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_malformed_archives_give_one_line(tmp_path, split, count):
+    path = fabricate.p_stmo(tmp_path) / f"data_{split}_3dhp.npz"
+    content = Npz(path).objects("data")
+    lines = []
+    for changed in changed_objects(content, count, seed=count):
+        np.savez(path, data=fabricate._boxed(changed))
+        lines.append(refusal(lambda: MpiInf3dhp(str(tmp_path)).sequences(split)))
+    said = [line for line in lines if line is not None]
+    assert len(said) > 0.4 * count  # a missing camera is no fault
+    assert all(path.name in line and "\n" not in line for line in said)
