@@ -13,7 +13,7 @@ from pipeline import store
 from pipeline.camera import human36m_cameras
 from pipeline.datasets import Sequence, Split
 from pipeline.datasets.archive import Npz, matching, read_pickle
-from pipeline.datasets.elsewhere import Detections, by_symmetry
+from pipeline.datasets.elsewhere import Detections, nested, pixels, skeleton_of
 from pipeline.datasets.mapped import mapped, pieces
 from pipeline.errors import DataError, UsageError
 from pipeline.skeleton import H36M17, SKELETONS
@@ -145,7 +145,7 @@ Recordings = list[tuple[str, str, int]]
 
 
 def _unpack_3d(path: Path) -> tuple[dict[str, NDArray], dict]:
-    content = _nested(Npz(path).objects("positions_3d"), f"{path}: positions_3d")
+    content = nested(Npz(path).objects("positions_3d"), f"{path}: positions_3d")
     arrays, recordings = [], []
     known = human36m_cameras()
     for subject, actions in content.items():
@@ -172,18 +172,9 @@ def _unpack_3d(path: Path) -> tuple[dict[str, NDArray], dict]:
 
 def _unpack_2d(path: Path, recordings: Recordings) -> tuple[dict[str, NDArray], dict]:
     archive = Npz(path)
-    about = archive.objects("metadata")
-    if not isinstance(about, dict):
-        raise DataError(f"{path}: metadata is no dict; it must name the joints")
-    joints, sides = about.get("num_joints"), about.get("keypoints_symmetry")
-    try:
-        left, right = ([int(index) for index in side] for side in sides)  # type: ignore[union-attr]
-    except (TypeError, ValueError):
-        raise DataError(f"{path}: metadata names no left and right joints") from None
-    if not isinstance(joints, int):
-        raise DataError(f"{path}: metadata has no number of joints")
-    skeleton = by_symmetry(joints, left, right, str(path))
-    content = _nested(archive.objects("positions_2d"), f"{path}: positions_2d")
+    skeleton = skeleton_of(archive)
+    joints = len(skeleton)
+    content = nested(archive.objects("positions_2d"), f"{path}: positions_2d")
     kept = []
     for subject, recording, frames in recordings:
         videos = content.get(subject, {}).get(recording)
@@ -191,26 +182,11 @@ def _unpack_2d(path: Path, recordings: Recordings) -> tuple[dict[str, NDArray], 
         if not isinstance(videos, (list, np.ndarray)) or len(videos) != len(CAMERAS):
             raise DataError(f"{place}: four videos are expected, in the order {', '.join(CAMERAS)}")
         for name, video in zip(CAMERAS, videos, strict=True):
-            channels = 3 if isinstance(video, np.ndarray) and video.shape[-1:] == (3,) else 2
-            video = matching(video, (None, joints, channels), f"{place}/{name}", finite=False)
+            video = pixels(video, joints, f"{place}/{name}")
             if len(video) < frames:
                 raise DataError(f"{place}/{name}: has {len(video)} frames, the motion has {frames}")
-            kept.append(np.where(np.isfinite(video[:frames, :, :2]), video[:frames, :, :2], np.nan))
+            kept.append(video[:frames])
     return {"joints2d": np.concatenate(kept)}, {"skeleton": skeleton.name}
-
-
-def _nested(content: object, place: str) -> dict[str, dict]:
-    """Subject -> recording -> something."""
-    if not isinstance(content, dict):
-        raise DataError(f"{place}: a dict of subjects is expected, not {type(content).__name__}")
-    for subject, actions in content.items():
-        if not isinstance(subject, str) or not isinstance(actions, dict):
-            raise DataError(
-                f"{place}: {subject!r:.40} holds {type(actions).__name__}, not recordings"
-            )
-        if not all(isinstance(name, str) for name in actions):
-            raise DataError(f"{place}: {subject} has recordings without a name")
-    return content
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,126 @@
+"""Detections of other people's tools: recognised by their joints, refused if unknown."""
+
+import json
+
+import numpy as np
+import pytest
+from malformed import check_json_reader
+
+from pipeline.datasets.elsewhere import BODY25, HALPE26, by_symmetry, read_detections
+from pipeline.errors import DataError
+from pipeline.skeleton import COCO17, H36M17, MPII16, conversion
+
+
+def person(joints, frame, score=0.8, shift=0.0):
+    """x = 10 j + frame, y = j, a score per joint; joint 3 is missing."""
+    flat = [[10.0 * j + frame + shift, float(j), score] for j in range(joints)]
+    flat[3] = [0.0, 0.0, 0.0]
+    return flat
+
+
+def alphapose(joints=17):
+    """AlphaPose's list: names of frames counted from 0, flat x, y, score."""
+    return [
+        {
+            "image_id": f"{frame}.jpg",
+            "category_id": 1,
+            "keypoints": np.ravel(person(joints, frame, score, shift)).tolist(),
+            "score": 2.5,
+            "box": [1.0, 2.0, 30.0, 40.0],
+            "idx": 1,
+        }
+        for frame in (0, 1, 3)
+        for score, shift in ((0.3, 500.0), (0.8, 0.0))  # the second person is the clearer one
+    ]
+
+
+def mmpose(joints=17, names=COCO17.joints):
+    """MMPose's and RTMPose's document: meta_info names the joints, frames are counted from 1."""
+    frames = []
+    for frame in range(4):
+        flat = np.array(person(joints, frame))
+        found = {"keypoints": flat[:, :2].tolist(), "keypoint_scores": flat[:, 2].tolist()}
+        frames.append({"frame_id": frame + 1, "instances": [] if frame == 2 else [found]})
+    about = {"keypoint_id2name": {str(i): name for i, name in enumerate(names)}}
+    return {"meta_info": about, "instance_info": frames}
+
+
+def check(found, skeleton):
+    assert found.skeleton is skeleton
+    assert found.joints2d.shape == (4, len(skeleton), 2)
+    np.testing.assert_allclose(found.joints2d[1, 5], [51, 5])
+    np.testing.assert_allclose(found.joints2d[3, 15], [153, 15])
+    np.testing.assert_allclose(found.score[1, 5], 0.8)
+    assert np.isnan(found.joints2d[2]).all()
+    assert np.isnan(found.joints2d[1, 3]).all()
+    assert (found.score[2] == 0).all()
+    assert found.score[1, 3] == 0
+
+
+@pytest.mark.parametrize(("joints", "skeleton"), [(17, COCO17), (26, HALPE26)])
+def test_alphapose_gives_the_clearest_person_of_each_frame(tmp_path, joints, skeleton):
+    (tmp_path / "a.json").write_text(json.dumps(alphapose(joints)))
+    check(read_detections(tmp_path / "a.json"), skeleton)
+    assert len(read_detections(tmp_path / "a.json", frames=9).score) == 9
+    with pytest.raises(DataError, match="frame 3"):
+        read_detections(tmp_path / "a.json", frames=3)
+
+
+@pytest.mark.parametrize("skeleton", [COCO17, H36M17, HALPE26])
+def test_mmpose_is_recognised_by_the_names_of_its_joints(tmp_path, skeleton):
+    names = [{"thorax": "neck", "pelvis": "hip"}.get(name, name) for name in skeleton.joints]
+    if skeleton is H36M17:
+        names = list(skeleton.joints)
+    (tmp_path / "m.json").write_text(json.dumps(mmpose(len(skeleton), names)))
+    check(read_detections(tmp_path / "m.json"), skeleton)
+
+
+def test_openpose_is_a_folder_with_a_file_per_frame(tmp_path):
+    for frame in range(4):
+        flat = np.ravel(person(25, frame)).tolist()
+        people = [] if frame == 2 else [{"person_id": [-1], "pose_keypoints_2d": flat}]
+        name = f"video_{frame:012d}_keypoints.json"
+        (tmp_path / name).write_text(json.dumps({"version": 1.3, "people": people}))
+    check(read_detections(tmp_path), BODY25)
+
+
+def test_openposes_and_halpes_joints_become_ours_by_name():
+    body, halpe = conversion(BODY25, H36M17, allow_missing=True), conversion(HALPE26, H36M17)
+    assert body.missing == ("head",)
+    assert halpe.missing == ()
+    x = np.arange(25.0)[:, None] * [1, 1]
+    wrist, hip = H36M17.index("left_wrist"), H36M17.index("right_hip")
+    assert body.joints(x)[[wrist, hip], 0].tolist() == [7, 9]  # OpenPose's LWrist 7, RHip 9
+    assert halpe.joints(np.arange(26.0)[:, None])[[wrist, hip], 0].tolist() == [9, 12]
+    # pelvis and neck of their own are taken, not made up
+    assert body.joints(x)[[0, 8], 0].tolist() == [8, 1]
+
+
+def test_unknown_joints_are_refused_with_both_lists(tmp_path):
+    names = ["nose", *[f"point_{i}" for i in range(16)]]
+    (tmp_path / "m.json").write_text(json.dumps(mmpose(17, names)))
+    with pytest.raises(DataError, match=r"nose, point_0.*COCO17: nose, left_eye"):
+        read_detections(tmp_path / "m.json")
+    (tmp_path / "a.json").write_text(json.dumps(alphapose(19)))
+    with pytest.raises(DataError, match=r"19 joints without names.*HALPE26 \(26\)"):
+        read_detections(tmp_path / "a.json")
+
+
+def test_a_named_set_must_have_as_many_joints(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(alphapose(17)))
+    assert read_detections(tmp_path / "a.json", skeleton="H36M17").skeleton is H36M17
+    with pytest.raises(DataError, match="has 17 joints, MPII16 has 16"):
+        read_detections(tmp_path / "a.json", skeleton="MPII16")
+
+
+def test_videopose3ds_symmetry_tells_the_set():
+    assert by_symmetry(16, [3, 4, 5, 13, 14, 15], [0, 1, 2, 10, 11, 12], "x") is MPII16
+    assert by_symmetry(17, [1, 3, 5, 7, 9, 11, 13, 15], [2, 4, 6, 8, 10, 12, 14, 16], "x") is COCO17
+    with pytest.raises(DataError, match="no known set"):
+        by_symmetry(16, [4, 5, 6], [1, 2, 3], "x")
+
+
+@pytest.mark.parametrize("form", [alphapose, mmpose])
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_malformed_detections_give_one_line(tmp_path, form, count):
+    check_json_reader(form(), tmp_path / "x.json", read_detections, count=count)
