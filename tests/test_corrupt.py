@@ -110,6 +110,13 @@ def test_detection_noise_drifts_instead_of_flickering(detected):
     assert np.nanmean(pelvis, axis=1).std() == pytest.approx(0.5 * 2.0, rel=0.25)
 
 
+def test_detection_noise_is_the_same_from_the_first_frame_on(detected):
+    exact, noisy, score = detected
+    error = abs(noisy - exact)
+    assert np.nanmedian(error[:, 0]) == pytest.approx(np.nanmedian(error), rel=0.1)
+    assert (score[:, 0] == 0).mean() == pytest.approx(0.02, abs=0.01)
+
+
 def test_detection_noise_depends_on_its_key_alone_and_changes_no_input():
     exact = standing(60)
     before = exact.copy()
