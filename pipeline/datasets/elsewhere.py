@@ -133,7 +133,7 @@ def read_videopose3d(path: Path) -> dict[str, Detections]:
                 raise DataError(f"{place}: a list of videos is expected")
             for index, video in enumerate(videos):
                 joints2d = pixels(video, len(skeleton), f"{place}/{index}")
-                score = np.isfinite(joints2d).all(axis=-1).astype(np.float32)
+                score = np.isfinite(joints2d[..., 0]).astype(np.float32)
                 found[f"{subject}/{recording}/{index}"] = Detections(skeleton, joints2d, score)
     if not found:
         raise DataError(f"{path}: holds no video")
