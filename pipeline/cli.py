@@ -523,7 +523,8 @@ def run_plain(command: str, words: Sequence[str]) -> None:
 
 def run(command: str, words: Sequence[str], *, debug: bool = False) -> int:
     """Run a stage or a command and turn whatever goes wrong into one line and an exit code."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in NOISE:
         warnings.filterwarnings("ignore", pattern)
     try:

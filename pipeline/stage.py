@@ -276,6 +276,14 @@ class Stage(pl.LightningModule):
         self.origin = about.get("origin", {})
 
 
+class Source(Protocol):
+    """Where data come from; see `pipeline.datasets`."""
+
+    def describe(self) -> str:
+        """One line for the first lines of a run."""
+        ...
+
+
 class StageData(pl.LightningDataModule):
     """Base of the LightningDataModules: sets of batches become loaders whose order depends on the seed alone.
 
@@ -300,6 +308,12 @@ class StageData(pl.LightningDataModule):
 
     evaluation_batch: int = 1
     """Samples per batch in validation and test."""
+
+    source: Source
+
+    def describe(self) -> str:
+        """Where the data come from, in a line."""
+        return self.source.describe()
 
     def train_dataloader(self) -> Loader:
         """Shuffled batches of the training split."""
