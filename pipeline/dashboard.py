@@ -569,12 +569,6 @@ class Dashboard(Callback):
         """Show what the module kept."""
         self._show_examples(trainer, pl_module, "test")
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give W&B the best checkpoint."""
-        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if best and Path(best).is_file():
-            log_artifact(trainer, Path(best), "checkpoint")
-
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Bring index.html up to date."""
         self._write(trainer)

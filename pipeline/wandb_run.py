@@ -244,7 +244,7 @@ class GuardedWandb(Logger):
             self._off, self._run = True, None
             if self.mode == "online":
                 _failed.add(_server())
-            _let_go()
+                _let_go()
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             _log.warning("W&B: %s; this run goes on without it (numbers: metrics.csv)", reason)
 
@@ -310,7 +310,8 @@ class GuardedWandb(Logger):
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             _log.warning("W&B: could not finish (%s); %s", reason, send)
-            _let_go()
+            if self.mode == "online":
+                _let_go()
         self._off, self._run = True, None
 
 
