@@ -152,6 +152,8 @@ class HeatmapDataModule(StageData):
         UsageError: If a size or a name cannot be.
     """
 
+    source: PictureSource
+
     def __init__(
         self,
         source: PictureSource,

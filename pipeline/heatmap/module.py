@@ -14,6 +14,7 @@ from pipeline.checkpoint import hand_over
 from pipeline.errors import UsageError
 from pipeline.heatmap import targets
 from pipeline.heatmap.data import skeleton_named
+from pipeline.heatmap.resnet import Normalise
 from pipeline.metrics import PCK
 from pipeline.stage import Schedule, Stage
 
@@ -27,9 +28,6 @@ DECODERS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "argmax": targets.decode_argmax,
     "expectation": targets.decode_expectation,
 }
-
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's red, green and blue in [0, 1]; published weights expect pictures without them."""
 
 EXAMPLES = 8
 """Validation pictures kept for the dashboard."""
@@ -64,8 +62,6 @@ class HeatmapModule(Stage):
     """
 
     stage = "heatmap"
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(
         self,
@@ -100,10 +96,7 @@ class HeatmapModule(Stage):
         self.encode = targets.encode_rounded if rounded else targets.encode
         self.offset = targets.PUBLISHED if published_cells else targets.EXACT
         self.decode, self.flip_test = decode, flip_test
-        self.register_buffer("mean", 255 * torch.tensor(MEAN)[:, None, None], persistent=False)
-        self.register_buffer(
-            "deviation", 255 * torch.tensor(DEVIATION)[:, None, None], persistent=False
-        )
+        self.normalise = Normalise()
         self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
         self.hits = nn.ModuleDict(
             {"val": PCK(self.skeleton.joints), "test": PCK(self.skeleton.joints)}
@@ -121,9 +114,8 @@ class HeatmapModule(Stage):
         Returns:
             float32, (B, J, H/4, W/4).
         """
-        pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype)
-        normalised = (pixels - self.mean) / self.deviation
-        heatmaps: Tensor = self.net(normalised.contiguous(memory_format=self.layout))
+        pictures = self.normalise(images).contiguous(memory_format=self.layout)
+        heatmaps: Tensor = self.net(pictures)
         return heatmaps.float()
 
     def setup(self, stage: str) -> None:

@@ -1,0 +1,288 @@
+"""Room 1 piece by piece against the published order of operations, side by side.
+
+Run as `python benchmarks/heatmap.py [rounds]`; the Makefile sets the allocator. One thread;
+the contestants take turns, so that what slows the machine slows all; medians of processor time. The
+yardsticks are written here from what papers describe: one joint at a time, one picture at a time,
+pictures in floats.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline import chance
+from pipeline.heatmap import HRNet, targets
+from pipeline.heatmap.crop import Augmentation, apply, invert, varied_matrices
+from pipeline.heatmap.resnet import DEVIATION, MEAN, Normalise, fold_norms
+from pipeline.skeleton import COCO17
+
+B, J, SIZE, CROP = 32, 17, (48, 64), (192, 256)
+PICTURE = (640, 480)
+SIGMA = 2.0
+
+Timed = tuple[str, Callable[[], Any]]
+
+
+def race(
+    what: str, contestants: list[Timed], rounds: int, goals: tuple[float, ...], *, laps: int = 5
+) -> list[Any]:
+    """Time contestants in turns, the yardstick first; print how much faster each other one is."""
+    seconds: list[list[float]] = [[] for _ in contestants]
+    results: list[Any] = [None] * len(contestants)
+    for round_ in range(rounds + 1):
+        order = range(len(contestants))
+        for k in order if round_ % 2 else reversed(order):
+            start = time.process_time()
+            for _ in range(laps):
+                results[k] = contestants[k][1]()
+            if round_:  # the first round warms up
+                seconds[k].append((time.process_time() - start) / laps)
+    times = [statistics.median(taken) for taken in seconds]
+    print(f"{what}: {contestants[0][0]} {1e3 * times[0]:.1f} ms")
+    for (name, _), taken, goal in zip(contestants[1:], times[1:], goals, strict=True):
+        print(f"  {name}: {1e3 * taken:.1f} ms, ratio {times[0] / taken:.2f} (goal {goal})")
+    return results
+
+
+def targets_by_joint(cells: NDArray[np.floating]) -> NDArray[np.float32]:
+    """One patch of a Gaussian per joint, pasted where it fits."""
+    reach = int(3 * SIGMA)
+    maps = np.zeros((len(cells), J, SIZE[1], SIZE[0]), np.float32)
+    for i, person in enumerate(cells):
+        for j, (x, y) in enumerate(person):
+            column, row = int(x + 0.5), int(y + 0.5)
+            left, top = max(column - reach, 0), max(row - reach, 0)
+            right, low = min(column + reach + 1, SIZE[0]), min(row + reach + 1, SIZE[1])
+            if left >= right or top >= low:
+                continue
+            across = np.arange(2 * reach + 1, dtype=np.float32)
+            down = across[:, None]
+            bell = np.exp(-((across - reach) ** 2 + (down - reach) ** 2) / (2 * SIGMA**2))
+            maps[i, j, top:low, left:right] = bell[
+                top - row + reach : low - row + reach,
+                left - column + reach : right - column + reach,
+            ]
+    return maps
+
+
+def decode_by_joint(
+    heatmaps: NDArray[np.float32], matrices: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Peaks of all maps at once, then neighbours and the way back one joint at a time."""
+    flat = heatmaps.reshape(len(heatmaps), J, -1)
+    best = flat.argmax(2)
+    cells = np.stack([best % SIZE[0], best // SIZE[0]], axis=2).astype(np.float32)
+    joints2d = np.zeros((*cells.shape[:2], 2))
+    for i in range(len(heatmaps)):
+        back = np.linalg.inv(np.vstack([matrices[i], [0, 0, 1]]))
+        for j in range(J):
+            heat, (x, y) = heatmaps[i, j], cells[i, j].astype(int)
+            if 0 < x < SIZE[0] - 1 and 0 < y < SIZE[1] - 1:
+                slope = np.array([heat[y, x + 1] - heat[y, x - 1], heat[y + 1, x] - heat[y - 1, x]])
+                cells[i, j] += np.sign(slope) * 0.25
+            pixel = 4 * cells[i, j] + 1.5
+            joints2d[i, j] = (back @ np.array([pixel[0], pixel[1], 1.0]))[:2]
+    return joints2d
+
+
+def decode_batched(heatmaps: Tensor, matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What room 1 does."""
+    cells, _ = targets.decode(heatmaps)
+    return apply(invert(matrices), targets.to_pixels(cells).numpy())
+
+
+def crop_by_picture(
+    pictures: list[NDArray[np.uint8]], boxes: NDArray[np.float64], joints2d: NDArray[np.float64]
+) -> Tensor:
+    """Mirror the picture, find the map from three points, warp, normalise in floats."""
+    crops = []
+    draw = np.random.default_rng(0)
+    for whole, box, joints in zip(pictures, boxes, joints2d, strict=True):
+        moved = joints.copy()
+        x, y, w, h = box
+        centre = np.array([x + w / 2, y + h / 2])
+        if draw.random() < 0.5:
+            whole = whole[:, ::-1, :]
+            moved[:, 0] = whole.shape[1] - 1 - moved[:, 0]
+            moved = moved[list(COCO17.swap)]
+            centre[0] = whole.shape[1] - 1 - centre[0]
+        shown = max(w, h * CROP[0] / CROP[1]) * 1.25 * (1 + 0.35 * np.clip(draw.normal(), -1, 1))
+        angle = np.deg2rad(45 * np.clip(draw.normal(), -2, 2)) if draw.random() < 0.6 else 0.0
+        arm = shown / 2 * np.array([np.sin(angle), -np.cos(angle)])
+        side = np.array([arm[1], -arm[0]])
+        source = np.stack([centre, centre + arm, centre + side]).astype(np.float32)
+        middle = np.array(CROP) / 2
+        target = np.stack([middle, middle - [0, middle[0]], middle - [middle[0], 0]])
+        matrix = cv2.getAffineTransform(source, target.astype(np.float32))
+        warped = cv2.warpAffine(whole, matrix, CROP, flags=cv2.INTER_LINEAR)
+        pixels = torch.from_numpy(warped).permute(2, 0, 1).contiguous().float().div(255)
+        pixels = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(DEVIATION)[
+            :, None, None
+        ]
+        for j in range(J):
+            moved[j] = matrix @ np.array([moved[j, 0], moved[j, 1], 1.0])
+        crops.append(pixels)
+    return torch.stack(crops)
+
+
+def crop_batched(
+    pictures: list[NDArray[np.uint8]], boxes: NDArray[np.float64], joints2d: NDArray[np.float64]
+) -> Tensor:
+    """What room 1's data do: all matrices at once, mirrored where drawn, and bytes out."""
+    matrices, _ = varied_matrices(
+        boxes,
+        joints2d,
+        np.ones(joints2d.shape[:2], bool),
+        CROP,
+        skeleton=COCO17,
+        augmentation=Augmentation(half_body=0),
+        padding=1.25,
+        key=(0, 0, np.arange(len(boxes))),
+    )
+    apply(matrices, joints2d)
+    crops = np.empty((len(boxes), CROP[1], CROP[0], 3), np.uint8)
+    for i, (whole, matrix) in enumerate(zip(pictures, matrices, strict=True)):
+        crops[i] = cv2.warpAffine(whole, matrix, CROP, flags=cv2.INTER_LINEAR)
+    return torch.from_numpy(crops)
+
+
+def loss_by_joint(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """The mean over joints of half the mean square of each, one joint at a time."""
+    total = torch.zeros(())
+    for j in range(J):
+        w = weight[:, j, None]
+        total = total + 0.5 * torch.nn.functional.mse_loss(
+            predicted[:, j].flatten(1) * w, target[:, j].flatten(1) * w
+        )
+    return total / J
+
+
+def pieces(rounds: int) -> None:
+    """Targets, decoding, crops, loss and the flip test's merge."""
+    unit = chance.uniform("heatmap benchmark", np.arange(B * J), lanes=2).reshape(B, J, 2)
+    cells = unit * (np.array(SIZE) - 1)
+    tensor = torch.from_numpy(cells).float()
+    slow, fast, _ = race(
+        f"targets, {B} people",
+        [
+            ("joint by joint", lambda: targets_by_joint(cells)),
+            ("separable", lambda: targets.encode_rounded(tensor, SIZE, sigma=SIGMA)),
+            ("exact centre", lambda: targets.encode(tensor, SIZE, sigma=SIGMA)),
+        ],
+        rounds,
+        (5, 5),
+    )
+    assert np.abs(slow - fast.numpy()).max() < 1e-6
+
+    maps = targets.encode(tensor, SIZE) + 0.05 * torch.randn(B, J, SIZE[1], SIZE[0])
+    boxes = np.concatenate([200 * unit[:, 0], 100 + 200 * unit[:, 1]], axis=1)
+    joints2d = boxes[:, None, :2] + unit * boxes[:, None, 2:]
+    matrices, _ = varied_matrices(
+        boxes,
+        joints2d,
+        np.ones((B, J), bool),
+        CROP,
+        skeleton=COCO17,
+        augmentation=Augmentation(half_body=0),
+        padding=1.25,
+        key=(0, 0, np.arange(B)),
+    )
+    slow, fast = race(
+        f"decoding, {B} people",
+        [
+            ("joint by joint", lambda: decode_by_joint(maps.numpy(), matrices)),
+            ("gathered", lambda: decode_batched(maps, matrices)),
+        ],
+        rounds,
+        (8,),
+    )
+    # The published rule leaves both coordinates of a peak at the border; ours only the one.
+    inner = np.abs(slow - fast).max(-1) < 1e-4
+    assert inner.mean() > 0.9
+
+    noise = chance.generator("heatmap benchmark")
+    normalise = Normalise()
+    # One picture many times: in training a picture is in the cache, because it was just decoded.
+    pictures = [noise.integers(0, 256, (*PICTURE[::-1], 3), dtype=np.uint8)] * B
+    race(
+        f"crop and vary, {B} pictures of {PICTURE[0]} x {PICTURE[1]}",
+        [
+            ("in floats", lambda: crop_by_picture(pictures, boxes, joints2d)),
+            ("in bytes", lambda: crop_batched(pictures, boxes, joints2d)),
+            ("and normalised", lambda: normalise(crop_batched(pictures, boxes, joints2d))),
+        ],
+        rounds,
+        (5, 3),
+    )
+
+    target, weight = targets.encode(tensor, SIZE), torch.ones(B, J)
+    predicted = maps.clone().requires_grad_()
+
+    def step(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> float:
+        value = loss(predicted, target, weight)
+        value.backward()
+        predicted.grad = None
+        return float(value.detach())
+
+    slow, fast = race(
+        f"loss and gradient, {B} people",
+        [
+            ("joint by joint", lambda: step(loss_by_joint)),
+            ("own gradient", lambda: step(targets.heatmap_loss)),
+        ],
+        rounds,
+        (2,),
+    )
+    assert abs(slow - fast) < 1e-5 * abs(slow)
+
+
+def network(rounds: int) -> None:
+    """HRNet-W32 on two crops, as trained and made ready for inference."""
+    plain = HRNet().eval()
+    ready = fold_norms(plain).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, CROP[1], CROP[0])
+    last = x.contiguous(memory_format=torch.channels_last)
+
+    def halved() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return ready(last)
+
+    with torch.inference_mode():
+        outputs = race(
+            "HRNet-W32, 2 crops",
+            [
+                ("as trained", lambda: plain(x)),
+                ("folded, channels last", lambda: ready(last)),
+                ("and bf16", halved),
+            ],
+            rounds,
+            (1.05, 1.7),
+            laps=1,
+        )
+    span = float(outputs[0].abs().max())
+    for output in outputs[1:]:
+        print(f"  largest difference {float((output - outputs[0]).abs().max()) / span:.1e} of it")
+
+
+def main() -> None:
+    """Print one block per piece."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    torch.manual_seed(0)
+    pieces(rounds)
+    network(rounds)
+
+
+if __name__ == "__main__":
+    main()
