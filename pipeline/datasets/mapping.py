@@ -211,7 +211,8 @@ def _yaml(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise DataError(f"{path}: line {line}: {error.problem}; mend that line") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, LookupError, AttributeError) as error:
+        # PyYAML leaks the last two where a tag does not fit its value: !!bool x, !!timestamp x
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{path}: is no YAML ({reason}); write it as docs/mocap.md shows") from None
     except RecursionError:

@@ -202,6 +202,8 @@ class Mocap:
         body = joints3d
         if self.skeleton is not H36M17:
             body = conversion(self.skeleton, H36M17, allow_missing=True).joints(joints3d)
+            top = np.take_along_axis(joints3d, joints3d[..., 2:].argmax(axis=1, keepdims=True), 1)
+            body = np.where(np.isnan(body), top, body)
         return ring_of_cameras(f"{self.seed}:{recording.name}", joints3d=body, valid=valid)
 
     def rooms(self, split: Split) -> dict[str, str]:
@@ -328,12 +330,21 @@ def unpack(
             f"{entry.path}: was converted with another version, mapping or frame rate; "
             "convert the recordings again"
         )
-    names = [name for name, _ in key["recordings"]]
-    pieces = np.split(entry.arrays["joints"], np.cumsum(entry.facts["frames"])[:-1])
-    return {
-        name: (piece, rate)
-        for name, piece, rate in zip(names, pieces, entry.facts["source_fps"], strict=True)
-    }
+    try:
+        joints, frames = entry.arrays["joints"], [int(n) for n in entry.facts["frames"]]
+        if joints.shape != (sum(frames), len(mapping.skeleton), 3) or min(frames) < 1:
+            raise ValueError("its joints have another shape")
+        pieces = np.split(joints, np.cumsum(frames)[:-1])
+        return {
+            str(name): (piece, float(rate))
+            for (name, _), piece, rate in zip(
+                key["recordings"], pieces, entry.facts["source_fps"], strict=True
+            )
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{entry.path}: is no set of converted recordings ({error}); convert them again"
+        ) from None
 
 
 def read_recording(file: Path, mapping: JointMapping) -> tuple[NDArray[np.float64], float]:

@@ -135,6 +135,8 @@ def test_a_fault_in_a_mapping_is_named(tmp_path, changes, message):
         ("a: [1\n", "line 2: "),
         ("\x00", "is no YAML"),
         ("[" * 20_000, "nested too deep"),
+        ("a: !!bool x", "is no YAML"),
+        ("a: !!timestamp x", "is no YAML"),
         ("7", "is expected; see docs/mocap.md"),
         ("? [1]\n: 2", "line 1: "),
         ("{a: 1}\n---\n{b: 2}", "line 2: "),

@@ -28,7 +28,7 @@ from pipeline.datasets.mocap import (
 )
 from pipeline.datasets.recordings import Recording
 from pipeline.errors import DataError, UsageError
-from pipeline.skeleton import H36M17
+from pipeline.skeleton import H36M17, MPII16
 
 FEW = {"02_01": "val", "09_03": "train", "08_08": "test", "10_03": "test"}
 
@@ -417,3 +417,19 @@ def test_the_mean_training_pose_scores_as_an_independent_script_found(shared):
         poses[split] = np.concatenate(poses[split])
     error = 1000 * np.linalg.norm(poses["test"] - poses["train"].mean(axis=0), axis=-1).mean()
     assert error == pytest.approx(214.5, abs=4)  # other draws of bodies and cameras move it by 2
+
+
+def test_cameras_find_a_body_of_another_joint_set(tmp_path):
+    arguments = people(tmp_path)
+    table = dict.fromkeys(MPII16.joints, "pelvis") | {"head_top": "head", "right_ankle": "left_hip"}
+    lines = "".join(f"  {target}: {source}\n" for target, source in table.items())
+    mapping = tmp_path / "mpii.yaml"
+    mapping.write_text("skeleton: MPII16\nunit: m\nup: z\nforward: x\njoints:\n" + lines)
+    arguments["mapping"] = str(mapping)
+    sequence = Mocap(**arguments, own_bodies=False).sequences("train")[0]
+    assert sequence.skeleton is MPII16
+    assert 4 < np.linalg.norm(sequence.camera.centre[:2] - sequence.joints3d[0, 6, :2]) < 8
+    with pytest.raises(UsageError, match="set own_bodies: false"):
+        Mocap(**arguments).sequences("train")
+    with pytest.raises(UsageError, match="set pictures: false"):
+        Mocap(**arguments, own_bodies=False, pictures=True).sequences("train")
