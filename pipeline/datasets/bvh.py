@@ -19,8 +19,8 @@ from pipeline.errors import DataError
 
 MAX_TEXT = 256 * 2**20
 """Bytes of text that a file may hold; the largest CMU recording has 14 MB."""
-MAX_LINES = 4_000_000
-"""Nine hours at 120 Hz."""
+MAX_LINES = 1_000_000
+"""Two hours at 120 Hz."""
 MAX_JOINTS = 4096
 MAX_DEPTH = 256
 MAX_VALUE = 1e8
@@ -38,6 +38,7 @@ _FRAMES = re.compile(rb"\s*(?:number\s+of\s+)?frames\s*:?\s*(.*?)\s*\Z", re.IGNO
 _FRAME_TIME = re.compile(rb"\s*frame\s*time\s*:?\s*(.*?)\s*\Z", re.IGNORECASE)
 _PLAIN = b"0123456789+-.eE \t\n"
 _HEADER_LINE = 64 * 2**10  # bytes
+_FRAMES_AT_ONCE = 1024  # keeps what kinematics holds small, however long the recording
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,17 +80,32 @@ class Motion:
             frames: Which frames.
 
         Returns:
-            Positions in file units and axes, (T, N, 3), and rotations of the joints' frames, (T,
-            N, 3, 3).
+            Positions in file units and axes, (T, N, 3), and rotations of the joints' frames,
+            (T, N, 3, 3).
 
         Raises:
             KeyError: If there is no joint of that name.
         """
-        wanted = [self._index[name] for name in names]
+        index = {name: i for i, name in enumerate(self.joints)}
+        wanted = [index[name] for name in names]
         values = self.values[frames]
+        positions = np.empty((len(values), len(wanted), 3))
+        rotations = np.empty((len(values), len(wanted), 3, 3))
+        for start in range(0, len(values), _FRAMES_AT_ONCE):
+            block = slice(start, start + _FRAMES_AT_ONCE)
+            placed, turned = self._kinematics(wanted, values[block])
+            for i, joint in enumerate(wanted):
+                positions[block, i] = placed[joint].T
+                rotations[block, i] = turned[joint].transpose(2, 1, 0)
+        return positions, rotations
+
+    def _kinematics(
+        self, wanted: list[int], values: NDArray[np.float64]
+    ) -> tuple[dict[int, NDArray[np.float64]], dict[int, NDArray[np.float64]]]:
+        """Positions, (3, T), and columns of rotations, (3, 3, T), of joints and what they hang on."""
         starts = np.cumsum([0, *map(len, self.channels)])
-        placed: dict[int, NDArray[np.float64]] = {}  # (3, T)
-        turned: dict[int, NDArray[np.float64]] = {}  # columns of the rotation matrix, (3, 3, T)
+        placed: dict[int, NDArray[np.float64]] = {}
+        turned: dict[int, NDArray[np.float64]] = {}
         for joint in sorted(self._ancestors(wanted)):
             columns = values[:, starts[joint] : starts[joint + 1]].T
             local = np.repeat(self.offsets[joint][:, None], len(values), axis=1)
@@ -104,13 +120,7 @@ class Motion:
             if parent >= 0:
                 local = placed[parent] + np.einsum("crt,ct->rt", turned[parent], local)
             placed[joint], turned[joint] = local, axes
-        positions = np.stack([placed[joint] for joint in wanted])  # (N, 3, T)
-        rotations = np.stack([turned[joint] for joint in wanted])  # (N, column, row, T)
-        return positions.transpose(2, 0, 1), rotations.transpose(3, 0, 2, 1)
-
-    @property
-    def _index(self) -> dict[str, int]:
-        return {name: i for i, name in enumerate(self.joints)}
+        return placed, turned
 
     def _ancestors(self, joints: Many[int]) -> set[int]:
         found: set[int] = set()

@@ -42,6 +42,14 @@ def test_a_position_channel_replaces_the_offset_of_its_axis_alone(tmp_path):
     assert found.pose(["b"])[0].tolist() == [[[11, 15, 33]]]
 
 
+def test_the_pose_of_some_frames_is_that_of_the_whole_recording_there(tmp_path):
+    values = np.random.default_rng(0).uniform(-90, 90, (2500, 9))
+    text = tree(["a", "b"], [-1, 0], np.ones((2, 3)), ["xyzZXY", "YXZ"])
+    found = read(tmp_path, text + motion(values, 0.01))
+    for whole, part in zip(found.pose(["b"]), found.pose(["b"], slice(1000, 2100)), strict=True):
+        np.testing.assert_array_equal(whole[1000:2100], part)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32))
 def test_kinematics_of_any_tree_agrees_with_scipy(tmp_path_factory, seed):
