@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline import chance
 from pipeline.camera import random_cameras
-from pipeline.corrupt import pretraining_mask, pretraining_noise
+from pipeline.corrupt import pretraining_masks, pretraining_noise
 from pipeline.datasets import MotionSource, Split
 from pipeline.errors import DataError
 from pipeline.lift.clips import Padded, window_starts
@@ -86,8 +86,8 @@ class Projections:
             joints3d[mirrored] = mirror(joints3d[mirrored], self.swap)
         B, T, J, _ = exact2d.shape
         noise = self.noise * pretraining_noise(T, self.seed, epoch, indices)
-        visible = pretraining_mask(
-            T, J, self.seed, epoch, indices, joint=self.joint_mask, frame=self.frame_mask
+        visible = pretraining_masks(
+            T, J, self.seed, epoch, indices, joints=self.joint_mask, frames=self.frame_mask
         )
         joints2d = torch.where(
             torch.from_numpy(visible)[..., None], exact2d + torch.from_numpy(noise), 0.0
