@@ -256,14 +256,13 @@ def _progress(name: str, count: int, fabric: Fabric) -> Iterator[Callable[[int],
     if fabric.global_rank or not count:
         yield lambda done: None
         return
-    title = f"detections {name}"
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
         columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(title, total=count)
+            task = bar.add_task(name, total=count)
             yield lambda done: bar.advance(task, done)
         return
     began = told = time.monotonic()
@@ -276,6 +275,10 @@ def _progress(name: str, count: int, fabric: Fabric) -> Iterator[Callable[[int],
         # The first batch tells how long it will take, if that is long.
         if now - told > 10 or (first and left > 10):
             told = now
-            say(f"{title}: {total:,} of {count:,} pictures, about {left:.0f} s left")
+            say(f"{name}: {total:,} of {count:,} pictures seen, about {_duration(left)} left")
 
     yield advance
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -394,5 +395,14 @@ def test_a_long_run_tells_how_long_it_will_take(tmp_path, capsys, monkeypatch):
         advance(10)
         advance(90)
     first, last = capsys.readouterr().err.splitlines()
-    assert first == "detections walks: 10 of 100 pictures, about 180 s left"
-    assert last == "detections walks: 100 of 100 pictures, about 0 s left"
+    assert first == "walks: 10 of 100 pictures seen, about 3 min left"
+    assert last == "walks: 100 of 100 pictures seen, about 0 s left"
+
+
+def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with detecting._progress("walks", 100, Fabric(accelerator="cpu", devices=1)) as advance:
+        advance(100)
+    shown = capsys.readouterr().err
+    assert "walks" in shown
+    assert "100/100" in shown

@@ -160,14 +160,18 @@ TWICE = (*TWICE, missing_file, other_shape, wrong_type, other_offsets, file_in_i
 FAULTS = {flip: 40, cut: 15, not_a_manifest: 5} | dict.fromkeys(TWICE, 2)
 
 
+@pytest.mark.parametrize(
+    "times",
+    [1, pytest.param(5, marks=pytest.mark.slow), pytest.param(35, marks=pytest.mark.soak)],
+)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_damage_is_noticed_before_use_and_mended_to_the_same_bytes(
-    cache_folder, tmp_path, caplog, fault
+    cache_folder, tmp_path, caplog, fault, times
 ):
     whole = content(build(cache_folder, wanted()).path)
     folder = cache_folder.root / wanted().name
-    for seed in range(FAULTS[fault]):
-        fault(folder, random.Random(f"{fault.__name__} {seed}"))
+    for seed in range(FAULTS[fault] * times):
+        fault(folder, random.Random(f"{fault.__name__} {times} {seed}"))
         assert cache_folder.find(wanted()) is None
         caplog.clear()
         build(cache_folder, wanted())
@@ -223,8 +227,11 @@ def test_a_reader_that_has_to_wait_says_for_whom(tmp_path, caplog, monkeypatch):
     assert f"locked by process {builder.pid}" in caplog.text
 
 
-def test_a_killed_builder_is_taken_over_without_repeating_finished_items(tmp_path):
-    for killed_at in (1, 4, 7):
+@pytest.mark.parametrize("times", [1, pytest.param(33, marks=pytest.mark.soak)])
+def test_a_killed_builder_is_taken_over_without_repeating_finished_items(tmp_path, times):
+    for killed_at in (1, 4, 7) * times:
+        for left in tmp_path.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         root, counts = tmp_path / f"cache{killed_at}", tmp_path / f"counts{killed_at}"
         builder = forked.Process(target=build_counting, args=(root, counts, 0.05))
         builder.start()
