@@ -119,6 +119,7 @@ PANELS: tuple[Panel, ...] = (
     Panel(
         "<split>/heatmap_sheet", "picture", "heatmap", "every heatmap of one picture, with its peak"
     ),
+    Panel("<split>/pck_per_joint", "picture", "heatmap", "PCK@0.1 of each joint as bars"),
     Panel(
         "<split>/corruption", "picture", "pretrain", "exact 2D beside what the network was given"
     ),
@@ -162,7 +163,7 @@ def _wandb(trainer: pl.Trainer) -> list[GuardedWandb]:
 _VERSIONS = 10
 """Steps of a picture that are kept."""
 
-_FILM_FRAMES = 100
+_FILM_FRAMES = 75
 """A film has no more frames than this: encoding them takes about 25 ms each."""
 
 
@@ -354,6 +355,14 @@ def heatmap_panels(
     sheet = draw.heatmap_sheet(first["image"], first["heatmaps"], skeleton)
     what = f"Every heatmap of sample {first['name']}, with its peak."
     show(trainer, f"{split}/heatmap_sheet", sheet, what)
+
+
+@_guarded
+def _pck_panel(
+    trainer: pl.Trainer, report: Mapping[str, float], skeleton: Skeleton, split: str
+) -> None:
+    shares = [100 * report[f"pck@0.1/{joint}"] for joint in skeleton.joints]
+    show_bars(trainer, f"{split}/pck_per_joint", skeleton.joints, shares, unit="%", title="PCK@0.1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -584,6 +593,7 @@ class Dashboard(Callback):
         examples, skeleton = getattr(module, "examples", None), getattr(module, "skeleton", None)
         if examples and isinstance(skeleton, Skeleton):
             heatmap_panels(trainer, examples, skeleton, split=split)
+            _pck_panel(trainer, module.report, skeleton, split)
 
     @staticmethod
     def _write(trainer: pl.Trainer) -> None:

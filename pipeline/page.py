@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import html
 import json
 import math
@@ -163,6 +164,8 @@ def _facts(facts: Mapping[str, Any]) -> str:
             text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
             nested.append(f"<details><summary>{_e(key)}</summary><pre>{_e(text)}</pre></details>")
         else:
+            if key == "finished" and isinstance(value, float):
+                value = f"{datetime.datetime.fromtimestamp(value, datetime.UTC):%Y-%m-%d %H:%M} UTC"
             plain.append(f"<dt>{_e(key.replace('_', ' '))}</dt><dd>{_e(value)}</dd>")
     return (f"<dl>{''.join(plain)}</dl>" if plain else "") + "".join(nested)
 

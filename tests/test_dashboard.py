@@ -352,3 +352,17 @@ def test_a_picture_that_cannot_be_written_costs_a_warning(tmp_path, trainer, cap
     dashboard.show_clip(trainer, "val/b", [], 25.0)
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "the run goes on" in caplog.text
+
+
+def test_the_callback_shows_what_a_2d_stage_kept(trainer):
+    module = Line()
+    rng = np.random.default_rng(2)
+    maps = {"heatmaps": rng.random((17, 8, 8), np.float32), "score": rng.random(17), "name": "1"}
+    joints = {"joints2d": rng.uniform(0, 32, (17, 2)), "truth": rng.uniform(0, 32, (17, 2))}
+    module.examples = [{"image": np.zeros((32, 32, 3), np.uint8), **joints, **maps}]
+    module.skeleton = H36M17
+    module.report = {f"pck@0.1/{joint}": 0.5 for joint in H36M17.joints}
+    trainer.test(module, batches(), verbose=False)
+    names = {path.name for path in (Path(trainer.default_root_dir) / "pictures").glob("*.png")}
+    panels = ("heatmap_sheet", "heatmaps", "pck_per_joint")
+    assert names == {f"test-{name}-000000.png" for name in panels}
