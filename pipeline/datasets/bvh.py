@@ -102,7 +102,7 @@ class Motion:
     def _kinematics(
         self, wanted: list[int], values: NDArray[np.float64]
     ) -> tuple[dict[int, NDArray[np.float64]], dict[int, NDArray[np.float64]]]:
-        """Positions, (3, T), and columns of rotations, (3, 3, T), of joints and what they hang on."""
+        """Positions, (3, T), and columns of rotations, (3, 3, T), of joints and their ancestors."""
         starts = np.cumsum([0, *map(len, self.channels)])
         placed: dict[int, NDArray[np.float64]] = {}
         turned: dict[int, NDArray[np.float64]] = {}
