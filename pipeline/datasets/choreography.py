@@ -1,4 +1,4 @@
-"""What the embedded people do: key poses in joint angles, and the actions that pass through them."""
+"""What the embedded people do: actions as key poses in joint angles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ Array = NDArray[np.float64]
 CENTRAL = ("pitch", "roll", "yaw", "bend", "side", "twist", "nod", "tilt", "look", "hop")
 SIDED = ("hip", "splay", "turnout", "knee", "arm", "abduct", "inward", "elbow")
 CHANNELS = (*CENTRAL, *(f"{side}_{name}" for side in ("left", "right") for name in SIDED))
-"""Joint angles in degrees (hop in metres). Forward, flexed, outward is positive; `twist`, `look` and `yaw` turn left."""
+"""Joint angles in degrees (hop in metres): forward, flexed, outward is positive; yaw, twist and
+look turn left."""
 
 STANDING: dict[str, float] = {"hip": 3, "splay": 3, "turnout": 8, "knee": 5}
 HANGING: dict[str, float] = {"arm": 2, "abduct": 9, "inward": 15, "elbow": 18}
@@ -108,9 +109,11 @@ PROGRAMMES = {
         mirror=True, beat=0.185, loose=2.5, turn=45.0,
     ),
     "run": _programme(
-        pose(hip=(34, -8), knee=(28, 80), arm=(-42, 38), elbow=(85, 95), twist=12, bend=10, pitch=6),
+        pose(hip=(34, -8), knee=(28, 80), arm=(-42, 38), elbow=(85, 95), twist=12, bend=10,
+             pitch=6),
         pose(hip=(8, 40), knee=(34, 108), arm=(-8, 6), elbow=95, bend=12, pitch=6),
-        pose(hip=(-22, 58), knee=(14, 80), arm=(35, -40), elbow=(95, 85), bend=10, pitch=6, hop=0.07),
+        pose(hip=(-22, 58), knee=(14, 80), arm=(35, -40), elbow=(95, 85), bend=10, pitch=6,
+             hop=0.07),
         mirror=True, beat=0.125, loose=3.0, turn=70.0,
     ),
     "wave": _programme(
@@ -147,10 +150,14 @@ PROGRAMMES = {
         beat=0.7, loose=9.0,
     ),
     "punch": _programme(
-        pose(arm=(45, 32), elbow=(110, 128), inward=30, hip=(22, -6), knee=(22, 20), yaw=-22, bend=8),
-        pose(arm=(88, 30), elbow=(8, 128), inward=30, hip=(26, -8), knee=(26, 22), yaw=-35, twist=-18, bend=10),
-        pose(arm=(48, 34), elbow=(112, 124), inward=30, hip=(22, -6), knee=(22, 20), yaw=-20, bend=8),
-        pose(arm=(38, 90), elbow=(125, 8), inward=30, hip=(30, -12), knee=(30, 24), yaw=15, twist=32, bend=10),
+        pose(arm=(45, 32), elbow=(110, 128), inward=30, hip=(22, -6), knee=(22, 20), yaw=-22,
+             bend=8),
+        pose(arm=(88, 30), elbow=(8, 128), inward=30, hip=(26, -8), knee=(26, 22), yaw=-35,
+             twist=-18, bend=10),
+        pose(arm=(48, 34), elbow=(112, 124), inward=30, hip=(22, -6), knee=(22, 20), yaw=-20,
+             bend=8),
+        pose(arm=(38, 90), elbow=(125, 8), inward=30, hip=(30, -12), knee=(30, 24), yaw=15,
+             twist=32, bend=10),
         beat=0.27, loose=7.0, turn=20.0,
     ),
     "turn": _programme(

@@ -14,18 +14,20 @@ from pipeline.skeleton import H36M17
 Array = NDArray[np.float64]
 
 MATERIALS = (
-    "skin", "hair", "white", "pupil", "brow", "lips", "shirt", "back", "panel", "logo", "button", "collar",
-    "sleeve", "cuff", "hem", "belt", "trousers", "shin", "shoe", "sole", "nose",
+    "skin", "hair", "white", "pupil", "brow", "lips", "shirt", "back", "panel", "logo", "button",
+    "collar", "sleeve", "cuff", "hem", "belt", "trousers", "shin", "shoe", "sole", "nose",
 )  # fmt: skip
 _LEG_FRAMES = ("thigh", "knee", "shank", "foot")
 _ARM_FRAMES = ("arm", "elbow", "forearm", "hand")
-FRAMES = ("pelvis", "waist", "chest", "head") + tuple(
-    f"{side}_{part}" for side in ("left", "right") for part in _LEG_FRAMES + _ARM_FRAMES
+FRAMES = (
+    *("pelvis", "waist", "chest", "head"),
+    *(f"{side}_{part}" for side in ("left", "right") for part in _LEG_FRAMES + _ARM_FRAMES),
 )
-"""Coordinate frames that ride on the joints: axes forward, left, up (along the bone); see `frames`."""
+"""Coordinate frames that ride on the joints: forward, left, up along the bone; see `frames`."""
 
-# One loft is a tube: rings from bottom to top, each (frame, along the frame's up in bone lengths, radius forward,
-# radius sideways, shift forward, material of the band above it). Metres, set by eye on an adult of 1.75 m.
+# One loft is a tube: rings from bottom to top, each (frame, along the frame's up in bone lengths,
+# radius forward, radius sideways, shift forward, material of the band above it). Metres, set by eye
+# on an adult of 1.75 m.
 _TORSO = (
     ("pelvis", -0.40, 0.001, 0.001, 0.0, "trousers"),
     ("pelvis", -0.32, 0.085, 0.125, 0.0, "trousers"),
@@ -85,24 +87,44 @@ _FOOT = (
     ("foot", 0.17, 0.024, 0.044, 0.056, "shoe"),
     ("foot", 0.205, 0.001, 0.001, 0.060, "shoe"),
 )
-# A patch is a small polygon on the skin or shirt: (frame, material, corners as (forward, left, along)).
-_PATCHES = (
-    ("head", "white", ((0.104, 0.046, -0.42), (0.112, 0.014, -0.43), (0.112, 0.014, -0.345), (0.104, 0.046, -0.35))),
-    ("head", "pupil", ((0.113, 0.038, -0.425), (0.116, 0.020, -0.425), (0.116, 0.020, -0.345), (0.113, 0.038, -0.345))),
-    ("head", "brow", ((0.108, 0.052, -0.31), (0.117, 0.010, -0.30), (0.117, 0.010, -0.265), (0.108, 0.052, -0.275))),
-    ("head", "lips", ((0.110, 0.030, -0.715), (0.114, 0.0, -0.735), (0.114, 0.0, -0.675), (0.110, 0.030, -0.685))),
-    ("head", "nose", ((0.104, 0.022, -0.60), (0.140, 0.0, -0.595), (0.108, 0.0, -0.38), (0.108, 0.004, -0.38))),
-)  # fmt: skip
+_Corners = tuple[tuple[float, float, float], ...]
+
+
+def _patch(
+    left: tuple[float, float], up: tuple[float, float], forward: tuple[float, float]
+) -> _Corners:
+    """Corners (forward, left, along) of a patch; left and forward are (inner, outer)."""
+    (inner, outer), (low, high), (near, far) = left, up, forward
+    return (far, outer, low), (near, inner, low), (near, inner, high), (far, outer, high)
+
+
+_NOSE = ((0.104, 0.022, -0.6), (0.14, 0.0, -0.6), (0.108, 0.0, -0.38), (0.108, 0.004, -0.38))
+# Patches lie on the left and, mirrored, on the right: (frame, material, corners).
+_PATCHES: tuple[tuple[str, str, _Corners], ...] = (
+    ("head", "white", _patch((0.014, 0.046), (-0.43, -0.345), (0.112, 0.104))),
+    ("head", "pupil", _patch((0.020, 0.038), (-0.425, -0.345), (0.116, 0.113))),
+    ("head", "brow", _patch((0.010, 0.052), (-0.31, -0.265), (0.117, 0.108))),
+    ("head", "lips", _patch((0.0, 0.030), (-0.73, -0.68), (0.114, 0.110))),
+    (
+        "head",
+        "nose",
+        _NOSE,
+    ),
+    ("chest", "button", _patch((0.0, 0.011), (-0.665, -0.575), (0.128, 0.128))),
+    ("chest", "button", _patch((0.0, 0.011), (-0.465, -0.375), (0.128, 0.128))),
+    ("chest", "button", _patch((0.0, 0.011), (-0.265, -0.175), (0.128, 0.128))),
+    ("chest", "logo", _patch((0.045, 0.105), (-0.46, -0.27), (0.121, 0.117))),
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """Vertices in the frames that carry them, and faces of four corners, counter-clockwise from outside.
+    """Vertices in the frames that carry them, and faces of four corners.
 
     Args:
         frame: Which of `FRAMES` carries a vertex, (V,).
         local: Metres forward and left, bone lengths up, (V, 3).
-        faces: Corners, (F, 4).
+        faces: Corners, counter-clockwise seen from outside, (F, 4).
         material: Index into `MATERIALS`, (F,).
         row: Band and column of a face on its tube, for patterns, (F,) each; column 0 looks forward.
         column: See `row`.
@@ -138,9 +160,9 @@ def mesh() -> Mesh:
     local: list[tuple[float, float, float]] = []
     faces: list[tuple[int, int, int, int]] = []
     marks: list[tuple[int, int, int, float]] = []
-    lofts = [("torso", "", _TORSO, 12), ("head", "", _HEAD, 12)]
+    lofts = [("torso", "", _TORSO, 12), ("head", "", _HEAD, 10)]
     for side in ("left_", "right_"):
-        lofts += [("arm", side, _ARM, 6), ("leg", side, _LEG, 8), ("foot", side, _FOOT, 8)]
+        lofts += [("arm", side, _ARM, 6), ("leg", side, _LEG, 6), ("foot", side, _FOOT, 6)]
     for name, side, rings, columns in lofts:
         for band, (at, along, forward, sideways, shift, named) in enumerate(rings):
             first = len(local)
@@ -153,7 +175,7 @@ def mesh() -> Mesh:
                     faces.append((here, beside, beside + columns, here + columns))
                     kind = _face_material(name, band, column, columns, named)
                     marks.append((MATERIALS.index(kind), band, column, 0.0))
-    for at, kind, corners in _PATCHES + _badges():
+    for at, kind, corners in _PATCHES:
         for mirror in (1, -1):
             first = len(local)
             frame += [FRAMES.index(at)] * 4
@@ -169,19 +191,6 @@ def mesh() -> Mesh:
     )  # fmt: skip
 
 
-def _badges() -> tuple[tuple[str, str, tuple[tuple[float, float, float], ...]], ...]:
-    """Buttons down the front, and pockets on the chest."""
-    buttons = tuple(
-        ("chest", "button", tuple((0.128, left, up + rise) for left, rise in ((0.011, -0.045), (0.0, -0.045), (0.0, 0.045), (0.011, 0.045))))
-        for up in (-0.62, -0.42, -0.22)
-    )  # fmt: skip
-    pocket = tuple((0.118 + (0.09 - left) * 0.06, left, up) for left, up in ((0.105, -0.46), (0.045, -0.46), (0.045, -0.27), (0.105, -0.27)))  # fmt: skip
-    return (*buttons, ("chest", "logo", pocket))
-
-
-_J = {name: i for i, name in enumerate(H36M17.joints)}
-
-
 def unit(vectors: Array) -> Array:
     """Vectors (..., 3) at length 1; zero stays zero."""
     return vectors / np.maximum(np.sqrt((vectors * vectors).sum(-1, keepdims=True)), 1e-9)
@@ -192,15 +201,21 @@ def cross(a: Array, b: Array) -> Array:
     return a[..., [1, 2, 0]] * b[..., [2, 0, 1]] - a[..., [2, 0, 1]] * b[..., [1, 2, 0]]
 
 
-_LIMBS = np.array([[_J[f"{side}_{name}"] for name in names] for side in ("left", "right")
-                   for names in (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))])  # fmt: skip
+_CHAINS = (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))
+_LIMBS = np.array(
+    [
+        [H36M17.index(f"{side}_{name}") for name in chain]
+        for side in ("left", "right")
+        for chain in _CHAINS
+    ]
+)
 
 
 def frames(joints: Array) -> tuple[Array, Array, Array]:
     """Frames that ride on the joints of one person.
 
-    Facing comes from hips, shoulders, nose and the planes in which knees and elbows bend; toes are where the knee's
-    plane and the floor point.
+    Facing comes from hips, shoulders, nose and the planes in which knees and elbows bend; toes are
+    where the knee's plane and the floor point.
 
     Args:
         joints: H36M17, world metres, z up, (17, 3).
@@ -267,44 +282,56 @@ SKINS = np.array(
         (106, 70, 50),
     ]
 )
-HAIRS = np.array([(28, 22, 20), (74, 48, 32), (120, 78, 40), (205, 168, 96), (150, 150, 150), (140, 60, 30)])  # fmt: skip
+HAIRS = np.array(
+    [(28, 22, 20), (74, 48, 32), (120, 78, 40), (190, 150, 80), (120, 120, 122), (140, 60, 30)]
+)
 
 
 @functools.lru_cache(maxsize=64)
 def wardrobe(key: int) -> tuple[Array, float]:
     """What somebody looks like: colours of the mesh's faces, RGB 0-255, (F, 3), and build.
 
-    Clothes are drawn without regard to left and right: nothing but the body's front tells them apart.
+    Clothes are the same on the left and on the right: only the body's front tells them apart.
     """
     draw = chance.uniform(key, "wardrobe", lanes=40)
     body = mesh()
-    skin = SKINS[int(draw[0] * len(SKINS))] * (0.92 + 0.16 * draw[1])
-    hair = HAIRS[int(draw[2] * len(HAIRS))] * (0.8 + 0.4 * draw[3])
-    colours = 20 + 225 * draw[4:25].reshape(7, 3)
-    colours = colours.mean(axis=1, keepdims=True) + (0.25 + 0.75 * draw[25]) * (
-        colours - colours.mean(axis=1, keepdims=True)
-    )
+    tone = int(draw[0] * len(SKINS))
+    skin = SKINS[tone] * (0.92 + 0.16 * draw[1])
+    # dark skin goes with dark hair, so that a face never looks like the back of a head
+    hair = HAIRS[int(draw[2] * (len(HAIRS) if tone < 3 else 2))] * (0.8 + 0.4 * draw[3])
+    grey = 20 + 225 * draw[4:25].reshape(7, 3).mean(axis=1, keepdims=True)
+    colours = grey + (0.25 + 0.75 * draw[25]) * (20 + 225 * draw[4:25].reshape(7, 3) - grey)
     shirt, inner, back, trousers, shoe, logo, second = colours
+    long_sleeves = draw[31] < 0.55
     palette = {
-        "skin": skin, "nose": 0.93 * skin, "hair": hair, "brow": 0.8 * hair, "white": np.full(3, 245.0),
-        "pupil": np.full(3, 25.0), "lips": 0.6 * skin + np.array([60.0, 0, 10]), "shirt": shirt, "sleeve": shirt,
-        "panel": inner if draw[26] < 0.5 else shirt, "back": back if draw[27] < 0.25 else shirt * 0.94,
-        "logo": logo if draw[28] < 0.6 else shirt, "button": logo if draw[29] < 0.7 else shirt,
-        "collar": inner if draw[30] < 0.5 else shirt, "cuff": shirt if draw[31] < 0.55 else skin,
-        "hem": shirt * 0.8 if draw[31] < 0.55 else skin, "belt": 0.3 * trousers, "trousers": trousers,
-        "shin": trousers if draw[32] < 0.75 else skin, "shoe": shoe, "sole": np.full(3, 235.0) * draw[33],
-    }  # fmt: skip
+        "skin": skin,
+        "nose": 0.93 * skin,
+        "hair": hair,
+        "brow": 0.8 * hair,
+        "white": np.full(3, 245.0),
+        "pupil": np.full(3, 25.0),
+        "lips": 0.6 * skin + np.array([60.0, 0, 10]),
+        "shirt": shirt,
+        "sleeve": shirt,
+        "panel": inner if draw[26] < 0.5 else shirt,
+        "back": back if draw[27] < 0.25 else shirt * 0.94,
+        "logo": logo if draw[28] < 0.6 else shirt,
+        "button": logo if draw[29] < 0.7 else shirt,
+        "collar": inner if draw[30] < 0.5 else shirt,
+        "cuff": shirt if long_sleeves else skin,
+        "hem": shirt * 0.8 if long_sleeves else skin,
+        "belt": 0.3 * trousers,
+        "trousers": trousers,
+        "shin": trousers if draw[32] < 0.75 else skin,
+        "shoe": shoe,
+        "sole": np.full(3, 235.0) * draw[33],
+    }
     faces = np.stack([palette[name] for name in MATERIALS])[body.material]
-    patterned = _PATTERNED[body.material]
-    pattern = int(draw[34] * 6)  # half of all clothes are plain
-    if pattern == 0:
-        patterned = patterned & (body.row % 2 == 0)
-    elif pattern == 1:
-        patterned = patterned & ((body.row + body.column) % 2 == 0)
-    elif pattern == 2:
-        patterned = patterned & (body.column % 2 == 0)
-    if pattern < 3:
-        faces[patterned] = 0.35 * faces[patterned] + 0.65 * second
+    stripes = (body.row, body.row + body.column, body.column, None, None, None)[int(6 * draw[34])]
+    if stripes is not None:
+        printed = _PATTERNED[body.material] & (stripes % 2 == 0)
+        faces[printed] = 0.35 * faces[printed] + 0.65 * second
+    faces.setflags(write=False)
     return faces, 0.88 + 0.3 * float(draw[35])
 
 

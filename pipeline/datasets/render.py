@@ -1,4 +1,4 @@
-"""Pictures of people drawn from their joints, straight through a crop, the same for the same key."""
+"""Pictures of people drawn from their joints, straight through a crop, always the same."""
 
 from __future__ import annotations
 
@@ -50,8 +50,13 @@ class Shots:
         """
         if np.any(camera.distortion):
             raise UsageError("pictures are drawn by pinhole cameras; this one has lens distortion")
-        parts = (camera.rotation, camera.centre, camera.focal, camera.principal)
-        return cls(*(np.asarray(part, np.float64)[None] for part in parts), camera.size)
+        return cls(
+            np.asarray(camera.rotation)[None],
+            np.asarray(camera.centre)[None],
+            np.asarray(camera.focal)[None],
+            np.asarray(camera.principal)[None],
+            camera.size,
+        )
 
     @classmethod
     def aimed(
@@ -63,7 +68,7 @@ class Shots:
         principal: Array,
         size: tuple[int, int],
     ) -> Shots:
-        """Cameras at `place` (N, 3) that look at `aim` (N, 3), turned by `roll` radians (N,) about their axis."""
+        """Cameras at `place` (N, 3) looking at `aim` (N, 3), turned by `roll` radians (N,)."""
         forward = unit(aim - place)
         right = unit(cross(forward, np.broadcast_to([0.0, 0.0, 1.0], forward.shape)))
         down = cross(forward, right)
@@ -81,9 +86,8 @@ class Shots:
 
     def one(self, index: int) -> Shots:
         """The camera of one picture."""
-        i = index if len(self.rotation) > 1 else 0
-        parts = (self.rotation, self.centre, self.focal, self.principal)
-        return Shots(*(part[i : i + 1] for part in parts), self.size)
+        i = slice(index, index + 1) if len(self.rotation) > 1 else slice(None)
+        return Shots(self.rotation[i], self.centre[i], self.focal[i], self.principal[i], self.size)
 
 
 class Rendered:
@@ -121,16 +125,18 @@ class Rendered:
     def crop(
         self, index: int, matrix: NDArray[np.float64], size: tuple[int, int]
     ) -> NDArray[np.uint8]:
-        """A piece of a picture, RGB, (H, W, 3); see `Pictures.crop`."""
-        if not np.isfinite(matrix).all():
-            raise ValueError(f"a crop's matrix must be finite, not {matrix.tolist()}")
+        """A piece of a picture, RGB, (H, W, 3); see `Pictures.crop`.
+
+        Raises:
+            ValueError: If the matrix is not finite, or a joint is missing.
+        """
+        joints, anchor = self._body(index), self._anchor(index)
+        if not (np.isfinite(matrix).all() and np.isfinite(joints).all()):
+            raise ValueError(f"picture {index} cannot be drawn: its joints or the crop are NaN")
         canvas = _Canvas(matrix, size)
         shot = self.shots.one(index)
-        joints = self.joints3d[index].astype(np.float64)
         draw = chance.uniform(int(self.scenes[index]), "scene", lanes=_LANES)
-        if not np.isfinite(joints).all():
-            raise ValueError(f"picture {index} cannot be drawn: a joint is missing")
-        _room(canvas, shot, joints, draw)
+        _room(canvas, shot, joints, anchor, draw)
         light = unit(np.array([draw[0] - 0.5, draw[1] - 0.5, 0.25 + 0.5 * draw[2]]))
         people = [(joints, int(self.looks[index]))]
         other = self._other(index)
@@ -140,21 +146,25 @@ class Rendered:
         for _, who, look in sorted(seen, key=lambda person: -person[0][0, 2]):
             _person(canvas, shot, who, look, light, 0.35 + 0.25 * draw[3])
         if draw[4] < self.hidden:
-            _things_in_front(canvas, shot.project(seen[0][0][None])[0], draw[40:64])
+            around = shot.project(shot.to_camera(anchor[None]))[0]
+            _things_in_front(canvas, around, draw[40:64])
         return canvas.picture()
+
+    def _body(self, index: int) -> Array:
+        return np.asarray(self.joints3d[index], np.float64)
+
+    def _anchor(self, index: int) -> Array:
+        """The body around which wall and things are placed."""
+        return self._body(index)
 
     def _other(self, index: int) -> tuple[Array, int] | None:
         """Joints and look of the second person in a picture, if there is one."""
-        draw = (
-            chance.uniform(int(self.scenes[index]), "company", lanes=6) if self.company else [1.0]
-        )
+        if not self.company:
+            return None
+        draw = chance.uniform(int(self.scenes[index]), "company", lanes=6)
         if draw[0] >= self.company:
             return None
-        which = int(draw[1] * len(self))
-        here, them = (
-            self.joints3d[index].astype(np.float64),
-            self.joints3d[which].astype(np.float64),
-        )
+        here, them = self._body(index), self._body(int(draw[1] * len(self)))
         shot = self.shots.one(index)
         right, away = shot.rotation[0, 0] * [1, 1, 0], shot.rotation[0, 2] * [1, 1, 0]
         side = (0.75 + 0.7 * draw[2]) * (1 if draw[3] < 0.5 else -1)
@@ -165,11 +175,11 @@ class Rendered:
     def fingerprint(self, index: int) -> str:
         """Digest of everything that decides what the picture looks like."""
         shot, other = self.shots.one(index), self._other(index)
-        numbers = [self.joints3d[index], shot.rotation, shot.centre, shot.focal, shot.principal]
-        numbers += [self.looks[index], self.scenes[index], np.array([self.hidden, *shot.size])]
-        numbers += [] if other is None else [other[0], np.array(other[1])]
-        digest = hashlib.sha256(f"rendered {RENDERER_VERSION}".encode())
-        for array in numbers:
+        body, person = other if other is not None else (np.zeros(0), None)
+        settings = (RENDERER_VERSION, int(self.looks[index]), int(self.scenes[index]), person)
+        digest = hashlib.sha256(repr((*settings, float(self.hidden), shot.size)).encode())
+        camera = (shot.rotation, shot.centre, shot.focal, shot.principal)
+        for array in (self._body(index), self._anchor(index), *camera, body):
             digest.update(np.ascontiguousarray(array, np.float64).tobytes())
         return digest.hexdigest()
 
@@ -201,6 +211,9 @@ class RenderedSequence(Rendered):
         super().__init__(
             joints3d, Shots.of(camera), looks=look * every, scenes=scene * every, hidden=hidden
         )
+
+    def _anchor(self, index: int) -> Array:
+        return self._body(len(self) // 2)
 
 
 class _Canvas:
@@ -251,37 +264,37 @@ def _muted(colour: Array) -> Array:
     return 0.5 * colour + 0.5 * colour.mean()
 
 
-def _room(canvas: _Canvas, shot: Shots, joints: Array, draw: Array) -> None:
+def _room(canvas: _Canvas, shot: Shots, joints: Array, anchor: Array, draw: Array) -> None:
     """Wall, furniture, floor and the shadow on it."""
     width, height = shot.size
     canvas.cloth(_wall(draw[64:]), max(width, height) / (_PATCHES - 1))
-    for k in range(int(draw[6] * 5)):
-        numbers = draw[8 + 6 * k : 14 + 6 * k]
+    for numbers in draw[8:32].reshape(4, 6)[: int(draw[6] * 5)]:
         centre, half = numbers[:2] * [width, 0.7 * height], 20 + 160 * numbers[2:4]
-        colour = _muted(
-            25 + 215 * np.array([numbers[4], numbers[5], (numbers[4] + numbers[3]) % 1])
-        )
+        colour = _muted(25 + 215 * numbers[[4, 5, 3]])
         canvas.polygon(centre + half * _SQUARE, colour)
         if numbers[5] < 0.5:
             canvas.polygon(centre + 0.8 * half * _SQUARE, 0.7 * colour + 60)
     away = unit(shot.rotation[0, 2] * [1, 1, 0])
     right = np.array([away[1], -away[0], 0.0])
-    foot = joints[0] * [1, 1, 0] + (1.0 + 3 * draw[7]) * away
+    foot = anchor[0] * [1, 1, 0] + (1.5 + 3 * draw[7]) * away
     edge = shot.to_camera(np.stack([foot - 30 * right, foot + 30 * right])[None])
     floor = _muted(50 + 170 * draw[32:35])
     if (edge[..., 2] > 0.1).all():
         left, end = shot.project(edge)[0]
         below = 30 * height * unit(np.array([left[1] - end[1], end[0] - left[0]]))
         canvas.polygon(np.stack([left, end, end + below, left + below]), floor)
-    circle = 0.1 * joints[0] + 0.45 * (joints[3] + joints[6])
-    for radius, dark in ((0.42, 0.9), (0.3, 0.78), (0.2, 0.66)):
-        ring = shot.to_camera(((circle * [1, 1, 0]) + radius * _CIRCLE)[None])
-        if (ring[..., 2] > 0.1).all():
-            canvas.polygon(shot.project(ring)[0], dark * floor)
+    under = (0.1 * joints[0] + 0.45 * (joints[3] + joints[6])) * [1, 1, 0]
+    rings = shot.to_camera(under + _SHADOW)
+    if (rings[..., 2] > 0.1).all():
+        for ring, dark in zip(shot.project(rings), (0.9, 0.78, 0.66), strict=True):
+            canvas.polygon(ring, dark * floor)
 
 
 _SQUARE = np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])
-_CIRCLE = np.stack([f(np.linspace(0, 2 * np.pi, 16, endpoint=False)) for f in (np.cos, np.sin, np.zeros_like)], -1)  # fmt: skip
+_ROUND = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+_CIRCLE = np.stack([np.cos(_ROUND), np.sin(_ROUND), 0 * _ROUND], axis=-1)
+_SHADOW = np.array([0.42, 0.3, 0.2])[:, None, None] * _CIRCLE
+_NEXT, _LAST = np.array([1, 2, 0]), np.array([2, 0, 1])
 
 
 def _person(
@@ -293,13 +306,17 @@ def _person(
     vertices = shot.to_camera(pose_mesh(joints, build)[None])[0]
     if not (vertices[:, 2] > 0.1).all():
         return
-    corners = vertices[body.faces]
-    normal = cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1])
-    middle = corners.mean(axis=1)
-    facing = np.flatnonzero((normal * middle).sum(-1) < 0)
-    depth = np.sqrt((middle[facing] ** 2).sum(-1)) - body.nearer[facing]
-    order = facing[np.argsort(-depth, kind="stable")]
-    lit = np.maximum(unit(normal[order]) @ (shot.rotation[0] @ light), 0)
+    # one row per coordinate: (3, 4, F) corners, (3, F) the rest
+    corners = np.ascontiguousarray(vertices.T)[:, body.faces.T]
+    across, along = corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]
+    normal = across[_NEXT] * along[_LAST] - across[_LAST] * along[_NEXT]
+    middle = corners.sum(axis=1) / 4
+    facing = np.flatnonzero((normal * middle).sum(axis=0) < 0)
+    middle, normal = middle[:, facing], normal[:, facing]
+    depth = np.sqrt((middle * middle).sum(axis=0)) - body.nearer[facing]
+    lit = shot.rotation[0] @ light @ normal / np.sqrt((normal * normal).sum(axis=0) + 1e-12)
+    far_first = np.argsort(-depth, kind="stable")
+    order, lit = facing[far_first], np.maximum(lit[far_first], 0)
     shade = 1.08 - dim + 1.25 * dim * lit
     shaded = np.clip(colours[order] * shade[:, None], 0, 255).tolist()
     flat = canvas.place(shot.project(vertices[None])[0])[body.faces[order]]

@@ -1,4 +1,4 @@
-"""Embedded people: bodies, procedural motions and pictures of them, made from a seed without any download."""
+"""Embedded people: bodies, procedural motions and pictures, made from a seed, no download."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ Array = NDArray[np.float64]
 
 FPS = 50.0
 ANKLE_HEIGHT = 0.08
-CAMERAS = 4
 PICTURE = (1000, 1000)
 
 BONES = {
@@ -102,7 +101,13 @@ def forward_kinematics(angles: Array, bones: dict[str, float]) -> Array:
     """Joints of a body around its pelvis from its joint angles.
 
     Convention:
-        Body at yaw 0: x forward, y to the body's left, z up. All angles zero: upright, arms and legs straight down.
+        Body at yaw 0: x forward, y to the body's left, z up. All angles zero: upright, arms and
+        legs straight down. A bent knee (90 degrees) puts the ankle behind it:
+
+        >>> bones = {bone: low for bone, (low, high) in BONES.items()}
+        >>> bent = forward_kinematics(pose(hip=0, splay=0, turnout=0, knee=90)[None], bones)[0]
+        >>> round(float((bent[6] - bent[5])[0]), 3)
+        -0.438
 
     Args:
         angles: Degrees, (T, P), in the order of `CHANNELS`.
@@ -134,7 +139,8 @@ def forward_kinematics(angles: Array, bones: dict[str, float]) -> Array:
         shank = thigh @ _turn("y", a[f"{side}_knee"])
         put(f"{side}_knee", f"{side}_hip", thigh, (0, 0, -bones["thigh"]))
         put(f"{side}_ankle", f"{side}_knee", shank, (0, 0, -bones["shank"]))
-        put(f"{side}_shoulder", "thorax", chest, (0, out * 0.97 * bones["shoulder"], -0.2431 * bones["shoulder"]))  # fmt: skip
+        girdle = (0.0, 0.97 * out * bones["shoulder"], -0.2431 * bones["shoulder"])
+        put(f"{side}_shoulder", "thorax", chest, girdle)
         arm = chest @ _turn("y", -a[f"{side}_arm"]) @ _turn("x", out * a[f"{side}_abduct"])
         arm = arm @ _turn("z", -out * a[f"{side}_inward"])
         forearm = arm @ _turn("y", -a[f"{side}_elbow"])
@@ -143,11 +149,20 @@ def forward_kinematics(angles: Array, bones: dict[str, float]) -> Array:
     return joints
 
 
+def _inert(values: Array, frames: int) -> Array:
+    """Values (T, C) averaged over some frames with a Hann window: a body's mass does not jerk."""
+    window = np.hanning(frames + 2)[1:-1]
+    padded = np.pad(values, ((frames // 2, frames // 2), (0, 0)), mode="edge")
+    lanes = [np.convolve(lane, window / window.sum(), mode="valid") for lane in padded.T]
+    return np.stack(lanes, axis=1)
+
+
 def grounded(joints: Array, hop: Array) -> Array:
     """Put a body on the floor: pelvis-relative joints -> world joints, metres, (T, 17, 3).
 
-    The lowest ankle is at ankle height (plus `hop`, (T,)), and the body moves over the floor as its standing foot
-    pushes it: a foot that carries the body does not slide. The path is centred on the origin.
+    The lowest ankle is at ankle height (plus `hop`, (T,)), and the body moves over the floor as its
+    standing foot pushes it: a foot that carries the body does not slide. The path is centred on the
+    origin.
     """
     ankles = joints[:, [H36M17.index("left_ankle"), H36M17.index("right_ankle")]]
     lowest = ankles[..., 2].min(axis=1, keepdims=True)
@@ -155,14 +170,15 @@ def grounded(joints: Array, hop: Array) -> Array:
     weight /= weight.sum(axis=1, keepdims=True)
     push = -np.diff(ankles[..., :2], axis=0) * (weight[1:] + weight[:-1])[..., None] / 2
     root = np.zeros((len(joints), 3))
-    root[1:, :2] = np.cumsum(push.sum(axis=1), axis=0)
+    root[1:, :2] = np.cumsum(_inert(push.sum(axis=1), 13), axis=0)
     root[:, :2] -= (root[:, :2].min(axis=0) + root[:, :2].max(axis=0)) / 2
-    root[:, 2] = ANKLE_HEIGHT + hop - (weight * ankles[..., 2]).sum(axis=1)
+    height = ANKLE_HEIGHT + hop - (weight * ankles[..., 2]).sum(axis=1)
+    root[:, 2] = _inert(height[:, None], 7)[:, 0]
     return joints + root[:, None]
 
 
 def body(seed: int, subject: str) -> dict[str, float]:
-    """Bone lengths of a subject in metres, drawn from `BONES`: tall people are tall everywhere, more or less."""
+    """Bone lengths of a subject in metres, drawn from `BONES`; tall people are tall all over."""
     draw = chance.generator(seed, "body", subject)
     tall, own = draw.random(), draw.random(len(BONES))
     return {
@@ -198,8 +214,8 @@ class Synthetic:
         actions: Names out of `PROGRAMMES`; none for all.
         seconds: Length of a training motion; validation and test motions are half as long.
         pictures: Single pictures of the training split; validation and test have a thirtieth.
-        share: Which training subjects to take: the first half are the detector's, the others the lifter's, so that a
-            lifter trains on detections of people whom the detector has not seen.
+        share: Which training subjects to take: the first half are the detector's, the others the
+            lifter's, so that a lifter trains on detections of people new to the detector.
         seed: Of everything: bodies, motions, cameras, clothes.
     """
 
@@ -225,8 +241,8 @@ class Synthetic:
         """One line for the first lines of a run."""
         train, val, test = self.people.values()
         return (
-            f"synthetic: {train}/{val}/{test} embedded people (train/val/test, share {self.share}), "
-            f"{len(self.actions)} actions, seed {self.seed}"
+            f"synthetic: {train}/{val}/{test} embedded people (train/val/test), "
+            f"share {self.share}, {len(self.actions)} actions, seed {self.seed}"
         )
 
     def subjects(self, split: Split) -> list[str]:
@@ -248,7 +264,7 @@ class Synthetic:
         return names
 
     def _motions(self, split: Split) -> list[tuple[str, str, NDArray[np.float32]]]:
-        frames = max(1, round(self.seconds * FPS / (1 if split == "train" else 2)))
+        frames = max(2, round(self.seconds * FPS / (1 if split == "train" else 2)))
         return [
             (subject, action, motion(self.seed, subject, action, frames))
             for subject in self.subjects(split)
@@ -282,8 +298,9 @@ class Synthetic:
     def samples(self, split: Split) -> Samples:
         """Single pictures of a split's people from all sides, near and far.
 
-        Sample i is a pure function of (seed, split, share, i). Joints outside the picture are not labelled; hidden
-        ones are. About two pictures in five have something in front of the person, one in eight a second person.
+        Sample i is a pure function of (seed, split, share, i). Joints outside the picture are not
+        labelled; hidden ones are. About two pictures in five have something in front of the person,
+        one in eight a second person.
 
         Raises:
             UsageError: If the split is not one, or nobody is in it.
@@ -297,7 +314,7 @@ class Synthetic:
         keys = chance.bits(*key, "look", lanes=2).astype(np.int64) & 0x7FFFFFFF
         seen = shots.to_camera(joints3d.astype(np.float64))
         joints2d = shots.project(seen).astype(np.float32)
-        labelled = ((joints2d >= 0) & (joints2d <= np.array(PICTURE) - 1)).all(axis=-1)
+        labelled = np.all((joints2d >= 0) & (joints2d <= np.array(PICTURE) - 1), axis=-1)
         joints2d[~labelled] = np.nan
         low, high = np.nanmin(joints2d, axis=1), np.nanmax(joints2d, axis=1)
         pictures = Rendered(
@@ -316,7 +333,7 @@ class Synthetic:
 
 
 def _snapshots(joints3d: NDArray[np.float32], key: tuple[chance.Key, ...]) -> Shots:
-    """A camera for each body (N, 17, 3): any azimuth, knee to over-head height, now and then badly aimed."""
+    """A camera for each body (N, 17, 3): all around, low and high, now and then badly aimed."""
     draw = chance.uniform(*key, "camera", lanes=8)
     noise = chance.normal(*key, "aim", lanes=4)
     centre = (joints3d.min(axis=1) + joints3d.max(axis=1)).astype(np.float64) / 2
@@ -325,8 +342,9 @@ def _snapshots(joints3d: NDArray[np.float32], key: tuple[chance.Key, ...]) -> Sh
         [np.cos(azimuth), np.sin(azimuth), 0 * azimuth], -1
     )
     place[:, 2] = 0.5 + 1.9 * draw[:, 2]
-    careless = np.where(draw[:, 3] < 0.1, 0.2, 0.05)[:, None]  # in units of the distance
-    aim = centre + careless * distance[:, None] * np.tanh(noise[:, :3])
-    focal = np.repeat((900 + 400 * draw[:, 4])[:, None], 2, axis=1) * np.sqrt(distance / 4)[:, None]
+    focal = ((900 + 400 * draw[:, 4]) * np.sqrt(distance / 4))[:, None].repeat(2, axis=1)
+    careless = np.where(draw[:, 3] < 0.15, 0.58, 0.12)  # in units of half the field of view
+    reach = careless * distance * PICTURE[0] / 2 / focal[:, 0]
+    aim = centre + reach[:, None] * np.tanh(noise[:, :3])
     principal = np.array(PICTURE) / 2 + 20 * (draw[:, 5:7] - 0.5)
     return Shots.aimed(place, aim, np.deg2rad(3.0) * noise[:, 3], focal, principal, PICTURE)

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.datasets import Pictures
+from pipeline.datasets.figure import FRAMES, MATERIALS, frames, mesh, pose_mesh, wardrobe
+from pipeline.datasets.render import Rendered, RenderedSequence, Shots
+from pipeline.datasets.synthetic import Synthetic
+from pipeline.errors import UsageError
+
+SIZE = (128, 128)
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return Synthetic(train=1, val=1, test=1, pictures=600).samples("train")
+
+
+@pytest.fixture(scope="module")
+def sequence():
+    return Synthetic(val=1, actions=("talk",)).sequences("val")[0]
+
+
+def around(box, size=128, margin=1.25):
+    scale = size / (margin * box[2:].max())
+    shift = (size - 1) / 2 - scale * (box[:2] + box[2:] / 2)
+    return np.array([[scale, 0, shift[0]], [0, scale, shift[1]]], np.float64)
+
+
+def apart(one, other):
+    return np.abs(one.astype(int) - other).mean()
+
+
+def turntable(joints, azimuths, **settings):
+    """The same body seen from 3 m away; azimuth 0 is what it faces."""
+    _, axes, _ = frames(joints)
+    facing = axes[FRAMES.index("chest"), 0]
+    yaw = np.arctan2(facing[1], facing[0]) + np.deg2rad(azimuths)
+    count = len(azimuths)
+    place = joints[0] + 3 * np.stack([np.cos(yaw), np.sin(yaw), 0 * yaw], axis=-1)
+    place[:, 2] = 1.4
+    shots = Shots.aimed(
+        place, np.tile(joints[0], (count, 1)), np.zeros(count),
+        np.full((count, 2), 1000.0), np.full((count, 2), 500.0), (1000, 1000),
+    )  # fmt: skip
+    return Rendered(np.tile(joints, (count, 1, 1)), shots, **settings)
+
+
+def test_rendered_pictures_are_pictures(samples, sequence):
+    assert isinstance(samples.pictures, Pictures)
+    assert isinstance(sequence.pictures, Pictures)
+    assert len(sequence.pictures) == len(sequence)
+    assert sequence.pictures.size(0) == sequence.camera.size
+    crop = samples.pictures.crop(0, around(samples.boxes[0]), (96, 128))
+    assert crop.shape == (128, 96, 3)
+    assert crop.dtype == np.uint8
+
+
+def test_a_crop_is_always_the_same(samples):
+    matrix = around(samples.boxes[5])
+    first = samples.pictures.crop(5, matrix, SIZE)
+    samples.pictures.crop(6, around(samples.boxes[6]), SIZE)
+    np.testing.assert_array_equal(samples.pictures.crop(5, matrix, SIZE), first)
+
+
+def test_a_crop_is_what_one_would_cut_out_of_a_larger_rendering(samples):
+    for i in range(12):
+        turn = np.deg2rad(25.0 * (i % 3 - 1))
+        spin = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        matrix = around(samples.boxes[i])
+        large = samples.pictures.crop(i, around(samples.boxes[i], 384, 1.9), (384, 384))
+        middle = np.array([63.5, 63.5])
+        wanted = np.column_stack([spin @ matrix[:, :2], spin @ (matrix[:, 2] - middle) + middle])
+        to_large = np.vstack([around(samples.boxes[i], 384, 1.9), [0, 0, 1]])
+        between = (np.vstack([wanted, [0, 0, 1]]) @ np.linalg.inv(to_large))[:2]
+        cut = cv2.warpAffine(large, between, SIZE, flags=cv2.INTER_LINEAR)
+        crop = samples.pictures.crop(i, wanted, SIZE)
+        inside = cv2.warpAffine(np.ones((384, 384), np.uint8), between, SIZE) > 0
+        assert np.abs(crop.astype(int) - cut)[inside].mean() < 6
+
+
+def test_a_mirrored_crop_is_the_mirror_of_the_crop(samples):
+    mirror = np.array([[-1.0, 0, 127], [0, 1, 0]])
+    for i in range(8):
+        matrix = around(samples.boxes[i])
+        flipped = mirror[:, :2] @ matrix
+        flipped[:, 2] += mirror[:, 2]
+        crop = samples.pictures.crop(i, matrix, SIZE)
+        assert apart(samples.pictures.crop(i, flipped, SIZE)[:, ::-1], crop) < 2
+
+
+def test_the_person_stands_where_the_joints_are(sequence):
+    """Skin, clothes and hair change with the look; the room does not."""
+    camera = sequence.camera
+    shot = Shots.of(camera)
+    joints = sequence.joints3d[40].astype(np.float64)
+    two = [RenderedSequence(sequence.joints3d, camera, look=k, scene=9) for k in (1, 2)]
+    whole = np.array([[0.5, 0, 0], [0, 0.5, 0]])
+    one, other = (p.crop(40, whole, (500, 500)).astype(int) for p in two)
+    rows, columns = np.nonzero(np.abs(one - other).sum(axis=-1) > 12)
+    pixels = shot.project(shot.to_camera(joints[None]))[0] / 2
+    low, high = pixels.min(axis=0), pixels.max(axis=0)
+    assert abs(columns.min() - low[0]) < 26  # a hand is 0.19 m long
+    assert abs(columns.max() - high[0]) < 26
+    assert abs(rows.min() - low[1]) < 6
+    assert abs(rows.max() - high[1]) < 16
+
+
+def test_faces_look_forward_and_hair_backward(sequence):
+    joints = sequence.joints3d[30].astype(np.float64)
+    people = turntable(joints, [0, 180], looks=np.full(2, 4), scenes=np.full(2, 4))
+    colours, _ = wardrobe(4)
+    skin = colours[mesh().material == MATERIALS.index("skin")][0]
+    front, back = (_head(people, joints, i) for i in (0, 1))
+    assert _near(front, skin) > 2 * _near(back, skin)
+    assert apart(front, back) > 8
+
+
+def _head(people, joints, index):
+    shot = people.shots.one(index)
+    pixel = shot.project(shot.to_camera(joints[None, [9]]))[0, 0]
+    matrix = np.array([[0.5, 0, 12 - 0.5 * pixel[0]], [0, 0.5, 12 - 0.5 * pixel[1]]])
+    return people.crop(index, matrix, (24, 24))
+
+
+def _near(picture, colour):
+    """Part of a picture that has a colour's hue, whatever the light."""
+    hue = picture / np.maximum(np.linalg.norm(picture, axis=-1, keepdims=True), 1)
+    return (hue @ (colour / np.linalg.norm(colour)) > 0.995).mean()
+
+
+def test_nothing_worn_tells_left_from_right():
+    body = mesh()
+    names = np.array(FRAMES)[body.frame]
+    sided = {side: np.char.startswith(names, side) for side in ("left", "right")}
+    for key in range(20):
+        colours, _ = wardrobe(key)
+        left, right = (colours[sided[side][body.faces].all(axis=1)] for side in ("left", "right"))
+        np.testing.assert_allclose(left, right[_partner(left, right)], atol=1e-9)
+        assert len(left) == len(right) > 100
+
+
+def _partner(left, right):
+    return np.lexsort(right.T)[np.argsort(np.lexsort(left.T))]
+
+
+def test_a_mirrored_body_has_the_mirrored_mesh(sequence):
+    joints = sequence.joints3d[30].astype(np.float64)
+    swap = [0, 4, 5, 6, 1, 2, 3, 7, 8, 9, 10, 14, 15, 16, 11, 12, 13]
+    flipped = (joints * [1, -1, 1])[swap]
+    one, other = pose_mesh(joints, 1.0), pose_mesh(flipped, 1.0) * [1, -1, 1]
+    gaps = np.linalg.norm(one[:, None] - other[None], axis=-1).min(axis=1)
+    assert gaps.max() < 1e-9
+
+
+def test_faces_point_outwards():
+    """Else the far side of the body would be drawn: the mesh must enclose a positive volume."""
+    joints = Synthetic(val=1, actions=("walk",)).sequences("val")[0].joints3d[10]
+    body = mesh()
+    a, b, c, d = pose_mesh(joints.astype(np.float64), 1.0)[body.faces].transpose(1, 0, 2)
+    volume = (np.cross(a, b) * c + np.cross(a, c) * d).sum(-1)[body.nearer == 0].sum() / 6
+    assert 0.05 < volume < 0.13  # cubic metres; a person has about 0.07
+
+
+def test_toes_point_where_the_walker_goes():
+    walk = Synthetic(val=1, actions=("walk",)).sequences("val")[0].joints3d.astype(np.float64)
+    feet = [FRAMES.index("left_foot"), FRAMES.index("right_foot")]
+    toes = np.stack([frames(joints)[1][feet, 2] for joints in walk[:150:5]])
+    way = walk[25:175:5, 0] - walk[:150:5, 0]
+    assert ((toes.mean(axis=1) * way).sum(-1) > 0).mean() > 0.9
+
+
+def test_about_two_samples_in_five_have_something_in_front(samples):
+    bare = Rendered(
+        samples.pictures.joints3d, samples.pictures.shots,
+        looks=samples.pictures.looks, scenes=samples.pictures.scenes, company=0.125,
+    )  # fmt: skip
+    differ = [
+        apart(
+            samples.pictures.crop(i, around(samples.boxes[i], 48), (48, 48)),
+            bare.crop(i, around(samples.boxes[i], 48), (48, 48)),
+        )
+        > 0
+        for i in range(150)
+    ]
+    assert 0.28 < np.mean(differ) < 0.52
+
+
+def test_the_second_person_is_further_from_the_middle(samples):
+    others = [(i, samples.pictures._other(i)) for i in range(600)]
+    found = [(i, other[0]) for i, other in others if other is not None]
+    assert 0.08 < len(found) / 600 < 0.18
+    for i, joints in found:
+        away = np.linalg.norm((joints - samples.pictures.joints3d[i])[0, :2])
+        assert away > 0.7
+
+
+def test_the_fingerprint_changes_with_anything_that_changes_the_picture(sequence):
+    def digest(joints=sequence.joints3d, camera=sequence.camera, look=1, scene=2, hidden=0.0):
+        pictures = RenderedSequence(joints, camera, look=look, scene=scene, hidden=hidden)
+        return pictures.fingerprint(3)
+
+    moved = sequence.joints3d.copy()
+    moved[3, 16, 1] += 1e-4
+    nearer = dataclasses.replace(sequence.camera, centre=sequence.camera.centre * 0.99)
+    wide = dataclasses.replace(sequence.camera, focal=sequence.camera.focal + 1)
+    digests = [digest(), digest(moved), digest(camera=nearer), digest(camera=wide)]
+    digests += [digest(look=2**62 + 1), digest(look=2**62), digest(scene=3), digest(hidden=0.5)]
+    assert len(set(digests)) == len(digests)
+    assert digest() == digests[0]
+    assert len(digest()) == 64
+
+
+def test_bent_lenses_and_missing_joints_are_refused(sequence):
+    bent = dataclasses.replace(sequence.camera, distortion=np.array([0.1, 0, 0, 0, 0]))
+    with pytest.raises(UsageError, match="lens distortion"):
+        RenderedSequence(sequence.joints3d, bent, look=1, scene=1)
+    holed = sequence.joints3d.copy()
+    holed[0, 3] = np.nan
+    pictures = RenderedSequence(holed, sequence.camera, look=1, scene=1)
+    with pytest.raises(ValueError, match="NaN"):
+        pictures.crop(0, np.eye(2, 3), SIZE)
