@@ -1,0 +1,117 @@
+"""Validation recognises layouts and finds swapped sides, wrong units, foreign cameras."""
+
+import dataclasses
+import json
+
+import fabricate
+import numpy as np
+import pytest
+
+from pipeline.camera import project, world_to_camera
+from pipeline.datasets import Sequence
+from pipeline.datasets.validation import (
+    body_height,
+    check_sequence,
+    facing_share,
+    recognised,
+    validate,
+)
+from pipeline.errors import DataError
+from pipeline.skeleton import H36M17
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
+
+
+WRITERS = {
+    "Human3.6M, VideoPose3D npz": fabricate.human36m,
+    "Human3.6M pictures, mmpose npz": fabricate.human36m_mmpose,
+    "Human3.6M pictures, PoseNet json": fabricate.human36m_posenet,
+    "MPI-INF-3DHP univ_annot3, P-STMO npz": fabricate.p_stmo,
+    "MPI-INF-3DHP annot3, mmpose npz": fabricate.mpi_inf_3dhp_mmpose,
+    "COCO people": fabricate.coco,
+    "MPII, HRNet's lists": fabricate.mpii,
+}
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_each_layout_is_recognised_and_read(tmp_path, layout):
+    folder = WRITERS[layout](tmp_path / "set")
+    assert [name for name, _ in recognised(folder)] == [layout]
+    report = validate(folder)
+    assert report.findings
+    assert report.text().endswith(f"{report.faults} wrong")
+    body_faults = ("height", "swapped", "disagree", "bones", "projected", "belong")
+    assert not [f for f in report.findings for w in f.faults if any(b in w for b in body_faults)]
+
+
+def test_a_sound_archive_has_no_fault_and_says_what_it_found(tmp_path):
+    report = validate(fabricate.human36m(tmp_path / "h36m"))
+    assert report.faults == 0
+    text = report.text()
+    assert "S9/Walking 1/58860488: 14 frames, 50 Hz, H36M17, height 1.6" in text
+    assert "detections cpn_ft_h36m_dbb: H36M17, 2D 1.00 px from projected 3D" in text
+
+
+def test_an_unknown_folder_says_what_was_looked_for(tmp_path):
+    with pytest.raises(DataError, match=r"no known layout .*data_3d_h36m\.npz"):
+        validate(tmp_path)
+
+
+def sequence(**changes):
+    joints3d = fabricate.motion(30)
+    pixels = project(world_to_camera(joints3d, fabricate.PINHOLE), fabricate.PINHOLE)
+    sound = Sequence(
+        "a", "S1", "Walking", fabricate.PINHOLE, 50.0, H36M17, joints3d, pixels.astype(np.float32)
+    )
+    return dataclasses.replace(sound, **changes)
+
+
+def test_a_sound_sequence_has_no_fault():
+    assert check_sequence(sequence()).faults == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda x: x[:, list(H36M17.swap)], "left and right are swapped"),
+        (lambda x: x * np.array([-1, 1, 1], np.float32), "left and right are swapped"),
+        (lambda x: x * 1000, "height of 1.6e"),
+        (lambda x: x[:, np.random.default_rng(0).permutation(17)], "bones"),
+        (lambda x: np.where(np.arange(30)[:, None, None] == 7, np.nan, x), "frame 7 pelvis"),
+        (lambda x: x + np.float32(1.0), "do not belong together"),
+    ],
+)
+def test_each_fault_is_named(change, fault):
+    found = check_sequence(sequence(joints3d=change(fabricate.motion(30))))
+    assert fault in "; ".join(found.faults).replace("e+03", "e")
+
+
+def test_arms_of_the_other_side_are_noticed():
+    joints3d = fabricate.motion(30)
+    order = list(range(17))
+    order[11:17] = order[14:17] + order[11:14]
+    found = check_sequence(sequence(joints3d=joints3d[:, order]))
+    assert any("hips and shoulders disagree" in fault for fault in found.faults)
+
+
+def test_height_does_not_depend_on_the_pose():
+    standing = fabricate.motion(1).astype(np.float64)
+    lying = standing[..., [2, 0, 1]]
+    assert body_height(standing, H36M17) == pytest.approx(body_height(lying, H36M17))
+    assert 1.5 < body_height(standing, H36M17)[0] < 1.7
+    assert facing_share(standing, H36M17) == facing_share(lying, H36M17) == 1.0
+
+
+def test_joints_far_from_their_box_are_noticed(tmp_path):
+    folder = fabricate.coco(tmp_path / "coco")
+    path = folder / "annotations" / "person_keypoints_val2017.json"
+    document = json.loads(path.read_text())
+    for person in document["annotations"]:
+        person["bbox"] = [0, 0, 3, 3]
+    path.write_text(json.dumps(document))
+    report = validate(folder)
+    assert [f.name for f in report.findings if f.faults] == ["test"]
+    assert "far from their person's box" in report.text()
