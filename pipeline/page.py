@@ -211,15 +211,20 @@ def _numbers(series: Mapping[str, Points], known: Mapping[str, Metric]) -> str:
 
 
 def _curves(series: Mapping[str, Points], known: Mapping[str, Metric]) -> str:
-    """One chart per quantity, training and validation in one; none for a single point."""
+    """One chart per quantity, validated ones first; none for a single point."""
     quantities: dict[str, dict[str, Points]] = {}
     for name, points in series.items():
         split, _, quantity = name.partition("/")
         if split in ("train", "val") and quantity:
             quantities.setdefault(quantity, {})[split] = points
-    order = {name.partition("/")[2]: i for i, name in enumerate(known)}
+    order = list(dict.fromkeys(name.partition("/")[2] for name in known))
+
+    def rank(quantity: str) -> tuple[bool, int, str]:
+        place = order.index(quantity) if quantity in order else len(order)
+        return "val" not in quantities[quantity], place, quantity
+
     charts = []
-    for quantity in sorted(quantities, key=lambda q: (order.get(q, len(order)), q)):
+    for quantity in sorted(quantities, key=rank):
         lines = {split: p for split, p in quantities[quantity].items() if len(p) > 1}
         if lines:
             unit = _unit(f"{next(iter(lines))}/{quantity}", known)

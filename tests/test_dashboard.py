@@ -245,6 +245,8 @@ def test_a_run_writes_a_page_with_its_numbers_curves_pictures_films_and_tables(t
     assert len(re.findall(r'class="line (?:train|val)"', page)) == 4
     for link in re.findall(r'(?:src|href)="([^"#]+)"', page):
         assert (folder / link).is_file()
+    charts = re.findall(r'aria-label="([^"]+) over steps"', page)
+    assert charts == ["mpjpe_mm (mm)", "loss", "lr", "samples_per_s (1/s)"]
     for name in ("poses", "motion", "per_action", "per_joint"):
         assert f'src="pictures/test-{name}-000006.png"' in page
     assert '<video src="pictures/test-worst_clip_1-000006.webm"' in page
