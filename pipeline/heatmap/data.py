@@ -47,12 +47,12 @@ class Crops:
     `matrix`      (B, 2, 3)        from pixels of the whole picture to pixels of the crop
     `scale`       (B,)             longer side of the tight box of those joints, in pixels
                                    of the whole picture: the unit of PCK
-    `index`       (B,)             which samples
+    `index`       (B,)             which samples of the source
     ============= ================ =======================================================
 
     Args:
         samples: The people; their joints become those of `skeleton` by name, and a joint that they
-            lack has weight 0.
+            lack has weight 0. People whose box is not finite (out of the picture) are left out.
         skeleton: The joint set of the network.
         size: Width and height of the crops.
         padding: Factor on the boxes.
@@ -60,7 +60,7 @@ class Crops:
         seed: Of the variation.
 
     Raises:
-        DataError: If there are no samples, or if they share no joint with `skeleton`.
+        DataError: If nobody is left, or if they share no joint with `skeleton`.
     """
 
     def __init__(
@@ -73,7 +73,8 @@ class Crops:
         augmentation: Augmentation | None = None,
         seed: int = 0,
     ) -> None:
-        if not len(samples):
+        self.people = np.flatnonzero(np.isfinite(samples.boxes).all(axis=1))
+        if not len(self.people):
             raise DataError("there is no picture to look at in this split; check the data source")
         converted = conversion(samples.skeleton, skeleton, allow_missing=True)
         self.skeleton, self.size, self.padding = skeleton, size, padding
@@ -84,11 +85,11 @@ class Crops:
         self.labelled = labelled & np.isfinite(self.joints2d).all(axis=-1)
 
     def __len__(self) -> int:
-        return len(self.joints2d)
+        return len(self.people)
 
     def __getitem__(self, key: BatchKey) -> dict[str, Any]:
         """The batch of these samples in this epoch."""
-        epoch, index = key
+        epoch, index = key[0], self.people[key[1]]
         boxes, joints2d = self.boxes[index].astype(np.float64), self.joints2d[index]
         sizes = np.array([self.pictures.size(i) for i in index.tolist()])
         inside = ((joints2d >= -0.5) & (joints2d <= sizes[:, None] - 0.5)).all(axis=-1)

@@ -63,11 +63,13 @@ class Exchange(nn.Module):
         """Features of each branch, (B, C_i, H/2^i, W/2^i) -> the same, `outputs` of them."""
         branches = [branch(x) for branch, x in zip(self.branches, branches, strict=True)]
         fused = []
-        for target, row in enumerate(self.fuse_layers):
-            total = branches[target]
-            for source, carry in enumerate(cast(nn.ModuleList, row)):
-                if source != target:
-                    total = total + carry(branches[source])
+        for row in self.fuse_layers:
+            parts = [
+                carry(branches[source]) for source, carry in enumerate(cast(nn.ModuleList, row))
+            ]
+            total = parts[0] + parts[1]
+            for part in parts[2:]:
+                total.add_(part)
             fused.append(total.relu_())
         return fused
 

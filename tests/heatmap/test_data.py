@@ -139,6 +139,14 @@ def test_a_person_without_any_joint_has_neither_weight_nor_size():
     assert np.isfinite(batch["matrix"]).all()
 
 
+def test_people_without_a_box_are_left_out_and_the_others_keep_their_index():
+    samples, _ = dotted(5)
+    samples.boxes[2] = np.nan
+    crops = Crops(samples, H36M17, (96, 128))
+    assert len(crops) == 4
+    assert crops[(0, np.arange(4))]["index"].tolist() == [0, 1, 3, 4]
+
+
 def test_an_empty_split_is_refused():
     samples = Samples(
         MPII16,
