@@ -477,21 +477,6 @@ def beside(*images: Image) -> Image:
     return np.concatenate(row, axis=1)
 
 
-def stacked(*images: Image) -> Image:
-    """Pictures in one column, left edges aligned, on white paper."""
-    width = max(image.shape[1] for image in images)
-    column = [
-        np.pad(
-            image,
-            ((0, 0), (0, width - image.shape[1]), (0, 0)),
-            mode="constant",
-            constant_values=255,
-        )
-        for image in images
-    ]
-    return np.concatenate(column, axis=0)
-
-
 def titled(image: Image, title: str) -> Image:
     """A picture with a bold line of text above it."""
     head = _paper(30, image.shape[1])
