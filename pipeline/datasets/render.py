@@ -220,7 +220,7 @@ class _Canvas:
     """A crop being drawn in coordinates of the whole picture."""
 
     def __init__(self, matrix: NDArray[np.float64], size: tuple[int, int]) -> None:
-        self.size, self.coarse = size, matrix
+        self.size, self.crop = size, matrix
         # pixel centres: crop pixel x covers the fine pixels 2x and 2x + 1
         self.matrix = matrix * FINER
         self.matrix[:, 2] += (FINER - 1) / 2
@@ -230,7 +230,7 @@ class _Canvas:
     def place(self, points: Array) -> NDArray[np.int32]:
         """Whole-picture pixels (..., 2) -> OpenCV's fixed point on the fine crop (..., 2)."""
         fine = points @ self.matrix[:, :2].T + self.matrix[:, 2]
-        return np.rint(np.clip(fine, -30000, 30000) * 16).astype(np.int32)
+        return np.rint(fine.clip(-30000, 30000) * 16).astype(np.int32)
 
     def polygon(self, points: Array, colour: Array) -> None:
         """Fill a convex polygon, (K, 2) whole-picture pixels."""
@@ -238,8 +238,12 @@ class _Canvas:
 
     def cloth(self, texture: NDArray[np.uint8], spread: float) -> None:
         """Cover everything with a texture whose pixels are `spread` whole-picture pixels apart."""
-        matrix = self.coarse * [spread, spread, 1.0]
-        coarse = cv2.warpAffine(texture, matrix, self.size, borderMode=cv2.BORDER_REFLECT)
+        # it is so smooth that half the crop's resolution is enough
+        width, height = ((side + 1) // 2 for side in self.size)
+        scale = np.array([[width / self.size[0]], [height / self.size[1]]])
+        matrix = self.crop * [spread, spread, 1.0] * scale
+        matrix[:, 2:] += scale / 2 - 0.5
+        coarse = cv2.warpAffine(texture, matrix, (width, height), borderMode=cv2.BORDER_REFLECT)
         cv2.resize(coarse, self.image.shape[1::-1], dst=self.image)
 
     def picture(self) -> NDArray[np.uint8]:
