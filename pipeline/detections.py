@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import shlex
 from collections.abc import Sequence as Many
 from pathlib import Path
@@ -260,7 +261,8 @@ def _command(source: MotionSource, detector: str, split: str, precision: str) ->
     for name, parameter in inspect.signature(cls).parameters.items():
         value = getattr(source, name, parameter.default)
         if value != parameter.default:
-            words.append(f"--source.{name}={value}")
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            words.append(f"--source.{name}={text}")
     words += [f"--detector={detector}", f"--split={split}"]
     if precision != "32-true":
         words.append(f"--precision={precision}")

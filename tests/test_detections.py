@@ -304,7 +304,7 @@ class Walks:
 
     skeleton = H36M17
 
-    def __init__(self, folder: str, people: int = 1) -> None:
+    def __init__(self, folder: str, people: tuple[int, ...] = (1,)) -> None:
         self.folder, self.people = folder, people
 
     def sequences(self, split):
@@ -348,13 +348,13 @@ def test_training_makes_few_detections_itself_and_finds_those_of_the_console(tra
 
 def test_training_does_not_make_many_detections_but_names_the_command(trained):
     with pytest.raises(UsageError, match="151 pictures are more than 100") as caught:
-        ensure(Walks("a b", 3), trained, "test", limit=100)
+        ensure(Walks("a b", (3, 4)), trained, "test", limit=100)
     line = str(caught.value).partition("first run: ")[2]
     name = f"--source={Walks.__module__}.Walks"
-    words = ["heatlift", "detect", name, "--source.folder=a b", "--source.people=3"]
+    words = ["heatlift", "detect", name, "--source.folder=a b", "--source.people=[3, 4]"]
     assert shlex.split(line) == [*words, f"--detector={trained}", "--split=test"]
-    detect(Walks("a b", 3), trained, "test", accelerator="cpu")
-    assert ensure(Walks("a b", 3), trained, "test", limit=100).of("walk 1")
+    detect(Walks("a b", (3, 4)), trained, "test", accelerator="cpu")
+    assert ensure(Walks("a b", (3, 4)), trained, "test", limit=100).of("walk 1")
 
 
 def test_the_console_makes_all_splits_on_several_processes(trained, tmp_path, capsys):
