@@ -1,0 +1,125 @@
+"""Acclaim files: forward kinematics by hand, and damage."""
+
+import numpy as np
+import pytest
+from malformed import damaged, refusal
+from scipy.spatial.transform import Rotation
+
+from pipeline.datasets.asf_amc import read_amc, read_asf, turned
+from pipeline.errors import DataError
+
+ASF = """# AST/ASF file
+:version 1.10
+:name arm
+:units
+  mass 1.0
+  length 0.45
+  angle deg
+:root
+   order TX TY TZ RX RY RZ
+   axis XYZ
+   position 0 0 0
+   orientation 0 0 0
+:bonedata
+  begin
+     id 1
+     name upper
+     direction 1 0 0
+     length 2.0
+     axis 0 0 90 XYZ
+     dof rx ry rz
+     limits (-160.0 20.0)
+            (-70.0 70.0)
+            (-60.0 70.0)
+  end
+  begin
+     id 2
+     name lower
+     direction 1 0 0
+     length 1.5
+     axis 0 0 0 XYZ
+     dof rz
+  end
+  begin
+     id 3
+     name hand
+     direction 0 1 0
+     length 0.5
+     axis 0 0 0 XYZ
+  end
+:hierarchy
+  begin
+    root upper
+    upper lower
+    lower hand
+  end
+"""
+
+AMC = """#!OML:ASF arm
+:FULLY-SPECIFIED
+:DEGREES
+1
+root 1 2 3 0 0 0
+upper 0 0 0
+lower 0
+2
+root 0 0 0 0 0 90
+upper 0 0 0
+lower 90
+3
+root 0 0 0 0 0 0
+upper 90 0 0
+lower 0
+"""
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "arm.asf").write_text(ASF)
+    (tmp_path / "arm.amc").write_text(AMC)
+    return tmp_path / "arm.asf", tmp_path / "arm.amc"
+
+
+def test_bones_end_where_a_pencil_puts_them(files):
+    ends = read_amc(files[1], read_asf(files[0])) * 0.45 / 0.0254
+    np.testing.assert_allclose(ends[0], [[1, 2, 3], [3, 2, 3], [4.5, 2, 3], [4.5, 2.5, 3]])
+    # the root turned by 90 degrees about z: x becomes y; the elbow by 90 more: the forearm is
+    # along -x
+    expected = [[0, 0, 0], [0, 2, 0], [-1.5, 2, 0], [-1.5, 1.5, 0]]
+    np.testing.assert_allclose(ends[1], expected, atol=1e-12)
+    # upper's own x axis is the world's y (its frame is turned about z): x becomes -z
+    expected = [[0, 0, 0], [0, 0, -2], [0, 0, -3.5], [0, 0.5, -3.5]]
+    np.testing.assert_allclose(ends[2], expected, atol=1e-12)
+
+
+def test_turns_are_about_x_then_y_then_z():
+    angles = np.array([[10.0, -70, 33], [200, 5, -90]])
+    expected = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+    np.testing.assert_allclose(turned(angles), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("lower 90", "lower 90 4", r"line 11: 1 finite numbers are expected, found 2"),
+        ("lower 90\n", "", r"line 11: the frame before has no lower"),
+        ("upper 90 0 0", "wing 90 0 0", r"line 14: 'wing' is no bone"),
+        ("lower 90", "lower nan", r"line 11: 1 finite"),
+    ],
+)
+def test_a_fault_names_its_line(files, old, new, line):
+    files[1].write_text(AMC.replace(old, new, 1))
+    with pytest.raises(DataError, match=line):
+        read_amc(files[1], read_asf(files[0]))
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_damaged_files_give_one_line_or_are_read(files, count):
+    lines = []
+    for path, text in zip(files, (ASF, AMC), strict=True):
+        for data in damaged(text.encode(), count, seed=count):
+            path.write_bytes(data)
+            lines.append(refusal(lambda: read_amc(files[1], read_asf(files[0]))))
+        path.write_text(text)
+    assert sum(line is not None for line in lines) > count
+    assert not any("\n" in (line or "") for line in lines)
