@@ -62,7 +62,7 @@ class Attention(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Values mixed by softmax(q k / sqrt(D)), (N, H, L, D), in the form that is fastest there.
 
-    On a CPU plain products beat the fused kernel for few tokens, and always in bfloat16: 12.3 against
+    On a CPU plain products win for few tokens, and always in bfloat16: 12.3 against
     16.7 ms backward over 17 joints at C=512, but 23.7 against 18.8 ms over 243 frames at C=128.
     """
     few = q.shape[-2] <= FEW or q.dtype == torch.bfloat16

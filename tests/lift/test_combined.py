@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from pipeline.lift import Cascade, CombinedDeepLearner
+from pipeline.lift.losses import ZScoredMSE
+
+
+def test_parameters_are_as_many_as_the_fact_sheet_has():
+    with torch.device("meta"):
+        combined, cascade = CombinedDeepLearner(), Cascade()
+    assert sum(parameter.numel() for parameter in combined.parameters()) == 17_009_346
+    assert sum(parameter.numel() for parameter in cascade.parameters()) == 3 * 6_400_051
+
+
+def branch(mlp, vectors):
+    first = deep = F.relu(mlp.batch_norm1(mlp.w1(vectors)))
+    for stage in mlp.linear_stages:
+        hidden = F.relu(stage.batch_norm1(stage.w1(deep)))
+        deep = deep + F.relu(stage.batch_norm2(stage.w2(hidden)))
+    return first, deep
+
+
+def test_gated_and_plain_branch_are_summed_before_the_last_layer():
+    torch.manual_seed(0)
+    net, clips = CombinedDeepLearner(16).eval(), torch.randn(3, 2, 17, 2)
+    vectors = clips.view(6, 34)
+    first, deep = branch(net.gated, vectors)
+    gated = net.gated.w2(torch.sigmoid(first * deep))
+    _, deep = branch(net.plain, vectors)
+    expected = net.out(gated + net.plain.w2(deep)).view(3, 2, 17, 3)
+    torch.testing.assert_close(net(clips), expected, rtol=1e-4, atol=1e-5)
+
+
+def gates(net, clips):
+    """What goes into the gated branch's last layer."""
+    seen = []
+    net.gated.w2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    net(clips)
+    return seen[0]
+
+
+def test_gate_closes_only_before_the_last_relu():
+    torch.manual_seed(0)
+    clips = 3 * torch.randn(50, 1, 17, 2)
+    assert gates(CombinedDeepLearner(16).eval(), clips).min() >= 0.5
+    assert gates(CombinedDeepLearner(16, gate_preact=True).eval(), clips).min() < 0.5
+
+
+def train(net, clips, poses, steps):
+    loss_of = ZScoredMSE()
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    for _ in range(steps):
+        loss = loss_of(net(clips), poses)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
+def eight():
+    torch.manual_seed(0)
+    return torch.rand(8, 1, 17, 2) * 2 - 1, torch.randn(8, 1, 17, 3) * 0.3
+
+
+def test_eight_poses_are_memorised():
+    clips, poses = eight()
+    net = CombinedDeepLearner(128, dropout=0.0)
+    assert train(net, clips, poses, 150) < 0.01 * poses.var()
+
+
+def test_stages_of_a_cascade_are_trained_in_turn():
+    clips, poses = eight()
+    net = Cascade(2, 32, 1, dropout=0.0).train()
+    net.set_progress(0.0)
+    train(net, clips, poses, 5)
+    first, second = ({k: v.clone() for k, v in s.state_dict().items()} for s in net.stages)
+    net.set_progress(0.5)
+    train(net, clips, poses, 5)
+    assert all(
+        torch.equal(value, first[name]) for name, value in net.stages[0].state_dict().items()
+    )
+    assert not torch.equal(net.stages[1].w1.weight, second["w1.weight"])
+
+
+def test_stage_that_was_not_trained_yet_is_not_in_the_sum():
+    clips, _ = eight()
+    net = Cascade(3, 16, 1).eval()
+    net.set_progress(0.34)
+    vectors = clips.view(8, 34)
+    expected = net.stages[0](vectors) + net.stages[1](vectors)
+    torch.testing.assert_close(net(clips).view(8, 51), expected)
+
+
+def test_later_stage_brings_the_loss_down_further():
+    clips, poses = eight()
+    net = Cascade(2, 64, 1, dropout=0.0).train()
+    before = train(net, clips, poses, 20)
+    net.set_progress(0.5)
+    assert train(net, clips, poses, 60) < 0.5 * before
+
+
+def test_shares_of_the_run_are_equal_and_the_stage_is_saved():
+    net = Cascade(3, 8, 1)
+    stages = []
+    for epoch in range(9):
+        net.set_progress(epoch / 9)
+        stages.append(int(net.stage))
+    assert stages == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    other = Cascade(3, 8, 1)
+    other.load_state_dict(net.state_dict())
+    assert other.stage == 2
+
+
+def test_frozen_stages_stay_in_evaluation_mode():
+    net = Cascade(3, 8, 1)
+    net.set_progress(2 / 3)
+    assert [stage.training for stage in net.train().stages] == [False, False, True]
+    assert not any(stage.training for stage in net.eval().stages)

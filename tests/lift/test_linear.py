@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.lift.linear import Linear, linear
+
+
+def test_product_and_gradients_are_those_of_torch():
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2, 5, 7), torch.randn(3, 7), torch.randn(3)
+    gradient = torch.randn(2, 5, 3)
+    results = []
+    for function in (linear, F.linear):
+        inputs = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
+        out = function(*inputs)
+        results.append([out, *torch.autograd.grad(out, inputs, gradient)])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_are_right_where_only_some_are_wanted():
+    x, weight = torch.randn(4, 3, dtype=torch.float32), torch.randn(2, 3)
+    assert not linear(x, weight).requires_grad
+    weight.requires_grad_()
+    (got,) = torch.autograd.grad(linear(x, weight).sum(), weight)
+    torch.testing.assert_close(got, x.sum(0).expand(2, 3))
+    bias = torch.zeros(2, requires_grad=True)
+    (got,) = torch.autograd.grad(linear(x, weight.detach(), bias).sum(), bias)
+    torch.testing.assert_close(got, torch.full((2,), 4.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_go_to_torch(dtype):
+    x, weight = torch.randn(4, 3, dtype=dtype), torch.randn(2, 3, dtype=dtype)
+    assert torch.equal(linear(x, weight), F.linear(x, weight))
+
+
+def test_autocast_is_honoured():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(torch.randn(4, 3), torch.randn(2, 3)).dtype == torch.bfloat16
+
+
+def test_operations_are_counted():
+    with FlopCounterMode(display=False) as counter:
+        linear(torch.randn(4, 3), torch.randn(2, 3))
+    assert counter.get_total_flops() == 2 * 4 * 3 * 2
+
+
+def test_no_rows_are_no_error():
+    assert linear(torch.zeros(0, 3), torch.zeros(2, 3)).shape == (0, 2)
+
+
+def test_layer_has_the_names_of_torchs():
+    assert list(Linear(3, 2).state_dict()) == ["weight", "bias"]

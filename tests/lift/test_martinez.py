@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.lift import Martinez
+from pipeline.lift.losses import ZScoredMSE
+from pipeline.lift.martinez import ResidualMLP, Statistics
+
+
+def count(net):
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "parameters"),
+    [
+        ((32, 48, 1024, 2), 4_291_632),
+        ((34, 48, 1024, 2), 4_293_680),
+        ((34, 51, 1024, 2), 4_296_755),
+        ((34, 51, 1024, 3), 6_400_051),
+    ],
+)
+def test_parameters_are_as_many_as_published(sizes, parameters):
+    with torch.device("meta"):
+        assert count(ResidualMLP(*sizes)) == parameters
+
+
+def test_lifter_has_34_in_and_48_out():
+    with torch.device("meta"):
+        assert count(Martinez()) == 4_293_680
+
+
+def test_every_frame_is_lifted_on_its_own_and_the_root_is_zero():
+    torch.manual_seed(0)
+    net = Martinez(16).eval()
+    clips = torch.randn(2, 5, 17, 2)
+    poses = net(clips)
+    assert poses.shape == (2, 5, 17, 3)
+    assert (net.frames, net.receptive_field, net.output) == (1, 1, "every")
+    assert not poses[:, :, 0].any()
+    torch.testing.assert_close(net(clips[1:, 3:4])[0, 0], poses[1, 3], rtol=1e-5, atol=1e-6)
+
+
+def statistics():
+    torch.manual_seed(1)
+    deviation3d = torch.rand(17, 3) + 0.05
+    deviation3d[0] = 0
+    mean3d = torch.randn(17, 3)
+    mean3d[0] = 0
+    return Statistics(torch.randn(17, 2), torch.rand(17, 2) + 0.1, mean3d, deviation3d)
+
+
+def test_statistics_shift_and_scale_both_ends():
+    torch.manual_seed(0)
+    plain, net, known = Martinez(16).eval(), Martinez(16).eval(), statistics()
+    net.load_state_dict(plain.state_dict())
+    net.set_statistics(known)
+    scored = torch.randn(3, 1, 17, 2)
+    expected = plain(scored) * known.deviation3d + known.mean3d
+    result = net(scored * known.deviation2d + known.mean2d)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_deviation_of_the_root_counts_as_one():
+    net = Martinez(16)
+    net.set_statistics(statistics())
+    assert (net.deviation3d[0] == 1).all()
+    assert torch.equal(net.deviation3d[1:], statistics().deviation3d[1:])
+
+
+def test_statistics_travel_with_the_weights():
+    net, other = Martinez(16), Martinez(16)
+    net.set_statistics(statistics())
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(other.mean2d, statistics().mean2d)
+
+
+def test_pixels_and_normalised_coordinates_are_the_same_after_z_scoring():
+    torch.manual_seed(0)
+    net, known = Martinez(16).eval(), statistics()
+    net.set_statistics(known)
+    clips = torch.randn(2, 1, 17, 2)
+    normalised = net(clips)
+    net.set_statistics(
+        Statistics(
+            known.mean2d * 500 + 480, known.deviation2d * 500, known.mean3d, known.deviation3d
+        )
+    )
+    torch.testing.assert_close(net(clips * 500 + 480), normalised, rtol=1e-3, atol=1e-4)
+
+
+def test_unseen_joint_changes_nothing():
+    net = Martinez(16, unseen=["nose"]).eval()
+    assert net.mlp.w1.in_features == 32
+    clips = torch.randn(1, 1, 17, 2)
+    moved = clips.clone()
+    moved[..., net.skeleton.index("nose"), :] += 1
+    assert torch.equal(net(moved), net(clips))
+
+
+def test_score_channel_is_left_aside():
+    net = Martinez(16).eval()
+    clips = torch.randn(1, 1, 17, 3)
+    assert torch.equal(net(clips), net(clips[..., :2]))
+
+
+def test_eight_poses_are_memorised():
+    torch.manual_seed(0)
+    net = Martinez(128, dropout=0.0)
+    clips, poses = torch.rand(8, 1, 17, 2) * 2 - 1, torch.randn(8, 1, 17, 3) * 0.3
+    poses[:, :, 0] = 0
+    net.set_statistics(
+        Statistics(clips.mean((0, 1)), clips.std((0, 1)), poses.mean((0, 1)), poses.std((0, 1)))
+    )
+    loss_of = ZScoredMSE(root=False)
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    for _ in range(150):
+        loss = loss_of(net(clips), poses)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.01 * poses.var()
