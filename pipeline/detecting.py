@@ -107,7 +107,13 @@ class Job:
     @property
     def rows(self) -> int:
         """Pictures."""
-        return int(self.wanted.facts["pictures"])
+        return sum(map(len, self.sequences))
+
+    @property
+    def layout(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shapes and types of the arrays."""
+        rows, joints = self.rows, len(self.detector.skeleton)
+        return {"joints2d": ((rows, joints, 2), "<f4"), "score": ((rows, joints), "<f4")}
 
     def range(self, piece: int) -> range:
         """The pictures of a piece."""
@@ -117,9 +123,7 @@ class Job:
         """A finished piece, or none."""
         arrays = shards.get(_shard(piece))
         rows = len(self.range(piece))
-        shapes = {
-            name: ((rows, *shape[1:]), kind) for name, (shape, kind) in self.wanted.layout.items()
-        }
+        shapes = {name: ((rows, *shape[1:]), kind) for name, (shape, kind) in self.layout.items()}
         if arrays and {n: (a.shape, a.dtype.str) for n, a in arrays.items()} == shapes:
             return arrays
         return None
@@ -224,7 +228,7 @@ def _found(
 
 
 def _merge(job: Job, shards: Shards) -> dict[str, NDArray[Any]]:
-    merged = {name: np.empty(shape, kind) for name, (shape, kind) in job.wanted.layout.items()}
+    merged = {name: np.empty(shape, kind) for name, (shape, kind) in job.layout.items()}
     for piece in range(len(job)):
         arrays = job.whole(shards, piece)
         if arrays is None:

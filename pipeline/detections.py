@@ -16,7 +16,13 @@ from pipeline import checkpoint
 from pipeline.datasets import MotionSource, Sequence, Split
 from pipeline.detecting import Detector, Job, lead, person_boxes, run_rank, say
 from pipeline.errors import DataError, UsageError
-from pipeline.exchange import Detections, from_file, spans_of
+from pipeline.exchange import (
+    Detections,
+    WithDetections,
+    from_file,
+    from_source,
+    spans_of,
+)
 from pipeline.store import Store, Wanted, place
 
 VERSION = 1
@@ -126,7 +132,8 @@ def ensure(
 
     Args:
         source: Of the sequences.
-        detections: A checkpoint of a 2D stage, or a file of detections made elsewhere.
+        detections: A checkpoint of a 2D stage, a file or folder of detections made elsewhere (see
+            `pipeline.exchange`), or what the source calls those that come with it.
         split: Of the source.
         limit: Pictures up to which missing detections are made now.
         precision: Of the detector.
@@ -139,6 +146,8 @@ def ensure(
     """
     sequences = source.sequences(split)
     if Path(detections).suffix != ".ckpt":
+        if isinstance(source, WithDetections) and not Path(detections).exists():
+            return from_source(source, detections, sequences)
         return from_file(detections, sequences)
     detector = load_detector(detections)
     digest = checkpoint.weights_digest(detector)
@@ -213,8 +222,7 @@ def detect_jobs(jobs: Many[Job], fabric: Fabric, store: Store) -> None:
         fabric.launch(run_rank, store, jobs)  # type: ignore[arg-type]
     if fabric.global_rank == 0:
         for job in jobs:
-            rows = job.wanted.facts["pictures"]
-            say(f"detections: {store.root / job.wanted.name} ({rows:,} pictures)")
+            say(f"detections: {store.root / job.wanted.name} ({job.rows:,} pictures)")
 
 
 def _open(store: Store, job: Job) -> Detections:
@@ -223,13 +231,12 @@ def _open(store: Store, job: Job) -> Detections:
         raise DataError(
             f"{store.root / job.wanted.name}: is missing or damaged; run the same command again"
         )
-    return Detections(
-        job.detector.skeleton,
-        entry.arrays["joints2d"],
-        entry.arrays["score"],
-        {name: (first, end) for name, (first, end) in entry.facts["spans"].items()},
-        str(entry.path),
-    )
+    joints2d, score = entry.arrays["joints2d"], entry.arrays["score"]
+    found = {
+        name: (joints2d[first:end], score[first:end])
+        for name, (first, end) in entry.facts["spans"].items()
+    }
+    return Detections(job.detector.skeleton, found, str(entry.path))
 
 
 def _content(sequence: Sequence) -> dict[str, Any]:

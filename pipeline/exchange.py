@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.checkpoint import write_whole
 from pipeline.datasets import Sequence
 from pipeline.datasets.archive import Npz
+from pipeline.datasets.elsewhere import Detections as OfVideo
 from pipeline.datasets.elsewhere import read_detections
 from pipeline.errors import DataError
 from pipeline.skeleton import SKELETONS, Skeleton, conversion
@@ -24,23 +26,19 @@ class Detections:
 
     Args:
         skeleton: The joint set of the arrays.
-        joints2d: Pixels of the whole picture, one sequence after the other, (N, J, 2), float32;
-            NaN where missing.
-        score: (N, J), float32; 0 where missing.
-        spans: Name of a sequence -> its first row and the row behind its last.
+        found: Name of a sequence -> its joints in pixels of the whole picture, (T, J, 2), float32,
+            NaN where missing; and their scores, (T, J), float32, 0 where missing.
         origin: Where they come from, in a few words.
     """
 
     skeleton: Skeleton
-    joints2d: NDArray[np.float32]
-    score: NDArray[np.float32]
-    spans: Mapping[str, tuple[int, int]]
+    found: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
     origin: str
 
     def of(
         self, name: str, skeleton: Skeleton | None = None, *, allow_missing: bool = False
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Joints and scores of a sequence, (T, J, 2) and (T, J); see `joints2d` and `score`.
+        """Joints and scores of a sequence, (T, J, 2) and (T, J); see `found`.
 
         Args:
             name: Of the sequence.
@@ -50,10 +48,9 @@ class Detections:
         Raises:
             DataError: If there are none for the sequence, or the joint sets do not fit.
         """
-        if name not in self.spans:
+        if name not in self.found:
             raise DataError(f"{self.origin}: no detections for sequence {name}")
-        first, end = self.spans[name]
-        joints2d, score = self.joints2d[first:end], self.score[first:end]
+        joints2d, score = self.found[name]
         if skeleton is None or skeleton == self.skeleton:
             return joints2d, score
         way = conversion(self.skeleton, skeleton, allow_missing=allow_missing)
@@ -77,21 +74,42 @@ def from_file(path: str | Path, sequences: Many[Sequence]) -> Detections:
     path = Path(path)
     if path.suffix == ".npz":
         return _exported(path, sequences)
-    found = [read_detections(_place(path, s, sequences), frames=len(s)) for s in sequences]
-    for sequence, one in zip(sequences, found, strict=True):
-        if one.skeleton != found[0].skeleton:
-            raise DataError(
-                f"{path}: {sequence.name} has the joints of {one.skeleton.name}, "
-                f"{sequences[0].name} those of {found[0].skeleton.name}; one set is expected"
-            )
-    if not found:
-        raise DataError(f"{path}: there is no sequence to read detections for")
+    read = {s.name: read_detections(_place(path, s, sequences), frames=len(s)) for s in sequences}
+    return _together(read, str(path))
+
+
+@runtime_checkable
+class WithDetections(Protocol):
+    """A source that comes with detections of its own, as Human3.6M's archives do."""
+
+    def detections(self, name: str) -> Mapping[str, OfVideo]:
+        """Name of a sequence -> its detections; of several such sets, that of this name."""
+        ...
+
+
+def from_source(source: WithDetections, name: str, sequences: Many[Sequence]) -> Detections:
+    """Detections that come with a source.
+
+    Raises:
+        DataError: If the source has none of that name, or a sequence is missing or of another
+            length.
+    """
+    own = source.detections(name)
+    for sequence in sequences:
+        if sequence.name not in own or len(own[sequence.name].joints2d) != len(sequence):
+            raise DataError(f"{name}: sequence {sequence.name} is missing or of another length")
+    return _together({s.name: own[s.name] for s in sequences}, name)
+
+
+def _together(read: Mapping[str, OfVideo], origin: str) -> Detections:
+    sets = {one.skeleton.name: one.skeleton for one in read.values()}
+    if len(sets) != 1:
+        raise DataError(
+            f"{origin}: one joint set is expected for all sequences, not {', '.join(sets) or 'none'}"
+        )
+    (skeleton,) = sets.values()
     return Detections(
-        found[0].skeleton,
-        np.concatenate([one.joints2d for one in found]),
-        np.concatenate([one.score for one in found]),
-        spans_of(sequences),
-        str(path),
+        skeleton, {name: (one.joints2d, one.score) for name, one in read.items()}, origin
     )
 
 
@@ -152,7 +170,10 @@ def _exported(path: Path, sequences: Many[Sequence]) -> Detections:
             names, np.cumsum(lengths).tolist(), lengths.tolist(), strict=True
         )
     }
-    spans = {}
+    missing = ~np.isfinite(joints2d).all(-1) | ~(score > 0)
+    joints2d, score = joints2d.astype(np.float32), score.astype(np.float32)
+    joints2d[missing], score[missing] = np.nan, 0.0
+    found = {}
     for sequence in sequences:
         first, have = rows.get(sequence.name, (0, None))
         if have is None or have < len(sequence):
@@ -161,11 +182,9 @@ def _exported(path: Path, sequences: Many[Sequence]) -> Detections:
                 f"{'is missing' if have is None else f'has {have} frames, not {len(sequence)}'}; "
                 f"the file holds {', '.join(names[:5])}{' …' * (len(names) > 5)}"
             )
-        spans[sequence.name] = (first, first + len(sequence))
-    missing = ~np.isfinite(joints2d).all(-1) | ~(score > 0)
-    joints2d, score = joints2d.astype(np.float32), score.astype(np.float32)
-    joints2d[missing], score[missing] = np.nan, 0.0
-    return Detections(skeleton, joints2d, score, spans, str(path))
+        span = slice(first, first + len(sequence))
+        found[sequence.name] = (joints2d[span], score[span])
+    return Detections(skeleton, found, str(path))
 
 
 def export(detections: Detections, path: str | Path) -> None:
@@ -177,13 +196,12 @@ def export(detections: Detections, path: str | Path) -> None:
     Raises:
         StorageError: If the disk refuses.
     """
-    order = sorted(detections.spans, key=lambda name: detections.spans[name])
-    rows = [slice(*detections.spans[name]) for name in order]
+    joints2d, score = zip(*detections.found.values(), strict=True)
     arrays = {
-        "joints2d": np.concatenate([detections.joints2d[row] for row in rows]),
-        "score": np.concatenate([detections.score[row] for row in rows]),
+        "joints2d": np.concatenate(joints2d),
+        "score": np.concatenate(score),
         "joints": np.array(detections.skeleton.joints),
-        "names": np.array(order),
-        "lengths": np.array([row.stop - row.start for row in rows]),
+        "names": np.array(list(detections.found)),
+        "lengths": np.array([len(one) for one in score]),
     }
     write_whole(Path(path), lambda file: np.savez(file, allow_pickle=False, **arrays))

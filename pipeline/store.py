@@ -103,14 +103,16 @@ class Wanted:
     Args:
         stem: Readable beginning of its name.
         key: Everything that decides its content, plain JSON.
-        layout: Shape and type (as `numpy.dtype.str`) of each array.
-        facts: Written beside the arrays for whoever reads them (offsets, counts), plain JSON.
+        layout: Shape and type (as `numpy.dtype.str`) of each array; none to find an entry whose
+            layout only the key decides.
+        facts: Written beside the arrays for whoever reads them (offsets, counts), plain JSON; none
+            to find an entry whatever they are.
     """
 
     stem: str
     key: dict[str, Any]
-    layout: dict[str, tuple[tuple[int, ...], str]]
-    facts: dict[str, Any]
+    layout: dict[str, tuple[tuple[int, ...], str]] | None = None
+    facts: dict[str, Any] | None = None
 
     @functools.cached_property
     def name(self) -> str:
@@ -123,7 +125,7 @@ class Wanted:
         """Bytes of the arrays."""
         return sum(
             int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
-            for shape, kind in self.layout.values()
+            for shape, kind in (self.layout or {}).values()
         )
 
 
@@ -252,7 +254,8 @@ class Store:
         if entry.key != json.loads(_canonical(wanted.key)):
             raise _DamagedError("was made for another key")
         layout = {name: (array.shape, array.dtype.str) for name, array in entry.arrays.items()}
-        if layout != wanted.layout or entry.facts != json.loads(_canonical(wanted.facts)):
+        facts = entry.facts if wanted.facts is None else json.loads(_canonical(wanted.facts))
+        if wanted.layout not in (None, layout) or entry.facts != facts:
             raise _DamagedError("holds arrays of other shapes, types or offsets")
         return entry
 
@@ -411,7 +414,7 @@ def _publish(path: Path, wanted: Wanted, arrays: Arrays) -> None:
             "schema": SCHEMA,
             "key": wanted.key,
             "arrays": described,
-            "facts": wanted.facts,
+            "facts": wanted.facts or {},
         }
         manifest["sha256"] = _digest(manifest)
         _write(temporary / _MANIFEST, _canonical(manifest))

@@ -8,8 +8,9 @@ import pytest
 
 from pipeline.camera import Camera
 from pipeline.datasets import Sequence
+from pipeline.datasets.elsewhere import Detections as OfVideo
 from pipeline.errors import DataError
-from pipeline.exchange import Detections, export, from_file
+from pipeline.exchange import Detections, export, from_file, from_source
 from pipeline.skeleton import COCO17, H36M17, MPII16
 
 CAMERA = Camera(
@@ -24,15 +25,18 @@ def sequence(name: str, count: int) -> Sequence:
 
 def test_what_is_exported_comes_in_again(tmp_path):
     numbers = np.random.default_rng(3)
-    joints2d = numbers.uniform(0, 100, (9, 17, 2)).astype(np.float32)
-    score = numbers.uniform(0.1, 1, (9, 17)).astype(np.float32)
-    joints2d[5, 3], score[5, 3] = np.nan, 0
-    spans = {"run": (4, 9), "a walk": (0, 4)}
-    export(Detections(H36M17, joints2d, score, spans, "here"), tmp_path / "file.npz")
+    found = {}
+    for name, count in (("a walk", 4), ("run", 5)):
+        joints2d = numbers.uniform(0, 100, (count, 17, 2)).astype(np.float32)
+        score = numbers.uniform(0.1, 1, (count, 17)).astype(np.float32)
+        joints2d[1, 3], score[1, 3] = np.nan, 0
+        found[name] = (joints2d, score)
+    export(Detections(H36M17, found, "here"), tmp_path / "file.npz")
     back = from_file(tmp_path / "file.npz", [sequence("run", 5), sequence("a walk", 4)])
     assert back.skeleton == H36M17
-    np.testing.assert_array_equal(back.of("run")[0], joints2d[4:])
-    np.testing.assert_array_equal(back.of("a walk")[1], score[:4])
+    for name, arrays in found.items():
+        np.testing.assert_array_equal(back.of(name)[0], arrays[0])
+        np.testing.assert_array_equal(back.of(name)[1], arrays[1])
 
 
 def exported(path: Path, **changes) -> Path:
@@ -120,3 +124,19 @@ def test_several_sequences_come_from_a_file_each(tmp_path):
         from_file(tmp_path, [sequence("walk", 2), sequence("jump", 3)])
     with pytest.raises(DataError, match="nor a folder"):
         from_file(tmp_path / "x", [sequence("../walk", 2), sequence("../run", 3)])
+
+
+class Archive:
+    """A source with two sets of detections."""
+
+    def detections(self, name):
+        joints2d = np.ones((2, 17, 2), np.float32) * len(name)
+        return {"a": OfVideo(COCO17 if name == "cpn" else H36M17, joints2d, joints2d[..., 0])}
+
+
+def test_detections_that_come_with_a_source_are_taken_by_name():
+    found = from_source(Archive(), "cpn", [sequence("a", 2)])
+    assert found.skeleton == COCO17
+    assert found.of("a")[0][1, 2].tolist() == [3, 3]
+    with pytest.raises(DataError, match="gt: sequence b is missing"):
+        from_source(Archive(), "gt", [sequence("a", 2), sequence("b", 2)])

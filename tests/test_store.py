@@ -187,6 +187,16 @@ def test_another_key_is_another_entry(cache_folder):
     assert build(cache_folder, wanted(2)).path != build(cache_folder, wanted(1)).path
 
 
+def test_an_entry_is_found_by_its_key_alone_and_never_by_another_key(cache_folder, tmp_path):
+    build(cache_folder, wanted(1))
+    assert cache_folder.find(Wanted(wanted(1).stem, {"what": 1})).facts["spans"]
+    entry = cache_folder.root / wanted(1).name
+    other = build(Store(tmp_path / "other"), wanted(2))
+    shutil.rmtree(entry)
+    shutil.move(other.path, entry)
+    assert cache_folder.find(Wanted(wanted(1).stem, {"what": 1})) is None
+
+
 def build_counting(root: Path, counts: Path, pause: float = 0.0) -> None:
     def counting(shards: Shards) -> dict[str, np.ndarray]:
         arrays = made(wanted())
@@ -212,6 +222,28 @@ def test_two_builders_compute_every_item_once(tmp_path):
         builder.join(30)
     assert [builder.exitcode for builder in builders] == [0, 0, 0]
     assert (tmp_path / "counts").read_text().split() == list("01234567")
+
+
+def rebuild_for_ever(root: Path) -> None:
+    while True:
+        store.remove(root / wanted().name)
+        build(Store(root), wanted())
+
+
+@pytest.mark.parametrize("reads", [300, pytest.param(5000, marks=pytest.mark.slow)])
+def test_a_reader_never_sees_a_part_of_an_entry(tmp_path, reads):
+    builders = [forked.Process(target=rebuild_for_ever, args=(tmp_path,)) for _ in range(2)]
+    for builder in builders:
+        builder.start()
+    whole = made(wanted())
+    seen = 0
+    while seen < reads:
+        if entry := Store(tmp_path).find(wanted()):
+            seen += 1
+            assert all(np.array_equal(entry.arrays[name], whole[name]) for name in whole)
+    for builder in builders:
+        builder.kill()
+        builder.join()
 
 
 def test_a_reader_that_has_to_wait_says_for_whom(tmp_path, caplog, monkeypatch):
