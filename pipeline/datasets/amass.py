@@ -105,8 +105,14 @@ def read_body_model(path: Path) -> BodyModel:
     parents = (-1, *(int(parent) for parent in tree[0, 1:]))
     if any(not 0 <= parent < child for child, parent in enumerate(parents) if child):
         raise DataError(f"{path}: kintree_table names a joint before its parent")
-    arrays = (surface, shapes, corrections, regressor, weights)
-    return BodyModel(*(array.astype(np.float64) for array in arrays), parents)
+    return BodyModel(
+        surface=surface.astype(np.float64),
+        shapes=shapes.astype(np.float64),
+        corrections=corrections.astype(np.float64),
+        regressor=regressor.astype(np.float64),
+        weights=weights.astype(np.float64),
+        parents=parents,
+    )
 
 
 def joints_of(

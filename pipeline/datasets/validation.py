@@ -115,6 +115,24 @@ def recognised(folder: Path) -> list[tuple[str, Source]]:
     return list(found.values())
 
 
+def listing(folder: Path) -> list[str]:
+    """One line for each data set in a folder or in the folders in it.
+
+    Raises:
+        DataError: If there is none.
+    """
+    places = [folder, *sorted(place for place in folder.glob("*") if place.is_dir())]
+    lines = []
+    for place in places:
+        try:
+            lines += [f"{name}: {source.describe()}" for name, source in recognised(place)]
+        except DataError:
+            continue
+    if not lines:
+        recognised(folder)  # says what was looked for
+    return lines
+
+
 def validate(folder: Path) -> Report:
     """Read all that a folder holds and check it.
 

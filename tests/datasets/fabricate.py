@@ -158,7 +158,7 @@ def motion(frames: int, seed: int = 0) -> np.ndarray:
     return (np.einsum("tij,nj->tni", spin, body) + path).astype(np.float32)
 
 
-def _boxed(value: object) -> np.ndarray:
+def boxed(value: object) -> np.ndarray:
     """A value as the 0-d array of objects that np.savez makes of a dict."""
     box = np.empty((), object)
     box[()] = value
@@ -189,11 +189,11 @@ def human36m(root: Path, subjects: tuple[str, ...] = ("S1", "S5", "S9", "S11")) 
                 np.concatenate([view, view[-1:]]).astype(np.float32) for view in views
             ]
     about = {"num_joints": 17, "keypoints_symmetry": [list(H36M17.left), list(H36M17.right)]}
-    np.savez_compressed(root / "data_3d_h36m.npz", positions_3d=_boxed(positions))
+    np.savez_compressed(root / "data_3d_h36m.npz", positions_3d=boxed(positions))
     np.savez_compressed(
         root / "data_2d_h36m_cpn_ft_h36m_dbb.npz",
-        positions_2d=_boxed({**detected, "S2": {}}),
-        metadata=_boxed(about),
+        positions_2d=boxed({**detected, "S2": {}}),
+        metadata=boxed(about),
     )
     return root
 
@@ -230,8 +230,8 @@ def p_stmo(root: Path) -> Path:
         pixels, points = _seen(TO_3DHP.joints(motion(7, seed)), PINHOLE)
         valid = np.arange(7) != 3 + seed
         test[name] = {"data_2d": pixels, "data_3d": 1000 * points, "valid": valid.astype(np.uint8)}
-    np.savez_compressed(root / "data_train_3dhp.npz", data=_boxed(train))
-    np.savez_compressed(root / "data_test_3dhp.npz", data=_boxed(test))
+    np.savez_compressed(root / "data_train_3dhp.npz", data=boxed(train))
+    np.savez_compressed(root / "data_test_3dhp.npz", data=boxed(test))
     return root
 
 
@@ -356,3 +356,98 @@ def mpi_inf_3dhp_mmpose(root: Path) -> Path:
         cameras = {video: _facts(PINHOLE, to_world=False) for video in videos}
         (folder / f"cameras_{split}.pkl").write_bytes(pickle.dumps(cameras))
     return root
+
+
+def amass(root: Path) -> tuple[Path, Path]:
+    """A recording of AMASS and a body model of 22 points, each on its joint and following it."""
+    root.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    parents = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)
+    surface = rng.uniform(-0.8, 0.8, (22, 3))
+    np.savez(
+        root / "model.npz",
+        v_template=surface,
+        shapedirs=rng.normal(0, 0.01, (22, 3, 16)),
+        posedirs=np.zeros((22, 3, 9 * 21)),
+        J_regressor=np.eye(22),
+        weights=np.eye(22),
+        kintree_table=np.array([(2**32 - 1, *parents[1:]), range(22)], dtype=np.int64),
+    )
+    np.savez(
+        root / "0005_Walking001_poses.npz",
+        poses=np.cumsum(rng.normal(0, 0.02, (300, 156)), axis=0),
+        trans=np.cumsum(rng.normal(0, 0.01, (300, 3)), axis=0),
+        betas=rng.normal(0, 1, 16),
+        dmpls=np.zeros((300, 8)),
+        mocap_framerate=np.array(60.0),
+        gender=np.array("neutral"),
+    )
+    return root / "0005_Walking001_poses.npz", root / "model.npz"
+
+
+ASF = """# AST/ASF file
+:version 1.10
+:name arm
+:units
+  mass 1.0
+  length 0.45
+  angle deg
+:root
+   order TX TY TZ RX RY RZ
+   axis XYZ
+   position 0 0 0
+   orientation 0 0 0
+:bonedata
+  begin
+     id 1
+     name upper
+     direction 1 0 0
+     length 2.0
+     axis 0 0 90 XYZ
+     dof rx ry rz
+     limits (-160.0 20.0)
+            (-70.0 70.0)
+            (-60.0 70.0)
+  end
+  begin
+     id 2
+     name lower
+     direction 1 0 0
+     length 1.5
+     axis 0 0 0 XYZ
+     dof rz
+  end
+  begin
+     id 3
+     name hand
+     direction 0 1 0
+     length 0.5
+     axis 0 0 0 XYZ
+  end
+:hierarchy
+  begin
+    root upper
+    upper lower
+    lower hand
+  end
+"""
+
+"""An arm of three bones."""
+
+AMC = """#!OML:ASF arm
+:FULLY-SPECIFIED
+:DEGREES
+1
+root 1 2 3 0 0 0
+upper 0 0 0
+lower 0
+2
+root 0 0 0 0 0 90
+upper 0 0 0
+lower 90
+3
+root 0 0 0 0 0 0
+upper 90 0 0
+lower 0
+"""
+"""Three frames of it."""

@@ -129,6 +129,8 @@ def changed_objects(value: Any, count: int, seed: int = 0) -> Iterator[Any]:
 
 
 def _wrong_array(array: np.ndarray, rng: np.random.Generator) -> Any:
+    if array.ndim == 0:
+        return [np.array("x"), np.array(np.nan), np.zeros(3), None][rng.integers(4)]
     if array.dtype.kind not in "biuf":
         return [array[:-1], np.arange(3), None][rng.integers(3)]
     broken = array.astype(np.float64)

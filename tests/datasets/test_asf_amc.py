@@ -2,75 +2,12 @@
 
 import numpy as np
 import pytest
+from fabricate import AMC, ASF
 from malformed import damaged, refusal
 from scipy.spatial.transform import Rotation
 
 from pipeline.datasets.asf_amc import read_amc, read_asf, turned
 from pipeline.errors import DataError
-
-ASF = """# AST/ASF file
-:version 1.10
-:name arm
-:units
-  mass 1.0
-  length 0.45
-  angle deg
-:root
-   order TX TY TZ RX RY RZ
-   axis XYZ
-   position 0 0 0
-   orientation 0 0 0
-:bonedata
-  begin
-     id 1
-     name upper
-     direction 1 0 0
-     length 2.0
-     axis 0 0 90 XYZ
-     dof rx ry rz
-     limits (-160.0 20.0)
-            (-70.0 70.0)
-            (-60.0 70.0)
-  end
-  begin
-     id 2
-     name lower
-     direction 1 0 0
-     length 1.5
-     axis 0 0 0 XYZ
-     dof rz
-  end
-  begin
-     id 3
-     name hand
-     direction 0 1 0
-     length 0.5
-     axis 0 0 0 XYZ
-  end
-:hierarchy
-  begin
-    root upper
-    upper lower
-    lower hand
-  end
-"""
-
-AMC = """#!OML:ASF arm
-:FULLY-SPECIFIED
-:DEGREES
-1
-root 1 2 3 0 0 0
-upper 0 0 0
-lower 0
-2
-root 0 0 0 0 0 90
-upper 0 0 0
-lower 90
-3
-root 0 0 0 0 0 0
-upper 90 0 0
-lower 0
-"""
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def test_the_second_reading_maps_the_cache_and_opens_no_archive(root, monkeypatc
 def test_a_2d_archive_of_unknown_joints_is_refused_with_both_lists(root):
     path = root / "data_2d_h36m_cpn_ft_h36m_dbb.npz"
     with_sides = {"num_joints": 17, "keypoints_symmetry": [[1, 2, 3], [4, 5, 6]]}
-    np.savez(path, positions_2d=fabricate._boxed({}), metadata=fabricate._boxed(with_sides))
+    np.savez(path, positions_2d=fabricate.boxed({}), metadata=fabricate.boxed(with_sides))
     with pytest.raises(DataError, match=r"left \[1, 2, 3\].*no known set: H36M17 has 17 joints"):
         Human36M(str(root)).detections("cpn_ft_h36m_dbb")
 
@@ -93,7 +93,7 @@ def test_a_2d_archive_of_unknown_joints_is_refused_with_both_lists(root):
 def test_positions_in_millimetres_are_refused(root):
     path = root / "data_3d_h36m.npz"
     points = Npz(path).objects("positions_3d")["S9"]["Walking 1"] * 1000
-    np.savez(path, positions_3d=fabricate._boxed({"S9": {"Walking 1": points}}))
+    np.savez(path, positions_3d=fabricate.boxed({"S9": {"Walking 1": points}}))
     with pytest.raises(DataError, match="metres"):
         Human36M(str(root)).sequences("test")
 
@@ -104,7 +104,7 @@ def test_malformed_motion_gives_one_line(root, count):
     content = Npz(path).objects("positions_3d")
     lines = []
     for changed in changed_objects(content, count, seed=count):
-        np.savez(path, positions_3d=fabricate._boxed(changed))
+        np.savez(path, positions_3d=fabricate.boxed(changed))
         lines.append(refusal(lambda: Human36M(str(root)).sequences("test")))
     check(lines, path)
 
@@ -118,7 +118,7 @@ def test_malformed_detections_give_one_line(root, count):
     for changed in changed_objects(content, count, seed=count):
         if isinstance(changed.get("positions_2d"), dict):
             changed["positions_2d"].pop("S2", None)
-        np.savez(path, **{name: fabricate._boxed(value) for name, value in changed.items()})
+        np.savez(path, **{name: fabricate.boxed(value) for name, value in changed.items()})
         lines.append(refusal(lambda: Human36M(str(root)).detections("cpn_ft_h36m_dbb")))
     check(lines, path, least=0.3)  # missing joints are no fault in detections
 

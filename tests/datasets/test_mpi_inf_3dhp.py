@@ -70,7 +70,7 @@ def test_metres_where_millimetres_belong_are_refused(tmp_path):
     path = fabricate.p_stmo(tmp_path) / "data_test_3dhp.npz"
     content = Npz(path).objects("data")
     content["TS1"]["data_3d"] = content["TS1"]["data_3d"] / 1000
-    np.savez(path, data=fabricate._boxed(content))
+    np.savez(path, data=fabricate.boxed(content))
     with pytest.raises(DataError, match=r"TS1: people are .* millimetres"):
         MpiInf3dhp(str(tmp_path)).sequences("test")
 
@@ -82,7 +82,7 @@ def test_malformed_archives_give_one_line(tmp_path, split, count):
     content = Npz(path).objects("data")
     lines = []
     for changed in changed_objects(content, count, seed=count):
-        np.savez(path, data=fabricate._boxed(changed))
+        np.savez(path, data=fabricate.boxed(changed))
         lines.append(refusal(lambda: MpiInf3dhp(str(tmp_path)).sequences(split)))
     said = [line for line in lines if line is not None]
     assert len(said) > 0.4 * count  # a missing camera is no fault

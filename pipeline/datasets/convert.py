@@ -1,0 +1,67 @@
+"""Motion files of other kinds rewritten as plain positions, which `Mocap` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.checkpoint import write_whole
+from pipeline.datasets.amass import BODY22, joints_of, read_body_model, read_motion, read_regressor
+from pipeline.datasets.asf_amc import read_amc, read_asf
+from pipeline.errors import UsageError
+from pipeline.skeleton import H36M17
+
+
+def convert_amc(asf: Path, amc: Path, out: Path, *, fps: float = 120.0) -> None:
+    """Write where the bones of a recording end, metres, y up.
+
+    Args:
+        asf: The skeleton.
+        amc: The recording; it does not tell its rate.
+        out: The npz file that is written.
+        fps: Frames per second, Hz; CMU's recordings have 120.
+
+    Raises:
+        DataError: If a file is damaged.
+    """
+    body = read_asf(asf)
+    write_positions(out, read_amc(amc, body), body.bones, fps)
+
+
+def convert_amass(path: Path, body: Path, out: Path, *, regressor: Path | None = None) -> None:
+    """Write the joints of a recording of AMASS, metres, z up.
+
+    Args:
+        path: The recording.
+        body: The body model, `model.npz` of SMPL-H, which its makers give out.
+        out: The npz file that is written.
+        regressor: Npz file with one array (17, V), surface -> H36M17; none for the model's own
+            22 joints.
+
+    Raises:
+        DataError: If a file is damaged or they do not fit.
+        UsageError: If the regressor is for another number of joints.
+    """
+    motion, model = read_motion(path), read_body_model(body)
+    if regressor is None:
+        names = BODY22[: len(model.parents)]
+        write_positions(out, joints_of(motion, model)[:, : len(names)], names, motion.fps)
+        return
+    matrix = read_regressor(regressor, len(model.surface))
+    if len(matrix) != len(H36M17):
+        raise UsageError(f"{regressor}: makes {len(matrix)} joints, H36M17 has {len(H36M17)}")
+    write_positions(out, joints_of(motion, model, matrix), H36M17.joints, motion.fps)
+
+
+def write_positions(
+    path: Path, positions: NDArray[np.floating], joints: Many[str], fps: float
+) -> None:
+    """Write `positions` (T, J, 3), `joints` and `fps` as `pipeline.datasets.mocap.Mocap` reads."""
+    plain = np.asarray(positions, np.float32)
+    names = np.array(list(joints))
+    write_whole(
+        path, lambda file: np.savez_compressed(file, positions=plain, joints=names, fps=float(fps))
+    )
