@@ -58,8 +58,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or torch.is_autocast_enabled("cpu")
         or torch.compiler.is_compiling()
         or torch._C._is_tracing()
-        # a dispatch mode is on: counters of operations and the like know torch's function only
-        or torch._C._len_torch_dispatch_stack()
+        or counting()
         or not x.numel()
     ):
         return F.linear(x, weight, bias)
@@ -70,6 +69,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     else:
         out = _product(rows, weight, bias)
     return out.view(*x.shape[:-1], -1)
+
+
+def counting() -> bool:
+    """Whether a tool that knows only torch's plain operations is watching (a counter, a tracer)."""
+    return torch._C._len_torch_dispatch_stack() > 0
 
 
 class Linear(nn.Linear):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.lift import MixSTE
 from pipeline.lift.losses import MPJPELoss
@@ -63,6 +64,12 @@ def test_clips_of_a_batch_do_not_see_each_other():
     net = MixSTE(frames=9, dim=16, depth=2).eval()
     clips = torch.randn(3, 9, 17, 2)
     torch.testing.assert_close(net(clips)[1:2], net(clips[1:2]), rtol=1e-5, atol=1e-6)
+
+
+def test_multiplications_are_as_many_as_measured():
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        MixSTE().eval()(torch.zeros(1, 243, 17, 2))
+    assert counter.get_total_flops() == pytest.approx(294.9e9, rel=1e-3)
 
 
 def test_eight_clips_are_memorised():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.lift import PoseFormer
 from pipeline.lift.losses import MPJPELoss
@@ -100,6 +101,12 @@ def test_dropout_acts_in_training_alone():
     assert torch.equal(net(clips), net(clips))
     net.train()
     assert not torch.equal(net(clips), net(clips))
+
+
+def test_multiplications_are_as_many_as_measured():
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        PoseFormer().eval()(torch.zeros(1, 81, 17, 2))
+    assert counter.get_total_flops() == pytest.approx(2 * 846.9e6, rel=1e-3)
 
 
 @pytest.mark.parametrize("group_attention", [False, True])

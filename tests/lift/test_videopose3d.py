@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.lift import VideoPose3D
 from pipeline.lift.losses import MPJPELoss
@@ -105,6 +106,12 @@ def test_momentum_of_the_norms_decays_from_a_tenth_to_a_thousandth():
         net.set_progress(done)
         assert net.expand_bn.momentum == pytest.approx(momentum)
         assert net.layers_bn[3].momentum == pytest.approx(momentum)
+
+
+def test_multiplications_of_the_strided_form_are_as_many_as_measured():
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        VideoPose3D().eval()(torch.zeros(1, 243, 17, 2))
+    assert counter.get_total_flops() == pytest.approx(0.35e9, rel=0.01)
 
 
 def test_eight_clips_are_memorised():
