@@ -105,7 +105,8 @@ def _together(read: Mapping[str, OfVideo], origin: str) -> Detections:
     sets = {one.skeleton.name: one.skeleton for one in read.values()}
     if len(sets) != 1:
         raise DataError(
-            f"{origin}: one joint set is expected for all sequences, not {', '.join(sets) or 'none'}"
+            f"{origin}: one joint set is expected for all sequences, "
+            f"not {', '.join(sets) or 'none'}"
         )
     (skeleton,) = sets.values()
     return Detections(
