@@ -23,12 +23,14 @@ def fabricate(folder: Path, frames: int) -> None:
     sys.path.insert(0, str(ROOT / "tests" / "datasets"))
     import fabricate as tiny
 
+    from pipeline.datasets.human36m import ACTIONS
+
     length = frames // 210
     points = np.zeros((length, 32, 3), np.float32)
     points[:, tiny.KEPT] = tiny.motion(length)
     rng = np.random.default_rng(0)
     subjects = ("S1", "S5", "S6", "S7", "S8", "S9", "S11")
-    actions = [f"{action}{part}" for action in tiny.ACTIONS for part in (" 1", "")]
+    actions = [f"{action}{part}" for action in ACTIONS for part in (" 1", "")]
     positions = {s: {a: points + rng.normal(0, 0.01, (1, 32, 3)).astype("f4") for a in actions}
                  for s in subjects}  # fmt: skip
     pixels = {s: {a: [rng.uniform(0, 1000, (length + 2, 17, 2)).astype("f4") for _ in range(4)]
