@@ -1,0 +1,105 @@
+"""Every network memorises a handful of samples; those shown by their own tests are only named here."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.heatmap import SimpleBaseline
+from pipeline.heatmap.targets import encode, heatmap_loss
+from pipeline.integral import SAN
+from pipeline.integral.san import expectation
+from pipeline.lift import Cascade
+
+TESTS = Path(__file__).parent
+SHOWN = {
+    "HRNet": "heatmap/test_module.py",
+    "SimpleBaseline": "test_learning.py",
+    "SAN": "test_learning.py",
+    "MixSTE": "lift/test_mixste.py",
+    "PoseFormer": "lift/test_poseformer.py",
+    "VideoPose3D": "lift/test_videopose3d.py",
+    "Martinez": "lift/test_martinez.py",
+    "CombinedDeepLearner": "lift/test_combined.py",
+    "Cascade": "test_learning.py",
+}
+"""Which file shows that a network memorises."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
+
+
+def memorise(net, loss_of, steps, rate):
+    """Losses of the first and of the last step."""
+    optimizer = torch.optim.Adam(net.parameters(), rate, fused=True)
+    losses = []
+    for _ in range(steps):
+        loss = loss_of(net)
+        optimizer.zero_grad(set_to_none=False)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses[0], losses[-1]
+
+
+@pytest.mark.parametrize(("network", "file"), SHOWN.items())
+def test_every_network_has_a_test_that_it_memorises(network, file):
+    tree = ast.parse((TESTS / file).read_text())
+    tests = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    imported = {
+        alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert network in imported
+    assert any(name.startswith("test") and "memoris" in name for name in tests)
+
+
+def test_no_network_is_forgotten():
+    public = set()
+    for room in ("heatmap", "integral", "lift"):
+        package = importlib.import_module(f"pipeline.{room}")
+        public |= {name for name in package.__all__ if not name.endswith("Module")}
+    assert public - {"Lifter"} == set(SHOWN)
+
+
+@pytest.mark.slow
+def test_a_simple_baseline_memorises_eight_crops():
+    images = torch.rand(8, 3, 32, 32)
+    cells = torch.rand(8, 3, 2) * 7
+    net = SimpleBaseline(50, 3)
+    targets, weight = encode(cells, (8, 8), sigma=1.0), torch.ones(8, 3)
+    first, last = memorise(
+        net, lambda net: heatmap_loss(net(images), targets, weight), steps=45, rate=1e-3
+    )
+    assert last < 0.2 * first
+
+
+@pytest.mark.slow
+def test_san_memorises_eight_crops_in_three_dimensions():
+    images = torch.rand(8, 3, 32, 32)
+    cells = torch.rand(8, 3, 3) * 7
+    net = SAN(50, 3, 8)
+
+    def distance(net):
+        return (expectation(net(images)) - cells).abs().mean()
+
+    first, last = memorise(net, distance, steps=45, rate=1e-3)
+    assert last < 0.2 * first
+
+
+def test_a_cascade_memorises_eight_poses():
+    clips, poses = torch.rand(8, 1, 17, 2) * 2 - 1, torch.randn(8, 1, 17, 3) * 0.3
+    net = Cascade(2, 128, 1, dropout=0.0).train()
+    for progress in (0.0, 0.5):
+        net.set_progress(progress)
+        _, last = memorise(net, lambda net: (net(clips) - poses).square().mean(), 150, 3e-3)
+    assert last < 0.01 * poses.var()
