@@ -6,6 +6,8 @@ import difflib
 import sys
 from collections.abc import Sequence
 
+from pipeline.ranks import die_with_parent
+
 STAGES = {
     "heatmap": "train or test a 2D stage: pictures to heatmaps to joints",
     "integral": "train or test a 2D stage with 3D heatmaps (SAN)",
@@ -51,6 +53,7 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 a bug, 2 usage or config, 3 numbers, 4 data, 5 storage, 6 a process lost, 130 and 143
         stopped by a signal.
     """
+    die_with_parent()
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pickletools
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +32,12 @@ ALLOWED_IMPORTS = (
     "lightning.pytorch.cli",
 )
 """What a YAML file or a checkpoint may name; the command line adds to it with --import."""
+
+_HARMLESS = re.compile(
+    r"torch \w+Storage|torch\.storage (Untyped|Typed)Storage|torch (float|bfloat|int|uint|complex)\d+|torch (bool|Size|device)|"
+    r"torch\._utils _rebuild_(tensor_v2|parameter)|collections (OrderedDict|defaultdict|Counter)|builtins (set|dict)"
+)
+"""What the pickle inside a checkpoint may name: how torch writes tensors, and containers of them."""
 
 jsonargparse.set_parsing_settings(
     import_path_denylist=["*"], import_path_allowlist=list(ALLOWED_IMPORTS)
@@ -128,17 +136,44 @@ def read(path: str | Path) -> dict[str, Any]:
         DataError: See `verify`; also if it holds anything but tensors and plain values.
     """
     verify(path)
+    _refuse_code(Path(path))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError as error:
+        raise StorageError(f"{path}: does not fit into memory") from error
     except Exception as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise DataError(f"{path}: refused by the safe reader ({reason})") from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise DataError(f"{path}: holds no state_dict; it is not a checkpoint of Heatlift")
     for name, value in content["state_dict"].items():
+        if isinstance(value, Tensor) and value.nbytes > value.untyped_storage().nbytes():
+            raise DataError(f"{path}: {name} claims more numbers than the file holds; refused")
         if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
             raise DataError(f"{path}: {name} is not finite; use an older checkpoint")
     return content
+
+
+def _refuse_code(path: Path) -> None:
+    """Raise if the pickle inside names anything but tensors and containers, before any of it is obeyed.
+
+    torch's safe reader runs nothing either, but it makes a `bytearray` of any size that it is asked for.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (name,) = [
+                name
+                for name in archive.namelist()
+                if name.count("/") == 1 and name.endswith("/data.pkl")
+            ]
+            operations = list(pickletools.genops(archive.read(name)))
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: is not a checkpoint ({error})") from error
+    for operation, argument, _ in operations:
+        if operation.name == "STACK_GLOBAL":
+            raise DataError(f"{path}: contains code, refused")
+        if operation.name == "GLOBAL" and not _HARMLESS.fullmatch(str(argument)):
+            raise DataError(f"{path}: contains code ({str(argument).replace(' ', '.')}), refused")
 
 
 def stage_of(content: Mapping[str, Any], path: str | Path) -> str:

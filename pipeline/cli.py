@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
+import errno
 import importlib
+import json
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -18,9 +22,11 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import DDPStrategy
 
-from pipeline import checkpoint, dashboard, watch
+from pipeline import checkpoint, dashboard, ranks, watch
 from pipeline.__main__ import fail
 from pipeline.doctor import device_line
 from pipeline.errors import HeatliftError, UsageError
@@ -51,6 +57,17 @@ CHAIN = {"heatmap": ("val/pck_0.1", "max"), "integral": ("val/mpjpe_mm", "min")}
 }
 """Which metric decides which weights of a stage are best."""
 
+FULL_OR_CLOSED = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+)
+"""What a disk answers that cannot be written."""
+
 ROOM = {"heatmap": "Heatmap", "integral": "Integral", "pretrain": "Pretrain", "lift": "Lift"}
 
 APART = (
@@ -60,6 +77,7 @@ APART = (
     "wandb",
     "group",
     "save_every",
+    "patience",
     "seed_everything",
     "ckpt_path",
     "import",
@@ -158,10 +176,19 @@ class StageCLI(LightningCLI):
     Args:
         stage: heatmap, integral, pretrain or lift.
         words: What follows the stage on the command line.
+        line: The whole command line as given, for the other processes of a run on several devices.
+        signals: What SIGTERM and SIGINT call.
+
+    Raises:
+        SystemExit: If this process only watched over those that did the work.
     """
 
-    def __init__(self, stage: str, words: Sequence[str]) -> None:
+    def __init__(
+        self, stage: str, words: Sequence[str], line: Sequence[str], signals: watch.Signals
+    ) -> None:
         self.stage = stage
+        self.line = line
+        self.signals = signals
         self.run: Run | None = None
         self.keeper: watch.Keeper | None = None
         self.begun = time.monotonic()
@@ -196,6 +223,12 @@ class StageCLI(LightningCLI):
         )
         parser.add_argument(
             "--save_every", type=int, default=200, help="Steps between two states to resume from."
+        )
+        parser.add_argument(
+            "--patience",
+            type=float,
+            default=1800.0,
+            help="Seconds that one process of several waits for the others.",
         )
         parser.link_arguments("seed_everything", "data.seed")
         if self.stage in ("heatmap", "integral"):
@@ -244,6 +277,17 @@ class StageCLI(LightningCLI):
         config.trainer.default_root_dir = str(folder)
         self.folder = folder
         self.settings = settings
+        count = 1 if ranks.rank() is not None else processes(config.trainer)
+        if count > 1:
+            self._watch_over(count)
+
+    def _watch_over(self, count: int) -> None:
+        """Leave the work to several processes and end as they end."""
+        given = ranks.environment_of(self.folder, self.run.resume) if self.run else {}
+        message, code = ranks.supervise(count, self.line, given)
+        if self.run:
+            self.run.release()
+        raise SystemExit(fail(message, code) if code else 0)
 
     def _find_givers(self, config: Any) -> None:
         """Replace the words `newest` by the newest finished run that fits.
@@ -271,15 +315,7 @@ class StageCLI(LightningCLI):
                 )
             config.model.pretrained = str(found)
         if config.data.get("detections") == "newest":
-            found = newest_finished(
-                runs, "heatmap", lambda settings: same_source(settings["data"]["source"], source)
-            )
-            if found is None:
-                raise UsageError(
-                    f"{runs / 'heatmap'}: no finished 2D stage on this data; run `make heatmap` first, or set "
-                    "DETECTIONS=exact or noisy, or DETECTOR= to a checkpoint"
-                )
-            config.data.detections = str(found)
+            config.data.detections = newest_detector(runs, source)
 
     def _settings(self, config: Any) -> dict[str, Any]:
         """Everything that shapes the result, as plain types; files by content."""
@@ -337,6 +373,8 @@ class StageCLI(LightningCLI):
             "enable_checkpointing": False,
         }
         options["use_distributed_sampler"] = False
+        if ranks.rank() is not None and config.strategy in ("auto", "ddp"):
+            options["strategy"] = patient_strategy(config, self._get(self.config, "patience"))
         fast = bool(config.fast_dev_run)
         resumed = self.run.resume if self.run else None
         after = (
@@ -366,9 +404,11 @@ class StageCLI(LightningCLI):
             self.keeper = watch.Keeper(
                 self.run, self._get(self.config, "save_every"), CHAIN[self.stage]
             )
-            callbacks += [dashboard.Dashboard(), self.keeper, watch.Signals(self.keeper)]
+            self.signals.keeper = self.keeper
+            callbacks += [dashboard.Dashboard(), self.keeper]
         elif not fast:
             callbacks.append(dashboard.Dashboard())
+        callbacks.append(self.signals)
         options["callbacks"] = [
             *(self._get(self.config_init, "trainer")["callbacks"] or []),
             *callbacks,
@@ -410,6 +450,8 @@ class StageCLI(LightningCLI):
             if name.startswith("test/")
         }
         if self.trainer.is_global_zero:
+            shown = [name for name in numbers if "action_mean" not in name and "loss" not in name]
+            say("  test       " + ", ".join(f"{name[5:]} {numbers[name]:.4g}" for name in shown))
             self.run.write(
                 state=FINISHED,
                 finished=time.time(),
@@ -426,10 +468,54 @@ class StageCLI(LightningCLI):
         self.run.release()
 
 
+def processes(trainer: Any) -> int:
+    """How many processes the trainer's options ask of this machine."""
+    accelerator = str(trainer.accelerator)
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    devices = 1 if accelerator == "cpu" and trainer.devices == "auto" else trainer.devices
+    if accelerator == "cpu":
+        return CPUAccelerator.parse_devices(devices)
+    if accelerator in ("gpu", "cuda") and torch.cuda.is_available():
+        return len(CUDAAccelerator.parse_devices(-1 if devices == "auto" else devices) or [0])
+    return 1
+
+
+def patient_strategy(trainer: Any, patience: float) -> DDPStrategy:
+    """One process per device, and an end to waiting for the others.
+
+    Args:
+        trainer: Its options.
+        patience: Seconds.
+    """
+    on_cpu = trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    return DDPStrategy(
+        timeout=datetime.timedelta(seconds=patience),
+        process_group_backend="gloo" if on_cpu else None,
+    )
+
+
 def same_source(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two configs name the same data: the same class, and the same root where it has one."""
     roots = [source.get("init_args", {}).get("root") for source in (one, other)]
     return one.get("class_path") == other.get("class_path") and roots[0] == roots[1]
+
+
+def newest_detector(runs: Path, source: Mapping[str, Any]) -> str:
+    """Checkpoint of the newest finished 2D stage on some data.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    found = newest_finished(
+        runs, "heatmap", lambda settings: same_source(settings["data"]["source"], source)
+    )
+    if found is None:
+        raise UsageError(
+            f"{runs / 'heatmap'}: no finished 2D stage on this data; run `make heatmap` first, or set "
+            "DETECTIONS=exact or noisy, or DETECTOR= to a checkpoint"
+        )
+    return str(found)
 
 
 @rank_zero_only
@@ -503,6 +589,10 @@ def _function(place: str) -> Callable[..., Any]:
     return function
 
 
+NAMED = ("detect", "results")
+"""Plain commands all of whose arguments are named; the others take them in order."""
+
+
 def run_plain(command: str, words: Sequence[str]) -> None:
     """Call the function behind a plain command with what its signature makes of the words."""
     places = PLAIN[command]
@@ -514,11 +604,36 @@ def run_plain(command: str, words: Sequence[str]) -> None:
     parser_settings: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
     jsonargparse.auto_cli(
         components,
-        args=list(words),
-        as_positional=True,
+        args=with_source(words),
+        as_positional=command not in NAMED,
         prog=f"heatlift {command}",
         **parser_settings,
     )
+
+
+def with_source(words: Sequence[str]) -> list[str]:
+    """A plain command line in which `-c CONFIG`, as the stages take it, has become `--source`.
+
+    Of several configs the last word counts; `--data.source.…` overrides it, as at the stages.
+    """
+    source: dict[str, Any] = {}
+    rest: list[str] = []
+    given = iter(words)
+    for word in given:
+        if word in ("-c", "--config"):
+            text = Path(next(given)).read_text()
+            refuse_odd_yaml(text)
+            named = (yaml.safe_load(text) or {}).get("data", {}).get("source", {})
+            kept = source if named.get("class_path") in (None, source.get("class_path")) else {}
+            source = {
+                **named,
+                "init_args": {**kept.get("init_args", {}), **named.get("init_args", {})},
+            }
+        else:
+            rest.append(word.replace("--data.source.init_args.", "--source.", 1))
+    if "newest" in rest and rest[rest.index("newest") - 1] == "--detector":
+        rest[rest.index("newest")] = newest_detector(Path("runs"), source)
+    return [*(["--source", json.dumps(source)] if source else []), *rest]
 
 
 def run(command: str, words: Sequence[str], *, debug: bool = False) -> int:
@@ -527,12 +642,17 @@ def run(command: str, words: Sequence[str], *, debug: bool = False) -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in NOISE:
         warnings.filterwarnings("ignore", pattern)
+    line = [command, *words]
     try:
         words = with_found_configs(_take_imports(words))
         if command in ROOM:
-            StageCLI(command, words)
+            signals = watch.Signals()
+            with ranks.handled((signal.SIGTERM, signal.SIGINT), signals.handle):
+                StageCLI(command, words, line, signals)
         else:
             run_plain(command, words)
+    except watch.Stopped as stop:
+        return fail(stop.message, stop.exit_code)
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -570,6 +690,13 @@ def explain(error: BaseException) -> tuple[str, int]:
         return _usage(str(error)), 2
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "out of GPU memory; lower --data.batch_size", 5
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "out of memory; lower --data.batch_size or --data.workers", 5
+    if isinstance(error, OSError) and error.errno in FULL_OR_CLOSED:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; make room, or choose another --runs folder", 5
+    if ranks.says_that_one_is_lost(error):
+        return "lost another process of this run; the same command goes on from the newest state", 6
     line = " ".join(str(error).split())[:400]
     return (
         f"{type(error).__name__}: {line} (a bug, or something unforeseen; --debug shows where)",

@@ -17,15 +17,14 @@ import filelock
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
-from pipeline.checkpoint import sweep, verify, write_whole
+from pipeline import checkpoint, ranks
+from pipeline.checkpoint import sweep, write_whole
 from pipeline.errors import DataError, ProcessLostError, StorageError
 from pipeline.stage import BatchKey, BatchSet, Order, Stage, loader
 
 __all__ = ["BatchKey", "BatchSet", "Order", "Stage", "loader"]
 
 UNFINISHED, FINISHED = "unfinished", "finished"
-FOLDER_OF_LAUNCH = "HEATLIFT_RUN"
-"""Environment variable by which the first process tells those it starts where the run is."""
 
 
 def digest_of(settings: Mapping[str, Any]) -> str:
@@ -34,18 +33,10 @@ def digest_of(settings: Mapping[str, Any]) -> str:
 
 
 def launch_id() -> str | None:
-    """What the processes of one torchrun or SLURM job have in common; none for a process on its own."""
-    names = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "MASTER_ADDR", "MASTER_PORT")
-    parts = [os.environ.get(name, "") for name in names]
-    return ":".join(parts) if any(parts) and _rank() is not None else None
-
-
-def _rank() -> int | None:
-    """This process's number among those of a launcher, before the process group exists."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return None
+    """What the processes of one torchrun or SLURM step have in common; none for a process on its own."""
+    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID")
+    parts = [os.environ.get(name, "") for name in (*names, "MASTER_ADDR", "MASTER_PORT")]
+    return ":".join(parts) if any(parts) and ranks.rank() is not None else None
 
 
 @dataclass
@@ -104,10 +95,11 @@ def open_run(root: Path, stage: str, name: str, settings: Mapping[str, Any]) -> 
         StorageError: If the folder cannot be made.
     """
     digest = digest_of(settings)
-    given = os.environ.get(FOLDER_OF_LAUNCH)
-    if given and _rank():
-        return Run(Path(given), read_state(Path(given)) or {}, newest_checkpoint(Path(given)))
-    if _rank():
+    given = os.environ.get("HEATLIFT_RUN")
+    if given and ranks.rank() is not None:
+        resume = os.environ.get("HEATLIFT_RESUME")
+        return Run(Path(given), read_state(Path(given)) or {}, Path(resume) if resume else None)
+    if ranks.rank():
         return _wait_for_first(root / stage, digest)
     for candidate in _names(root / stage, name):
         try:
@@ -135,9 +127,8 @@ def open_run(root: Path, stage: str, name: str, settings: Mapping[str, Any]) -> 
             "settings": dict(settings),
         }
         run = Run(candidate, state if mine and state else {**begun, "state": UNFINISHED}, lock=lock)
-        run.resume = newest_checkpoint(candidate)
-        run.write(launch=launch_id())
-        os.environ[FOLDER_OF_LAUNCH] = str(candidate)
+        run.resume = newest_checkpoint(candidate, digest)
+        run.write(launch=launch_id(), resume=run.resume.name if run.resume else None)
         return run
     raise AssertionError("names never end")
 
@@ -157,21 +148,51 @@ def _wait_for_first(folder: Path, digest: str, patience: float = 120.0) -> Run:
         for candidate in folder.glob("*/run.json"):
             state = read_state(candidate.parent)
             if state and (state.get("launch"), state.get("digest")) == (launch_id(), digest):
-                return Run(candidate.parent, state, newest_checkpoint(candidate.parent))
+                run = Run(candidate.parent, state)
+                run.resume = run.checkpoints / state["resume"] if state["resume"] else None
+                return run
         time.sleep(0.2)
     raise ProcessLostError(
         f"{folder}: the first process opened no run within {patience:.0f} s; are the runs on a shared disk?"
     )
 
 
-def newest_checkpoint(folder: Path, report: Callable[[str], None] = print) -> Path | None:
-    """The newest whole checkpoint to go on from; damaged ones are named and passed over."""
+def newest_checkpoint(
+    folder: Path, digest: str = "", report: Callable[[str], None] = print
+) -> Path | None:
+    """The newest whole state to go on from; those that are damaged or in the wrong place are named and passed over.
+
+    Args:
+        folder: Of the run.
+        digest: Of the run's settings.
+        report: Called with a line for each state passed over, and one for the state taken instead.
+    """
+    passed_over = False
     for path in sorted((folder / "checkpoints").glob("step-*.ckpt"), reverse=True):
         try:
-            return verify(path)
+            _refuse_misplaced(path, digest)
         except DataError as error:
             report(f"heatlift: warning: {error}")
+            passed_over = True
+            continue
+        if passed_over:
+            report(f"heatlift: warning: {path.name} is the newest good state; going on from there")
+        return path
+    if passed_over:
+        report(f"heatlift: warning: {folder} has no good state; beginning anew")
     return None
+
+
+def _refuse_misplaced(path: Path, digest: str) -> None:
+    content = checkpoint.read(path)
+    step = content.get("global_step")
+    if step != int(path.stem.split("-")[1]):
+        raise DataError(
+            f"{path}: holds the state after step {step}; the file was renamed or copied"
+        )
+    theirs = content.get("callbacks", {}).get("Keeper", {}).get("run", "")
+    if digest and theirs != digest:
+        raise DataError(f"{path}: is a state of another run; the file was copied here")
 
 
 def newest_finished(

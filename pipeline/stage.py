@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
 from pipeline import chance
-from pipeline.errors import UsageError
+from pipeline.errors import HeatliftError, ProcessLostError, UsageError
 
 BatchKey = tuple[int, NDArray[np.int64]]
 """Epoch, and the indices of the samples in one batch."""
+
+PATIENCE = 120.0
+"""Seconds that a loader process may take for a batch."""
 
 FORMAT = 1
 """Version of what `Stage` adds to a checkpoint."""
@@ -107,9 +110,29 @@ class Loader(DataLoader[dict[str, Any]]):
         order = self.sampler
         if isinstance(order, Order):
             self.given = order.skip
-        for batch in super().__iter__():
-            self.given += 1
-            yield batch
+        try:
+            for batch in super().__iter__():
+                self.given += 1
+                yield batch
+        except HeatliftError as error:
+            # A worker sends the whole traceback as the text.
+            name = type(error).__name__
+            raise type(error)(str(error).rsplit(f"{name}: ", 1)[-1].strip()) from error
+        except RuntimeError as error:
+            if "DataLoader" not in str(error):
+                raise
+            raise ProcessLostError(self._lost(str(error))) from error
+
+    def _lost(self, what: str) -> str:
+        how = (
+            f"gave nothing for {self.timeout:.0f} s"
+            if "timed out" in what
+            else "was killed (out of memory?)"
+        )
+        return (
+            f"a loader process {how}, at batch {self.given} of this pass; lower --data.workers or --data.batch_size, "
+            "or look at the files of that batch with --data.workers 0"
+        )
 
     def state_dict(self) -> dict[str, int]:
         """Batches given so far in this pass."""
@@ -139,7 +162,7 @@ def loader(
         sampler=Order(len(dataset), batch_size, shuffle=shuffle, seed=seed),
         num_workers=workers,
         persistent_workers=workers > 0 and shuffle,
-        timeout=120 if workers else 0,
+        timeout=PATIENCE if workers else 0,
         pin_memory=torch.cuda.is_available(),
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from pipeline import chance
-from pipeline.errors import HeatliftError, NumbersError
+from pipeline.errors import NumbersError
 from pipeline.run import MetricsFile, Run, plain_number, read_metrics
 
 
@@ -83,37 +82,55 @@ class Guard(Callback):
         )
 
 
-class Stopped(HeatliftError):
-    """A signal ended the run at a batch boundary."""
+class Stopped(SystemExit):
+    """A signal ended the command. Not an `Exception`, so that nothing on the way takes it for a failure.
+
+    Args:
+        number: Of the signal.
+        message: For people.
+    """
 
     def __init__(self, number: int, message: str) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + number
+        super().__init__(128 + number)
+        self.exit_code, self.message = 128 + number, message
 
 
 class Signals(Callback):
-    """SIGTERM and SIGINT stop the run at the next batch boundary, all processes at the same one, with exit code 143
-    or 130. The handler only sets a flag.
+    """SIGTERM and SIGINT end a run with exit code 143 or 130.
+
+    Before and after training they end it at once; a second one always does. In training the handler only sets a
+    flag, and the run stops at the next batch boundary, all processes at the same one, with its state saved. A
+    validation has `patience` seconds to come to its end, where the state can be saved.
+
+    Args:
+        patience: Seconds.
     """
 
-    def __init__(self, keeper: Keeper) -> None:
-        self.keeper = keeper
+    def __init__(self, patience: float = 5.0) -> None:
+        self.patience = patience
+        self.keeper: Keeper | None = None
         self.received = 0
-        self._before: dict[int, Any] = {}
+        self._training = False
+        self._end = 0.0
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """What the signals call."""
+        again, self.received = self.received, number
+        self._end = time.monotonic() + self.patience
+        if again or not self._training:
+            self._stop()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Keep Lightning's handlers out: they end with exit code 0 or 1, and can hang several processes."""
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals over from Lightning, whose handler can hang several processes."""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._handle)
+        """From here on a stop is put off to the next batch boundary."""
+        self._training = True
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        while self._before:
-            signal.signal(*self._before.popitem())
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """No longer."""
+        self._training = False
 
     def on_train_batch_end(
         self,
@@ -124,7 +141,8 @@ class Signals(Callback):
         batch_idx: int,
     ) -> None:
         """Stop here if any process was told to."""
-        self._stop_if_told(trainer, save=not self.keeper.validation_follows(trainer, batch_idx))
+        if self.keeper is None or not self.keeper.validation_follows(trainer, batch_idx):
+            self._stop_if_told(trainer)
 
     def on_validation_batch_end(
         self,
@@ -135,24 +153,33 @@ class Signals(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop in a validation too, where one process can decide for itself."""
-        if trainer.world_size == 1:
-            self._stop_if_told(trainer, save=False)
+        """Stop in a validation that takes too long to wait for; each process for itself."""
+        if self.received and time.monotonic() > self._end:
+            self._stop()
 
-    def _stop_if_told(self, trainer: pl.Trainer, *, save: bool) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop here if any process was told to."""
+        self._stop_if_told(trainer)
+
+    def _stop_if_told(self, trainer: pl.Trainer) -> None:
         told = bool(self.received)
         if trainer.world_size > 1:
             told = trainer.strategy.reduce_boolean_decision(told, all=False)
         if not told:
             return
-        number = self.received or signal.SIGTERM
-        if save:
+        if self.keeper:
             self.keeper.save(trainer)
-        raise Stopped(
-            number,
-            f"stopped by {signal.Signals(number).name}; saved at step {self.keeper.saved_at}; "
-            "the same command goes on from there",
+        self._stop()
+
+    def _stop(self) -> None:
+        number = self.received or signal.SIGTERM
+        saved = self.keeper.saved_at if self.keeper else 0
+        where = (
+            f"saved at step {saved}; the same command goes on from there"
+            if saved
+            else "nothing to save"
         )
+        raise Stopped(number, f"stopped by {signal.Signals(number).name}; {where}")
 
 
 class Keeper(Callback):
@@ -176,7 +203,8 @@ class Keeper(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to know."""
-        return {"best": self.best, "pending": self.pending, "step": self.saved_at}
+        run = self.run.state["digest"]
+        return {"best": self.best, "pending": self.pending, "step": self.saved_at, "run": run}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See `state_dict`."""
@@ -233,7 +261,9 @@ class Keeper(Callback):
             trainer.save_checkpoint(self.run.checkpoints / "best.ckpt", weights_only=True)
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Save a state to resume from, then remove all but the two newest."""
+        """Save a state to resume from, then remove all but the two newest; nothing if this one is there."""
+        if self.saved_at == trainer.global_step:
+            return
         self.saved_at = trainer.global_step
         due = trainer.global_step % trainer.log_every_n_steps == 0
         logged = {name: plain_number(value) for name, value in trainer.logged_metrics.items()}
