@@ -69,10 +69,9 @@ class Human36MPictures:
         return without_bad(samples, self.skip_bad)[0] if self.skip_bad else samples
 
     def sequences(self, split: Split) -> list[Sequence]:
-        """Videos with their pictures, of mmpose's layout; see `pipeline.datasets.MotionSource`."""
+        """Videos, with their pictures if they are there, of mmpose's layout; see `pipeline.datasets.MotionSource`."""
         path, fps = self._mmpose_file(split)
         people, cameras = read_annotations(path, len(H36M17)), self._cameras()
-        folder = first_existing(self.root, ["images"], "pictures")
         found = []
         for name, rows in people.videos():
             subject, recording, camera = _video(name, path, cameras)
@@ -87,7 +86,7 @@ class Human36MPictures:
                     skeleton=H36M17,
                     joints3d=joints3d.astype(np.float32),
                     joints2d=np.asarray(people.joints2d[rows]),
-                    pictures=Photographs([folder / people.names[row].decode() for row in rows]),
+                    pictures=people.pictures(self.root / "images", rows),
                 )
             )
         return found

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.camera import Camera
 from pipeline.datasets.archive import Npz, matching, read_pickle
 from pipeline.datasets.mapped import mapped
+from pipeline.datasets.photos import Photographs
 from pipeline.errors import DataError
 
 
@@ -33,6 +34,12 @@ class Annotations:
     labelled: NDArray[np.bool_]
     joints3d: NDArray[np.float32]
     boxes: NDArray[np.float32]
+
+    def pictures(self, folder: Path, rows: NDArray[np.int64]) -> Photographs | None:
+        """The pictures of some rows in a folder; none where the folder is not there."""
+        if not folder.is_dir():
+            return None
+        return Photographs([folder / self.names[row].decode() for row in rows])
 
     def videos(self) -> list[tuple[str, NDArray[np.int64]]]:
         """Pictures that differ only in their last number: name, rows in order of frames."""

@@ -15,7 +15,6 @@ from pipeline.datasets import Sequence, Split
 from pipeline.datasets.archive import Npz, matching
 from pipeline.datasets.mapped import mapped, pieces
 from pipeline.datasets.mmpose import read_annotations, read_cameras
-from pipeline.datasets.photos import Photographs
 from pipeline.errors import DataError
 from pipeline.skeleton import MPI3DHP17
 
@@ -202,7 +201,7 @@ class MpiInf3dhpPictures:
         )
 
     def sequences(self, split: Split) -> list[Sequence]:
-        """Videos with their pictures; see `pipeline.datasets.MotionSource`."""
+        """Videos, with their pictures if they are there; see `pipeline.datasets.MotionSource`."""
         name = "train" if split == "train" else "test"
         folder = self.root / "annotations"
         path = folder / f"mpi_inf_3dhp_{'train' if split == 'train' else 'test_valid'}.npz"
@@ -225,9 +224,7 @@ class MpiInf3dhpPictures:
                     skeleton=MPI3DHP17,
                     joints3d=joints3d.astype(np.float32),
                     joints2d=np.asarray(people.joints2d[rows]),
-                    pictures=Photographs(
-                        [self.root / "images" / people.names[row].decode() for row in rows]
-                    ),
+                    pictures=people.pictures(self.root / "images", rows),
                 )
             )
         return found

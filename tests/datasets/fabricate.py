@@ -282,7 +282,7 @@ def human36m_mmpose(root: Path) -> Path:
                 names = [f"{subject}/{video}/{video}_{frame:06d}.jpg" for frame in range(1, 7)]
                 rows.append(_mmpose_rows(names, pixels, points))
                 for name in names:
-                    photograph(root / "images" / name)
+                    photograph(root / "images" / name, *camera.size)
         np.savez(folder / "fps50" / f"h36m_{split}.npz", **_joined(rows))
     (folder / "cameras.pkl").write_bytes(pickle.dumps(kept))
     return root
@@ -310,10 +310,13 @@ def human36m_posenet(root: Path, *, shifted: bool = False) -> Path:
             for frame in range(11):
                 low, high = pixels[frame].min(axis=0), pixels[frame].max(axis=0)
                 middle, size = (low + high) / 2, 1.2 * (high - low)
+                name = f"{folder}/{folder}_{frame + 1:06d}.jpg"
+                if frame % 5 == 0:
+                    photograph(root / "images" / name)
                 images.append(
                     {
                         "id": len(images),
-                        "file_name": f"{folder}/{folder}_{frame + 1:06d}.jpg",
+                        "file_name": name,
                         "width": 1000,
                         "height": 1002,
                         "subject": int(number),
@@ -351,6 +354,8 @@ def mpi_inf_3dhp_mmpose(root: Path) -> Path:
             pixels, points = _seen(TO_3DHP.joints(motion(5, seed)), PINHOLE)
             names = [f"{video}_{frame:06d}.jpg" for frame in range(1, 6)]
             rows.append(_mmpose_rows(names, pixels, points))
+            for name in names:
+                photograph(root / "images" / name, *PINHOLE.size)
         name = "train" if split == "train" else "test_valid"
         np.savez(folder / f"mpi_inf_3dhp_{name}.npz", **_joined(rows))
         cameras = {video: _facts(PINHOLE, to_world=False) for video in videos}

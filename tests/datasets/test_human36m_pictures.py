@@ -38,7 +38,7 @@ def test_mmposes_rows_become_videos_with_pictures(tmp_path):
     np.testing.assert_allclose(sequence.joints3d, fabricate.motion(6, 1), atol=1e-5)
     seen = project(world_to_camera(sequence.joints3d, sequence.camera), sequence.camera)
     np.testing.assert_allclose(seen, sequence.joints2d, atol=0.01)
-    assert sequence.pictures.size(5) == (64, 48)
+    assert sequence.pictures.size(5) == sequence.camera.size
 
 
 def test_mmposes_samples_are_every_nth_frame_in_the_camera_frame(tmp_path):
