@@ -124,7 +124,10 @@ def numbers(value: Any, shape: tuple[int | None, ...], place: str) -> NDArray[np
 
 def number(record: Mapping[str, Any], name: str, place: str) -> float:
     """One finite number under a key of a JSON object."""
-    return float(numbers(entry(record, name, place), (), f"{place}: {name}"))
+    value = entry(record, name, place)
+    if type(value) in (int, float) and abs(value) < MAX_NUMBER:
+        return float(value)
+    return float(numbers(value, (), f"{place}: {name}"))
 
 
 def _shown(value: Any) -> str:

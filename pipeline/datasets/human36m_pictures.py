@@ -69,7 +69,7 @@ class Human36MPictures:
         return without_bad(samples, self.skip_bad)[0] if self.skip_bad else samples
 
     def sequences(self, split: Split) -> list[Sequence]:
-        """Videos, with their pictures if they are there, of mmpose's layout; see `pipeline.datasets.MotionSource`."""
+        """Videos of mmpose's layout, with their pictures if they are there."""
         path, fps = self._mmpose_file(split)
         people, cameras = read_annotations(path, len(H36M17)), self._cameras()
         found = []

@@ -82,7 +82,7 @@ class MpiInf3dhp:
                     skeleton=MPI3DHP17,
                     joints3d=joints3d,
                     joints2d=joints2d,
-                    valid=None if valid.all() else np.asarray(valid),
+                    valid=None if valid.all() else valid.copy(),
                 )
             )
         return found

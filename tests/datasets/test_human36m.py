@@ -1,12 +1,15 @@
 """Human3.6M from tiny archives in VideoPose3D's form."""
 
+import json
 import pickle
+from importlib.resources import files
 from pathlib import Path
 
 import fabricate
 import numpy as np
 import pytest
 from malformed import changed_objects, refusal
+from scipy.spatial.transform import Rotation
 
 from pipeline.camera import project, world_to_camera
 from pipeline.datasets import MotionSource
@@ -137,3 +140,28 @@ def test_a_clip_of_motionbert_is_read_without_running_it(tmp_path):
     (tmp_path / "00000001.pkl").write_bytes(pickle.dumps({"data_input": Path("x")}))
     with pytest.raises(DataError, match="pathlib"):
         read_motionbert_clip(tmp_path / "00000001.pkl")
+
+
+def restated(joints3d, subject, index):
+    """Human3.6M's projection from its stored numbers, pair as stored, and scipy's rotations."""
+    facts = json.loads(files("pipeline").joinpath("human36m_cameras.json").read_text("utf-8"))
+    lens = list(facts["intrinsics"].values())[index]
+    (w, x, y, z), millimetres = facts["extrinsics"][subject][index]
+    turn = Rotation.from_quat([x, y, z, w])
+    seen = turn.inv().apply(joints3d.reshape(-1, 3) - np.array(millimetres) / 1000)
+    ray = np.clip(seen[:, :2] / seen[:, 2:], -1, 1)
+    square = (ray**2).sum(1, keepdims=True)
+    k1, k2, k3 = lens["radial"]
+    pair = np.array(lens["tangential"])
+    bent = 1 + k1 * square + k2 * square**2 + k3 * square**3 + (ray @ pair)[:, None]
+    pixels = (ray * bent + pair * square) * lens["focal"] + lens["principal"]
+    return pixels.reshape(*joints3d.shape[:-1], 2)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_detections_fit_the_formula_restated_from_the_stored_numbers(root, index):
+    source = Human36M(str(root))
+    found = source.detections("cpn_ft_h36m_dbb")
+    for sequence in source.sequences("test")[index::4]:
+        exact = restated(sequence.joints3d.astype(np.float64), sequence.subject, index)
+        np.testing.assert_allclose(found[sequence.name].joints2d - [1, 0], exact, atol=0.01)

@@ -13,6 +13,7 @@ from pipeline.datasets.validation import (
     body_height,
     check_sequence,
     facing_share,
+    listing,
     recognised,
     validate,
 )
@@ -114,3 +115,15 @@ def test_joints_far_from_their_box_are_noticed(tmp_path):
     report = validate(folder)
     assert [f.name for f in report.findings if f.faults] == ["test"]
     assert "far from their person's box" in report.text()
+
+
+def test_a_folder_of_folders_lists_each_set(tmp_path):
+    fabricate.mpii(tmp_path / "mpii")
+    fabricate.p_stmo(tmp_path / "3dhp")
+    lines = listing(tmp_path)
+    assert [line.split(":")[0] for line in lines] == [
+        "MPI-INF-3DHP univ_annot3, P-STMO npz",
+        "MPII, HRNet's lists",
+    ]
+    with pytest.raises(DataError, match="no known layout"):
+        listing(tmp_path / "mpii" / "images")
