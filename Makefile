@@ -51,7 +51,7 @@ heatmap: install ## Train a 2D stage
 	$(HEATLIFT) heatmap fit -c $(or $(CONFIG),heatmap/hrnet_narrow) $(data) $(root) $(name) $(ARGS)
 
 detect: install ## Fill the cache with the joints that a 2D stage (DETECTOR=) finds
-	$(HEATLIFT) detect $(data) $(root) $(if $(DETECTOR),--detector $(DETECTOR)) $(ARGS)
+	$(HEATLIFT) detect $(data) $(root) --detector $(or $(DETECTOR),newest) $(ARGS)
 
 pretrain: install ## Pretrain a lifter on masked, noisy projections of motion
 	$(HEATLIFT) pretrain fit -c $(or $(CONFIG),pretrain/mixste_small) $(data) $(root) $(name) $(ARGS)
@@ -62,6 +62,8 @@ ifeq ($(input),newest)
 	  echo 'make lift: no finished 2D stage on $(DATA) yet; training one first (make heatmap)'; \
 	  $(MAKE) heatmap CONFIG= NAME= ARGS=; }
 endif
+	@case '$(input)' in exact|noisy) ;; \
+	  *) $(HEATLIFT) detect -c $(or $(CONFIG),lift/mixste_small) $(data) $(root) --detector $(input);; esac
 	$(HEATLIFT) lift fit -c $(or $(CONFIG),lift/mixste_small) $(data) $(root) $(name) \
 	  --data.detections $(input) --model.pretrained $(PRETRAINED) $(ARGS)
 

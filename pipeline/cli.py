@@ -380,7 +380,9 @@ class StageCLI(LightningCLI):
         after = (
             None if self.run is None else (int(resumed.stem.split("-")[1]) - 1 if resumed else -1)
         )
-        if not fast:
+        if fast:
+            options["logger"] = False  # else lightning looks for tensorboard
+        else:
             options["logger"] = [
                 MetricsFile(self.folder, after),
                 *dashboard.loggers(

@@ -37,3 +37,6 @@ class Lifter(nn.Module):
             Root-relative joints in the camera frame, metres, (B, T', J, 3).
         """
         raise NotImplementedError
+
+    def set_progress(self, done: float) -> None:
+        """Be told, at the start of each epoch, which share of the training is done, in [0, 1)."""

@@ -15,7 +15,7 @@ from pipeline.checkpoint import HandOver, hand_over
 from pipeline.lift.clips import stitch
 from pipeline.lift.data import LiftDataModule, Videos, mirror
 from pipeline.lift.lifter import Lifter
-from pipeline.lift.losses import MixSTELoss
+from pipeline.lift.losses import MixSTELoss, ZScoredMSE
 from pipeline.lift.martinez import ZScored
 from pipeline.metrics import MotionReport, MotionTable, mpjpe
 from pipeline.stage import Schedule, Stage
@@ -70,6 +70,10 @@ class LifterStage(Stage):
             )
             self.origin = {"pretrained": report.plain()}
             self._report(report)
+
+    def on_train_epoch_start(self) -> None:
+        """Tell the lifter how much of the training is done."""
+        self.net.set_progress(self.current_epoch / max(1, self.trainer.max_epochs or 1))
 
     def _report(self, report: HandOver) -> None:
         if self.trainer.is_global_zero:
@@ -133,6 +137,8 @@ class LiftModule(LifterStage):
         self.mean_pose.copy_(statistics.mean3d)
         if isinstance(self.net, ZScored) and "pretrained" not in self.origin:
             self.net.set_statistics(statistics)
+        if isinstance(self.loss, ZScoredMSE):
+            self.loss.set_statistics(statistics)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch of windows."""
@@ -228,7 +234,8 @@ class LiftModule(LifterStage):
         for track in tracks[:: max(1, len(tracks) // count)][:count]:
             joints2d, visible = track.joints2d[:frames], track.visible[:frames]
             predicted = self.lift(
-                torch.from_numpy(joints2d).to(self.device), torch.from_numpy(visible).to(self.device)
+                torch.from_numpy(joints2d).to(self.device),
+                torch.from_numpy(visible).to(self.device),
             )
             target = track.joints3d[:frames]
             clips.append(
