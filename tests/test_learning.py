@@ -1,4 +1,4 @@
-"""Every network memorises a handful of samples; those shown by their own tests are only named here."""
+"""Every network memorises a handful of samples; the tests of the others are named here."""
 
 from __future__ import annotations
 
@@ -28,15 +28,6 @@ SHOWN = {
     "Cascade": "test_learning.py",
 }
 """Which file shows that a network memorises."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 def memorise(net, loss_of, steps, rate):
@@ -73,6 +64,7 @@ def test_no_network_is_forgotten():
 
 @pytest.mark.slow
 def test_a_simple_baseline_memorises_eight_crops():
+    torch.manual_seed(0)
     images = torch.rand(8, 3, 32, 32)
     cells = torch.rand(8, 3, 2) * 7
     net = SimpleBaseline(50, 3)
@@ -85,6 +77,7 @@ def test_a_simple_baseline_memorises_eight_crops():
 
 @pytest.mark.slow
 def test_san_memorises_eight_crops_in_three_dimensions():
+    torch.manual_seed(0)
     images = torch.rand(8, 3, 32, 32)
     cells = torch.rand(8, 3, 3) * 7
     net = SAN(50, 3, 8)
@@ -97,6 +90,7 @@ def test_san_memorises_eight_crops_in_three_dimensions():
 
 
 def test_a_cascade_memorises_eight_poses():
+    torch.manual_seed(0)
     clips, poses = torch.rand(8, 1, 17, 2) * 2 - 1, torch.randn(8, 1, 17, 3) * 0.3
     net = Cascade(2, 128, 1, dropout=0.0).train()
     for progress in (0.0, 0.5):

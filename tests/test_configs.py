@@ -1,0 +1,173 @@
+"""Every config in `configs/` says what it is, parses through the real command line, and trains."""
+
+from __future__ import annotations
+
+import importlib
+import re
+
+import pytest
+import torch
+import yaml
+
+from pipeline.__main__ import STAGES, main
+from pipeline.cli import shipped_configs
+from pipeline.heatmap.data import skeleton_named
+
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:[\s\S]*(instantiate_classes|JsonargparseDeprecationWarning)"  # lightning 2.6.6 does
+)
+
+WIDE = re.compile(r"hrnet_w|simple_baseline|san|videopose3d|mixste_(?!small)")
+"""Names of networks that `make test-all` alone trains."""
+
+CONFIGS = sorted(shipped_configs().rglob("*.yaml"))
+OF_STAGES = [path for path in CONFIGS if path.parent.name in STAGES]
+NARROW = [path for path in OF_STAGES if not WIDE.match(path.stem)]
+BROAD = [path for path in OF_STAGES if WIDE.match(path.stem)]
+OF_DATA = [path for path in CONFIGS if path.parent.name == "data"]
+OF_SWEEPS = [path for path in CONFIGS if path.parent.name == "sweeps"]
+
+SMALL = """
+data:
+  source:
+    class_path: pipeline.datasets.synthetic.Synthetic
+    init_args: {train: 2, val: 1, test: 1, actions: [walk], seconds: 1.0, pictures: 60}
+"""
+TIMES = r"\b(seconds?|minutes?|hours?|days?)\b"
+
+
+def name_of(path):
+    return path.relative_to(shipped_configs()).with_suffix("").as_posix()
+
+
+def each(paths):
+    return pytest.mark.parametrize("path", paths, ids=name_of)
+
+
+@pytest.fixture(autouse=True)
+def no_run_is_left_in_the_environment(monkeypatch):
+    monkeypatch.setenv("HEATLIFT_RUN", "")
+    monkeypatch.delenv("HEATLIFT_RUN")
+
+
+def parsed(words, capsys):
+    """What the command line makes of its words, all defaults filled in."""
+    code = main([*words, "--print_config"])
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    return yaml.safe_load(printed.out)
+
+
+def resolved(class_path):
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def class_paths(node):
+    """Every class that a config names."""
+    if isinstance(node, dict):
+        yield from [node["class_path"]] if "class_path" in node else []
+        for value in node.values():
+            yield from class_paths(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from class_paths(value)
+
+
+def network(path):
+    """The network of a config, as it stands in the file, on the meta device: shapes, no numbers."""
+    named = yaml.safe_load(path.read_text())["model"]["net"]
+    with torch.device("meta"):
+        return resolved(named["class_path"])(**named.get("init_args", {})).eval()
+
+
+def fast_run(path, tmp_path, batch_size):
+    small = tmp_path / "small.yaml"
+    small.write_text(SMALL)
+    stage = path.parent.name
+    words = [stage, "fit", "-c", str(path), "-c", str(small)]
+    words += ["--runs", str(tmp_path / "runs"), "--wandb", "off", "--trainer.fast_dev_run", "1"]
+    words += ["--data.batch_size", str(batch_size), "--data.workers", "0"]
+    given = yaml.safe_load(path.read_text())["data"].get("detections", "exact")
+    if given not in ("exact", "noisy"):
+        words += ["--data.detections", "exact"]
+    return main(words)
+
+
+@each(CONFIGS)
+def test_first_comment_says_what_it_is_and_how_long_it_takes(path):
+    lines = path.read_text().splitlines()
+    comment = " ".join(line[1:] for line in lines[: next_line(lines)])
+    assert comment.strip(), "a config begins with a comment"
+    if path.parent.name in STAGES:
+        assert re.search(TIMES, comment, re.IGNORECASE), "how long does it take?"
+        assert re.search(r"[Pp]aper \d{3}|et al\.|MixSTE|HRNet", comment), "which paper?"
+        assert re.search(r"\d", comment), "which number is expected?"
+
+
+def next_line(lines):
+    """Number of the first line that is no comment."""
+    return next(i for i, line in enumerate(lines) if not line.startswith("#"))
+
+
+@each(CONFIGS)
+def test_classes_exist_and_belong_to_the_package_or_to_torch(path):
+    for class_path in class_paths(yaml.safe_load(path.read_text())):
+        assert class_path.startswith(("pipeline.", "torch.", "lightning.pytorch."))
+        assert isinstance(resolved(class_path), type)
+
+
+@each(OF_STAGES)
+def test_parses_and_its_network_has_the_shapes_of_its_stage(path, capsys):
+    config = parsed([path.parent.name, "fit", "-c", str(path)], capsys)
+    net = network(path)
+    if path.parent.name in ("heatmap", "integral"):
+        width, height = config["data"]["input_size"]
+        joints = len(skeleton_named(config["data"]["skeleton"]))
+        heatmaps = net(torch.empty(2, 3, height, width, device="meta"))
+        assert heatmaps.shape[:2] == (2, joints)
+        assert heatmaps.shape[-2:] == (height // 4, width // 4)
+    else:
+        T, J = net.frames, len(net.skeleton)
+        lifted = net(torch.empty(2, T, J, 2, device="meta"))
+        out = {"every": T, "centre": 1, "valid": T - net.receptive_field + 1}[net.output]
+        assert lifted.shape == (2, out, J, 3)
+
+
+@each(NARROW)
+def test_a_fast_run_ends_well(path, tmp_path, capsys):
+    assert fast_run(path, tmp_path, 4) == 0, capsys.readouterr().err
+
+
+@pytest.mark.slow
+@each(BROAD)
+def test_a_fast_run_of_a_wide_network_ends_well(path, tmp_path, capsys):
+    assert fast_run(path, tmp_path, 2) == 0, capsys.readouterr().err
+
+
+@each(OF_DATA)
+def test_data_can_be_given_to_every_stage_that_they_are_for(path, capsys):
+    named = yaml.safe_load(path.read_text())["data"]["source"]["class_path"]
+    source = resolved(named)
+    stages = ["heatmap"] if hasattr(source, "samples") else []
+    stages += ["pretrain", "lift"] if hasattr(source, "sequences") else []
+    assert stages
+    for stage in stages:
+        small = "hrnet_narrow" if stage == "heatmap" else "mixste_small"
+        config = parsed([stage, "fit", "-c", f"{stage}/{small}", "-c", str(path)], capsys)
+        assert config["data"]["source"]["class_path"] == named
+
+
+@each(OF_SWEEPS)
+def test_every_parameter_of_a_sweep_is_an_option(path, capsys):
+    sweep = yaml.safe_load(path.read_text())
+    words = [str(word) for word in sweep["command"] if not str(word).startswith("${")]
+    options = []
+    for name, spread in sweep["parameters"].items():
+        value = spread.get("value", spread.get("values", [spread.get("min")])[0])
+        options += [f"--{name}", str(value)]
+    parsed([*words[words.index("pipeline") + 1 :], *options], capsys)
+
+
+def test_every_folder_of_configs_is_of_a_kind_that_is_tested():
+    assert {path.parent.name for path in CONFIGS} <= {*STAGES, "data", "sweeps", "results"}
