@@ -105,6 +105,7 @@ class Samples:
         focal: Focal lengths of the picture's camera in pixels, (N, 2); none where unknown.
         principal: Principal points in pixels, (N, 2); none where unknown.
         ids: How each sample is called in messages (a file, a frame of a sequence).
+        actions: What the person of each sample does, as tables group it; none where unknown.
     """
 
     skeleton: Skeleton
@@ -116,6 +117,7 @@ class Samples:
     focal: NDArray[np.float64] | None = None
     principal: NDArray[np.float64] | None = None
     ids: tuple[str, ...] | None = None
+    actions: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.joints2d)

@@ -18,6 +18,15 @@ from pipeline.datasets.photos import Photographs, without_bad
 from pipeline.errors import DataError
 from pipeline.skeleton import H36M17
 
+_ACTS = dict(
+    enumerate(
+        "Directions Discussion Eating Greeting Phoning Posing Purchases Sitting SittingDown Smoking "
+        "Photo Waiting Walking WalkDog WalkTogether".split(),
+        start=2,
+    )
+)
+"""Numbers of the actions in PoseNet's file names (act_02 and so on) and what they stand for."""
+
 
 class Human36MPictures:
     """Human3.6M's pictures with 17 joints in pixels and in the camera frame.
@@ -112,19 +121,20 @@ class Human36MPictures:
     def _of_mmpose(self, split: Split, every: int) -> Samples:
         path, _ = self._mmpose_file(split)
         people, cameras = read_annotations(path, len(H36M17)), self._cameras()
-        chosen, seen = [], []
+        chosen, seen, actions = [], [], []
         for name, rows in people.videos():
-            camera = _video(name, path, cameras)[2]
+            _, recording, camera = _video(name, path, cameras)
             chosen.append(rows[::every])
             seen += [camera] * len(rows[::every])
-        return _samples(people, np.concatenate(chosen), seen, self.root / "images")
+            actions += [action_of(recording)] * len(rows[::every])
+        return _samples(people, np.concatenate(chosen), seen, actions, self.root / "images")
 
     def _of_posenet(self, split: Split, every: int) -> Samples:
         folder = first_existing(self.root, ["annotations", "annotation"], "annotations")
         rows: list[tuple] = []
         for subject in subjects_of(self.protocol, split):
             rows += _posenet_subject(folder, subject.removeprefix("S"), every)
-        names, joints2d, joints3d, boxes, focal, principal, visible = zip(*rows, strict=True)
+        names, joints2d, joints3d, boxes, focal, principal, visible, acts = zip(*rows, strict=True)
         return Samples(
             skeleton=H36M17,
             pictures=Photographs([self.root / "images" / name for name in names]),
@@ -135,6 +145,7 @@ class Human36MPictures:
             focal=np.stack(focal),
             principal=np.stack(principal),
             ids=names,
+            actions=tuple(_ACTS.get(act, f"act {act}") for act in acts),
         )
 
 
@@ -150,7 +161,11 @@ def _video(
 
 
 def _samples(
-    people: Annotations, rows: NDArray[np.int64], cameras: list[Camera], folder: Path
+    people: Annotations,
+    rows: NDArray[np.int64],
+    cameras: list[Camera],
+    actions: list[str],
+    folder: Path,
 ) -> Samples:
     names = [people.names[row].decode() for row in rows]
     labelled = np.asarray(people.labelled[rows])
@@ -164,11 +179,12 @@ def _samples(
         focal=np.stack([camera.focal for camera in cameras]),
         principal=np.stack([camera.principal for camera in cameras]),
         ids=tuple(names),
+        actions=tuple(actions),
     )
 
 
 def _posenet_subject(folder: Path, subject: str, every: int) -> list[tuple]:
-    """Rows of every n-th frame of a subject: name, 2D, 3D, box, focal, principal, visible."""
+    """Rows of a subject: name, 2D, 3D, box, focal, principal, visible, number of the action."""
     data, poses, views = (
         folder / f"Human36M_subject{subject}_{part}.json" for part in ("data", "joint_3d", "camera")
     )
@@ -210,7 +226,7 @@ def _posenet_subject(folder: Path, subject: str, every: int) -> list[tuple]:
             seen = _pinhole(_seen(joints, turn, move, shifts_first), focal, principal)
             root = seen[H36M17.root]
             inside[shifts_first] += bool(((root > box[:2]) & (root < box[:2] + box[2:])).all())
-        rows.append((name, joints, box, turn, move, focal, principal, visible))
+        rows.append((name, joints, box, turn, move, focal, principal, visible, action))
     if not rows:
         raise DataError(f"{data}: holds no person on any {every}. frame")
     shifts_first = inside[True] >= inside[False]
@@ -220,11 +236,9 @@ def _posenet_subject(folder: Path, subject: str, every: int) -> list[tuple]:
             f"{len(rows)} pictures, whether t is read as a centre or as a shift; check the cameras"
         )
     found = []
-    for name, joints, box, turn, move, focal, principal, visible in rows:
+    for name, joints, box, turn, move, *lens, visible, action in rows:
         joints3d = _seen(joints, turn, move, shifts_first) / 1000.0  # the file is in millimetres
-        found.append(
-            (name, _pinhole(joints3d, focal, principal), joints3d, box, focal, principal, visible)
-        )
+        found.append((name, _pinhole(joints3d, *lens), joints3d, box, *lens, visible, action))
     return found
 
 

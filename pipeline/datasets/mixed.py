@@ -34,6 +34,7 @@ def converted(samples: Samples, skeleton: Skeleton) -> Samples:
         focal=samples.focal,
         principal=samples.principal,
         ids=samples.ids,
+        actions=samples.actions,
     )
 
 
@@ -64,6 +65,7 @@ class Mixed:
         parts = [converted(source.samples(split), self.skeleton) for source in self.sources]
         names = [f"{part}:{index}" for part, s in enumerate(parts) for index in range(len(s))]
         ids = [name for s in parts for name in (s.ids or ("",) * len(s))]
+        actions = [name for s in parts for name in (s.actions or ("unknown",) * len(s))]
         return Samples(
             skeleton=self.skeleton,
             pictures=JoinedPictures([part.pictures for part in parts]),
@@ -74,6 +76,7 @@ class Mixed:
             focal=_filled([part.focal for part in parts], parts, (2,)),
             principal=_filled([part.principal for part in parts], parts, (2,)),
             ids=tuple(own or name for own, name in zip(ids, names, strict=True)),
+            actions=tuple(actions) if any(part.actions for part in parts) else None,
         )
 
 

@@ -286,5 +286,6 @@ def select(samples: Samples, indices: NDArray[np.integer]) -> Samples:
         samples,
         pictures=Photographs([pictures.paths[i] for i in indices]),
         ids=None if samples.ids is None else tuple(samples.ids[i] for i in indices),
+        actions=None if samples.actions is None else tuple(samples.actions[i] for i in indices),
         **chosen,
     )

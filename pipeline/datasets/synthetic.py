@@ -306,7 +306,9 @@ class Synthetic:
             UsageError: If the split is not one, or nobody is in it.
         """
         count = self.pictures if split == "train" else max(1, self.pictures // 30)
-        pool = np.concatenate([joints for *_, joints in self._motions(split)])
+        motions = self._motions(split)
+        pool = np.concatenate([joints for *_, joints in motions])
+        actions = np.repeat([action for _, action, _ in motions], [len(j) for *_, j in motions])
         key = (self.seed, "sample", split, self.share, np.arange(count))
         frame = (chance.uniform(*key, "frame", lanes=1)[:, 0] * len(pool)).astype(np.int64)
         joints3d = pool[frame]
@@ -329,6 +331,7 @@ class Synthetic:
             seen.astype(np.float32),
             shots.focal,
             shots.principal,
+            actions=tuple(actions[frame].tolist()),
         )
 
 
