@@ -20,9 +20,6 @@ from lightning.pytorch.loggers import Logger
 from pipeline import checkpoint, ranks
 from pipeline.checkpoint import sweep, write_whole
 from pipeline.errors import DataError, ProcessLostError, StorageError
-from pipeline.stage import BatchKey, BatchSet, Order, Stage, loader
-
-__all__ = ["BatchKey", "BatchSet", "Order", "Stage", "loader"]
 
 UNFINISHED, FINISHED = "unfinished", "finished"
 
