@@ -1,0 +1,186 @@
+"""Warm children that run command lines, tiny configs of every stage, and the shared data."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+os.environ.update(OMP_NUM_THREADS="1", WANDB="off")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch  # noqa: E402
+import warm  # noqa: E402
+
+MOTION = """
+model:
+  net: {class_path: pipeline.lift.MixSTE, init_args: {frames: 9, dim: 16, depth: 2, heads: 2, drop_path: 0.3}}
+  optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-3}}
+  schedule: {class_path: pipeline.stage.WarmupCosine}
+data:
+  source:
+    class_path: pipeline.datasets.synthetic.Synthetic
+    init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 2.0}
+  batch_size: 64
+trainer: {max_epochs: 3, log_every_n_steps: 1}
+save_every: 2
+"""
+PICTURES = """
+model:
+  net:
+    class_path: pipeline.heatmap.hrnet.HRNet
+    init_args: {width: 8, stem: 8, planes: 8, blocks: 1, modules: [1, 1, 1]}
+  optimizer: {class_path: torch.optim.Adam, init_args: {lr: 4.0e-3}}
+  schedule: {class_path: pipeline.stage.WarmupCosine}
+data:
+  source:
+    class_path: pipeline.datasets.synthetic.Synthetic
+    init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 2.0, pictures: 64}
+  input_size: [64, 64]
+  batch_size: 16
+trainer: {max_epochs: 2, log_every_n_steps: 1}
+save_every: 2
+"""
+TINY = {"heatmap": PICTURES, "pretrain": MOTION, "lift": MOTION}
+"""A config of each stage that trains in seconds."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Folder of the shared data and goldens; without it the test is skipped, visibly."""
+    folder = Path(os.environ.get("HEATLIFT_SHARED", Path(__file__).parents[2] / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A forkserver whose children have everything imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["warm", "torch", "lightning.pytorch", "pipeline.cli", *ROOMS])
+    return context
+
+
+ROOMS = [f"pipeline.{room}.{part}" for room in TINY for part in ("module", "data")] + [
+    "pipeline.datasets.synthetic",
+    "pipeline.lift.mixste",
+    "pipeline.heatmap.hrnet",
+]
+
+
+@dataclass
+class Child:
+    """A command line in a process of its own."""
+
+    process: multiprocessing.Process
+    folder: Path
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def stdout(self) -> str:
+        return (self.folder / "stdout.txt").read_text()
+
+    @property
+    def stderr(self) -> str:
+        return (self.folder / "stderr.txt").read_text()
+
+    def wait(self, seconds: float = 90) -> int:
+        """Exit code; negative if a signal killed it."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.kill_all()
+            raise AssertionError(f"still running after {seconds} s: {self.stdout}{self.stderr}")
+        return self.process.exitcode
+
+    def wait_for(self, text: str, seconds: float = 60) -> None:
+        """Until stdout has it."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                if text in self.stdout:
+                    return
+            if not self.process.is_alive():
+                break
+            time.sleep(0.01)
+        raise AssertionError(f"no {text!r}: {self.stdout}{self.stderr}")
+
+    def send(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def alive(self) -> list[int]:
+        """Processes of its session that still live."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state, _, _, session = path.read_text().rpartition(") ")[2].split()[:4]
+                if int(session) == self.process.pid and state != "Z":
+                    found.append(int(path.parent.name))
+        return found
+
+    def orphans(self, seconds: float = 5) -> list[int]:
+        """Who outlives the command by more than this."""
+        end = time.monotonic() + seconds
+        while self.alive() and time.monotonic() < end:
+            time.sleep(0.05)
+        return self.alive()
+
+    def kill_all(self) -> None:
+        for pid in self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _starter(server, folder, children):
+    """A function that starts `heatlift WORDS` in a folder: start("lift", "fit", …, faults=[…], env={…}, limits={…})."""
+
+    def start(*words, faults=(), env=None, limits=None):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("stdout.txt", "stderr.txt"):
+            (folder / name).unlink(missing_ok=True)
+        for stage, text in TINY.items():
+            if not (folder / f"{stage}.yaml").exists():
+                (folder / f"{stage}.yaml").write_text(text)
+        environment = {"HEATLIFT_CACHE": str(folder / "cache"), "WANDB": "off", **(env or {})}
+        file = Path(__file__).parent / "faults.py"
+        places = [(f"{file}:{name}", *rest) for name, *rest in faults]
+        process = server.Process(
+            target=warm.run,
+            args=([str(word) for word in words], str(folder), environment, places, limits or {}),
+        )
+        process.start()
+        children.append(Child(process, folder))
+        return children[-1]
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def heatlift_in(server):
+    """Gives for a folder the function that starts command lines there; see `_starter`."""
+    children = []
+    yield lambda folder: _starter(server, folder, children)
+    for child in children:
+        child.kill_all()
+
+
+@pytest.fixture
+def heatlift(server, tmp_path):
+    """Starts command lines in the test's own folder; see `_starter`."""
+    children = []
+    yield _starter(server, tmp_path, children)
+    for child in children:
+        child.kill_all()
+        child.process.join(5)

@@ -1,0 +1,150 @@
+"""Faults that tests put into the children they start: each changes what a library or callback does there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import lightning.pytorch as pl
+import torch
+
+from pipeline import cli, watch
+
+
+class At(pl.Callback):
+    """Does something at a place of a run.
+
+    Places: `batch` (after it, before anything is saved), `saved` (after it and what was saved), `validation`, `epoch`, `test`.
+    """
+
+    def __init__(self, place, step, act, rank=None):
+        self.place, self.step, self.act, self.rank = place, step, act, rank
+
+    def _do(self, place, trainer):
+        mine = self.rank is None or trainer.global_rank == self.rank
+        if place == self.place and mine and trainer.global_step >= self.step:
+            self.act()
+
+    def on_train_batch_end(self, trainer, *rest):
+        self._do("batch", trainer)
+
+    def on_train_batch_start(self, trainer, *rest):
+        self._do("saved", trainer)
+
+    def on_validation_batch_end(self, trainer, *rest):
+        if not trainer.sanity_checking:
+            self._do("validation", trainer)
+
+    def on_train_epoch_end(self, trainer, *rest):
+        self._do("epoch", trainer)
+
+    def on_test_batch_end(self, trainer, *rest):
+        self._do("test", trainer)
+
+
+def _with_callback(callback):
+    def instantiate(self, **options):
+        trainer = whole(self, **options)
+        trainer.callbacks.insert(0, callback)
+        return trainer
+
+    whole = cli.StageCLI.instantiate_trainer
+    cli.StageCLI.instantiate_trainer = instantiate
+
+
+ACTS = {
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "crash": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "exit": lambda: os._exit(9),
+    "hang": lambda: time.sleep(1000),
+    "linger": lambda: time.sleep(0.2),
+    "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "say": lambda: print("HERE", flush=True),
+}
+
+
+def _raise():
+    raise RuntimeError("thrown by a test")
+
+
+ACTS["raise"] = _raise
+
+
+def at(place, step, act, rank=None):
+    """Do something at a place of a run; `say` prints HERE and goes on slowly."""
+    _with_callback(At(place, step, ACTS[act], rank))
+
+
+def slow():
+    """Every batch takes 50 ms longer."""
+    _with_callback(At("batch", 0, lambda: time.sleep(0.05)))
+
+
+def no_seeds():
+    """Switch the re-seeding before every batch off, and seed once at the start."""
+    watch.Seeds.on_train_batch_start = lambda *rest: None
+
+
+def not_finite(step, where, rank=None):
+    """A loss or a gradient that is NaN or infinite at a step."""
+
+    class Poison(pl.Callback):
+        def on_train_batch_start(self, trainer, module, *rest):
+            if trainer.global_step == step and rank in (None, trainer.global_rank):
+                weights = next(module.net.parameters())
+                if where == "loss":
+                    plain = module.loss if hasattr(module, "loss") else None
+                    module.training_step = _scaled(module.training_step, float("nan"))
+                else:
+                    weights.register_hook(lambda gradient: gradient * float("inf"))
+
+    _with_callback(Poison())
+
+
+def _scaled(step, factor):
+    return lambda *rest: step(*rest) * factor
+
+
+def kill_in_save(number):
+    """Die in the middle of the writing of a checkpoint, counted from 1."""
+    whole, count = torch.save, [0]
+
+    def save(content, file, *rest):
+        count[0] += 1
+        if count[0] == number:
+            file.write(b"half a file")
+            file.flush()
+            ACTS["kill"]()
+        return whole(content, file, *rest)
+
+    torch.save = save
+
+
+def kill_in_replace(number):
+    """Die after a checkpoint was written and before it gets its name, counted from 1."""
+    from pathlib import Path
+
+    whole, count = Path.replace, [0]
+
+    def replace(self, target):
+        count[0] += str(target).endswith(".ckpt")
+        if count[0] == number:
+            ACTS["kill"]()
+        return whole(self, target)
+
+    Path.replace = replace
+
+
+def hang_in(hook):
+    """Say HERE and never come back from a hook of the module."""
+
+    class Hang(pl.Callback):
+        pass
+
+    def hang(self, *rest, **options):
+        ACTS["say"]()
+        time.sleep(1000)
+
+    setattr(Hang, hook, hang)
+    _with_callback(Hang())
