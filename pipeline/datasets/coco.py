@@ -163,7 +163,8 @@ def _check_names(document: dict[str, Any], path: Path, skeleton: Skeleton) -> No
         names = record.get("keypoints") if isinstance(record, dict) else None
         if names is None or record.get("name", "person") != "person":
             continue
-        if not isinstance(names, list) or tuple(names) != skeleton.joints:
+        names = of_kind(names, list, f"{path}: categories: keypoints")
+        if tuple(names) != skeleton.joints:
             raise DataError(
                 f"{path}: its joints are {', '.join(map(str, names))[:300]}; {skeleton.name} is "
                 f"{', '.join(skeleton.joints)}"

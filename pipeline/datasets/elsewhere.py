@@ -281,7 +281,9 @@ def _listed(document: Any, path: str) -> tuple[_People, list[str] | None]:
         people.append((frame, _person(entry(record, "keypoints", place), f"{place}: keypoints")))
     if any(frame < 0 for frame, _ in people):
         raise DataError(f"{path}: refers to a frame before the first")
-    return people, names if isinstance(names, list) else None
+    if not isinstance(names, list):
+        return people, None
+    return people, [of_kind(name, str, f"{path}: keypoint_id2name") for name in names]
 
 
 def _instance(person: Any, place: str) -> NDArray[np.float64]:

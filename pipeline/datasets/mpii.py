@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pipeline.datasets import Samples, Split
 from pipeline.datasets.coco import first_existing, read_people, samples_of
 from pipeline.datasets.documents import entry, number, numbers, of_kind, read_json
-from pipeline.datasets.photos import Photographs, read_bytes, without_bad
+from pipeline.datasets.matlab import read_arrays
+from pipeline.datasets.photos import Photographs, without_bad
 from pipeline.errors import DataError
 from pipeline.skeleton import MPII16
 
@@ -38,35 +39,17 @@ def read_head_truth(path: Path) -> HeadTruth:
     Raises:
         DataError: If the file is no such file.
     """
-    import io
-
-    import scipy.io
-
-    data = read_bytes(path)
-    if data[:4] != b"MATL":
-        raise DataError(
-            f"{path}: is no MATLAB 5 file (starts with {data[:4].hex(' ')}); fetch it again"
-        )
+    content = read_arrays(path)
     names = ["jnt_missing", "pos_gt_src", "headboxes_src"]
-    try:
-        content = scipy.io.loadmat(io.BytesIO(data), variable_names=names)
-    except Exception as error:  # scipy raises many kinds on damaged files
-        reason = " ".join(str(error).split())[:100]
-        raise DataError(
-            f"{path}: is damaged ({type(error).__name__}: {reason}); fetch it again"
-        ) from None
     arrays = []
     for name, shape in zip(names, [(16, -1), (16, 2, -1), (2, 2, -1)], strict=True):
         array = content.get(name)
         if array is None:
             raise DataError(f"{path}: has no {name}; fetch it again")
-        if array.dtype.kind not in "iufb" or array.ndim != len(shape):
-            raise DataError(
-                f"{path}: {name} has shape {array.shape} and type {array.dtype}, not {shape}"
-            )
-        if array.shape[:-1] != shape[:-1] or array.shape[-1] != content[names[0]].shape[-1]:
+        people = content[names[0]].shape[-1]
+        if array.shape != (*shape[:-1], people):
             raise DataError(f"{path}: {name} has shape {array.shape}, not {shape}")
-        arrays.append(array.astype(np.float64))
+        arrays.append(array)
     missing, joints, boxes = arrays
     labelled = (missing == 0).T
     joints2d = joints.transpose(2, 0, 1) - 1.0
