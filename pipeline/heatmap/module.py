@@ -230,10 +230,10 @@ class HeatmapModule(Stage):
         )
         self.log(f"{split}/loss", loss)
         if not self.examples:
-            self.examples = _examples(batch, heatmaps, joints2d, score)
+            self.examples = examples_of(batch, heatmaps, joints2d, score)
 
 
-def _examples(
+def examples_of(
     batch: Mapping[str, Tensor], heatmaps: Tensor, joints2d: Tensor, score: Tensor
 ) -> list[dict[str, Any]]:
     """The first crops of a batch, with what was found and where joints are (NaN: unknown)."""

@@ -105,6 +105,19 @@ class SAN(ResNet):
         return self.attention.relations(self.features(images))
 
 
+def likelihood(heatmaps: Tensor) -> Tensor:
+    """Logits (B, J, D, H, W) -> how likely a joint is in each cell, float32; a volume sums to 1."""
+    return heatmaps.float().flatten(2).softmax(-1).view(heatmaps.shape)
+
+
+def centre(mass: Tensor) -> Tensor:
+    """Mean position of each volume's mass, (B, J, D, H, W) -> x, y, z in cells, (B, J, 3)."""
+    over_columns = mass.sum(-1)
+    marginals = (mass.sum((2, 3)), over_columns.sum(2), over_columns.sum(3))
+    cells = (torch.arange(m.shape[-1], device=m.device, dtype=m.dtype) for m in marginals)
+    return torch.stack([m @ cell for m, cell in zip(marginals, cells, strict=True)], dim=-1)
+
+
 def expectation(heatmaps: Tensor) -> Tensor:
     """Mean position under the softmax of each volume (soft-argmax), in float32.
 
@@ -125,9 +138,4 @@ def expectation(heatmaps: Tensor) -> Tensor:
 
     Source: paper 004, eq. 5-6 (with the index that its sums leave out); Sun et al. 2018, eq. 2-3.
     """
-    B, J, D, H, W = heatmaps.shape
-    mass = heatmaps.float().flatten(2).softmax(-1).view(B, J, D, H, W)
-    over_columns = mass.sum(-1)
-    marginals = (mass.sum((2, 3)), over_columns.sum(2), over_columns.sum(3))
-    cells = (torch.arange(m.shape[-1], device=m.device, dtype=m.dtype) for m in marginals)
-    return torch.stack([m @ cell for m, cell in zip(marginals, cells, strict=True)], dim=-1)
+    return centre(likelihood(heatmaps))
