@@ -40,6 +40,7 @@ __all__ = [
     "log_artifact",
     "loggers",
     "pretrain_panels",
+    "relations_panel",
     "show",
     "show_bars",
     "show_clip",
@@ -83,6 +84,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("train/loss_scale", "m", "part of the loss: positions after the best scale", "min"),
     Metric("train/loss_velocity", "m", "part of the loss: velocities", "min"),
     Metric("train/loss_smoothness", "m", "part of the loss: jerkiness over time", "min"),
+    Metric("train/delta", "-", "how much the attention of a SAN adds to what it was given"),
     Metric("train/lr", "-", "learning rate of the first group of weights"),
     Metric("train/grad_norm", "-", "length of the gradient before clipping"),
     Metric("train/samples_per_s", "1/s", "samples trained on per second, all processes together"),
@@ -120,6 +122,7 @@ PANELS: tuple[Panel, ...] = (
         "<split>/heatmap_sheet", "picture", "heatmap", "every heatmap of one picture, with its peak"
     ),
     Panel("<split>/pck_per_joint", "picture", "heatmap", "PCK@0.1 of each joint as bars"),
+    Panel("<split>/relations", "picture", "integral", "how much each joint attends to each other"),
     Panel(
         "<split>/corruption", "picture", "pretrain", "exact 2D beside what the network was given"
     ),
@@ -363,6 +366,29 @@ def _pck_panel(
 ) -> None:
     shares = [100 * report[f"pck@0.1/{joint}"] for joint in skeleton.joints]
     show_bars(trainer, f"{split}/pck_per_joint", skeleton.joints, shares, unit="%", title="PCK@0.1")
+
+
+@_guarded
+def relations_panel(
+    trainer: pl.Trainer,
+    relations: NDArray[Any],
+    skeleton: Skeleton,
+    delta: float,
+    *,
+    split: str = "val",
+) -> None:
+    """Show how much each joint (row) attends to each other, (J, J): `<split>/relations`.
+
+    Args:
+        trainer: Its `default_root_dir` is the run folder.
+        relations: 1 where attention is as if spread evenly.
+        skeleton: The joint set.
+        delta: How much the attention adds.
+        split: val or test.
+    """
+    image = draw.matrix(skeleton.joints, relations, f"attention, delta {delta:.3g}")
+    what = "Each row is what a joint looks at; 1: as if all places were looked at alike."
+    show(trainer, f"{split}/relations", image, what)
 
 
 @dataclass(frozen=True, eq=False)

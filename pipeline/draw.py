@@ -527,6 +527,18 @@ def bars(
     return _rendered(figure)
 
 
+def matrix(names: Sequence[str], values: ArrayLike, title: str) -> Image:
+    """A square of numbers as shades, (N, N): row and column i belong to name i."""
+    figure, axes = _figure(6.6, 6.0, title)
+    shades = axes.imshow(np.asarray(values, np.float64), cmap="magma", vmin=0.0)
+    words = [name.replace("_", " ") for name in names]
+    axes.set_xticks(range(len(words)), words, rotation=90)
+    axes.set_yticks(range(len(words)), words)
+    axes.grid(visible=False)
+    figure.colorbar(shades, ax=axes, shrink=0.8)
+    return _rendered(figure)
+
+
 def curves(
     series: Mapping[str, tuple[ArrayLike, ArrayLike]], xlabel: str, ylabel: str, title: str
 ) -> Image:
