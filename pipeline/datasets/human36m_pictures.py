@@ -18,13 +18,24 @@ from pipeline.datasets.photos import Photographs, without_bad
 from pipeline.errors import DataError
 from pipeline.skeleton import H36M17
 
-_ACTS = dict(
-    enumerate(
-        "Directions Discussion Eating Greeting Phoning Posing Purchases Sitting SittingDown Smoking "
-        "Photo Waiting Walking WalkDog WalkTogether".split(),
-        start=2,
-    )
-)
+_ACTS = {
+    2: "Directions",
+    3: "Discussion",
+    4: "Eating",
+    5: "Greeting",
+    6: "Phoning",
+    7: "Posing",
+} | {
+    8: "Purchases",
+    9: "Sitting",
+    10: "SittingDown",
+    11: "Smoking",
+    12: "Photo",
+    13: "Waiting",
+    14: "Walking",
+    15: "WalkDog",
+    16: "WalkTogether",
+}
 """Numbers of the actions in PoseNet's file names (act_02 and so on) and what they stand for."""
 
 
