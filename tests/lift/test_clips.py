@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.lift.clips import Padded, stitch, window_starts
+from pipeline.lift.lifter import Lifter
+
+T, R = 6, 5
+
+
+class Named(Lifter):
+    """Answers every frame that it gives out with the number that the frame carries, and counts."""
+
+    def __init__(self, output, causal=False):
+        super().__init__()
+        self.output, self.causal = output, causal
+        self.receptive_field = T if output == "every" else R
+        self.frames = T if output == "every" else R
+        self.windows = []
+
+    def forward(self, joints2d, visible=None):
+        around = self.receptive_field - 1
+        self.windows += list(joints2d[:, :, 0, 0].int().tolist())
+        if self.output == "every":
+            kept = joints2d
+        else:
+            first = around if self.causal else around // 2
+            kept = joints2d[:, first : first + joints2d.shape[1] - around]
+        return kept[..., :1].expand(*kept.shape[:3], 3) * 1.0
+
+
+def numbered(frames):
+    """A clip whose frame t carries the number t + 1, and its visibility."""
+    return torch.arange(1.0, frames + 1)[:, None, None].expand(frames, 2, 2), torch.ones(
+        frames, 2, dtype=torch.bool
+    )
+
+
+@pytest.mark.parametrize("frames", [1, T - 1, T, T + 1, 2 * T, 3 * T + 2])
+@pytest.mark.parametrize(
+    ("output", "causal"), [("every", False), ("centre", False), ("valid", False), ("valid", True)]
+)
+def test_every_frame_is_predicted_exactly_once(output, causal, frames):
+    net = Named(output, causal)
+    joints2d, visible = numbered(frames)
+    lifted = stitch(net, net, joints2d, visible, at_once=2)
+    assert lifted.shape == (frames, 2, 3)
+    assert lifted[:, 1, 2].tolist() == list(range(1, frames + 1))
+
+
+def test_a_clip_shorter_than_a_window_is_filled_with_its_last_frame():
+    net = Named("every")
+    stitch(net, net, *numbered(4))
+    assert net.windows == [[1, 2, 3, 4, 4, 4]]
+
+
+def test_the_last_window_ends_with_the_clip():
+    net = Named("every")
+    stitch(net, net, *numbered(14))
+    assert net.windows == [[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12], [9, 10, 11, 12, 13, 14]]
+
+
+def test_a_causal_lifter_is_shown_no_frame_to_come():
+    net = Named("valid", causal=True)
+    stitch(net, net, *numbered(3))
+    assert net.windows == [[1, 1, 1, 1, 1, 2, 3]]
+
+
+def test_a_centre_lifter_sees_each_frame_in_the_middle():
+    net = Named("centre")
+    stitch(net, net, *numbered(3))
+    assert net.windows == [[1, 1, 1, 2, 3], [1, 1, 2, 3, 3], [1, 2, 3, 3, 3]]
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 5))
+@settings(max_examples=50, deadline=None)
+def test_windows_cover_a_clip_without_bad_frames(length, frames, step):
+    step = min(step, frames)
+    starts = window_starts(length, frames, step)
+    covered = {t for start in starts for t in range(start, start + frames)}
+    assert covered >= set(range(length))
+    inside = [0 <= start <= length - frames for start in starts]
+    assert all(inside) or (length < frames and len(starts) == 1)
+
+
+def test_windows_with_a_bad_frame_are_left_out():
+    valid = np.array([True] * 5 + [False] + [True] * 5)
+    assert window_starts(11, 3, 2, valid).tolist() == [0, 2, 6, 8]
+
+
+def test_windows_of_padded_clips_repeat_the_first_and_last_frame_of_their_own_clip():
+    clips = [np.array([[1], [2]], np.float32), np.array([[7], [8], [9]], np.float32)]
+    padded = Padded(clips, 2)
+    first = torch.from_numpy(padded.starts + np.array([-2, 1]))
+    assert padded.windows(first, 4)[..., 0].tolist() == [[1, 1, 1, 2], [8, 9, 9, 9]]
+
+
+def test_windows_are_copies():
+    padded = Padded([np.zeros((3, 2), np.float32)], 1)
+    padded.windows(torch.tensor([1]), 3).fill_(5.0)
+    assert not padded.rows.any()

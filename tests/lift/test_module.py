@@ -1,0 +1,227 @@
+import dataclasses
+import functools
+import json
+import os
+import warnings
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+
+from pipeline import checkpoint
+from pipeline.datasets.synthetic import Synthetic
+from pipeline.errors import HeatliftError
+from pipeline.lift import LiftDataModule, LiftModule, Martinez, MixSTE, VideoPose3D
+from pipeline.lift.clips import stitch
+from pipeline.lift.data import exact_joints2d, mirror, track
+from pipeline.lift.losses import MPJPELoss
+from pipeline.pretrain import PretrainDataModule, PretrainModule
+
+
+def net(frames=9, **changes):
+    torch.manual_seed(0)
+    return MixSTE(frames=frames, dim=16, depth=1, heads=2, drop_path=0.0, **changes)
+
+
+def source(**changes):
+    return Synthetic(1, 1, 1, **{"seconds": 1.0, "actions": ("walk", "wave")} | changes)
+
+
+class Given(nn.Module):
+    """Keeps what it was given."""
+
+    skeleton = net().skeleton
+
+    def forward(self, joints2d, visible=None):
+        self.joints2d, self.visible = joints2d, visible
+        return torch.zeros(*joints2d.shape[:3], 3)
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_unseen_joints_are_the_mask_token_whatever_stood_there(channels):
+    given = Given()
+    module = LiftModule(given)
+    with torch.no_grad():
+        module.mask_token.copy_(torch.tensor([0.25, -0.5]))
+    joints2d = torch.randn(2, 4, 17, channels)
+    visible = torch.rand(2, 4, 17) < 0.5
+    poisoned = joints2d.clone()
+    poisoned[..., :2][~visible] = torch.nan
+    module(poisoned, visible)
+    assert torch.equal(given.joints2d[visible], joints2d[visible])
+    assert torch.equal(given.joints2d[..., 2:], joints2d[..., 2:])
+    assert (given.joints2d[..., :2][~visible] == torch.tensor([0.25, -0.5])).all()
+    assert torch.equal(given.visible, visible)
+
+
+def test_the_mask_token_learns_where_joints_are_hidden():
+    module = LiftModule(net())
+    visible = torch.ones(2, 9, 17, dtype=torch.bool)
+    visible[0, 3, 4] = False
+    module(torch.randn(2, 9, 17, 2), visible).square().sum().backward()
+    assert module.mask_token.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("frames", [3, 9, 22])
+def test_flip_test_is_the_average_of_clip_and_mirror_image(frames):
+    module = LiftModule(net(), flip_test=True).eval()
+    joints2d, visible = torch.randn(frames, 17, 2), torch.rand(frames, 17) < 0.8
+    with torch.no_grad():
+        one = stitch(module, module.net, joints2d, visible)
+        swap = module.net.skeleton.swap
+        two = stitch(module, module.net, mirror(joints2d, swap), visible[:, list(swap)])
+        expected = (one + mirror(two, swap)) / 2
+        lifted = module.lift(joints2d, visible)
+    assert torch.allclose(lifted, expected - expected[:, :1], atol=1e-6)
+
+
+def test_flip_test_answers_a_mirror_image_with_the_mirror_image():
+    module = LiftModule(net(), flip_test=True).eval()
+    joints2d, visible = torch.randn(11, 17, 2), torch.ones(11, 17, dtype=torch.bool)
+    swap = module.net.skeleton.swap
+    with torch.no_grad():
+        one, two = module.lift(joints2d, visible), module.lift(mirror(joints2d, swap), visible)
+    assert torch.allclose(mirror(one, swap), two, atol=1e-6)
+
+
+def test_lifted_clips_have_their_root_at_zero():
+    module = LiftModule(net(), flip_test=False).eval()
+    with torch.no_grad():
+        lifted = module.lift(torch.randn(5, 17, 2), torch.ones(5, 17, dtype=torch.bool))
+    assert not lifted[:, module.net.skeleton.root].any()
+
+
+@functools.cache
+def eight_clips():
+    """Eight clips of embedded people, and the first frame of each in its video."""
+    found = []
+    for s in Synthetic(1, 1, 1, seconds=1.0).sequences("train")[::3][:8]:
+        t = track(s, s.skeleton, exact_joints2d(s), np.ones((len(s), 17)))
+        found.append((t.joints2d[:9], t.visible[:9], t.joints3d[:9]))
+    joints2d, visible, joints3d = (
+        torch.from_numpy(np.stack(arrays)) for arrays in zip(*found, strict=True)
+    )
+    return joints2d, visible, joints3d
+
+
+@pytest.mark.parametrize("module_class", [LiftModule, PretrainModule])
+def test_eight_clips_are_memorised(module_class):
+    torch.manual_seed(1)
+    module = module_class(VideoPose3D(widths=(3, 3), channels=128, dropout=0.0))
+    joints2d, visible, joints3d = eight_clips()
+    centre = joints3d[:, 4:5]
+    optimizer, loss = torch.optim.AdamW(module.parameters(), lr=5e-3), MPJPELoss()
+    for step in range(150):
+        optimizer.param_groups[0]["lr"] = 5e-3 * (1 - step / 150)
+        optimizer.zero_grad()
+        error = loss(module(joints2d, visible), centre)
+        error.backward()
+        optimizer.step()
+    assert loss(centre.mean(0, keepdim=True).expand_as(centre), centre) > 0.15
+    assert error < 0.005
+
+
+def fitted(trainer, module, data, **changes):
+    made = trainer(max_steps=2, limit_val_batches=1, num_sanity_val_steps=0, **changes)
+    made.fit(module, datamodule=data)
+    return made
+
+
+def test_pretrained_weights_start_the_lifter_and_its_checkpoint_needs_no_other_file(
+    trainer, tmp_path
+):
+    path = tmp_path / "pretrained.ckpt"
+    giver = PretrainModule(net())
+    made = fitted(trainer, giver, PretrainDataModule(source(), batch_size=4))
+    made.save_checkpoint(path)
+    taker = LiftModule(net(), pretrained=str(path))
+    with torch.no_grad():
+        taker.mask_token.fill_(9.0)
+    taker.trainer = trainer()
+    taker.setup("fit")
+    assert torch.equal(taker.mask_token, giver.mask_token)
+    one, two = giver.net.state_dict(), taker.net.state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    report = taker.origin["pretrained"]
+    assert len(report["digest"]) == 64
+    assert set(report["loaded"]) >= {"mask_token", *(f"net.{name}" for name in one)}
+    assert str(path) not in str(report)
+
+
+def test_weights_of_another_network_are_refused_and_change_nothing(trainer, tmp_path):
+    path = tmp_path / "other.ckpt"
+    fitted(trainer, PretrainModule(net(frames=5)), PretrainDataModule(source())).save_checkpoint(
+        path
+    )
+    taker = LiftModule(net(), pretrained=str(path))
+    before = checkpoint.weights_digest(taker)
+    taker.trainer = trainer()
+    with pytest.raises(HeatliftError, match="Temporal_pos_embed"):
+        taker.setup("fit")
+    assert checkpoint.weights_digest(taker) == before
+
+
+def test_a_z_scored_lifter_gets_the_statistics_of_the_training_split(trainer):
+    module, data = LiftModule(Martinez(width=32), loss=MPJPELoss()), LiftDataModule(source())
+    fitted(trainer, module, data)
+    expected = data.statistics()
+    assert torch.equal(module.mean_pose, expected.mean3d)
+    assert torch.equal(module.net.mean2d, expected.mean2d)
+    assert module.net.deviation3d[0].tolist() == [1.0, 1.0, 1.0]
+
+
+class OddVideos:
+    """Five videos of different lengths, so that no two processes have the same work."""
+
+    skeleton = net().skeleton
+
+    def describe(self):
+        return "five videos of odd lengths"
+
+    def sequences(self, split):
+        found = Synthetic(1, 1, 1, seconds=2.0, actions=("walk", "wave")).sequences("test")[:5]
+        cut = [7, 31, 12, 45, 50]
+        return [
+            dataclasses.replace(s, joints3d=s.joints3d[:n]) for s, n in zip(found, cut, strict=True)
+        ]
+
+
+def scored(trainer):
+    module = LiftModule(net(), flip_test=False)
+    trainer.test(module, datamodule=LiftDataModule(OddVideos(), "noisy"), verbose=False)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def one_of_two(rank, folder):
+    """Test as one process of two; the first writes the numbers."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"}
+    strategy = DDPStrategy(init_method=f"file://{folder}/meet", process_group_backend="gloo")
+    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    settings |= {"enable_model_summary": False, "use_distributed_sampler": False}
+    made = pl.Trainer(
+        accelerator="cpu", devices=2, strategy=strategy, default_root_dir=folder, **settings
+    )
+    made.strategy.cluster_environment = TorchElasticEnvironment()
+    numbers = scored(made)
+    if rank == 0:
+        (folder / "numbers.json").write_text(json.dumps(numbers))
+
+
+def test_errors_of_two_processes_are_those_of_one(trainer, tmp_path, monkeypatch):
+    alone = scored(trainer())
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(20_000 + os.getpid() % 20_000))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads, Python 3.12
+        torch.multiprocessing.start_processes(
+            one_of_two, (tmp_path,), nprocs=2, start_method="fork"
+        )
+    together = json.loads((tmp_path / "numbers.json").read_text())
+    assert together == pytest.approx(alone, rel=1e-6)
+    assert alone["test/mpjpe_mm"] > 10
