@@ -16,40 +16,10 @@ import pytest
 os.environ.update(OMP_NUM_THREADS="1", WANDB="off")
 sys.path.insert(0, str(Path(__file__).parent))
 
-import torch  # noqa: E402
-import warm  # noqa: E402
+import torch
+import warm
 
-MOTION = """
-model:
-  net: {class_path: pipeline.lift.MixSTE, init_args: {frames: 9, dim: 16, depth: 2, heads: 2, drop_path: 0.3}}
-  optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-3}}
-  schedule: {class_path: pipeline.stage.WarmupCosine}
-data:
-  source:
-    class_path: pipeline.datasets.synthetic.Synthetic
-    init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 2.0}
-  batch_size: 64
-trainer: {max_epochs: 3, log_every_n_steps: 1}
-save_every: 2
-"""
-PICTURES = """
-model:
-  net:
-    class_path: pipeline.heatmap.hrnet.HRNet
-    init_args: {width: 8, stem: 8, planes: 8, blocks: 1, modules: [1, 1, 1]}
-  optimizer: {class_path: torch.optim.Adam, init_args: {lr: 4.0e-3}}
-  schedule: {class_path: pipeline.stage.WarmupCosine}
-data:
-  source:
-    class_path: pipeline.datasets.synthetic.Synthetic
-    init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 2.0, pictures: 64}
-  input_size: [64, 64]
-  batch_size: 16
-trainer: {max_epochs: 2, log_every_n_steps: 1}
-save_every: 2
-"""
-TINY = {"heatmap": PICTURES, "pretrain": MOTION, "lift": MOTION}
-"""A config of each stage that trains in seconds."""
+from runs import TINY, WORDS, outcome
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -184,3 +154,19 @@ def heatlift(server, tmp_path):
     for child in children:
         child.kill_all()
         child.process.join(5)
+
+
+@pytest.fixture(scope="session")
+def unbroken(server, tmp_path_factory, heatlift_in):
+    """What an unbroken run of a stage leaves, and its folder."""
+    known = {}
+
+    def run(stage, *more):
+        if (stage, more) not in known:
+            folder = tmp_path_factory.mktemp(f"unbroken-{stage}")
+            child = heatlift_in(folder)(*WORDS[stage], *more)
+            assert child.wait() == 0, child.stderr
+            known[stage, more] = outcome(folder, stage)
+        return known[stage, more]
+
+    return run

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 
 import lightning.pytorch as pl
 import torch
 
 from pipeline import cli, watch
+
+
+def _say():
+    sys.stdout.write("HERE\n")
+    sys.stdout.flush()
 
 
 class At(pl.Callback):
@@ -24,6 +30,7 @@ class At(pl.Callback):
     def _do(self, place, trainer):
         mine = self.rank is None or trainer.global_rank == self.rank
         if place == self.place and mine and trainer.global_step >= self.step:
+            _say()
             self.act()
 
     def on_train_batch_end(self, trainer, *rest):
@@ -60,7 +67,7 @@ ACTS = {
     "hang": lambda: time.sleep(1000),
     "linger": lambda: time.sleep(0.2),
     "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
-    "say": lambda: print("HERE", flush=True),
+    "say": lambda: None,
 }
 
 
@@ -72,13 +79,18 @@ ACTS["raise"] = _raise
 
 
 def at(place, step, act, rank=None):
-    """Do something at a place of a run; `say` prints HERE and goes on slowly."""
+    """Print HERE and do something at a place of a run."""
     _with_callback(At(place, step, ACTS[act], rank))
 
 
 def slow():
     """Every batch takes 50 ms longer."""
-    _with_callback(At("batch", 0, lambda: time.sleep(0.05)))
+
+    class Slow(pl.Callback):
+        def on_train_batch_end(self, *rest):
+            time.sleep(0.05)
+
+    _with_callback(Slow())
 
 
 def no_seeds():
@@ -94,7 +106,6 @@ def not_finite(step, where, rank=None):
             if trainer.global_step == step and rank in (None, trainer.global_rank):
                 weights = next(module.net.parameters())
                 if where == "loss":
-                    plain = module.loss if hasattr(module, "loss") else None
                     module.training_step = _scaled(module.training_step, float("nan"))
                 else:
                     weights.register_hook(lambda gradient: gradient * float("inf"))
@@ -143,7 +154,7 @@ def hang_in(hook):
         pass
 
     def hang(self, *rest, **options):
-        ACTS["say"]()
+        _say()
         time.sleep(1000)
 
     setattr(Hang, hook, hang)

@@ -4,73 +4,12 @@ from __future__ import annotations
 
 import random
 import signal
-from pathlib import Path
 
 import pytest
-import torch
-from conftest import TINY
 
-from pipeline.run import read_metrics, read_state
+from runs import TINY, TWO, WORDS, differing, outcome
 
 SEED = 20261120
-LIFT = ("--data.detections", "exact")
-WORDS = {
-    "heatmap": ("heatmap", "fit", "-c", "heatmap.yaml"),
-    "pretrain": ("pretrain", "fit", "-c", "pretrain.yaml"),
-    "lift": ("lift", "fit", "-c", "lift.yaml", *LIFT),
-}
-
-
-def outcome(folder: Path, stage: str) -> dict:
-    """What a finished run leaves that must not depend on its interruptions."""
-    run = folder / "runs" / stage / stage
-    state = read_state(run)
-    assert state is not None, sorted(map(str, folder.rglob("*")))
-    assert state["state"] == "finished", state
-    rows = read_metrics(run / "metrics.csv")
-    last = torch.load(sorted((run / "checkpoints").glob("step-*.ckpt"))[-1], weights_only=True)
-    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
-    return {
-        "weights": last["state_dict"],
-        "optimiser": last["optimizer_states"],
-        "schedule": last["lr_schedulers"],
-        "step": last["global_step"],
-        "best": best["state_dict"],
-        "numbers": state["numbers"],
-        "metrics": sorted(row for row in rows if not row[1].endswith("_per_s")),
-    }
-
-
-def same(one, other) -> bool:
-    """Bit-equal, all the way down."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
-
-
-def differing(one: dict, other: dict) -> list[str]:
-    return [key for key in one if not same(one[key], other[key])]
-
-
-@pytest.fixture(scope="session")
-def unbroken(server, tmp_path_factory, heatlift_in):
-    """What an unbroken run of a stage leaves, and its folder."""
-    known = {}
-
-    def run(stage, *more):
-        if (stage, more) not in known:
-            folder = tmp_path_factory.mktemp(f"unbroken-{stage}")
-            child = heatlift_in(folder)(*WORDS[stage], *more)
-            assert child.wait() == 0, child.stderr
-            known[stage, more] = outcome(folder, stage)
-        return known[stage, more]
-
-    return run
-
 
 KILLS = {
     "heatmap": ("at", "batch", 3, "kill"),
@@ -107,11 +46,10 @@ def test_another_seed_ends_elsewhere(unbroken):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", TINY)
-def test_kills_at_random_moments(stage, unbroken, heatlift_in, tmp_path, kills=5):
+def test_kills_at_random_moments(stage, unbroken, heatlift_in, tmp_path):
     want = unbroken(stage)
-    print("seed", SEED)
     moments = random.Random(f"{SEED} {stage}")
-    for number in range(kills):
+    for number in range(5):
         folder = tmp_path / str(number)
         start = heatlift_in(folder)
         child = start(*WORDS[stage])
@@ -130,7 +68,9 @@ def test_kills_at_random_moments(stage, unbroken, heatlift_in, tmp_path, kills=5
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("more", [(), ("--trainer.accumulate_grad_batches", "2")], ids=["", "accumulating"])
+@pytest.mark.parametrize(
+    "more", [(), ("--trainer.accumulate_grad_batches", "2")], ids=["", "accumulating"]
+)
 def test_resume_after_every_batch(more, unbroken, heatlift_in, tmp_path):
     want = unbroken("lift", *more)
     for step in range(1, want["step"] + 1):
@@ -143,8 +83,14 @@ def test_resume_after_every_batch(more, unbroken, heatlift_in, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", [("kill_in_replace", 3), ("at", "epoch", 4, "kill"), ("at", "test", 0, "kill")], ids=str)
-def test_kills_between_writing_and_naming_at_an_epochs_end_and_in_the_test(fault, unbroken, heatlift, tmp_path):
+@pytest.mark.parametrize(
+    "fault",
+    [("kill_in_replace", 3), ("at", "epoch", 4, "kill"), ("at", "test", 0, "kill")],
+    ids=str,
+)
+def test_kills_between_writing_and_naming_at_an_epochs_end_and_in_the_test(
+    fault, unbroken, heatlift, tmp_path
+):
     assert heatlift(*WORDS["lift"], faults=[fault]).wait() == -signal.SIGKILL
     child = heatlift(*WORDS["lift"])
     assert child.wait() == 0, child.stderr
@@ -159,9 +105,6 @@ def test_loader_processes_change_nothing(workers, unbroken, heatlift, tmp_path):
     assert heatlift(*words, faults=[("at", "batch", 5, "kill")]).wait() == -signal.SIGKILL
     assert heatlift(*words).wait() == 0
     assert differing(outcome(tmp_path, "lift"), unbroken("lift")) == []
-
-
-TWO = ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import traceback
-from pathlib import Path
 
 
 def run(words, folder, environment, faults, limits):
@@ -113,8 +112,6 @@ def _start_ranks_warm():
 
     if "HEATLIFT_COLD" not in os.environ:
         ranks.start = Forked
-
-
 
 
 def _make_no_films():

@@ -1,0 +1,86 @@
+"""Tiny runs of every stage: their configs, the command lines that start them, and what they must leave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pipeline.run import read_metrics, read_state
+
+MOTION = """
+model:
+  net: {class_path: pipeline.lift.MixSTE, init_args: {frames: 9, dim: 16, depth: 2, heads: 2, drop_path: 0.3}}
+  optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-3}}
+  schedule: {class_path: pipeline.stage.WarmupCosine}
+data:
+  source:
+    class_path: pipeline.datasets.synthetic.Synthetic
+    init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 2.0}
+  batch_size: 64
+trainer: {max_epochs: 3, log_every_n_steps: 1}
+save_every: 2
+"""
+PICTURES = """
+model:
+  net:
+    class_path: pipeline.heatmap.hrnet.HRNet
+    init_args: {width: 8, stem: 8, planes: 8, blocks: 1, modules: [1, 1, 1]}
+  optimizer: {class_path: torch.optim.Adam, init_args: {lr: 4.0e-3}}
+  schedule: {class_path: pipeline.stage.WarmupCosine}
+data:
+  source:
+    class_path: pipeline.datasets.synthetic.Synthetic
+    init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 2.0, pictures: 64}
+  input_size: [64, 64]
+  batch_size: 16
+trainer: {max_epochs: 2, log_every_n_steps: 1}
+save_every: 2
+"""
+TINY = {"heatmap": PICTURES, "pretrain": MOTION, "lift": MOTION}
+"""A config of each stage that trains in seconds."""
+
+LIFT = ("--data.detections", "exact")
+WORDS = {
+    "heatmap": ("heatmap", "fit", "-c", "heatmap.yaml"),
+    "pretrain": ("pretrain", "fit", "-c", "pretrain.yaml"),
+    "lift": ("lift", "fit", "-c", "lift.yaml", *LIFT),
+}
+
+
+TWO = ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
+
+
+def outcome(folder: Path, stage: str) -> dict:
+    """What a finished run leaves that must not depend on its interruptions."""
+    run = folder / "runs" / stage / stage
+    state = read_state(run)
+    assert state is not None, sorted(map(str, folder.rglob("*")))
+    assert state["state"] == "finished", state
+    rows = read_metrics(run / "metrics.csv")
+    last = torch.load(sorted((run / "checkpoints").glob("step-*.ckpt"))[-1], weights_only=True)
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    return {
+        "weights": last["state_dict"],
+        "optimiser": last["optimizer_states"],
+        "schedule": last["lr_schedulers"],
+        "step": last["global_step"],
+        "best": best["state_dict"],
+        "numbers": state["numbers"],
+        "metrics": sorted(row for row in rows if not row[1].endswith("_per_s")),
+    }
+
+
+def same(one, other) -> bool:
+    """Bit-equal, all the way down."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def differing(one: dict, other: dict) -> list[str]:
+    return [key for key in one if not same(one[key], other[key])]
