@@ -715,7 +715,5 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _usage(message: str) -> str:
     """What jsonargparse says, without its list of all options."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return "; ".join(
-        lines[:1]
-        + [line for line in lines[1:] if "rror" in line or "expected" in line.lower()][-2:]
-    )
+    reasons = [line for line in lines[1:] if "rror" in line or "expected" in line.lower()][-2:]
+    return "; ".join(lines[:1] + (reasons or lines[1:][-1:]))
