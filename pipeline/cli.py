@@ -325,6 +325,8 @@ class StageCLI(LightningCLI):
             "default_root_dir",
             "logger",
             "callbacks",
+            "accelerator",
+            "strategy",
             "devices",
             "num_nodes",
             "enable_progress_bar",

@@ -1,0 +1,88 @@
+"""Processes of one run die, hang or throw; the rest ends soon, and the last line says which and why."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from runs import TWO, WORDS
+
+from pipeline import ranks
+
+
+def ended(child, seconds):
+    """Exit code and last line of a run in which HERE something happens."""
+    child.wait_for("HERE")
+    begun = time.monotonic()
+    code = child.wait(seconds)
+    assert time.monotonic() - begun < seconds
+    assert child.orphans() == []
+    return code, child.stderr.splitlines()[-1]
+
+
+DEATHS = {
+    "kill": (6, "process {} died by signal 9, SIGKILL (out of memory?); the others were stopped"),
+    "crash": (6, "process {} died by signal 11, SIGSEGV; the others were stopped"),
+    "exit": (9, "process {}: ended with exit code 9"),
+    "raise": (1, "process {}: RuntimeError: thrown by a test"),
+}
+
+
+@pytest.mark.parametrize(
+    ("act", "rank"),
+    [
+        pytest.param(act, rank, marks=[] if (act, rank) == ("kill", 1) else pytest.mark.slow)
+        for act in DEATHS
+        for rank in (0, 1)
+    ],
+)
+def test_the_death_of_a_process_ends_all_within_15_s(act, rank, heatlift):
+    child = heatlift(*WORDS["lift"], *TWO, faults=[("at", "batch", 2, act, rank)])
+    code, line = ended(child, 15)
+    assert code == DEATHS[act][0]
+    assert line.startswith(f"heatlift: error: {DEATHS[act][1].format(rank)}")
+
+
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_process_that_hangs_ends_all_within_30_s(rank, heatlift):
+    words = (*WORDS["lift"], *TWO, "--patience", "3")
+    child = heatlift(*words, faults=[("at", "batch", 2, "hang", rank)])
+    code, line = ended(child, 30)
+    assert code == 6
+    assert f"process {rank} stopped answering and was killed" in line
+
+
+def test_a_number_that_is_not_finite_in_one_process_names_it(heatlift):
+    child = heatlift(*WORDS["lift"], *TWO, faults=[("not_finite", 3, "loss", 1)])
+    assert child.wait() == 3
+    assert child.stderr.splitlines()[-1].startswith(
+        "heatlift: error: process 1: the loss is nan at step 3, samples "
+    )
+
+
+def test_other_numbers_of_processes_are_refused_for_a_run_begun_by_one(heatlift):
+    assert heatlift(*WORDS["lift"], faults=[("at", "saved", 4, "kill")]).wait() == -9
+    child = heatlift(*WORDS["lift"], *TWO)
+    assert child.wait() == 2
+    assert "had 1 processes and this has 2" in child.stderr
+    assert "Traceback" not in child.stderr
+
+
+@pytest.mark.slow
+def test_the_watcher_takes_the_others_with_it(heatlift):
+    words = (*WORDS["lift"], *TWO, "--trainer.max_epochs", "500")
+    child = heatlift(*words, env={"HEATLIFT_COLD": "1"})
+    child.wait_for("step 20", 100)
+    child.send(9)
+    assert child.wait() == -9
+    assert child.orphans(2) == []
+
+
+def test_verdicts_name_the_first_cause():
+    assert ranks._verdict([6, -9], ["lost", ""], set(), [])[1] == 6
+    assert "process 1 died by signal 9" in ranks._verdict([6, -9], ["lost", ""], set(), [])[0]
+    assert ranks._verdict([6, 3], ["lost", "nan"], set(), []) == ("process 1: nan", 3)
+    assert "process 0 stopped answering" in ranks._verdict([-9, 6], ["", "lost"], {0}, [])[0]
+    assert ranks._verdict([143, 143], ["saved", ""], set(), [15]) == ("saved", 143)
+    assert ranks._verdict([-2, 130], ["", "saved"], set(), [2]) == ("saved", 130)
+    assert ranks._verdict([0, 0], ["", ""], set(), [15]) == ("", 0)
