@@ -19,24 +19,11 @@ PAGES = [page for page in PAGES if page.exists()] + sorted((ROOT / "docs").glob(
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):(?!=)", MAKEFILE, re.MULTILINE))
 VARIABLES = set(re.findall(r"^([A-Z]+) \??=", MAKEFILE, re.MULTILINE)) | {"CONFIG"}
-PROMISED = [
-    "help",
-    "install",
-    "demo",
-    "heatmap",
-    "detect",
-    "pretrain",
-    "lift",
-    "results",
-    "test",
-    "test-all",
-    "soak",
-    "bench",
-    "lint",
-    "docs",
-    "notebooks",
-    "clean",
-]
+PROMISED = re.findall(
+    r"\S+",
+    "help install demo heatmap detect pretrain lift results test test-all soak bench lint docs "
+    "notebooks clean",
+)
 PROGRAMS = ("make", "heatlift", ".venv/bin/heatlift", "torchrun", "python", ".venv/bin/python")
 
 

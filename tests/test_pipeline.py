@@ -1,0 +1,195 @@
+"""The whole chain at a tiny size through the real command line: what passes on, what is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+import pytest
+
+from pipeline.__main__ import main
+from pipeline.dashboard import METRICS, PANELS
+from pipeline.heatmap import HeatmapModule
+from pipeline.run import read_metrics
+
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:[\s\S]*(instantiate_classes|JsonargparseDeprecationWarning)"  # lightning 2.6.6 does
+)
+
+PEOPLE = """
+    class_path: pipeline.datasets.synthetic.Synthetic
+    init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 0.8, pictures: 60}
+"""
+HEATMAP = f"""
+model:
+  net:
+    class_path: pipeline.heatmap.hrnet.HRNet
+    init_args: {{width: 8, stem: 8, planes: 8, blocks: 1, modules: [1, 1, 1]}}
+data:
+  source: {PEOPLE}
+  input_size: [64, 64]
+  batch_size: 20
+trainer: {{max_epochs: 2, log_every_n_steps: 1}}
+"""
+MOTION = f"""
+model:
+  net: {{class_path: pipeline.lift.MixSTE, init_args: {{frames: 9, dim: 16, depth: 1, heads: 2}}}}
+data:
+  source: {PEOPLE}
+trainer: {{max_epochs: 2, log_every_n_steps: 1}}
+"""
+
+
+class Chain:
+    """Runs stages in one folder, and counts how often a detector is asked.
+
+    Args:
+        folder: Of everything.
+        patch: Undone when the last test is over.
+    """
+
+    def __init__(self, folder, patch):
+        self.folder, self.asked = folder, 0
+        self.runs = folder / "runs"
+        patch.chdir(folder)
+        patch.setenv("HEATLIFT_CACHE", str(folder / "cache"))
+        patch.setenv("WANDB", "off")
+        patch.setenv("HEATLIFT_RUN", "")
+        plain = HeatmapModule.detect
+
+        def counted(module, images):
+            self.asked += 1
+            return plain(module, images)
+
+        patch.setattr(HeatmapModule, "detect", counted)
+        for name, text in (("heatmap", HEATMAP), ("motion", MOTION)):
+            (folder / f"{name}.yaml").write_text(text)
+
+    def fit(self, stage, config, *words):
+        """Run a stage; gives how often the detector was asked."""
+        before = self.asked
+        os.environ.pop("HEATLIFT_RUN", None)
+        assert main([stage, "fit", "-c", f"{config}.yaml", *words]) == 0
+        return self.asked - before
+
+    def state(self, stage, name):
+        return json.loads((self.runs / stage / name / "run.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """A 2D stage, a lifter on its detections twice, a pretraining, a lifter that starts from it."""
+    with pytest.MonkeyPatch.context() as patch:
+        chain = Chain(tmp_path_factory.mktemp("chain"), patch)
+        chain.fit("heatmap", "heatmap", "--name", "eyes")
+        chain.calls = [
+            chain.fit("lift", "motion", "--name", "detected", "--data.detections", "newest")
+            for _ in range(2)
+        ]
+        chain.fit("pretrain", "motion", "--name", "before")
+        chain.fit("lift", "motion", "--name", "after", "--model.pretrained", "newest")
+        yield chain
+
+
+@pytest.fixture(scope="module")
+def folders(chain):
+    return sorted(path.parent for path in chain.runs.glob("*/*/run.json"))
+
+
+def test_detections_are_made_once(chain):
+    first, second = chain.calls
+    assert first > 0
+    assert second == 0
+
+
+def test_a_finished_run_is_left_alone_and_the_same_command_begins_another(chain):
+    assert chain.state("lift", "detected")["state"] == "finished"
+    assert chain.state("lift", "detected-2")["state"] == "finished"
+    assert (
+        chain.state("lift", "detected")["numbers"] == chain.state("lift", "detected-2")["numbers"]
+    )
+
+
+def test_every_run_says_that_it_is_finished_and_with_which_numbers(folders):
+    assert len(folders) == 5
+    for folder in folders:
+        state = json.loads((folder / "run.json").read_text())
+        assert state["state"] == "finished"
+        assert (folder / state["checkpoint"]).is_file()
+        assert state["numbers"]
+        assert all(name.startswith("test/") for name in state["numbers"])
+
+
+def test_pretrained_weights_are_handed_over_with_a_report(chain):
+    report = (chain.runs / "lift" / "after" / "tables" / "handover.csv").read_text()
+    assert "mask_token" in report
+    settings = chain.state("lift", "after")["settings"]
+    assert re.fullmatch(r"[0-9a-f]{64}", settings["model"]["pretrained"])
+
+
+def test_every_number_that_is_logged_is_declared(folders):
+    declared = {metric.name for metric in METRICS}
+    for folder in folders:
+        logged = {name for _, name, _ in read_metrics(folder / "metrics.csv")}
+        assert any(name.startswith("train/") for name in logged)
+        assert any(name.startswith("val/") for name in logged)
+        assert logged <= declared
+
+
+def test_declared_panels_are_there_and_no_others(folders):
+    declared = {panel.name.replace("<split>/", "").replace("<n>", "1") for panel in PANELS}
+    for folder in folders:
+        shown = {
+            re.fullmatch(r"(?:val-|test-)?(\w+?)(?:_\d)?-\d+", path.stem)[1]
+            for path in (folder / "pictures").glob("*.[pw]*")
+        }
+        assert shown
+        assert shown <= {name.removesuffix("_1") for name in declared}
+
+
+def test_links_of_every_index_lead_to_files(folders):
+    for folder in folders:
+        page = (folder / "index.html").read_text()
+        links = re.findall(r'(?:src|href)="([^"#]+)"', page)
+        assert links
+        for link in links:
+            assert link.startswith("data:") or (folder / link).exists(), f"{folder}: {link}"
+
+
+# ---- several processes -------------------------------------------------------------------------
+
+ODD = '''
+import dataclasses
+
+from pipeline.datasets import Sequence, Split
+from pipeline.datasets.synthetic import Synthetic
+
+
+class Odd(Synthetic):
+    """Seven videos of seven lengths."""
+
+    def sequences(self, split: Split) -> list[Sequence]:
+        return [
+            dataclasses.replace(video, joints3d=video.joints3d[: 11 + 4 * i], pictures=None)
+            for i, video in enumerate(super().sequences(split)[:7])
+        ]
+'''
+
+
+def test_two_processes_measure_what_one_measures(heatlift, tmp_path):
+    (tmp_path / "odd_people.py").write_text(ODD)
+    (tmp_path / "motion.yaml").write_text(
+        MOTION.replace("pipeline.datasets.synthetic.Synthetic", "odd_people.Odd")
+    )
+    words = ["lift", "test", "--import", "odd_people.py", "-c", "motion.yaml", "--name", "odd"]
+    words += ["--trainer.accelerator", "cpu"]
+    found = []
+    for devices in ("1", "2"):
+        child = heatlift(*words, "--runs", f"runs{devices}", "--trainer.devices", devices)
+        assert child.wait() == 0, child.stderr
+        rows = read_metrics(tmp_path / f"runs{devices}" / "lift" / "odd" / "metrics.csv")
+        found.append({name: value for _, name, value in rows})
+    one, two = found
+    assert {"test/mpjpe_mm", "test/p_mpjpe_action_mean_mm", "test/mpjve_mm"} <= set(one)
+    assert two == pytest.approx(one, rel=1e-6)
