@@ -1,4 +1,4 @@
-"""Keyed randomness: numbers as a pure function of (seed, epoch, index, …), whatever the order of asking."""
+"""Keyed randomness: numbers as a pure function of (seed, epoch, index, …), in any order of asking."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Key = int | str | NDArray[np.integer]
-"""A part of a key: a number, a name (which stream this is), or an array with one number per sample."""
+"""A part of a key: a number, a name (which stream), or an array with one number per sample."""
 
 
 def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -34,7 +34,8 @@ def bits(*key: Key, lanes: int) -> NDArray[np.uint64]:
         lanes: Independent words per sample.
 
     Returns:
-        Words, (..., lanes), where ... is the broadcast shape of the arrays in `key` (nothing if there are none).
+        Words, (..., lanes), where ... is the broadcast shape of the arrays in `key` (nothing if
+        there are none).
     """
     with np.errstate(over="ignore"):
         state = np.zeros(1, np.uint64)
@@ -48,8 +49,8 @@ def bits(*key: Key, lanes: int) -> NDArray[np.uint64]:
 def uniform(*key: Key, lanes: int, low: float = 0.0, high: float = 1.0) -> NDArray[np.float64]:
     """Uniform numbers in [low, high) for a key, (..., lanes); see `bits`.
 
-    >>> float(uniform(7, "flip", np.arange(3), lanes=2)[1, 0]) == float(uniform(7, "flip", np.array([1]), lanes=5)[0, 0])
-    True
+    >>> float(uniform(7, "flip", np.arange(3), lanes=2)[1, 0]) == float(uniform(7, "flip",
+    np.array([1]), lanes=5)[0, 0]) True
     """
     unit = (bits(*key, lanes=lanes) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return low + (high - low) * unit
@@ -63,7 +64,7 @@ def normal(*key: Key, lanes: int) -> NDArray[np.float64]:
 
 
 def generator(*key: int | str) -> np.random.Generator:
-    """NumPy generator for a key: for whole sequences; too slow to make one per sample (use `uniform`)."""
+    """NumPy generator for a key; too slow to make one per sample (use `uniform`)."""
     return np.random.Generator(np.random.Philox(key=bits(*key, lanes=2)))
 
 

@@ -1,4 +1,4 @@
-"""The whole chain on embedded people in one process: train a 2D stage, pretrain, lift, and say how well it went."""
+"""The whole chain on embedded people in one process: every stage trained, then a table and a page."""
 
 from __future__ import annotations
 
@@ -90,7 +90,18 @@ class DemoError(HeatliftError):
 
 
 def _words(step: Step, runs: str, wandb: str) -> list[str]:
-    words = ["fit", "-c", f"{step.stage}/demo", "--name", step.name, "--runs", runs, "--wandb", wandb, *step.words]
+    words = [
+        "fit",
+        "-c",
+        f"{step.stage}/demo",
+        "--name",
+        step.name,
+        "--runs",
+        runs,
+        "--wandb",
+        wandb,
+        *step.words,
+    ]
     if step.stage == "heatmap" and has_fast_bf16():
         words += ["--trainer.precision", "bf16-mixed"]
     return words
@@ -109,10 +120,18 @@ def _summary(runs: Path, taken: Sequence[float]) -> None:
     heat, pre, exact, detected = numbers
     mean_pose = exact["test/mean_pose_mpjpe_mm"]
     rows = [
-        ("2D stage, PCK@0.1", f"{100 * heat['test/pck_0.1']:.1f} %", "joints, hidden ones too; no flip test"),
+        (
+            "2D stage, PCK@0.1",
+            f"{100 * heat['test/pck_0.1']:.1f} %",
+            "joints, hidden ones too; no flip test",
+        ),
         ("pretraining, MPJPE", f"{pre['test/mpjpe_mm']:.1f} mm", "from masked, noisy 2D"),
         ("mean pose, MPJPE", f"{mean_pose:.1f} mm", "what answering every frame alike would have"),
-        ("lifter, exact 2D, MPJPE", f"{exact['test/mpjpe_mm']:.1f} mm", f"{exact['test/of_mean_pose']:.2f} of it"),
+        (
+            "lifter, exact 2D, MPJPE",
+            f"{exact['test/mpjpe_mm']:.1f} mm",
+            f"{exact['test/of_mean_pose']:.2f} of it",
+        ),
         (
             "lifter, its detections, MPJPE",
             f"{detected['test/mpjpe_mm']:.1f} mm",

@@ -1,4 +1,4 @@
-"""Files on disk, and embedded people, as plain sequences and samples: no batches, no augmentation, no network."""
+"""Files on disk, and embedded people, as plain sequences and samples: no batches, no network."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Split = Literal["train", "val", "test"]
 class Pictures(Protocol):
     """Pictures that can be looked at through a crop: a video, a folder, or a renderer.
 
-    A rendered picture is drawn straight through the crop's camera, a stored one is warped: both give what a
-    person would see who cut that piece out of the whole picture.
+    A rendered picture is drawn straight through the crop's camera, a stored one is warped: both
+    give what a person would see who cut that piece out of the whole picture.
     """
 
     def __len__(self) -> int:
@@ -37,8 +37,8 @@ class Pictures(Protocol):
 
         Args:
             index: Which picture.
-            matrix: Affine map from pixels of the whole picture to pixels of the crop, (2, 3): a similarity,
-                possibly mirrored.
+            matrix: Affine map from pixels of the whole picture to pixels of the crop, (2, 3): a
+                similarity, possibly mirrored.
             size: Width and height of the crop.
 
         Returns:
@@ -50,8 +50,10 @@ class Pictures(Protocol):
         ...
 
     def fingerprint(self, index: int) -> str:
-        """Hexadecimal digest of everything that decides what the picture looks like (bytes of a file;
-        renderer version, seed and settings of a rendering)."""
+        """Hexadecimal digest of everything that decides what the picture looks like.
+
+        The bytes of a file; renderer version, seed and settings of a rendering.
+        """
         ...
 
 
@@ -91,6 +93,49 @@ class Sequence:
 
 
 @dataclass(frozen=True, eq=False)
+class CocoTruth:
+    """Which samples COCO's OKS-AP is computed of, and what it needs to know of them.
+
+    Args:
+        rows: The samples, ascending, (M,).
+        annotations: COCO's annotation file; people in it who are no samples count as missed.
+        image_ids: Of each sample's photograph, (M,).
+        scores: Of each sample's box, (M,); 1 where boxes are exact.
+        areas: Of each sample's box in square pixels, (M,).
+        about: What boxes these are, for the line that says what the numbers are numbers of.
+    """
+
+    rows: NDArray[np.int64]
+    annotations: str
+    image_ids: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    about: str
+
+
+@dataclass(frozen=True, eq=False)
+class MpiiTruth:
+    """Which samples MPII's PCKh is computed of, and what it compares them with.
+
+    Args:
+        rows: The samples, ascending, (M,).
+        joints2d: Pixels of the photograph, MPII16, (M, 16, 2).
+        labelled: Joints that count, (M, 16).
+        head: Diagonal of the head's box in pixels, (M,).
+        about: What head sizes these are.
+    """
+
+    rows: NDArray[np.int64]
+    joints2d: NDArray[np.float64]
+    labelled: NDArray[np.bool_]
+    head: NDArray[np.float64]
+    about: str
+
+
+Truth = CocoTruth | MpiiTruth
+
+
+@dataclass(frozen=True, eq=False)
 class Samples:
     """Single pictures of people with joints; sample i is on picture i of `pictures`.
 
@@ -99,13 +144,14 @@ class Samples:
         pictures: One picture per sample.
         joints2d: Pixels in the whole picture, (N, J, 2), float32; NaN where unlabelled.
         labelled: Joints that may be trained on and scored, (N, J).
-        boxes: x, y, width, height of the person in pixels, (N, 4), float32: the tight box of the joints where the
-            data set has no box of its own.
+        boxes: x, y, width, height of the person in pixels, (N, 4), float32: the tight box of the
+            joints where the data set has no box of its own.
         joints3d: Camera frame, metres, (N, J, 3), float32; none where only 2D is known.
         focal: Focal lengths of the picture's camera in pixels, (N, 2); none where unknown.
         principal: Principal points in pixels, (N, 2); none where unknown.
         ids: How each sample is called in messages (a file, a frame of a sequence).
         actions: What the person of each sample does, as tables group it; none where unknown.
+        truths: What published benchmarks need to know of the samples.
     """
 
     skeleton: Skeleton
@@ -118,6 +164,7 @@ class Samples:
     principal: NDArray[np.float64] | None = None
     ids: tuple[str, ...] | None = None
     actions: tuple[str, ...] | None = None
+    truths: tuple[Truth, ...] = ()
 
     def __len__(self) -> int:
         return len(self.joints2d)
@@ -126,8 +173,9 @@ class Samples:
 class Source(Protocol):
     """Where data comes from; a class in `pipeline.datasets` that a config names by class_path.
 
-    A source with motion has `sequences`, one with pictures to train a 2D stage on has `samples`; the embedded
-    people have both. Constructors only keep their arguments; files are read when asked for.
+    A source with motion has `sequences`, one with pictures to train a 2D stage on has `samples`;
+    the embedded people have both. Constructors only keep their arguments; files are read when asked
+    for.
     """
 
     skeleton: Skeleton
