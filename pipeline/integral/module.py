@@ -250,11 +250,11 @@ class IntegralModule(Stage):
     def _read(self, volumes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mass = likelihood(volumes)
         cells, maps = centre(mass), mass.sum(2)
-        near = [
+        rows, columns = (
             (torch.arange(size, device=maps.device) - cells[..., axis, None]).abs() <= NEAR
             for axis, size in ((1, maps.shape[2]), (0, maps.shape[3]))
-        ]
-        score = torch.einsum("bjhw,bjh,bjw->bj", maps, near[0].float(), near[1].float())
+        )
+        score = (maps * rows[..., :, None] * columns[..., None, :]).sum((2, 3))
         pixels = targets.to_pixels(cells[..., :2], offset=self.offset)
         depth = ((cells[..., 2:] + self.bin_offset) / mass.shape[2] - 0.5) * self.cube
         return torch.cat([pixels, depth], dim=-1), score, maps
@@ -264,7 +264,8 @@ class IntegralModule(Stage):
         D, H, W = volumes.shape[2:]
         size = volumes.new_tensor([W, H, D], dtype=torch.float32)
         cells = targets.to_cells(batch["joints2d"].float(), offset=self.offset)
-        bins = (batch["depth"].float() / self.cube + 0.5) * D - self.bin_offset
+        depth = batch["depth"].float().masked_fill(batch["has_depth"] == 0, 0.0)
+        bins = (depth / self.cube + 0.5) * D - self.bin_offset
         true = torch.cat([cells, bins[..., None]], dim=-1)
         # The mean under a softmax reaches no cell outside; there a joint counts as not labelled.
         inside = ((true >= -0.5) & (true < size - 0.5)).all(-1)

@@ -36,7 +36,8 @@ def joint_relations(relations: Tensor, joints2d: Tensor, grid: tuple[int, int]) 
     cells = (joints2d - (STRIDE - 1) / 2) / STRIDE
     near = [_hats(cells[..., 1], rows), _hats(cells[..., 0], columns)]
     at = (near[0][..., :, None] * near[1][..., None, :]).flatten(2)
-    return at @ relations @ at.mT * (rows * columns)
+    with torch.autocast(relations.device.type, enabled=False):
+        return at.float() @ relations.float() @ at.float().mT * (rows * columns)
 
 
 def _hats(places: Tensor, count: int) -> Tensor:

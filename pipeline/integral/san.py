@@ -115,7 +115,10 @@ def centre(mass: Tensor) -> Tensor:
     over_columns = mass.sum(-1)
     marginals = (mass.sum((2, 3)), over_columns.sum(2), over_columns.sum(3))
     cells = (torch.arange(m.shape[-1], device=m.device, dtype=m.dtype) for m in marginals)
-    return torch.stack([m @ cell for m, cell in zip(marginals, cells, strict=True)], dim=-1)
+    # Products and sums, because autocast would make matrix products inexact.
+    return torch.stack(
+        [(m * cell).sum(-1) for m, cell in zip(marginals, cells, strict=True)], dim=-1
+    )
 
 
 def expectation(heatmaps: Tensor) -> Tensor:

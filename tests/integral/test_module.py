@@ -1,0 +1,328 @@
+import functools
+import warnings
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+
+from pipeline.datasets.synthetic import Synthetic
+from pipeline.errors import UsageError
+from pipeline.heatmap import HeatmapModule, SimpleBaseline
+from pipeline.integral import SAN, IntegralDataModule, IntegralModule
+from pipeline.integral.data import DeepCrops
+from pipeline.integral.relations import joint_relations
+from pipeline.integral.san import PositionAttention, expectation
+from pipeline.skeleton import H36M17, H36M18, conversion
+
+SMALL = (64, 96)
+COLUMNS, ROWS, BINS = 16, 24, 10
+
+
+def people(pictures=240):
+    return Synthetic(1, 1, 1, actions=("walk", "wave"), seconds=0.5, pictures=pictures)
+
+
+def batch_of(count, pictures=240):
+    """Crops of people who are whole in the picture, as tensors."""
+    crops = DeepCrops(people(pictures).samples("train"), H36M18, SMALL)
+    whole = np.flatnonzero(crops.labelled.all(1))[:count]
+    return {name: torch.from_numpy(a) for name, a in crops[(0, whole)].items()}
+
+
+def volume_with_means(cells):
+    """Logits of volumes whose mass lies in the eight cells around each place, (B, J, D, H, W)."""
+    x, y, z = (
+        (1 - (cells[..., axis, None] - torch.arange(size)).abs()).clamp(min=0)
+        for axis, size in enumerate((COLUMNS, ROWS, BINS))
+    )
+    mass = z[..., :, None, None] * y[..., None, :, None] * x[..., None, None, :]
+    return (mass + 1e-12).log()
+
+
+def cells_of(batch):
+    """Where a network should see the joints of a batch: cells of 4 pixels, bins of 0.2 m."""
+    xy = (batch["joints2d"].float() - 1.5) / 4
+    return torch.cat([xy, (batch["depth"][..., None] + 1.0) / 0.2 - 0.5], dim=-1)
+
+
+class Oracle(torch.nn.Module):
+    """Answers crops with given volumes; those that are brighter on the right with mirrored ones."""
+
+    joints = 18
+
+    def __init__(self, cells):
+        super().__init__()
+        mirrored = cells[:, list(H36M18.swap)].clone()
+        mirrored[..., 0] = COLUMNS - 1 - mirrored[..., 0]
+        self.volumes = volume_with_means(cells), volume_with_means(mirrored)
+
+    def forward(self, images):
+        left = images[:, 0, 0, 0] > images[:, 0, 0, -1]
+        return torch.where(left[:, None, None, None, None], *self.volumes)
+
+
+class Narrow(torch.nn.Module):
+    """A small network of the same shapes."""
+
+    joints = 18
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 32, 8, 4, 2),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(32, 64, 3, padding=1),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(64, 18 * BINS, 3, padding=1),
+        )
+
+    def forward(self, images):
+        return self.layers(images).unflatten(1, (18, BINS))
+
+
+def knowing(batch, **settings):
+    """A module that sees the joints where they are, and crops by which it knows mirrored ones."""
+    module = IntegralModule(Oracle(cells_of(batch)), input_size=SMALL, **settings).eval()
+    images = torch.zeros(len(batch["image"]), 96, 64, 3, dtype=torch.uint8)
+    images[:, :, :32] = 200
+    return module, images
+
+
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_detection_finds_joints_in_pixels_of_the_crop(flip_test):
+    batch = batch_of(4)
+    module, images = knowing(batch, flip_test=flip_test)
+    found, score = module.detect(images)
+    torch.testing.assert_close(found, batch["joints2d"], atol=1e-2, rtol=0)
+    assert found.dtype == score.dtype == torch.float32
+    torch.testing.assert_close(score, torch.ones(4, 18), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_the_right_volumes_lead_back_to_the_true_joints_in_space(flip_test):
+    batch = batch_of(4)
+    module, images = knowing(batch, flip_test=flip_test)
+    predicted = module.predict_step(batch | {"image": images}, 0)
+    # The middle of two joints in a picture is only about the picture of their middle in space.
+    found, true = predicted["joints3d"][:, :17], batch["joints3d"][:, :17]
+    torch.testing.assert_close(found, true, atol=2e-4, rtol=0)
+    torch.testing.assert_close(predicted["depth"], batch["depth"], atol=1e-4, rtol=0)
+
+
+def test_the_right_volumes_have_no_loss():
+    batch = batch_of(4)
+    module, images = knowing(batch)
+    assert module._loss(module(images), batch) < 1e-5
+
+
+def test_joints_are_exact_in_mixed_precision():
+    batch = batch_of(4)
+    module, images = knowing(batch, flip_test=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = module.detect(images)
+    torch.testing.assert_close(found, batch["joints2d"], atol=1e-2, rtol=0)
+
+
+def test_loss_by_hand():
+    batch = batch_of(1)
+    cells = cells_of(batch)
+    off = cells + torch.tensor([1.0, 0.0, 0.0])
+    off[:, 3, 2] += 2.0
+    module = IntegralModule(Oracle(off), input_size=SMALL)
+    expected = (18 * 1 / COLUMNS + 2 / BINS) / (18 * 3)
+    assert module._loss(volume_with_means(off), batch).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_joints_without_depth_give_no_gradient_to_depth():
+    batch = batch_of(4)
+    batch["has_depth"][2:] = 0
+    batch["depth"][2:] = 123.0
+    cells = (cells_of(batch_of(4)) - 0.3).requires_grad_()
+    module = IntegralModule(Narrow(), input_size=SMALL)
+    module._loss(volume_with_means(cells), batch).backward()
+    pull = cells.grad.abs()
+    assert pull[2:, :, 2].max() < 1e-6 < 1e-4 < pull[:2, :, 2].min()
+    assert pull[2:, :, :2].min() > 1e-4
+
+
+def test_no_bin_of_depth_is_pulled_by_a_photograph():
+    """Where columns, rows and bins are independent, as when the network knows no depth."""
+    torch.manual_seed(0)
+    batch = batch_of(2)
+    batch["has_depth"][1] = 0
+    shapes = ((2, 18, BINS, 1, 1), (2, 18, 1, ROWS, 1), (2, 18, 1, 1, COLUMNS))
+    volumes = sum(torch.randn(shape) for shape in shapes).requires_grad_()
+    IntegralModule(Narrow(), input_size=SMALL)._loss(volumes, batch).backward()
+    pull = volumes.grad.sum((3, 4)).abs().amax((1, 2))
+    assert pull[1] < 1e-3 * pull[0]
+
+
+def test_joints_outside_of_crop_or_cube_do_not_count():
+    batch = batch_of(1)
+    far = {name: tensor.clone() for name, tensor in batch.items()}
+    far["joints2d"][0, 4, 0] = 70.0
+    far["depth"][0, 5] = 1.01
+    module = IntegralModule(Narrow(), input_size=SMALL)
+    volumes = volume_with_means(cells_of(batch) + 0.5).requires_grad_()
+    module._loss(volumes, far).backward()
+    moved = volumes.grad.abs().sum((0, 2, 3, 4)) > 0
+    assert (~moved).nonzero()[:, 0].tolist() == [4, 5]
+
+
+def test_loss_does_not_depend_on_how_many_joints_are_unlabelled():
+    batch = batch_of(2)
+    volumes = volume_with_means(cells_of(batch) + torch.tensor([0.8, 0.8, 0.8]))
+    module = IntegralModule(Narrow(), input_size=SMALL)
+    whole = module._loss(volumes, batch)
+    batch["weight"][:, ::2] = batch["has_depth"][:, ::2] = 0
+    torch.testing.assert_close(module._loss(volumes, batch), whole, rtol=1e-4, atol=0)
+    batch["weight"][:] = batch["has_depth"][:] = 0
+    assert module._loss(volumes, batch) == 0
+
+
+def test_published_cells_lie_at_quarters_of_pixels():
+    batch = batch_of(1)
+    module = IntegralModule(Narrow(), input_size=SMALL, published_cells=True)
+    cells = torch.cat([batch["joints2d"] / 4, (batch["depth"][..., None] + 1) / 0.2], dim=-1)
+    found, _, _ = module._read(volume_with_means(cells))
+    torch.testing.assert_close(found[..., :2], batch["joints2d"], atol=1e-2, rtol=0)
+    torch.testing.assert_close(found[..., 2], batch["depth"], atol=1e-4, rtol=0)
+
+
+def test_a_module_memorises_eight_people_in_space():
+    torch.manual_seed(0)
+    batch = batch_of(8)
+    module = IntegralModule(Narrow(), input_size=SMALL).train()
+    optimizer = torch.optim.Adam(module.parameters(), 3e-3)
+    for _ in range(100):
+        loss = module._loss(module(batch["image"]), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    found = module.eval().predict_step(batch, 0)["joints3d"] - batch["joints3d"]
+    assert found.norm(dim=-1).mean() < 0.1
+
+
+@pytest.mark.slow
+def test_san_memorises_eight_people_in_space():
+    torch.manual_seed(0)
+    batch = batch_of(8)
+    module = IntegralModule(SAN(50, 18, BINS), input_size=SMALL).train()
+    optimizer = torch.optim.Adam(module.parameters(), 1e-3)
+    for _ in range(100):
+        loss = module._loss(module(batch["image"]), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    cells, true = expectation(module(batch["image"])), cells_of(batch)
+    assert (cells - true).abs().mean() < 0.7
+    assert module.net.attention.delta != 0
+
+
+def trainer(folder, **changes):
+    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    settings |= {"accelerator": "cpu", "enable_model_summary": False, "default_root_dir": folder}
+    return pl.Trainer(use_distributed_sampler=False, **settings | changes)
+
+
+@pytest.fixture
+def quiet():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers")
+        warnings.filterwarnings("ignore", message=".*LeafSpec")
+        yield
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_short_training_logs_errors_in_space_and_shares_in_pictures(tmp_path):
+    net = Narrow()
+    net.attention = PositionAttention(8)
+    net.relations = lambda images: torch.full((len(images), 6, 6), 1 / 6)
+    module = IntegralModule(
+        net, functools.partial(torch.optim.Adam, lr=1e-3), input_size=SMALL, flip_test=True
+    )
+    data = IntegralDataModule(people(), input_size=SMALL, batch_size=8)
+    fit = trainer(tmp_path, max_epochs=1, limit_train_batches=2, precision="bf16-mixed")
+    fit.fit(module, data)
+    logged = fit.callback_metrics
+    assert logged["train/delta"] == 0
+    assert 100 < logged["val/mpjpe_mm"] < 1000
+    assert logged["val/p_mpjpe_mm"] < logged["val/mpjpe_mm"]
+    assert logged["val/pck_0.05"] <= logged["val/pck_0.2"]
+    assert set(module.report) > {"pck@0.1", "pck@0.1/mid_shoulder"}
+    assert module.examples[0]["heatmaps"].shape == (18, ROWS, COLUMNS)
+    assert len(list((tmp_path / "pictures").glob("val-relations-*.png"))) == 1
+
+
+@pytest.mark.usefixtures("quiet")
+def test_errors_are_those_of_seventeen_joints_and_come_per_action(tmp_path, capsys):
+    module = IntegralModule(Narrow(), input_size=SMALL)
+    data = IntegralDataModule(people(), input_size=SMALL, evaluation_batch=3)
+    run = trainer(tmp_path)
+    (results,) = run.test(module, data, verbose=False)
+    found = torch.cat([batch["joints3d"] for batch in run.predict(module, data)]).numpy()
+    samples = data.source.samples("test")
+    poses = conversion(H36M18, H36M17).joints(found)
+    error = (poses - poses[:, :1]) - (samples.joints3d - samples.joints3d[:, :1])
+    error = np.linalg.norm(error, axis=-1).mean(1) * 1000
+    assert len(poses) == 8
+    assert results["test/mpjpe_mm"] == pytest.approx(error.mean(), rel=1e-4)
+    of = np.array(samples.actions)
+    per_action = np.mean([error[of == name].mean() for name in sorted(set(of))])
+    assert results["test/mpjpe_action_mean_mm"] == pytest.approx(per_action, rel=1e-4)
+    printed = capsys.readouterr().out
+    assert "17 joints, visible or not, root-relative, true root depth" in printed
+    assert (tmp_path / "tables" / "test-per_action.csv").exists()
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_fit_can_start_from_a_2d_stage_with_the_same_trunk(tmp_path):
+    teacher = HeatmapModule(SimpleBaseline(50, 17), input_size=(64, 64))
+    torch.nn.init.constant_(teacher.net.conv1.weight, 0.25)
+    torch.save(
+        {"state_dict": teacher.state_dict(), "heatlift": {"stage": "heatmap"}},
+        tmp_path / "teacher.ckpt",
+    )
+    module = IntegralModule(
+        SAN(50, 18, 2),
+        functools.partial(torch.optim.SGD, lr=0.0),
+        input_size=(64, 64),
+        pretrained=str(tmp_path / "teacher.ckpt"),
+    )
+    data = IntegralDataModule(people(60), input_size=(64, 64), batch_size=2)
+    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(module, data)
+    assert (module.net.conv1.weight == 0.25).all()
+    report = module.origin["pretrained"]
+    assert {name.split(".")[1] for name in report["loaded"]} == {
+        *("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "deconv_layers")
+    }
+    assert not report["new"]
+
+
+def test_settings_name_all_that_shapes_a_detection_in_plain_types():
+    module = IntegralModule(Narrow(), input_size=SMALL, flip_test=True)
+    assert module.settings() == {
+        "version": 1,
+        "joints": "H36M18",
+        "input_size": [64, 96],
+        "padding": 1.25,
+        "cell_offset": 1.5,
+        "decode": "soft-argmax",
+        "flip_test": True,
+    }
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(UsageError, match="18 volumes and H36M17 has 17"):
+        IntegralModule(Narrow(), skeleton="H36M17")
+    with pytest.raises(UsageError, match=r"cube is 0\.0"):
+        IntegralModule(Narrow(), cube=0.0)
+
+
+def test_joint_relations_by_hand():
+    relations = torch.tensor([[[0.7, 0.3], [0.2, 0.8]]])
+    joints2d = torch.tensor([[[15.5, 40.0], [47.5, 3.0], [31.5, 9.0]]])
+    found = joint_relations(relations, joints2d, (1, 2))[0]
+    torch.testing.assert_close(found[0], 2 * torch.tensor([0.7, 0.3, 0.5]))
+    torch.testing.assert_close(found[2], 2 * torch.tensor([0.45, 0.55, 0.5]))
