@@ -1,4 +1,4 @@
-"""Named joint sets, their trees and left/right pairs, and conversion by name that refuses what does not fit."""
+"""Named joint sets, their trees and pairs, and conversion by name that refuses what does not fit."""
 
 from __future__ import annotations
 
@@ -99,8 +99,6 @@ H36M17 = Skeleton(
         "left_ankle",
         "spine",
         "thorax",
-    )
-    + (
         "nose",
         "head",
         "left_shoulder",
@@ -112,7 +110,7 @@ H36M17 = Skeleton(
     ),
     (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 9, 8, 11, 12, 8, 14, 15),
 )
-"""The body in which lifters work. `thorax` is the base of the neck, `nose` Human3.6M's neck/nose, `head` the top."""
+"""The body in which lifters work: `thorax` is the base of the neck, `head` the top of the head."""
 
 H36M18 = Skeleton("H36M18", (*H36M17.joints, "mid_shoulder"), (*H36M17.parents, 8))
 """H36M17 and the mid-shoulder point, as Integral and 3DMPPE train on."""
@@ -134,9 +132,15 @@ MPII16 = Skeleton(
         "left_ankle",
         "pelvis",
         "thorax",
-    )
-    + ("upper_neck", "head_top", "right_wrist", "right_elbow", "right_shoulder")
-    + ("left_shoulder", "left_elbow", "left_wrist"),
+        "upper_neck",
+        "head_top",
+        "right_wrist",
+        "right_elbow",
+        "right_shoulder",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+    ),
     (1, 2, 6, 6, 3, 4, -1, 6, 7, 8, 11, 12, 7, 7, 13, 14),
     {"thorax": "mid_shoulder", "upper_neck": "thorax", "head_top": "head"},
 )
@@ -152,8 +156,6 @@ MPI3DHP17 = Skeleton(
         "left_shoulder",
         "left_elbow",
         "left_wrist",
-    )
-    + (
         "right_hip",
         "right_knee",
         "right_ankle",
@@ -186,7 +188,8 @@ class Conversion:
     Args:
         source: The joint set that comes in.
         target: The joint set that goes out.
-        sources: Source joints whose mean is each target joint, (J, 4), repeated to fill the row; -1 where missing.
+        sources: Source joints whose mean is each target joint, (J, 4), repeated to fill the row; -1
+            where missing.
         made_up: Names of target joints that are midpoints of others.
         missing: Names of target joints without any source.
     """
@@ -198,14 +201,14 @@ class Conversion:
     missing: tuple[str, ...]
 
     def joints(self, joints: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Joints of the source set -> joints of the target set, (..., J, C); missing ones are NaN."""
+        """Joints of the source set -> of the target set, (..., J, C); missing ones are NaN."""
         self._check(joints.shape[-2])
         converted = joints[..., self.sources, :].mean(axis=-2, dtype=joints.dtype)
         converted[..., self.sources[:, 0] < 0, :] = np.nan
         return converted
 
     def score(self, score: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Scores of the source set -> scores of the target set, (..., J): the least of the sources, 0 if missing."""
+        """Scores, (..., J) -> (..., J): the least of a joint's sources, 0 if it has none."""
         self._check(score.shape[-1])
         converted = score[..., self.sources].min(axis=-1)
         converted[..., self.sources[:, 0] < 0] = 0
@@ -214,7 +217,7 @@ class Conversion:
     def _check(self, joints: int) -> None:
         if joints != len(self.source):
             raise DataError(
-                f"an array with {joints} joints is not {self.source.name} ({len(self.source)} joints)"
+                f"an array of {joints} joints is not {self.source.name}, which has {len(self.source)}"
             )
 
 
@@ -228,7 +231,8 @@ def conversion(source: Skeleton, target: Skeleton, *, allow_missing: bool = Fals
         allow_missing: Accept target joints that have no source; they become NaN with score 0.
 
     Raises:
-        DataError: If a target joint has no source and `allow_missing` is off, or if nothing is shared.
+        DataError: If a target joint has no source and `allow_missing` is off, or if nothing is
+            shared.
     """
     rows = [_sources(meaning, source.vocabulary) for meaning in target.vocabulary]
     missing = tuple(name for name, row in zip(target.joints, rows, strict=True) if not row)
