@@ -1,0 +1,112 @@
+"""Draws docs/chain.png: a clip of a held-out person through every door of a finished demo.
+
+.venv/bin/python docs/chain.py [--runs runs] [--picture docs/chain.png]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline import checkpoint
+from pipeline.camera import normalise
+from pipeline.datasets import Sequence
+from pipeline.datasets.synthetic import Synthetic
+from pipeline.detecting import person_boxes
+from pipeline.draw import (
+    GAP,
+    bounds2d,
+    contact_sheet,
+    heatmaps_over,
+    joints_alone,
+    joints_over,
+    reach3d,
+    views3d,
+    write_png,
+)
+from pipeline.heatmap.crop import apply, crop_matrix
+from pipeline.heatmap.module import in_picture
+from pipeline.lift.data import track
+from pipeline.run import newest_finished, read_state
+
+SIDE = 250
+"""Of a picture on the sheet, pixels."""
+
+
+def main() -> None:
+    """Draw the sheet."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--picture", type=Path, default=Path(__file__).with_suffix(".png"))
+    parser.add_argument("--action", default="punch")
+    parser.add_argument("--camera", type=int, default=1)
+    parser.add_argument("--frames", type=int, nargs="+", default=[6, 22, 38])
+    arguments = parser.parse_args()
+    detector, lifter, sequences = chain(arguments.runs)
+    name = f"{arguments.action} camera{arguments.camera}"
+    sequence = next(sequence for sequence in sequences if sequence.name.endswith(name))
+    write_png(arguments.picture, sheet(sequence, detector, lifter, arguments.frames))
+
+
+def chain(runs: Path) -> tuple[Any, Any, list[Sequence]]:
+    """The networks of the newest demo, and the people held out from it."""
+    paths = [
+        newest_finished(runs, stage, lambda settings: True, name=name)
+        for stage, name in (("heatmap", "demo"), ("lift", "demo-detected"))
+    ]
+    if None in paths:
+        sys.exit(f"{runs}: no finished demo; run `make demo` first")
+    modules = [
+        checkpoint.rebuild(path, stages=(stage,))
+        for path, stage in zip(paths, ("heatmap", "lift"), strict=True)
+    ]
+    state = read_state(paths[1].parents[1])
+    made = state["settings"]["data"]["source"]["init_args"]
+    return *modules, Synthetic(**made).sequences("test")
+
+
+@torch.no_grad()
+def sheet(sequence: Sequence, detector: Any, lifter: Any, frames: list[int]) -> NDArray[np.uint8]:
+    """One row per frame: picture, heatmaps, joints, lifted from the front and from the side."""
+    skeleton = detector.skeleton
+    size = detector.input_size
+    small = crop_matrix(person_boxes(sequence), size, padding=detector.padding)
+    large = crop_matrix(person_boxes(sequence), (SIDE, SIDE), padding=detector.padding)
+    crops = [sequence.pictures.crop(t, small[t], size) for t in range(len(sequence))]
+    images = torch.from_numpy(np.stack(crops))
+    found, score = (
+        torch.cat(part) for part in zip(*map(detector.detect, images.split(32)), strict=True)
+    )
+    joints2d = in_picture(found, torch.from_numpy(small)).numpy()
+    heatmaps = detector(images[frames]).numpy()
+    given = track(sequence, lifter.net.skeleton, joints2d, score.numpy())
+    lifted = lifter.lift(torch.from_numpy(given.joints2d), torch.from_numpy(given.visible)).numpy()
+    reach = reach3d(lifted[frames], given.joints3d[frames])
+    flat = normalise(joints2d, sequence.camera.size)
+    bounds = bounds2d(flat[frames])
+    tiles = []
+    for heat, t in zip(heatmaps, frames, strict=True):
+        picture = sequence.pictures.crop(t, large[t], (SIDE, SIDE))
+        at = apply(large[t], joints2d[t])
+        views = views3d(lifted[t], given.joints3d[t], skeleton, reach=reach, size=SIDE)
+        views = views[-SIDE - GAP : -GAP, GAP:]  # without its captions
+        tiles += [
+            picture,
+            heatmaps_over(picture, heat, skeleton, peak=1.3 * heat.max()),
+            joints_over(picture, at, skeleton, score[t].numpy()),
+            joints_alone(flat[t], skeleton, bounds=bounds, size=SIDE),
+            *(view[:, :SIDE] for view in np.split(views, 2, axis=1)),
+        ]
+    captions = ["picture", "heatmaps", "joints", "2D clip"]
+    captions += ["3D from the front, truth in grey", "3D from the side, truth in grey"]
+    return contact_sheet(tiles, 6, captions + [""] * (len(tiles) - 6))
+
+
+if __name__ == "__main__":
+    main()
