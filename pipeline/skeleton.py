@@ -217,7 +217,8 @@ class Conversion:
     def _check(self, joints: int) -> None:
         if joints != len(self.source):
             raise DataError(
-                f"an array of {joints} joints is not {self.source.name}, which has {len(self.source)}"
+                f"an array with {joints} joints is not {self.source.name} "
+                f"({len(self.source)} joints)"
             )
 
 
