@@ -122,6 +122,8 @@ PANELS: tuple[Panel, ...] = (
         "<split>/heatmap_sheet", "picture", "heatmap", "every heatmap of one picture, with its peak"
     ),
     Panel("<split>/pck_per_joint", "picture", "heatmap", "PCK@0.1 of each joint as bars"),
+    Panel("<split>/oks_ap", "table", "heatmap", "COCO's ten numbers"),
+    Panel("<split>/pckh_0.5", "table", "heatmap", "PCKh@0.5 of each part of the body (MPII)"),
     Panel("<split>/relations", "picture", "integral", "how much each joint attends to each other"),
     Panel(
         "<split>/corruption", "picture", "pretrain", "exact 2D beside what the network was given"

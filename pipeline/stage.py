@@ -1,4 +1,4 @@
-"""What the LightningModules and LightningDataModules of all stages share: order of samples, schedules, checkpoints."""
+"""What the modules and data modules of all stages share: order of samples, schedules, checkpoints."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class BatchSet(Protocol):
     def __getitem__(self, key: BatchKey) -> dict[str, Any]:
         """The batch of these samples in this epoch, a pure function of the key and the set's seed.
 
-        Arrays come out as NumPy arrays with the batch axis first; the loader turns them into tensors. `index` (B,)
-        names the samples in messages.
+        Arrays come out as NumPy arrays with the batch axis first; the loader turns them into
+        tensors. `index` (B,) names the samples in messages.
         """
         ...
 
@@ -45,10 +45,11 @@ class BatchSet(Protocol):
 class Order(Sampler[BatchKey]):
     """Which samples come in which batch: a pure function of (seed, epoch), whatever happened before.
 
-    Training batches are cut from one permutation of all samples: batch s of W processes takes samples
-    s*B*W … (s+1)*B*W of it, every W-th to each process. Each sample comes exactly once per epoch; what is left
-    at the end and too small to give every process two samples joins the batch before. Evaluation takes every W-th
-    sample in order, without padding, so that a metric over N processes equals the metric over one.
+    Training batches are cut from one permutation of all samples: batch s of W processes takes
+    samples s*B*W … (s+1)*B*W of it, every W-th to each process. Each sample comes exactly once per
+    epoch; what is left at the end and too small to give every process two samples joins the batch
+    before. Evaluation takes every W-th sample in order, without padding, so that a metric over N
+    processes equals the metric over one.
 
     Args:
         count: Number of samples.
@@ -100,8 +101,9 @@ class Order(Sampler[BatchKey]):
 class Loader(DataLoader[dict[str, Any]]):
     """A DataLoader that knows how many batches of this pass it has given, so that a resumed run goes on there.
 
-    Lightning stores `state_dict` in the checkpoint. The pass begins at the first batch asked for, not when the
-    iterator is made, because Lightning makes it before it tells the sampler which epoch this is.
+    Lightning stores `state_dict` in the checkpoint. The pass begins at the first batch asked for,
+    not when the iterator is made, because Lightning makes it before it tells the sampler which
+    epoch this is.
     """
 
     given = 0
@@ -228,8 +230,9 @@ class Stage(pl.LightningModule):
         optimizer: Makes the optimiser from the parameters.
         schedule: Learning-rate factor by step; none keeps the rate constant.
 
-    A checkpoint gets a dictionary `heatlift`: the stage, a format version, the number of processes, and `origin`,
-    whatever the module wants remembered of its making (the report of a hand-over of weights).
+    A checkpoint gets a dictionary `heatlift`: the stage, a format version, the number of processes,
+    and `origin`, whatever the module wants remembered of its making (the report of a hand-over of
+    weights).
     """
 
     stage: ClassVar[str]
@@ -262,7 +265,8 @@ class Stage(pl.LightningModule):
         }
 
     def _steps_per_epoch(self) -> int:
-        # Not trainer.estimated_stepping_batches: asking for it loses the loader's state (lightning issue 20550).
+        # Not trainer.estimated_stepping_batches: asking for it loses the loader's state (lightning
+        # issue 20550).
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         batches = len(data.train_dataloader())
         share = self.trainer.limit_train_batches
@@ -332,6 +336,9 @@ class StageData(pl.LightningDataModule):
     evaluation_batch: int = 1
     """Samples per batch in validation and test."""
 
+    evaluation_workers: int = 0
+    """Loader processes in validation and test."""
+
     source: Source
 
     def describe(self) -> str:
@@ -346,7 +353,11 @@ class StageData(pl.LightningDataModule):
 
     def _evaluation(self, split: str) -> Loader:
         return loader(
-            self.evaluation_sets[split], self.evaluation_batch, shuffle=False, seed=self.seed
+            self.evaluation_sets[split],
+            self.evaluation_batch,
+            shuffle=False,
+            seed=self.seed,
+            workers=self.evaluation_workers,
         )
 
     def val_dataloader(self) -> Loader:

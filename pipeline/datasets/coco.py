@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets import Samples, Split
+from pipeline.datasets import CocoTruth, Samples, Split
 from pipeline.datasets.documents import entry, number, numbers, of_kind, read_json
 from pipeline.datasets.photos import Photographs, without_bad
 from pipeline.errors import DataError
@@ -205,18 +206,26 @@ class Coco:
         root: Folder of the set: `annotations/person_keypoints_{train,val}2017.json` and
             `{train,val}2017/` (or `images/{train,val}2017/`); or
             `person_keypoints_{train,val}.json` and `images/`.
+        boxes: Json file with the boxes of a person detector on the validation set, below `root`:
+            `test` is then on them; without it on the exact boxes. `val` is always on the exact
+            ones.
+        box_score: Detected boxes with a smaller score are left out.
         skip_bad: How many photographs may be missing or damaged and are left out; with 0 none is
             read beforehand.
     """
 
     skeleton = COCO17
 
-    def __init__(self, root: str, *, skip_bad: int = 0) -> None:
+    def __init__(
+        self, root: str, *, boxes: str | None = None, box_score: float = 0.0, skip_bad: int = 0
+    ) -> None:
         self.root, self.skip_bad = Path(root), skip_bad
+        self.boxes, self.box_score = boxes, box_score
 
     def describe(self) -> str:
         """One line for the first lines of a run."""
-        return f"COCO people in {self.root}; COCO17, exact boxes; test is the validation set"
+        boxes = f"test on the boxes of {self.boxes}" if self.boxes else "exact boxes"
+        return f"COCO people in {self.root}; COCO17, {boxes}; test is the validation set"
 
     def annotations(self, split: Split) -> Path:
         """The annotation file of a split, as OKS-AP needs it."""
@@ -246,7 +255,23 @@ class Coco:
 
     def samples(self, split: Split) -> Samples:
         """People of a split; see `pipeline.datasets.PictureSource`."""
-        samples = samples_of(self.people(split), self.folder(split), self.skeleton)
+        if split == "test" and self.boxes:
+            found = self.detected(split, str(self.root / self.boxes), threshold=self.box_score)
+            samples, ids, scores = found.samples, found.image_ids, found.scores
+            about = f"boxes of {self.boxes} with a score of at least {self.box_score:g}"
+        else:
+            people = self.people(split)
+            samples, ids = samples_of(people, self.folder(split), self.skeleton), people.image_ids
+            scores, about = np.ones(len(people)), "exact boxes"
+        truth = CocoTruth(
+            rows=np.arange(len(samples)),
+            annotations=str(self.annotations(split)),
+            image_ids=ids,
+            scores=scores,
+            areas=samples.boxes[:, 2:].prod(axis=1, dtype=np.float64),
+            about=about,
+        )
+        samples = dataclasses.replace(samples, truths=() if split == "train" else (truth,))
         return without_bad(samples, self.skip_bad)[0] if self.skip_bad else samples
 
     def detected(self, split: Split, boxes: str, *, threshold: float = 0.0) -> DetectedPeople:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Sequence as Many
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +38,7 @@ def converted(samples: Samples, skeleton: Skeleton) -> Samples:
         principal=samples.principal,
         ids=samples.ids,
         actions=samples.actions,
+        truths=samples.truths,
     )
 
 
@@ -44,16 +48,23 @@ class Mixed:
     Args:
         sources: Whose samples.
         skeleton: Name of the joint set they are converted to.
+        root: Folder that the sources' own roots are relative to.
+
+    Raises:
+        UsageError: If there is no source or no such joint set.
     """
 
-    def __init__(self, sources: Many[PictureSource], *, skeleton: str = "H36M17") -> None:
+    def __init__(
+        self, sources: Many[PictureSource], *, skeleton: str = "H36M17", root: str = "."
+    ) -> None:
         if skeleton not in SKELETONS:
             raise UsageError(
                 f"no joint set is called {skeleton!r}; there are {', '.join(SKELETONS)}"
             )
         if not sources:
             raise UsageError("Mixed needs at least one source")
-        self.sources, self.skeleton = tuple(sources), SKELETONS[skeleton]
+        self.root, self.skeleton = Path(root), SKELETONS[skeleton]
+        self.sources = tuple(_below(self.root, source) for source in sources)
 
     def describe(self) -> str:
         """One line for the first lines of a run."""
@@ -77,7 +88,21 @@ class Mixed:
             principal=_filled([part.principal for part in parts], parts, (2,)),
             ids=tuple(own or name for own, name in zip(ids, names, strict=True)),
             actions=tuple(actions) if any(part.actions for part in parts) else None,
+            truths=tuple(
+                dataclasses.replace(truth, rows=truth.rows + first)
+                for part, first in zip(parts, np.cumsum([0, *map(len, parts[:-1])]), strict=True)
+                for truth in part.truths
+            ),
         )
+
+
+def _below(root: Path, source: PictureSource) -> PictureSource:
+    """The source with its root below a folder; one that reads no folder as it is."""
+    if not isinstance(own := getattr(source, "root", None), Path):
+        return source
+    moved = copy.copy(source)
+    moved.root = root / own  # type: ignore[attr-defined]
+    return moved
 
 
 def _filled(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets import Samples, Split
+from pipeline.datasets import MpiiTruth, Samples, Split
 from pipeline.datasets.coco import first_existing, read_people, samples_of
 from pipeline.datasets.documents import entry, number, numbers, of_kind, read_json
 from pipeline.datasets.matlab import read_arrays
 from pipeline.datasets.photos import Photographs, without_bad
 from pipeline.errors import DataError
 from pipeline.skeleton import MPII16
+
+_HEADS = ("annot/gt_valid.mat", "gt_valid.mat")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +99,7 @@ class Mpii:
 
     def head_truth(self) -> HeadTruth:
         """Head sizes of the validation list, in the order of `samples('val')`."""
-        return read_head_truth(
-            first_existing(self.root, ["annot/gt_valid.mat", "gt_valid.mat"], "head sizes")
-        )
+        return read_head_truth(first_existing(self.root, _HEADS, "head sizes"))
 
     def samples(self, split: Split) -> Samples:
         """People of a split; see `pipeline.datasets.PictureSource`."""
@@ -109,7 +110,44 @@ class Mpii:
             samples = samples_of(read_people(path, MPII16), folder, MPII16)
         else:
             samples = _listed(document, path, folder)
+        if split != "train":
+            samples = dataclasses.replace(samples, truths=(self._truth(samples),))
         return without_bad(samples, self.skip_bad)[0] if self.skip_bad else samples
+
+    def _truth(self, samples: Samples) -> MpiiTruth:
+        """What PCKh compares with: `gt_valid.mat`, or the labels themselves where there is none."""
+        try:
+            truth = self.head_truth()
+        except DataError:
+            if any((self.root / place).exists() for place in _HEADS):
+                raise
+            return _truth_of_labels(samples)
+        if len(truth.head) != len(samples):
+            raise DataError(
+                f"{self.root}: gt_valid.mat has {len(truth.head)} people and the list "
+                f"{len(samples)}; they must be of the same list"
+            )
+        return MpiiTruth(
+            rows=np.arange(len(samples)),
+            joints2d=truth.joints2d,
+            labelled=truth.labelled,
+            head=truth.head,
+            about="head boxes of gt_valid.mat",
+        )
+
+
+def _truth_of_labels(samples: Samples) -> MpiiTruth:
+    """Labels with the distance from neck to top of the head as 0.6 of the head box's diagonal."""
+    ends = [MPII16.index("upper_neck"), MPII16.index("head_top")]
+    length = np.linalg.norm(np.diff(samples.joints2d[:, ends], axis=1)[:, 0], axis=-1)
+    rows = np.flatnonzero(samples.labelled[:, ends].all(axis=1) & (length > 0))
+    return MpiiTruth(
+        rows=rows,
+        joints2d=samples.joints2d[rows].astype(np.float64),
+        labelled=samples.labelled[rows],
+        head=length[rows] / 0.6,
+        about="no head boxes: limits are half the distance from neck to top of the head",
+    )
 
 
 def _listed(document: Any, path: Path, folder: Path) -> Samples:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets import Pictures, Samples
+from pipeline.datasets import Pictures, Samples, Truth
 from pipeline.errors import DataError
 
 MAX_BYTES = 256 * 2**20
@@ -177,19 +177,25 @@ class Photographs:
 
     def __init__(self, paths: Many[Path | str]) -> None:
         self.paths = tuple(str(path) for path in paths)
+        self._sizes: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Width and height of a picture in pixels."""
-        return picture_size(read_bytes(Path(self.paths[index])), self.paths[index])
+        """Width and height of a picture in pixels; a file is read for it once."""
+        path = self.paths[index]
+        if path not in self._sizes:
+            self._sizes[path] = picture_size(read_bytes(Path(path)), path)
+        return self._sizes[path]
 
     def crop(
         self, index: int, matrix: NDArray[np.float64], size: tuple[int, int]
     ) -> NDArray[np.uint8]:
         """A piece of a picture, RGB, (H, W, 3), bilinear, black outside."""
-        whole = read_picture(Path(self.paths[index]))
+        path = self.paths[index]
+        whole = read_picture(Path(path))
+        self._sizes[path] = (whole.shape[1], whole.shape[0])
         piece = cv2.warpAffine(whole, np.asarray(matrix, np.float64), size, flags=cv2.INTER_LINEAR)
         return cv2.cvtColor(piece, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
@@ -287,5 +293,18 @@ def select(samples: Samples, indices: NDArray[np.integer]) -> Samples:
         pictures=Photographs([pictures.paths[i] for i in indices]),
         ids=None if samples.ids is None else tuple(samples.ids[i] for i in indices),
         actions=None if samples.actions is None else tuple(samples.actions[i] for i in indices),
+        truths=tuple(_selected(truth, indices) for truth in samples.truths),
         **chosen,
     )
+
+
+def _selected(truth: Truth, indices: NDArray[np.integer]) -> Truth:
+    """What is known of some of the samples, whose rows are now their places in `indices`."""
+    places = np.searchsorted(truth.rows, indices).clip(max=max(len(truth.rows) - 1, 0))
+    known = truth.rows[places] == indices if len(truth.rows) else np.zeros(len(indices), bool)
+    arrays = {
+        part.name: getattr(truth, part.name)[places[known]]
+        for part in dataclasses.fields(truth)
+        if isinstance(getattr(truth, part.name), np.ndarray)
+    }
+    return dataclasses.replace(truth, **{**arrays, "rows": np.flatnonzero(known)})

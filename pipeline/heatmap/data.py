@@ -79,7 +79,7 @@ class Crops:
         converted = conversion(samples.skeleton, skeleton, allow_missing=True)
         self.skeleton, self.size, self.padding = skeleton, size, padding
         self.augmentation, self.seed = augmentation, seed
-        self.pictures, self.boxes = samples.pictures, samples.boxes
+        self.pictures, self.boxes, self.truths = samples.pictures, samples.boxes, samples.truths
         self.joints2d = converted.joints(samples.joints2d)
         labelled = converted.score(samples.labelled.astype(np.float32)) > 0
         self.labelled = labelled & np.isfinite(self.joints2d).all(axis=-1)
@@ -146,7 +146,7 @@ class HeatmapDataModule(StageData):
         augmentation: How training varies the crops.
         batch_size: Training samples per batch and process.
         evaluation_batch: Samples per batch in validation and test.
-        workers: Loader processes while training.
+        workers: Loader processes.
         seed: Of order and augmentation.
 
     Raises:
@@ -174,6 +174,7 @@ class HeatmapDataModule(StageData):
         self.source, self.skeleton = source, skeleton_named(skeleton)
         self.input_size, self.padding = input_size, padding
         self.augmentation, self.evaluation_batch = augmentation, evaluation_batch
+        self.evaluation_workers = workers
 
     def setup(self, stage: str) -> None:
         """Read the splits that this stage needs.

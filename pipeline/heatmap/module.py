@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
@@ -10,16 +11,20 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from pipeline import dashboard
 from pipeline.checkpoint import hand_over
 from pipeline.errors import UsageError
 from pipeline.heatmap import targets
 from pipeline.heatmap.data import skeleton_named
+from pipeline.heatmap.judges import Judge, judges_of
 from pipeline.heatmap.resnet import Normalise
 from pipeline.metrics import PCK
 from pipeline.stage import Schedule, Stage
 
 DETECTION_VERSION = 1
 """Raised whenever the same weights and settings would give other joints than before."""
+
+SHARES = ("pck@0.05", "pck@0.1", "pck@0.2")
 
 Decode = Literal["quarter", "argmax", "expectation"]
 
@@ -38,7 +43,8 @@ class HeatmapModule(Stage):
 
     Batches: see `pipeline.heatmap.data.Crops`. Logged: `train/loss`; `val/` and `test/` `loss`,
     `pck_0.05`, `pck_0.1` and `pck_0.2`, the share of joints within that part of the person's size
-    in the whole picture. After a validation `report` has the shares per joint too, and `examples` a
+    in the whole picture; of COCO's people `oks_ap` and of MPII's `pckh_0.5`, as these benchmarks
+    count. After a validation `report` has the shares per joint too, and `examples` a
     few crops: image, heatmaps, joints2d and truth in pixels of the crop, score, name.
 
     Args:
@@ -104,6 +110,7 @@ class HeatmapModule(Stage):
         self.pretrained = pretrained
         self.examples: list[dict[str, Any]] = []
         self.report: dict[str, float] = {}
+        self.judges: dict[str, list[Judge]] = {"val": [], "test": []}
 
     def forward(self, images: Tensor) -> Tensor:
         """Crops -> heatmaps.
@@ -152,8 +159,11 @@ class HeatmapModule(Stage):
         self._score("test", batch)
 
     def on_test_epoch_end(self) -> None:
-        """Log the share of joints that were found."""
+        """Log the share of joints that were found, and print what they are shares of."""
         self._close("test")
+        self.print(self.protocol("test"))
+        shares = ", ".join(f"{name} {100 * self.report[name]:.1f} %" for name in SHARES)
+        self.print(f"of the longer side of the joints' box: {shares}")
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Joints in pixels of whole pictures (B, J, 2), their scores, and the samples' indices."""
@@ -206,15 +216,39 @@ class HeatmapModule(Stage):
         weight = batch["weight"] * targets.in_reach(cells, size, sigma=self.sigma)
         return targets.heatmap_loss(heatmaps, self.encode(cells, size, sigma=self.sigma), weight)
 
+    def protocol(self, split: str) -> str:
+        """What a number of this run is a number of."""
+        width, height = self.input_size
+        flip = "on" if self.flip_test else "off"
+        source = self.trainer.datamodule.source  # type: ignore[attr-defined]
+        return (
+            f"{split} split of {source.describe()}; {self.skeleton.name}, {width}x{height}, "
+            f"decode {self.decode}, flip test {flip}"
+        )
+
     def _open(self, split: str) -> None:
         self.examples = []
         cast(PCK, self.hits[split]).reset()
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        truths = data.evaluation_sets[split].truths
+        self.judges[split] = judges_of(truths, self.skeleton, self.device)
 
     def _close(self, split: str) -> None:
         self.report = cast(PCK, self.hits[split]).compute()
-        for name in ("pck@0.05", "pck@0.1", "pck@0.2"):
+        for name in SHARES:
             value = self.report[name]
-            self.log(f"{split}/{name.replace('@', '_')}", value, prog_bar=name == "pck@0.1")
+            if math.isfinite(value):  # nobody is labelled where boxes are a detector's
+                self.log(f"{split}/{name.replace('@', '_')}", value, prog_bar=name == "pck@0.1")
+        for number, judge in enumerate(self.judges[split]):
+            value, report = judge.compute()
+            name = f"{split}/{judge.name}"
+            if judge.name not in [other.name for other in self.judges[split][:number]]:
+                self.log(name, value)
+                rows = [(key, _percent(share)) for key, share in report.items()]
+                dashboard.show_table(self.trainer, name, [judge.title, "%"], rows)
+            if split == "test":
+                numbers = ", ".join(f"{key} {_percent(share):.1f}" for key, share in report.items())
+                self.print(f"{judge.title}: {numbers} % ({judge.protocol()})")
 
     def _score(self, split: str, batch: Mapping[str, Tensor]) -> None:
         heatmaps = self(batch["image"])
@@ -228,9 +262,16 @@ class HeatmapModule(Stage):
             batch["scale"],
             batch["weight"] > 0,
         )
+        for judge in self.judges[split]:
+            judge.update(batch["index"], in_picture(joints2d, batch["matrix"]), score)
         self.log(f"{split}/loss", loss)
         if not self.examples:
             self.examples = examples_of(batch, heatmaps, joints2d, score)
+
+
+def _percent(share: float) -> float:
+    """COCO's evaluation answers -1 where there is nobody to find."""
+    return 100 * share if share >= 0 else math.nan
 
 
 def examples_of(
