@@ -1,4 +1,4 @@
-"""Windows of clips, gathered a batch at a time, and the way back: every frame predicted exactly once."""
+"""Windows of clips, gathered a batch at a time, and the way back: every frame predicted once."""
 
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ def window_starts(
 ) -> NDArray[np.int64]:
     """First frames of the training windows of a clip, relative to its own first frame.
 
-    Windows lie inside the clip, `step` apart, and the last one ends with it; a clip shorter than a window gives one
-    window, centred, that the padding fills. Windows with a frame that is not valid are left out.
+    Windows lie inside the clip, `step` apart, and the last one ends with it; a clip shorter than a
+    window gives one window, centred, that the padding fills. Windows with a frame that is not valid
+    are left out.
 
     >>> window_starts(10, 4, 4).tolist(), window_starts(3, 8, 4).tolist()
     ([0, 4, 6], [-2])
@@ -73,9 +74,11 @@ def stitch(
 ) -> Tensor:
     """Lift a clip of any length so that every frame is predicted exactly once.
 
-    `every`: back-to-back windows, then one made of the last T frames, of which only the frames not yet predicted are
-    kept; a shorter clip is padded with its last frame. `centre` and `valid`: the clip is padded with its first and
-    last frames so that each frame is the centre once (a causal lifter is padded in front alone).
+    `every`: back-to-back windows, then one made of the last T frames, of which only the frames not
+        yet predicted are
+    kept; a shorter clip is padded with its last frame. `centre` and `valid`: the clip is padded
+    with its first and last frames so that each frame is the centre once (a causal lifter is padded
+    in front alone).
 
     Args:
         lift: (B, T, J, C), (B, T, J) -> (B, T', J, 3); the lifter with whatever surrounds it.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import chance
-from pipeline.camera import normalise, project, world_to_camera
-from pipeline.corrupt import detection_noise
+from pipeline.camera import Camera, normalise, project, ring_of_cameras, world_to_camera
+from pipeline.corrupt import detection_noise, pretraining_masks
 from pipeline.datasets import MotionSource, Sequence, Split
-from pipeline.errors import DataError
+from pipeline.datasets.mocap import bones_of, with_bones
+from pipeline.errors import DataError, UsageError
 from pipeline.lift.clips import Padded, window_starts
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.martinez import Statistics
@@ -30,7 +33,8 @@ class Track:
         sequence: Where it comes from.
         joints2d: Normalised 2D, (T, J, 2), float32; zero where not visible.
         visible: Which joints have a 2D position, (T, J).
-        joints3d: Root-relative joints in the camera frame, metres, (T, J, 3), float32; none where unknown.
+        joints3d: Root-relative joints in the camera frame, metres, (T, J, 3), float32; none where
+            unknown.
         valid: Frames that may be trained on and scored, (T,).
     """
 
@@ -42,7 +46,7 @@ class Track:
 
 
 def exact_joints2d(sequence: Sequence) -> NDArray[np.float64]:
-    """Where the joints of a sequence really are in its pictures, pixels, (T, J, 2), in the sequence's joint set.
+    """Where the joints of a sequence are in its pictures, pixels, (T, J, 2), in its joint set.
 
     Raises:
         DataError: If it has neither 2D nor 3D joints.
@@ -51,9 +55,11 @@ def exact_joints2d(sequence: Sequence) -> NDArray[np.float64]:
         return sequence.joints2d.astype(np.float64)
     if sequence.joints3d is None:
         raise DataError(
-            f"{sequence.name}: has neither 2D nor 3D joints; give `detections` a checkpoint or a file"
+            f"{sequence.name}: has neither 2D nor 3D joints; "
+            "give `detections` a checkpoint or a file"
         )
-    return project(world_to_camera(sequence.joints3d, sequence.camera), sequence.camera)
+    seen = world_to_camera(sequence.joints3d, sequence.camera)
+    return np.asarray(project(seen, sequence.camera), np.float64)
 
 
 def track(
@@ -95,26 +101,104 @@ def _refuse_non_finite(sequence: Sequence, joints3d: NDArray[np.float32]) -> Non
     if not good.all():
         frame = int(np.argmin(good))
         raise DataError(
-            f"{sequence.name}: frame {frame} has a 3D joint that is not finite ({int((~good).sum())} such frames); "
-            "repair it or mark those frames as not valid"
+            f"{sequence.name}: frame {frame} has a 3D joint that is not finite "
+            f"({int((~good).sum())} such frames); repair it or mark those frames as not valid"
         )
 
 
+def filmed_anew(sequences: Many[Sequence], seed: int, take: int) -> list[Sequence]:
+    """The same motion by other bodies before other cameras: a pure function of (seed, take).
+
+    Sequences that stand next to each other and share their joints are one recording: they get one
+    body, with bone lengths drawn from those of adults, and a ring of cameras around it
+    (`ring_of_cameras`).
+
+    Args:
+        sequences: With world joints, floor at z = 0, in H36M17.
+        seed: Of the run.
+        take: Which take.
+
+    Source: PoseAug (Gong et al. 2021) and EvoSkeleton (Li et al. 2020) vary bodies and cameras
+        likewise.
+    Differs from the papers: bodies and cameras are drawn from their ranges, not learned or evolved.
+    """
+    found: list[Sequence] = []
+    for _, shared in itertools.groupby(sequences, key=lambda s: id(s.joints3d)):
+        recording = list(shared)
+        first = recording[0]
+        if first.joints3d is None:
+            raise DataError(f"{first.name}: has no 3D joints, so it cannot be filmed anew")
+        bones = bones_of(seed, f"take {take} of {first.name}")
+        world = with_bones(first.joints3d.astype(np.float64), first.skeleton, bones)
+        cameras: list[Camera] = []
+        while len(cameras) < len(recording):
+            key = (seed, "take", take, first.name, len(cameras))
+            cameras += ring_of_cameras(*key, joints3d=world, valid=first.valid)
+        joints3d = world.astype(np.float32)
+        found += [
+            replace(s, joints3d=joints3d, joints2d=None, camera=camera)
+            for s, camera in zip(recording, cameras, strict=False)
+        ]
+    return found
+
+
+class Takes:
+    """Training batches of motion that is filmed anew every so many epochs.
+
+    Args:
+        windows: Makes the windows of a take.
+        epochs: How long a take lasts.
+    """
+
+    def __init__(self, windows: Callable[[int], Windows], epochs: int) -> None:
+        self.make, self.epochs = windows, epochs
+        self.take, self.windows = 0, windows(0)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, key: BatchKey) -> dict[str, Any]:
+        """See `Windows`."""
+        take = key[0] // self.epochs
+        if take != self.take:
+            self.take, self.windows = take, self.make(take)
+        return self.windows[key]
+
+
 class Windows:
-    """Training batches: windows of all videos, gathered with one copy, a part of them mirrored."""
+    """Training batches: windows of all videos, gathered with one copy, a part of them mirrored.
+
+    Args:
+        tracks: The videos.
+        lifter: Says how long windows are and which frames it gives out.
+        step: Frames from one window to the next.
+        flip: Mirror half of the windows.
+        seed: Of flips and masks.
+        joint_mask: Share of joints that are hidden.
+        frame_mask: Share of whole frames that are hidden.
+    """
 
     def __init__(
-        self, tracks: Many[Track], lifter: Lifter, *, step: int, flip: bool, seed: int
+        self,
+        tracks: Many[Track],
+        lifter: Lifter,
+        *,
+        step: int,
+        flip: bool,
+        seed: int,
+        joint_mask: float = 0.0,
+        frame_mask: float = 0.0,
     ) -> None:
         T = lifter.frames
         self.frames, self.flip, self.seed = T, flip, seed
+        self.joint_mask, self.frame_mask = joint_mask, frame_mask
         self.swap = list(lifter.skeleton.swap)
         self.output, self.receptive_field = lifter.output, lifter.receptive_field
         self.causal = getattr(lifter, "causal", False)
         pad = T
         self.joints2d = Padded([t.joints2d for t in tracks], pad)
         self.visible = Padded([t.visible for t in tracks], pad)
-        self.joints3d = Padded([_joints3d(t) for t in tracks], pad)
+        self.joints3d = Padded([known_joints3d(t) for t in tracks], pad)
         self.valid = Padded([t.valid for t in tracks], pad)
         self.first = torch.from_numpy(
             np.concatenate(
@@ -149,12 +233,19 @@ class Windows:
         joints3d = self.joints3d.windows(target_first, target_frames)
         valid = self.valid.windows(target_first, target_frames)
         if self.flip:
-            mirrored = torch.from_numpy(
-                chance.uniform(self.seed, "flip", epoch, indices, lanes=1)[:, 0] < 0.5
+            draw = chance.uniform(self.seed, "flip", epoch, indices, lanes=1)[:, 0]
+            mirrored = torch.from_numpy(np.flatnonzero(draw < 0.5))
+            for joints in (joints2d, joints3d):
+                joints.index_copy_(0, mirrored, mirror(joints.index_select(0, mirrored), self.swap))
+            seen = visible.index_select(0, mirrored)
+            visible.index_copy_(0, mirrored, seen[..., self.swap])
+        if self.joint_mask or self.frame_mask:
+            _, T, J = visible.shape
+            shares = {"joints": self.joint_mask, "frames": self.frame_mask}
+            visible &= torch.from_numpy(
+                pretraining_masks(T, J, self.seed, epoch, indices, **shares)
             )
-            joints2d[mirrored] = mirror(joints2d[mirrored], self.swap)
-            visible[mirrored] = visible[mirrored][..., self.swap]
-            joints3d[mirrored] = mirror(joints3d[mirrored], self.swap)
+            joints2d.masked_fill_(~visible[..., None], 0.0)
         return {
             "joints2d": joints2d,
             "visible": visible,
@@ -164,7 +255,12 @@ class Windows:
         }
 
 
-def _joints3d(track: Track) -> NDArray[np.float32]:
+def known_joints3d(track: Track) -> NDArray[np.float32]:
+    """3D joints of a track.
+
+    Raises:
+        DataError: If it has none.
+    """
     if track.joints3d is None:
         raise DataError(
             f"{track.sequence.name}: has no 3D joints, so it cannot be trained on or scored"
@@ -173,8 +269,9 @@ def _joints3d(track: Track) -> NDArray[np.float32]:
 
 
 def mirror(joints: torch.Tensor, swap: Many[int]) -> torch.Tensor:
-    """Joints of a mirrored picture, (..., J, C): x negated, left and right exchanged; a copy, exact both ways."""
-    mirrored = joints[..., swap, :]
+    """Joints of a mirrored picture, (..., J, C): x negated, left and right exchanged; a copy."""
+    order = torch.as_tensor(swap, device=joints.device)
+    mirrored = joints.index_select(-2, order)
     mirrored[..., 0].neg_()
     return mirrored
 
@@ -185,12 +282,13 @@ class Videos:
     def __init__(self, tracks: Many[Track]) -> None:
         self.tracks = list(tracks)
         self.actions = sorted({track.sequence.action for track in tracks})
+        self.groups = sorted({track.sequence.group for track in tracks})
 
     def __len__(self) -> int:
         return len(self.tracks)
 
     def __getitem__(self, key: BatchKey) -> dict[str, Any]:
-        """The video with its batch axis of one: joints2d (1, T, J, 2) and so on, and its action's number."""
+        """The video with a batch axis of one: joints2d (1, T, J, 2) and so on, and its action."""
         _, (index,) = key
         track = self.tracks[index]
         batch = {
@@ -198,6 +296,7 @@ class Videos:
             "visible": track.visible[None],
             "valid": track.valid[None],
             "action": self.actions.index(track.sequence.action),
+            "group": self.groups.index(track.sequence.group),
             "index": np.array([index]),
         }
         return batch if track.joints3d is None else {**batch, "joints3d": track.joints3d[None]}
@@ -206,20 +305,28 @@ class Videos:
 class LiftDataModule(StageData):
     """Clips of 2D joints with the 3D motion they show.
 
-    Batches while training: `joints2d` (B, T, J, 2) normalised, `visible` (B, T, J), `joints3d` (B, T', J, 3) metres
-    root-relative in the camera frame, `valid` (B, T'), `index` (B,). In evaluation: one whole video each.
-    T, T' and the joint set are asked of the lifter.
+    Batches while training: `joints2d` (B, T, J, 2) normalised, `visible` (B, T, J), `joints3d` (B,
+    T', J, 3) metres root-relative in the camera frame, `valid` (B, T'), `index` (B,). In
+    evaluation: one whole video each. T, T' and the joint set are asked of the lifter.
 
     Args:
         source: Where the motion comes from.
-        detections: Which 2D the lifter gets: `exact` (projected joints), `noisy` (the open benchmark's detection noise
-            on them), a checkpoint of a 2D stage (its cached detections), or a file of detections made elsewhere.
+        detections: Which 2D the lifter gets: `exact` (projected joints), `noisy` (the open
+            benchmark's detection noise on them), a checkpoint of a 2D stage (its cached
+            detections), or a file of detections made elsewhere.
         batch_size: Windows per batch and process.
         step: Frames from one training window to the next; by default a third of T, at least 1.
         flip: Mirror half of the training windows.
+        joint_mask: Share of joints that are hidden from the lifter in training windows.
+        frame_mask: Share of whole frames that are hidden from it there.
+        refilm: Epochs after which the training motion is filmed anew, see `filmed_anew`: other
+            bodies, cameras and detection noise; 0 for never. For exact and noisy 2D of motion with
+            a floor.
         workers: Loader processes while training.
-        seed: Of order, flips and noise.
+        seed: Of order, flips, noise, masks and takes.
     """
+
+    source: MotionSource
 
     def __init__(
         self,
@@ -229,11 +336,20 @@ class LiftDataModule(StageData):
         batch_size: int = 64,
         step: int | None = None,
         flip: bool = True,
+        joint_mask: float = 0.0,
+        frame_mask: float = 0.0,
+        refilm: int = 0,
         workers: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, workers=workers, seed=seed)
         self.source, self.detections, self.step, self.flip = source, detections, step, flip
+        self.joint_mask, self.frame_mask, self.refilm = joint_mask, frame_mask, refilm
+        if refilm and self._from_pictures():
+            raise UsageError(
+                f"refilm is {refilm} and detections are {detections}: only exact or noisy 2D can "
+                "be made of motion filmed anew; set refilm to 0"
+            )
         self.tracks: dict[Split, list[Track]] = {}
 
     @property
@@ -260,19 +376,33 @@ class LiftDataModule(StageData):
             if split not in self.tracks:
                 self.tracks[split] = self._tracks(split)
         if stage == "fit":
-            T = self.lifter.frames
-            step = self.step or (max(1, T // 3) if self.lifter.output == "every" else 1)
-            self.train_set = Windows(
-                self.tracks["train"], self.lifter, step=step, flip=self.flip, seed=self.seed
-            )
+            self.train_set = Takes(self._take, self.refilm) if self.refilm else self._take(0)
         self.evaluation_sets = {
             split: Videos(tracks) for split, tracks in self.tracks.items() if split != "train"
         }
 
+    def _take(self, take: int) -> Windows:
+        """Training windows of one take; the first shows the source as it is."""
+        tracks = self.tracks["train"]
+        if take:
+            sequences = filmed_anew([t.sequence for t in tracks], self.seed, take)
+            tracks = [self._made(s, f"take {take} of {s.name}") for s in sequences]
+        T = self.lifter.frames
+        step = self.step or (max(1, T // 3) if self.lifter.output == "every" else 1)
+        return Windows(
+            tracks,
+            self.lifter,
+            step=step,
+            flip=self.flip,
+            seed=self.seed,
+            joint_mask=self.joint_mask,
+            frame_mask=self.frame_mask,
+        )
+
     def statistics(self) -> Statistics:
         """Mean and deviation of every coordinate over the valid frames of the training split."""
         flat = np.concatenate([t.joints2d[t.valid] for t in self.tracks["train"]])
-        deep = np.concatenate([_joints3d(t)[t.valid] for t in self.tracks["train"]])
+        deep = np.concatenate([known_joints3d(t)[t.valid] for t in self.tracks["train"]])
         return Statistics(
             *(
                 torch.from_numpy(number.astype(np.float32))
@@ -287,7 +417,7 @@ class LiftDataModule(StageData):
 
     def _splits(self) -> tuple[Split, ...]:
         fn = self.trainer.state.fn  # type: ignore[union-attr]
-        return {"fit": ("train", "val"), "validate": ("val",)}.get(fn.value, ("test",))  # type: ignore[return-value]
+        return {"fit": ("train", "val"), "validate": ("val",)}.get(str(fn), ("test",))  # type: ignore[return-value]
 
     def _from_pictures(self) -> bool:
         return self.detections not in ("exact", "noisy")
@@ -302,11 +432,13 @@ class LiftDataModule(StageData):
 
             found = ensure(self.source, self.detections, split)
             return [track(s, skeleton, *found.of(s.name, skeleton)) for s in sequences]
-        tracks = []
-        for s in sequences:
-            joints2d = conversion(s.skeleton, skeleton).joints(exact_joints2d(s))
-            score = np.ones(joints2d.shape[:2])
-            if self.detections == "noisy":
-                joints2d, score = detection_noise(joints2d, s.fps, self.seed, s.name)
-            tracks.append(track(s, skeleton, joints2d, score))
-        return tracks
+        return [self._made(s, s.name) for s in sequences]
+
+    def _made(self, sequence: Sequence, noise: str) -> Track:
+        """A video with exact or noisy 2D; `noise` names the draw."""
+        skeleton = self.lifter.skeleton
+        exact = conversion(sequence.skeleton, skeleton).joints(exact_joints2d(sequence))
+        if self.detections == "exact":
+            return track(sequence, skeleton, exact, np.ones(exact.shape[:2]))
+        noisy, score = detection_noise(exact, sequence.fps, self.seed, noise)
+        return track(sequence, skeleton, noisy, score)

@@ -1,8 +1,8 @@
-"""How room 3 learns: a LightningModule around any lifter, with hand-over, flip test, stitching and tables."""
+"""How room 3 learns: a LightningModule around any lifter; hand-over, flip test, stitching."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline import dashboard
 from pipeline.checkpoint import HandOver, hand_over
 from pipeline.lift.clips import stitch
-from pipeline.lift.data import LiftDataModule, Videos, mirror
+from pipeline.lift.data import LiftDataModule, Videos, known_joints3d, mirror
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.losses import MixSTELoss, ZScoredMSE
 from pipeline.lift.martinez import ZScored
@@ -22,14 +22,14 @@ from pipeline.stage import Schedule, Stage
 
 
 class LifterStage(Stage):
-    """What pretraining and lifting share: a lifter, the mask token beside it, and where weights come from.
+    """What pretraining and lifting share: a lifter, its mask token, and where weights come from.
 
     Args:
         net: The lifter.
         optimizer: Makes the optimiser from the parameters.
         schedule: Learning-rate factor by step.
-        pretrained: A checkpoint whose weights a fresh fit starts from. The checkpoints of this run keep the digest
-            and the report of the hand-over, not the path.
+        pretrained: A checkpoint whose weights a fresh fit starts from. The checkpoints of this run
+            keep the digest and the report of the hand-over, not the path.
     """
 
     givers: ClassVar[tuple[str, ...]] = ("pretrain", "lift", "weights")
@@ -84,10 +84,11 @@ class LifterStage(Stage):
 class LiftModule(LifterStage):
     """Learns to lift 2D clips to 3D clips.
 
-    Batches: see `LiftDataModule`. Logged: `train/loss`; `val/` and `test/` `mpjpe_mm`, `p_mpjpe_mm`, `n_mpjpe_mm`,
-    `mpjve_mm`, each as a mean over frames and, with `_action_mean`, over actions. Predictions are re-rooted before
-    they are scored. A checkpoint holds the lifter, the mask token, the mean pose of the training split, and the
-    digest and report of pretrained weights; it needs no other file.
+    Batches: see `LiftDataModule`. Logged: `train/loss`; `val/` and `test/` `mpjpe_mm`,
+        `p_mpjpe_mm`, `n_mpjpe_mm`,
+    `mpjve_mm`, each as a mean over frames and, with `_action_mean`, over actions. Predictions are
+    re-rooted before they are scored. A checkpoint holds the lifter, the mask token, the mean pose
+    of the training split, and the digest and report of pretrained weights; it needs no other file.
 
     Args:
         net: The lifter.
@@ -119,7 +120,7 @@ class LiftModule(LifterStage):
         self.report: MotionReport | None = None
 
     def lift(self, joints2d: Tensor, visible: Tensor) -> Tensor:
-        """Lift a clip of any length, every frame once: (N, J, C), (N, J) -> (N, J, 3), root at zero.
+        """Lift a clip of any length, every frame once: (N, J, C), (N, J) -> (N, J, 3), root at 0.
 
         This is what validation, test, prediction and the front door do, flip test included.
         """
@@ -160,27 +161,36 @@ class LiftModule(LifterStage):
         self._close("val")
 
     def on_test_epoch_start(self) -> None:
-        """An empty table, and one for the mean pose."""
+        """An empty table, one for the mean pose, and one per group of sequences."""
         self._open("test")
         self._open("mean_pose")
+        self._open("group", self._videos("test").groups)
 
     def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Score one video, and the mean training pose on it."""
-        self._score("test", batch)
-        target = batch["joints3d"][0]
+        predicted = self._score("test", batch)
+        target, valid = batch["joints3d"][0], batch["valid"][0]
+        self.tables["group"].update(int(batch["group"]), predicted, target, valid)
         self.tables["mean_pose"].update(
-            int(batch["action"]), self.mean_pose.expand_as(target), target, batch["valid"][0]
+            int(batch["action"]), self.mean_pose.expand_as(target), target, valid
         )
 
     def on_test_epoch_end(self) -> None:
         """Log the errors, and print them per action beside the mean pose's."""
         report = self._close("test")
+        groups = self.tables["group"].compute()
+        for row in groups.rows:
+            if row.name:
+                self.log(f"test/mpjpe_{row.name}_mm", row.mpjpe)
         baseline = self.tables["mean_pose"].compute()
-        self.log("test/mean_pose_mpjpe_mm", baseline.frame_mean["mpjpe"])
+        for metric, value in baseline.frame_mean.items():
+            self.log(f"test/mean_pose_{metric}_mm", value)
         ratio = report.frame_mean["mpjpe"] / baseline.frame_mean["mpjpe"]
         self.log("test/of_mean_pose", ratio)
         self.report = report
         self.print(report.text(self.protocol("test")))
+        if any(row.name for row in groups.rows):
+            self.print(groups.text("per group of sequences:"))
         self.print(
             f"mean pose of the training split: {baseline.frame_mean['mpjpe']:.1f} mm; "
             f"this lifter has {ratio:.3f} of it"
@@ -195,27 +205,28 @@ class LiftModule(LifterStage):
         """What a number of this run is a number of."""
         data = self._data
         return (
-            f"{split} split of {data.source.describe()}; 2D {data.detections}; {len(self.net.skeleton)} joints, "
-            f"root-relative, re-rooted; flip test {'on' if self.flip_test else 'off'}; mm"
+            f"{split} split of {data.source.describe()}; 2D {data.detections}; "
+            f"{len(self.net.skeleton)} joints, root-relative, re-rooted; "
+            f"flip test {'on' if self.flip_test else 'off'}; mm"
         )
 
     @property
     def _data(self) -> LiftDataModule:
-        return self.trainer.datamodule  # type: ignore[attr-defined,no-any-return]
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def _videos(self, name: str) -> Videos:
-        videos = self._data.evaluation_sets["val" if name == "val" else "test"]
-        return videos  # type: ignore[return-value]
+        return self._data.evaluation_sets["val" if name == "val" else "test"]  # type: ignore[return-value]
 
-    def _open(self, name: str) -> None:
-        table = MotionTable(self._videos(name).actions, self.net.skeleton.joints)
-        self.tables[name] = table.to(self.device)
+    def _open(self, name: str, rows: Sequence[str] | None = None) -> None:
+        rows = self._videos(name).actions if rows is None else rows
+        self.tables[name] = MotionTable(rows, self.net.skeleton.joints).to(self.device)
 
-    def _score(self, name: str, batch: Mapping[str, Tensor]) -> None:
+    def _score(self, name: str, batch: Mapping[str, Tensor]) -> Tensor:
         predicted = self.lift(batch["joints2d"][0], batch["visible"][0])
         self.tables[name].update(
             int(batch["action"]), predicted, batch["joints3d"][0], batch["valid"][0]
         )
+        return predicted
 
     def _close(self, name: str) -> MotionReport:
         report = self.tables[name].compute()
@@ -226,10 +237,10 @@ class LiftModule(LifterStage):
         return report
 
     def _clips(self, split: str, count: int = 6, frames: int = 250) -> list[dashboard.LiftedClip]:
-        """A few videos with their predictions for the dashboard: on rank 0 alone, not scored again."""
+        """A few videos with their predictions for the dashboard: on rank 0 alone."""
         if not self.trainer.is_global_zero:
             return []
-        tracks = [track for track in self._videos(split).tracks if track.joints3d is not None]
+        tracks = self._videos(split).tracks
         clips = []
         for track in tracks[:: max(1, len(tracks) // count)][:count]:
             joints2d, visible = track.joints2d[:frames], track.visible[:frames]
@@ -237,7 +248,7 @@ class LiftModule(LifterStage):
                 torch.from_numpy(joints2d).to(self.device),
                 torch.from_numpy(visible).to(self.device),
             )
-            target = track.joints3d[:frames]
+            target = known_joints3d(track)[:frames]
             clips.append(
                 dashboard.LiftedClip(
                     name=track.sequence.name,

@@ -23,7 +23,9 @@ from pipeline.stage import BatchKey, StageData
 
 
 class Projections:
-    """Batches of clips, each seen by a random camera of its own, then corrupted: a pure function of (epoch, index).
+    """Batches of clips, each seen by a random camera of its own, then corrupted.
+
+    A batch is a pure function of (epoch, indices).
 
     Args:
         motions: World joints of each recording, metres, (T, J, 3).
@@ -70,14 +72,16 @@ class Projections:
         return len(self.first)
 
     def __getitem__(self, key: BatchKey) -> dict[str, Any]:
-        """`joints2d` (B, T, J, 2) normalised and corrupted, `visible` (B, T, J), `joints3d` (B, T, J, 3) metres
-        root-relative in the camera frame, `exact2d` (B, T, J, 2), `index` (B,).
+        """The clips of these samples.
+
+        `joints2d` (B, T, J, 2) normalised and corrupted, `visible` (B, T, J), `joints3d` (B, T, J,
+        3) metres root-relative in the camera frame, `exact2d` (B, T, J, 2), `index` (B,).
         """
         epoch, indices = key
         world = self.world.windows(self.first[torch.from_numpy(indices)], self.frames).numpy()
-        seen, exact2d = random_cameras(world, self.seed, epoch, indices)
+        seen, projected = random_cameras(world, self.seed, epoch, indices)
         joints3d = torch.from_numpy(seen - seen[:, :, self.root, None])
-        exact2d = torch.from_numpy(exact2d)
+        exact2d = torch.from_numpy(projected)
         if self.flip:
             mirrored = torch.from_numpy(
                 chance.uniform(self.seed, "flip", epoch, indices, lanes=1)[:, 0] < 0.5
@@ -103,7 +107,7 @@ class Projections:
 
 
 class PretrainDataModule(StageData):
-    """Motion without pictures, projected at random: the recordings of a source, each once, whatever its cameras.
+    """Motion without pictures, projected at random: each recording of a source once.
 
     Args:
         source: Where the motion comes from.
@@ -122,6 +126,7 @@ class PretrainDataModule(StageData):
     """
 
     evaluation_batch = 64
+    source: MotionSource
 
     def __init__(
         self,

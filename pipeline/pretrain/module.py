@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from pipeline import dashboard
 from pipeline.lift.lifter import Lifter
@@ -19,7 +20,8 @@ from pipeline.stage import Schedule
 class PretrainModule(LifterStage):
     """Learns to recover 3D clips from corrupted projections.
 
-    Batches: see `pipeline.pretrain.data.Projections`. Logged: `train/loss`; `val/mpjpe_mm`, `val/n_mpjpe_mm`,
+    Batches: see `pipeline.pretrain.data.Projections`. Logged: `train/loss`; `val/mpjpe_mm`,
+        `val/n_mpjpe_mm`,
     `val/mpjve_mm` on corrupted clips of the validation split, the same clips at every validation.
 
     Args:
@@ -45,7 +47,9 @@ class PretrainModule(LifterStage):
     ) -> None:
         super().__init__(net, optimizer, schedule, pretrained)
         self.loss = loss or PretrainLoss()
-        self.errors = nn.ModuleDict({"mpjpe": MPJPE(), "n_mpjpe": NMPJPE(), "mpjve": MPJVE()})
+        self.errors: Mapping[str, Metric] = nn.ModuleDict(  # type: ignore[assignment]
+            {"mpjpe": MPJPE(), "n_mpjpe": NMPJPE(), "mpjve": MPJVE()}
+        )
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch of clips."""

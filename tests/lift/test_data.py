@@ -8,9 +8,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from pipeline.camera import project, world_to_camera
 from pipeline.datasets.synthetic import Synthetic
-from pipeline.errors import DataError
+from pipeline.errors import DataError, UsageError
 from pipeline.lift import LiftDataModule, LiftModule, MixSTE, VideoPose3D
-from pipeline.lift.data import Windows, exact_joints2d, mirror, track
+from pipeline.lift.data import Takes, Windows, exact_joints2d, filmed_anew, mirror, track
 from pipeline.lift.lifter import Lifter
 from pipeline.skeleton import H36M17
 from pipeline.stage import loader
@@ -162,6 +162,63 @@ def test_batches_are_the_same_for_any_number_of_workers(workers):
     assert len(batches) == len(expected) > 4
     for one, two in zip(batches, expected, strict=True):
         assert all(torch.equal(one[name], two[name]) for name in two)
+
+
+def test_training_masks_hide_as_much_as_asked_and_leave_zeros():
+    found = windows(step=1, joint_mask=0.2, frame_mask=0.25)
+    batch = found[0, np.arange(len(found))]
+    frames = batch["visible"].any(-1)
+    assert 1 - frames.float().mean() == pytest.approx(0.25, abs=0.03)
+    assert 1 - batch["visible"][frames].float().mean() == pytest.approx(0.2, abs=0.02)
+    assert not batch["joints2d"][~batch["visible"]].any()
+    assert windows(step=1)[0, np.arange(len(found))]["visible"].all()
+
+
+def bones(joints3d):
+    return np.linalg.norm(joints3d[:, 1:] - joints3d[:, list(H36M17.parents[1:])], axis=-1)
+
+
+def test_motion_filmed_anew_keeps_directions_of_bones_and_little_else():
+    before = sequences()[:4]
+    after = filmed_anew(before, 0, 1)
+    assert [s.name for s in after] == [s.name for s in before]
+    assert all(s.joints3d is after[0].joints3d for s in after)
+    assert len({tuple(s.camera.centre) for s in (*before, *after)}) == 8
+    one, two = before[0].joints3d, after[0].joints3d
+    assert np.ptp(bones(two), axis=0).max() < 1e-5
+    assert np.abs(bones(one) - bones(two)).max() > 0.002
+    knee, hip = H36M17.index("left_knee"), H36M17.index("left_hip")
+    thighs = [(s[:, knee] - s[:, hip]) / bones(s)[:, knee - 1, None] for s in (one, two)]
+    assert np.allclose(*thighs, atol=1e-5)
+
+
+def test_a_take_depends_on_its_number_alone():
+    one, again, other = (filmed_anew(sequences()[4:8], 0, take) for take in (1, 1, 2))
+    assert np.array_equal(one[2].joints3d, again[2].joints3d)
+    assert np.array_equal(one[2].camera.centre, again[2].camera.centre)
+    assert not np.array_equal(one[2].camera.centre, other[2].camera.centre)
+
+
+def test_a_take_lasts_as_many_epochs_as_asked():
+    made = []
+    takes = Takes(lambda take: made.append(take) or windows(), 2)
+    for epoch in (0, 1, 2, 2, 5, 0):
+        assert len(takes[epoch, np.arange(3)]["index"]) == 3
+    assert made == [0, 1, 2, 0]
+
+
+def test_windows_are_filmed_anew_with_noise_of_their_own(trainer):
+    net = MixSTE(frames=9, dim=16, depth=1, heads=2)
+    data = prepared(trainer, LiftDataModule(source(), "noisy", batch_size=4, refilm=1), net)
+    batches = [data.train_set[epoch, np.arange(6)] for epoch in (0, 1, 0)]
+    assert torch.equal(batches[0]["joints2d"], batches[2]["joints2d"])
+    assert not torch.equal(batches[0]["joints2d"], batches[1]["joints2d"])
+    assert not torch.equal(batches[0]["joints3d"], batches[1]["joints3d"])
+
+
+def test_detections_cannot_be_filmed_anew():
+    with pytest.raises(UsageError, match="set refilm to 0"):
+        LiftDataModule(source(), "best.ckpt", refilm=1)
 
 
 def prepared(trainer, data, net):
