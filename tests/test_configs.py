@@ -140,6 +140,7 @@ def test_a_fast_run_ends_well(path, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @each(BROAD)
 def test_a_fast_run_of_a_wide_network_ends_well(path, tmp_path, capsys):
     assert fast_run(path, tmp_path, 2) == 0, capsys.readouterr().err
