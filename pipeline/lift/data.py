@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 
 from pipeline import chance
@@ -417,7 +418,9 @@ class LiftDataModule(StageData):
 
     def _splits(self) -> tuple[Split, ...]:
         fn = self.trainer.state.fn  # type: ignore[union-attr]
-        return {"fit": ("train", "val"), "validate": ("val",)}.get(str(fn), ("test",))  # type: ignore[return-value]
+        if fn == TrainerFn.FITTING:
+            return ("train", "val")
+        return ("val",) if fn == TrainerFn.VALIDATING else ("test",)
 
     def _from_pictures(self) -> bool:
         return self.detections not in ("exact", "noisy")
