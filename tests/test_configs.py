@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings(
     r"ignore:[\s\S]*(instantiate_classes|JsonargparseDeprecationWarning)"  # lightning 2.6.6 does
 )
 
-WIDE = re.compile(r"hrnet_w|simple_baseline|san|videopose3d|mixste_(?!small)")
+WIDE = re.compile(r"hrnet_w|simple_baseline|san|videopose3d|mixste(?!_small)")
 """Names of networks that `make test-all` alone trains."""
 
 CONFIGS = sorted(shipped_configs().rglob("*.yaml"))

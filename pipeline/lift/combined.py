@@ -87,7 +87,8 @@ class Cascade(ZScored):
         self.stages = nn.ModuleList(
             ResidualMLP(2 * J, 3 * J, width, blocks, dropout) for _ in range(stages)
         )
-        self.register_buffer("stage", torch.zeros((), dtype=torch.int64))
+        # A number, wherever the weights are made: on the meta device it could not be read.
+        self.register_buffer("stage", torch.zeros((), dtype=torch.int64, device="cpu"))
 
     def set_progress(self, done: float) -> None:
         """Train the next stage when its share of the run begins; stages have equal shares.
