@@ -1,19 +1,20 @@
-"""The whole chain on embedded people in one process: every stage trained, then a table and a page."""
+"""The whole chain on embedded people in one process: every stage trained, a table and a page."""
 
 from __future__ import annotations
 
+import json
 import os
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import cli, dashboard
+from pipeline.checkpoint import write_whole
 from pipeline.doctor import has_fast_bf16
 from pipeline.errors import HeatliftError
-from pipeline.run import newest_finished, read_state
+from pipeline.run import FOLDER_OF_LAUNCH, newest_finished, read_state
 from pipeline.watch import duration
 
 
@@ -38,7 +39,7 @@ class Step:
 
 STEPS = (
     Step("heatmap", "demo", 4.5, "2D stage: rendered people to heatmaps to joints"),
-    Step("pretrain", "demo", 1.5, "pretraining: motion out of masked, noisy projections"),
+    Step("pretrain", "demo", 2.0, "pretraining: motion out of masked, noisy projections"),
     Step(
         "lift",
         "demo-exact",
@@ -49,9 +50,13 @@ STEPS = (
     Step(
         "lift",
         "demo-detected",
-        3.0,
-        "its own detections, cached; the lifter on them",
-        ("--data.detections", "newest", "--model.pretrained", "newest"),
+        2.5,
+        "lifter on its own detections, cached, from the weights before",
+        (
+            *("--data.detections", "newest", "--data.source.init_args.share", "lifter"),
+            *("--data.step", "3", "--trainer.max_epochs", "3"),
+            *("--model.optimizer.init_args.lr", "1e-3"),
+        ),
     ),
 )
 
@@ -59,26 +64,30 @@ STEPS = (
 def demo(runs: str = "runs", wandb: str = "auto") -> None:
     """Train every stage on embedded people, then print a table and say where the pictures are.
 
+    A demo that was stopped goes on with the stage it was in; a finished one starts anew.
+
     Args:
         runs: Folder of all runs.
         wandb: auto, online, offline or off.
 
     Raises:
-        HeatliftError: If a stage fails; its line is printed before.
+        DemoError: If a stage fails; its line is printed before.
     """
     os.environ.setdefault("HEATLIFT_GROUP", f"demo-{time.strftime('%Y%m%d-%H%M%S')}")
     cli.say("heatlift demo, on two cores:")
     for step in STEPS:
         cli.say(f"  {duration(60 * step.minutes):>8}  {step.what}")
-    taken = []
-    for step in STEPS:
-        begun = time.monotonic()
-        code = cli.run(step.stage, _words(step, runs, wandb))
+    notes = Path(runs) / "demo.json"
+    done: dict[str, str] = json.loads(notes.read_text()) if notes.exists() else {}
+    for step in STEPS[len(done) :]:
+        code = cli.run(step.stage, _words(step, Path(runs), wandb, list(done.values())))
+        os.environ.pop(FOLDER_OF_LAUNCH, None)
         if code:
             raise DemoError(f"stage {step.name} of the demo ended with exit code {code}", code)
-        os.environ.pop("HEATLIFT_RUN", None)
-        taken.append(time.monotonic() - begun)
-    _summary(Path(runs), taken)
+        done[step.name + step.stage] = str(_finished(Path(runs), step).parents[1])
+        write_whole(notes, lambda file: file.write(json.dumps(done).encode()))
+    notes.unlink()
+    _summary(Path(runs), [Path(folder) for folder in done.values()])
 
 
 class DemoError(HeatliftError):
@@ -89,62 +98,46 @@ class DemoError(HeatliftError):
         self.exit_code = code
 
 
-def _words(step: Step, runs: str, wandb: str) -> list[str]:
-    words = [
-        "fit",
-        "-c",
-        f"{step.stage}/demo",
-        "--name",
-        step.name,
-        "--runs",
-        runs,
-        "--wandb",
-        wandb,
-        *step.words,
-    ]
-    if step.stage == "heatmap" and has_fast_bf16():
-        words += ["--trainer.precision", "bf16-mixed"]
+def _words(step: Step, runs: Path, wandb: str, folders: Sequence[str]) -> list[str]:
+    """Command line of a step, after the steps whose folders are given."""
+    words = ["fit", "-c", f"{step.stage}/demo", "--name", step.name, "--runs", str(runs)]
+    words += ["--wandb", wandb, *step.words]
+    if step.stage == "heatmap" and not has_fast_bf16():
+        words += ["--trainer.precision", "32-true"]
+    if step is STEPS[-1]:
+        words += ["--model.pretrained", f"{folders[-1]}/checkpoints/best.ckpt"]
     return words
 
 
-def _newest(runs: Path, step: Step) -> Path:
-    """Folder of the newest finished run of a step."""
+def _finished(runs: Path, step: Step) -> Path:
+    """Checkpoint of the run of a step that has just finished."""
     found = newest_finished(runs, step.stage, lambda settings: True, name=step.name)
-    assert found is not None
-    return found.parents[1]
+    if found is None:
+        raise DemoError(f"{runs / step.stage / step.name}: did not finish", 1)
+    return found
 
 
-def _summary(runs: Path, taken: Sequence[float]) -> None:
-    folders = [_newest(runs, step) for step in STEPS]
-    numbers: list[dict[str, Any]] = [(read_state(folder) or {})["numbers"] for folder in folders]
-    heat, pre, exact, detected = numbers
-    mean_pose = exact["test/mean_pose_mpjpe_mm"]
+def _summary(runs: Path, folders: Sequence[Path]) -> None:
+    """The table, the times taken, and where the pictures are."""
+    states: list[dict[str, Any]] = [read_state(folder) or {} for folder in folders]
+    heat, pretrained, exact, detected = [state["numbers"] for state in states]
+
+    def share(numbers: Mapping[str, float]) -> str:
+        return f"{numbers['test/of_mean_pose']:.2f} of the mean pose's"
+
+    pck, mean_pose = 100 * heat["test/pck_0.1"], exact["test/mean_pose_mpjpe_mm"]
     rows = [
-        (
-            "2D stage, PCK@0.1",
-            f"{100 * heat['test/pck_0.1']:.1f} %",
-            "joints, hidden ones too; no flip test",
-        ),
-        ("pretraining, MPJPE", f"{pre['test/mpjpe_mm']:.1f} mm", "from masked, noisy 2D"),
-        ("mean pose, MPJPE", f"{mean_pose:.1f} mm", "what answering every frame alike would have"),
-        (
-            "lifter, exact 2D, MPJPE",
-            f"{exact['test/mpjpe_mm']:.1f} mm",
-            f"{exact['test/of_mean_pose']:.2f} of it",
-        ),
-        (
-            "lifter, its detections, MPJPE",
-            f"{detected['test/mpjpe_mm']:.1f} mm",
-            f"{detected['test/of_mean_pose']:.2f} of it",
-        ),
+        ("2D stage, PCK@0.1", f"{pck:.1f} %", "of joints, hidden ones too; no flip test"),
+        ("pretraining, MPJPE", f"{pretrained['test/mpjpe_mm']:.1f} mm", "from masked, noisy 2D"),
+        ("mean pose, MPJPE", f"{mean_pose:.1f} mm", "every frame answered alike"),
+        ("lifter on exact 2D, MPJPE", f"{exact['test/mpjpe_mm']:.1f} mm", share(exact)),
+        ("lifter on its detections", f"{detected['test/mpjpe_mm']:.1f} mm", share(detected)),
     ]
-    lines = ["", "held-out people of the synthetic test split:"]
-    lines += [f"  {name:<30} {number:>9}   {note}" for name, number, note in rows]
-    lines += ["", "time taken:"]
-    lines += [
-        f"  {duration(seconds):>8}  {step.what}" for step, seconds in zip(STEPS, taken, strict=True)
-    ]
-    page = runs / "demo.html"
-    dashboard.chain_index(folders, page)
-    lines += ["", f"pictures and curves: {page}"]
-    sys.stdout.write("\n".join(lines) + "\n")
+    page = dashboard.chain_index(folders, runs / "demo.html")
+    cli.say("\nheld-out people of the synthetic test split:")
+    for name, number, note in rows:
+        cli.say(f"  {name:<28} {number:>9}   {note}")
+    cli.say("\ntime taken:")
+    for step, state in zip(STEPS, states, strict=True):
+        cli.say(f"  {duration(state['seconds']):>8}  {step.what}")
+    cli.say(f"\npictures and curves: {page}")
