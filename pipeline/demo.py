@@ -14,7 +14,7 @@ from pipeline import cli, dashboard
 from pipeline.checkpoint import write_whole
 from pipeline.doctor import has_fast_bf16
 from pipeline.errors import HeatliftError
-from pipeline.run import FOLDER_OF_LAUNCH, newest_finished, read_state
+from pipeline.run import newest_finished, read_state
 from pipeline.watch import duration
 
 
@@ -81,7 +81,6 @@ def demo(runs: str = "runs", wandb: str = "auto") -> None:
     done: dict[str, str] = json.loads(notes.read_text()) if notes.exists() else {}
     for step in STEPS[len(done) :]:
         code = cli.run(step.stage, _words(step, Path(runs), wandb, list(done.values())))
-        os.environ.pop(FOLDER_OF_LAUNCH, None)
         if code:
             raise DemoError(f"stage {step.name} of the demo ended with exit code {code}", code)
         done[step.name + step.stage] = str(_finished(Path(runs), step).parents[1])
