@@ -8,11 +8,13 @@ import importlib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,24 +131,30 @@ def refuse_odd_yaml(text: str, depth: int = 50) -> None:
         yaml.YAMLError: Naming the line.
     """
 
-    def walk(node: yaml.Node | None, level: int) -> None:
-        if node is not None and level > depth:
-            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: nested deeper than {depth}")
+    sizes: dict[int, int] = {}
+
+    def walk(node: yaml.Node | None, level: int) -> int:
+        """Number of values in a node, aliases written out."""
+        if node is None or id(node) in sizes:
+            return sizes.get(id(node), 0)
+        line = f"line {node.start_mark.line + 1}"
+        if level > depth:
+            raise yaml.YAMLError(f"{line}: nested deeper than {depth}")
+        children: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
-            keys = set()
-            for key, value in node.value:
-                if key.value in keys:
-                    raise yaml.YAMLError(
-                        f"line {key.start_mark.line + 1}: duplicate key {key.value}"
-                    )
-                keys.add(key.value if isinstance(key.value, str) else id(key))
-                walk(value, level + 1)
+            keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+            twice = [key for key, count in Counter(keys).items() if count > 1]
+            if twice:
+                raise yaml.YAMLError(f"{line}: duplicate key {twice[0]}")
+            children = [value for _, value in node.value]
         elif isinstance(node, yaml.SequenceNode):
-            for item in node.value:
-                walk(item, level + 1)
-        elif isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:float":
-            if any(word in node.value.lower() for word in ("nan", "inf")):
-                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {node.value} is not finite")
+            children = node.value
+        elif node.tag == "tag:yaml.org,2002:float" and re.search("nan|inf", node.value.lower()):
+            raise yaml.YAMLError(f"{line}: {node.value} is not finite")
+        sizes[id(node)] = 1 + sum(walk(child, level + 1) for child in children)
+        if sizes[id(node)] > 100_000:
+            raise yaml.YAMLError(f"{line}: more than 100,000 values")
+        return sizes[id(node)]
 
     if text.count("[") + text.count("{") > 5000:
         raise yaml.YAMLError("more than 5000 opening brackets")
@@ -571,18 +579,32 @@ def newest(stage: str, data: str = "data/synthetic", runs: str = "runs") -> None
     say(str(found))
 
 
-PLAIN: dict[str, str | dict[str, str]] = {
+PLAIN: dict[str, Any] = {
     "detect": "pipeline.detections:detect",
     "cache": {
         "ls": "pipeline.cache:ls",
         "verify": "pipeline.cache:verify",
         "rm": "pipeline.cache:rm",
     },
-    "data": {},
+    "data": {
+        "ls": "pipeline.datasets.command:ls",
+        "validate": "pipeline.datasets.command:validate",
+        "convert": {
+            "amc": "pipeline.datasets.command:amc",
+            "amass": "pipeline.datasets.command:amass",
+            "npz": "pipeline.datasets.command:npz",
+        },
+        "export": "pipeline.datasets.command:export",
+        "get": "pipeline.datasets.command:get",
+    },
     "weights": {"import": "pipeline.published:import_weights"},
     "newest": "pipeline.cli:newest",
     "demo": "pipeline.demo:demo",
     "doctor": "pipeline.doctor:doctor",
+    "results": "pipeline.results:results",
+    "robustness": "pipeline.robustness:robustness",
+    "sweep": "pipeline.sweep:sweep",
+    "models": "pipeline.models:models",
 }
 """Commands that are plain typed functions."""
 
@@ -593,26 +615,50 @@ def _function(place: str) -> Callable[..., Any]:
     return function
 
 
-NAMED = ("detect", "results")
+NAMED = ("detect", "results", "robustness")
 """Plain commands all of whose arguments are named; the others take them in order."""
 
 
 def run_plain(command: str, words: Sequence[str]) -> None:
     """Call the function behind a plain command with what its signature makes of the words."""
-    places = PLAIN[command]
-    components: Any = (
-        _function(places)
-        if isinstance(places, str)
-        else {name: _function(place) for name, place in places.items()}
-    )
+    places, rest, called = PLAIN[command], list(words), [command]
+    while isinstance(places, dict) and rest and rest[0] in places:
+        called.append(rest.pop(0))
+        places = places[called[-1]]
     parser_settings: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
     jsonargparse.auto_cli(
-        components,
-        args=with_source(words),
+        _functions(places),
+        args=with_source(spelled(rest)),
         as_positional=command not in NAMED,
-        prog=f"heatlift {command}",
+        prog=" ".join(["heatlift", *called]),
         **parser_settings,
     )
+
+
+def _functions(places: Any) -> Any:
+    """Functions by name, as deep as their places are."""
+    if isinstance(places, str):
+        return _function(places)
+    return {name: _functions(inner) for name, inner in places.items()}
+
+
+ANY_NUMBER = "1000000000"
+
+
+def spelled(words: Sequence[str]) -> list[str]:
+    """A plain command line with `--skip-bad` as `--skip_bad`, and a number behind it.
+
+    >>> spelled(["--skip-bad", "folder"]), spelled(["--skip_bad=3"])
+    (['--skip_bad', '1000000000', 'folder'], ['--skip_bad=3'])
+    """
+    found: list[str] = []
+    for word in words:
+        if found and found[-1] == "--skip_bad" and not word.lstrip("-").isdigit():
+            found.append(ANY_NUMBER)
+        name, equals, value = word.partition("=")
+        dashed = name.startswith("--") and "." not in name
+        found.append((f"--{name[2:].replace('-', '_')}" if dashed else name) + equals + value)
+    return [*found, ANY_NUMBER] if found[-1:] == ["--skip_bad"] else found
 
 
 def with_source(words: Sequence[str]) -> list[str]:

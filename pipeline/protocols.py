@@ -46,6 +46,27 @@ def joints_of_3dpck(skeleton: Skeleton = MPI3DHP17) -> tuple[int, ...]:
     return tuple(skeleton.vocabulary[name] for name in _COUNTED_3D)
 
 
+def scored_joints(skeleton: Skeleton, count: int = 17, *, root: bool = True) -> tuple[int, ...]:
+    """Indices of the joints that an error is a mean over.
+
+    Args:
+        skeleton: The joint set.
+        count: 17 for all of a set, 16 without the nose, 14 without pelvis, spine and nose.
+        root: Whether the root, whose error is zero in root-relative poses, counts.
+
+    Raises:
+        DataError: If the joint set does not have that many.
+
+    >>> [len(scored_joints(MPI3DHP17, count, root=False)) for count in (17, 16, 14)]
+    [16, 15, 14]
+    """
+    dropped: tuple[str, ...] = {17: (), 16: ("nose",), 14: ("pelvis", "spine", "nose")}[count]
+    kept = [index for name, index in skeleton.vocabulary.items() if name not in dropped]
+    if dropped and len(kept) != count:
+        raise DataError(f"{skeleton.name} has {len(kept)} of the {count} joints to be scored")
+    return tuple(index for index in kept if root or index != skeleton.root)
+
+
 def pck3d(
     predicted: NDArray | Tensor, target: NDArray | Tensor, *, skeleton: Skeleton = MPI3DHP17
 ) -> tuple[float, float]:

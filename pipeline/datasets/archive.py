@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import pickle
@@ -90,14 +91,32 @@ class Npz:
     def objects(self, name: str) -> Any:
         """An array of objects as plain dicts, lists, texts, numbers and arrays of numbers.
 
-        The content of a 0-d array, a list for others; a plain array comes as it is.
+        The content of a 0-d array, a list for others; a plain array comes as it is. Members
+        `name/…` are the parts of one that was written without objects (see `flattened`).
 
         Raises:
             DataError: If it is missing or damaged, or holds anything else.
         """
-        return self._read(name, objects=True)
+        parts = [part for part in self.names if part.startswith(f"{name}/")]
+        if name in self._members or not parts:
+            return self._read(name, objects=True)
+        found: dict[str, Any] = {}
+        with zipfile.ZipFile(self.path) as archive:
+            for part in parts:
+                *outer, last = part.split("/")[1:]
+                if len(outer) >= MAX_DEPTH:
+                    raise DataError(f"{self.path}: {part[:60]!r} is nested deeper than {MAX_DEPTH}")
+                at = found
+                for key in outer:
+                    at = at.setdefault(key, {})
+                    if not isinstance(at, dict):
+                        raise DataError(f"{self.path}: {part[:60]!r} is an array and has parts")
+                if last in at:
+                    raise DataError(f"{self.path}: {part[:60]!r} is an array and has parts")
+                at[last] = self._read(part, objects=False, archive=archive)
+        return _with_lists(found)
 
-    def _read(self, name: str, *, objects: bool) -> Any:
+    def _read(self, name: str, *, objects: bool, archive: zipfile.ZipFile | None = None) -> Any:
         place = f"{self.path}: {name}"
         if name not in self._members:
             has = ", ".join(self.names) or "nothing"
@@ -105,8 +124,9 @@ class Npz:
                 f"{self.path}: has no array {name!r} (it has {has}); is it another layout?"
             )
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                data = archive.read(self._members[name])
+            with contextlib.ExitStack() as stack:
+                file = archive or stack.enter_context(zipfile.ZipFile(self.path))
+                data = file.read(self._members[name])
         except (
             zipfile.BadZipFile,
             zlib.error,
@@ -118,6 +138,48 @@ class Npz:
         ) as error:
             raise DataError(f"{place} is damaged ({_line(error)}); fetch it again") from None
         return read_npy(data, place, objects=objects)
+
+
+def flattened(value: Any, name: str, place: str) -> dict[str, NDArray]:
+    """Nested dicts and lists of arrays, numbers and texts as arrays called `name/key/[index]/…`.
+
+    Args:
+        value: As `Npz.objects` gives it.
+        name: Of the whole.
+        place: File, for messages.
+
+    Raises:
+        DataError: If a key cannot be part of a name.
+    """
+    if isinstance(value, (dict, list)):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        shape = "{}" if isinstance(value, dict) else "[{}]"
+        found: dict[str, NDArray] = {}
+        for key, inner in pairs:
+            part = shape.format(key)
+            if not _PART.fullmatch(part) or (isinstance(value, dict) and part.startswith("[")):
+                raise DataError(f"{place}: the key {part[:40]!r} cannot be part of a name")
+            found |= flattened(inner, f"{name}/{part}", place)
+        return found
+    if value is None:
+        raise DataError(f"{place}: {name} is none; only numbers, texts and arrays can be kept")
+    return {name: np.asarray(value)}
+
+
+_PART = re.compile(r"[\w .,()\[\]+-]{1,80}")
+_INDEX = re.compile(r"\[(\d{1,6})\]")
+
+
+def _with_lists(value: Any) -> Any:
+    """Undoes `flattened`: keys in square brackets are places in a list."""
+    if isinstance(value, np.ndarray):
+        return value.item() if value.ndim == 0 else value
+    inner = {key: _with_lists(item) for key, item in value.items()}
+    places = [_INDEX.fullmatch(key) for key in inner]
+    if not all(places):
+        return inner
+    order = sorted((int(place[1]), key) for place, key in zip(places, inner, strict=True) if place)
+    return [inner[key] for _, key in order]
 
 
 def read_npy(data: bytes, place: str, *, objects: bool = False) -> Any:

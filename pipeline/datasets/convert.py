@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoint import write_whole
 from pipeline.datasets.amass import BODY22, joints_of, read_body_model, read_motion, read_regressor
+from pipeline.datasets.archive import Npz, flattened
 from pipeline.datasets.asf_amc import read_amc, read_asf
 from pipeline.errors import UsageError
 from pipeline.skeleton import H36M17
@@ -39,7 +40,7 @@ def convert_amass(path: Path, body: Path, out: Path, *, regressor: Path | None =
         body: The body model, `model.npz` of SMPL-H, which its makers give out.
         out: The npz file that is written.
         regressor: Npz file with one array (17, V), surface -> H36M17; none for the model's own
-            22 joints.
+            22 joints and `head_top`, the highest point of its surface at rest.
 
     Raises:
         DataError: If a file is damaged or they do not fit.
@@ -48,12 +49,39 @@ def convert_amass(path: Path, body: Path, out: Path, *, regressor: Path | None =
     motion, model = read_motion(path), read_body_model(body)
     if regressor is None:
         names = BODY22[: len(model.parents)]
-        write_positions(out, joints_of(motion, model)[:, : len(names)], names, motion.fps)
+        top = np.zeros((1, len(model.surface)))
+        top[0, model.surface[:, 1].argmax()] = 1.0  # SMPL-H rests with y up
+        joints = joints_of(motion, model)[:, : len(names)]
+        joints = np.concatenate([joints, joints_of(motion, model, top)], axis=1)
+        write_positions(out, joints, [*names, "head_top"], motion.fps)
         return
     matrix = read_regressor(regressor, len(model.surface))
     if len(matrix) != len(H36M17):
         raise UsageError(f"{regressor}: makes {len(matrix)} joints, H36M17 has {len(H36M17)}")
     write_positions(out, joints_of(motion, model, matrix), H36M17.joints, motion.fps)
+
+
+def convert_npz(archive: Path, out: Path) -> None:
+    """Write an archive of objects, as VideoPose3D's and P-STMO's are, without any pickle.
+
+    Dicts and lists become members called `positions_3d/S1/Walking 1` and so on; every reader here
+    takes the new file for the old one.
+
+    Args:
+        archive: The npz file.
+        out: The npz file that is written.
+
+    Raises:
+        DataError: If the archive is damaged or holds more than plain dicts, lists and arrays.
+        UsageError: If both are the same file.
+    """
+    if out.resolve() == archive.resolve():
+        raise UsageError(f"{out}: is the archive itself; inputs are never changed, name another")
+    content = Npz(archive)
+    plain: dict[str, NDArray] = {}
+    for name in content.names:
+        plain |= flattened(content.objects(name), name, str(archive))
+    write_whole(out, lambda file: np.savez_compressed(file, allow_pickle=False, **plain))
 
 
 def write_positions(

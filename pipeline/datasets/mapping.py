@@ -21,7 +21,11 @@ from pipeline.skeleton import SKELETONS, Skeleton
 
 UNITS = {"m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001, "in": 0.0254, "ft": 0.3048}
 """Metres in one unit."""
-SHIPPED = Path(__file__).parent / "cmu" / "mapping.yaml"
+SHIPPED = {
+    "cmu": Path(__file__).parent / "cmu" / "mapping.yaml",
+    "asf_amc": Path(__file__).parent / "mappings" / "asf_amc.yaml",
+    "amass": Path(__file__).parent / "mappings" / "amass.yaml",
+}
 MAX_BYTES = 64 * 2**10
 _KEYS = ("skeleton", "unit", "up", "forward", "drop_first", "drop_last", "joints")
 _AXES = {sign + axis: (i, -1.0 if sign == "-" else 1.0)
@@ -159,7 +163,10 @@ class JointMapping:
 
 
 def read_mapping(source: str | Path) -> JointMapping:
-    """A mapping: `cmu`, the name of a skeleton (its joints as they are, metres, z up), or a file.
+    """A mapping: a shipped one, the name of a skeleton, or a file.
+
+    A skeleton's name takes its joints as they are, metres, z up. Shipped are `cmu` (the BVH
+    release), and `asf_amc` and `amass` for what `heatlift data convert` makes of those files.
 
     Args:
         source: See above. A file is YAML with the keys
@@ -175,8 +182,7 @@ def read_mapping(source: str | Path) -> JointMapping:
     Raises:
         DataError: If the file is not such a mapping.
     """
-    if source == "cmu":
-        source = SHIPPED
+    source = SHIPPED.get(str(source), source)
     if str(source) in SKELETONS:
         skeleton = SKELETONS[str(source)]
         return JointMapping(skeleton.name, skeleton, tuple(Point((j,)) for j in skeleton.joints))

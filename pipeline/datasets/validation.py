@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from pipeline.datasets.human36m import Human36M
 from pipeline.datasets.human36m_pictures import Human36MPictures
 from pipeline.datasets.mpi_inf_3dhp import MpiInf3dhp, MpiInf3dhpPictures
 from pipeline.datasets.mpii import Mpii
+from pipeline.datasets.photos import without_bad
 from pipeline.errors import DataError
 from pipeline.skeleton import Skeleton, conversion
 
@@ -79,11 +81,13 @@ class Report:
         folder: Which.
         layouts: Names of the layouts it has.
         findings: One per sequence, archive of detections, or split of samples.
+        skipped: What was left out, and why.
     """
 
     folder: Path
     layouts: tuple[str, ...]
     findings: tuple[Finding, ...] = field(default=())
+    skipped: tuple[str, ...] = field(default=())
 
     @property
     def faults(self) -> int:
@@ -93,8 +97,12 @@ class Report:
     def text(self) -> str:
         """The report for people: one line per finding and one for the whole."""
         lines = [finding.line() for finding in self.findings]
-        end = f"{self.folder}: {'; '.join(self.layouts)}: {len(lines)} parts, {self.faults} wrong"
-        return "\n".join([*lines, end])
+        left_out = f", {len(self.skipped)} skipped" if self.skipped else ""
+        end = (
+            f"{self.folder}: {'; '.join(self.layouts)}: {len(lines)} parts, {self.faults} wrong"
+            f"{left_out}"
+        )
+        return "\n".join([*lines, *(f"skipped {reason}" for reason in self.skipped), end])
 
 
 def recognised(folder: Path) -> list[tuple[str, Source]]:
@@ -133,23 +141,52 @@ def listing(folder: Path) -> list[str]:
     return lines
 
 
-def validate(folder: Path) -> Report:
+def validate(folder: Path, *, skip_bad: int = 0) -> Report:
     """Read all that a folder holds and check it.
 
+    Args:
+        folder: Which.
+        skip_bad: How many files may be damaged: they are left out and named. With 0 the first one
+            is an error, and of a set of photographs only the first ones are read.
+
     Raises:
-        DataError: If the layout is not known or a file cannot be read at all.
+        DataError: If the layout is not known, or more files cannot be read.
     """
     layouts = recognised(folder)
     findings: list[Finding] = []
+    skipped: dict[str, None] = {}
     for _, source in layouts:
-        for split in _splits(source):
-            if isinstance(source, MotionSource) and not _only_samples(source):
-                findings += [check_sequence(s) for s in source.sequences(split)]
-            elif isinstance(source, PictureSource):
-                findings.append(check_samples(source.samples(split), split))
+        jobs: list[Callable[[], list[Finding]]] = [
+            functools.partial(_check_split, source, split, skip_bad, skipped)
+            for split in _splits(source)
+        ]
         if isinstance(source, Human36M):
-            findings += _check_detections(source)
-    return Report(folder, tuple(name for name, _ in layouts), tuple(findings))
+            jobs += [
+                functools.partial(_check_detections, source, path)
+                for path in sorted(source.root.glob("data_2d_h36m_*.npz"))
+            ]
+        for job in jobs:
+            try:
+                findings += job()
+            except DataError as error:
+                if str(error) not in skipped and len(skipped) >= skip_bad:
+                    raise
+                skipped[str(error)] = None
+    return Report(folder, tuple(name for name, _ in layouts), tuple(findings), tuple(skipped))
+
+
+def _check_split(
+    source: Source, split: Split, skip_bad: int, skipped: dict[str, None]
+) -> list[Finding]:
+    if isinstance(source, MotionSource) and not _only_samples(source):
+        return [check_sequence(sequence) for sequence in source.sequences(split)]
+    if not isinstance(source, PictureSource):
+        return []
+    samples = source.samples(split)
+    if skip_bad:
+        samples, faults = without_bad(samples, skip_bad - len(skipped))
+        skipped |= dict.fromkeys(faults)
+    return [check_samples(samples, split)]
 
 
 def _only_samples(source: Source) -> bool:
@@ -339,18 +376,17 @@ def _check_pictures(sequence: Sequence, facts: list[str], faults: list[str]) -> 
         faults.append(f"the camera is made for {sequence.camera.size[0]}x{sequence.camera.size[1]}")
 
 
-def _check_detections(source: Human36M) -> Iterator[Finding]:
+def _check_detections(source: Human36M, path: Path) -> list[Finding]:
     splits: tuple[Literal["train", "test"], ...] = ("train", "test")
     truth = {sequence.name: sequence for split in splits for sequence in _or_none(source, split)}
-    for path in sorted(source.root.glob("data_2d_h36m_*.npz")):
-        name = path.stem.removeprefix("data_2d_h36m_")
-        found = {key: d for key, d in source.detections(name).items() if key in truth}
-        gap = np.concatenate([_gaps(found[key], truth[key]) for key in found])
-        middle = float(np.median(gap[np.isfinite(gap)]))
-        joints = next(iter(found.values())).skeleton.name
-        facts = (joints, f"2D {middle:.2f} px from projected 3D")
-        wrong = ("2D and 3D do not belong together",) if middle > 40 else ()
-        yield Finding(f"detections {name}", facts, wrong)
+    name = path.stem.removeprefix("data_2d_h36m_")
+    found = {key: d for key, d in source.detections(name).items() if key in truth}
+    gap = np.concatenate([_gaps(found[key], truth[key]) for key in found])
+    middle = float(np.median(gap[np.isfinite(gap)]))
+    joints = next(iter(found.values())).skeleton.name
+    facts = (joints, f"2D {middle:.2f} px from projected 3D")
+    wrong = ("2D and 3D do not belong together",) if middle > 40 else ()
+    return [Finding(f"detections {name}", facts, wrong)]
 
 
 def _gaps(found: Detections, sequence: Sequence) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from pipeline import dashboard
 from pipeline.checkpoint import HandOver, hand_over
+from pipeline.errors import UsageError
 from pipeline.lift.clips import stitch
 from pipeline.lift.data import LiftDataModule, Videos, known_joints3d, mirror
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.losses import MixSTELoss, ZScoredMSE
 from pipeline.lift.martinez import ZScored
 from pipeline.metrics import MotionReport, MotionTable, mpjpe
+from pipeline.protocols import PCK3D, scored_joints
+from pipeline.skeleton import MPI3DHP17
 from pipeline.stage import Schedule, Stage
 
 
@@ -87,8 +90,9 @@ class LiftModule(LifterStage):
     Batches: see `LiftDataModule`. Logged: `train/loss`; `val/` and `test/` `mpjpe_mm`,
         `p_mpjpe_mm`, `n_mpjpe_mm`,
     `mpjve_mm`, each as a mean over frames and, with `_action_mean`, over actions. Predictions are
-    re-rooted before they are scored. A checkpoint holds the lifter, the mask token, the mean pose
-    of the training split, and the digest and report of pretrained weights; it needs no other file.
+    re-rooted before they are scored. On MPI-INF-3DHP also `pck3d_150mm` and `auc3d`, over its 14
+    joints. A checkpoint holds the lifter, the mask token, the mean pose of the training split, and
+    the digest and report of pretrained weights; it needs no other file.
 
     Args:
         net: The lifter.
@@ -97,6 +101,14 @@ class LiftModule(LifterStage):
         loss: Of (predicted, target, valid), see `pipeline.lift.losses`.
         flip_test: Lift each clip and its mirror image and average.
         pretrained: A checkpoint of `heatlift pretrain` to start from.
+        scored: Joints that errors are means over: 17, all of them; 16, without the nose; 14,
+            without pelvis, spine and nose.
+        root_scored: Whether the root counts, whose error is zero.
+        overlap: `once` scores every frame once; `mixste` scores the frames that the last window of
+            a video shares with the one before twice, as MixSTE's published evaluation does.
+
+    Raises:
+        UsageError: If these do not fit the lifter.
     """
 
     stage = "lift"
@@ -111,8 +123,18 @@ class LiftModule(LifterStage):
         *,
         flip_test: bool = True,
         pretrained: str | None = None,
+        scored: Literal[17, 16, 14] = 17,
+        root_scored: bool = True,
+        overlap: Literal["once", "mixste"] = "once",
     ) -> None:
         super().__init__(net, optimizer, schedule, pretrained)
+        if overlap == "mixste" and net.output != "every":
+            raise UsageError(
+                f"overlap is mixste, but {type(net).__name__} has no windows that overlap; set once"
+            )
+        self.scored = list(scored_joints(net.skeleton, scored, root=root_scored))
+        self.root_scored, self.overlap = root_scored, overlap
+        self.near: dict[str, PCK3D] = {}
         self.loss = loss or MixSTELoss()
         self.flip_test = flip_test
         self.register_buffer("mean_pose", torch.zeros(len(net.skeleton), 3))
@@ -168,11 +190,12 @@ class LiftModule(LifterStage):
 
     def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Score one video, and the mean training pose on it."""
-        predicted = self._score("test", batch)
-        target, valid = batch["joints3d"][0], batch["valid"][0]
+        kept = self.scored
+        predicted = self._score("test", batch)[:, kept]
+        target, valid = batch["joints3d"][0][:, kept], batch["valid"][0]
         self.tables["group"].update(int(batch["group"]), predicted, target, valid)
         self.tables["mean_pose"].update(
-            int(batch["action"]), self.mean_pose.expand_as(target), target, valid
+            int(batch["action"]), self.mean_pose[kept].expand_as(target), target, valid
         )
 
     def on_test_epoch_end(self) -> None:
@@ -191,6 +214,12 @@ class LiftModule(LifterStage):
         self.print(report.text(self.protocol("test")))
         if any(row.name for row in groups.rows):
             self.print(groups.text("per group of sequences:"))
+        if "test" in self.near:
+            shares = self.near["test"].compute()
+            self.print(
+                f"3DPCK@150mm {100 * shares['pck3d@150mm']:.2f} %, AUC {100 * shares['auc']:.2f} % "
+                "(14 joints, errors strictly below 5 to 150 mm, mean over frames)"
+            )
         self.print(
             f"mean pose of the training split: {baseline.frame_mean['mpjpe']:.1f} mm; "
             f"this lifter has {ratio:.3f} of it"
@@ -203,11 +232,13 @@ class LiftModule(LifterStage):
 
     def protocol(self, split: str) -> str:
         """What a number of this run is a number of."""
-        data = self._data
+        data, counted = self._data, self.net.skeleton.root in self.scored
+        twice = ", those of overlapping windows twice (as MixSTE's code)"
         return (
             f"{split} split of {data.source.describe()}; 2D {data.detections}; "
-            f"{len(self.net.skeleton)} joints, root-relative, re-rooted; "
-            f"flip test {'on' if self.flip_test else 'off'}; mm"
+            f"{len(self.scored)} joints, root-relative, re-rooted, root {'' if counted else 'not '}"
+            f"counted; flip test {'on' if self.flip_test else 'off'}; every valid frame once"
+            f"{twice if self.overlap == 'mixste' else ''}; mm"
         )
 
     @property
@@ -219,14 +250,35 @@ class LiftModule(LifterStage):
 
     def _open(self, name: str, rows: Sequence[str] | None = None) -> None:
         rows = self._videos(name).actions if rows is None else rows
-        self.tables[name] = MotionTable(rows, self.net.skeleton.joints).to(self.device)
+        joints = [self.net.skeleton.joints[j] for j in self.scored]
+        self.tables[name] = MotionTable(rows, joints).to(self.device)
+        if name in ("val", "test") and self._data.source.skeleton is MPI3DHP17:
+            self.near[name] = PCK3D(self.net.skeleton).to(self.device)
 
     def _score(self, name: str, batch: Mapping[str, Tensor]) -> Tensor:
-        predicted = self.lift(batch["joints2d"][0], batch["visible"][0])
-        self.tables[name].update(
-            int(batch["action"]), predicted, batch["joints3d"][0], batch["valid"][0]
-        )
-        return predicted
+        names = ("joints2d", "visible", "joints3d", "valid")
+        joints2d, visible, target, valid = (batch[part][0] for part in names)
+        lifted = self.lift(joints2d, visible)
+        self._add(name, batch, lifted, target, valid)
+        twice = -len(target) % self.net.frames
+        if self.overlap == "mixste" and twice and len(target) > self.net.frames:
+            last = slice(-self.net.frames, None)
+            predicted = self.lift(joints2d[last], visible[last])
+            self._add(name, batch, predicted[:twice], target[last][:twice], valid[last][:twice])
+        return lifted
+
+    def _add(
+        self,
+        name: str,
+        batch: Mapping[str, Tensor],
+        predicted: Tensor,
+        target: Tensor,
+        valid: Tensor,
+    ) -> None:
+        kept = self.scored
+        self.tables[name].update(int(batch["action"]), predicted[:, kept], target[:, kept], valid)
+        if name in self.near:
+            self.near[name].update(predicted, target, valid)
 
     def _close(self, name: str) -> MotionReport:
         report = self.tables[name].compute()
@@ -234,6 +286,10 @@ class LiftModule(LifterStage):
             self.log(f"{name}/{metric}_mm", value, prog_bar=metric == "mpjpe")
         for metric, value in report.action_mean.items():
             self.log(f"{name}/{metric}_action_mean_mm", value)
+        if name in self.near:
+            shares = self.near[name].compute()
+            self.log(f"{name}/pck3d_150mm", shares["pck3d@150mm"])
+            self.log(f"{name}/auc3d", shares["auc"])
         return report
 
     def _clips(self, split: str, count: int = 6, frames: int = 250) -> list[dashboard.LiftedClip]:

@@ -124,6 +124,20 @@ def mpii(root: Path, people: int = 4) -> Path:
     return root
 
 
+def mpii_coco(root: Path, people: int = 4) -> Path:
+    """MPII in COCO's form with 16 joints, as PoseNet shares it: pixels counted from 0."""
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    for seed, split in enumerate(("train", "test")):
+        document = coco_document(people, seed=seed)
+        document["categories"][0]["keypoints"] = list(MPII16.joints)
+        for person in document["annotations"]:
+            person["keypoints"] = person["keypoints"][:48]
+        (root / "annotations" / f"{split}.json").write_text(json.dumps(document))
+        for image in document["images"]:
+            photograph(root / "images" / image["file_name"], seed=image["id"])
+    return root
+
+
 STANDING = {
     "pelvis": (0, 0, 0.95),
     "right_hip": (0.13, 0, 0.95),
@@ -364,23 +378,37 @@ def mpi_inf_3dhp_mmpose(root: Path) -> Path:
 
 
 def amass(root: Path) -> tuple[Path, Path]:
-    """A recording of AMASS and a body model of 22 points, each on its joint and following it."""
+    """A recording of AMASS and a body model of 23 points: on the joints, and on top of the head.
+
+    The body rests with y up and looks along z; the recording stands it upright with z up.
+    """
     root.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     parents = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)
-    surface = rng.uniform(-0.8, 0.8, (22, 3))
+    surface = np.array(
+        [
+            *([0, 0, 0], [0.09, -0.06, 0], [-0.09, -0.06, 0], [0, 0.11, 0]),
+            *([0.1, -0.48, 0.01], [-0.1, -0.48, 0.01], [0, 0.24, 0], [0.1, -0.88, -0.02]),
+            *([-0.1, -0.88, -0.02], [0, 0.3, 0], [0.1, -0.92, 0.1], [-0.1, -0.92, 0.1]),
+            *([0, 0.5, -0.02], [0.08, 0.42, 0], [-0.08, 0.42, 0], [0, 0.6, 0.04]),
+            *([0.18, 0.45, 0], [-0.18, 0.45, 0], [0.22, 0.2, 0], [-0.22, 0.2, 0]),
+            *([0.23, -0.05, 0.03], [-0.23, -0.05, 0.03], [0, 0.75, 0.03]),
+        ]
+    )
+    poses = np.cumsum(rng.normal(0, 0.01, (300, 156)), axis=0)
+    poses[:, :3] = [np.pi / 2, 0, 0]
     np.savez(
         root / "model.npz",
         v_template=surface,
-        shapedirs=rng.normal(0, 0.01, (22, 3, 16)),
-        posedirs=np.zeros((22, 3, 9 * 21)),
-        J_regressor=np.eye(22),
-        weights=np.eye(22),
+        shapedirs=rng.normal(0, 0.001, (23, 3, 16)),
+        posedirs=np.zeros((23, 3, 9 * 21)),
+        J_regressor=np.eye(22, 23),
+        weights=np.vstack([np.eye(22), np.eye(22)[15]]),
         kintree_table=np.array([(2**32 - 1, *parents[1:]), range(22)], dtype=np.int64),
     )
     np.savez(
         root / "0005_Walking001_poses.npz",
-        poses=np.cumsum(rng.normal(0, 0.02, (300, 156)), axis=0),
+        poses=poses,
         trans=np.cumsum(rng.normal(0, 0.01, (300, 3)), axis=0),
         betas=rng.normal(0, 1, 16),
         dmpls=np.zeros((300, 8)),
@@ -456,3 +484,59 @@ upper 90 0 0
 lower 0
 """
 """Three frames of it."""
+
+_HALF = {
+    "hipjoint": ("root", (0.1, -0.02, 0)),
+    "femur": ("hipjoint", (0.01, -0.43, 0.02)),
+    "tibia": ("femur", (0, -0.42, -0.02)),
+    "foot": ("tibia", (0, -0.05, 0.13)),
+    "clavicle": ("thorax", (0.16, -0.03, 0)),
+    "humerus": ("clavicle", (0.05, -0.27, 0)),
+    "radius": ("humerus", (0.02, -0.24, 0.05)),
+    "wrist": ("radius", (0, -0.08, 0.01)),
+}
+_MIDDLE = {
+    "lowerback": ("root", (0, 0.12, -0.01)),
+    "upperback": ("lowerback", (0, 0.12, 0)),
+    "thorax": ("upperback", (0, 0.12, 0)),
+    "lowerneck": ("thorax", (0, 0.06, 0)),
+    "upperneck": ("lowerneck", (0, 0.05, 0.02)),
+    "head": ("upperneck", (0, 0.14, 0)),
+}
+_TURNS = {"femur": "rx ry rz", "tibia": "rx", "humerus": "rx ry rz", "lowerback": "rx ry rz"}
+
+
+def acclaim(root: Path, frames: int = 60) -> tuple[Path, Path]:
+    """A skeleton with the bones of CMU's ASF files, and a walk of it."""
+    root.mkdir(parents=True, exist_ok=True)
+    unit = 0.0254 / 0.45
+    bones = dict(_MIDDLE)
+    for side, sign in (("l", 1), ("r", -1)):
+        for name, (parent, (x, y, z)) in _HALF.items():
+            bones[side + name] = (side + parent if parent in _HALF else parent, (sign * x, y, z))
+    lines = [*ASF.split(":bonedata")[0].splitlines(), ":bonedata"]
+    moving = []
+    for number, (name, (_, end)) in enumerate(bones.items(), 1):
+        length = float(np.linalg.norm(end))
+        lines += ["begin", f"id {number}", f"name {name}"]
+        lines += [f"direction {' '.join(f'{part / length:.9f}' for part in end)}"]
+        lines += [f"length {length / unit:.9f}", "axis 0 0 0 XYZ"]
+        turns = _TURNS.get(name, _TURNS.get(name[1:]))
+        if turns:
+            lines.append(f"dof {turns}")
+            moving.append((name, len(turns.split())))
+        lines.append("end")
+    lines += [":hierarchy", "begin"]
+    for parent in ("root", *bones):
+        children = [name for name, (above, _) in bones.items() if above == parent]
+        lines += [f"{parent} {' '.join(children)}"] if children else []
+    (root / "01.asf").write_text("\n".join([*lines, "end", ""]))
+    walk = AMC.splitlines()[:3]
+    for frame in range(frames):
+        swing = 20 * np.sin(frame / 8)
+        walk += [str(frame + 1), f"root 0 {0.95 / unit:.6f} {0.01 * frame / unit:.6f} 0 0 0"]
+        for name, count in moving:
+            turn = swing if name.startswith("l") else -swing
+            walk.append(" ".join([name, *(f"{part:.6f}" for part in (turn, 0.0, 0.0)[:count])]))
+    (root / "01_01.amc").write_text("\n".join([*walk, ""]))
+    return root / "01.asf", root / "01_01.amc"

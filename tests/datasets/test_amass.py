@@ -44,11 +44,13 @@ def test_converted_recordings_are_read_as_motion_capture(tmp_path):
     motion, body = fabricate.amass(tmp_path)
     convert_amass(motion, body, tmp_path / "out.npz")
     positions, fps, names = read_positions(tmp_path / "out.npz")
-    assert (fps, names[4], positions.shape) == (60.0, "left_knee", (300, 22, 3))
+    assert (fps, names[4], positions.shape) == (60.0, "left_knee", (300, 23, 3))
     np.testing.assert_allclose(
-        positions, joints_of(read_motion(motion), read_body_model(body)), atol=1e-6
+        positions[:, :22], joints_of(read_motion(motion), read_body_model(body)), atol=1e-6
     )
-    np.savez(tmp_path / "regressor.npz", np.ones((4, 22)) / 22)
+    assert names[22] == "head_top"
+    assert 0.1 < np.linalg.norm(positions[:, 22] - positions[:, 15], axis=-1).mean() < 0.2
+    np.savez(tmp_path / "regressor.npz", np.ones((4, 23)) / 23)
     with pytest.raises(UsageError, match="makes 4 joints"):
         convert_amass(motion, body, tmp_path / "o.npz", regressor=tmp_path / "regressor.npz")
     (tmp_path / "arm.asf").write_text(fabricate.ASF)

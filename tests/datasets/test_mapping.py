@@ -84,7 +84,7 @@ def test_another_target_skeleton_needs_no_code(tmp_path):
 
 def test_the_shipped_mapping_names_the_joints_of_the_cmu_release():
     mapping = read_mapping("cmu")
-    assert mapping == read_mapping(SHIPPED)
+    assert mapping == read_mapping(SHIPPED["cmu"])
     assert mapping.skeleton is H36M17
     assert mapping.points[0].sources == ("rThigh", "lThigh")
     assert mapping.points[9].offset == (0.24, 3.0, 5.0)

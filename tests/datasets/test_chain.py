@@ -1,0 +1,167 @@
+"""Every format through the real command line: fabricated, validated, trained on for two steps, tested on."""
+
+import importlib
+import re
+
+import fabricate
+import pytest
+import scipy.io  # noqa: F401  (imported before warnings become errors)
+import yaml
+
+from pipeline.__main__ import main
+from pipeline.cli import shipped_configs
+
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:[\s\S]*(instantiate_classes|JsonargparseDeprecationWarning)"  # lightning 2.6.6 does
+)
+
+TWO_STEPS = [
+    *("--wandb", "off", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"),
+    *("--trainer.limit_train_batches", "2", "--trainer.precision", "32-true"),
+    *("--trainer.check_val_every_n_epoch", "1", "--data.workers", "0", "--data.batch_size", "4"),
+]
+TINY = {
+    "HRNet": {"width": 8, "stem": 8, "planes": 8, "blocks": 1, "modules": [1, 1, 1]},
+    "SimpleBaseline": {"layers": 18},
+    "Martinez": {"width": 16, "blocks": 1},
+    "CombinedDeepLearner": {"width": 16},
+    "VideoPose3D": {"widths": [3, 3], "channels": 16},
+    "PoseFormer": {"frames": 9, "dim": 8, "depth": 1, "heads": 2},
+    "MixSTE": {"frames": 9, "dim": 16, "depth": 1, "heads": 2},
+}
+"""What makes each network small; the rest stays as its config has it."""
+
+FORMATS = {
+    "human36m": ("lift", fabricate.human36m, "human36m.Human36M"),
+    "human36m_mmpose": ("lift", fabricate.human36m_mmpose, "human36m_pictures.Human36MPictures"),
+    "p_stmo": ("lift", fabricate.p_stmo, "mpi_inf_3dhp.MpiInf3dhp"),
+    "3dhp_mmpose": ("lift", fabricate.mpi_inf_3dhp_mmpose, "mpi_inf_3dhp.MpiInf3dhpPictures"),
+    "coco": ("heatmap", fabricate.coco, "coco.Coco"),
+    "mpii": ("heatmap", fabricate.mpii, "mpii.Mpii"),
+    "mpii_coco": ("heatmap", fabricate.mpii_coco, "mpii.Mpii"),
+    "posenet": ("heatmap", fabricate.human36m_posenet, "human36m_pictures.Human36MPictures"),
+    "mmpose": ("heatmap", fabricate.human36m_mmpose, "human36m_pictures.Human36MPictures"),
+}
+SAYS = {
+    "human36m": "protocol 1: train S1, S5, S6, S7, S8, test S9, S11",
+    "human36m_mmpose": "protocol 1",
+    "p_stmo": "univ_annot3",
+    "3dhp_mmpose": "target annot3",
+    "coco": "OKS-AP: AP ",
+    "mpii": "head boxes of gt_valid.mat",
+    "mpii_coco": "no head boxes",
+    "posenet": "every 64. frame",
+    "mmpose": "every 64. frame",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HEATLIFT_RUN", "")
+    monkeypatch.delenv("HEATLIFT_RUN")
+
+
+@pytest.fixture
+def heatlift(tmp_path, capsys):
+    """Runs a command line that ends well and gives what it printed."""
+
+    def run(*words):
+        code = main([*map(str, words)])
+        printed = capsys.readouterr()
+        assert code == 0, printed.err
+        return printed.out
+
+    return run
+
+
+def small(path, tmp_path):
+    """A config as it is, with a network that trains in a moment."""
+    config = yaml.safe_load(path.read_text())
+    net = config["model"]["net"]
+    kept = net.get("init_args", {})
+    net["init_args"] = {**kept, **TINY[net["class_path"].rpartition(".")[2]]}
+    if path.parent.name == "heatmap":
+        config["data"]["input_size"] = [64, 64]
+    tiny = tmp_path / f"{path.stem}.yaml"
+    tiny.write_text(yaml.safe_dump(config))
+    return tiny
+
+
+def source_of(path, folder):
+    """A config that names the source of another one in a folder."""
+    given = yaml.safe_load(path.read_text())["data"]["source"]
+    module, _, name = given["class_path"].rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+    return kind(**{**given.get("init_args", {}), "root": str(folder)})
+
+
+def trained(heatlift, tmp_path, stage, *words):
+    """What a fit of two steps and a test of its checkpoint print."""
+    runs = ["--runs", tmp_path / "runs", "--name", "it"]
+    fitted = heatlift(stage, "fit", *words, *TWO_STEPS, *runs)
+    best = tmp_path / "runs" / stage / "it" / "checkpoints" / "best.ckpt"
+    tested = heatlift(stage, "test", *words, *TWO_STEPS, *runs, "--ckpt_path", best)
+    for line in ("pck@0.05 " if stage == "heatmap" else "mean over frames", "test split of"):
+        assert line in fitted
+        assert line in tested
+    assert numbers(fitted) == numbers(tested)
+    return tested
+
+
+def numbers(printed):
+    """The tables and lines of numbers of a test, without what only a fit prints."""
+    start = printed.rindex("test split of")
+    return re.findall(r"\d+\.\d+", printed[start:].split("\n  test ")[0])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_fabricated_set_is_validated_trained_on_and_tested_on(name, heatlift, tmp_path):
+    stage, make, source = FORMATS[name]
+    folder = make(tmp_path / "set")
+    assert ", 0 wrong" in heatlift("data", "validate", folder)
+    shipped = "heatmap/hrnet_narrow" if stage == "heatmap" else "lift/mixste_small"
+    tiny = small(shipped_configs() / f"{shipped}.yaml", tmp_path)
+    data = tmp_path / "data.yaml"
+    args = {"root": str(folder)}
+    if "Pictures" in source and stage == "heatmap":
+        args |= {"train_every": 1}
+    named = {"class_path": f"pipeline.datasets.{source}", "init_args": args}
+    data.write_text(yaml.safe_dump({"data": {"source": named}}))
+    words = ["-c", tiny, "-c", data]
+    words += ["--data.detections", "exact"] if stage == "lift" else []
+    assert SAYS[name] in trained(heatlift, tmp_path, stage, *words)
+
+
+def configs(*patterns):
+    found = [path for pattern in patterns for path in sorted(shipped_configs().glob(pattern))]
+    return pytest.mark.parametrize("path", found, ids=lambda path: path.stem)
+
+
+@configs("lift/*h36m*.yaml")
+def test_lifters_of_the_papers_train_on_human36m(path, heatlift, tmp_path):
+    folder = fabricate.human36m(tmp_path / "set", ("S1", "S9"))
+    words = ["-c", small(path, tmp_path), "--data.source.init_args.root", folder]
+    printed = trained(heatlift, tmp_path, "lift", *words)
+    assert "2D cpn_ft_h36m_dbb; 17 joints, root-relative, re-rooted, root counted" in printed
+
+
+@configs("lift/*3dhp*.yaml")
+def test_lifters_of_the_papers_train_on_mpi_inf_3dhp(path, heatlift, tmp_path):
+    univ = "univ" in path.stem
+    folder = (fabricate.p_stmo if univ else fabricate.mpi_inf_3dhp_mmpose)(tmp_path / "set")
+    words = ["-c", small(path, tmp_path), "--data.source.init_args.root", folder]
+    printed = trained(heatlift, tmp_path, "lift", *words)
+    assert f"target {'univ_' if univ else ''}annot3" in printed
+    assert "3DPCK@150mm" in printed
+    assert "14 joints, errors strictly below" in printed
+
+
+@configs("heatmap/*coco*.yaml", "heatmap/*mpii*.yaml")
+def test_detectors_of_the_papers_train_on_their_photographs(path, heatlift, tmp_path):
+    coco = "coco" in path.stem
+    folder = (fabricate.coco if coco else fabricate.mpii)(tmp_path / "set")
+    words = ["-c", small(path, tmp_path), "--data.source.init_args.root", folder]
+    words += ["--data.source.init_args.boxes", "person_detections.json"] if coco else []
+    printed = trained(heatlift, tmp_path, "heatmap", *words)
+    assert ("boxes of person_detections.json" if coco else "PCKh@0.5: head") in printed

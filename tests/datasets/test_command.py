@@ -1,0 +1,180 @@
+"""`heatlift data …`: what it prints, what it leaves, and one line for each bad input."""
+
+import fabricate
+import numpy as np
+import pytest
+import scipy.io  # noqa: F401  (imported before warnings become errors)
+
+from pipeline.__main__ import main
+from pipeline.datasets.archive import Npz
+from pipeline.datasets.elsewhere import read_videopose3d
+from pipeline.datasets.human36m import Human36M
+from pipeline.datasets.mocap import Mocap
+from pipeline.datasets.validation import check_sequence
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def data(capsys):
+    """Runs `heatlift data WORDS`: exit code, what it printed, what it said of errors."""
+
+    def run(*words):
+        code = main(["data", *map(str, words)])
+        printed = capsys.readouterr()
+        assert code == 0 or printed.err.count("\n") == 1, printed.err
+        return code, printed.out, printed.err
+
+    return run
+
+
+def test_ls_names_the_sets_of_a_folder_and_of_the_folders_in_it(data, tmp_path):
+    fabricate.mpii(tmp_path / "mpii")
+    fabricate.p_stmo(tmp_path / "3dhp")
+    code, printed, _ = data("ls", tmp_path)
+    assert code == 0
+    assert "univ_annot3" in printed.splitlines()[0]
+    assert "MPII16" in printed.splitlines()[1]
+
+
+def test_validate_prints_every_part_and_ends_with_4_where_one_is_wrong(data, tmp_path):
+    folder = fabricate.human36m(tmp_path / "h36m")
+    code, printed, _ = data("validate", folder)
+    assert code == 0
+    assert printed.endswith("65 parts, 0 wrong\n")
+    content = Npz(folder / "data_3d_h36m.npz").objects("positions_3d")
+    content["S1"]["Sitting 1"] = content["S1"]["Sitting 1"] * np.float32([-1, 1, 1])
+    np.savez(folder / "data_3d_h36m.npz", positions_3d=fabricate.boxed(content))
+    code, printed, error = data("validate", folder)
+    assert code == 4
+    assert "left and right are swapped" in printed
+    assert "5 of 65 parts are wrong" in error
+
+
+def test_skip_bad_leaves_out_damaged_photographs_and_names_them(data, tmp_path):
+    folder = fabricate.coco(tmp_path / "coco")
+    cut = folder / "train2017" / "000000000008.jpg"
+    cut.write_bytes(cut.read_bytes()[:100])
+    code, _, error = data("validate", folder)
+    assert code == 4
+    for words in (["--skip-bad"], ["--skip-bad", "1"]):
+        code, printed, _ = data("validate", folder, *words)
+        assert code == 0
+        assert f"skipped {cut}: ends before its end marker" in printed
+        assert "3 people" in printed
+        assert printed.endswith("0 wrong, 1 skipped\n")
+    (folder / "val2017" / "000000000007.jpg").write_bytes(b"")
+    code, _, error = data("validate", "--skip_bad=1", folder)
+    assert code == 4
+    assert "000000000007.jpg: is empty" in error
+
+
+def test_skip_bad_leaves_out_damaged_archives(data, tmp_path):
+    folder = fabricate.human36m(tmp_path / "h36m")
+    (folder / "data_2d_h36m_other.npz").write_bytes(b"PK")
+    code, _, error = data("validate", folder)
+    assert code == 4
+    assert "data_2d_h36m_other.npz" in error
+    code, printed, _ = data("validate", folder, "--skip-bad", "2")
+    assert code == 0
+    assert "65 parts, 0 wrong, 1 skipped" in printed
+
+
+def test_an_archive_without_objects_reads_as_the_one_it_was_made_of(data, tmp_path):
+    old = fabricate.human36m(tmp_path / "old")
+    for name in ("data_3d_h36m.npz", "data_2d_h36m_cpn_ft_h36m_dbb.npz"):
+        assert data("convert", "npz", old / name, tmp_path / "new" / name)[0] == 0
+        with np.load(tmp_path / "new" / name, allow_pickle=False) as plain:
+            assert all(plain[member].dtype != object for member in plain)
+    before, after = (Human36M(str(tmp_path / name)) for name in ("old", "new"))
+    for one, other in zip(before.sequences("test"), after.sequences("test"), strict=True):
+        assert one.name == other.name
+        np.testing.assert_array_equal(one.joints3d, other.joints3d)
+    detected = "data_2d_h36m_cpn_ft_h36m_dbb.npz"
+    one, other = (read_videopose3d(tmp_path / name / detected) for name in ("old", "new"))
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name].joints2d, other[name].joints2d)
+
+
+def moved(folder, mapping):
+    """The sequences of the one recording in a folder."""
+    (folder / "splits.csv").write_text("sequence,subject,split\nwalk,1,train\n")
+    source = Mocap(folder, mapping=mapping, splits=str(folder / "splits.csv"))
+    return source.sequences("train")
+
+
+@pytest.mark.parametrize("kind", ["amc", "amass"])
+def test_what_is_converted_is_a_person_to_the_motion_capture_source(data, tmp_path, kind):
+    files = {"amc": fabricate.acclaim, "amass": fabricate.amass}[kind](tmp_path / "raw")
+    out = tmp_path / "set" / "walk.npz"
+    code, printed, error = data("convert", kind, *files, out)
+    assert code == 0, error
+    mapping = printed.split()[-1]
+    sequences = moved(out.parent, mapping)
+    assert len(sequences) == 4
+    assert sequences[0].fps == 50
+    found = check_sequence(sequences[0])
+    assert found.faults == (), found.line()
+
+
+def test_export_writes_what_readers_of_the_format_expect(data, tmp_path, shared):
+    table = tmp_path / "few.csv"
+    table.write_text("sequence,subject,split,kind\n09_12,09,train,navigate\n10_03,10,test,soccer\n")
+    words = ["--data.source.init_args.root", shared / "data" / "cmu_mocap" / "bvh"]
+    words += ["--data.source.init_args.splits", table]
+    code, printed, error = data(
+        "export",
+        "--format",
+        "videopose3d",
+        "-c",
+        "data/mocap",
+        *words,
+        "--output",
+        tmp_path / "out",
+    )
+    assert code == 0, error
+    assert len(printed.splitlines()) == 2
+    read = Human36M(str(tmp_path / "out"))
+    assert {s.subject for s in read.sequences("train")} == {"S1"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["ls", "nowhere"], 4, "nowhere: is no folder"),
+        (["validate", "."], 4, "no known layout"),
+        (["validate"], 2, "folder"),
+        (["lss"], 2, "lss"),
+        (["validate", ".", "--skip-bad", "-1"], 2, "skip_bad"),
+        (["convert", "npz", "nowhere.npz", "new.npz"], 4, "nowhere.npz: not found"),
+        (["convert", "npz", "nowhere.npz", "new.txt"], 2, "an npz file is written"),
+        (["convert", "amc", "a.asf", "a.amc", "new.npz"], 4, "a.asf: not found"),
+        (["convert", "amass", "a.npz", "b.npz", "new.npz"], 4, "a.npz: not found"),
+        (["export"], 2, "-c data/mocap"),
+        (["export", "-c", "data/synthetic"], 2, "not of a source of kind Synthetic"),
+        (["export", "--format", "matlab", "-c", "data/mocap"], 2, "matlab"),
+        (["get", "amass"], 2, "amass"),
+    ],
+)
+def test_bad_input_is_one_line(data, tmp_path, monkeypatch, words, code, says):
+    monkeypatch.chdir(tmp_path)
+    ended, _, error = data(*words)
+    assert (ended, says in error) == (code, True), error
+
+
+def test_get_says_where_recordings_come_from_and_what_lacks(data, tmp_path):
+    code, printed, _ = data("get", "cmu", "--root", tmp_path)
+    assert code == 0
+    assert "mocap.cs.cmu.edu" in printed
+    assert "0 of 142 recordings" in printed
+
+
+def test_get_refuses_recordings_that_are_not_the_released_ones(data, tmp_path):
+    (tmp_path / "09_12.bvh").write_text("HIERARCHY")
+    code, _, error = data("get", "cmu", "--root", tmp_path)
+    assert code == 4
+    assert "not the released ones" in error
