@@ -21,6 +21,10 @@ COMMANDS = {
     "weights": "import published weights",
     "newest": "print the checkpoint of the newest finished run of a stage",
     "demo": "the whole chain on embedded people, in one process",
+    "results": "train the compared set row by row and write docs/results.md",
+    "robustness": "measure a lifter on hidden joints, dropped frames and noise",
+    "sweep": "train every point of a W&B sweep file, without an account",
+    "models": "list every system of the papers with its size and cost",
     "doctor": "say what this machine has and whether it will do",
 }
 USAGE = (
