@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import difflib
 import errno
 import importlib
+import inspect
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -16,6 +20,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +32,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pipeline import checkpoint, dashboard, ranks, watch
 from pipeline.__main__ import fail
@@ -105,12 +111,36 @@ def find_config(name: str) -> Path:
     for folder in (Path(), shipped_configs()):
         for path in (folder / name, folder / f"{name}.yaml"):
             if path.is_file():
+                _refuse_binary(path)
                 return path
     there = sorted(
         str(p.relative_to(shipped_configs()).with_suffix(""))
         for p in shipped_configs().glob("*/*.yaml")
     )
     raise UsageError(f"{name}: no such config; shipped are {', '.join(there)}")
+
+
+def _refuse_binary(path: Path) -> None:
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not text (UTF-8), so it is no config") from error
+
+
+def refuse_not_finite(value: Any, key: str = "") -> None:
+    """Raise on a number that is not finite anywhere in a parsed config.
+
+    Raises:
+        UsageError: Naming its key.
+    """
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            refuse_not_finite(item, f"{key}.{name}".removeprefix("."))
+    elif isinstance(value, list):
+        for item in value:
+            refuse_not_finite(item, key)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{key}: {value} is not finite")
 
 
 def with_found_configs(words: Sequence[str]) -> list[str]:
@@ -156,8 +186,11 @@ def refuse_odd_yaml(text: str, depth: int = 50) -> None:
             raise yaml.YAMLError(f"{line}: more than 100,000 values")
         return sizes[id(node)]
 
-    if text.count("[") + text.count("{") > 5000:
-        raise yaml.YAMLError("more than 5000 opening brackets")
+    opened = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        opened += 1 if bracket in "[{" else -1
+        if opened > depth:
+            raise yaml.YAMLError(f"nested deeper than {depth}")
     try:
         walk(yaml.compose(text, Loader=yaml.SafeLoader), 0)
     except RecursionError:
@@ -244,6 +277,18 @@ class StageCLI(LightningCLI):
             parser.link_arguments("data.input_size", "model.input_size")
             parser.link_arguments("data.padding", "model.padding")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and say in a line what is wrong.
+
+        Raises:
+            UsageError: Naming the key, and the one that may be meant.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except jsonargparse.ArgumentError as error:
+            inner = self._subcommand_parsers.get(args[0] if args else "", parser)
+            raise UsageError(_usage(str(error), _known_keys(inner, args))) from error
+
     def _parse_ckpt_path(self) -> None:
         """Take the module's settings from a verified checkpoint; Lightning reads it unverified."""
         self.subcommand = self.config.subcommand
@@ -273,6 +318,7 @@ class StageCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find what is asked for by name, open the run, and choose loggers and callbacks."""
         config = self.config[self.subcommand]
+        refuse_not_finite(_plain(config))
         self._find_givers(config)
         settings = self._settings(config)
         name = config.name or self._stems(config) or self.stage
@@ -738,6 +784,8 @@ def explain(error: BaseException) -> tuple[str, int]:
             return str(cause), cause.exit_code
     if isinstance(error, jsonargparse.ArgumentError):
         return _usage(str(error)), 2
+    if isinstance(error, MisconfigurationException):
+        return " ".join(str(error).split()), 2
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "out of GPU memory; lower --data.batch_size", 5
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
@@ -760,8 +808,40 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _usage(message: str) -> str:
-    """What jsonargparse says, without its list of all options."""
+def _usage(message: str, known: Sequence[str] = ()) -> str:
+    """What jsonargparse says, in a line: which key, what is wrong with it, and which key may be meant."""
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    if denied := re.search(r"Importing '([^']+)' is not allowed", message):
+        return (
+            f"{'.'.join(keys[:1])}: class_path {denied[1]} is not on the allow-list of what a config may import; "
+            "classes of your own come in with --import FILE.py"
+        )
+    unknown = re.search(r"option '([^']+)'|Option '([^']+)' is|unrecognized arguments: (\S+)", message)
+    if unknown:
+        word = next(filter(None, unknown.groups())).removeprefix("--")
+        near = difflib.get_close_matches(word, known, 1) or [
+            name for name in known if name.startswith(word)
+        ]
+        place = f"{'.'.join(keys)}: " if keys else ""
+        return f"{place}unknown key {word}" + (f", did you mean {near[0]}?" if near else "")
+    wrong = re.search(r"Expected an? <class '(\w+)'>\. Got value: (.*)", message)
+    if wrong and keys:
+        return f"{'.'.join(keys)}: {wrong[2]!r} is not of type {wrong[1]}"
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    reasons = [line for line in lines[1:] if "rror" in line or "expected" in line.lower()][-2:]
-    return "; ".join(lines[:1] + (reasons or lines[1:][-1:]))
+    return "; ".join(
+        lines[:1]
+        + [line for line in lines[1:] if "rror" in line or "expected" in line.lower()][-2:]
+    )
+
+
+def _known_keys(parser: LightningArgumentParser, words: Sequence[str]) -> list[str]:
+    """Keys that a stage takes, and the arguments of the classes that its configs name."""
+    keys = [action.dest for action in parser._actions]
+    for given, word in pairwise(words):
+        if given in ("-c", "--config"):
+            for place in re.findall(r"class_path:\s*(pipeline\.[\w.]+)", Path(word).read_text()):
+                module, _, name = place.rpartition(".")
+                with contextlib.suppress(ImportError, AttributeError):
+                    made = getattr(importlib.import_module(module), name)
+                    keys += inspect.signature(made).parameters
+    return keys

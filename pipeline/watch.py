@@ -243,6 +243,7 @@ class Keeper(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save a state if one is due; the last epoch's always."""
         last = trainer.current_epoch + 1 == trainer.max_epochs
+        last |= trainer.global_step == trainer.max_steps
         if last or trainer.global_step - self.saved_at >= self.every:
             self.save(trainer)
 

@@ -158,7 +158,7 @@ def heatlift(server, tmp_path):
 
 @pytest.fixture(scope="session")
 def unbroken(server, tmp_path_factory, heatlift_in):
-    """What an unbroken run of a stage leaves, and its folder."""
+    """What an unbroken run of a stage leaves; its folder is in `folders`."""
     known = {}
 
     def run(stage, *more):
@@ -167,6 +167,8 @@ def unbroken(server, tmp_path_factory, heatlift_in):
             child = heatlift_in(folder)(*WORDS[stage], *more)
             assert child.wait() == 0, child.stderr
             known[stage, more] = outcome(folder, stage)
+            run.folders[stage, *more] = folder / "runs" / stage / stage
         return known[stage, more]
 
+    run.folders = {}
     return run

@@ -159,3 +159,14 @@ def hang_in(hook):
 
     setattr(Hang, hook, hang)
     _with_callback(Hang())
+
+
+def limit_file_size(step):
+    """From a step on, no file may grow beyond 20 kB."""
+    import resource
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+    _with_callback(At("batch", step, limit))

@@ -1,0 +1,327 @@
+"""A checkpoint is whole or absent, and nothing in it runs or takes memory it should not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import warm
+from runs import WORDS, differing, outcome
+
+from pipeline import checkpoint
+from pipeline.errors import DataError, StorageError
+from pipeline.run import newest_checkpoint
+
+CHANCE = random.Random(20261120)
+
+
+@pytest.fixture(scope="session")
+def run_folder(unbroken):
+    """The folder of a finished pretraining run."""
+    unbroken("pretrain")
+    return unbroken.folders[("pretrain",)]
+
+
+@pytest.fixture(scope="session")
+def whole(run_folder):
+    """The bytes of a good checkpoint."""
+    return sorted((run_folder / "checkpoints").glob("step-*.ckpt"))[-1].read_bytes()
+
+
+def refused(path: Path) -> str:
+    """The one line by which a checkpoint is refused; it must name the file."""
+    with pytest.raises(DataError) as caught:
+        checkpoint.read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    return str(caught.value)
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def harmless(path: Path, data: bytes) -> bool:
+    """Whether a changed file still gives exactly the same content."""
+    reference = path.with_name("whole.ckpt")
+    reference.write_bytes(data)
+    one, other = checkpoint.read(path), checkpoint.read(reference)
+    return pickle.dumps(one["loops"]) == pickle.dumps(other["loops"]) and all(
+        torch.equal(one["state_dict"][key], value) for key, value in other["state_dict"].items()
+    )
+
+
+def silently_wrong(path: Path, whole: bytes, changed: bytes) -> bool:
+    path.write_bytes(changed)
+    try:
+        checkpoint.read(path)
+    except DataError as error:
+        assert str(error).startswith(f"{path}: ")
+        return False
+    return not harmless(path, whole)
+
+
+def faults(whole: bytes, count: int) -> list[bytes]:
+    """Bit flips, a fifth as many truncations, and one empty file."""
+    flips = [flipped(whole, CHANCE.randrange(8 * len(whole))) for _ in range(count)]
+    cuts = [whole[: CHANCE.randrange(len(whole))] for _ in range(count // 5)]
+    return [*flips, *cuts, b""]
+
+
+def test_no_flipped_bit_or_cut_is_silently_wrong(whole, tmp_path):
+    assert not any(silently_wrong(tmp_path / "a.ckpt", whole, bad) for bad in faults(whole, 100))
+
+
+def test_a_flipped_bit_in_the_weights_would_be_silent_without_the_check(whole, tmp_path):
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(_written(path, whole)) as archive:
+        member = max(archive.infolist(), key=lambda member: member.file_size)
+    path.write_bytes(flipped(whole, 8 * (member.header_offset + 400)))
+    torch.load(path, weights_only=True)
+    assert "fails its CRC" in refused(path)
+
+
+def _written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def test_odd_files_are_named_for_what_they_are(tmp_path):
+    assert "no such checkpoint" in refused(tmp_path / "absent.ckpt")
+    assert "is not a file" in refused(tmp_path)
+    assert "is not a checkpoint" in refused(_written(tmp_path / "a.ckpt", b"some text\n"))
+    assert "0 bytes" in refused(_written(tmp_path / "b.ckpt", b""))
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    assert "is not a file" in refused(tmp_path / "pipe.ckpt")
+    with zipfile.ZipFile(tmp_path / "c.ckpt", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    assert "is not a checkpoint" in refused(tmp_path / "c.ckpt")
+
+
+def repacked(whole: bytes, path: Path, *, packing=zipfile.ZIP_STORED, pickled=None, more=()) -> Path:
+    """The same checkpoint, written anew as a zip of another kind or with another pickle."""
+    source = path.with_name("source.zip")
+    source.write_bytes(whole)
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w", packing) as new:
+        for name in old.namelist():
+            data = old.read(name)
+            new.writestr(name, pickled if pickled and name.endswith("/data.pkl") else data)
+        for name, data in more:
+            new.writestr(name, data)
+    return path
+
+
+def test_packed_members_are_refused_before_they_unpack(whole, tmp_path):
+    bomb = [("archive/data/bomb", bytes(200_000_000))]
+    path = repacked(whole, tmp_path / "bomb.ckpt", packing=zipfile.ZIP_DEFLATED, more=bomb)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "packed members" in refused(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+
+
+class Gadget:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+def gadgets(canary: Path) -> dict[str, object]:
+    """Things that would leave a file, or take the memory, if they were unpickled."""
+    import builtins
+    import codecs
+    import importlib
+    import tempfile
+    import types
+    import webbrowser
+
+    touch = f"touch {canary}"
+    code = f"open({str(canary)!r}, 'w')"
+    return {
+        "os.system": Gadget(os.system, touch),
+        "os.popen": Gadget(os.popen, touch),
+        "subprocess.Popen": Gadget(subprocess.Popen, ["touch", str(canary)]),
+        "subprocess.check_output": Gadget(subprocess.check_output, ["touch", str(canary)]),
+        "eval": Gadget(builtins.eval, code),
+        "exec": Gadget(builtins.exec, code),
+        "open": Gadget(builtins.open, str(canary), "w"),
+        "import": Gadget(importlib.import_module, "antigravity"),
+        "shutil.copy": Gadget(shutil.copy, "/etc/hostname", str(canary)),
+        "tempfile": Gadget(tempfile.mkstemp, "", "", str(canary.parent)),
+        "types": Gadget(types.SimpleNamespace),
+        "webbrowser": Gadget(webbrowser.open, "http://localhost"),
+        "torch.load": Gadget(torch.load, str(canary)),
+        "torch.hub": Gadget(torch.hub.load, "a/b", "c"),
+        "path.write": Gadget(Path.write_text, canary, "x"),
+        "codecs": Gadget(codecs.encode, b"x", "bz2"),
+        "bytearray": Gadget(bytearray, 8 * 10**9),
+    }
+
+
+@pytest.mark.parametrize("name", gadgets(Path("x")))
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_pickle_that_wants_to_run_code_or_eat_memory_is_refused(name, protocol, whole, tmp_path):
+    canary = tmp_path / "canary"
+    content = {"state_dict": {"net.weight": gadgets(canary)[name]}, "global_step": 1}
+    path = repacked(whole, tmp_path / "evil.ckpt", pickled=pickle.dumps(content, protocol))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "contains code" in refused(path)
+    assert not canary.exists()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000
+
+
+def test_a_pickle_without_an_end_is_refused(whole, tmp_path):
+    refused(repacked(whole, tmp_path / "a.ckpt", pickled=b"\x80\x02}q\x00"))
+    refused(repacked(whole, tmp_path / "b.ckpt", pickled=b"(" * 100_000))
+
+
+def test_a_tensor_larger_than_its_file_is_refused(tmp_path):
+    path = tmp_path / "wide.ckpt"
+    torch.save({"state_dict": {"w": torch.zeros(1).expand(10**11)}}, path)
+    assert "w claims more numbers than the file holds" in refused(path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    path = tmp_path / "nan.ckpt"
+    torch.save({"state_dict": {"net.w": torch.tensor([1.0, float("nan")])}}, path)
+    assert "net.w is not finite" in refused(path)
+
+
+# ---- writing ---------------------------------------------------------------------------------------
+
+
+def fails_with(number):
+    def fail(*rest, **options):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("broken", ["os.fsync", "pathlib.Path.replace", "torch.save"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_failing_disk_leaves_the_older_file(broken, number, whole, tmp_path, monkeypatch):
+    path = _written(tmp_path / "a.ckpt", whole)
+    monkeypatch.setattr(broken, fails_with(number))
+    with pytest.raises(StorageError, match="file that was there before is untouched"):
+        checkpoint.WholeFiles().save_checkpoint({"state_dict": {}}, path)
+    assert path.read_bytes() == whole
+    assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_a_file_size_limit_ends_with_5_and_keeps_the_older_state(heatlift, tmp_path):
+    faults = [("limit_file_size", 4)]
+    child = heatlift(*WORDS["lift"], faults=faults)
+    assert child.wait() == 5
+    assert "cannot be written" in child.stderr.splitlines()[-1]
+    states = sorted((tmp_path / "runs/lift/lift/checkpoints").iterdir())
+    assert [path.name for path in states] == ["step-000000002.ckpt"]
+    assert checkpoint.verify(states[0])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_keeps_the_older_file(whole, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = 3 * len(whole) // 2
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        path = _written(disk / "last.ckpt", whole)
+        content = checkpoint.read(path)
+        with pytest.raises(StorageError, match="No space left|unexpected pos|write"):
+            checkpoint.WholeFiles().save_checkpoint(content, path)
+        assert path.read_bytes() == whole
+        assert [file.name for file in disk.iterdir()] == ["last.ckpt"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_kill_while_saving_never_leaves_half_a_file(kills, server, tmp_path):
+    path = tmp_path / "a.ckpt"
+    for _ in range(kills):
+        process = server.Process(target=warm.save_for_ever, args=(path,))
+        process.start()
+        while not path.exists():
+            process.join(0.01)
+        process.join(CHANCE.uniform(0.0, 0.1))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        values = checkpoint.read(path)["state_dict"]["w"]
+        assert values.min() == values.max()
+    checkpoint.sweep(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_the_unfinished_file_of_a_living_process_is_left_alone(tmp_path):
+    part = _written(tmp_path / f".a.ckpt.{os.getpid()}.part", b"x")
+    checkpoint.sweep(tmp_path)
+    assert part.exists()
+
+
+# ---- which state a run goes on from ----------------------------------------------------------------
+
+
+@pytest.fixture
+def states(run_folder, tmp_path):
+    """A copy of a run's folder with its two newest states, oldest first."""
+    shutil.copytree(run_folder, tmp_path / "run")
+    return tmp_path / "run", sorted((tmp_path / "run/checkpoints").glob("step-*.ckpt"))
+
+
+def test_the_newest_state_is_taken(states):
+    folder, (_, new) = states
+    assert newest_checkpoint(folder) == new
+
+
+def test_a_damaged_state_is_named_and_the_one_before_is_taken(states):
+    folder, (old, new) = states
+    new.write_bytes(flipped(new.read_bytes(), 8 * 20_000))
+    said = []
+    assert newest_checkpoint(folder, "", said.append) == old
+    assert str(new) in said[0]
+    assert old.name in said[1]
+
+
+def test_a_state_under_another_name_or_of_another_run_is_passed_over(states):
+    folder, (old, new) = states
+    said = []
+    shutil.copy(old, new)
+    assert newest_checkpoint(folder, "", said.append) == old
+    assert "was renamed or copied" in said[0]
+    assert newest_checkpoint(folder, "another digest", said.append) is None
+    assert "of another run" in said[3]
+
+
+def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before(heatlift, unbroken, tmp_path):
+    assert heatlift(*WORDS["lift"], faults=[("at", "saved", 6, "kill")]).wait() == -9
+    newest = sorted((tmp_path / "runs/lift/lift/checkpoints").glob("step-*.ckpt"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    child = heatlift(*WORDS["lift"])
+    assert child.wait() == 0
+    assert f"{newest.name}: " in child.stdout
+    assert "resumed from step-000000004.ckpt" in child.stdout
+    assert differing(outcome(tmp_path, "lift"), unbroken("lift")) == []
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_1200_faults_of_checkpoints(whole, tmp_path, table):
+    wrong = sum(silently_wrong(tmp_path / "a.ckpt", whole, bad) for bad in faults(whole, 1000))
+    table("1 flipped bit or cut in a checkpoint", "silently wrong weights 299 of 300", wrong, 1201)
+    assert wrong == 0

@@ -1,0 +1,146 @@
+"""Folders of runs: found again, never overwritten; numbers that survive a crash."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+
+import pytest
+
+from pipeline.errors import StorageError
+from pipeline.run import (
+    FINISHED,
+    MetricsFile,
+    digest_of,
+    newest_finished,
+    open_run,
+    plain_number,
+    read_metrics,
+    read_state,
+)
+
+SETTINGS = {"model": {"width": 8}, "seed": 1}
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Opens a run and lets go of its lock, as a process that ends does."""
+
+    def open_one(settings=SETTINGS, **changes):
+        run = open_run(tmp_path, "lift", "try", settings)
+        if changes:
+            run.write(**changes)
+        run.release()
+        return run
+
+    return open_one
+
+
+def test_the_same_settings_find_their_unfinished_run(opened):
+    assert opened().folder == opened().folder
+
+
+def test_a_finished_run_and_other_settings_leave_the_name_alone(opened):
+    first = opened(state=FINISHED)
+    second = opened()
+    third = opened({"model": {"width": 9}, "seed": 1})
+    assert [run.folder.name for run in (first, second, third)] == ["try", "try-2", "try-3"]
+    assert opened().folder.name == "try-2"
+
+
+@pytest.mark.parametrize("change", [{"model": {"width": 9}}, {"seed": 2}, {"joints": "COCO17"}])
+def test_every_setting_counts(opened, change):
+    assert opened().folder != opened({**SETTINGS, **change}).folder
+
+
+def test_the_order_of_settings_does_not_count():
+    assert digest_of({"a": 1, "b": {"c": 2, "d": 3}}) == digest_of({"b": {"d": 3, "c": 2}, "a": 1})
+
+
+def _folder_of(root, queue):
+    queue.put(open_run(root, "lift", "try", SETTINGS).folder.name)
+
+
+def test_two_processes_never_work_in_one_folder(tmp_path):
+    held = open_run(tmp_path, "lift", "try", SETTINGS)
+    fork = multiprocessing.get_context("fork")
+    queue = fork.Queue()
+    other = fork.Process(target=_folder_of, args=(tmp_path, queue))
+    other.start()
+    assert queue.get(timeout=20) == "try-2"
+    other.join()
+    held.release()
+
+
+def test_a_folder_with_foreign_files_is_not_taken(tmp_path, opened):
+    (tmp_path / "lift/try").mkdir(parents=True)
+    (tmp_path / "lift/try/notes.txt").write_text("mine")
+    assert opened().folder.name == "try-2"
+
+
+def test_a_damaged_state_file_is_not_overwritten(opened):
+    run = opened()
+    (run.folder / "run.json").write_text('{"state": "unfin')
+    assert read_state(run.folder) is None
+    assert opened().folder.name == "try-2"
+
+
+def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="choose another --runs folder"):
+        open_run(tmp_path / "file", "lift", "try", SETTINGS)
+
+
+def test_only_finished_runs_with_their_checkpoint_are_handed_on(opened, tmp_path):
+    early, late, lost = (opened({"seed": seed}) for seed in range(3))
+    for at, run in enumerate((early, late, lost)):
+        run.checkpoints.mkdir()
+        (run.checkpoints / "best.ckpt").write_text("")
+        run.write(state=FINISHED, finished=at, checkpoint="checkpoints/best.ckpt")
+    (lost.checkpoints / "best.ckpt").unlink()
+    assert newest_finished(tmp_path, "lift", lambda settings: True) == late.checkpoints / "best.ckpt"
+    wanted = newest_finished(tmp_path, "lift", lambda settings: settings["seed"] == 0)
+    assert wanted == early.checkpoints / "best.ckpt"
+    late.write(state="unfinished")
+    assert newest_finished(tmp_path, "lift", lambda settings: settings["seed"] == 1) is None
+
+
+def test_the_state_file_holds_settings_and_digest(opened):
+    state = json.loads((opened().folder / "run.json").read_text())
+    assert (state["settings"], state["digest"]) == (SETTINGS, digest_of(SETTINGS))
+
+
+def written(folder, after, *rows):
+    file = MetricsFile(folder, after)
+    for step, numbers in rows:
+        file.log_metrics(numbers, step)
+    return read_metrics(folder / "metrics.csv")
+
+
+def test_numbers_survive_exactly(tmp_path):
+    rows = written(tmp_path, -1, (0, {"train/loss": 0.1 + 0.2, "epoch": 0}), (1, {"a": 1e-300}))
+    assert rows == [(0, "train/loss", 0.1 + 0.2), (1, "a", 1e-300)]
+
+
+def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
+    written(tmp_path, -1, (0, {"x": 1.0}), (1, {"x": 2.0}), (2, {"x": 3.0}))
+    assert written(tmp_path, 1, (2, {"x": 4.0})) == [(0, "x", 1.0), (1, "x", 2.0), (2, "x", 4.0)]
+
+
+def test_a_line_cut_short_by_a_crash_is_dropped(tmp_path):
+    written(tmp_path, -1, (0, {"x": 1.0}))
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("1,x,2.")
+    assert read_metrics(tmp_path / "metrics.csv") == [(0, "x", 1.0)]
+    assert written(tmp_path, 0, (1, {"x": 2.5})) == [(0, "x", 1.0), (1, "x", 2.5)]
+
+
+def test_a_new_run_begins_an_empty_file_and_a_test_appends(tmp_path):
+    written(tmp_path, -1, (0, {"x": 1.0}))
+    assert written(tmp_path, None, (5, {"test/x": 2.0})) == [(0, "x", 1.0), (5, "test/x", 2.0)]
+    assert written(tmp_path, -1, (0, {"x": 9.0})) == [(0, "x", 9.0)]
+
+
+def test_json_gets_no_number_that_is_not_finite():
+    assert plain_number(1.5) == 1.5
+    assert plain_number(float("nan")) is None
