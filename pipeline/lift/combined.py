@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ class CombinedDeepLearner(ZScored):
         gate_preact: Take h8 before its last ReLU, so that the gate can close: as the paper has it,
             h0 and h8 are not negative and the sigmoid stays above one half.
         dropout: Share of hidden numbers dropped in training.
+        branches: Both, or one of them alone.
 
     Source: paper 000, sec. III-B and fig. 2; 17,009,346 parameters.
     Differs from the paper: it does not say how its 8 layers are joined (here: 4 residual pairs, as
@@ -32,25 +35,35 @@ class CombinedDeepLearner(ZScored):
     """
 
     def __init__(
-        self, width: int = 1024, *, gate_preact: bool = False, dropout: float = 0.5
+        self,
+        width: int = 1024,
+        *,
+        gate_preact: bool = False,
+        dropout: float = 0.5,
+        branches: Literal["both", "gated", "plain"] = "both",
     ) -> None:
         super().__init__()
         J = len(self.skeleton)
         self.gate_preact = gate_preact
-        self.gated = ResidualMLP(2 * J, 3 * J, width, 4, dropout)
-        self.plain = ResidualMLP(2 * J, 3 * J, width, 4, dropout)
+        sizes = (2 * J, 3 * J, width, 4, dropout)
+        self.gated = ResidualMLP(*sizes) if branches != "plain" else None
+        self.plain = ResidualMLP(*sizes) if branches != "gated" else None
         self.out = nn.Linear(3 * J, 3 * J)
 
     def lift(self, scored2d: Tensor) -> Tensor:
         """Z-scored 2D, (N, 17, 2), to z-scored 3D, (N, 17, 3)."""
         vectors = scored2d.flatten(1)
-        first = deep = self.gated.stem(vectors)
-        *stages, last = self.gated.linear_stages
+        parts = [self._gate(self.gated, vectors)] if self.gated is not None else []
+        parts += [self.plain(vectors)] if self.plain is not None else []
+        return self.out(sum(parts[1:], start=parts[0])).unflatten(-1, (-1, 3))
+
+    def _gate(self, branch: ResidualMLP, vectors: Tensor) -> Tensor:
+        first = deep = branch.stem(vectors)
+        *stages, last = branch.linear_stages
         for stage in stages:
             deep = stage(deep)
         deep = deep + self._last_step(last, deep)
-        gated = self.gated.w2(torch.sigmoid(first * deep))
-        return self.out(gated + self.plain(vectors)).unflatten(-1, (-1, 3))
+        return branch.w2(torch.sigmoid(first * deep))
 
     def _last_step(self, last: nn.Module, deep: Tensor) -> Tensor:
         assert isinstance(last, LinearStage)

@@ -1,0 +1,224 @@
+"""`heatlift sweep FILE`: every point of a W&B sweep as a run of its own, without an account."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import cli
+from pipeline.__main__ import STAGES
+from pipeline.checkpoint import write_whole
+from pipeline.errors import HeatliftError, UsageError
+from pipeline.run import FINISHED, read_metrics, read_state
+
+STOPPED = (130, 143)
+"""Exit codes of runs that a signal ended: the sweep ends with them."""
+
+
+class PointError(HeatliftError):
+    """Points of a sweep failed, each with a line of its own before."""
+
+    def __init__(self, failed: int, code: int) -> None:
+        super().__init__(f"{failed} points failed; the same command tries them again")
+        self.exit_code = code
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep file holds.
+
+    Args:
+        stem: Name of the file, which runs and table get.
+        stage: Which stage trains.
+        words: Of the command line behind the stage; `${args}` stands for those of a point.
+        parameters: Option -> its values.
+        metric: What is compared.
+        goal: min or max: how a better value differs.
+    """
+
+    stem: str
+    stage: str
+    words: tuple[str, ...]
+    parameters: Mapping[str, tuple[Any, ...]]
+    metric: str
+    goal: str
+
+    def points(self) -> list[dict[str, Any]]:
+        """Every combination of values; the last parameter changes fastest."""
+        names = list(self.parameters)
+        return [
+            dict(zip(names, values, strict=True))
+            for values in itertools.product(*self.parameters.values())
+        ]
+
+    def line(self, point: Mapping[str, Any], also: Sequence[str] = ()) -> list[str]:
+        """The command line of a point, without a name."""
+        options = [f"--{name}={spelled(value)}" for name, value in point.items()]
+        words = [o for word in self.words for o in (options if word == "${args}" else [word])]
+        return [*words, *also]
+
+    def name(self, point: Mapping[str, Any], line: Sequence[str]) -> str:
+        """Name of a point's run: readable, and another one for other words or configs."""
+        label = "-".join(
+            f"{name.rpartition('.')[2]}-{short(value)}"
+            for name, value in point.items()
+            if len(self.parameters[name]) > 1
+        )
+        configs = [
+            cli.find_config(path).read_text()
+            for word, path in itertools.pairwise(line)
+            if word in ("-c", "--config")
+        ]
+        digest = hashlib.sha256(json.dumps([*line, *configs]).encode()).hexdigest()[:6]
+        readable = re.sub(r"[^\w.]+", "-", label).strip("-.")[:80]
+        return "-".join(part for part in (self.stem, readable, digest) if part)
+
+
+def spelled(value: Any) -> str:
+    """A value as an option takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def short(value: Any) -> str:
+    """A value as a table shows it: of classes the last word and what they are made with.
+
+    >>> short('{"class_path": "pipeline.lift.Martinez", "init_args": {"blocks": 4}}')
+    'Martinez blocks=4'
+    """
+    try:
+        made = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        made = value
+    if not isinstance(made, dict):
+        return spelled(value)
+    words = [str(made.get("class_path", "")).rpartition(".")[2]]
+    for name, inner in made.get("init_args", {}).items():
+        for one in inner if isinstance(inner, list) else [inner]:
+            words.append(short(one) if isinstance(one, dict) else f"{name}={spelled(one)}")
+    return " ".join(words)
+
+
+def read_sweep(path: Path) -> Sweep:
+    """A sweep file as W&B takes it: `command`, `method`, `metric` and `parameters`.
+
+    Raises:
+        UsageError: If something is missing, or the method is not `grid`: others need W&B.
+    """
+    text = path.read_text()
+    try:
+        cli.refuse_odd_yaml(text)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: {error}") from error
+    missing = {"command", "method", "metric", "parameters"} - set(content or {})
+    if missing:
+        raise UsageError(f"{path}: is no sweep; it has no {', '.join(sorted(missing))}")
+    if content["method"] != "grid":
+        raise UsageError(
+            f"{path}: method is {content['method']!r}; here only `grid` is run, others by "
+            "`wandb sweep` and `wandb agent`"
+        )
+    words = [str(word) for word in content["command"]]
+    if "pipeline" not in words or "${args}" not in words:
+        raise UsageError(f"{path}: the command must name `pipeline`, a stage and `${{args}}`")
+    stage, *rest = words[words.index("pipeline") + 1 :]
+    if stage not in STAGES:
+        raise UsageError(f"{path}: {stage} is no stage; there are {', '.join(STAGES)}")
+    parameters = {}
+    for name, spread in content["parameters"].items():
+        if not isinstance(spread, dict) or not {"value", "values"} & spread.keys():
+            raise UsageError(f"{path}: parameter {name} has neither `value` nor `values`")
+        parameters[name] = tuple(spread["values"]) if "values" in spread else (spread["value"],)
+    metric = content["metric"]
+    goal = "max" if metric.get("goal") == "maximize" else "min"
+    return Sweep(path.stem, stage, tuple(rest), parameters, metric["name"], goal)
+
+
+def sweep(file: str, also: str = "", runs: str = "runs") -> None:
+    """Train every point of a sweep as a run of its own and print a table.
+
+    Finished points are kept, a stopped one goes on where it was. The table is also in
+    `RUNS/sweeps/NAME.csv`, written after each point.
+
+    Args:
+        file: A sweep of W&B's with method grid: a path, or a name such as sweeps/paper003_frames.
+        also: More words for every run, as one: --also="--trainer.max_epochs=2 -c data/mocap".
+        runs: Folder of all runs.
+
+    Raises:
+        UsageError: If the file is no such sweep.
+        PointError: If a point failed; those after it were trained nevertheless.
+    """
+    found = read_sweep(cli.find_config(file))
+    points, codes = found.points(), []
+    for number, point in enumerate(points, start=1):
+        line = found.line(point, shlex.split(also))
+        name = found.name(point, line)
+        folder = Path(runs) / found.stage / name
+        if (read_state(folder) or {}).get("state") != FINISHED:
+            cli.say(f"sweep {found.stem}: {number} of {len(points)}, {name}")
+            words = [*line, "--name", name, "--runs", runs, "--group", found.stem]
+            code = cli.run(found.stage, words)
+            if code in STOPPED:
+                raise SystemExit(code)
+            codes += [code] if code else []
+        _write(found, points, shlex.split(also), Path(runs))
+    cli.say(_table(found, points, shlex.split(also), Path(runs)))
+    if codes:
+        raise PointError(len(codes), codes[0])
+
+
+def _rows(
+    found: Sweep, points: Sequence[Mapping[str, Any]], also: Sequence[str], runs: Path
+) -> list[list[str]]:
+    """Head and lines: values, best validation, test, minutes and name of each run."""
+    test = found.metric.replace("val/", "test/")
+    varied = [name for name, values in found.parameters.items() if len(values) > 1]
+    rows = [[name.rpartition(".")[2] for name in varied] + [found.metric, test, "minutes", "run"]]
+    for point in points:
+        name = found.name(point, found.line(point, also))
+        folder = runs / found.stage / name
+        state = read_state(folder) or {}
+        values = [
+            v for _, metric, v in read_metrics(folder / "metrics.csv") if metric == found.metric
+        ]
+        best = (max if found.goal == "max" else min)(values) if values else None
+        finished = state.get("state") == FINISHED
+        tested = (state.get("numbers") or {}).get(test) if finished else None
+        took = state["seconds"] / 60 if finished else None
+        numbers = ["-" if number is None else f"{number:.4g}" for number in (best, tested, took)]
+        rows.append([short(point[name]) for name in varied] + [*numbers, name])
+    return rows
+
+
+def _write(
+    found: Sweep, points: Sequence[Mapping[str, Any]], also: Sequence[str], runs: Path
+) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(_rows(found, points, also, runs))
+    path = runs / "sweeps" / f"{found.stem}.csv"
+    write_whole(path, lambda handle: handle.write(text.getvalue().encode()))
+
+
+def _table(
+    found: Sweep, points: Sequence[Mapping[str, Any]], also: Sequence[str], runs: Path
+) -> str:
+    rows = _rows(found, points, also, runs)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(lines)

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.models import SYSTEMS, as_paper004_counts, models, multiply_adds, parameters, row
+
+FACTS = {
+    ("HRNet-W32", (192, 256)): (28_536_113, 7.645e9),
+    ("HRNet-W32", (256, 256)): (28_536_113, 10.193e9),
+    ("HRNet-W48", (192, 256)): (63_595_745, 15.692e9),
+    ("HRNet-W32 + AM", (192, 256)): (31_988_689, None),
+    ("SimpleBaseline-50", (256, 256)): (33_999_697, 7.235e9),
+    ("SimpleBaseline-101", (256, 256)): (52_991_825, None),
+    ("SimpleBaseline-152", (256, 256)): (68_635_473, None),
+    ("ResNet-50, 3D", (256, 256)): (34_291_392, None),
+    ("ResNet-50 + SAN", (256, 256)): (39_536_833, None),
+    ("ResNet-152 + SAN", (288, 384)): (74_209_617, None),
+    ("combined deep learner", None): (17_009_346, None),
+    ("cascade", None): (19_200_153, None),
+    ("residual MLP", None): (4_293_680, None),
+    ("VideoPose3D, 27", None): (8_555_571, None),
+    ("VideoPose3D, 81", None): (12_753_971, None),
+    ("VideoPose3D, 243", None): (16_952_371, None),
+    ("PoseFormer, 9", None): (9_563_645, 91.3e6),
+    ("PoseFormer, 27", None): (9_573_455, 276.0e6),
+    ("PoseFormer, 81", None): (9_602_885, 846.9e6),
+    ("PoseFormer, 243", None): (9_691_175, None),
+    ("PoseFormer + SAM + TAM, 9", None): (9_822_717, None),
+    ("PoseFormer + SAM + TAM, 27", None): (9_832_527, None),
+    ("PoseFormer + SAM + TAM, 81", None): (9_861_957, None),
+    ("PoseFormer + SAM + TAM, 243", None): (9_950_247, None),
+    ("MixSTE, 81", None): (33_700_867, None),
+    ("MixSTE, 243", None): (33_783_811, 147.4e9),
+}
+"""System -> parameters, and multiply-adds where the fact sheet or a paper has them."""
+
+
+def named(name):
+    return next(system for system in SYSTEMS if system.name == name)
+
+
+def test_every_system_has_its_facts():
+    assert {(system.name, system.picture) for system in SYSTEMS} == set(FACTS)
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: f"{system.name} {system.picture}")
+def test_parameters_and_operations_are_those_of_the_papers(system):
+    counted, cost = FACTS[system.name, system.picture]
+    net = system.build()
+    assert parameters(net) == counted
+    if cost is not None:
+        assert multiply_adds(net, system.example(net)) == pytest.approx(cost, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "cost"), [("ResNet-50, 3D", 14.10e9), ("ResNet-50 + SAN", 14.43e9)]
+)
+def test_san_costs_what_the_paper_prints_in_the_papers_way_of_counting(name, cost):
+    system = named(name)
+    net = system.build()
+    assert as_paper004_counts(net, system.example(net)) == pytest.approx(cost, rel=1e-3)
+
+
+def test_attention_of_san_costs_a_third_of_a_billion():
+    with_it, without = (named(name) for name in ("ResNet-50 + SAN", "ResNet-50, 3D"))
+    found = [multiply_adds(net, s.example(net)) for s in (with_it, without) for net in [s.build()]]
+    assert found[0] - found[1] == pytest.approx(0.3450e9, rel=1e-3)
+
+
+def test_operations_by_hand():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 5, 2, 2))
+    example = torch.empty(1, 3, 8, 8, device="meta")
+    net = net.to("meta").eval()
+    assert multiply_adds(net, example) == 16 * 4 * 27 + 16 * 4 * 5 * 4
+    assert as_paper004_counts(net, example) == 16 * 4 * 27 + 2 * 16 * 4 + 64 * 5 * 4 * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("VideoPose3D, 27", ("27x17x2", "27 -> 1")),
+        ("PoseFormer, 9", ("9x17x2", "9 -> 1")),
+        ("residual MLP", ("1x17x2", "1 -> 1")),
+        ("SimpleBaseline-50", ("256x256", "-")),
+    ],
+)
+def test_a_row_says_what_goes_in_and_how_many_frames_come_out(name, cells):
+    assert row(named(name))[2:4] == cells
+
+
+def test_the_table_has_a_line_for_each_system(capsys, monkeypatch):
+    few = tuple(named(name) for name in ("residual MLP", "ResNet-50 + SAN"))
+    monkeypatch.setattr("pipeline.models.SYSTEMS", few)
+    models()
+    head, rule, mlp, san, *_ = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["system", "paper", "input", "frames"]
+    assert set(rule) == {"-"}
+    assert mlp.split()[-3:] == ["4,293,680", "4.3", "M"]
+    assert san.split()[-5:] == ["39,536,833", "8.770", "G", "14.430", "G"]

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from pipeline.__main__ import main
+from pipeline.cli import shipped_configs
+from pipeline.errors import UsageError
+from pipeline.sweep import read_sweep, short, sweep
+
+POINTS = {
+    "paper000_branches": 5,
+    "paper001_masks": 12,
+    "paper001_pretraining": 2,
+    "paper002_blocks": 9,
+    "paper003_attention": 8,
+    "paper003_detectors": 4,
+    "paper003_dropout": 4,
+    "paper003_frames": 10,
+    "paper003_groups": 2,
+    "paper003_modules": 4,
+    "paper003_positions": 6,
+    "paper004_data": 6,
+    "paper004_depth": 4,
+    "paper004_size": 4,
+}
+"""Sweep -> how many runs it is."""
+
+TINY = """
+model:
+  net: {class_path: pipeline.lift.MixSTE, init_args: {frames: 3, dim: 8, depth: 1, heads: 2}}
+data:
+  source:
+    class_path: pipeline.datasets.synthetic.Synthetic
+    init_args: {train: 1, val: 1, test: 1, actions: [walk], seconds: 0.4}
+trainer: {max_epochs: 1, log_every_n_steps: 1}
+"""
+SWEEP = """
+program: pipeline
+command: ["${env}", "${interpreter}", -m, pipeline, lift, fit, -c, TINY, "${args}"]
+method: grid
+metric: {name: val/mpjpe_mm, goal: minimize}
+parameters:
+  model.net.init_args.dim: {values: [8, 16]}
+  data.batch_size: {value: 4}
+"""
+
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:[\s\S]*(instantiate_classes|JsonargparseDeprecationWarning)"  # lightning 2.6.6 does
+)
+
+
+def shipped(name):
+    return read_sweep(shipped_configs() / "sweeps" / f"{name}.yaml")
+
+
+def written(folder, text):
+    (folder / "tiny.yaml").write_text(TINY)
+    path = folder / "sizes.yaml"
+    path.write_text(text.replace("TINY", str(folder / "tiny.yaml")))
+    return path
+
+
+def test_no_sweep_is_forgotten():
+    assert {path.stem for path in (shipped_configs() / "sweeps").glob("*.yaml")} == set(POINTS)
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_every_point_of_a_sweep_is_another_run(name):
+    found = shipped(name)
+    points = found.points()
+    assert len(points) == POINTS[name]
+    assert len({found.name(point, found.line(point)) for point in points}) == len(points)
+    assert found.metric.startswith("val/")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", POINTS)
+def test_every_point_is_a_command_line(name, capsys):
+    found = shipped(name)
+    for point in found.points():
+        words = [word for word in found.line(point) if word != "--model.pretrained=newest"]
+        assert main([found.stage, *words, "--print_config"]) == 0, capsys.readouterr().err
+
+
+def test_the_last_parameter_changes_fastest_and_fixed_ones_stay(tmp_path):
+    text = SWEEP.replace("data.batch_size: {value: 4}", "model.flip_test: {values: [true, false]}")
+    found = read_sweep(written(tmp_path, text))
+    lines = [found.line(point)[-2:] for point in found.points()]
+    assert lines == [
+        [f"--model.net.init_args.dim={dim}", f"--model.flip_test={flip}"]
+        for dim in (8, 16)
+        for flip in ("true", "false")
+    ]
+
+
+def test_two_points_are_trained_once_and_come_out_as_a_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WANDB", "off")
+    path, runs = written(tmp_path, SWEEP), tmp_path / "runs"
+    also = "--trainer.enable_model_summary=false --wandb=off"
+    sweep(str(path), also, str(runs))
+    rows = list(csv.reader((runs / "sweeps" / "sizes.csv").open()))
+    assert rows[0] == ["dim", "val/mpjpe_mm", "test/mpjpe_mm", "minutes", "run"]
+    assert [row[0] for row in rows[1:]] == ["8", "16"]
+    state = json.loads((runs / "lift" / rows[2][-1] / "run.json").read_text())
+    assert state["settings"]["model"]["net"]["init_args"]["dim"] == 16
+    assert float(rows[2][2]) == pytest.approx(state["numbers"]["test/mpjpe_mm"], rel=1e-3)
+    assert "2 of 2" in capsys.readouterr().out
+    sweep(str(path), also, str(runs))
+    again = capsys.readouterr().out
+    assert "of 2" not in again
+    assert rows[2][-1] in again
+    assert len(list((runs / "lift").iterdir())) == 2
+
+
+def test_a_changed_config_makes_other_runs(tmp_path):
+    found = read_sweep(written(tmp_path, SWEEP))
+    point = found.points()[0]
+    before = found.name(point, found.line(point))
+    assert before.startswith("sizes-dim-8-")
+    (tmp_path / "tiny.yaml").write_text(TINY + "# another\n")
+    assert found.name(point, found.line(point)) != before
+    assert found.name(point, found.line(point, ["--save_every=3"])) != before
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("method: grid", "method: bayes", "only `grid`"),
+        ("metric: {name: val/mpjpe_mm, goal: minimize}", "", "has no metric"),
+        ("pipeline, lift", "pipeline, lift2", "lift2 is no stage"),
+        ('"${args}"', "", "must name `pipeline`"),
+        ("{value: 4}", "{min: 1, max: 4}", "neither `value` nor `values`"),
+        ("method: grid", "method: grid\nmethod: grid", "duplicate key method"),
+    ],
+)
+def test_what_is_no_sweep_is_refused(tmp_path, before, after, message):
+    with pytest.raises(UsageError, match=message):
+        read_sweep(written(tmp_path, SWEEP.replace(before, after, 1)))
+
+
+def test_classes_are_short_in_tables():
+    net = '{"class_path": "pipeline.lift.CombinedDeepLearner", "init_args": {"branches": "gated"}}'
+    assert short(net) == "CombinedDeepLearner branches=gated"
+    assert short("null") == "null"
+    assert short([256, 256]) == "[256, 256]"
