@@ -17,7 +17,9 @@ pytestmark = pytest.mark.filterwarnings(
     r"ignore:[\s\S]*(instantiate_classes|JsonargparseDeprecationWarning)"  # lightning 2.6.6 does
 )
 
-WIDE = re.compile(r"hrnet_w|simple_baseline|san|videopose3d|mixste(?!_small)")
+WIDE = re.compile(
+    r"hrnet_w|simple_baseline|san|videopose3d|mixste(?!_small|_mocap)|poseformer(?!_group)"
+)
 """Names of networks that `make test-all` alone trains."""
 
 CONFIGS = sorted(shipped_configs().rglob("*.yaml"))
@@ -33,7 +35,7 @@ data:
     class_path: pipeline.datasets.synthetic.Synthetic
     init_args: {train: 2, val: 1, test: 1, actions: [walk], seconds: 1.0, pictures: 60}
 """
-TIMES = r"\b(seconds?|minutes?|hours?|days?)\b"
+TIMES = r"\b(seconds?|minutes?|hours?|days?|\d+ s)\b"
 
 
 def name_of(path):
@@ -101,7 +103,9 @@ def test_first_comment_says_what_it_is_and_how_long_it_takes(path):
     assert comment.strip(), "a config begins with a comment"
     if path.parent.name in STAGES:
         assert re.search(TIMES, comment, re.IGNORECASE), "how long does it take?"
-        assert re.search(r"[Pp]aper \d{3}|et al\.|MixSTE|HRNet", comment), "which paper?"
+        assert re.search(
+            r"[Pp]aper \d{3}|et al\.|MixSTE|HRNet|Martinez|VideoPose3D|PoseFormer", comment
+        ), "which paper?"
         assert re.search(r"\d", comment), "which number is expected?"
 
 
