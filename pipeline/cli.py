@@ -78,6 +78,9 @@ FULL_OR_CLOSED = (
 
 ROOM = {"heatmap": "Heatmap", "integral": "Integral", "pretrain": "Pretrain", "lift": "Lift"}
 
+SCORING = ("flip_test", "decode", "scored", "root_scored", "overlap")
+"""Settings of a module that a test may choose anew, as they change numbers and no weights."""
+
 APART = (
     "config",
     "name",
@@ -160,7 +163,6 @@ def refuse_odd_yaml(text: str, depth: int = 50) -> None:
     Raises:
         yaml.YAMLError: Naming the line.
     """
-
     sizes: dict[int, int] = {}
 
     def walk(node: yaml.Node | None, level: int) -> int:
@@ -302,6 +304,9 @@ class StageCLI(LightningCLI):
         settings = dict(content.get("hyper_parameters", {}))
         settings.pop("_instantiator", None)
         before = self._get(self.config, "model").as_dict()
+        for name in SCORING:
+            if any(word.partition("=")[0] == f"--model.{name}" for word in self.line):
+                settings.pop(name, None)
         self.config = self.parser.parse_object(
             {self.config.subcommand: {"model": settings}}, self.config
         )

@@ -15,7 +15,7 @@ from pipeline.checkpoint import write_whole
 from pipeline.datasets import Sequence
 from pipeline.datasets.archive import Npz
 from pipeline.datasets.elsewhere import Detections as OfVideo
-from pipeline.datasets.elsewhere import read_detections
+from pipeline.datasets.elsewhere import read_detections, read_videopose3d
 from pipeline.errors import DataError
 from pipeline.skeleton import SKELETONS, Skeleton, conversion
 
@@ -60,9 +60,10 @@ class Detections:
 def from_file(path: str | Path, sequences: Many[Sequence]) -> Detections:
     """Detections that were made elsewhere.
 
-    Taken are an `.npz` file of `export`; and what AlphaPose, OpenPose, MMPose, RTMPose and COCO's
-    tools write (see `pipeline.datasets.elsewhere`): for one sequence the file or folder itself, for
-    several a folder with `<name of the sequence>.json`, or a folder of that name, for each.
+    Taken are an `.npz` file of `export` or of VideoPose3D's 2D archives; and what AlphaPose,
+    OpenPose, MMPose, RTMPose and COCO's tools write (see `pipeline.datasets.elsewhere`): for one
+    sequence the file or folder itself, for several a folder with `<name of the sequence>.json`, or
+    a folder of that name, for each.
 
     Args:
         path: The file or folder.
@@ -73,6 +74,8 @@ def from_file(path: str | Path, sequences: Many[Sequence]) -> Detections:
     """
     path = Path(path)
     if path.suffix == ".npz":
+        if "metadata" in Npz(path).names:
+            return _videopose3d(path, sequences)
         return _exported(path, sequences)
     read = {s.name: read_detections(_place(path, s, sequences), frames=len(s)) for s in sequences}
     return _together(read, str(path))
@@ -138,6 +141,24 @@ def _place(path: Path, sequence: Sequence, sequences: Many[Sequence]) -> Path:
         f"{path}: has neither {sequence.name}.json nor a folder of that name; "
         f"{len(sequences)} sequences need one each"
     )
+
+
+def _videopose3d(path: Path, sequences: Many[Sequence]) -> Detections:
+    """Of an archive that numbers the videos of a recording: in the order of the sequences."""
+    own, found, seen = read_videopose3d(path), {}, {}
+    for sequence in sequences:
+        recording = sequence.name.rpartition("/")[0]
+        number = seen[recording] = seen.get(recording, -1) + 1
+        video = own.get(f"{recording}/{number}")
+        if video is None or len(video.score) < len(sequence):
+            have = "is missing" if video is None else f"has {len(video.score)} frames"
+            raise DataError(
+                f"{path}: {recording}/{number}, for sequence {sequence.name} of {len(sequence)} "
+                f"frames, {have}; the archive is of other recordings"
+            )
+        kept = slice(len(sequence))
+        found[sequence.name] = OfVideo(video.skeleton, video.joints2d[kept], video.score[kept])
+    return _together(found, str(path))
 
 
 def _exported(path: Path, sequences: Many[Sequence]) -> Detections:

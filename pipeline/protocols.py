@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import DataError
-from pipeline.metrics import MILLIMETRES, _Exact
+from pipeline.metrics import MILLIMETRES, _Exact, _tensor
 from pipeline.skeleton import MPI3DHP17, MPII16, Skeleton
 
 _LIMBS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
@@ -90,7 +90,7 @@ def pck3d(
     [15.5, 15.0]
     """
     metric = PCK3D(skeleton)
-    metric.update(torch.as_tensor(predicted), torch.as_tensor(target))
+    metric.update(_tensor(predicted), _tensor(target))
     shares = metric.compute()
     return shares["pck3d@150mm"], shares["auc"]
 

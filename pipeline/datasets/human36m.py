@@ -14,7 +14,7 @@ from pipeline.camera import human36m_cameras
 from pipeline.datasets import Sequence, Split
 from pipeline.datasets.archive import Npz, matching, read_pickle
 from pipeline.datasets.elsewhere import Detections, nested, pixels, skeleton_of
-from pipeline.datasets.mapped import mapped, pieces
+from pipeline.datasets.mapped import mapped, pieces, progress
 from pipeline.errors import DataError, UsageError
 from pipeline.skeleton import H36M17, SKELETONS
 
@@ -153,7 +153,7 @@ def _unpack_3d(path: Path) -> tuple[dict[str, NDArray], dict]:
             raise DataError(
                 f"{path}: the subject {subject!r} has no cameras ({', '.join(known)} have)"
             )
-        for recording, points in actions.items():
+        for recording, points in progress(actions.items(), f"{path.name} {subject}"):
             points = matching(points, (None, 32, 3), f"{path}: {subject}/{recording}")
             arrays.append(points[:, KEPT])
             recordings.append((subject, recording, len(points)))
@@ -173,7 +173,7 @@ def _unpack_2d(path: Path, recordings: Recordings) -> tuple[dict[str, NDArray], 
     joints = len(skeleton)
     content = nested(archive.objects("positions_2d"), f"{path}: positions_2d")
     kept = []
-    for subject, recording, frames in recordings:
+    for subject, recording, frames in progress(recordings, path.name):
         videos = content.get(subject, {}).get(recording)
         place = f"{path}: {subject}/{recording}"
         if not isinstance(videos, (list, np.ndarray)) or len(videos) != len(CAMERAS):

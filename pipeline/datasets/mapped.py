@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import store
 from pipeline.datasets.photos import read_bytes
-
-_log = logging.getLogger(__name__)
 
 Unpack = Callable[[], tuple[dict[str, NDArray], dict[str, Any]]]
 """Reads the archives: arrays to keep, and plain facts about them (names, lengths)."""
@@ -37,13 +35,36 @@ def mapped(stem: str, files: Sequence[Path], layout: str, unpack: Unpack) -> sto
         if not file.is_file():
             read_bytes(file)  # says what is wrong with it
     key = {"archives": [shop.digest(file) for file in files], "layout": layout}
-    path = shop.root / store.Wanted(stem, key, {}, {}).name
-    if not store.damage(path):
-        return store.read(path)
-    _log.info("reading %s once", ", ".join(map(str, files)))
-    arrays, facts = unpack()
-    shapes = {name: (array.shape, array.dtype.str) for name, array in arrays.items()}
-    return shop.fetch(store.Wanted(stem, key, shapes, facts), lambda shards: arrays)
+    known = store.Wanted(stem, key)
+    if entry := shop.find(known):
+        return entry
+    shop.root.mkdir(parents=True, exist_ok=True)
+    with shop.lock(f"{known.name}-reading"):  # the other processes of a run wait for one to read
+        if entry := shop.find(known):
+            return entry
+        arrays, facts = unpack()
+        shapes = {name: (array.shape, array.dtype.str) for name, array in arrays.items()}
+        return shop.fetch(store.Wanted(stem, key, shapes, facts), lambda shards: arrays)
+
+
+Item = TypeVar("Item")
+
+
+def progress(items: Collection[Item], what: str) -> Iterator[Item]:
+    """The items one by one, with a bar on a terminal while they are worked on.
+
+    Args:
+        items: What is read.
+        what: Of which file they are.
+    """
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    bar = Console(stderr=True)
+    yield from track(items, f"reading {what} once", console=bar, transient=True)
 
 
 def pieces(array: NDArray, lengths: Sequence[int]) -> list[NDArray]:

@@ -13,7 +13,7 @@ from pipeline import store
 from pipeline.camera import Camera, camera_to_world
 from pipeline.datasets import Sequence, Split
 from pipeline.datasets.archive import Npz, matching
-from pipeline.datasets.mapped import mapped, pieces
+from pipeline.datasets.mapped import mapped, pieces, progress
 from pipeline.datasets.mmpose import read_annotations, read_cameras
 from pipeline.errors import DataError
 from pipeline.skeleton import MPI3DHP17
@@ -113,7 +113,7 @@ def _pair(facts: Any, place: str) -> tuple[NDArray[np.float32], NDArray[np.float
 
 
 def _train(path: Path) -> Iterator[_Video]:
-    for name, videos in _content(path).items():
+    for name, videos in progress(_content(path).items(), path.name):
         place = f"{path}: {name}"
         cameras = videos[0] if isinstance(videos, list) and videos else None
         if not isinstance(cameras, dict) or len(name.split()) != 2:

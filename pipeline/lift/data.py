@@ -352,6 +352,7 @@ class LiftDataModule(StageData):
                 "be made of motion filmed anew; set refilm to 0"
             )
         self.tracks: dict[Split, list[Track]] = {}
+        self.unseen: tuple[str, ...] = ()
 
     @property
     def lifter(self) -> Lifter:
@@ -434,7 +435,11 @@ class LiftDataModule(StageData):
             from pipeline.detections import ensure
 
             found = ensure(self.source, self.detections, split)
-            return [track(s, skeleton, *found.of(s.name, skeleton)) for s in sequences]
+            self.unseen = conversion(found.skeleton, skeleton, allow_missing=True).missing
+            return [
+                track(s, skeleton, *found.of(s.name, skeleton, allow_missing=True))
+                for s in sequences
+            ]
         return [self._made(s, s.name) for s in sequences]
 
     def _made(self, sequence: Sequence, noise: str) -> Track:

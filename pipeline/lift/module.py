@@ -233,9 +233,10 @@ class LiftModule(LifterStage):
     def protocol(self, split: str) -> str:
         """What a number of this run is a number of."""
         data, counted = self._data, self.net.skeleton.root in self.scored
+        unseen = f" (without {', '.join(data.unseen)})" if data.unseen else ""
         twice = ", those of overlapping windows twice (as MixSTE's code)"
         return (
-            f"{split} split of {data.source.describe()}; 2D {data.detections}; "
+            f"{split} split of {data.source.describe()}; 2D {data.detections}{unseen}; "
             f"{len(self.scored)} joints, root-relative, re-rooted, root {'' if counted else 'not '}"
             f"counted; flip test {'on' if self.flip_test else 'off'}; every valid frame once"
             f"{twice if self.overlap == 'mixste' else ''}; mm"

@@ -179,7 +179,14 @@ def boxed(value: object) -> np.ndarray:
     return box
 
 
-def human36m(root: Path, subjects: tuple[str, ...] = ("S1", "S5", "S9", "S11")) -> Path:
+H36M_ACTIONS = ("Sitting 1", "SittingDown", "Walking 1", "TakingPhoto")
+
+
+def human36m(
+    root: Path,
+    subjects: tuple[str, ...] = ("S1", "S5", "S9", "S11"),
+    actions: tuple[str, ...] = H36M_ACTIONS,
+) -> Path:
     """VideoPose3D's two archives: 32 points in world metres, and 17 joints in pixels by 4 cameras.
 
     The detections are exact, one frame longer than the motion, and 1 pixel to the right.
@@ -190,7 +197,7 @@ def human36m(root: Path, subjects: tuple[str, ...] = ("S1", "S5", "S9", "S11")) 
     detected: dict = {}
     for subject_index, subject in enumerate(subjects):
         positions[subject], detected[subject] = {}, {}
-        for index, action in enumerate(("Sitting 1", "SittingDown", "Walking 1", "TakingPhoto")):
+        for index, action in enumerate(actions):
             joints3d = motion(12 + index, seed=10 * subject_index + index)
             points = np.zeros((len(joints3d), 32, 3), np.float32)
             points[:, KEPT] = joints3d

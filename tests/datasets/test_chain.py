@@ -1,15 +1,20 @@
-"""Every format through the real command line: fabricated, validated, trained on for two steps, tested on."""
+"""Every format through the command line: fabricated, validated, trained on, tested on."""
 
-import importlib
+import json
 import re
 
 import fabricate
+import numpy as np
 import pytest
 import scipy.io  # noqa: F401  (imported before warnings become errors)
 import yaml
 
 from pipeline.__main__ import main
 from pipeline.cli import shipped_configs
+from pipeline.datasets.elsewhere import BODY25, HALPE26
+from pipeline.datasets.human36m import Human36M
+from pipeline.lift.data import exact_joints2d
+from pipeline.skeleton import COCO17, H36M17, conversion
 
 pytestmark = pytest.mark.filterwarnings(
     r"ignore:[\s\S]*(instantiate_classes|JsonargparseDeprecationWarning)"  # lightning 2.6.6 does
@@ -88,14 +93,6 @@ def small(path, tmp_path):
     return tiny
 
 
-def source_of(path, folder):
-    """A config that names the source of another one in a folder."""
-    given = yaml.safe_load(path.read_text())["data"]["source"]
-    module, _, name = given["class_path"].rpartition(".")
-    kind = getattr(importlib.import_module(module), name)
-    return kind(**{**given.get("init_args", {}), "root": str(folder)})
-
-
 def trained(heatlift, tmp_path, stage, *words):
     """What a fit of two steps and a test of its checkpoint print."""
     runs = ["--runs", tmp_path / "runs", "--name", "it"]
@@ -165,3 +162,110 @@ def test_detectors_of_the_papers_train_on_their_photographs(path, heatlift, tmp_
     words += ["--data.source.init_args.boxes", "person_detections.json"] if coco else []
     printed = trained(heatlift, tmp_path, "heatmap", *words)
     assert ("boxes of person_detections.json" if coco else "PCKh@0.5: head") in printed
+
+
+def converted(sequence, skeleton):
+    """Exact 2D of a sequence in a detector's joints: x, y, score, (T, J, 3); 0 where unknown."""
+    way = conversion(H36M17, skeleton, allow_missing=True)
+    seen = way.joints(exact_joints2d(sequence))
+    score = np.isfinite(seen[..., :1]) * 0.9
+    return np.concatenate([np.nan_to_num(seen), score], axis=-1)
+
+
+def alphapose(place, people, skeleton):
+    records = [
+        {"image_id": f"{frame}.jpg", "keypoints": person.ravel().tolist(), "score": 2.5}
+        for frame, person in enumerate(people)
+    ]
+    place.with_name(f"{place.name}.json").write_text(json.dumps(records))
+
+
+def mmpose(place, people, skeleton):
+    about = {"keypoint_id2name": {str(j): name for j, name in enumerate(skeleton.joints)}}
+    frames = rtmpose_frames(people)
+    document = {"meta_info": about, "instance_info": frames}
+    place.with_name(f"{place.name}.json").write_text(json.dumps(document))
+
+
+def rtmpose(place, people, skeleton):
+    place.with_name(f"{place.name}.json").write_text(json.dumps(rtmpose_frames(people)))
+
+
+def rtmpose_frames(people):
+    return [
+        {
+            "frame_id": frame + 1,
+            "instances": [
+                {
+                    "keypoints": person[:, :2].tolist(),
+                    "keypoint_scores": person[:, 2].tolist(),
+                }
+            ],
+        }
+        for frame, person in enumerate(people)
+    ]
+
+
+def openpose(place, people, skeleton):
+    place.mkdir()
+    for frame, person in enumerate(people):
+        document = {"people": [{"pose_keypoints_2d": person.ravel().tolist()}]}
+        (place / f"video_{frame:012d}_keypoints.json").write_text(json.dumps(document))
+
+
+DIALECTS = {
+    "alphapose-coco17": (alphapose, COCO17, "without head"),
+    "alphapose-halpe26": (alphapose, HALPE26, "17 joints"),
+    "openpose-body25": (openpose, BODY25, "without head"),
+    "mmpose-h36m17": (mmpose, H36M17, "17 joints"),
+    "mmpose-coco17": (mmpose, COCO17, "without head"),
+    "rtmpose-halpe26": (rtmpose, HALPE26, "17 joints"),
+}
+
+
+def lifted(heatlift, tmp_path, folder, given):
+    """What a fit of two steps on given detections prints of its test."""
+    words = ["-c", small(shipped_configs() / "lift" / "mixste_small.yaml", tmp_path)]
+    words += ["-c", "data/human36m", "--data.source.init_args.root", folder]
+    runs = ["--runs", tmp_path / "runs", "--name", "it", "--data.detections", given]
+    printed = heatlift("lift", "fit", *words, *TWO_STEPS, *runs)
+    return printed[printed.index("test split of") :]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_detections_of_other_tools_are_lifted(dialect, heatlift, tmp_path):
+    write, skeleton, says = DIALECTS[dialect]
+    folder = fabricate.human36m(tmp_path / "set", ("S1", "S9"), ("Walking 1",))
+    source = Human36M(str(folder))
+    for sequence in [*source.sequences("train"), *source.sequences("test")]:
+        place = tmp_path / "found" / sequence.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write(place, converted(sequence, skeleton), skeleton)
+    assert says in lifted(heatlift, tmp_path, folder, tmp_path / "found")
+
+
+def test_videopose3ds_archives_elsewhere_are_lifted(heatlift, tmp_path):
+    folder = fabricate.human36m(tmp_path / "set", ("S1", "S9"), ("Walking 1",))
+    moved = tmp_path / "found.npz"
+    (folder / "data_2d_h36m_cpn_ft_h36m_dbb.npz").rename(moved)
+    assert f"2D {moved}; 17 joints" in lifted(heatlift, tmp_path, folder, moved)
+
+
+def test_scored_joints_and_overlaps_change_the_number_and_are_printed(heatlift, tmp_path):
+    folder = fabricate.human36m(tmp_path / "set", ("S1", "S9"), ("Walking 1",))
+    words = ["-c", small(shipped_configs() / "lift" / "mixste_small.yaml", tmp_path)]
+    words += ["-c", "data/human36m", "--data.source.init_args.root", folder]
+    words += ["--data.detections", "exact", "--runs", tmp_path / "runs", *TWO_STEPS]
+    heatlift("lift", "fit", *words, "--name", "it")
+    best = tmp_path / "runs" / "lift" / "it" / "checkpoints" / "best.ckpt"
+    found = {}
+    for scored, root, overlap in [(17, True, "once"), (16, False, "once"), (14, True, "mixste")]:
+        settings = ["--model.scored", scored, "--model.root_scored", str(root).lower()]
+        settings += ["--model.overlap", overlap]
+        tested = heatlift("lift", "test", *words, *settings, "--ckpt_path", best)
+        found[scored] = (numbers(tested)[0], tested)
+    assert "17 joints, root-relative, re-rooted, root counted" in found[17][1]
+    assert "15 joints, root-relative, re-rooted, root not counted" in found[16][1]
+    assert "14 joints, root-relative, re-rooted, root not counted" in found[14][1]
+    assert "those of overlapping windows twice (as MixSTE's code)" in found[14][1]
+    assert len({number for number, _ in found.values()}) == 3
