@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 REVIEWED = {
-    "pipeline/datasets/archive.py": {"Unpickler"},
-    "pipeline/published.py": {"Unpickler"},
+    "pipeline/datasets/archive.py": {"Unpickler"},  # the restricted reader
+    "pipeline/datasets/export.py": {"allow_pickle"},  # writes what other people's lifters read
 }
 """Module -> what it may do, because it was read for that."""
 
@@ -48,7 +48,7 @@ def unsafe(source: str) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ClassDef):
-            found |= {name for base in node.bases if (name := dotted(base).split(".")[-1]) in CALLS}
+            found |= {dotted(base).rpartition(".")[2] for base in node.bases} & CALLS
         if not isinstance(node, ast.Call):
             continue
         name = dotted(node.func)
@@ -112,7 +112,15 @@ def test_an_unsafe_line_would_be_noticed(line):
     assert unsafe(line)
 
 
-@pytest.mark.parametrize("line", ["net.eval()", "re.compile('a')", "np.load(f, allow_pickle=False)", "torch.load(f, weights_only=True)"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "net.eval()",
+        "re.compile('a')",
+        "np.load(f, allow_pickle=False)",
+        "torch.load(f, weights_only=True)",
+    ],
+)
 def test_a_harmless_line_is_let_pass(line):
     assert not unsafe(line)
 

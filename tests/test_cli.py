@@ -1,0 +1,149 @@
+"""What is wrong with a command line or a config is said in one line, with its exit code, before anything runs."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from pipeline.__main__ import main
+from runs import TINY, WORDS
+
+LIFT = TINY["lift"]
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """Runs `heatlift WORDS` in an empty folder; exit code and the one line on stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "lift.yaml").write_text(LIFT)
+
+    def run(*words, config=None):
+        if config is not None:
+            (tmp_path / "x.yaml").write_text(config)
+        code = main(list(words or ("lift", "fit", "-c", "x.yaml")))
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1, err
+        assert err.startswith("heatlift: error: ")
+        return code, err.removeprefix("heatlift: error: ").strip()
+
+    return run
+
+
+CONFIGS = {
+    "typo": (
+        ("batch_size", "batch_sise"),
+        "unknown key data.batch_sise, did you mean data.batch_size?",
+    ),
+    "typo of a network": (
+        ("depth: 2", "dept: 2"),
+        "model.net: unknown key dept, did you mean depth?",
+    ),
+    "type": (("batch_size: 64", "batch_size: four"), "data.batch_size: 'four' is not of type int"),
+    "type of a network": (("depth: 2", "depth: two"), "model.net.depth: 'two' is not of type int"),
+    "twice": (("save_every: 2", "save_every: 2\nsave_every: 3"), "duplicate key save_every"),
+    "nan": (("1.0e-3", ".nan"), ".nan is not finite"),
+    "infinite": (("1.0e-3", "1e999"), "lr: inf is not finite"),
+    "tag": (("save_every: 2", "name: !!python/object/apply:os.system ['touch canary']"), "tag"),
+    "deep": (("save_every: 2", "name: " + "[" * 3000 + "]" * 3000), "nested deeper than 50"),
+    "not text": (("save_every: 2", "5"), ""),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_bad_config_is_refused_in_one_line(kind, refused, tmp_path):
+    (old, new), said = CONFIGS[kind]
+    code, line = refused(config=LIFT.replace(old, new))
+    assert code == 2
+    assert said in line
+    assert not (tmp_path / "canary").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_aliases_that_unfold_into_a_billion_values_are_refused(refused):
+    lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True):
+        lines.append(f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]")
+    code, line = refused(config="\n".join(lines))
+    assert code == 2
+    assert "more than 100,000 values" in line
+
+
+@pytest.mark.parametrize("place", ["evil_module.X", "os.system", "torch.hub.load", "builtins.eval"])
+@pytest.mark.parametrize("where", ["net", "callback"])
+def test_a_class_outside_the_allow_list_is_never_imported(
+    place, where, refused, tmp_path, monkeypatch
+):
+    (tmp_path / "evil_module.py").write_text("open('canary', 'w')\nclass X: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = (
+        LIFT.replace("pipeline.lift.MixSTE", place)
+        if where == "net"
+        else LIFT.replace("trainer: {", f"trainer: {{callbacks: [{{class_path: {place}}}], ")
+    )
+    code, line = refused(config=config)
+    assert code == 2
+    assert f"{place} is not on the allow-list" in line
+    assert not (tmp_path / "canary").exists()
+    assert "evil_module" not in sys.modules
+
+
+LINES = {
+    ("lfit", "fit"): "did you mean lift?",
+    ("lift", "fit", "-c", "nowhere"): "nowhere: no such config",
+    ("lift", "fit", "-c", "lift.yaml", "--trainer.max_ep", "1"): "unknown key trainer.max_ep",
+    ("lift", "fit", "-c", "lift.yaml", "--data.batch_sise", "1"): "did you mean data.batch_size?",
+    ("lift", "fit", "-c", "lift.yaml", "--model.optimizer.init_args.lr", ".nan"): "is not finite",
+    ("lift", "fit", "-c", "lift.yaml", "--data.batch_size", "0"): "batch_size is 0",
+    ("lift", "fit", "-c", "lift.yaml", "--import", "none.py"): "none.py: no such file",
+    ("lift", "fit", "-c", "lift.yaml", "--wandb", "maybe"): "no such mode",
+    ("lift", "fit", "-c", "lift.yaml", "--model.pretrained", "newest"): "run `make pretrain`",
+    ("lift", "fit", "-c", "lift.yaml", "--data.detections", "newest"): "run `make heatmap`",
+    ("lift", "fitt"): "invalid choice: 'fitt'",
+    ("cache", "xx"): "invalid choice: 'xx'",
+}
+
+
+@pytest.mark.parametrize("words", LINES, ids=lambda words: " ".join(words))
+def test_a_bad_command_line_is_refused_in_one_line(words, refused):
+    code, line = refused(*words)
+    assert code == 2
+    assert LINES[words] in line
+
+
+def test_a_config_that_is_not_text_is_named(refused, tmp_path):
+    (tmp_path / "x.yaml").write_bytes(bytes(range(256)))
+    assert refused() == (2, "x.yaml: is not text (UTF-8), so it is no config")
+
+
+def test_a_file_that_is_not_there_ends_with_4(refused):
+    words = ("lift", "test", "-c", "lift.yaml", "--ckpt_path", "no.ckpt")
+    assert refused(*words) == (4, "no.ckpt: no such checkpoint; check the path")
+
+
+def test_a_checkpoint_of_another_stage_is_refused(refused, unbroken):
+    unbroken("pretrain")
+    (path,) = (unbroken.folders[("pretrain",)] / "checkpoints").glob("best.ckpt")
+    code, line = refused("lift", "test", "-c", "lift.yaml", "--ckpt_path", str(path))
+    assert (code, line) == (2, f"{path}: is a checkpoint of stage pretrain; this is lift")
+
+
+def test_classes_of_ones_own_come_in_with_import(heatlift, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from pipeline.lift import MixSTE\n\n\nclass Mine(MixSTE):\n    '''A lifter.'''\n"
+    )
+    (tmp_path / "own.yaml").write_text(LIFT.replace("pipeline.lift.MixSTE", "mine.Mine"))
+    words = ("lift", "fit", "-c", "own.yaml", *WORDS["lift"][4:], "--trainer.max_epochs", "1")
+    child = heatlift(*words, "--import", "mine.py")
+    assert child.wait() == 0, child.stderr
+
+
+@pytest.mark.slow
+def test_a_wandb_server_that_does_not_answer_changes_nothing(heatlift, unbroken, tmp_path):
+    from runs import differing, outcome
+
+    env = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB": "auto"}
+    child = heatlift(*WORDS["lift"], "--wandb", "auto", env=env)
+    assert child.wait() == 0, child.stderr
+    assert differing(outcome(tmp_path, "lift"), unbroken("lift")) == []
