@@ -172,3 +172,13 @@ def unbroken(server, tmp_path_factory, heatlift_in):
 
     run.folders = {}
     return run
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory):
+    """Collects rows: fault, what the stock stack does, failures of Heatlift, times tried; printed at the end."""
+    rows = []
+    yield lambda *row: rows.append(row)
+    lines = ["", "| fault | stock stack | Heatlift failed | times tried |", "|---|---|---|---|"]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    sys.__stdout__.write("\n".join(lines) + "\n")
