@@ -145,7 +145,9 @@ def _place(path: Path, sequence: Sequence, sequences: Many[Sequence]) -> Path:
 
 def _videopose3d(path: Path, sequences: Many[Sequence]) -> Detections:
     """Of an archive that numbers the videos of a recording: in the order of the sequences."""
-    own, found, seen = read_videopose3d(path), {}, {}
+    own = read_videopose3d(path)
+    found: dict[str, OfVideo] = {}
+    seen: dict[str, int] = {}
     for sequence in sequences:
         recording = sequence.name.rpartition("/")[0]
         number = seen[recording] = seen.get(recording, -1) + 1

@@ -22,6 +22,7 @@ from pipeline.protocols import (
     oks_nms,
     pck3d,
     rescored,
+    scored_joints,
 )
 from pipeline.skeleton import COCO17, H36M17, MPI3DHP17, MPII16
 
@@ -36,6 +37,20 @@ def test_14_joints_count_and_spine_pelvis_and_head_do_not():
     }
     with pytest.raises(DataError, match="head, thorax"):
         joints_of_3dpck(COCO17)
+
+
+def test_scored_joints_are_17_16_or_14_with_the_root_or_without():
+    def left_out(skeleton, *rest, **root):
+        kept = scored_joints(skeleton, *rest, **root)
+        return {name for j, name in enumerate(skeleton.joints) if j not in kept}
+
+    assert left_out(H36M17, 17) == set()
+    assert left_out(H36M17, 16) == {"nose"}
+    assert left_out(H36M17, 14) == left_out(H36M17, 14, root=False) == {"pelvis", "spine", "nose"}
+    assert left_out(H36M17, 17, root=False) == {"pelvis"}
+    assert left_out(MPI3DHP17, 16) == {"head"}
+    with pytest.raises(DataError, match="COCO17 has 16 of the 14"):
+        scored_joints(COCO17, 14)
 
 
 def test_an_error_of_150_mm_is_not_below_150_mm():

@@ -1,8 +1,7 @@
-"""Human3.6M: motion with cameras and detections in VideoPose3D's archives, clips of MotionBERT."""
+"""Human3.6M: motion with cameras and detections, in VideoPose3D's archives."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline import store
 from pipeline.camera import human36m_cameras
 from pipeline.datasets import Sequence, Split
-from pipeline.datasets.archive import Npz, matching, read_pickle
+from pipeline.datasets.archive import Npz, matching
 from pipeline.datasets.elsewhere import Detections, nested, pixels, skeleton_of
 from pipeline.datasets.mapped import mapped, pieces, progress
 from pipeline.errors import DataError, UsageError
@@ -184,30 +183,3 @@ def _unpack_2d(path: Path, recordings: Recordings) -> tuple[dict[str, NDArray], 
                 raise DataError(f"{place}/{name}: has {len(video)} frames, the motion has {frames}")
             kept.append(video[:frames])
     return {"joints2d": np.concatenate(kept)}, {"skeleton": skeleton.name}
-
-
-@dataclass(frozen=True, eq=False)
-class MotionBertClip:
-    """A clip of MotionBERT's data set, in the units of the picture and not in metres.
-
-    Args:
-        joints2d: Normalised by the picture's width, with the score, (T, 17, 3).
-        joints3d: x, y as in `joints2d`, z in the same unit relative to the root, (T, 17, 3).
-    """
-
-    joints2d: NDArray[np.float32]
-    joints3d: NDArray[np.float32]
-
-
-def read_motionbert_clip(path: Path) -> MotionBertClip:
-    """A MotionBERT pickle: {data_input, data_label}, both (T, 17, 3).
-
-    Raises:
-        DataError: If it holds anything else.
-    """
-    content = read_pickle(path)
-    if not isinstance(content, dict) or not {"data_input", "data_label"} <= content.keys():
-        raise DataError(f"{path}: has no data_input and data_label; is it a clip of MotionBERT?")
-    label = matching(content["data_label"], (None, 17, 3), f"{path}: data_label")
-    joints = matching(content["data_input"], (len(label), 17, 3), f"{path}: data_input")
-    return MotionBertClip(joints, label)

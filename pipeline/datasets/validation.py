@@ -24,6 +24,7 @@ from pipeline.datasets.coco import Coco
 from pipeline.datasets.elsewhere import Detections
 from pipeline.datasets.human36m import Human36M
 from pipeline.datasets.human36m_pictures import Human36MPictures
+from pipeline.datasets.motionbert import MotionBertClips
 from pipeline.datasets.mpi_inf_3dhp import MpiInf3dhp, MpiInf3dhpPictures
 from pipeline.datasets.mpii import Mpii
 from pipeline.datasets.photos import without_bad
@@ -44,6 +45,7 @@ LAYOUTS: tuple[tuple[str, str, Kind], ...] = (
     ),
     ("MPI-INF-3DHP univ_annot3, P-STMO npz", "data_*_3dhp.npz", MpiInf3dhp),
     ("MPI-INF-3DHP annot3, mmpose npz", "annotations/mpi_inf_3dhp_*.npz", MpiInf3dhpPictures),
+    ("MotionBERT's clips", "train/*.pkl", MotionBertClips),
     ("COCO people", "annotations/person_keypoints_*.json", Coco),
     ("COCO people", "person_keypoints_*.json", Coco),
     ("MPII, HRNet's lists", "annot/train.json", Mpii),

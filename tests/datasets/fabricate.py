@@ -238,6 +238,19 @@ PINHOLE = Camera(
 TO_3DHP = conversion(H36M17, MPI3DHP17)
 
 
+def motionbert(root: Path, frames: int = 30) -> Path:
+    """MotionBERT's clips: pickles in units of the picture, by a camera that sees in parallel."""
+    for split, count in {"train": 3, "test": 2}.items():
+        (root / split).mkdir(parents=True)
+        for number in range(count):
+            points = world_to_camera(motion(frames, seed=number), PINHOLE) - np.array([0, 0, 4.0])
+            label = (points / 2.5).astype(np.float32)
+            given = np.concatenate([label[..., :2], np.ones((frames, 17, 1), np.float32)], axis=-1)
+            clip = {"data_input": given, "data_label": label - label[:, :1] * [0, 0, 1]}
+            (root / split / f"{number:08d}.pkl").write_bytes(pickle.dumps(clip))
+    return root
+
+
 def p_stmo(root: Path) -> Path:
     """P-STMO's archives of MPI-INF-3DHP: millimetres in the frame of each camera."""
     root.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,7 @@ TINY = {
 FORMATS = {
     "human36m": ("lift", fabricate.human36m, "human36m.Human36M"),
     "human36m_mmpose": ("lift", fabricate.human36m_mmpose, "human36m_pictures.Human36MPictures"),
+    "motionbert": ("lift", fabricate.motionbert, "motionbert.MotionBertClips"),
     "p_stmo": ("lift", fabricate.p_stmo, "mpi_inf_3dhp.MpiInf3dhp"),
     "3dhp_mmpose": ("lift", fabricate.mpi_inf_3dhp_mmpose, "mpi_inf_3dhp.MpiInf3dhpPictures"),
     "coco": ("heatmap", fabricate.coco, "coco.Coco"),
@@ -50,6 +51,7 @@ FORMATS = {
 SAYS = {
     "human36m": "protocol 1: train S1, S5, S6, S7, S8, test S9, S11",
     "human36m_mmpose": "protocol 1",
+    "motionbert": "comparable with no paper",
     "p_stmo": "univ_annot3",
     "3dhp_mmpose": "target annot3",
     "coco": "OKS-AP: AP ",

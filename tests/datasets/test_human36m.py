@@ -14,7 +14,9 @@ from scipy.spatial.transform import Rotation
 from pipeline.camera import project, world_to_camera
 from pipeline.datasets import MotionSource
 from pipeline.datasets.archive import Npz
-from pipeline.datasets.human36m import ACTIONS, Human36M, action_of, read_motionbert_clip
+from pipeline.datasets.human36m import ACTIONS, Human36M, action_of
+from pipeline.datasets.motionbert import MotionBertClips, read_motionbert_clip
+from pipeline.datasets.validation import check_sequence
 from pipeline.errors import DataError, UsageError
 from pipeline.skeleton import H36M17
 
@@ -140,6 +142,21 @@ def test_a_clip_of_motionbert_is_read_without_running_it(tmp_path):
     (tmp_path / "00000001.pkl").write_bytes(pickle.dumps({"data_input": Path("x")}))
     with pytest.raises(DataError, match="pathlib"):
         read_motionbert_clip(tmp_path / "00000001.pkl")
+
+
+def test_clips_of_motionbert_are_people_of_one_size_seen_in_parallel(tmp_path):
+    source = MotionBertClips(str(fabricate.motionbert(tmp_path / "clips")))
+    first = source.sequences("train")[0]
+    clip = read_motionbert_clip(tmp_path / "clips" / "train" / "00000000.pkl")
+    seen = project(world_to_camera(first.joints3d, first.camera), first.camera)
+    np.testing.assert_allclose(seen, 500 * (clip.joints2d[..., :2] + 1), atol=3)
+    own = source.detections("input")["train/00000000"]
+    np.testing.assert_allclose(own.joints2d, 500 * (clip.joints2d[..., :2] + 1), atol=1e-3)
+    assert check_sequence(first).faults == ()
+    with pytest.raises(DataError, match="there is input"):
+        source.detections("gt")
+    with pytest.raises(DataError, match="holds no"):
+        MotionBertClips(str(tmp_path)).sequences("train")
 
 
 def restated(joints3d, subject, index):

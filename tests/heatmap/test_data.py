@@ -46,6 +46,13 @@ def dotted(count: int = 34) -> tuple[Samples, np.ndarray]:
     return Samples(H36M17, Dots(joints2d, which), joints2d, labelled, boxes), which
 
 
+def test_evaluation_reads_pictures_in_as_many_processes_as_training():
+    source = Synthetic(train=2, val=1, test=1, actions=["walk"], seconds=1.0, pictures=60)
+    data = HeatmapDataModule(source, input_size=(64, 64), workers=2)
+    data.setup("fit")
+    assert data.val_dataloader().num_workers == data.train_dataloader().num_workers == 2
+
+
 def test_labels_follow_the_picture_through_every_variation():
     samples, which = dotted()
     varied = Augmentation(shift=0.05, quarter_turns=True, half_body=0.5)
