@@ -23,7 +23,7 @@ from pipeline import cli, draw, robustness
 from pipeline.checkpoint import rebuild, write_whole
 from pipeline.datasets import MotionSource
 from pipeline.errors import HeatliftError, UsageError
-from pipeline.run import FINISHED, MetricsFile, read_metrics, read_state
+from pipeline.run import MetricsFile, newest_finished, read_metrics, read_state
 
 MARK = "<!-- What stands below this line is written by hand and kept. -->"
 """Divides the page: above it numbers, written anew each time; below it words."""
@@ -265,26 +265,33 @@ class Bench:
             found = robustness.measure(module, self._made(), detections=row.detections)
             robustness.write(folder, found)
 
-    def run_of(self, stage: str, name: str, config: str) -> Path:
-        """Folder of a row's run: its name holds a digest of data, budget and config."""
+    def name_of(self, name: str, config: str) -> str:
+        """Name of a row's run, which holds a digest of data, budget and config."""
         text = json.dumps([self.source, self.seconds, cli.find_config(config).read_text()])
-        return self.runs / stage / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+        return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+    def finished(self, stage: str, name: str, config: str) -> Path | None:
+        """Folder of a row's finished run, if there is one."""
+        found = newest_finished(self.runs, stage, lambda _: True, self.name_of(name, config))
+        return found.parents[1] if found else None
 
     def _made(self) -> MotionSource:
         import jsonargparse
 
         parser = jsonargparse.ArgumentParser(exit_on_error=False)
         parser.add_argument("--source", type=MotionSource)
-        made = parser.instantiate_classes(parser.parse_object({"source": self.source}))
+        made = parser.instantiate(parser.parse_object({"source": self.source}))
         return made.source
 
     def _fit(self, stage: str, name: str, config: str, share: float, words: list[str]) -> Path:
-        folder = self.run_of(stage, name, config)
-        if _state(folder).get("state") == FINISHED:
-            return folder
-        cli.say(f"results: {name}, {share * self.seconds:g} CPU seconds of one thread")
-        bought = self._plan(stage, folder, config, share, words)
-        self._run(stage, folder.name, config, bought, [*words, "--save_every", "100"])
+        folder = self.finished(stage, name, config)
+        if folder is None:
+            cli.say(f"results: {name}, {share * self.seconds:g} CPU seconds of one thread")
+            bought = self._plan(stage, name, config, share, words)
+            own = self.name_of(name, config)
+            self._run(stage, own, config, bought, [*words, "--save_every", "100"])
+            folder = self.finished(stage, name, config)
+            assert folder is not None
         return folder
 
     def _run(self, stage: str, name: str, config: str, bought: Plan, words: Sequence[str]) -> None:
@@ -305,18 +312,18 @@ class Bench:
         if code:
             raise RowError(name, code)
 
-    def _plan(
-        self, stage: str, folder: Path, config: str, share: float, words: Sequence[str]
-    ) -> Plan:
+    def _plan(self, stage: str, name: str, config: str, share: float, words: Sequence[str]) -> Plan:
         """Steps that the budget buys, measured once in a short run and remembered."""
-        memory = self.folder / f"{folder.name}.json"
+        own = self.name_of(name, config)
+        memory = self.folder / f"{own}.json"
         if memory.is_file():
             return Plan(**json.loads(memory.read_text())["plan"])
-        name = f"calibration-{folder.name}"
+        short_run = f"calibration-{own}"
         short = ["--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]
         short += ["--trainer.log_every_n_steps=1", "--save_every=1000000"]
-        self._run(stage, name, config, Plan(2, 20, 2), [*words, *short])
-        step, start, batches = calibrated(read_metrics(self.runs / stage / name / "metrics.csv"))
+        self._run(stage, short_run, config, Plan(2, 20, 2), [*words, *short])
+        metrics = read_metrics(self.runs / stage / short_run / "metrics.csv")
+        step, start, batches = calibrated(metrics)
         bought = plan(share * self.seconds, step, start, batches)
         known = {"step_s": step, "start_s": start, "seconds": share * self.seconds}
         text = json.dumps({"plan": vars(bought), **known})
@@ -326,9 +333,7 @@ class Bench:
     def write_page(self) -> None:
         """Write the page and its pictures from the rows that are finished."""
         done = {
-            row: folder
-            for row in ROWS
-            if _state(folder := self.run_of("lift", row.name, row.config)).get("state") == FINISHED
+            row: folder for row in ROWS if (folder := self.finished("lift", row.name, row.config))
         }
         page = self.docs / "results.md"
         kept = page.read_text() if page.is_file() else ""
@@ -383,8 +388,8 @@ class Bench:
                 continue
             spent = 0.0
             if row.pretraining:
-                given = self.run_of("pretrain", "pretraining", row.pretraining)
-                spent = used(read_metrics(given / "metrics.csv"))
+                given = self.finished("pretrain", "pretraining", row.pretraining)
+                spent = used(read_metrics(given / "metrics.csv")) if given else math.nan
             metrics = read_metrics(folder / "metrics.csv")
             clock = [(step, value) for step, name, value in metrics if name == "train/cpu_s"]
             found = [(step, v) for step, name, v in metrics if name == "val/mpjpe_mm"]

@@ -1,0 +1,138 @@
+import json
+import re
+
+import pytest
+
+from pipeline import results, robustness
+from pipeline.errors import UsageError
+from pipeline.results import MARK, ROWS, Bench, Plan, calibrated, plan, used
+from pipeline.robustness import Point
+
+SYNTHETIC = {
+    "class_path": "pipeline.datasets.synthetic.Synthetic",
+    "init_args": {"train": 1, "val": 1, "test": 1, "seconds": 1.0, "actions": ["walk", "wave"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "step", "start", "most"),
+    [(5.0, 0.05, 0.0, 400), (420.0, 0.05, 0.0, 400), (60.0, 0.6, 3.0, 100), (840.0, 0.6, 3.0, 100)],
+)
+def test_a_plan_spends_the_budget_and_ends_with_a_validation(seconds, step, start, most):
+    found = plan(seconds, step, start, most)
+    cost = found.epochs * (start + found.batches * step)
+    assert cost <= seconds
+    assert cost > 0.8 * seconds - found.epochs * step
+    assert found.epochs >= 4
+    assert found.batches <= most
+    assert found.epochs % found.validate_every == 0
+
+
+def test_a_budget_that_buys_nothing_is_refused():
+    with pytest.raises(UsageError, match="give more --seconds"):
+        plan(1.0, 0.5, 1.0, 100)
+
+
+def test_a_short_run_tells_what_steps_and_passes_cost():
+    clock, metrics = 0.0, [(0, "train/batches_per_pass", 50.0)]
+    for step in range(40):
+        clock += 0.25 + (2.0 if step in (0, 20) else 0.0)
+        metrics.append((step, "train/cpu_s", clock))
+    assert calibrated(metrics) == pytest.approx((0.25, 2.0, 50))
+    assert used(metrics) == pytest.approx(14.0)
+
+
+def test_every_input_has_the_compared_set_at_equal_budgets():
+    for detections in ("noisy", "exact"):
+        mine = [row for row in ROWS if row.detections == detections]
+        assert [row.share + bool(row.pretraining) for row in mine] == [1, 1, 1, 2, 2]
+    assert len({row.name for row in ROWS}) == len(ROWS)
+
+
+def test_an_unknown_row_is_named(tmp_path):
+    with pytest.raises(UsageError, match="no row best; there are videopose3d-noisy"):
+        results.results(SYNTHETIC, rows=["best"], runs=str(tmp_path), docs=str(tmp_path))
+
+
+def test_options_beside_the_source_become_its_arguments(tmp_path):
+    given = {"class_path": "pipeline.datasets.mocap.Mocap", "init_args": {"seed": 3}}
+    settled = results._settled({**given, "root": "there"})
+    assert settled["init_args"] == {"seed": 3, "root": "there"}
+    with pytest.raises(UsageError, match="give -c data/mocap"):
+        results._settled({"root": "there"})
+
+
+def finished(bench, row, error):
+    """A run as a finished row leaves it."""
+    folder = bench.runs / "lift" / bench.name_of(row.name, row.config)
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "best.ckpt").touch()
+    numbers = {f"test/{key}_mm": error for key in ("mpjpe", "p_mpjpe", "n_mpjpe", "mpjve")}
+    numbers |= {"test/mpjpe_seen_mm": error - 1, "test/mpjpe_unseen_mm": error + 2}
+    numbers |= {f"test/mean_pose_{key}_mm": 200.5 for key in ("mpjpe", "p_mpjpe", "mpjve")}
+    state = {"state": "finished", "numbers": numbers, "checkpoint": "checkpoints/best.ckpt"}
+    (folder / "run.json").write_text(json.dumps(state))
+    lines = ["step,name,value", "9,train/cpu_s,5.0", "9,val/mpjpe_mm,80.0", "19,train/cpu_s,10.0"]
+    (folder / "metrics.csv").write_text("\n".join([*lines, "19,val/mpjpe_mm,60.0", ""]))
+    points = [Point("joints hidden", level, error + 10 * level, 5.0) for level in (0.0, 0.2, 0.4)]
+    robustness.write(folder, points)
+    return folder
+
+
+def test_the_page_has_a_line_per_row_and_keeps_what_is_written_by_hand(tmp_path):
+    bench = Bench(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "docs" / "results.md"
+    page.write_text(f"old numbers\n{MARK}\n## What was tried\n\nThis and that.\n")
+    finished(bench, ROWS[0], 44.25)
+    finished(bench, ROWS[2], 50.0)
+    bench.write_page()
+    text = page.read_text()
+    assert "old numbers" not in text
+    assert text.endswith(f"{MARK}\n## What was tried\n\nThis and that.\n")
+    assert re.search(r"VideoPose3D \| 10 \| 44\.2 .* \| 43\.2 / 46\.2 \| 46\.2 \| 48\.2 \|", text)
+    assert "| mean training pose | - | 200.5 |" in text
+    assert text.count("not yet") == len(ROWS) - 2
+    assert "30 CPU seconds" in text
+    assert (tmp_path / "docs" / "results_learning.png").stat().st_size > 1000
+    assert (tmp_path / "docs" / "results_robustness.png").stat().st_size > 1000
+
+
+def test_other_data_or_another_budget_are_other_runs(tmp_path):
+    row = ROWS[0]
+    names = {
+        Bench(source, seconds, tmp_path, tmp_path).name_of(row.name, row.config)
+        for source in (SYNTHETIC, {**SYNTHETIC, "init_args": {"seed": 1}})
+        for seconds in (30.0, 60.0)
+    }
+    assert len(names) == 4
+
+
+def test_a_finished_row_is_not_trained_again(tmp_path):
+    bench = Bench(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
+    folder = finished(bench, ROWS[0], 44.25)
+    before = sorted(folder.iterdir())
+    bench.train(ROWS[0])
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_a_row_is_trained_measured_and_written_within_its_budget(tmp_path, monkeypatch):
+    monkeypatch.setattr(robustness, "LEVELS", {"joints hidden": (0.0, 0.4)})
+    results.results(
+        SYNTHETIC,
+        seconds=6.0,
+        rows=["martinez-exact"],
+        runs=str(tmp_path / "runs"),
+        docs=str(tmp_path / "docs"),
+    )
+    line = next(
+        line
+        for line in (tmp_path / "docs" / "results.md").read_text().splitlines()
+        if line.startswith("| Martinez |") and "not yet" not in line
+    )
+    spent = float(line.split("|")[2])
+    assert 2.0 < spent < 12.0
+    assert Plan(
+        **json.loads(next((tmp_path / "runs/results").glob("mart*.json")).read_text())["plan"]
+    )

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import torch
+
+from pipeline.datasets.synthetic import Synthetic
+from pipeline.errors import UsageError
+from pipeline.lift.lifter import Lifter
+from pipeline.lift.module import LiftModule
+from pipeline.robustness import Point, measure, read, write
+
+
+class Flat(Lifter):
+    """Takes 2D for 3D: x and y times two metres, depth zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.frames = self.receptive_field = 1
+        self.output = "every"
+
+    def forward(self, joints2d, visible=None):
+        return torch.nn.functional.pad(2.0 * joints2d, (0, 1))
+
+
+def measured(**changes):
+    source = Synthetic(1, 1, 1, seconds=2.0, actions=("walk", "wave"))
+    module = LiftModule(Flat(), flip_test=False).eval()
+    return {(p.corruption, p.level): p for p in measure(module, source, **changes)}
+
+
+def test_errors_grow_with_what_is_hidden_dropped_and_added():
+    found = measured(detections="exact")
+    for corruption in ("joints hidden", "frames dropped", "noise"):
+        errors = [p.mpjpe for (name, _), p in sorted(found.items()) if name == corruption]
+        assert len(errors) == 5
+        assert errors == sorted(errors)
+        assert errors[-1] > errors[0] + 1
+    untouched = {round(p.mpjpe, 6) for (_, level), p in found.items() if not level}
+    assert len(untouched) == 1
+
+
+def test_noise_once_is_the_noise_of_the_benchmark():
+    found = measured(detections="noisy")
+    assert found["noise", 1.0].mpjpe == pytest.approx(found["joints hidden", 0.0].mpjpe, rel=1e-4)
+
+
+def test_what_is_hidden_depends_on_the_seed_alone():
+    one, again, other = measured(), measured(), measured(seed=1)
+    assert one == again
+    assert one["joints hidden", 0.4] != other["joints hidden", 0.4]
+
+
+def test_points_come_back_from_the_csv(tmp_path):
+    points = [Point("joints hidden", level, 40 + level / 3, 5.5) for level in np.arange(3) / 5]
+    points += [Point("noise", 1.0, 50.0, 6.0), Point("frames dropped", 0.0, 41.0, 6.0)]
+    write(tmp_path, points)
+    assert read(tmp_path) == points
+    assert read(tmp_path / "elsewhere") == []
+    assert (tmp_path / "robustness.png").stat().st_size > 1000
+
+
+def test_detections_cannot_be_corrupted():
+    with pytest.raises(UsageError, match="measured on exact or noisy 2D"):
+        measured(detections="best.ckpt")
