@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -120,6 +121,23 @@ def stitch(
         return last[:N]
     overlap = len(body) * T - int(starts[-1])
     return torch.cat([torch.cat(body), last[overlap:]])
+
+
+def smoothed(clip: Tensor, deviation: float) -> Tensor:
+    """Each frame of a clip as a Gaussian mean over its neighbours.
+
+    Args:
+        clip: (N, ...); its first and last frame are repeated beyond the ends.
+        deviation: Standard deviation of the Gaussian, frames; it ends at three of them.
+
+    Returns:
+        (N, ...).
+    """
+    reach = math.ceil(3 * deviation)
+    weights = [math.exp(-0.5 * (k / deviation) ** 2) for k in range(-reach, reach + 1)]
+    longer = _extended(clip, reach, reach)
+    parts = [weight * longer[k : k + len(clip)] for k, weight in enumerate(weights)]
+    return torch.stack(parts).sum(0) / sum(weights)
 
 
 def _extended(clip: Tensor, before: int, behind: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline import dashboard
 from pipeline.checkpoint import HandOver, hand_over
 from pipeline.errors import UsageError
-from pipeline.lift.clips import stitch
+from pipeline.lift.clips import smoothed, stitch
 from pipeline.lift.data import LiftDataModule, Videos, known_joints3d, mirror
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.losses import MixSTELoss, ZScoredMSE
@@ -106,6 +106,8 @@ class LiftModule(LifterStage):
         root_scored: Whether the root counts, whose error is zero.
         overlap: `once` scores every frame once; `mixste` scores the frames that the last window of
             a video shares with the one before twice, as MixSTE's published evaluation does.
+        smooth: Standard deviation, in frames, of a Gaussian over time that smooths what comes out in
+            evaluation and prediction; 0 for none.
 
     Raises:
         UsageError: If these do not fit the lifter.
@@ -126,6 +128,7 @@ class LiftModule(LifterStage):
         scored: Literal[17, 16, 14] = 17,
         root_scored: bool = True,
         overlap: Literal["once", "mixste"] = "once",
+        smooth: float = 0.0,
     ) -> None:
         super().__init__(net, optimizer, schedule, pretrained)
         if overlap == "mixste" and net.output != "every":
@@ -133,7 +136,7 @@ class LiftModule(LifterStage):
                 f"overlap is mixste, but {type(net).__name__} has no windows that overlap; set once"
             )
         self.scored = list(scored_joints(net.skeleton, scored, root=root_scored))
-        self.root_scored, self.overlap = root_scored, overlap
+        self.root_scored, self.overlap, self.smooth = root_scored, overlap, smooth
         self.near: dict[str, PCK3D] = {}
         self.loss = loss or MixSTELoss()
         self.flip_test = flip_test
@@ -144,12 +147,15 @@ class LiftModule(LifterStage):
     def lift(self, joints2d: Tensor, visible: Tensor) -> Tensor:
         """Lift a clip of any length, every frame once: (N, J, C), (N, J) -> (N, J, 3), root at 0.
 
-        This is what validation, test, prediction and the front door do, flip test included.
+        This is what validation, test, prediction and the front door do, flip test and smoothing
+        included.
         """
         lifted = stitch(self, self.net, joints2d, visible)
         if self.flip_test:
             mirrored = stitch(self, self.net, mirror(joints2d, self.swap), visible[:, self.swap])
             lifted = (lifted + mirror(mirrored, self.swap)) / 2
+        if self.smooth:
+            lifted = smoothed(lifted, self.smooth)
         return lifted - lifted[:, self.net.skeleton.root, None]
 
     def on_fit_start(self) -> None:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.lift.clips import Padded, stitch, window_starts
+from pipeline.lift.clips import Padded, smoothed, stitch, window_starts
 from pipeline.lift.lifter import Lifter
 
 T, R = 6, 5
@@ -101,3 +101,16 @@ def test_windows_are_copies():
     padded = Padded([np.zeros((3, 2), np.float32)], 1)
     padded.windows(torch.tensor([1]), 3).fill_(5.0)
     assert not padded.rows.any()
+
+
+def test_smoothing_keeps_even_motion_and_calms_trembling():
+    line = torch.arange(40.0)[:, None, None].expand(40, 17, 3)
+    assert torch.allclose(smoothed(line, 2.0)[6:-6], line[6:-6], atol=1e-4)
+    trembling = torch.randn(400, 17, 3, generator=torch.Generator().manual_seed(0))
+    # White noise through a Gaussian of deviation s keeps 1 / (2 s sqrt(pi)) of its variance.
+    assert smoothed(trembling, 2.0).var() == pytest.approx(1 / (4 * np.pi**0.5), rel=0.1)
+
+
+def test_one_frame_is_its_own_smooth_clip():
+    frame = torch.randn(1, 17, 3)
+    assert torch.allclose(smoothed(frame, 3.0), frame, atol=1e-6)
