@@ -109,7 +109,9 @@ def test_odd_files_are_named_for_what_they_are(tmp_path):
     assert "is not a checkpoint" in refused(tmp_path / "c.ckpt")
 
 
-def repacked(whole: bytes, path: Path, *, packing=zipfile.ZIP_STORED, pickled=None, more=()) -> Path:
+def repacked(
+    whole: bytes, path: Path, *, packing=zipfile.ZIP_STORED, pickled=None, more=()
+) -> Path:
     """The same checkpoint, written anew as a zip of another kind or with another pickle."""
     source = path.with_name("source.zip")
     source.write_bytes(whole)
@@ -308,7 +310,9 @@ def test_a_state_under_another_name_or_of_another_run_is_passed_over(states):
     assert "of another run" in said[3]
 
 
-def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before(heatlift, unbroken, tmp_path):
+def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before(
+    heatlift, unbroken, tmp_path
+):
     assert heatlift(*WORDS["lift"], faults=[("at", "saved", 6, "kill")]).wait() == -9
     newest = sorted((tmp_path / "runs/lift/lift/checkpoints").glob("step-*.ckpt"))[-1]
     newest.write_bytes(newest.read_bytes()[:-1000])

@@ -98,7 +98,9 @@ def test_only_finished_runs_with_their_checkpoint_are_handed_on(opened, tmp_path
         (run.checkpoints / "best.ckpt").write_text("")
         run.write(state=FINISHED, finished=at, checkpoint="checkpoints/best.ckpt")
     (lost.checkpoints / "best.ckpt").unlink()
-    assert newest_finished(tmp_path, "lift", lambda settings: True) == late.checkpoints / "best.ckpt"
+    assert (
+        newest_finished(tmp_path, "lift", lambda settings: True) == late.checkpoints / "best.ckpt"
+    )
     wanted = newest_finished(tmp_path, "lift", lambda settings: settings["seed"] == 0)
     assert wanted == early.checkpoints / "best.ckpt"
     late.write(state="unfinished")

@@ -20,7 +20,9 @@ from pipeline.run import read_state
         for where in ("loss", "gradient")
     ],
 )
-def test_a_number_that_is_not_finite_stops_the_run_with_its_samples(stage, where, heatlift, tmp_path):
+def test_a_number_that_is_not_finite_stops_the_run_with_its_samples(
+    stage, where, heatlift, tmp_path
+):
     child = heatlift(*WORDS[stage], faults=[("not_finite", 3, where)])
     assert child.wait() == 3
     line = child.stderr.splitlines()[-1]
