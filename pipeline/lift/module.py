@@ -106,8 +106,8 @@ class LiftModule(LifterStage):
         root_scored: Whether the root counts, whose error is zero.
         overlap: `once` scores every frame once; `mixste` scores the frames that the last window of
             a video shares with the one before twice, as MixSTE's published evaluation does.
-        smooth: Standard deviation, in frames, of a Gaussian over time that smooths what comes out in
-            evaluation and prediction; 0 for none.
+        smooth: Standard deviation, in frames, of a Gaussian over time that smooths what comes out
+            in evaluation and prediction; 0 for none.
 
     Raises:
         UsageError: If these do not fit the lifter.
