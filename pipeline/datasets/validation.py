@@ -24,6 +24,7 @@ from pipeline.datasets.coco import Coco
 from pipeline.datasets.elsewhere import Detections
 from pipeline.datasets.human36m import Human36M
 from pipeline.datasets.human36m_pictures import Human36MPictures
+from pipeline.datasets.mocap import Mocap
 from pipeline.datasets.motionbert import MotionBertClips
 from pipeline.datasets.mpi_inf_3dhp import MpiInf3dhp, MpiInf3dhpPictures
 from pipeline.datasets.mpii import Mpii
@@ -51,6 +52,9 @@ LAYOUTS: tuple[tuple[str, str, Kind], ...] = (
     ("MPII, HRNet's lists", "annot/train.json", Mpii),
     ("MPII, HRNet's lists", "mpii_train.json", Mpii),
     ("MPII, COCO's form", "annotations/train.json", Mpii),
+    ("Motion capture, CMU's BVH files", "*.bvh*", Mocap),
+    ("Motion capture, CMU's BVH files", "*/*.bvh*", Mocap),
+    ("Motion capture, CMU's BVH files", "*/*/*.bvh*", Mocap),
 )
 """Name, a file that gives a layout away, and its reader."""
 
@@ -181,7 +185,10 @@ def _check_split(
     source: Source, split: Split, skip_bad: int, skipped: dict[str, None]
 ) -> list[Finding]:
     if isinstance(source, MotionSource) and not _only_samples(source):
-        return [check_sequence(sequence) for sequence in source.sequences(split)]
+        sequences = source.sequences(split)
+        if isinstance(source, Mocap):
+            sequences = sequences[::4]  # four cameras see the same joints
+        return [check_sequence(sequence) for sequence in sequences]
     if not isinstance(source, PictureSource):
         return []
     samples = source.samples(split)
@@ -198,7 +205,9 @@ def _only_samples(source: Source) -> bool:
 
 def _splits(source: Source) -> Iterator[Split]:
     """Splits of a folder that are there; a folder with one of them only is no fault."""
-    splits: tuple[Literal["train", "test"], ...] = ("train", "test")
+    splits: tuple[Split, ...] = ("train", "test")
+    if isinstance(source, Mocap):
+        splits = ("train", "val", "test")
     missing = []
     for split in splits:
         try:

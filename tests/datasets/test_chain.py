@@ -111,7 +111,7 @@ def trained(heatlift, tmp_path, stage, *words):
 def numbers(printed):
     """The tables and lines of numbers of a test, without what only a fit prints."""
     start = printed.rindex("test split of")
-    return re.findall(r"\d+\.\d+", printed[start:].split("\n  test ")[0])
+    return re.findall(r"\d+\.\d+", re.split(r"\n  test |[─━┏]", printed[start:])[0])
 
 
 @pytest.mark.parametrize("name", FORMATS)
