@@ -6,7 +6,7 @@ import json
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.cli import shipped_configs
+from pipeline.config import shipped_configs
 from pipeline.errors import UsageError
 from pipeline.sweep import read_sweep, short, sweep
 
@@ -34,12 +34,12 @@ model:
 data:
   source:
     class_path: pipeline.datasets.synthetic.Synthetic
-    init_args: {train: 1, val: 1, test: 1, actions: [walk], seconds: 0.4}
+    init_args: {train: 1, val: 1, test: 1, actions: [walk], seconds: 0.3}
 trainer: {max_epochs: 1, log_every_n_steps: 1}
 """
 SWEEP = """
 program: pipeline
-command: ["${env}", "${interpreter}", -m, pipeline, lift, fit, -c, TINY, "${args}"]
+command: ["${env}", "${interpreter}", -m, pipeline, pretrain, fit, -c, TINY, "${args}"]
 method: grid
 metric: {name: val/mpjpe_mm, goal: minimize}
 parameters:
@@ -86,11 +86,11 @@ def test_every_point_is_a_command_line(name, capsys):
 
 
 def test_the_last_parameter_changes_fastest_and_fixed_ones_stay(tmp_path):
-    text = SWEEP.replace("data.batch_size: {value: 4}", "model.flip_test: {values: [true, false]}")
+    text = SWEEP.replace("data.batch_size: {value: 4}", "data.flip: {values: [true, false]}")
     found = read_sweep(written(tmp_path, text))
     lines = [found.line(point)[-2:] for point in found.points()]
     assert lines == [
-        [f"--model.net.init_args.dim={dim}", f"--model.flip_test={flip}"]
+        [f"--model.net.init_args.dim={dim}", f"--data.flip={flip}"]
         for dim in (8, 16)
         for flip in ("true", "false")
     ]
@@ -99,12 +99,12 @@ def test_the_last_parameter_changes_fastest_and_fixed_ones_stay(tmp_path):
 def test_two_points_are_trained_once_and_come_out_as_a_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WANDB", "off")
     path, runs = written(tmp_path, SWEEP), tmp_path / "runs"
-    also = "--trainer.enable_model_summary=false --wandb=off"
+    also = "--trainer.num_sanity_val_steps=0 --wandb=off"
     sweep(str(path), also, str(runs))
-    rows = list(csv.reader((runs / "sweeps" / "sizes.csv").open()))
+    rows = list(csv.reader((runs / "sweeps" / "sizes.csv").read_text().splitlines()))
     assert rows[0] == ["dim", "val/mpjpe_mm", "test/mpjpe_mm", "minutes", "run"]
     assert [row[0] for row in rows[1:]] == ["8", "16"]
-    state = json.loads((runs / "lift" / rows[2][-1] / "run.json").read_text())
+    state = json.loads((runs / "pretrain" / rows[2][-1] / "run.json").read_text())
     assert state["settings"]["model"]["net"]["init_args"]["dim"] == 16
     assert float(rows[2][2]) == pytest.approx(state["numbers"]["test/mpjpe_mm"], rel=1e-3)
     assert "2 of 2" in capsys.readouterr().out
@@ -112,7 +112,7 @@ def test_two_points_are_trained_once_and_come_out_as_a_table(tmp_path, capsys, m
     again = capsys.readouterr().out
     assert "of 2" not in again
     assert rows[2][-1] in again
-    assert len(list((runs / "lift").iterdir())) == 2
+    assert len(list((runs / "pretrain").iterdir())) == 2
 
 
 def test_a_changed_config_makes_other_runs(tmp_path):
@@ -130,7 +130,7 @@ def test_a_changed_config_makes_other_runs(tmp_path):
     [
         ("method: grid", "method: bayes", "only `grid`"),
         ("metric: {name: val/mpjpe_mm, goal: minimize}", "", "has no metric"),
-        ("pipeline, lift", "pipeline, lift2", "lift2 is no stage"),
+        ("pipeline, pretrain", "pipeline, lift2", "lift2 is no stage"),
         ('"${args}"', "", "must name `pipeline`"),
         ("{value: 4}", "{min: 1, max: 4}", "neither `value` nor `values`"),
         ("method: grid", "method: grid\nmethod: grid", "duplicate key method"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -235,20 +235,7 @@ class HeatmapModule(Stage):
 
     def _close(self, split: str) -> None:
         self.report = cast(PCK, self.hits[split]).compute()
-        for name in SHARES:
-            value = self.report[name]
-            if math.isfinite(value):  # nobody is labelled where boxes are a detector's
-                self.log(f"{split}/{name.replace('@', '_')}", value, prog_bar=name == "pck@0.1")
-        for number, judge in enumerate(self.judges[split]):
-            value, report = judge.compute()
-            name = f"{split}/{judge.name}"
-            if judge.name not in [other.name for other in self.judges[split][:number]]:
-                self.log(name, value)
-                rows = [(key, _percent(share)) for key, share in report.items()]
-                dashboard.show_table(self.trainer, name, [judge.title, "%"], rows)
-            if split == "test":
-                numbers = ", ".join(f"{key} {_percent(share):.1f}" for key, share in report.items())
-                self.print(f"{judge.title}: {numbers} % ({judge.protocol()})")
+        log_found(self, split, self.report, self.judges[split])
 
     def _score(self, split: str, batch: Mapping[str, Tensor]) -> None:
         heatmaps = self(batch["image"])
@@ -267,6 +254,33 @@ class HeatmapModule(Stage):
         self.log(f"{split}/loss", loss)
         if not self.examples:
             self.examples = examples_of(batch, heatmaps, joints2d, score)
+
+
+def log_found(
+    module: Stage, split: str, report: Mapping[str, float], judges: Sequence[Judge]
+) -> None:
+    """Log the share of joints found, and what the benchmarks of the split make of them.
+
+    Args:
+        module: Of which room.
+        split: val or test; for test the benchmarks' numbers are printed too.
+        report: Of `PCK`.
+        judges: One per benchmark; where two have the same number, the first is logged.
+    """
+    for name in SHARES:
+        if math.isfinite(report[name]):  # nobody is labelled where boxes are a detector's
+            known = f"{split}/{name.replace('@', '_')}"
+            module.log(known, report[name], prog_bar=name == "pck@0.1")
+    for number, judge in enumerate(judges):
+        value, numbers = judge.compute()
+        name = f"{split}/{judge.name}"
+        if judge.name not in [other.name for other in judges[:number]]:
+            module.log(name, value)
+            rows = [(key, _percent(share)) for key, share in numbers.items()]
+            dashboard.show_table(module.trainer, name, [judge.title, "%"], rows)
+        if split == "test":
+            line = ", ".join(f"{key} {_percent(share):.1f}" for key, share in numbers.items())
+            module.print(f"{judge.title}: {line} % ({judge.protocol()})")
 
 
 def _percent(share: float) -> float:

@@ -15,7 +15,8 @@ from pipeline import checkpoint, dashboard
 from pipeline.errors import UsageError
 from pipeline.heatmap import targets
 from pipeline.heatmap.data import skeleton_named
-from pipeline.heatmap.module import examples_of, in_picture
+from pipeline.heatmap.judges import Judge, judges_of
+from pipeline.heatmap.module import examples_of, in_picture, log_found
 from pipeline.heatmap.resnet import Normalise
 from pipeline.integral.data import DeepCrops, IntegralDataModule
 from pipeline.integral.relations import joint_relations
@@ -38,10 +39,11 @@ class IntegralModule(Stage):
     """Learns joints in pictures with their depth behind the root, and detects joints in crops.
 
     Batches: see `pipeline.integral.data.DeepCrops`. Logged: `train/loss`, `train/delta` (how much
-    the attention adds); `val/` and `test/` `loss`, `pck_0.05`, `pck_0.1`, `pck_0.2`, and over the
-    people whose joints are all known in 3D, visible or not, `mpjpe_mm`, `p_mpjpe_mm` and
-    `n_mpjpe_mm` with their `_action_mean`: found pixels at the found depth behind the true root's,
-    back-projected without distortion, root-relative, the joints of H36M17.
+    the attention adds); `val/` and `test/` `loss`, `pck_0.05`, `pck_0.1`, `pck_0.2`, `oks_ap` of
+    COCO's people, `pckh_0.5` of MPII's, and over the people whose joints are all known in 3D,
+    visible or not, `mpjpe_mm`, `p_mpjpe_mm` and `n_mpjpe_mm` with their `_action_mean`: found
+    pixels at the found depth behind the true root's, back-projected without distortion,
+    root-relative, the joints of H36M17.
 
     Args:
         net: (B, 3, H, W) -> (B, J, D, H/4, W/4).
@@ -106,6 +108,7 @@ class IntegralModule(Stage):
             {"val": PCK(self.skeleton.joints), "test": PCK(self.skeleton.joints)}
         )
         self.table: MotionTable | None = None
+        self.judges: list[Judge] = []
         self.pretrained = pretrained
         self.examples: list[dict[str, Any]] = []
         self.clips: list[dashboard.LiftedClip] = []
@@ -167,7 +170,7 @@ class IntegralModule(Stage):
     def on_test_epoch_end(self) -> None:
         """Log the errors, and print and show them per action."""
         report = self._close("test")
-        if report.rows:
+        if report is not None:
             self.print(report.text(self.protocol("test")))
             skeleton = H36M17 if len(self.body) == len(H36M17) else self.skeleton
             dashboard.lift_panels(self.trainer, self.clips, report, skeleton, films=0)
@@ -286,20 +289,22 @@ class IntegralModule(Stage):
         self.examples, self.clips = [], []
         cast(PCK, self.hits[split]).reset()
         crops = cast(DeepCrops, self._data.evaluation_sets[split])
-        names = [self.skeleton.joints[j] for j in self.body]
-        self.table = MotionTable(crops.actions, names).to(self.device)
+        self.table = None
+        if crops.scored[crops.people].any():
+            names = [self.skeleton.joints[j] for j in self.body]
+            self.table = MotionTable(crops.actions, names).to(self.device)
+        self.judges = judges_of(crops.truths, self.skeleton, self.device)
 
-    def _close(self, split: str) -> MotionReport:
-        assert self.table is not None
+    def _close(self, split: str) -> MotionReport | None:
         self.report = cast(PCK, self.hits[split]).compute()
-        for name in ("pck@0.05", "pck@0.1", "pck@0.2"):
-            self.log(f"{split}/{name.replace('@', '_')}", self.report[name])
-        report = self.table.compute()
-        if report.rows:
-            for name in ("mpjpe", "p_mpjpe", "n_mpjpe"):
-                value = report.frame_mean[name]
-                self.log(f"{split}/{name}_mm", value, prog_bar=name == "mpjpe")
-                self.log(f"{split}/{name}_action_mean_mm", report.action_mean[name])
+        log_found(self, split, self.report, self.judges)
+        if self.table is None:
+            return None
+        report: MotionReport = self.table.compute()
+        for name in ("mpjpe", "p_mpjpe", "n_mpjpe"):
+            value = report.frame_mean[name]
+            self.log(f"{split}/{name}_mm", value, prog_bar=name == "mpjpe")
+            self.log(f"{split}/{name}_action_mean_mm", report.action_mean[name])
         return report
 
     def _score(self, split: str, batch: Mapping[str, Tensor]) -> None:
@@ -308,12 +313,11 @@ class IntegralModule(Stage):
         loss.update(self._loss(volumes, batch), weight=len(images))
         self.log(f"{split}/loss", loss)
         found, score, maps = self._find(images, volumes)
-        hits.update(
-            in_picture(found[..., :2], batch["matrix"]),
-            in_picture(batch["joints2d"], batch["matrix"]),
-            batch["scale"],
-            batch["weight"] > 0,
-        )
+        joints2d = in_picture(found[..., :2], batch["matrix"])
+        true = in_picture(batch["joints2d"], batch["matrix"])
+        hits.update(joints2d, true, batch["scale"], batch["weight"] > 0)
+        for judge in self.judges:
+            judge.update(batch["index"], joints2d, score)
         predicted = root_relative(self._joints3d(found, batch), self.skeleton.root)[:, self.body]
         target = root_relative(batch["joints3d"].double(), self.skeleton.root)[:, self.body]
         self._tabulate(batch["action"], predicted, target, batch["scored"])
@@ -321,14 +325,13 @@ class IntegralModule(Stage):
             self._remember(split, batch, found, score, maps, predicted, target)
 
     def _tabulate(self, action: Tensor, predicted: Tensor, target: Tensor, scored: Tensor) -> None:
-        assert self.table is not None
         for number in action[scored].unique().tolist():
             chosen = scored & (action == number)
             # Pictures are not motion: a frame that does not count lies between any two.
             found = predicted[chosen].repeat_interleave(2, 0)
             true = target[chosen].repeat_interleave(2, 0)
             valid = torch.arange(len(found), device=action.device) % 2 == 0
-            self.table.update(number, found, true, valid)
+            cast(MotionTable, self.table).update(number, found, true, valid)
 
     def _remember(
         self,

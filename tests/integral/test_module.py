@@ -1,12 +1,16 @@
 import functools
+import os
 import warnings
+from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
 
+from pipeline.datasets.coco import Coco
 from pipeline.datasets.synthetic import Synthetic
+from pipeline.detections import detect_sequences
 from pipeline.errors import UsageError
 from pipeline.heatmap import HeatmapModule, SimpleBaseline
 from pipeline.integral import SAN, IntegralDataModule, IntegralModule
@@ -14,7 +18,9 @@ from pipeline.integral.data import DeepCrops
 from pipeline.integral.relations import joint_relations
 from pipeline.integral.san import PositionAttention, expectation
 from pipeline.skeleton import H36M17, H36M18, conversion
+from pipeline.store import Store
 
+PHOTOS = Path(os.environ.get("HEATLIFT_SHARED", "../shared")) / "data" / "photos"
 SMALL = (64, 96)
 COLUMNS, ROWS, BINS = 16, 24, 10
 
@@ -274,6 +280,27 @@ def test_errors_are_those_of_seventeen_joints_and_come_per_action(tmp_path, caps
     printed = capsys.readouterr().out
     assert "17 joints, visible or not, root-relative, true root depth" in printed
     assert (tmp_path / "tables" / "test-per_action.csv").exists()
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no photographs in {PHOTOS}")
+@pytest.mark.usefixtures("quiet")
+def test_photographs_are_scored_as_coco_scores_them_and_not_in_space(tmp_path):
+    module = IntegralModule(Narrow(), input_size=SMALL)
+    data = IntegralDataModule(Coco(str(PHOTOS)), input_size=SMALL)
+    (results,) = trainer(tmp_path).test(module, data, verbose=False)
+    assert 0 <= results["test/oks_ap"] < 0.2
+    assert 0 < results["test/pck_0.2"] < 1
+    assert "test/mpjpe_mm" not in results
+
+
+@pytest.mark.usefixtures("quiet")
+def test_detections_reach_a_lifter_as_its_joints(tmp_path):
+    module = IntegralModule(Narrow(), input_size=SMALL).eval()
+    sequences = Synthetic(1, 1, 1, actions=("wave",), seconds=0.2).sequences("test")[:1]
+    found = detect_sequences(sequences, module, "digest", store=Store(tmp_path))
+    joints2d, score = found.of(sequences[0].name, H36M17)
+    assert joints2d.shape == (5, 17, 2)
+    assert ((score > 0) & (score <= 1)).all()
 
 
 @pytest.mark.usefixtures("quiet")
