@@ -1,51 +1,34 @@
-"""One LightningCLI per stage, built only when its stage is called, and the plain commands beside them."""
+"""One LightningCLI per stage, built only when its stage is called; what a command line does."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import difflib
-import errno
 import importlib
-import inspect
-import json
 import logging
-import math
 import os
-import re
 import signal
 import sys
 import time
 import traceback
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
 import lightning.pytorch as pl
 import torch
-import yaml
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from pipeline import checkpoint, dashboard, ranks, watch
+from pipeline import checkpoint, commands, dashboard, mistakes, ranks, watch
 from pipeline.__main__ import fail
+from pipeline.config import plain_values, refuse_not_finite, same_source, with_found_configs
 from pipeline.doctor import device_line
-from pipeline.errors import HeatliftError, UsageError
-from pipeline.run import (
-    FINISHED,
-    MetricsFile,
-    Run,
-    newest_finished,
-    open_run,
-    plain_number,
-)
+from pipeline.errors import UsageError
+from pipeline.run import FINISHED, MetricsFile, Run, newest_finished, open_run, plain_number
+from pipeline.watch import say
 
 NOISE = (
     r".*LeafSpec.*",  # lightning 2.6 with torch 2.13
@@ -59,27 +42,20 @@ NOISE = (
 )
 """Warnings of libraries that a user of Heatlift can do nothing about."""
 
+
 CHAIN = {"heatmap": ("val/pck_0.1", "max"), "integral": ("val/mpjpe_mm", "min")} | {
     "pretrain": ("val/mpjpe_mm", "min"),
     "lift": ("val/mpjpe_mm", "min"),
 }
 """Which metric decides which weights of a stage are best."""
 
-FULL_OR_CLOSED = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EIO,
-)
-"""What a disk answers that cannot be written."""
 
 ROOM = {"heatmap": "Heatmap", "integral": "Integral", "pretrain": "Pretrain", "lift": "Lift"}
 
+
 SCORING = ("flip_test", "decode", "scored", "root_scored", "overlap")
 """Settings of a module that a test may choose anew, as they change numbers and no weights."""
+
 
 APART = (
     "config",
@@ -94,123 +70,6 @@ APART = (
     "import",
 )
 """Settings of a run that do not change what it computes (the seed is the data's)."""
-
-
-# ---- configs: found by name, read strictly ---------------------------------------------------------
-
-
-def shipped_configs() -> Path:
-    """Folder of the configs that come with the package."""
-    inside = Path(__file__).parent / "configs"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "configs"
-
-
-def find_config(name: str) -> Path:
-    """A config by path, or by its name among the shipped ones: `lift/mixste_small`.
-
-    Raises:
-        UsageError: If there is none.
-    """
-    for folder in (Path(), shipped_configs()):
-        for path in (folder / name, folder / f"{name}.yaml"):
-            if path.is_file():
-                _refuse_binary(path)
-                return path
-    there = sorted(
-        str(p.relative_to(shipped_configs()).with_suffix(""))
-        for p in shipped_configs().glob("*/*.yaml")
-    )
-    raise UsageError(f"{name}: no such config; shipped are {', '.join(there)}")
-
-
-def _refuse_binary(path: Path) -> None:
-    try:
-        path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not text (UTF-8), so it is no config") from error
-
-
-def refuse_not_finite(value: Any, key: str = "") -> None:
-    """Raise on a number that is not finite anywhere in a parsed config.
-
-    Raises:
-        UsageError: Naming its key.
-    """
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            refuse_not_finite(item, f"{key}.{name}".removeprefix("."))
-    elif isinstance(value, list):
-        for item in value:
-            refuse_not_finite(item, key)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"{key}: {value} is not finite")
-
-
-def with_found_configs(words: Sequence[str]) -> list[str]:
-    """A command line in which every `-c NAME` names a file."""
-    found = list(words)
-    for i, word in enumerate(found):
-        if word in ("-c", "--config") and i + 1 < len(found):
-            found[i + 1] = str(find_config(found[i + 1]))
-        elif word.startswith("--config="):
-            found[i] = f"--config={find_config(word.removeprefix('--config='))}"
-    return found
-
-
-def refuse_odd_yaml(text: str, depth: int = 50) -> None:
-    """Raise on what YAML allows and a config never means: duplicate keys, numbers that are not finite, deep nesting.
-
-    Raises:
-        yaml.YAMLError: Naming the line.
-    """
-    sizes: dict[int, int] = {}
-
-    def walk(node: yaml.Node | None, level: int) -> int:
-        """Number of values in a node, aliases written out."""
-        if node is None or id(node) in sizes:
-            return sizes.get(id(node), 0)
-        line = f"line {node.start_mark.line + 1}"
-        if level > depth:
-            raise yaml.YAMLError(f"{line}: nested deeper than {depth}")
-        children: list[yaml.Node] = []
-        if isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
-            twice = [key for key, count in Counter(keys).items() if count > 1]
-            if twice:
-                raise yaml.YAMLError(f"{line}: duplicate key {twice[0]}")
-            children = [value for _, value in node.value]
-        elif isinstance(node, yaml.SequenceNode):
-            children = node.value
-        elif node.tag == "tag:yaml.org,2002:float" and re.search("nan|inf", node.value.lower()):
-            raise yaml.YAMLError(f"{line}: {node.value} is not finite")
-        sizes[id(node)] = 1 + sum(walk(child, level + 1) for child in children)
-        if sizes[id(node)] > 100_000:
-            raise yaml.YAMLError(f"{line}: more than 100,000 values")
-        return sizes[id(node)]
-
-    opened = 0
-    for bracket in re.findall(r"[\[\]{}]", text):
-        opened += 1 if bracket in "[{" else -1
-        if opened > depth:
-            raise yaml.YAMLError(f"nested deeper than {depth}")
-    try:
-        walk(yaml.compose(text, Loader=yaml.SafeLoader), 0)
-    except RecursionError:
-        raise yaml.YAMLError("nested too deep") from None
-
-
-_load_yaml = jsonargparse.get_loader("yaml")
-
-
-def _load_strictly(text: str) -> Any:
-    refuse_odd_yaml(text)
-    return _load_yaml(text)
-
-
-jsonargparse.set_loader("yaml", _load_strictly, exceptions=(yaml.YAMLError,))
-
-
-# ---- stages ----------------------------------------------------------------------------------------
 
 
 class StageCLI(LightningCLI):
@@ -289,7 +148,9 @@ class StageCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except jsonargparse.ArgumentError as error:
             inner = self._subcommand_parsers.get(args[0] if args else "", parser)
-            raise UsageError(_usage(str(error), _known_keys(inner, args))) from error
+            raise UsageError(
+                mistakes.usage(str(error), mistakes.known_keys(inner, args))
+            ) from error
 
     def _parse_ckpt_path(self) -> None:
         """Take the module's settings from a verified checkpoint; Lightning reads it unverified."""
@@ -323,7 +184,7 @@ class StageCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find what is asked for by name, open the run, and choose loggers and callbacks."""
         config = self.config[self.subcommand]
-        refuse_not_finite(_plain(config))
+        refuse_not_finite(plain_values(config))
         self._find_givers(config)
         settings = self._settings(config)
         name = config.name or self._stems(config) or self.stage
@@ -354,12 +215,12 @@ class StageCLI(LightningCLI):
         Raises:
             UsageError: If there is none.
         """
-        source = _plain(config.data).get("source", {})
+        source = plain_values(config.data).get("source", {})
         runs = Path(config.runs)
         if config.model.get("pretrained") == "none":
             config.model.pretrained = None
         if config.model.get("pretrained") == "newest":
-            net = _plain(config.model)["net"]
+            net = plain_values(config.model)["net"]
 
             def fits(settings: Mapping[str, Any]) -> bool:
                 return settings["model"]["net"] == net and same_source(
@@ -374,11 +235,11 @@ class StageCLI(LightningCLI):
                 )
             config.model.pretrained = str(found)
         if config.data.get("detections") == "newest":
-            config.data.detections = newest_detector(runs, source)
+            config.data.detections = commands.newest_detector(runs, source)
 
     def _settings(self, config: Any) -> dict[str, Any]:
         """Everything that shapes the result, as plain types; files by content."""
-        settings = {key: value for key, value in _plain(config).items() if key not in APART}
+        settings = {key: value for key, value in plain_values(config).items() if key not in APART}
         trainer = settings["trainer"]
         for key in (
             "default_root_dir",
@@ -420,7 +281,7 @@ class StageCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Remember how the module is made, so that its checkpoints can be turned into a module again."""
-        made = _plain(self._get(self.config, "model"))
+        made = plain_values(self._get(self.config, "model"))
         made.pop("pretrained", None)
         self.model.save_hyperparameters(
             {**made, "_instantiator": "lightning.pytorch.cli.instantiate_module"}
@@ -558,185 +419,6 @@ def patient_strategy(trainer: Any, patience: float) -> DDPStrategy:
     )
 
 
-def same_source(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two configs name the same data: the same class, and the same root where it has one."""
-    roots = [source.get("init_args", {}).get("root") for source in (one, other)]
-    return one.get("class_path") == other.get("class_path") and roots[0] == roots[1]
-
-
-def newest_detector(runs: Path, source: Mapping[str, Any]) -> str:
-    """Checkpoint of the newest finished 2D stage on some data.
-
-    Raises:
-        UsageError: If there is none.
-    """
-    found = newest_finished(
-        runs, "heatmap", lambda settings: same_source(settings["data"]["source"], source)
-    )
-    if found is None:
-        raise UsageError(
-            f"{runs / 'heatmap'}: no finished 2D stage on this data; run `make heatmap` first, or set "
-            "DETECTIONS=exact or noisy, or DETECTOR= to a checkpoint"
-        )
-    return str(found)
-
-
-@rank_zero_only
-def say(line: str) -> None:
-    """A line on the terminal, from the first process alone."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """A parsed config as dictionaries, lists and plain values."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, jsonargparse.Namespace):
-            return {key: plain(item) for key, item in vars(value).items()}
-        if isinstance(value, Mapping):
-            return {str(key): plain(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        if value is None or isinstance(value, bool | int | float | str):
-            return value
-        return str(value)
-
-    result = plain(config)
-    assert isinstance(result, dict)
-    return result
-
-
-# ---- everything else -------------------------------------------------------------------------------
-
-
-def newest(stage: str, data: str = "data/synthetic", runs: str = "runs") -> None:
-    """Print the checkpoint of the newest finished run of a stage on some data.
-
-    Args:
-        stage: heatmap, pretrain or lift.
-        data: Config that names the data.
-        runs: Folder of all runs.
-
-    Raises:
-        UsageError: If there is none.
-    """
-    source = yaml.safe_load(find_config(data).read_text())["data"]["source"]
-    found = newest_finished(
-        Path(runs), stage, lambda settings: same_source(settings["data"]["source"], source)
-    )
-    if found is None:
-        raise UsageError(f"{Path(runs) / stage}: no finished run on {data}; run `make {stage}`")
-    say(str(found))
-
-
-PLAIN: dict[str, Any] = {
-    "detect": "pipeline.detections:detect",
-    "cache": {
-        "ls": "pipeline.cache:ls",
-        "verify": "pipeline.cache:verify",
-        "rm": "pipeline.cache:rm",
-    },
-    "data": {
-        "ls": "pipeline.datasets.command:ls",
-        "validate": "pipeline.datasets.command:validate",
-        "convert": {
-            "amc": "pipeline.datasets.command:amc",
-            "amass": "pipeline.datasets.command:amass",
-            "npz": "pipeline.datasets.command:npz",
-        },
-        "export": "pipeline.datasets.command:export",
-        "get": "pipeline.datasets.command:get",
-    },
-    "weights": {"import": "pipeline.published:import_weights"},
-    "newest": "pipeline.cli:newest",
-    "demo": "pipeline.demo:demo",
-    "doctor": "pipeline.doctor:doctor",
-    "results": "pipeline.results:results",
-    "robustness": "pipeline.robustness:robustness",
-    "sweep": "pipeline.sweep:sweep",
-    "models": "pipeline.models:models",
-}
-"""Commands that are plain typed functions."""
-
-
-def _function(place: str) -> Callable[..., Any]:
-    module, _, name = place.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return function
-
-
-NAMED = ("detect", "results", "robustness")
-"""Plain commands all of whose arguments are named; the others take them in order."""
-
-
-def run_plain(command: str, words: Sequence[str]) -> None:
-    """Call the function behind a plain command with what its signature makes of the words."""
-    places, rest, called = PLAIN[command], list(words), [command]
-    while isinstance(places, dict) and rest and rest[0] in places:
-        called.append(rest.pop(0))
-        places = places[called[-1]]
-    parser_settings: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
-    jsonargparse.auto_cli(
-        _functions(places),
-        args=with_source(spelled(rest)),
-        as_positional=command not in NAMED,
-        prog=" ".join(["heatlift", *called]),
-        **parser_settings,
-    )
-
-
-def _functions(places: Any) -> Any:
-    """Functions by name, as deep as their places are."""
-    if isinstance(places, str):
-        return _function(places)
-    return {name: _functions(inner) for name, inner in places.items()}
-
-
-ANY_NUMBER = "1000000000"
-
-
-def spelled(words: Sequence[str]) -> list[str]:
-    """A plain command line with `--skip-bad` as `--skip_bad`, and a number behind it.
-
-    >>> spelled(["--skip-bad", "folder"]), spelled(["--skip_bad=3"])
-    (['--skip_bad', '1000000000', 'folder'], ['--skip_bad=3'])
-    """
-    found: list[str] = []
-    for word in words:
-        if found and found[-1] == "--skip_bad" and not word.lstrip("-").isdigit():
-            found.append(ANY_NUMBER)
-        name, equals, value = word.partition("=")
-        dashed = name.startswith("--") and "." not in name
-        found.append((f"--{name[2:].replace('-', '_')}" if dashed else name) + equals + value)
-    return [*found, ANY_NUMBER] if found[-1:] == ["--skip_bad"] else found
-
-
-def with_source(words: Sequence[str]) -> list[str]:
-    """A plain command line in which `-c CONFIG`, as the stages take it, has become `--source`.
-
-    Of several configs the last word counts; `--data.source.…` overrides it, as at the stages.
-    """
-    source: dict[str, Any] = {}
-    rest: list[str] = []
-    given = iter(words)
-    for word in given:
-        if word in ("-c", "--config"):
-            text = Path(next(given)).read_text()
-            refuse_odd_yaml(text)
-            named = (yaml.safe_load(text) or {}).get("data", {}).get("source", {})
-            kept = source if named.get("class_path") in (None, source.get("class_path")) else {}
-            source = {
-                **named,
-                "init_args": {**kept.get("init_args", {}), **named.get("init_args", {})},
-            }
-        else:
-            rest.append(word.replace("--data.source.init_args.", "--source.", 1))
-    if "newest" in rest and rest[rest.index("newest") - 1] == "--detector":
-        rest[rest.index("newest")] = newest_detector(Path("runs"), source)
-    return [*(["--source", json.dumps(source)] if source else []), *rest]
-
-
 def run(command: str, words: Sequence[str], *, debug: bool = False) -> int:
     """Run a stage or a command and turn whatever goes wrong into one line and an exit code."""
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -751,13 +433,13 @@ def run(command: str, words: Sequence[str], *, debug: bool = False) -> int:
             with ranks.handled((signal.SIGTERM, signal.SIGINT), signals.handle):
                 StageCLI(command, words, line, signals)
         else:
-            run_plain(command, words)
+            commands.run_plain(command, words)
     except watch.Stopped as stop:
         return fail(stop.message, stop.exit_code)
     except Exception as error:
         if debug:
             traceback.print_exc()
-        return fail(*explain(error))
+        return fail(*mistakes.explain(error))
     except KeyboardInterrupt:
         return fail("stopped by SIGINT", 130)
     except SystemExit as end:
@@ -780,73 +462,3 @@ def _take_imports(words: Sequence[str]) -> list[str]:
         importlib.import_module(path.stem)
         checkpoint.allow_import(path.stem)
     return rest
-
-
-def explain(error: BaseException) -> tuple[str, int]:
-    """One line for people, and the exit code."""
-    for cause in _causes(error):
-        if isinstance(cause, HeatliftError):
-            return str(cause), cause.exit_code
-    if isinstance(error, jsonargparse.ArgumentError):
-        return _usage(str(error)), 2
-    if isinstance(error, MisconfigurationException):
-        return " ".join(str(error).split()), 2
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return "out of GPU memory; lower --data.batch_size", 5
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return "out of memory; lower --data.batch_size or --data.workers", 5
-    if isinstance(error, OSError) and error.errno in FULL_OR_CLOSED:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}; make room, or choose another --runs folder", 5
-    if ranks.says_that_one_is_lost(error):
-        return "lost another process of this run; the same command goes on from the newest state", 6
-    line = " ".join(str(error).split())[:400]
-    return (
-        f"{type(error).__name__}: {line} (a bug, or something unforeseen; --debug shows where)",
-        1,
-    )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _usage(message: str, known: Sequence[str] = ()) -> str:
-    """What jsonargparse says, in a line: which key, what is wrong with it, and which key may be meant."""
-    keys = re.findall(r'Parser key "([^"]+)"', message)
-    if denied := re.search(r"Importing '([^']+)' is not allowed", message):
-        return (
-            f"{'.'.join(keys[:1])}: class_path {denied[1]} is not on the allow-list of what a config may import; "
-            "classes of your own come in with --import FILE.py"
-        )
-    unknown = re.search(r"option '([^']+)'|Option '([^']+)' is|unrecognized arguments: (\S+)", message)
-    if unknown:
-        word = next(filter(None, unknown.groups())).removeprefix("--")
-        near = difflib.get_close_matches(word, known, 1) or [
-            name for name in known if name.startswith(word)
-        ]
-        place = f"{'.'.join(keys)}: " if keys else ""
-        return f"{place}unknown key {word}" + (f", did you mean {near[0]}?" if near else "")
-    wrong = re.search(r"Expected an? <class '(\w+)'>\. Got value: (.*)", message)
-    if wrong and keys:
-        return f"{'.'.join(keys)}: {wrong[2]!r} is not of type {wrong[1]}"
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return "; ".join(
-        lines[:1]
-        + [line for line in lines[1:] if "rror" in line or "expected" in line.lower()][-2:]
-    )
-
-
-def _known_keys(parser: LightningArgumentParser, words: Sequence[str]) -> list[str]:
-    """Keys that a stage takes, and the arguments of the classes that its configs name."""
-    keys = [action.dest for action in parser._actions]
-    for given, word in pairwise(words):
-        if given in ("-c", "--config"):
-            for place in re.findall(r"class_path:\s*(pipeline\.[\w.]+)", Path(word).read_text()):
-                module, _, name = place.rpartition(".")
-                with contextlib.suppress(ImportError, AttributeError):
-                    made = getattr(importlib.import_module(module), name)
-                    keys += inspect.signature(made).parameters
-    return keys

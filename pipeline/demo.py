@@ -15,7 +15,7 @@ from pipeline.checkpoint import write_whole
 from pipeline.doctor import has_fast_bf16
 from pipeline.errors import HeatliftError
 from pipeline.run import newest_finished, read_state
-from pipeline.watch import duration
+from pipeline.watch import duration, say
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def demo(runs: str = "runs", wandb: str = "auto") -> None:
         DemoError: If a stage fails; its line is printed before.
     """
     os.environ.setdefault("HEATLIFT_GROUP", f"demo-{time.strftime('%Y%m%d-%H%M%S')}")
-    cli.say("heatlift demo, on two cores:")
+    say("heatlift demo, on two cores:")
     for step in STEPS:
-        cli.say(f"  {duration(60 * step.minutes):>8}  {step.what}")
+        say(f"  {duration(60 * step.minutes):>8}  {step.what}")
     notes = Path(runs) / "demo.json"
     done: dict[str, str] = json.loads(notes.read_text()) if notes.exists() else {}
     for step in STEPS[len(done) :]:
@@ -133,10 +133,10 @@ def _summary(runs: Path, folders: Sequence[Path]) -> None:
         ("lifter on its detections", f"{detected['test/mpjpe_mm']:.1f} mm", share(detected)),
     ]
     page = dashboard.chain_index(folders, runs / "demo.html")
-    cli.say("\nheld-out people of the synthetic test split:")
+    say("\nheld-out people of the synthetic test split:")
     for name, number, note in rows:
-        cli.say(f"  {name:<28} {number:>9}   {note}")
-    cli.say("\ntime taken:")
+        say(f"  {name:<28} {number:>9}   {note}")
+    say("\ntime taken:")
     for step, state in zip(STEPS, states, strict=True):
-        cli.say(f"  {duration(state['seconds']):>8}  {step.what}")
-    cli.say(f"\npictures and curves: {page}")
+        say(f"  {duration(state['seconds']):>8}  {step.what}")
+    say(f"\npictures and curves: {page}")

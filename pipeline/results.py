@@ -20,10 +20,14 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 
 from pipeline import cli, draw, robustness
-from pipeline.checkpoint import rebuild, write_whole
+from pipeline.checkpoint import file_digest, rebuild, write_whole
+from pipeline.config import find_config
 from pipeline.datasets import MotionSource
+from pipeline.datasets.recordings import SHIPPED
 from pipeline.errors import HeatliftError, UsageError
+from pipeline.lift.data import LiftDataModule
 from pipeline.run import MetricsFile, newest_finished, read_metrics, read_state
+from pipeline.watch import say
 
 MARK = "<!-- What stands below this line is written by hand and kept. -->"
 """Divides the page: above it numbers, written anew each time; below it words."""
@@ -86,6 +90,10 @@ SMOOTH = {"noisy": 3.0, "exact": 1.0}
 
 ROWS = (*_rows("noisy"), *_rows("exact"))
 """In the order in which they are trained."""
+
+
+CHAIN = ("08_10", "10_03", "14_37")
+"""Test recordings that are rendered and detected: a walk, a kick, a drink."""
 
 
 class CpuTime(Callback):
@@ -188,6 +196,7 @@ def results(
     *,
     seconds: float = 420.0,
     rows: list[str] | None = None,
+    detector: str | None = None,
     runs: str = "runs",
     docs: str = "docs",
 ) -> None:
@@ -200,6 +209,8 @@ def results(
         source: class_path and init_args of the data, as `-c data/mocap` gives them.
         seconds: Budget of a row; pretraining has the same again.
         rows: Names of the rows to train; all unless given.
+        detector: Checkpoint of a 2D stage: some test recordings are rendered, detected by it and
+            lifted, as a row of its own.
         runs: Folder of all runs.
         docs: Folder of the page.
 
@@ -217,6 +228,9 @@ def results(
         if not rows or row.name in rows:
             bench.train(row)
             bench.write_page()
+    if detector:
+        bench.chain(detector)
+    bench.write_page()
 
 
 class RowError(HeatliftError):
@@ -264,14 +278,50 @@ class Bench:
         words += ["--model.pretrained", pretrained, f"--model.smooth={SMOOTH[row.detections]}"]
         folder = self._fit("lift", row.name, row.config, row.share, words)
         if not robustness.read(folder):
-            watch.say(f"  {row.name}: hidden joints, dropped frames, noise")
+            say(f"  {row.name}: hidden joints, dropped frames, noise")
             module: Any = rebuild(folder / _state(folder)["checkpoint"], ("lift",))
             found = robustness.measure(module, self._made(), detections=row.detections)
             robustness.write(folder, found)
 
+    def chain(self, detector: str) -> None:
+        """Render, detect and lift the recordings of `CHAIN`, by the first noisy row.
+
+        Args:
+            detector: Checkpoint of a 2D stage.
+
+        Raises:
+            UsageError: If that row is not finished.
+        """
+        folder = self.finished("lift", ROWS[0].name, ROWS[0].config)
+        if folder is None:
+            raise UsageError(f"row {ROWS[0].name} is not finished; train it first")
+        few = self.folder / "chain.csv"
+        write_whole(few, lambda file: file.write(_few(CHAIN).encode()))
+        beside = {"splits": str(few), "pictures": True}
+        shown = {**self.source, "init_args": {**self.source["init_args"], **beside}}
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=self.folder,
+        )
+        found = {}
+        for detections in ("exact", "noisy", detector):
+            module = rebuild(folder / _state(folder)["checkpoint"], ("lift",))
+            data = LiftDataModule(made(shown), detections)
+            trainer.test(module, datamodule=data, verbose=False)
+            key = detections if detections != detector else "detected"
+            found[key] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        text = json.dumps({"digest": file_digest(Path(detector)), "numbers": found})
+        write_whole(self.folder / "chain.json", lambda file: file.write(text.encode()))
+
     def name_of(self, name: str, config: str) -> str:
         """Name of a row's run, which holds a digest of data, budget and config."""
-        text = json.dumps([self.source, self.seconds, config.find_config(config).read_text()])
+        text = json.dumps([self.source, self.seconds, find_config(config).read_text()])
         return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
     def finished(self, stage: str, name: str, config: str) -> Path | None:
@@ -280,17 +330,12 @@ class Bench:
         return found.parents[1] if found else None
 
     def _made(self) -> MotionSource:
-        import jsonargparse
-
-        parser = jsonargparse.ArgumentParser(exit_on_error=False)
-        parser.add_argument("--source", type=MotionSource)
-        made = parser.instantiate(parser.parse_object({"source": self.source}))
-        return made.source
+        return made(self.source)
 
     def _fit(self, stage: str, name: str, config: str, share: float, words: list[str]) -> Path:
         folder = self.finished(stage, name, config)
         if folder is None:
-            watch.say(f"results: {name}, {share * self.seconds:g} CPU seconds of one thread")
+            say(f"results: {name}, {share * self.seconds:g} CPU seconds of one thread")
             bought = self._plan(stage, name, config, share, words)
             own = self.name_of(name, config)
             self._run(stage, own, config, bought, [*words, "--save_every", "100"])
@@ -345,6 +390,7 @@ class Bench:
         curves = {row: robustness.read(folder) for row, folder in done.items()}
         parts = [self._head(), *_tables(done, curves)]
         parts += self._pictures(done, curves)
+        parts += self._chained()
         text = "\n\n".join(parts) + f"\n\n{MARK}{below}"
         write_whole(page, lambda file: file.write(text.encode()))
 
@@ -385,6 +431,23 @@ class Bench:
             )
         return parts
 
+    def _chained(self) -> list[str]:
+        """What `chain` found, as a table."""
+        memory = self.folder / "chain.json"
+        if not memory.is_file():
+            return []
+        known = json.loads(memory.read_text())
+        lines = [
+            "## The whole chain on real motion\n",
+            f"Recordings {', '.join(CHAIN)}, drawn as people from four cameras, detected by a 2D "
+            f"stage ({known['digest'][:12]}), lifted by {ROWS[0].title} trained on noisy 2D.\n",
+            "| 2D input | MPJPE | P-MPJPE | MPJVE |\n| --- | --- | --- | --- |",
+        ]
+        for name, numbers in known["numbers"].items():
+            cells = [f"{numbers[f'test/{key}_mm']:.1f}" for key in ("mpjpe", "p_mpjpe", "mpjve")]
+            lines.append("| " + " | ".join([name, *cells]) + " |")
+        return ["\n".join(lines)]
+
     def _learning(self, done: Mapping[Row, Path]) -> dict[str, tuple[list[float], list[float]]]:
         """Validation error against CPU seconds since the first step of all, for the MixSTE rows."""
         series = {}
@@ -405,6 +468,21 @@ class Bench:
                 label = f"{row.title.removeprefix('MixSTE ')}{budget}, {row.detections}"
                 series[label] = ((at + spent).tolist(), [value for _, value in found])
         return series
+
+
+def made(source: Mapping[str, Any]) -> MotionSource:
+    """The source that class_path and init_args name."""
+    import jsonargparse
+
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--source", type=MotionSource)
+    return parser.instantiate(parser.parse_object({"source": dict(source)})).source
+
+
+def _few(names: Sequence[str]) -> str:
+    """The benchmark's table of splits with these recordings alone."""
+    head, *lines = (SHIPPED / "splits.csv").read_text("utf-8").splitlines()
+    return "\n".join([head, *(line for line in lines if line.split(",")[0] in names)]) + "\n"
 
 
 def _state(folder: Path) -> dict[str, Any]:

@@ -19,8 +19,10 @@ import yaml
 from pipeline import cli
 from pipeline.__main__ import STAGES
 from pipeline.checkpoint import write_whole
+from pipeline.config import find_config, refuse_odd_yaml
 from pipeline.errors import HeatliftError, UsageError
 from pipeline.run import FINISHED, read_metrics, read_state
+from pipeline.watch import say
 
 STOPPED = (130, 143)
 """Exit codes of runs that a signal ended: the sweep ends with them."""
@@ -76,7 +78,7 @@ class Sweep:
             if len(self.parameters[name]) > 1
         )
         configs = [
-            cli.find_config(path).read_text()
+            find_config(path).read_text()
             for word, path in itertools.pairwise(line)
             if word in ("-c", "--config")
         ]
@@ -117,7 +119,7 @@ def read_sweep(path: Path) -> Sweep:
     """
     text = path.read_text()
     try:
-        cli.refuse_odd_yaml(text)
+        refuse_odd_yaml(text)
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: {error}") from error
@@ -160,21 +162,21 @@ def sweep(file: str, also: str = "", runs: str = "runs") -> None:
         UsageError: If the file is no such sweep.
         PointError: If a point failed; those after it were trained nevertheless.
     """
-    found = read_sweep(cli.find_config(file))
+    found = read_sweep(find_config(file))
     points, codes = found.points(), []
     for number, point in enumerate(points, start=1):
         line = found.line(point, shlex.split(also))
         name = found.name(point, line)
         folder = Path(runs) / found.stage / name
         if (read_state(folder) or {}).get("state") != FINISHED:
-            cli.say(f"sweep {found.stem}: {number} of {len(points)}, {name}")
+            say(f"sweep {found.stem}: {number} of {len(points)}, {name}")
             words = [*line, "--name", name, "--runs", runs, "--group", found.stem]
             code = cli.run(found.stage, words)
             if code in STOPPED:
                 raise SystemExit(code)
             codes += [code] if code else []
         _write(found, points, shlex.split(also), Path(runs))
-    cli.say(_table(found, points, shlex.split(also), Path(runs)))
+    say(_table(found, points, shlex.split(also), Path(runs)))
     if codes:
         raise PointError(len(codes), codes[0])
 

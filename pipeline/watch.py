@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
@@ -340,3 +341,10 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    """A line on the terminal, from the first process alone."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

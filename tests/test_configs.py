@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from pipeline.__main__ import STAGES, main
-from pipeline.cli import shipped_configs
+from pipeline.config import shipped_configs
 from pipeline.heatmap.data import skeleton_named
 
 pytestmark = pytest.mark.filterwarnings(

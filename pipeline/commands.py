@@ -1,0 +1,161 @@
+"""The plain commands beside the stages: typed functions, called with what the words say."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+
+from pipeline.config import find_config, refuse_odd_yaml, same_source
+from pipeline.errors import UsageError
+from pipeline.run import newest_finished
+from pipeline.watch import say
+
+
+def newest(stage: str, data: str = "data/synthetic", runs: str = "runs") -> None:
+    """Print the checkpoint of the newest finished run of a stage on some data.
+
+    Args:
+        stage: heatmap, pretrain or lift.
+        data: Config that names the data.
+        runs: Folder of all runs.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    source = yaml.safe_load(find_config(data).read_text())["data"]["source"]
+    found = newest_finished(
+        Path(runs), stage, lambda settings: same_source(settings["data"]["source"], source)
+    )
+    if found is None:
+        raise UsageError(f"{Path(runs) / stage}: no finished run on {data}; run `make {stage}`")
+    say(str(found))
+
+
+def newest_detector(runs: Path, source: Mapping[str, Any]) -> str:
+    """Checkpoint of the newest finished 2D stage on some data.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    found = newest_finished(
+        runs, "heatmap", lambda settings: same_source(settings["data"]["source"], source)
+    )
+    if found is None:
+        raise UsageError(
+            f"{runs / 'heatmap'}: no finished 2D stage on this data; run `make heatmap` first, or set "
+            "DETECTIONS=exact or noisy, or DETECTOR= to a checkpoint"
+        )
+    return str(found)
+
+
+PLAIN: dict[str, Any] = {
+    "detect": "pipeline.detections:detect",
+    "cache": {
+        "ls": "pipeline.cache:ls",
+        "verify": "pipeline.cache:verify",
+        "rm": "pipeline.cache:rm",
+    },
+    "data": {
+        "ls": "pipeline.datasets.command:ls",
+        "validate": "pipeline.datasets.command:validate",
+        "convert": {
+            "amc": "pipeline.datasets.command:amc",
+            "amass": "pipeline.datasets.command:amass",
+            "npz": "pipeline.datasets.command:npz",
+        },
+        "export": "pipeline.datasets.command:export",
+        "get": "pipeline.datasets.command:get",
+    },
+    "weights": {"import": "pipeline.published:import_weights"},
+    "newest": "pipeline.commands:newest",
+    "demo": "pipeline.demo:demo",
+    "doctor": "pipeline.doctor:doctor",
+    "results": "pipeline.results:results",
+    "robustness": "pipeline.robustness:robustness",
+    "sweep": "pipeline.sweep:sweep",
+    "models": "pipeline.models:models",
+}
+"""Commands that are plain typed functions."""
+
+
+def _function(place: str) -> Callable[..., Any]:
+    module, _, name = place.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+NAMED = ("detect", "results", "robustness")
+"""Plain commands all of whose arguments are named; the others take them in order."""
+
+
+def run_plain(command: str, words: Sequence[str]) -> None:
+    """Call the function behind a plain command with what its signature makes of the words."""
+    places, rest, called = PLAIN[command], list(words), [command]
+    while isinstance(places, dict) and rest and rest[0] in places:
+        called.append(rest.pop(0))
+        places = places[called[-1]]
+    parser_settings: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
+    jsonargparse.auto_cli(
+        _functions(places),
+        args=with_source(spelled(rest)),
+        as_positional=command not in NAMED,
+        prog=" ".join(["heatlift", *called]),
+        **parser_settings,
+    )
+
+
+def _functions(places: Any) -> Any:
+    """Functions by name, as deep as their places are."""
+    if isinstance(places, str):
+        return _function(places)
+    return {name: _functions(inner) for name, inner in places.items()}
+
+
+ANY_NUMBER = "1000000000"
+
+
+def spelled(words: Sequence[str]) -> list[str]:
+    """A plain command line with `--skip-bad` as `--skip_bad`, and a number behind it.
+
+    >>> spelled(["--skip-bad", "folder"]), spelled(["--skip_bad=3"])
+    (['--skip_bad', '1000000000', 'folder'], ['--skip_bad=3'])
+    """
+    found: list[str] = []
+    for word in words:
+        if found and found[-1] == "--skip_bad" and not word.lstrip("-").isdigit():
+            found.append(ANY_NUMBER)
+        name, equals, value = word.partition("=")
+        dashed = name.startswith("--") and "." not in name
+        found.append((f"--{name[2:].replace('-', '_')}" if dashed else name) + equals + value)
+    return [*found, ANY_NUMBER] if found[-1:] == ["--skip_bad"] else found
+
+
+def with_source(words: Sequence[str]) -> list[str]:
+    """A plain command line in which `-c CONFIG`, as the stages take it, has become `--source`.
+
+    Of several configs the last word counts; `--data.source.…` overrides it, as at the stages.
+    """
+    source: dict[str, Any] = {}
+    rest: list[str] = []
+    given = iter(words)
+    for word in given:
+        if word in ("-c", "--config"):
+            text = Path(next(given)).read_text()
+            refuse_odd_yaml(text)
+            named = (yaml.safe_load(text) or {}).get("data", {}).get("source", {})
+            kept = source if named.get("class_path") in (None, source.get("class_path")) else {}
+            source = {
+                **named,
+                "init_args": {**kept.get("init_args", {}), **named.get("init_args", {})},
+            }
+        else:
+            rest.append(word.replace("--data.source.init_args.", "--source.", 1))
+    if "newest" in rest and rest[rest.index("newest") - 1] == "--detector":
+        rest[rest.index("newest")] = newest_detector(Path("runs"), source)
+    return [*(["--source", json.dumps(source)] if source else []), *rest]

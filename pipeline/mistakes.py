@@ -1,0 +1,104 @@
+"""What went wrong, as one line for people and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import importlib
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import jsonargparse
+import torch
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from pipeline import ranks
+from pipeline.errors import HeatliftError
+
+FULL_OR_CLOSED = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+)
+"""What a disk answers that cannot be written."""
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """One line for people, and the exit code."""
+    for cause in _causes(error):
+        if isinstance(cause, HeatliftError):
+            return str(cause), cause.exit_code
+    if isinstance(error, jsonargparse.ArgumentError):
+        return usage(str(error)), 2
+    if isinstance(error, MisconfigurationException):
+        return " ".join(str(error).split()), 2
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "out of GPU memory; lower --data.batch_size", 5
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "out of memory; lower --data.batch_size or --data.workers", 5
+    if isinstance(error, OSError) and error.errno in FULL_OR_CLOSED:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; make room, or choose another --runs folder", 5
+    if ranks.says_that_one_is_lost(error):
+        return "lost another process of this run; the same command goes on from the newest state", 6
+    line = " ".join(str(error).split())[:400]
+    return (
+        f"{type(error).__name__}: {line} (a bug, or something unforeseen; --debug shows where)",
+        1,
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def usage(message: str, known: Sequence[str] = ()) -> str:
+    """What jsonargparse says, in a line: which key, what is wrong with it, and which key may be meant."""
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    if denied := re.search(r"Importing '([^']+)' is not allowed", message):
+        return (
+            f"{'.'.join(keys[:1])}: class_path {denied[1]} is not on the allow-list of what a config may import; "
+            "classes of your own come in with --import FILE.py"
+        )
+    unknown = re.search(
+        r"option '([^']+)'|Option '([^']+)' is|unrecognized arguments: (\S+)", message
+    )
+    if unknown:
+        word = next(filter(None, unknown.groups())).removeprefix("--")
+        near = difflib.get_close_matches(word, known, 1) or [
+            name for name in known if name.startswith(word)
+        ]
+        place = f"{'.'.join(keys)}: " if keys else ""
+        return f"{place}unknown key {word}" + (f", did you mean {near[0]}?" if near else "")
+    wrong = re.search(r"Expected an? <class '(\w+)'>\. Got value: (.*)", message)
+    if wrong and keys:
+        return f"{'.'.join(keys)}: {wrong[2]!r} is not of type {wrong[1]}"
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return "; ".join(
+        lines[:1]
+        + [line for line in lines[1:] if "rror" in line or "expected" in line.lower()][-2:]
+    )
+
+
+def known_keys(parser: LightningArgumentParser, words: Sequence[str]) -> list[str]:
+    """Keys that a stage takes, and the arguments of the classes that its configs name."""
+    keys = [action.dest for action in parser._actions]
+    for given, word in pairwise(words):
+        if given in ("-c", "--config"):
+            for place in re.findall(r"class_path:\s*(pipeline\.[\w.]+)", Path(word).read_text()):
+                module, _, name = place.rpartition(".")
+                with contextlib.suppress(ImportError, AttributeError):
+                    made = getattr(importlib.import_module(module), name)
+                    keys += inspect.signature(made).parameters
+    return keys
