@@ -152,7 +152,9 @@ def decode_expectation(heatmaps: Tensor, *, sharpness: float = 20.0) -> tuple[Te
     weights = (sharpness * heatmaps).flatten(-2).softmax(dim=-1).unflatten(-1, (height, width))
     columns = torch.arange(width, device=heatmaps.device, dtype=torch.float32)
     rows = torch.arange(height, device=heatmaps.device, dtype=torch.float32)
-    x, y = weights.sum(dim=-2) @ columns, weights.sum(dim=-1) @ rows
+    # Products and sums, because autocast would make matrix products inexact.
+    x = (weights.sum(dim=-2) * columns).sum(dim=-1)
+    y = (weights.sum(dim=-1) * rows).sum(dim=-1)
     return torch.stack([x, y], dim=-1), heatmaps.flatten(-2).amax(dim=-1)
 
 

@@ -160,3 +160,11 @@ def test_the_loss_is_computed_in_float32_under_autocast():
     expected = targets.heatmap_loss(predicted, target, torch.ones(2, 3))
     with torch.autocast("cpu", torch.bfloat16):
         assert targets.heatmap_loss(predicted, target, torch.ones(2, 3)) == expected
+
+
+def test_expectation_is_exact_in_mixed_precision():
+    cells = 4 + 40 * torch.rand(4, 17, 2, generator=torch.Generator().manual_seed(0))
+    heatmaps = targets.encode(cells, (48, 48))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = targets.decode_expectation(heatmaps)
+    assert torch.equal(found, targets.decode_expectation(heatmaps)[0])
