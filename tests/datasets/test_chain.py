@@ -10,7 +10,7 @@ import scipy.io  # noqa: F401  (imported before warnings become errors)
 import yaml
 
 from pipeline.__main__ import main
-from pipeline.cli import shipped_configs
+from pipeline.config import shipped_configs
 from pipeline.datasets.elsewhere import BODY25, HALPE26
 from pipeline.datasets.human36m import Human36M
 from pipeline.lift.data import exact_joints2d
@@ -27,7 +27,7 @@ TWO_STEPS = [
 ]
 TINY = {
     "HRNet": {"width": 8, "stem": 8, "planes": 8, "blocks": 1, "modules": [1, 1, 1]},
-    "SimpleBaseline": {"layers": 18},
+    "SimpleBaseline": {},
     "Martinez": {"width": 16, "blocks": 1},
     "CombinedDeepLearner": {"width": 16},
     "VideoPose3D": {"widths": [3, 3], "channels": 16},
@@ -95,16 +95,22 @@ def small(path, tmp_path):
     return tiny
 
 
-def trained(heatlift, tmp_path, stage, *words):
-    """What a fit of two steps and a test of its checkpoint print."""
+def fitted(heatlift, tmp_path, stage, *words):
+    """What a fit of two steps prints, and of its test at the end."""
     runs = ["--runs", tmp_path / "runs", "--name", "it"]
-    fitted = heatlift(stage, "fit", *words, *TWO_STEPS, *runs)
+    printed = heatlift(stage, "fit", *words, *TWO_STEPS, *runs)
+    assert "test split of" in printed
+    return printed
+
+
+def trained(heatlift, tmp_path, stage, *words):
+    """What a test of the checkpoint of a fit of two steps prints: the same numbers."""
+    before = fitted(heatlift, tmp_path, stage, *words)
+    runs = ["--runs", tmp_path / "runs", "--name", "it"]
     best = tmp_path / "runs" / stage / "it" / "checkpoints" / "best.ckpt"
     tested = heatlift(stage, "test", *words, *TWO_STEPS, *runs, "--ckpt_path", best)
-    for line in ("pck@0.05 " if stage == "heatmap" else "mean over frames", "test split of"):
-        assert line in fitted
-        assert line in tested
-    assert numbers(fitted) == numbers(tested)
+    assert ("pck@0.05 " if stage == "heatmap" else "mean over frames") in tested
+    assert numbers(before) == numbers(tested)
     return tested
 
 
@@ -122,26 +128,31 @@ def test_a_fabricated_set_is_validated_trained_on_and_tested_on(name, heatlift, 
     shipped = "heatmap/hrnet_narrow" if stage == "heatmap" else "lift/mixste_small"
     tiny = small(shipped_configs() / f"{shipped}.yaml", tmp_path)
     data = tmp_path / "data.yaml"
-    args = {"root": str(folder)}
-    if "Pictures" in source and stage == "heatmap":
-        args |= {"train_every": 1}
-    named = {"class_path": f"pipeline.datasets.{source}", "init_args": args}
+    named = {"class_path": f"pipeline.datasets.{source}", "init_args": {"root": str(folder)}}
     data.write_text(yaml.safe_dump({"data": {"source": named}}))
     words = ["-c", tiny, "-c", data]
     words += ["--data.detections", "exact"] if stage == "lift" else []
     assert SAYS[name] in trained(heatlift, tmp_path, stage, *words)
 
 
+QUICK = ("martinez_h36m_cpn", "mixste_h36m_cpn", "mixste_3dhp", "hrnet_w32_coco", "hrnet_w32_mpii")
+"""Configs that `make test` trains; `make test-all` trains all of them."""
+
+
 def configs(*patterns):
     found = [path for pattern in patterns for path in sorted(shipped_configs().glob(pattern))]
-    return pytest.mark.parametrize("path", found, ids=lambda path: path.stem)
+    cases = [
+        pytest.param(path, marks=() if path.stem in QUICK else pytest.mark.slow, id=path.stem)
+        for path in found
+    ]
+    return pytest.mark.parametrize("path", cases)
 
 
 @configs("lift/*h36m*.yaml")
 def test_lifters_of_the_papers_train_on_human36m(path, heatlift, tmp_path):
     folder = fabricate.human36m(tmp_path / "set", ("S1", "S9"))
     words = ["-c", small(path, tmp_path), "--data.source.init_args.root", folder]
-    printed = trained(heatlift, tmp_path, "lift", *words)
+    printed = fitted(heatlift, tmp_path, "lift", *words)
     assert "2D cpn_ft_h36m_dbb; 17 joints, root-relative, re-rooted, root counted" in printed
 
 
@@ -150,7 +161,7 @@ def test_lifters_of_the_papers_train_on_mpi_inf_3dhp(path, heatlift, tmp_path):
     univ = "univ" in path.stem
     folder = (fabricate.p_stmo if univ else fabricate.mpi_inf_3dhp_mmpose)(tmp_path / "set")
     words = ["-c", small(path, tmp_path), "--data.source.init_args.root", folder]
-    printed = trained(heatlift, tmp_path, "lift", *words)
+    printed = fitted(heatlift, tmp_path, "lift", *words)
     assert f"target {'univ_' if univ else ''}annot3" in printed
     assert "3DPCK@150mm" in printed
     assert "14 joints, errors strictly below" in printed
@@ -162,7 +173,7 @@ def test_detectors_of_the_papers_train_on_their_photographs(path, heatlift, tmp_
     folder = (fabricate.coco if coco else fabricate.mpii)(tmp_path / "set")
     words = ["-c", small(path, tmp_path), "--data.source.init_args.root", folder]
     words += ["--data.source.init_args.boxes", "person_detections.json"] if coco else []
-    printed = trained(heatlift, tmp_path, "heatmap", *words)
+    printed = fitted(heatlift, tmp_path, "heatmap", *words)
     assert ("boxes of person_detections.json" if coco else "PCKh@0.5: head") in printed
 
 
@@ -234,7 +245,13 @@ def lifted(heatlift, tmp_path, folder, given):
     return printed[printed.index("test split of") :]
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    "dialect",
+    [
+        pytest.param(name, marks=pytest.mark.slow if number % 2 else ())
+        for number, name in enumerate(DIALECTS)
+    ],
+)
 def test_detections_of_other_tools_are_lifted(dialect, heatlift, tmp_path):
     write, skeleton, says = DIALECTS[dialect]
     folder = fabricate.human36m(tmp_path / "set", ("S1", "S9"), ("Walking 1",))
@@ -257,17 +274,20 @@ def test_scored_joints_and_overlaps_change_the_number_and_are_printed(heatlift, 
     folder = fabricate.human36m(tmp_path / "set", ("S1", "S9"), ("Walking 1",))
     words = ["-c", small(shipped_configs() / "lift" / "mixste_small.yaml", tmp_path)]
     words += ["-c", "data/human36m", "--data.source.init_args.root", folder]
-    words += ["--data.detections", "exact", "--runs", tmp_path / "runs", *TWO_STEPS]
-    heatlift("lift", "fit", *words, "--name", "it")
+    words += ["--data.detections", "exact"]
+    before = fitted(heatlift, tmp_path, "lift", *words)
     best = tmp_path / "runs" / "lift" / "it" / "checkpoints" / "best.ckpt"
-    found = {}
-    for scored, root, overlap in [(17, True, "once"), (16, False, "once"), (14, True, "mixste")]:
-        settings = ["--model.scored", scored, "--model.root_scored", str(root).lower()]
-        settings += ["--model.overlap", overlap]
-        tested = heatlift("lift", "test", *words, *settings, "--ckpt_path", best)
-        found[scored] = (numbers(tested)[0], tested)
-    assert "17 joints, root-relative, re-rooted, root counted" in found[17][1]
-    assert "15 joints, root-relative, re-rooted, root not counted" in found[16][1]
-    assert "14 joints, root-relative, re-rooted, root not counted" in found[14][1]
-    assert "those of overlapping windows twice (as MixSTE's code)" in found[14][1]
-    assert len({number for number, _ in found.values()}) == 3
+    settings = ["--model.scored", 16, "--model.root_scored", "false", "--model.overlap", "mixste"]
+    words += ["--runs", tmp_path / "runs", *TWO_STEPS]
+    after = heatlift("lift", "test", *words, *settings, "--ckpt_path", best)
+    assert "17 joints, root-relative, re-rooted, root counted; flip test on" in before
+    assert "15 joints, root-relative, re-rooted, root not counted; flip test on" in after
+    assert "every valid frame once, those of overlapping windows twice (as MixSTE's code)" in after
+    assert counted(before) == 4 * 12
+    assert counted(after) == 4 * (12 + 6)  # windows of 9: the second shares 6 with the first
+    assert numbers(before) != numbers(after)
+
+
+def counted(printed):
+    """How many frames a table is a mean over."""
+    return int(re.search(r"mean over frames +(\d+)", printed)[1])
