@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.__main__ import main
 from pipeline.lift import Cascade, CombinedDeepLearner
 from pipeline.lift.losses import ZScoredMSE
 
@@ -118,3 +120,50 @@ def test_frozen_stages_stay_in_evaluation_mode():
     net.set_progress(2 / 3)
     assert [stage.training for stage in net.train().stages] == [False, False, True]
     assert not any(stage.training for stage in net.eval().stages)
+
+
+@pytest.mark.parametrize("branches", ["gated", "plain"])
+def test_one_branch_alone_is_the_other_one_missing(branches):
+    torch.manual_seed(0)
+    clips, _ = eight()
+    both = CombinedDeepLearner(32, dropout=0.0).eval()
+    one = CombinedDeepLearner(32, dropout=0.0, branches=branches).eval()
+    names = one.load_state_dict(both.state_dict(), strict=False)
+    other = "plain" if branches == "gated" else "gated"
+    assert not names.missing_keys
+    assert {name.split(".")[0] for name in names.unexpected_keys} == {other}
+    torch.nn.init.zeros_(getattr(both, other).w2.weight)
+    torch.nn.init.zeros_(getattr(both, other).w2.bias)
+    torch.testing.assert_close(one(clips), both(clips))
+
+
+CASCADE = """
+model:
+  net: {class_path: pipeline.lift.Cascade, init_args: {stages: 2, width: 16, blocks: 1}}
+  optimizer: {class_path: torch.optim.Adam, init_args: {lr: 1.0e-2}}
+  loss: {class_path: pipeline.lift.losses.ZScoredMSE}
+data:
+  source:
+    class_path: pipeline.datasets.synthetic.Synthetic
+    init_args: {train: 1, val: 1, test: 1, actions: [walk], seconds: 0.4}
+trainer: {max_epochs: 2, num_sanity_val_steps: 0, limit_test_batches: 1}
+save_every: 1
+"""
+
+
+@pytest.mark.filterwarnings(
+    r"ignore:[\s\S]*(instantiate_classes|JsonargparseDeprecationWarning)"  # lightning 2.6.6 does
+)
+def test_a_cascade_is_trained_in_turn_by_the_command_line(tmp_path, capsys):
+    (tmp_path / "cascade.yaml").write_text(CASCADE)
+    words = ["lift", "fit", "-c", str(tmp_path / "cascade.yaml"), "--wandb", "off"]
+    assert main([*words, "--runs", str(tmp_path)]) == 0, capsys.readouterr().err
+    before, last = (
+        torch.load(path, weights_only=True)["state_dict"]
+        for path in sorted((tmp_path / "lift" / "cascade" / "checkpoints").glob("step-*.ckpt"))[-2:]
+    )
+    assert before["net.stage"] == last["net.stage"] == 1
+    counts = [last[f"net.stages.{i}.batch_norm1.num_batches_tracked"] for i in range(2)]
+    assert counts[0] == counts[1] == 2
+    assert torch.equal(before["net.stages.0.w1.weight"], last["net.stages.0.w1.weight"])
+    assert not torch.equal(before["net.stages.1.w1.weight"], last["net.stages.1.w1.weight"])
