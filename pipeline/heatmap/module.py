@@ -268,7 +268,7 @@ def log_found(
         judges: One per benchmark; where two have the same number, the first is logged.
     """
     for name in SHARES:
-        if math.isfinite(report[name]):  # nobody is labelled where boxes are a detector's
+        if split == "val" or math.isfinite(report[name]):  # a detector's boxes have no labels
             known = f"{split}/{name.replace('@', '_')}"
             module.log(known, report[name], prog_bar=name == "pck@0.1")
     for number, judge in enumerate(judges):

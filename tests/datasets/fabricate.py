@@ -346,7 +346,7 @@ def human36m_posenet(root: Path, *, shifted: bool = False) -> Path:
                 middle, size = (low + high) / 2, 1.2 * (high - low)
                 name = f"{folder}/{folder}_{frame + 1:06d}.jpg"
                 if frame % 5 == 0:
-                    photograph(root / "images" / name)
+                    photograph(root / "images" / name, *camera.size)
                 images.append(
                     {
                         "id": len(images),
