@@ -47,10 +47,6 @@ parameters:
   data.batch_size: {value: 4}
 """
 
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore:[\s\S]*(instantiate_classes|JsonargparseDeprecationWarning)"  # lightning 2.6.6 does
-)
-
 
 def shipped(name):
     return read_sweep(shipped_configs() / "sweeps" / f"{name}.yaml")
