@@ -57,9 +57,8 @@ def main() -> None:
     print(f"re-seeding                      {1e3 * seeds:9.2f} ms   {seeds / whole:.2%}")
     print(f"guard against NaN and Inf       {1e3 * guard:9.2f} ms   {guard / whole:.2%}")
     each = save / given.save_every
-    print(
-        f"saving {size / 1e6:.1f} MB, every {given.save_every} steps {1e3 * save:6.0f} ms   {each / whole:.2%} per step"
-    )
+    what = f"saving {size / 1e6:.1f} MB, every {given.save_every} steps"
+    print(f"{what} {1e3 * save:6.0f} ms   {each / whole:.2%} per step")
     print(f"together                                       {(seeds + guard + each) / whole:.2%}")
 
 

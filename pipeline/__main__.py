@@ -40,9 +40,10 @@ def overview() -> str:
     lines += [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
     lines += [
         "",
-        "`heatlift STAGE fit --help` lists every option of a stage; `-c lift/mixste_small` takes a shipped",
-        "config or a file; --debug shows a full traceback. Exit codes: 0 done, 1 a bug, 2 usage or config,",
-        "3 numbers, 4 data, 5 storage, 6 a process lost, 130 and 143 stopped by a signal.",
+        "`heatlift STAGE fit --help` lists every option of a stage; `-c lift/mixste_small` takes",
+        "a shipped config or a file; --debug shows a full traceback. Exit codes: 0 done, 1 a bug,",
+        "2 usage or config, 3 numbers, 4 data, 5 storage, 6 a process lost, 130 and 143 stopped",
+        "by a signal.",
     ]
     return "\n".join(lines)
 
@@ -54,8 +55,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Without the program's name; `sys.argv` if none are given.
 
     Returns:
-        The exit code: 0 done, 1 a bug, 2 usage or config, 3 numbers, 4 data, 5 storage, 6 a process lost, 130 and 143
-        stopped by a signal.
+        The exit code: 0 done, 1 a bug, 2 usage or config, 3 numbers, 4 data, 5 storage,
+        6 a process lost, 130 and 143 stopped by a signal.
     """
     die_with_parent()
     words = list(sys.argv[1:] if args is None else args)

@@ -1,4 +1,4 @@
-"""Keyed randomness: numbers as a pure function of (seed, epoch, index, …), in any order of asking."""
+"""Keyed randomness: numbers as a pure function of (seed, epoch, index, …), in any order."""
 
 from __future__ import annotations
 

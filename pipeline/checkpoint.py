@@ -34,10 +34,12 @@ ALLOWED_IMPORTS = (
 """What a YAML file or a checkpoint may name; the command line adds to it with --import."""
 
 _HARMLESS = re.compile(
-    r"torch \w+Storage|torch\.storage (Untyped|Typed)Storage|torch (float|bfloat|int|uint|complex)\d+|torch (bool|Size|device)|"
-    r"torch\._utils _rebuild_(tensor_v2|parameter)|collections (OrderedDict|defaultdict|Counter)|builtins (set|dict)"
+    r"torch \w+Storage|torch\.storage (Untyped|Typed)Storage|"
+    r"torch (float|bfloat|int|uint|complex)\d+|torch (bool|Size|device)|"
+    r"torch\._utils _rebuild_(tensor_v2|parameter)|"
+    r"collections (OrderedDict|defaultdict|Counter)|builtins (set|dict)"
 )
-"""What the pickle inside a checkpoint may name: how torch writes tensors, and containers of them."""
+"""What the pickle in a checkpoint may name: how torch writes tensors, and containers of them."""
 
 jsonargparse.set_parsing_settings(
     import_path_denylist=["*"], import_path_allowlist=list(ALLOWED_IMPORTS)
@@ -45,7 +47,7 @@ jsonargparse.set_parsing_settings(
 
 
 def allow_import(name: str) -> None:
-    """Let configs and checkpoints name classes of a module that the user named on the command line."""
+    """Let configs and checkpoints name classes of a module that the command line named."""
     jsonargparse.set_parsing_settings(import_path_allowlist=[name])
 
 
@@ -103,8 +105,8 @@ def verify(path: str | Path) -> Path:
         The path.
 
     Raises:
-        DataError: If it is missing, not a checkpoint, cut short, changed by as much as one bit, or would unpack to
-            more than its size.
+        DataError: If it is missing, not a checkpoint, cut short, changed by as much as one bit, or
+            would unpack to more than its size.
     """
     path = Path(path)
     if not path.exists():
@@ -155,9 +157,9 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def _refuse_code(path: Path) -> None:
-    """Raise if the pickle inside names anything but tensors and containers, before any of it is obeyed.
+    """Raise if the pickle names anything but tensors and containers, before any of it is obeyed.
 
-    torch's safe reader runs nothing either, but it makes a `bytearray` of any size that it is asked for.
+    torch's safe reader runs nothing either, but it makes a `bytearray` of any size it is asked for.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -307,8 +309,8 @@ def hand_over(
         passing: Prefixes of the names that pass.
 
     Raises:
-        DataError: If the file is damaged, comes from another stage, shares no name with the receiver, or has a
-            shared name in another shape.
+        DataError: If the file is damaged, comes from another stage, shares no name with the
+            receiver, or has a shared name in another shape.
     """
     content = read(path)
     stage = stage_of(content, path)
@@ -323,14 +325,16 @@ def hand_over(
     shared = [name for name in wanted if name in given]
     if not shared:
         raise DataError(
-            f"{path}: none of its {len(given)} weights fits this network; give the same `net` to both stages"
+            f"{path}: none of its {len(given)} weights fits this network; "
+            "give the same `net` to both stages"
         )
     clashes = [name for name in shared if given[name].shape != wanted[name].shape]
     if clashes:
         name = clashes[0]
         raise DataError(
-            f"{path}: {name} is {tuple(given[name].shape)} there and {tuple(wanted[name].shape)} here "
-            f"(and {len(clashes) - 1} more); give the same `net` to both stages"
+            f"{path}: {name} is {tuple(given[name].shape)} there and "
+            f"{tuple(wanted[name].shape)} here (and {len(clashes) - 1} more); "
+            "give the same `net` to both stages"
         )
     module.load_state_dict({name: given[name] for name in shared}, strict=False)
     return HandOver(

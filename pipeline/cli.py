@@ -32,8 +32,8 @@ from pipeline.watch import say
 
 NOISE = (
     r".*LeafSpec.*",  # lightning 2.6 with torch 2.13
-    r".*args parameter is intended to run from within Python.*",  # we hand LightningCLI what is left of argv
-    r".*does not have many workers.*",  # whole batches come from one gather; workers would be slower
+    r".*args parameter is intended to run from within Python.*",  # it gets what is left of argv
+    r".*does not have many workers.*",  # whole batches come from one gather, faster without
     r".*Consider setting `persistent_workers=True`.*",
     r".*The number of training batches .* is smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
@@ -73,7 +73,7 @@ APART = (
 
 
 class StageCLI(LightningCLI):
-    """The command line of one stage: fixed module and data classes, a run folder, loggers, callbacks.
+    """The command line of a stage: fixed module and data classes, a run folder, loggers, callbacks.
 
     Args:
         stage: heatmap, integral, pretrain or lift.
@@ -177,9 +177,8 @@ class StageCLI(LightningCLI):
             if before.get(key) != value
         ]
         if changed:
-            say(
-                f"{self.stage}: {', '.join(sorted(changed))} as in {path}, not as on the command line"
-            )
+            names = ", ".join(sorted(changed))
+            say(f"{self.stage}: {names} as in {path}, not as on the command line")
 
     def before_instantiate_classes(self) -> None:
         """Find what is asked for by name, open the run, and choose loggers and callbacks."""
@@ -230,8 +229,8 @@ class StageCLI(LightningCLI):
             found = newest_finished(runs, "pretrain", fits)
             if found is None:
                 raise UsageError(
-                    f"{runs / 'pretrain'}: no finished pretraining of this network on this data; run `make pretrain` "
-                    "first, or set PRETRAINED=none to start from scratch"
+                    f"{runs / 'pretrain'}: no finished pretraining of this network on this data; "
+                    "run `make pretrain` first, or set PRETRAINED=none to start from scratch"
                 )
             config.model.pretrained = str(found)
         if config.data.get("detections") == "newest":
@@ -280,7 +279,7 @@ class StageCLI(LightningCLI):
         return folder
 
     def after_instantiate_classes(self) -> None:
-        """Remember how the module is made, so that its checkpoints can be turned into a module again."""
+        """Remember how the module is made, so that its checkpoints can become a module again."""
         made = plain_values(self._get(self.config, "model"))
         made.pop("pretrained", None)
         self.model.save_hyperparameters(
@@ -448,7 +447,7 @@ def run(command: str, words: Sequence[str], *, debug: bool = False) -> int:
 
 
 def _take_imports(words: Sequence[str]) -> list[str]:
-    """Import the files given with --import, so that configs may name their classes; give back the other words."""
+    """Import the files given with --import, for their classes; give back the other words."""
     rest: list[str] = []
     given = iter(words)
     for word in given:

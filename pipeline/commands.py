@@ -48,8 +48,8 @@ def newest_detector(runs: Path, source: Mapping[str, Any]) -> str:
     )
     if found is None:
         raise UsageError(
-            f"{runs / 'heatmap'}: no finished 2D stage on this data; run `make heatmap` first, or set "
-            "DETECTIONS=exact or noisy, or DETECTOR= to a checkpoint"
+            f"{runs / 'heatmap'}: no finished 2D stage on this data; run `make heatmap` first, "
+            "or set DETECTIONS=exact or noisy, or DETECTOR= to a checkpoint"
         )
     return str(found)
 

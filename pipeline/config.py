@@ -146,6 +146,6 @@ def plain_values(config: Any) -> dict[str, Any]:
 
 
 def same_source(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two configs name the same data: the same class, and the same root where it has one."""
+    """Whether two configs name the same data: the same class, and the same root if it has one."""
     roots = [source.get("init_args", {}).get("root") for source in (one, other)]
     return one.get("class_path") == other.get("class_path") and roots[0] == roots[1]

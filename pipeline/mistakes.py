@@ -14,8 +14,8 @@ from pathlib import Path
 
 import jsonargparse
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pipeline import ranks
 from pipeline.errors import HeatliftError
@@ -64,12 +64,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def usage(message: str, known: Sequence[str] = ()) -> str:
-    """What jsonargparse says, in a line: which key, what is wrong with it, and which key may be meant."""
+    """What jsonargparse says, in a line: which key, what is wrong, and which key may be meant."""
     keys = re.findall(r'Parser key "([^"]+)"', message)
     if denied := re.search(r"Importing '([^']+)' is not allowed", message):
         return (
-            f"{'.'.join(keys[:1])}: class_path {denied[1]} is not on the allow-list of what a config may import; "
-            "classes of your own come in with --import FILE.py"
+            f"{'.'.join(keys[:1])}: class_path {denied[1]} is not on the allow-list of what a "
+            "config may import; classes of your own come in with --import FILE.py"
         )
     unknown = re.search(
         r"option '([^']+)'|Option '([^']+)' is|unrecognized arguments: (\S+)", message

@@ -44,7 +44,7 @@ _SIGNS_OF_LOSS = (
 
 
 def rank() -> int | None:
-    """This process's number among those that were started together, before the process group exists."""
+    """This process's number among those started together, before the process group exists."""
     for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
         if name in os.environ:
             return int(os.environ[name])
@@ -62,7 +62,7 @@ def die_with_parent() -> None:
 
 
 def says_that_one_is_lost(error: BaseException) -> bool:
-    """Whether an exception of torch.distributed means that another process died or stopped answering."""
+    """Whether an exception of torch.distributed means that a process died or stopped answering."""
     text = f"{type(error).__name__} {error}".lower()
     return isinstance(error, RuntimeError) and any(sign in text for sign in _SIGNS_OF_LOSS)
 
@@ -81,8 +81,8 @@ def start(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Po
 def supervise(count: int, words: Sequence[str], given: Mapping[str, str]) -> tuple[str, int]:
     """Run a command line in several processes of this machine and wait for all of them.
 
-    When one fails, the others have a few seconds to end, then they are killed. SIGTERM and SIGINT are passed on to
-    all; a second one kills. Whatever happens to this process, they end with it.
+    When one fails, the others have a few seconds to end, then they are killed. SIGTERM and SIGINT
+    are passed on to all; a second one kills. Whatever happens to this process, they end with it.
 
     Args:
         count: How many.
@@ -166,7 +166,7 @@ def _wait(processes: Sequence[subprocess.Popen[str]]) -> set[int]:
 def _verdict(
     codes: Sequence[int], last_words: Sequence[str], killed: set[int], told: Sequence[int]
 ) -> tuple[str, int]:
-    """The first cause: who was told to stop, died, or failed; those who only lost another come last."""
+    """The first cause: who was told to stop, died or failed; who only lost another comes last."""
     if told and any(codes):
         name = signal.Signals(told[0]).name
         said = [text for text, code in zip(last_words, codes, strict=True) if code == 128 + told[0]]

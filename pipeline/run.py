@@ -30,7 +30,7 @@ def digest_of(settings: Mapping[str, Any]) -> str:
 
 
 def launch_id() -> str | None:
-    """What the processes of one torchrun or SLURM step have in common; none for a process on its own."""
+    """What the processes of a torchrun or SLURM step have in common; none for a process alone."""
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID")
     parts = [os.environ.get(name, "") for name in (*names, "MASTER_ADDR", "MASTER_PORT")]
     return ":".join(parts) if any(parts) and ranks.rank() is not None else None
@@ -84,8 +84,8 @@ def open_run(root: Path, stage: str, name: str, settings: Mapping[str, Any]) -> 
     Args:
         root: Folder of all runs.
         stage: Which stage.
-        name: NAME; where it is taken by a finished run, by other settings or by a run that another process works on,
-            NAME-2, NAME-3 … are tried.
+        name: NAME; where it is taken by a finished run, by other settings or by a run that another
+            process works on, NAME-2, NAME-3 … are tried.
         settings: Everything that shapes the result, as plain types.
 
     Raises:
@@ -150,14 +150,15 @@ def _wait_for_first(folder: Path, digest: str, patience: float = 120.0) -> Run:
                 return run
         time.sleep(0.2)
     raise ProcessLostError(
-        f"{folder}: the first process opened no run within {patience:.0f} s; are the runs on a shared disk?"
+        f"{folder}: the first process opened no run within {patience:.0f} s; "
+        "are the runs on a shared disk?"
     )
 
 
 def newest_checkpoint(
     folder: Path, digest: str = "", report: Callable[[str], None] = print
 ) -> Path | None:
-    """The newest whole state to go on from; those that are damaged or in the wrong place are named and passed over.
+    """The newest whole state to go on from; damaged and misplaced ones are named and passed over.
 
     Args:
         folder: Of the run.
@@ -217,8 +218,8 @@ class MetricsFile(Logger):
 
     Args:
         folder: The run's folder.
-        after: Lines of steps behind this one are dropped first, because a resumed run writes them again; -1 drops
-            all, none keeps all.
+        after: Lines of steps behind this one are dropped first, because a resumed run writes them
+            again; -1 drops all, none keeps all.
     """
 
     def __init__(self, folder: Path, after: int | None) -> None:

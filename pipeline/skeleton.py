@@ -1,4 +1,4 @@
-"""Named joint sets, their trees and pairs, and conversion by name that refuses what does not fit."""
+"""Named joint sets, their trees and pairs; conversion by name, which refuses what does not fit."""
 
 from __future__ import annotations
 

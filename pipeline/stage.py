@@ -1,4 +1,4 @@
-"""What the modules and data modules of all stages share: order of samples, schedules, checkpoints."""
+"""What modules and data modules of all stages share: order of samples, schedules, checkpoints."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class BatchSet(Protocol):
 
 
 class Order(Sampler[BatchKey]):
-    """Which samples come in which batch: a pure function of (seed, epoch), whatever happened before.
+    """Which samples come in which batch: a pure function of (seed, epoch), whatever came before.
 
     Training batches are cut from one permutation of all samples: batch s of W processes takes
     samples s*B*W … (s+1)*B*W of it, every W-th to each process. Each sample comes exactly once per
@@ -99,7 +99,7 @@ class Order(Sampler[BatchKey]):
 
 
 class Loader(DataLoader[dict[str, Any]]):
-    """A DataLoader that knows how many batches of this pass it has given, so that a resumed run goes on there.
+    """A DataLoader that knows how many batches of this pass it gave; a resumed run goes on there.
 
     Lightning stores `state_dict` in the checkpoint. The pass begins at the first batch asked for,
     not when the iterator is made, because Lightning makes it before it tells the sampler which
@@ -132,8 +132,8 @@ class Loader(DataLoader[dict[str, Any]]):
             else "was killed (out of memory?)"
         )
         return (
-            f"a loader process {how}, at batch {self.given} of this pass; lower --data.workers or --data.batch_size, "
-            "or look at the files of that batch with --data.workers 0"
+            f"a loader process {how}, at batch {self.given} of this pass; lower --data.workers or "
+            "--data.batch_size, or look at the files of that batch with --data.workers 0"
         )
 
     def state_dict(self) -> dict[str, int]:
@@ -141,7 +141,7 @@ class Loader(DataLoader[dict[str, Any]]):
         return {"given": self.given}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Start the next pass behind the batches that were given before; a finished pass starts anew."""
+        """Start the next pass behind the batches given before; a finished pass starts anew."""
         if isinstance(self.sampler, Order):
             self.sampler.skip = state["given"] if state["given"] < len(self.sampler) else 0
 
@@ -224,7 +224,7 @@ class EpochDecay(Schedule):
 
 
 class Stage(pl.LightningModule):
-    """Base of the LightningModules: the optimiser with its schedule by steps, and what a checkpoint says of itself.
+    """Base of the LightningModules: optimiser, schedule by steps, what a checkpoint says of itself.
 
     Args:
         optimizer: Makes the optimiser from the parameters.
@@ -284,7 +284,7 @@ class Stage(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another stage, or of another number of processes where training goes on.
+        """Refuse a checkpoint of another stage or, to train on, of another number of processes.
 
         Raises:
             UsageError: Naming both.
@@ -297,8 +297,9 @@ class Stage(pl.LightningModule):
         fitting = self._trainer is not None and self._trainer.state.fn == "fit"
         if fitting and about["processes"] != self.trainer.world_size:
             raise UsageError(
-                f"the run to resume had {about['processes']} processes and this has {self.trainer.world_size}: the "
-                "batches would differ; give a new --name, or as many devices as before"
+                f"the run to resume had {about['processes']} processes and this has "
+                f"{self.trainer.world_size}: the batches would differ; "
+                "give a new --name, or as many devices as before"
             )
         self.origin = about.get("origin", {})
 
@@ -312,7 +313,7 @@ class Source(Protocol):
 
 
 class StageData(pl.LightningDataModule):
-    """Base of the LightningDataModules: sets of batches become loaders whose order depends on the seed alone.
+    """Base of the LightningDataModules: sets of batches become loaders, ordered by the seed alone.
 
     Subclasses fill `train_set` and `evaluation_sets` (by split) in `setup`.
 

@@ -1,4 +1,4 @@
-"""What watches a run: seeds per batch, the NaN guard, signals, saving, and lines that say how far it is."""
+"""What watches a run: seeds per batch, the NaN guard, signals, saving, and lines of progress."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from pipeline.run import MetricsFile, Run, plain_number, read_metrics
 
 
 class Seeds(Callback):
-    """Derives torch's random state from (seed, epoch, batch, process) before every batch, so that a resumed run
-    draws the numbers that an unbroken one draws.
+    """Derives torch's random state from (seed, epoch, batch, process) before every batch.
+
+    So a resumed run draws the numbers that an unbroken one draws.
     """
 
     def __init__(self, seed: int) -> None:
@@ -78,13 +79,14 @@ class Guard(Callback):
     def _stop(self, trainer: pl.Trainer, what: str) -> None:
         shown = ", ".join(map(str, self.index[:8])) + (" …" if len(self.index) > 8 else "")
         raise NumbersError(
-            f"{what} at step {trainer.global_step}, samples {shown or 'unnamed'}; the weights are as they were "
-            "before this step and no checkpoint was touched; lower the learning rate or look at those samples"
+            f"{what} at step {trainer.global_step}, samples {shown or 'unnamed'}; the weights are "
+            "as they were before this step and no checkpoint was touched; lower the learning rate "
+            "or look at those samples"
         )
 
 
 class Stopped(SystemExit):
-    """A signal ended the command. Not an `Exception`, so that nothing on the way takes it for a failure.
+    """A signal ended the command. Not an `Exception`, so that nothing takes it for a failure.
 
     Args:
         number: Of the signal.
@@ -99,9 +101,10 @@ class Stopped(SystemExit):
 class Signals(Callback):
     """SIGTERM and SIGINT end a run with exit code 143 or 130.
 
-    Before and after training they end it at once; a second one always does. In training the handler only sets a
-    flag, and the run stops at the next batch boundary, all processes at the same one, with its state saved. A
-    validation has `patience` seconds to come to its end, where the state can be saved.
+    Before and after training they end it at once; a second one always does. In training the handler
+    only sets a flag, and the run stops at the next batch boundary, all processes at the same one,
+    with its state saved. A validation has `patience` seconds to come to its end, where the state
+    can be saved.
 
     Args:
         patience: Seconds.
@@ -122,8 +125,9 @@ class Signals(Callback):
             self._stop()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Keep Lightning's handlers out: they end with exit code 0 or 1, and can hang several processes."""
-        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        """Keep Lightning's handlers out: they exit with 0 or 1, and can hang several processes."""
+        connector = trainer._signal_connector
+        connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on a stop is put off to the next batch boundary."""
@@ -186,14 +190,15 @@ class Signals(Callback):
 class Keeper(Callback):
     """Saves: the two newest states to resume from, and the best weights.
 
-    A state is saved after a batch that no validation follows, and at the end of an epoch: from there Lightning goes on
-    exactly. It also keeps the numbers of that step that the metrics file does not have yet.
+    A state is saved after a batch that no validation follows, and at the end of an epoch: from
+    there Lightning goes on exactly. It also keeps the numbers of that step that the metrics file
+    does not have yet.
 
     Args:
         run: Where to.
         every: Optimiser steps between two states.
-        monitor: Name of the metric that decides which weights are best, and whether it should be `min` or `max`;
-            none keeps the last.
+        monitor: Name of the metric that decides which weights are best, and whether it should be
+            `min` or `max`; none keeps the last.
     """
 
     def __init__(self, run: Run, every: int, monitor: tuple[str, str] | None) -> None:
@@ -226,7 +231,8 @@ class Keeper(Callback):
     def validation_follows(trainer: pl.Trainer, batch_idx: int) -> bool:
         """Whether this batch is followed by a validation or the end of the epoch."""
         done = batch_idx + 1
-        return done >= trainer.num_training_batches or done % trainer.val_check_batch == 0
+        every = trainer.val_check_batch  # none only before training begins
+        return done >= trainer.num_training_batches or done % every == 0  # type: ignore[operator]
 
     def on_train_batch_end(
         self,
@@ -256,18 +262,20 @@ class Keeper(Callback):
         value = plain_number(trainer.callback_metrics[name])
         if value is None:
             raise NumbersError(
-                f"{name} is not finite at step {trainer.global_step}; the best weights are as before"
+                f"{name} is not finite at step {trainer.global_step}; "
+                "the best weights are as before"
             )
         if self.best is None or (value < self.best if mode == "min" else value > self.best):
             self.best = value
             trainer.save_checkpoint(self.run.checkpoints / "best.ckpt", weights_only=True)
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Save a state to resume from, then remove all but the two newest; nothing if this one is there."""
+        """Save a state to resume from and keep the two newest; nothing if this one is there."""
         if self.saved_at == trainer.global_step:
             return
         self.saved_at = trainer.global_step
-        due = trainer.global_step % trainer.log_every_n_steps == 0
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its constructor
+        due = trainer.global_step % every == 0
         logged = {name: plain_number(value) for name, value in trainer.logged_metrics.items()}
         self.pending = {
             k: v for k, v in logged.items() if due and v is not None and k.startswith("train/")
@@ -279,7 +287,7 @@ class Keeper(Callback):
                 old.unlink(missing_ok=True)
 
     def chosen(self) -> Path | None:
-        """The checkpoint that later stages take: the best, else the last; none if nothing was saved."""
+        """The checkpoint that later stages take: the best, else the last; none if there is none."""
         best = self.run.checkpoints / "best.ckpt"
         states = sorted(self.run.checkpoints.glob("step-*.ckpt"))
         return best if best.exists() else (states[-1] if states else None)
@@ -325,7 +333,8 @@ class Progress(Callback):
         loss = trainer.callback_metrics.get("train/loss")
         number = "" if loss is None else f", loss {float(loss):.4g}"
         sys.stdout.write(
-            f"  step {trainer.global_step} of {total}, epoch {trainer.current_epoch + 1} of {epochs}{number}, "
+            f"  step {trainer.global_step} of {total}, "
+            f"epoch {trainer.current_epoch + 1} of {epochs}{number}, "
             f"{rate:.1f} steps/s, about {duration(left)} left\n"
         )
         sys.stdout.flush()

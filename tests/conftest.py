@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 import warm
-
 from runs import TINY, WORDS, outcome
 
 
@@ -114,7 +113,7 @@ class Child:
 
 
 def _starter(server, folder, children):
-    """A function that starts `heatlift WORDS` in a folder: start("lift", "fit", …, faults=[…], env={…}, limits={…})."""
+    """Starts `heatlift WORDS` in a folder: start("lift", "fit", …, faults=[…], env={…})."""
 
     def start(*words, faults=(), env=None, limits=None):
         folder.mkdir(parents=True, exist_ok=True)
@@ -176,7 +175,7 @@ def unbroken(server, tmp_path_factory, heatlift_in):
 
 @pytest.fixture(scope="session")
 def table(tmp_path_factory):
-    """Collects rows: fault, what the stock stack does, failures of Heatlift, times tried; printed at the end."""
+    """Rows to print at the end: fault, what the stock stack does, failures, times tried."""
     rows = []
     yield lambda *row: rows.append(row)
     lines = ["", "| fault | stock stack | Heatlift failed | times tried |", "|---|---|---|---|"]

@@ -1,4 +1,4 @@
-"""Faults that tests put into the children they start: each changes what a library or callback does there."""
+"""Faults that tests put into children: each changes what a library or callback does there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def _say():
 class At(pl.Callback):
     """Does something at a place of a run.
 
-    Places: `batch` (after it, before anything is saved), `saved` (after it and what was saved), `validation`, `epoch`, `test`.
+    Places: `batch` (after it, before anything is saved), `saved` (after it and what was saved),
+    `validation`, `epoch`, `test`.
     """
 
     def __init__(self, place, step, act, rank=None):

@@ -1,4 +1,4 @@
-"""Tiny runs of every stage: their configs, the command lines that start them, and what they must leave."""
+"""Tiny runs of every stage: configs, command lines that start them, and what they must leave."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pipeline.run import read_metrics, read_state
 
 MOTION = """
 model:
-  net: {class_path: pipeline.lift.MixSTE, init_args: {frames: 9, dim: 16, depth: 2, heads: 2, drop_path: 0.3}}
+  net:
+    class_path: pipeline.lift.MixSTE
+    init_args: {frames: 9, dim: 16, depth: 2, heads: 2, drop_path: 0.3}
   optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-3}}
   schedule: {class_path: pipeline.stage.WarmupCosine}
 data:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "pipeline").rglob("*.py"))
 TEXT = (ROOT / "ARCHITECTURE.md").read_text()
 
-FLOORS = [line.strip().split() for line in re.search(r"```floors\n(.*?)```", TEXT, re.S)[1].splitlines()]
+FLOORS = [line.split() for line in re.search(r"```floors\n(.*?)```", TEXT, re.S)[1].splitlines()]
 """From top to bottom; files of one floor may import each other."""
 
 

@@ -1,16 +1,16 @@
-"""What is wrong with a command line or a config is said in one line, with its exit code, before anything runs."""
+"""A wrong command line or config gives one line and its exit code, before anything runs."""
 
 from __future__ import annotations
 
 import sys
 
 import pytest
-
-from pipeline.__main__ import main
 from runs import TINY, WORDS
 
+from pipeline.__main__ import main
+
 LIFT = TINY["lift"]
-pytestmark = pytest.mark.filterwarnings("default")  # libraries warn; `cli.run` decides which to show
+pytestmark = pytest.mark.filterwarnings("default")  # `cli.run` decides which of them to show
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Processes of one run die, hang or throw; the rest ends soon, and the last line says which and why."""
+"""Processes of a run die, hang or throw; the rest ends soon; the last line says which and why."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ import random
 import signal
 
 import pytest
-
 from runs import TINY, TWO, WORDS, differing, outcome
 
 SEED = 20261120
@@ -40,7 +39,7 @@ def test_another_seed_ends_elsewhere(unbroken):
     assert "weights" in differing(other, unbroken("pretrain"))
 
 
-# ---- make test-all ---------------------------------------------------------------------------------
+# ---- make test-all -------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

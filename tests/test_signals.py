@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT stop a run within seconds, saved, with 143 and 130, and leave nobody behind."""
+"""SIGTERM and SIGINT stop a run within seconds, saved, with 143 or 130, and leave nobody behind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import signal
 import time
 
 import pytest
-
 from runs import TINY, TWO, WORDS, differing, outcome
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}

@@ -1,4 +1,4 @@
-"""Kills, faults and deaths by the hundred; prints the table of docs/reliability.md. Run by `make soak`."""
+"""Kills, faults and deaths by the hundred, for `make soak`: the table of docs/reliability.md."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import traceback
 
 
 def run(words, folder, environment, faults, limits):
-    """Be `heatlift WORDS` in its own session and folder, after the functions named in `faults` were called."""
+    """Be `heatlift WORDS` in a session and folder of its own, after calling what `faults` names."""
     os.setsid()
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     os.chdir(folder)
@@ -57,7 +57,7 @@ def _call(fault):
 
 
 class Forked:
-    """A process of several, forked instead of started: as `subprocess.Popen`, as far as it is used."""
+    """A process of several, forked, not started: as `subprocess.Popen`, as far as it is used."""
 
     def __init__(self, words, environment):
         from pipeline.__main__ import main

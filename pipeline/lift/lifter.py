@@ -29,8 +29,8 @@ class Lifter(nn.Module):
         """Lift clips.
 
         Args:
-            joints2d: Normalised 2D, (B, T, J, C), C = 2 (x, y) or 3 (x, y, score). Where a joint is not visible
-                the caller has written the mask token; no NaN arrives here.
+            joints2d: Normalised 2D, (B, T, J, C), C = 2 (x, y) or 3 (x, y, score). Where a joint is
+                not visible the caller has written the mask token; no NaN arrives here.
             visible: Which joints were seen, (B, T, J); a network may ignore it.
 
         Returns:
