@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.transformer import Block, drop_path_rates
 
+GAIN = 8.0
+"""Factor on the first layer's weights where embeddings are spread: tokens then have about the size
+of 1, for normalised 2D of a deviation of about 0.2."""
+
 
 class MixSTE(Lifter):
     """Mixed spatio-temporal encoder: 2D clips to 3D clips, every frame at once.
@@ -33,6 +37,9 @@ class MixSTE(Lifter):
         channels: Numbers per joint that come in: 2 (x, y) or 3 (x, y, score).
         drop_path: Probability that the last pair of blocks drops a branch; grows evenly from 0 in
             the first.
+        spread: Deviation that position embeddings are drawn with at the start; where it is not 0,
+            the first layer's weights are larger too (`GAIN`), so that joints, frames and poses
+            differ from the first step on. 0 starts as published.
 
     Source: Zhang et al., "MixSTE", CVPR 2022, eq. 3-7 and sec. 4.2; T=243, C=512, depth 8 gives
     33,783,811 parameters.
@@ -52,6 +59,7 @@ class MixSTE(Lifter):
         *,
         channels: int = 2,
         drop_path: float = 0.1,
+        spread: float = 0.0,
     ) -> None:
         super().__init__()
         self.frames = self.receptive_field = frames
@@ -65,6 +73,11 @@ class MixSTE(Lifter):
         self.Spatial_norm = nn.LayerNorm(dim, eps=1e-6)
         self.Temporal_norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 3))
+        if spread:
+            nn.init.normal_(self.Spatial_pos_embed, std=spread)
+            nn.init.normal_(self.Temporal_pos_embed, std=spread)
+            with torch.no_grad():
+                self.Spatial_patch_to_embedding.weight.mul_(GAIN)
 
     def forward(self, joints2d: Tensor, visible: Tensor | None = None) -> Tensor:
         """Lift clips, (B, T, J, channels) -> (B, T, J, 3); see `Lifter.forward`.

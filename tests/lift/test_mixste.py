@@ -84,3 +84,15 @@ def test_eight_clips_are_memorised():
         loss.backward()
         optimizer.step()
     assert loss < 0.25 * MPJPELoss()(poses.mean(0, keepdim=True).expand_as(poses), poses)
+
+
+def test_spread_tokens_tell_joints_frames_and_poses_apart_at_the_start():
+    clip = 0.2 * torch.randn(1, 9, 17, 2, generator=torch.Generator().manual_seed(0))
+
+    def deviation(spread):
+        torch.manual_seed(0)
+        net = MixSTE(frames=9, dim=16, depth=2, spread=spread).eval()
+        return [net(same).std(dim).mean() for same, dim in ((0 * clip, 2), (clip, 1))]
+
+    for plain, spread in zip(deviation(0.0), deviation(0.5), strict=True):
+        assert spread > 2 * plain
