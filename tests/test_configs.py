@@ -13,10 +13,6 @@ from pipeline.__main__ import STAGES, main
 from pipeline.config import shipped_configs
 from pipeline.heatmap.data import skeleton_named
 
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore:[\s\S]*(instantiate_classes|JsonargparseDeprecationWarning)"  # lightning 2.6.6 does
-)
-
 WIDE = re.compile(
     r"hrnet_w|simple_baseline|san|videopose3d|mixste(?!_small|_mocap)|poseformer(?!_group)"
 )

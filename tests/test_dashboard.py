@@ -20,11 +20,7 @@ from pipeline.metrics import QUANTITIES, MotionTable
 from pipeline.run import MetricsFile
 from pipeline.skeleton import H36M17
 
-pytestmark = [
-    # Lightning 2.6 with torch 2.13, see its utilities/_pytree.py
-    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
 DOCS = Path(__file__).parent.parent / "docs" / "dashboards.md"
 WALK = np.random.default_rng(0).normal(0, 0.3, (12, 17, 3)).astype(np.float32)

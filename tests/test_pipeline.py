@@ -13,10 +13,6 @@ from pipeline.dashboard import METRICS, PANELS
 from pipeline.heatmap import HeatmapModule
 from pipeline.run import read_metrics
 
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore:[\s\S]*(instantiate_classes|JsonargparseDeprecationWarning)"  # lightning 2.6.6 does
-)
-
 PEOPLE = """
     class_path: pipeline.datasets.synthetic.Synthetic
     init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 0.8, pictures: 60}

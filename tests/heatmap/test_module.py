@@ -36,7 +36,6 @@ def trainer(folder, **changes) -> pl.Trainer:
 def quiet():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers")
-        warnings.filterwarnings("ignore", message=".*LeafSpec")
         yield
 
 

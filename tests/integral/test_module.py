@@ -236,7 +236,6 @@ def trainer(folder, **changes):
 def quiet():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers")
-        warnings.filterwarnings("ignore", message=".*LeafSpec")
         yield
 
 

@@ -27,6 +27,5 @@ def trainer(tmp_path):
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers")
-        warnings.filterwarnings("ignore", message=".*LeafSpec")
         warnings.filterwarnings("ignore", message=".*sync_dist=True")
         yield make
