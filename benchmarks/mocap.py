@@ -1,7 +1,8 @@
 """How long motion capture takes to read, convert and open again, against the yardstick of 60 s.
 
-    .venv/bin/python benchmarks/mocap.py ../shared/data/cmu_mocap
+    .venv/bin/python benchmarks/mocap.py [folder with the CMU recordings]
 
+Without a folder it takes $ROOT, $HEATLIFT_DATA/mocap or ../shared/data/cmu_mocap, whichever exists.
 Yardstick: 142 files, 190 MB of text, in at most 60 s on two cores, once; then from the cache, which
 is a temporary folder, so that every run is a first one. One process, one core.
 """
@@ -23,14 +24,18 @@ from pipeline.datasets.export import export_videopose3d
 from pipeline.datasets.mocap import Mocap
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+BESIDE = Path(__file__).parents[2] / "shared" / "data" / "cmu_mocap"
 
 
 def main() -> None:
     """Print one line per measurement."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("root", type=Path, help="folder with the CMU recordings")
+    parser.add_argument("root", type=Path, nargs="?", default=default_root())
     root = parser.parse_args().root
     files = sorted(root.rglob("*.bvh.gz"))
+    if not files:
+        print(f"{root}: no CMU recordings (*.bvh.gz); set ROOT= or HEATLIFT_DATA to have this run")
+        return
     with tempfile.TemporaryDirectory() as cache:
         os.environ["HEATLIFT_CACHE"] = cache
         with measured(f"unpack {len(files)} files"):
@@ -49,6 +54,13 @@ def main() -> None:
                     source.sequences(split)
         with measured("export in VideoPose3D's format"):
             export_videopose3d(Mocap(root, cameras="human36m"), Path(cache, "export"))
+
+
+def default_root() -> Path:
+    """Of the folders in which recordings may lie, the first that exists."""
+    data = os.environ.get("HEATLIFT_DATA")
+    places = [os.environ.get("ROOT"), data and f"{data}/mocap"]
+    return next((Path(place) for place in places if place and Path(place).is_dir()), BESIDE)
 
 
 @contextmanager

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,27 +47,28 @@ def main() -> None:
     parser.add_argument("--camera", type=int, default=3)
     parser.add_argument("--frames", type=int, nargs="+", default=[6, 22, 38])
     arguments = parser.parse_args()
-    detector, lifter, sequences = chain(arguments.runs)
+    paths = [
+        newest_finished(arguments.runs, stage, lambda settings: True, name=name)
+        for stage, name in (("heatmap", "demo"), ("lift", "demo-detected"))
+    ]
+    if None in paths:
+        print(f"{arguments.runs}: no finished demo; run `make demo` first")
+        return
+    detector, lifter, sequences = chain(*paths)
     name = f"{arguments.action} camera{arguments.camera}"
     sequence = next(sequence for sequence in sequences if sequence.name.endswith(name))
     write_png(arguments.picture, sheet(sequence, detector, lifter, arguments.frames))
 
 
-def chain(runs: Path) -> tuple[Any, Any, list[Sequence]]:
-    """The networks of the newest demo, and the people held out from it."""
-    paths = [
-        newest_finished(runs, stage, lambda settings: True, name=name)
-        for stage, name in (("heatmap", "demo"), ("lift", "demo-detected"))
-    ]
-    if None in paths:
-        sys.exit(f"{runs}: no finished demo; run `make demo` first")
-    modules = [
-        checkpoint.rebuild(path, stages=(stage,))
-        for path, stage in zip(paths, ("heatmap", "lift"), strict=True)
-    ]
-    state = read_state(paths[1].parents[1])
+def chain(detector: Path, lifter: Path) -> tuple[Any, Any, list[Sequence]]:
+    """The networks of these checkpoints, and the people held out from them."""
+    state = read_state(lifter.parents[1])
     made = state["settings"]["data"]["source"]["init_args"]
-    return *modules, Synthetic(**made).sequences("test")
+    return (
+        checkpoint.rebuild(detector, stages=("heatmap",)),
+        checkpoint.rebuild(lifter, stages=("lift",)),
+        Synthetic(**made).sequences("test"),
+    )
 
 
 @torch.no_grad()

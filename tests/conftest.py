@@ -113,7 +113,7 @@ class Child:
 
 
 def _starter(server, folder, children):
-    """Starts `heatlift WORDS` in a folder: start("lift", "fit", …, faults=[…], env={…})."""
+    """Starts `heatlift WORDS`: start("lift", "fit", …, faults=[…], env={…}, limits={…})."""
 
     def start(*words, faults=(), env=None, limits=None):
         folder.mkdir(parents=True, exist_ok=True)

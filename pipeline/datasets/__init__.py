@@ -178,7 +178,10 @@ class Source(Protocol):
     for.
     """
 
-    skeleton: Skeleton
+    @property
+    def skeleton(self) -> Skeleton:
+        """The joint set of its sequences and samples."""
+        ...
 
     def describe(self) -> str:
         """One line for the first lines of a run: what this is, and from where."""

@@ -88,11 +88,11 @@ class LiftModule(LifterStage):
     """Learns to lift 2D clips to 3D clips.
 
     Batches: see `LiftDataModule`. Logged: `train/loss`; `val/` and `test/` `mpjpe_mm`,
-        `p_mpjpe_mm`, `n_mpjpe_mm`,
-    `mpjve_mm`, each as a mean over frames and, with `_action_mean`, over actions. Predictions are
-    re-rooted before they are scored. On MPI-INF-3DHP also `pck3d_150mm` and `auc3d`, over its 14
-    joints. A checkpoint holds the lifter, the mask token, the mean pose of the training split, and
-    the digest and report of pretrained weights; it needs no other file.
+    `p_mpjpe_mm`, `n_mpjpe_mm`, `mpjve_mm`, each as a mean over frames and, with `_action_mean`,
+    over actions. Predictions are re-rooted before they are scored. On MPI-INF-3DHP also
+    `pck3d_150mm` and `auc3d`, over its 14 joints. A checkpoint holds the lifter, the mask token,
+    the mean pose of the training split, and the digest and report of pretrained weights; it needs
+    no other file.
 
     Args:
         net: The lifter.

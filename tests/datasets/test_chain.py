@@ -16,10 +16,6 @@ from pipeline.datasets.human36m import Human36M
 from pipeline.lift.data import exact_joints2d
 from pipeline.skeleton import COCO17, H36M17, conversion
 
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore:[\s\S]*(instantiate_classes|JsonargparseDeprecationWarning)"  # lightning 2.6.6 does
-)
-
 TWO_STEPS = [
     *("--wandb", "off", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"),
     *("--trainer.limit_train_batches", "2", "--trainer.precision", "32-true"),

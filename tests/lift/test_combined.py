@@ -151,9 +151,6 @@ save_every: 1
 """
 
 
-@pytest.mark.filterwarnings(
-    r"ignore:[\s\S]*(instantiate_classes|JsonargparseDeprecationWarning)"  # lightning 2.6.6 does
-)
 def test_a_cascade_is_trained_in_turn_by_the_command_line(tmp_path, capsys):
     (tmp_path / "cascade.yaml").write_text(CASCADE)
     words = ["lift", "fit", "-c", str(tmp_path / "cascade.yaml"), "--wandb", "off"]

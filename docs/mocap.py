@@ -1,11 +1,14 @@
 """Draws docs/mocap.png: one recording from its four cameras, exact and noisy 2D over the render.
 
-.venv/bin/python benchmarks/mocap_views.py ../shared/data/cmu_mocap docs/mocap.png
+    .venv/bin/python docs/mocap.py [folder with the CMU recordings] [--picture docs/mocap.png]
+
+Without a folder it takes $ROOT, $HEATLIFT_DATA/mocap or ../shared/data/cmu_mocap, whichever exists.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from pipeline.draw import contact_sheet, joints_over, titled, write_png
 from pipeline.skeleton import H36M17
 
 EXACT = (0, 150, 80)
+BESIDE = Path(__file__).parents[2] / "shared" / "data" / "cmu_mocap"
 SIDE = 270
 """Of a crop on the sheet, pixels."""
 
@@ -26,11 +30,14 @@ SIDE = 270
 def main() -> None:
     """Draw the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("root", type=Path, help="folder with the CMU recordings")
-    parser.add_argument("picture", type=Path, help="PNG file to write")
+    parser.add_argument("root", type=Path, nargs="?", default=default_root())
+    parser.add_argument("--picture", type=Path, default=Path(__file__).with_suffix(".png"))
     parser.add_argument("--recording", default="10_03")
     parser.add_argument("--frames", type=int, nargs="+", default=[20, 50, 80, 110])
     arguments = parser.parse_args()
+    if not any(arguments.root.rglob("*.bvh.gz")):
+        print(f"{arguments.root}: no CMU recordings (*.bvh.gz); set ROOT= or HEATLIFT_DATA to draw")
+        return
     sequences = [
         sequence
         for sequence in Mocap(arguments.root, pictures=True).sequences("test")
@@ -46,6 +53,13 @@ def main() -> None:
     title += "noisy 2D in colour (body's left orange, right blue)"
     sheet = titled(contact_sheet(tiles, len(sequences), captions), title)
     write_png(arguments.picture, sheet)
+
+
+def default_root() -> Path:
+    """Of the folders in which recordings may lie, the first that exists."""
+    data = os.environ.get("HEATLIFT_DATA")
+    places = [os.environ.get("ROOT"), data and f"{data}/mocap"]
+    return next((Path(place) for place in places if place and Path(place).is_dir()), BESIDE)
 
 
 def tracks(sequence: Sequence) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
