@@ -503,10 +503,15 @@ def calibrated(metrics: Iterable[tuple[int, str, float]]) -> tuple[float, float,
     Returns:
         CPU seconds of a step, CPU seconds that a pass takes beside its steps, and steps of a whole
         pass.
+
+    Raises:
+        UsageError: If there are too few steps to tell.
     """
     clock = {step: value for step, name, value in metrics if name == "train/cpu_s"}
     batches = next(v for _, name, v in metrics if name == "train/batches_per_pass")
     steps = sorted(clock)
+    if len(steps) < 8:
+        raise UsageError("the data give fewer than four batches in a pass; results needs more data")
     costs = np.diff([clock[step] for step in steps])
     half = len(steps) // 2
     later = costs[half:]

@@ -42,6 +42,11 @@ def test_a_short_run_tells_what_steps_and_passes_cost():
     assert used(metrics) == pytest.approx(14.0)
 
 
+def test_too_few_steps_tell_nothing():
+    with pytest.raises(UsageError, match="results needs more data"):
+        calibrated([(0, "train/batches_per_pass", 1.0), (0, "train/cpu_s", 1.0)])
+
+
 def test_every_input_has_the_compared_set_at_equal_budgets():
     for detections in ("noisy", "exact"):
         mine = [row for row in ROWS if row.detections == detections]
@@ -118,10 +123,11 @@ def test_a_finished_row_is_not_trained_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_row_is_trained_measured_and_written_within_its_budget(tmp_path, monkeypatch):
-    monkeypatch.setattr(robustness, "LEVELS", {"joints hidden": (0.0, 0.4)})
+@pytest.mark.timeout(400)
+def test_a_row_is_trained_measured_and_written_within_its_budget(tmp_path):
+    people = {"train": 4, "val": 1, "test": 1, "seconds": 3.0}
     results.results(
-        SYNTHETIC,
+        {**SYNTHETIC, "init_args": people},
         seconds=6.0,
         rows=["martinez-exact"],
         runs=str(tmp_path / "runs"),
