@@ -11,6 +11,7 @@ from typing import Any
 import jsonargparse
 import yaml
 
+from pipeline import published
 from pipeline.config import find_config, refuse_odd_yaml, same_source
 from pipeline.errors import UsageError
 from pipeline.run import newest_finished
@@ -90,7 +91,7 @@ def _function(place: str) -> Callable[..., Any]:
     return function
 
 
-NAMED = ("detect", "results", "robustness")
+NAMED = ("detect", "results", "robustness", "weights")
 """Plain commands all of whose arguments are named; the others take them in order."""
 
 
@@ -100,14 +101,18 @@ def run_plain(command: str, words: Sequence[str]) -> None:
     while isinstance(places, dict) and rest and rest[0] in places:
         called.append(rest.pop(0))
         places = places[called[-1]]
+    if called == ["weights", "import"]:
+        rest = importing(rest)
     parser_settings: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
-    jsonargparse.auto_cli(
+    given = jsonargparse.auto_cli(
         _functions(places),
         args=with_source(spelled(rest)),
         as_positional=command not in NAMED,
         prog=" ".join(["heatlift", *called]),
         **parser_settings,
     )
+    if isinstance(given, published.Report):
+        say(str(given))
 
 
 def _functions(places: Any) -> Any:
@@ -134,6 +139,17 @@ def spelled(words: Sequence[str]) -> list[str]:
         dashed = name.startswith("--") and "." not in name
         found.append((f"--{name[2:].replace('-', '_')}" if dashed else name) + equals + value)
     return [*found, ANY_NUMBER] if found[-1:] == ["--skip_bad"] else found
+
+
+def importing(words: Sequence[str]) -> list[str]:
+    """`FILE --as NETWORK -o OUT` in the names of `published.import_weights`.
+
+    >>> importing(["a.bin", "--as", "mixste", "-o", "b.ckpt"])
+    ['--file', 'a.bin', '--as_', 'mixste', '--output', 'b.ckpt']
+    """
+    names = {"--as": "--as_", "-o": "--output"}
+    first = [] if not words or words[0].startswith("-") else ["--file"]
+    return first + [names.get(word, word) for word in words]
 
 
 def with_source(words: Sequence[str]) -> list[str]:

@@ -237,7 +237,7 @@ def import_weights(
     """
     if as_ not in NETWORKS:
         raise UsageError(f"{as_} is not a network with published weights; take one of {_known()}")
-    if Path(output).exists() and Path(output).samefile(file):
+    if Path(output).exists() and Path(file).exists() and Path(output).samefile(file):
         raise UsageError(f"{output}: is the input; choose another name for the checkpoint")
     class_path, sizes = NETWORKS[as_]
     origin, digest, given = _open(file)
