@@ -72,7 +72,10 @@ _EVALUATED = (
         Metric(f"{name}_action_mean_mm", "mm", f"{what}; mean over actions", "min")
         for name, what in _POSE
     ),
-    Metric("mean_pose_mpjpe_mm", "mm", "MPJPE of answering every frame with the mean pose"),
+    *(
+        Metric(f"mean_pose_{name}_mm", "mm", f"{what}; of the mean pose in every frame")
+        for name, what in _POSE
+    ),
     Metric("of_mean_pose", "share", "MPJPE as a share of the mean pose's", "min"),
     Metric("pck3d_150mm", "share", "joints within 150 mm of their exact places", "max"),
     Metric("auc3d", "share", "area under 3D PCK from 0 to 150 mm", "max"),

@@ -178,7 +178,7 @@ def plan(seconds: float, step: float, start: float, batches_per_pass: int) -> Pl
         UsageError: If it does not buy one step in each of four passes.
 
     >>> plan(100.0, 0.5, 1.0, 30)
-    Plan(epochs=8, batches=23, validate_every=1)
+    Plan(epochs=7, batches=26, validate_every=1)
     """
     for least in range(4, 100_000):
         every = max(1, least // 6)

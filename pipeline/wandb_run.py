@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 from pipeline import draw
 from pipeline.errors import UsageError
 from pipeline.page import Metric
+from pipeline.watch import say
 
 _log = logging.getLogger(__name__)
 
@@ -306,7 +307,7 @@ class GuardedWandb(Logger):
         try:
             run.finish()
             if self.mode == "offline":
-                rank_zero_info(f"W&B: logged offline; {send}")
+                say(f"  W&B        logged offline; {send}")
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             _log.warning("W&B: could not finish (%s); %s", reason, send)

@@ -149,7 +149,9 @@ def test_every_quantity_of_the_motion_tables_has_a_declared_name_for_both_means(
 # ---- W&B ---------------------------------------------------------------------------------------
 
 
-def test_an_offline_run_keeps_numbers_pictures_films_and_tables_in_its_folder(tmp_path, caplog):
+def test_an_offline_run_keeps_numbers_pictures_films_and_tables_in_its_folder(
+    tmp_path, caplog, capsys
+):
     folder = tmp_path / "run"
     logger = wandb_for(folder, config={"lr": 0.1, "api_key": "secret-7"})
     trainer = trainer_in(folder, *logger)
@@ -160,7 +162,7 @@ def test_an_offline_run_keeps_numbers_pictures_films_and_tables_in_its_folder(tm
         dashboard.log_artifact(trainer, folder / "metrics.csv", "numbers")
         dashboard.finish(trainer)
     [written] = folder.glob("wandb/offline-run-*")
-    assert f"wandb sync {written}" in caplog.text
+    assert f"wandb sync {written}" in capsys.readouterr().out
     assert not warnings_in(caplog)
     content = written_soon(next(written.glob("*.wandb")), b"test/worst_clip_1")
     for text in (b"train/loss", b"test/mpjpe_mm", b"chain"):
