@@ -284,7 +284,7 @@ class GuardedWandb(Logger):
         )
         atexit.register(self.finish)
         if self.mode == "online":
-            rank_zero_info(f"W&B: {run.url}")
+            say(f"W&B: {run.url}")
         return run
 
     def _identity(self) -> str:
