@@ -16,6 +16,7 @@ from pipeline.datasets.human36m import CAMERAS, action_of, subjects_of
 from pipeline.datasets.mmpose import Annotations, read_annotations, read_cameras
 from pipeline.datasets.photos import Photographs, without_bad
 from pipeline.errors import DataError
+from pipeline.metrics import MILLIMETRES
 from pipeline.skeleton import H36M17
 
 _ACTS = {
@@ -248,7 +249,7 @@ def _posenet_subject(folder: Path, subject: str, every: int) -> list[tuple]:
         )
     found = []
     for name, joints, box, turn, move, *lens, visible, action in rows:
-        joints3d = _seen(joints, turn, move, shifts_first) / 1000.0  # the file is in millimetres
+        joints3d = _seen(joints, turn, move, shifts_first) / MILLIMETRES
         found.append((name, _pinhole(joints3d, *lens), joints3d, box, *lens, visible, action))
     return found
 

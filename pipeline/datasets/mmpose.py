@@ -15,6 +15,7 @@ from pipeline.datasets.archive import Npz, matching, read_pickle
 from pipeline.datasets.mapped import mapped
 from pipeline.datasets.photos import Photographs
 from pipeline.errors import DataError
+from pipeline.metrics import MILLIMETRES
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +163,7 @@ def _camera(facts: Any, place: str, to_world: bool) -> Camera:
         raise DataError(f"{place}: R is no rotation")
     move = values("T", 3)
     if np.linalg.norm(move) > 100:
-        move = move / 1000.0  # the calibration files of both sets are in millimetres
+        move = move / MILLIMETRES  # so are the calibration files of both sets
     size = int(values("w", 1)[0]), int(values("h", 1)[0])
     if not 0.5 < size[0] / max(size[1], 1) < 2.5:
         raise DataError(f"{place}: {size[0]}x{size[1]} is no size of a picture; check w and h")

@@ -16,6 +16,7 @@ from pipeline.datasets.archive import Npz, matching
 from pipeline.datasets.mapped import mapped, pieces, progress
 from pipeline.datasets.mmpose import read_annotations, read_cameras
 from pipeline.errors import DataError
+from pipeline.metrics import MILLIMETRES
 from pipeline.skeleton import MPI3DHP17
 
 KEPT = (7, 5, 14, 15, 16, 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6)
@@ -152,7 +153,7 @@ def _unpack(path: Path, read: Any) -> tuple[dict[str, NDArray], dict]:
             raise DataError(
                 f"{place}: people are {extent:.4g} tall; positions must be in millimetres"
             )
-        metres = joints3d.astype(np.float64) / 1000.0  # the archives are in millimetres
+        metres = joints3d.astype(np.float64) / MILLIMETRES
         rows.append([name, len(metres), fps, list(size), _lens(joints2d, metres, place)])
         pixels.append(joints2d)
         points.append((metres @ _LEVEL).astype(np.float32))
