@@ -38,8 +38,8 @@ class Step:
 
 
 STEPS = (
-    Step("heatmap", "demo", 4.5, "2D stage: rendered people to heatmaps to joints"),
-    Step("pretrain", "demo", 2.0, "pretraining: motion out of masked, noisy projections"),
+    Step("heatmap", "demo", 6.0, "2D stage: rendered people to heatmaps to joints"),
+    Step("pretrain", "demo", 2.5, "pretraining: motion out of masked, noisy projections"),
     Step(
         "lift",
         "demo-exact",
