@@ -108,7 +108,9 @@ def test_a_bad_file_met_by_a_loader_process_gives_its_own_line():
         list(loader(Numbers(20, raises), 4, shuffle=False, workers=2))
 
 
-def test_a_killed_loader_process_is_named():
+def test_a_killed_loader_process_is_named(monkeypatch):
+    # A death between two looks at the signal is found when the patience ends.
+    monkeypatch.setattr(stage, "PATIENCE", 20.0)
     with pytest.raises(ProcessLostError, match=r"killed \(out of memory\?\), at batch \d"):
         list(loader(Numbers(20, lambda: os.kill(os.getpid(), 9)), 4, shuffle=False, workers=2))
 
