@@ -153,8 +153,8 @@ def _point(
     for (joints2d, visible), t in zip(clips, tracks, strict=True):
         shown = np.where(visible[..., None], joints2d, np.float32(0))
         with torch.no_grad():
-            lifted = module.lift(torch.from_numpy(shown), torch.from_numpy(visible))
-        table.update(0, lifted, known_joints3d(t), t.valid)
+            lifted, among = module.lift_scored(torch.from_numpy(shown), torch.from_numpy(visible))
+        table.update(0, lifted, known_joints3d(t), t.valid & among.numpy())
     mean = table.compute().frame_mean
     return Point(corruption, level, mean["mpjpe"], mean["mpjve"])
 

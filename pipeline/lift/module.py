@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from pipeline import dashboard
 from pipeline.checkpoint import HandOver, hand_over
 from pipeline.errors import UsageError
-from pipeline.lift.clips import smoothed, stitch
+from pipeline.lift.clips import smoothed, stitch, subset
 from pipeline.lift.data import LiftDataModule, Videos, known_joints3d, mirror
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.losses import MixSTELoss, ZScoredMSE
 from pipeline.lift.martinez import ZScored
-from pipeline.metrics import MotionReport, MotionTable, mpjpe
+from pipeline.metrics import QUANTITIES, MotionReport, MotionTable, mpjpe
 from pipeline.protocols import PCK3D, scored_joints
 from pipeline.skeleton import MPI3DHP17
 from pipeline.stage import Schedule, Stage
+
+_OF_SUBSET = QUANTITIES[:4]
+"""What can be measured on two frames in a row: all but accelerations."""
 
 
 class LifterStage(Stage):
@@ -89,10 +92,11 @@ class LiftModule(LifterStage):
 
     Batches: see `LiftDataModule`. Logged: `train/loss`; `val/` and `test/` `mpjpe_mm`,
     `p_mpjpe_mm`, `n_mpjpe_mm`, `mpjve_mm`, each as a mean over frames and, with `_action_mean`,
-    over actions. Predictions are re-rooted before they are scored. On MPI-INF-3DHP also
-    `pck3d_150mm` and `auc3d`, over its 14 joints. A checkpoint holds the lifter, the mask token,
-    the mean pose of the training split, and the digest and report of pretrained weights; it needs
-    no other file.
+    over actions; `test/subset_` those of frames 0 and 1 of every 16 alone (see `clips.subset`),
+    where every lifter can be compared. Predictions are re-rooted before they are scored. On
+    MPI-INF-3DHP also `pck3d_150mm` and `auc3d`, over its 14 joints. A checkpoint holds the lifter,
+    the mask token, the mean pose of the training split, and the digest and report of pretrained
+    weights; it needs no other file.
 
     Args:
         net: The lifter.
@@ -108,9 +112,12 @@ class LiftModule(LifterStage):
             a video shares with the one before twice, as MixSTE's published evaluation does.
         smooth: Standard deviation, in frames, of a Gaussian over time that smooths what comes out
             in evaluation and prediction; 0 for none.
+        frames: Those that are lifted and scored in evaluation: `all`, or, for lifters that give out
+            the centre frame alone, the `subset` of two in a row of every 16. They cannot be
+            smoothed: their neighbours are not lifted.
 
     Raises:
-        UsageError: If these do not fit the lifter.
+        UsageError: If these do not fit the lifter or each other.
     """
 
     stage = "lift"
@@ -129,12 +136,21 @@ class LiftModule(LifterStage):
         root_scored: bool = True,
         overlap: Literal["once", "mixste"] = "once",
         smooth: float = 0.0,
+        frames: Literal["all", "subset"] = "all",
     ) -> None:
         super().__init__(net, optimizer, schedule, pretrained)
         if overlap == "mixste" and net.output != "every":
             raise UsageError(
                 f"overlap is mixste, but {type(net).__name__} has no windows that overlap; set once"
             )
+        if frames == "subset" and (net.output != "centre" or smooth):
+            reason = (
+                f"smooth is {smooth:g}, which needs every frame; set it to 0"
+                if net.output == "centre"
+                else f"{type(net).__name__} lifts all frames of a window at once; set all"
+            )
+            raise UsageError(f"frames is subset, but {reason}")
+        self.frames = frames
         self.scored = list(scored_joints(net.skeleton, scored, root=root_scored))
         self.root_scored, self.overlap, self.smooth = root_scored, overlap, smooth
         self.near: dict[str, PCK3D] = {}
@@ -150,13 +166,27 @@ class LiftModule(LifterStage):
         This is what validation, test, prediction and the front door do, flip test and smoothing
         included.
         """
-        lifted = stitch(self, self.net, joints2d, visible)
-        if self.flip_test:
-            mirrored = stitch(self, self.net, mirror(joints2d, self.swap), visible[:, self.swap])
-            lifted = (lifted + mirror(mirrored, self.swap)) / 2
-        if self.smooth:
-            lifted = smoothed(lifted, self.smooth)
-        return lifted - lifted[:, self.net.skeleton.root, None]
+        lifted = self._lift(joints2d, visible)
+        return smoothed(lifted, self.smooth) if self.smooth else lifted
+
+    def lift_scored(self, joints2d: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """Lift the frames of a clip that are scored, see `frames`.
+
+        Args:
+            joints2d: Normalised 2D, (N, J, C).
+            visible: Which joints were seen, (N, J).
+
+        Returns:
+            Joints as `lift` gives them, (N, J, 3), NaN in frames that are not lifted; and which
+            frames are, (N,).
+        """
+        if self.frames == "all":
+            return self.lift(joints2d, visible), visible.new_ones(len(visible))
+        frames = subset(len(joints2d))
+        found = self._lift(joints2d, visible, frames)
+        lifted = found.new_full((*visible.shape, 3), torch.nan)
+        lifted[frames] = found
+        return lifted, self._in_subset(visible)
 
     def on_fit_start(self) -> None:
         """Give the training split's statistics to those who need them."""
@@ -192,14 +222,17 @@ class LiftModule(LifterStage):
         """An empty table, one for the mean pose, and one per group of sequences."""
         self._open("test")
         self._open("mean_pose")
-        self._open("group", self._videos("test").groups)
+        for name in ("group", "subset"):
+            self._open(name, self._videos("test").groups)
 
     def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Score one video, and the mean training pose on it."""
         kept = self.scored
-        predicted = self._score("test", batch)[:, kept]
-        target, valid = batch["joints3d"][0][:, kept], batch["valid"][0]
-        self.tables["group"].update(int(batch["group"]), predicted, target, valid)
+        lifted, valid = self._score("test", batch)
+        predicted, target = lifted[:, kept], batch["joints3d"][0][:, kept]
+        group = int(batch["group"])
+        self.tables["group"].update(group, predicted, target, valid)
+        self.tables["subset"].update(group, predicted, target, valid & self._in_subset(valid))
         self.tables["mean_pose"].update(
             int(batch["action"]), self.mean_pose[kept].expand_as(target), target, valid
         )
@@ -211,15 +244,23 @@ class LiftModule(LifterStage):
         for row in groups.rows:
             if row.name:
                 self.log(f"test/mpjpe_{row.name}_mm", row.mpjpe)
+        few = self.tables["subset"].compute()
+        for metric in _OF_SUBSET:
+            self.log(f"test/subset_{metric}_mm", few.frame_mean[metric])
+        for row in few.rows:
+            if row.name:
+                self.log(f"test/subset_mpjpe_{row.name}_mm", row.mpjpe)
         baseline = self.tables["mean_pose"].compute()
-        for metric, value in baseline.frame_mean.items():
-            self.log(f"test/mean_pose_{metric}_mm", value)
+        for metric in self._quantities:
+            self.log(f"test/mean_pose_{metric}_mm", baseline.frame_mean[metric])
         ratio = report.frame_mean["mpjpe"] / baseline.frame_mean["mpjpe"]
         self.log("test/of_mean_pose", ratio)
         self.report = report
         self.print(report.text(self.protocol("test")))
         if any(row.name for row in groups.rows):
             self.print(groups.text("per group of sequences:"))
+        numbers = ", ".join(f"{few.frame_mean[metric]:.2f}" for metric in _OF_SUBSET)
+        self.print(f"frames 0 and 1 of every 16: MPJPE, P-MPJPE, N-MPJPE, MPJVE {numbers} mm")
         if "test" in self.near:
             shares = self.near["test"].compute()
             self.print(
@@ -241,10 +282,11 @@ class LiftModule(LifterStage):
         data, counted = self._data, self.net.skeleton.root in self.scored
         unseen = f" (without {', '.join(data.unseen)})" if data.unseen else ""
         twice = ", those of overlapping windows twice (as MixSTE's code)"
+        frames = "every valid frame" if self.frames == "all" else "valid frames 0 and 1 of every 16"
         return (
             f"{split} split of {data.source.describe()}; 2D {data.detections}{unseen}; "
             f"{len(self.scored)} joints, root-relative, re-rooted, root {'' if counted else 'not '}"
-            f"counted; flip test {'on' if self.flip_test else 'off'}; every valid frame once"
+            f"counted; flip test {'on' if self.flip_test else 'off'}; {frames} once"
             f"{twice if self.overlap == 'mixste' else ''}; mm"
         )
 
@@ -255,6 +297,27 @@ class LiftModule(LifterStage):
     def _videos(self, name: str) -> Videos:
         return self._data.evaluation_sets["val" if name == "val" else "test"]  # type: ignore[return-value]
 
+    @property
+    def _quantities(self) -> tuple[str, ...]:
+        """What can be measured on the frames that are scored."""
+        return QUANTITIES if self.frames == "all" else _OF_SUBSET
+
+    def _in_subset(self, like: Tensor) -> Tensor:
+        """Which frames of a clip, (N, ...), are in the subset, (N,)."""
+        mask = torch.zeros(len(like), dtype=torch.bool, device=like.device)
+        mask[subset(len(like))] = True
+        return mask
+
+    def _lift(self, joints2d: Tensor, visible: Tensor, frames: Tensor | None = None) -> Tensor:
+        """`lift` before smoothing; of some frames alone if they are given."""
+        lifted = stitch(self, self.net, joints2d, visible, frames=frames)
+        if self.flip_test:
+            swap = self.swap
+            mirrored, seen = mirror(joints2d, swap), visible[:, swap]
+            other = stitch(self, self.net, mirrored, seen, frames=frames)
+            lifted = (lifted + mirror(other, swap)) / 2
+        return lifted - lifted[:, self.net.skeleton.root, None]
+
     def _open(self, name: str, rows: Sequence[str] | None = None) -> None:
         rows = self._videos(name).actions if rows is None else rows
         joints = [self.net.skeleton.joints[j] for j in self.scored]
@@ -262,17 +325,19 @@ class LiftModule(LifterStage):
         if name in ("val", "test") and self._data.source.skeleton is MPI3DHP17:
             self.near[name] = PCK3D(self.net.skeleton).to(self.device)
 
-    def _score(self, name: str, batch: Mapping[str, Tensor]) -> Tensor:
+    def _score(self, name: str, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Score a video; what was lifted, (T, J, 3), and which frames count, (T,)."""
         names = ("joints2d", "visible", "joints3d", "valid")
         joints2d, visible, target, valid = (batch[part][0] for part in names)
-        lifted = self.lift(joints2d, visible)
-        self._add(name, batch, lifted, target, valid)
+        lifted, among = self.lift_scored(joints2d, visible)
+        counted = valid & among
+        self._add(name, batch, lifted, target, counted)
         twice = -len(target) % self.net.frames
         if self.overlap == "mixste" and twice and len(target) > self.net.frames:
             last = slice(-self.net.frames, None)
             predicted = self.lift(joints2d[last], visible[last])
             self._add(name, batch, predicted[:twice], target[last][:twice], valid[last][:twice])
-        return lifted
+        return lifted, counted
 
     def _add(
         self,
@@ -289,10 +354,10 @@ class LiftModule(LifterStage):
 
     def _close(self, name: str) -> MotionReport:
         report = self.tables[name].compute()
-        for metric, value in report.frame_mean.items():
+        for metric in self._quantities:
+            value = report.frame_mean[metric]
             self.log(f"{name}/{metric}_mm", value, prog_bar=metric == "mpjpe")
-        for metric, value in report.action_mean.items():
-            self.log(f"{name}/{metric}_action_mean_mm", value)
+            self.log(f"{name}/{metric}_action_mean_mm", report.action_mean[metric])
         if name in self.near:
             shares = self.near[name].compute()
             self.log(f"{name}/pck3d_150mm", shares["pck3d@150mm"])

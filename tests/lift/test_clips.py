@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.lift.clips import Padded, smoothed, stitch, window_starts
+from pipeline.lift.clips import Padded, smoothed, stitch, subset, window_starts
 from pipeline.lift.lifter import Lifter
 
 T, R = 6, 5
@@ -72,6 +72,27 @@ def test_a_centre_lifter_sees_each_frame_in_the_middle():
     net = Named("centre")
     stitch(net, net, *numbered(3))
     assert net.windows == [[1, 1, 1, 2, 3], [1, 1, 2, 3, 3], [1, 2, 3, 3, 3]]
+
+
+@pytest.mark.parametrize(("frames", "expected"), [(1, [0]), (17, [0, 1, 16]), (18, [0, 1, 16, 17])])
+def test_the_subset_is_two_frames_in_a_row_of_every_sixteen(frames, expected):
+    assert subset(frames).tolist() == expected
+
+
+def test_a_centre_lifter_lifts_no_frames_but_those_wanted():
+    net = Named("centre")
+    lifted = stitch(net, net, *numbered(9), frames=torch.tensor([1, 6]))
+    assert lifted[:, 0, 0].tolist() == [2, 7]
+    assert net.windows == [[1, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+
+
+@pytest.mark.parametrize("frames", [2, T + 3, 3 * T])
+@pytest.mark.parametrize("output", ["every", "centre", "valid"])
+def test_frames_that_are_wanted_are_those_of_the_whole_clip(output, frames):
+    net = Named(output)
+    wanted = torch.tensor([0, frames - 1])
+    lifted = stitch(net, net, *numbered(frames), frames=wanted)
+    assert torch.equal(lifted, stitch(net, net, *numbered(frames))[wanted])
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 5))

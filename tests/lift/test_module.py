@@ -14,10 +14,11 @@ from torch import nn
 
 from pipeline import checkpoint
 from pipeline.datasets.synthetic import Synthetic
-from pipeline.errors import HeatliftError
-from pipeline.lift import LiftDataModule, LiftModule, Martinez, MixSTE, VideoPose3D
+from pipeline.errors import HeatliftError, UsageError
+from pipeline.lift import LiftDataModule, LiftModule, Martinez, MixSTE, PoseFormer, VideoPose3D
 from pipeline.lift.clips import stitch
-from pipeline.lift.data import exact_joints2d, mirror, track
+from pipeline.lift.data import Track, exact_joints2d, mirror, track
+from pipeline.lift.lifter import Lifter
 from pipeline.lift.losses import MPJPELoss
 from pipeline.pretrain import PretrainDataModule, PretrainModule
 
@@ -86,6 +87,37 @@ def test_flip_test_answers_a_mirror_image_with_the_mirror_image():
     with torch.no_grad():
         one, two = module.lift(joints2d, visible), module.lift(mirror(joints2d, swap), visible)
     assert torch.allclose(mirror(one, swap), two, atol=1e-6)
+
+
+def centre_net():
+    torch.manual_seed(0)
+    return PoseFormer(frames=5, dim=8, depth=1, heads=2, drop_path=0.0).eval()
+
+
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_the_subset_of_a_centre_lifter_is_as_in_the_whole_clip(flip_test):
+    whole = LiftModule(centre_net(), flip_test=flip_test)
+    few = LiftModule(whole.net, flip_test=flip_test, frames="subset")
+    joints2d, visible = torch.randn(20, 17, 2), torch.rand(20, 17) < 0.8
+    with torch.no_grad():
+        expected, every = whole.lift_scored(joints2d, visible)
+        lifted, among = few.lift_scored(joints2d, visible)
+    assert every.all()
+    assert among.nonzero()[:, 0].tolist() == [0, 1, 16, 17]
+    assert torch.allclose(lifted[among], expected[among], atol=1e-6)
+    assert lifted[~among].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("lifter", "changes", "message"),
+    [
+        (net, {}, "MixSTE lifts all frames of a window at once; set all"),
+        (centre_net, {"smooth": 2.0}, "smooth is 2, which needs every frame; set it to 0"),
+    ],
+)
+def test_a_subset_that_saves_nothing_or_is_to_be_smoothed_is_refused(lifter, changes, message):
+    with pytest.raises(UsageError, match=message):
+        LiftModule(lifter(), frames="subset", **changes)
 
 
 def test_lifted_clips_have_their_root_at_zero():
@@ -188,6 +220,54 @@ class OddVideos:
         return [
             dataclasses.replace(s, joints3d=s.joints3d[:n]) for s, n in zip(found, cut, strict=True)
         ]
+
+
+class Standing(Lifter):
+    """Answers with its 2D, and nothing in depth; the centre frame alone."""
+
+    frames = receptive_field = 1
+    output = "centre"
+
+    def forward(self, joints2d, visible=None):
+        return nn.functional.pad(joints2d, (0, 1))
+
+
+class Drifting(LiftDataModule):
+    """The wrist of one video drifts off by a millimetre per frame, that of another by two."""
+
+    def _tracks(self, split):
+        sequence = self.source.sequences(split)[0]
+        found = []
+        for group, frames, speed in (("seen", 18, 0.001), ("unseen", 17, 0.002)):
+            joints2d = np.random.default_rng(0).uniform(-1, 1, (1, 17, 2)).astype(np.float32)
+            joints3d = np.pad(joints2d - joints2d[:, :1], [(0, frames - 1), (0, 0), (0, 1)], "edge")
+            joints3d[..., 2] = 0.0
+            joints3d[:, 13, 2] = speed * np.arange(frames)
+            valid = np.ones(frames, bool)
+            valid[1] = group == "seen"
+            about = dataclasses.replace(sequence, group=group)
+            visible = np.ones((frames, 17), bool)
+            found.append(Track(about, joints2d.repeat(frames, 0), visible, joints3d, valid))
+        return found
+
+
+@pytest.mark.parametrize("frames", ["all", "subset"])
+def test_numbers_of_the_subset_worked_by_hand(trainer, frames):
+    module, data = LiftModule(Standing(), flip_test=False, frames=frames), Drifting(source())
+    made = trainer()
+    made.test(module, datamodule=data, verbose=False)
+    found = {name: float(value) for name, value in made.callback_metrics.items()}
+    # Frames 0, 1, 16 and 17; and 0 and 16 of the other video, whose frame 1 is not valid.
+    assert found["test/subset_mpjpe_seen_mm"] == pytest.approx((0 + 1 + 16 + 17) / 4 / 17)
+    assert found["test/subset_mpjpe_unseen_mm"] == pytest.approx((0 + 32) / 2 / 17)
+    assert found["test/subset_mpjpe_mm"] == pytest.approx((34 + 32) / 6 / 17)
+    assert found["test/subset_mpjve_mm"] == pytest.approx(1 / 17)
+    every = (sum(range(18)) + 2 * (sum(range(17)) - 1)) / 34 / 17
+    wanted = every if frames == "all" else (34 + 32) / 6 / 17
+    assert found["test/mpjpe_mm"] == pytest.approx(wanted)
+    assert ("test/acceleration_mm" in found) == (frames == "all")
+    said = "every valid frame once" if frames == "all" else "valid frames 0 and 1 of every 16 once"
+    assert said in module.protocol("test")
 
 
 def scored(trainer):
