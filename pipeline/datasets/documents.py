@@ -77,10 +77,12 @@ def of_kind(value: Any, kind: type[Kind], place: str) -> Kind:
         place: File and place, for the message.
 
     Raises:
-        DataError: If it is of another kind.
+        DataError: If it is of another kind, or a whole number beyond 64 bits.
     """
     if not isinstance(value, kind) or isinstance(value, bool):
         raise DataError(f"{place}: {_NAMES[kind]} is expected, not {_shown(value)}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise DataError(f"{place}: a number of {value.bit_length()} bits is none of a data set")
     return value
 
 

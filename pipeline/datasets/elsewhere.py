@@ -47,6 +47,10 @@ _SYMMETRIES = {
 }
 
 
+LONGEST = 2_000_000
+"""Frames of the longest video, eleven hours at 50 Hz; a larger number is none of a frame."""
+
+
 @dataclass(frozen=True, eq=False)
 class Detections:
     """2D joints of one person in a video.
@@ -214,8 +218,9 @@ def read_detections(
     if names and len(chosen) != len(people[0][1]):
         raise DataError(f"{path}: names {len(chosen)} joints and gives {len(people[0][1])}")
     length = max(frame for frame, _ in people) + 1
-    if length > 10_000_000 or (frames is not None and length > frames):
-        raise DataError(f"{path}: refers to frame {length - 1}; the video has {frames or 'fewer'}")
+    if length > (frames or LONGEST):
+        has = f"a video has at most {LONGEST:,}" if frames is None else f"the video has {frames}"
+        raise DataError(f"{path}: refers to frame {length - 1}; {has}")
     joints2d = np.full((frames or length, len(chosen), 2), np.nan, np.float32)
     score = np.zeros(joints2d.shape[:2], np.float32)
     best: dict[int, float] = {}

@@ -14,7 +14,7 @@ from pipeline.datasets.coco import first_existing
 from pipeline.datasets.documents import entry, numbers, of_kind, read_json
 from pipeline.datasets.human36m import CAMERAS, action_of, subjects_of
 from pipeline.datasets.mmpose import Annotations, read_annotations, read_cameras
-from pipeline.datasets.photos import Photographs, without_bad
+from pipeline.datasets.photos import Photographs, below, without_bad
 from pipeline.errors import DataError
 from pipeline.metrics import MILLIMETRES
 from pipeline.skeleton import H36M17
@@ -221,8 +221,7 @@ def _posenet_subject(folder: Path, subject: str, every: int) -> list[tuple]:
         if frame % every:
             continue
         name = of_kind(entry(image, "file_name", where), str, f"{where}: file_name")
-        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-            raise DataError(f"{where}: file_name {name[:60]!r} leads out of the folder")
+        below(name, f"{where}: file_name")
         world: Any = motion
         for key in (action, part, frame):
             world = entry(world, str(key), f"{poses}: {action}/{part}/{frame}")

@@ -34,8 +34,7 @@ class MpiInf3dhp:
     """MPI-INF-3DHP as the P-STMO line of work shares it: target univ_annot3.
 
     univ_annot3 are positions scaled to one body height: errors on them are smaller than on annot3
-        and are
-    not comparable with it. The archives have no cameras: each sequence gets a level one at the
+    and not comparable with it. The archives have no cameras: each sequence gets a level one at the
     world's origin, with focal lengths and principal point fitted to its 2D and 3D.
 
     Args:

@@ -31,6 +31,17 @@ _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # ITU T.81 t
 _NO_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 
 
+def below(name: str, place: str) -> str:
+    """The name of a picture in a data set, if it stays below the folder it is looked for in.
+
+    Raises:
+        DataError: If it leads out of the folder.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise DataError(f"{place} {name[:60]!r} leads out of the folder")
+    return name
+
+
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """Content of a regular file.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,18 +45,33 @@ def check_json_reader(
     for text in _versions(document, rng, count):
         path.write_bytes(text)
         refusals.append(refusal(lambda: read(path)))
-    lines = [line for line in refusals if line is not None]
-    assert len(lines) > least * count
-    assert all((says or path.name) in line and "\n" not in line for line in lines)
+    check_lines(refusals, says or path.name, least)
 
 
 def refusal(read: Callable[[], object]) -> str | None:
-    """What a reader says of a bad file, None if it reads it; any other exception passes through."""
+    """What a reader says of a bad file, None if it reads it; any other exception passes through.
+
+    No file makes a reader take more than 1 GiB.
+    """
+    before, said = _peak(), None
     try:
         read()
     except DataError as error:
-        return str(error)
-    return None
+        said = str(error)
+    assert _peak() - before < 2**30
+    return said
+
+
+def check_lines(lines: list[str | None], name: str, least: float) -> None:
+    """At least a share of damaged files are refused, each in one line that names the file."""
+    said = [line for line in lines if line is not None]
+    assert len(said) >= least * len(lines)
+    assert all(name in line and "\n" not in line for line in said)
+
+
+def _peak() -> int:
+    """Largest memory of this process so far, bytes (Linux counts KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _versions(document: Any, rng: np.random.Generator, count: int) -> Iterator[bytes]:

@@ -70,15 +70,18 @@ def test_a_folder_without_annotations_says_what_it_looked_for(tmp_path):
         Coco(str(tmp_path)).samples("train")
 
 
-def test_malformed_annotations_give_one_line(tmp_path):
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_malformed_annotations_give_one_line(tmp_path, count):
     document = fabricate.coco_document(2)
-    check_json_reader(document, tmp_path / "x.json", read_people, count=50)
+    check_json_reader(document, tmp_path / "x.json", read_people, count=count, seed=count)
 
 
-@pytest.mark.slow
-def test_200_malformed_annotations_give_one_line(tmp_path):
-    document = fabricate.coco_document(2)
-    check_json_reader(document, tmp_path / "x.json", read_people, count=200, seed=1)
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_malformed_boxes_of_a_detector_give_one_line(tmp_path, count):
+    source = Coco(str(fabricate.coco(tmp_path)), boxes="person_detections.json")
+    path = tmp_path / "person_detections.json"
+    document = json.loads(path.read_text())
+    check_json_reader(document, path, lambda _: source.samples("test"), count=count, seed=count)
 
 
 def test_real_photographs_are_read_in_both_formats_alike(shared):

@@ -5,8 +5,9 @@ import json
 import fabricate
 import numpy as np
 import pytest
-from malformed import check_json_reader
+from malformed import changed_objects, check_json_reader, check_lines, refusal
 
+from pipeline.datasets.archive import Npz
 from pipeline.datasets.elsewhere import (
     BODY25,
     HALPE26,
@@ -135,7 +136,39 @@ def test_videopose3ds_symmetry_tells_the_set():
         by_symmetry(16, [4, 5, 6], [1, 2, 3], "x")
 
 
-@pytest.mark.parametrize("form", [alphapose, mmpose])
+def rtmpose():
+    """As `mmpose`, without the names of the joints."""
+    return mmpose()["instance_info"]
+
+
+def test_a_frame_beyond_all_videos_is_refused_before_there_is_room_for_it(tmp_path):
+    document = alphapose()
+    document[2]["image_id"] = "999999999.jpg"
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    line = refusal(lambda: read_detections(tmp_path / "a.json"))
+    assert "frame 999999999; a video has at most 2,000,000" in line
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_malformed_openpose_frames_give_one_line(tmp_path, count):
+    document = {"version": 1.3, "people": [{"pose_keypoints_2d": np.ravel(person(25, 0)).tolist()}]}
+    path = tmp_path / "video_000000000000_keypoints.json"
+    read = lambda path: read_detections(path.parent)  # noqa: E731
+    check_json_reader(document, path, read, count=count, says=tmp_path.name, least=0.4)
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_malformed_archives_of_videopose3d_give_one_line(tmp_path, count):
+    path = fabricate.human36m(tmp_path, ("S9",)) / "data_2d_h36m_cpn_ft_h36m_dbb.npz"
+    archive, lines = Npz(path), []
+    content = {name: archive.objects(name) for name in archive.names}
+    for changed in changed_objects(content, count, seed=count):
+        np.savez(path, **{name: fabricate.boxed(value) for name, value in changed.items()})
+        lines.append(refusal(lambda: read_videopose3d(path)))
+    check_lines(lines, path.name, 0.3)  # missing joints and fewer videos are no fault here
+
+
+@pytest.mark.parametrize("form", [alphapose, mmpose, rtmpose])
 @pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
 def test_malformed_detections_give_one_line(tmp_path, form, count):
     check_json_reader(form(), tmp_path / "x.json", read_detections, count=count, least=0.4)

@@ -8,12 +8,12 @@ from pathlib import Path
 import fabricate
 import numpy as np
 import pytest
-from malformed import changed_objects, refusal
+from malformed import changed_objects, check_lines, refusal
 from scipy.spatial.transform import Rotation
 
 from pipeline.camera import project, world_to_camera
 from pipeline.datasets import MotionSource
-from pipeline.datasets.archive import Npz
+from pipeline.datasets.archive import Npz, read_pickle
 from pipeline.datasets.human36m import ACTIONS, Human36M, action_of
 from pipeline.datasets.motionbert import MotionBertClips, read_motionbert_clip
 from pipeline.datasets.validation import check_sequence
@@ -111,7 +111,7 @@ def test_malformed_motion_gives_one_line(root, count):
     for changed in changed_objects(content, count, seed=count):
         np.savez(path, positions_3d=fabricate.boxed(changed))
         lines.append(refusal(lambda: Human36M(str(root)).sequences("test")))
-    check(lines, path)
+    check_lines(lines, path.name, 0.5)
 
 
 @pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
@@ -125,13 +125,19 @@ def test_malformed_detections_give_one_line(root, count):
             changed["positions_2d"].pop("S2", None)
         np.savez(path, **{name: fabricate.boxed(value) for name, value in changed.items()})
         lines.append(refusal(lambda: Human36M(str(root)).detections("cpn_ft_h36m_dbb")))
-    check(lines, path, least=0.3)  # missing joints are no fault in detections
+    check_lines(lines, path.name, 0.3)  # missing joints are no fault in detections
 
 
-def check(lines: list[str | None], path: Path, least: float = 0.5) -> None:
-    said = [line for line in lines if line is not None]
-    assert len(said) > least * len(lines)
-    assert all(path.name in line and "\n" not in line for line in said)
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_malformed_clips_of_motionbert_give_one_line(tmp_path, count):
+    source = MotionBertClips(str(fabricate.motionbert(tmp_path / "clips")))
+    path = tmp_path / "clips" / "test" / "00000001.pkl"
+    clip = {name: np.array(x) for name, x in read_pickle(path).items()}
+    lines = []
+    for changed in changed_objects(clip, count, seed=count):
+        path.write_bytes(pickle.dumps(changed))
+        lines.append(refusal(lambda: source.sequences("test")))
+    check_lines(lines, path.name, 0.8)
 
 
 def test_a_clip_of_motionbert_is_read_without_running_it(tmp_path):

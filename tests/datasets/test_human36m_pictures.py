@@ -1,17 +1,19 @@
 """Human3.6M's pictures in mmpose's and PoseNet's layout."""
 
 import json
+import pickle
 
 import fabricate
 import numpy as np
 import pytest
-from malformed import changed_objects, check_json_reader, refusal
+from malformed import changed_objects, check_json_reader, check_lines, refusal
 
 from pipeline.camera import human36m_cameras, project, world_to_camera
-from pipeline.datasets.archive import Npz
+from pipeline.datasets.archive import Npz, read_pickle
 from pipeline.datasets.human36m_pictures import Human36MPictures
 from pipeline.datasets.mmpose import read_annotations, read_cameras
 from pipeline.errors import DataError
+from pipeline.heatmap.crop import apply, crop_matrix
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +74,17 @@ def test_malformed_rows_give_one_line(tmp_path, count):
     for changed in changed_objects(content, count, seed=count):
         np.savez(path, **{name: np.asarray(value, dtype=None) for name, value in changed.items()})
         lines.append(refusal(lambda: read_annotations(path, 17)))
-    said = [line for line in lines if line is not None]
-    assert len(said) > 0.5 * count
-    assert all(path.name in line and "\n" not in line for line in said)
+    check_lines(lines, path.name, 0.5)
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_malformed_cameras_give_one_line(tmp_path, count):
+    path = fabricate.human36m_mmpose(tmp_path) / "annotation_body3d" / "cameras.pkl"
+    content, lines = read_pickle(path), []
+    for changed in changed_objects(content, count, seed=count):
+        path.write_bytes(pickle.dumps(changed))
+        lines.append(refusal(lambda: read_cameras(path, to_world=True)))
+    check_lines(lines, path.name, 0.4)  # without a lens or a camera is no fault of the file
 
 
 @pytest.mark.parametrize("shifted", [False, True])
@@ -88,6 +98,24 @@ def test_posenets_cameras_are_understood_in_both_conventions(tmp_path, shifted):
     pixels = joints3d[5, :, :2] / joints3d[5, :, 2:] * camera.focal + camera.principal
     np.testing.assert_allclose(samples.joints2d[1], pixels, atol=0.05)
     assert samples.ids[1] == "s_01_act_02_subact_01_ca_01/s_01_act_02_subact_01_ca_01_000006.jpg"
+
+
+def test_posenets_boxes_are_taken_as_they_are_and_a_crop_shows_a_quarter_more(tmp_path):
+    root = fabricate.human36m_posenet(tmp_path)
+    path = root / "annotations" / "Human36M_subject11_data.json"
+    document = json.loads(path.read_text())
+    x, y, w, h = document["annotations"][5]["bbox"]
+    mine = [x - 7.25, y - 30.0, w + 60.0, h + 41.5]  # left, top, width, height; of frame 5
+    document["annotations"][5]["bbox"] = mine
+    path.write_text(json.dumps(document))
+    samples = Human36MPictures(str(root), protocol=2, test_every=5).samples("test")
+    np.testing.assert_allclose(samples.boxes[1], mine, rtol=1e-6)
+    np.testing.assert_allclose(samples.boxes[0], document["annotations"][0]["bbox"], rtol=1e-6)
+    assert h + 41.5 > w + 60.0  # upright: 256 pixels of the crop show 1.25 heights
+    corners = [[mine[0], mine[1]], [mine[0] + mine[2] / 2, mine[1] + mine[3] / 2]]
+    corner, middle = apply(crop_matrix(samples.boxes[1], (256, 256)), corners)
+    np.testing.assert_allclose(middle, 127.5, atol=1e-3)
+    np.testing.assert_allclose(middle - corner, [102.4 * mine[2] / mine[3], 102.4], atol=1e-3)
 
 
 def test_posenets_protocol_2_tests_on_s11(tmp_path):
@@ -107,7 +135,7 @@ def test_posenets_cameras_that_miss_the_box_are_refused(tmp_path):
         Human36MPictures(str(root)).samples("test")
 
 
-@pytest.mark.parametrize("part", ["data", "camera"])
+@pytest.mark.parametrize("part", ["data", "camera", "joint_3d"])
 @pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
 def test_malformed_posenet_files_give_one_line(tmp_path, part, count):
     root = fabricate.human36m_posenet(tmp_path)

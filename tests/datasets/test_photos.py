@@ -6,6 +6,7 @@ import cv2
 import fabricate
 import numpy as np
 import pytest
+from malformed import check_lines, damaged, refusal
 
 from pipeline.datasets import Pictures
 from pipeline.datasets.photos import Photographs, read_picture
@@ -34,6 +35,17 @@ def test_a_picture_cut_anywhere_is_refused(tmp_path, suffix):
             read_picture(cut)
     cut.write_bytes(data + b"trailing")  # some cameras append to the picture: harmless
     assert read_picture(cut).shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_damaged_pictures_give_one_line_or_a_picture(tmp_path, suffix, count):
+    whole = fabricate.photograph(tmp_path / f"a.{suffix}").read_bytes()
+    path, lines = tmp_path / f"b.{suffix}", []
+    for data in damaged(whole, count, seed=count):
+        path.write_bytes(data)
+        lines.append(refusal(lambda: read_picture(path)))
+    check_lines(lines, path.name, 0.5)  # the others have other colours
 
 
 @pytest.mark.parametrize(
