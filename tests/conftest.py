@@ -19,6 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 import warm
 from runs import TINY, WORDS, outcome
+from soak import PAGE, Soak, Tries
+
+SOAK = pytest.StashKey()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -173,11 +176,65 @@ def unbroken(server, tmp_path_factory, heatlift_in):
     return run
 
 
-@pytest.fixture(scope="session")
-def table(tmp_path_factory):
-    """Rows to print at the end: fault, what the stock stack does, failures, times tried."""
+@pytest.fixture
+def soak(request):
+    """Counts tries on a row of the soak's table: soak("kill lift").times(10); see `soak.Tries`."""
     rows = []
-    yield lambda *row: rows.append(row)
-    lines = ["", "| fault | stock stack | Heatlift failed | times tried |", "|---|---|---|---|"]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-    sys.__stdout__.write("\n".join(lines) + "\n")
+
+    def begin(name):
+        rows.append(Tries(name))
+        return rows[-1]
+
+    yield begin
+    for row in rows:
+        request.node.user_properties.append(("soak", row.record()))
+
+
+# ---- the table that `make soak` ends in ----------------------------------------------------------
+
+
+def _soak_of(config):
+    """Of the process that sees all tests; none in the others and where no soak was asked for."""
+    asked = config.option.markexpr.strip() == "soak" and not hasattr(config, "workerinput")
+    return config.stash.setdefault(SOAK, Soak()) if asked else None
+
+
+def pytest_configure(config):
+    soak = _soak_of(config)
+    if soak is not None:
+        soak.seconds = -time.time()
+        soak.processes = int(getattr(config.option, "numprocesses", 0) or 1)
+        minutes = float(os.environ.get("HEATLIFT_SOAK_MINUTES", "58"))
+        os.environ.setdefault("HEATLIFT_SOAK_END", str(time.time() + 60 * minutes))
+
+
+class Watcher:
+    """Adds up what the tests of a soak counted, wherever they ran."""
+
+    def __init__(self, soak):
+        self.soak, self.bad = soak, set()
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.bad.add(report.nodeid)
+            if report.nodeid not in self.soak.failed:
+                self.soak.failed.append(report.nodeid)
+        if report.when == "teardown":
+            records = [record for name, record in report.user_properties if name == "soak"]
+            self.soak.add(records, failed=report.nodeid in self.bad)
+
+    def pytest_terminal_summary(self, terminalreporter):
+        self.soak.seconds += time.time()
+        terminalreporter.section("soak")
+        if self.soak.rows:
+            page = Path(os.environ.get("HEATLIFT_SOAK_PAGE", PAGE))
+            said = self.soak.write(page)
+            terminalreporter.write_line(self.soak.text())
+            terminalreporter.write_line(self.soak.projection())
+            terminalreporter.write_line(said)
+
+
+def pytest_sessionstart(session):
+    soak = _soak_of(session.config)
+    if soak is not None:
+        session.config.pluginmanager.register(Watcher(soak), "soak-watcher")

@@ -171,3 +171,30 @@ def limit_file_size(step):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
     _with_callback(At("batch", step, limit))
+
+
+def worker(act, batch):
+    """The process that makes this training batch dies, hangs or meets a bad file."""
+    from pipeline import stage
+    from pipeline.errors import DataError
+
+    class Bad:
+        def __init__(self, whole):
+            self.whole, self.made = whole, 0
+
+        def __len__(self):
+            return len(self.whole)
+
+        def __getitem__(self, key):
+            self.made += 1
+            if self.made > batch:
+                if act == "bad file":
+                    raise DataError("walk.avi: frame 7 is grey; repair it")
+                ACTS[act]()
+            return self.whole[key]
+
+    def loader(dataset, *rest, **options):
+        return whole(Bad(dataset) if options.get("workers") else dataset, *rest, **options)
+
+    whole, stage.loader = stage.loader, loader
+    stage.PATIENCE = 5.0

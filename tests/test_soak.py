@@ -1,77 +1,353 @@
-"""Kills, faults and deaths by the hundred, for `make soak`: the table of docs/reliability.md."""
+"""Kills, deaths, signals and damage by the hundred, for `make soak`: see `soak.FAULTS`."""
 
 from __future__ import annotations
 
-import os
+import contextlib
 import random
+import shutil
+import signal
+import time
 
 import pytest
 from runs import TINY, TWO, WORDS, differing, outcome
+from soak import SEED
+from test_ranks import DEATHS
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+from pipeline import checkpoint
+from pipeline.errors import DataError
+from pipeline.run import read_state
 
-SEED = int(os.environ.get("HEATLIFT_SOAK_SEED", "20261120"))
-SHARE = float(os.environ.get("HEATLIFT_SOAK_SHARE", "1"))
-"""How much of the soak to run; 0.1 is a tenth."""
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
+
+PARTS = range(5)
+"""Long rows are several tests, so that two processes share them evenly."""
 
 
-def times(count):
-    return max(1, round(count * SHARE))
+def states_of(folder, stage):
+    return sorted((folder / "runs" / stage / stage / "checkpoints").glob("*.ckpt"))
 
 
+def unreadable(paths):
+    """Checkpoints under their final names that are not whole."""
+    bad = []
+    for path in paths:
+        try:
+            checkpoint.read(path)
+        except DataError as error:
+            bad.append(str(error))
+    return bad
+
+
+def finish(row, start, folder, stage, want, what, *more, done=None):
+    """Run the same command to its end and look at everything that must hold then."""
+    lost = unreadable(states_of(folder, stage))
+    child = start(*WORDS[stage], *more)
+    code = child.wait()
+    state = read_state(folder / "runs" / stage / stage) or {}
+    whole = code == 0 and state.get("state") == "finished"
+    row.look(
+        what,
+        wrong=whole and differing(outcome(folder, stage), want),
+        lost=lost,
+        zero=code == 0 and not whole,
+        orphans=child.orphans(),
+        other=code != 0 and child.stderr[-200:],
+    )
+    shutil.rmtree(folder)
+
+
+PLACES = {
+    "save": lambda chance: ("kill_in_save", chance.randint(1, 4)),
+    "naming": lambda chance: ("kill_in_replace", chance.randint(1, 4)),
+    "validation": lambda chance: ("at", "validation", chance.randint(1, 6), "kill"),
+    "test": lambda chance: ("at", "test", 0, "kill"),
+}
+
+
+def killed(start, words, place, chance, seconds):
+    """Start a command and kill it there, or at a random moment; whether it was hit."""
+    if place:
+        return start(*words, faults=[PLACES[place](chance)]).wait() == -signal.SIGKILL
+    child = start(*words)
+    child.process.join(chance.uniform(0.0, seconds))
+    child.kill_all()
+    with contextlib.suppress(ProcessLookupError):
+        child.send(signal.SIGKILL)
+    child.process.join()
+    return child.process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("stage", TINY)
-def test_50_kills_per_stage(stage, unbroken, heatlift_in, tmp_path, table):
+def test_kills(stage, part, unbroken, heatlift_in, tmp_path, soak):
     want = unbroken(stage)
-    moments = random.Random(f"{SEED} {stage}")
-    wrong = orphans = 0
-    for number in range(times(50)):
-        start = heatlift_in(tmp_path / str(number))
-        child = start(*WORDS[stage])
-        child.process.join(moments.uniform(0.0, 8.0))
-        child.kill_all()
-        child.process.join()
-        child = start(*WORDS[stage])
-        assert child.wait() == 0, child.stderr
-        wrong += differing(outcome(tmp_path / str(number), stage), want) != []
-        orphans += len(child.orphans())
-    table(f"kill -9 at a random moment of {stage}", "never bit-equal (4 of 4)", wrong, times(50))
-    assert (wrong, orphans) == (0, 0), SEED
-
-
-@pytest.mark.parametrize("act", ["kill", "crash", "exit", "raise"])
-def test_20_deaths_of_a_process(act, heatlift_in, tmp_path, table):
-    late = 0
-    for number in range(times(20)):
-        start = heatlift_in(tmp_path / str(number))
-        child = start(*WORDS["lift"], *TWO, faults=[("at", "batch", 2, act, number % 2)])
-        late += child.wait(60) == 0 or child.orphans() != []
-    table(f"a process of two ends by {act}", "orphan for up to 3 s, 97-203 lines", late, times(20))
-    assert late == 0
+    chance = random.Random(f"{SEED} {stage} {part}")
+    begun = time.monotonic()
+    assert heatlift_in(tmp_path / "whole")(*WORDS[stage]).wait() == 0
+    seconds = time.monotonic() - begun
+    assert differing(outcome(tmp_path / "whole", stage), want) == []
+    row = soak(f"kill {stage}")
+    for number in row.times(10):
+        place = dict(enumerate(PLACES)).get(number)  # 4 at a place, 6 at random moments
+        folder = tmp_path / str(number)
+        start = heatlift_in(folder)
+        while not killed(start, WORDS[stage], place, chance, seconds):
+            shutil.rmtree(folder)  # it had finished before
+        finish(row, start, folder, stage, want, place)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_5_hangs_of_a_process(rank, heatlift_in, tmp_path, table):
-    late = 0
-    for number in range(times(5)):
+def test_kills_of_one_of_two(rank, unbroken, heatlift_in, tmp_path, soak):
+    want = unbroken("lift", *TWO)
+    chance = random.Random(f"{SEED} two {rank}")
+    row = soak("kill two")
+    for number in row.times(10):
         start = heatlift_in(tmp_path / str(number))
-        words = (*WORDS["lift"], *TWO, "--patience", "3")
-        child = start(*words, faults=[("at", "batch", 2, "hang", rank)])
-        late += child.wait(90) != 6 or child.orphans() != []
-    table(f"process {rank} of two hangs", "the hung one outlives the run", late, times(5))
-    assert late == 0
+        fault = ("at", chance.choice(["batch", "saved", "validation"]), chance.randint(1, 7))
+        child = start(*WORDS["lift"], *TWO, faults=[(*fault, "kill", rank)])
+        code = child.wait()
+        row.look(fault, zero=code == 0, orphans=child.orphans(), other=code not in (0, 6))
+        finish(row, start, tmp_path / str(number), "lift", want, fault, *TWO)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_kills_of_a_chain(part, heatlift_in, tmp_path, soak):
+    taken = ("--model.pretrained", "newest")
+
+    def chain(folder, chance=None):
+        start = heatlift_in(folder)
+        for stage, more in (("pretrain", ()), ("lift", taken)):
+            if chance:
+                step = chance.randint(1, 7)
+                fault = [("at", "batch", step, "kill")]
+                assert start(*WORDS[stage], *more, faults=fault).wait() == -signal.SIGKILL
+            if chance and stage == "pretrain":
+                early.append(start(*WORDS["lift"], *taken).wait())
+            assert start(*WORDS[stage], *more).wait() == 0
+        return outcome(folder, "lift")
+
+    early = []
+    want = chain(tmp_path / "whole")
+    chance = random.Random(f"{SEED} chain {part}")
+    row = soak("kill chain")
+    for number in row.times(4):
+        got = chain(tmp_path / str(number), chance)
+        row.look(wrong=differing(got, want), zero=early[-1] == 0, other=early[-1] != 2)
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_kills_of_detect(part, unbroken, heatlift_in, tmp_path, soak):
+    unbroken("heatmap")
+    detector = unbroken.folders[("heatmap",)] / "checkpoints" / "best.ckpt"
+    text = TINY["heatmap"].partition("data:")[2].partition("  input_size")[0]
+    words = ("detect", "-c", "detect.yaml", "--detector", detector)
+
+    def starter(name):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "detect.yaml").write_text(f"data:{text}")
+        return heatlift_in(tmp_path / name)
+
+    def cached(name):
+        entries = (tmp_path / name / "cache").glob("[!.]*/*")
+        return {f"{file.parent.name}/{file.name}": file.read_bytes() for file in entries}
+
+    begun = time.monotonic()
+    assert starter("whole")(*words).wait() == 0
+    seconds = time.monotonic() - begun
+    want = cached("whole")
+    assert len(want) >= 6
+    chance = random.Random(f"{SEED} detect {part}")
+    row = soak("kill detect")
+    for number in row.times(10):
+        start = starter(str(number))
+        while not killed(start, words, None, chance, seconds):
+            shutil.rmtree(tmp_path / str(number) / "cache")
+        child = start(*words)
+        code = child.wait()
+        wrong = code == 0 and cached(str(number)) != want
+        row.look(wrong=wrong, orphans=child.orphans(), other=code != 0 and child.stderr[-200:])
+
+
+@pytest.mark.parametrize("stage", TINY)
+def test_a_kill_after_every_step(stage, unbroken, heatlift_in, tmp_path, soak):
+    want = unbroken(stage)
+    steps = want["step"] - 1
+    row = soak("kill step")
+    for number in row.times(steps):
+        folder = tmp_path / str(number)
+        start = heatlift_in(folder)
+        words = (*WORDS[stage], "--save_every", "1")
+        fault = ("at", "saved", number + 1, "kill")
+        assert start(*words, faults=[fault]).wait() == -signal.SIGKILL
+        finish(row, start, folder, stage, want, fault, "--save_every", "1")
+
+
+@pytest.mark.parametrize("stage", TINY)
+def test_the_control(stage, unbroken, heatlift_in, tmp_path, soak):
+    row = soak("control")
+    for _ in row.times(1):
+        start = heatlift_in(tmp_path)
+        off = ("no_seeds",)
+        fault = ("at", "saved", 4, "kill")
+        assert start(*WORDS[stage], faults=[off, fault]).wait() == -signal.SIGKILL
+        assert start(*WORDS[stage], faults=[off]).wait() == 0
+        row.look(other="weights" not in differing(outcome(tmp_path, stage), unbroken(stage)))
+
+
+CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 @pytest.mark.parametrize("more", [(), TWO], ids=["one", "two"])
-@pytest.mark.parametrize(("number", "code"), [(15, 143), (2, 130)])
-def test_15_signals(more, number, code, heatlift_in, tmp_path, table):
-    wrong = 0
-    for turn in range(times(15)):
-        child = heatlift_in(tmp_path / str(turn))(
-            *WORDS["pretrain"], *more, faults=[("at", "batch", 1 + turn % 8, "say"), ("slow",)]
-        )
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize("stage", TINY)
+def test_signals(stage, number, more, unbroken, heatlift_in, tmp_path, soak):
+    want = unbroken(stage, *more)
+    row = soak("signal")
+    for turn in row.times(5):
+        folder = tmp_path / str(turn)
+        start = heatlift_in(folder)
+        faults = [("at", "batch", 1 + turn, "say"), ("slow",)]
+        child = start(*WORDS[stage], *more, faults=faults)
         child.wait_for("HERE")
         child.send(number)
-        wrong += child.wait(30) != code or child.orphans() != []
-    stock = "hangs (2 of 2)" if more else "exit code 0"
-    table(f"signal {number}, {'two processes' if more else 'one process'}", stock, wrong, times(15))
-    assert wrong == 0
+        begun = time.monotonic()
+        code = child.wait(30)
+        late = time.monotonic() - begun > 10
+        bad = code not in (0, CODES[number]) or late
+        row.look(turn, zero=code == 0, orphans=child.orphans(), other=bad and (code, late))
+        finish(row, start, folder, stage, want, turn, *more)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("act", DEATHS)
+def test_deaths_of_a_process(act, rank, heatlift_in, tmp_path, soak):
+    want, line = DEATHS[act]
+    row = soak("death")
+    for number in row.times(10):
+        folder = tmp_path / str(number)
+        child = heatlift_in(folder)(
+            *WORDS["lift"], *TWO, faults=[("at", "batch", 1 + number % 7, act, rank)]
+        )
+        child.wait_for("HERE")
+        begun = time.monotonic()
+        code = child.wait(60)
+        late = time.monotonic() - begun > 15
+        said = child.stderr.splitlines()[-1]
+        other = code != want or late or not said.startswith(f"heatlift: error: {line.format(rank)}")
+        row.look(
+            (act, rank),
+            zero=code == 0,
+            orphans=child.orphans(),
+            lost=unreadable(states_of(folder, "lift")),
+            other=other and (code, late, said),
+        )
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_hangs_of_a_process(rank, heatlift_in, tmp_path, soak):
+    row = soak("hang")
+    for number in row.times(5):
+        words = (*WORDS["lift"], *TWO, "--patience", "3")
+        fault = ("at", "batch", 1 + number, "hang", rank)
+        child = heatlift_in(tmp_path / str(number))(*words, faults=[fault])
+        child.wait_for("HERE")
+        begun = time.monotonic()
+        code = child.wait(90)
+        late = time.monotonic() - begun > 30
+        named = f"process {rank} stopped answering and was killed" in child.stderr.splitlines()[-1]
+        bad = code != 6 or late or not named
+        row.look(rank, zero=code == 0, orphans=child.orphans(), other=bad and child.stderr[-200:])
+
+
+def test_another_number_of_processes(heatlift_in, tmp_path, soak):
+    row = soak("world")
+    for number in row.times(3):
+        start = heatlift_in(tmp_path / str(number))
+        fault = ("at", "saved", 2 + 2 * number, "kill")
+        assert start(*WORDS["lift"], faults=[fault]).wait() == -signal.SIGKILL
+        child = start(*WORDS["lift"], *TWO)
+        code = child.wait()
+        named = "had 1 processes and this has 2" in child.stderr
+        row.look(zero=code == 0, orphans=child.orphans(), other=code != 2 or not named)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("stage", TINY)
+def test_numbers_that_are_not_finite(stage, where, heatlift_in, tmp_path, soak):
+    what = "the loss is nan" if where == "loss" else "a gradient is not finite"
+    row = soak("not finite")
+    for number in row.times(5):
+        step = 2 + number
+        child = heatlift_in(tmp_path / str(number))(
+            *WORDS[stage], faults=[("not_finite", step, where)]
+        )
+        code = child.wait()
+        line = child.stderr.splitlines()[-1]
+        said = line.startswith(f"heatlift: error: {what} at step {step}, samples ")
+        row.look(
+            (where, step),
+            wrong=(read_state(tmp_path / str(number) / "runs" / stage / stage) or {}).get("state")
+            != "unfinished",
+            lost=unreadable(states_of(tmp_path / str(number), stage)),
+            zero=code == 0,
+            other=(code != 3 or not said) and (code, line),
+        )
+
+
+WORKERS = {"kill": 6, "hang": 6, "bad file": 4}
+
+
+@pytest.mark.parametrize("act", WORKERS)
+def test_loader_processes(act, heatlift_in, tmp_path, soak):
+    row = soak("worker")
+    for number in row.times(10):
+        words = (*WORDS["lift"], "--data.workers", str(1 + number % 2))
+        child = heatlift_in(tmp_path / str(number))(
+            *words, faults=[("worker", act, number % 3)]
+        )
+        begun = time.monotonic()
+        code = child.wait(60)
+        late = time.monotonic() - begun > 30
+        lines = child.stderr.splitlines()
+        cause = {"kill": "was killed", "hang": "gave nothing for", "bad file": "walk.avi"}[act]
+        bad = code not in (0, WORKERS[act]) or late or cause not in lines[-1] or len(lines) > 2
+        row.look(
+            act,
+            zero=code == 0,
+            orphans=child.orphans(),
+            lost=unreadable(states_of(tmp_path / str(number), "lift")),
+            other=bad and (code, late, lines[-3:]),
+        )
+
+
+def test_a_damaged_newest_state(unbroken, heatlift_in, tmp_path, soak):
+    want = unbroken("lift")
+    chance = random.Random(f"{SEED} fallback")
+    row = soak("fallback")
+    for number in row.times(20):
+        folder = tmp_path / str(number)
+        start = heatlift_in(folder)
+        fault = ("at", "saved", 5 + number % 3, "kill")
+        assert start(*WORDS["lift"], faults=[fault]).wait() == -signal.SIGKILL
+        old, new = sorted((folder / "runs/lift/lift/checkpoints").glob("step-*.ckpt"))
+        data = bytearray(new.read_bytes())
+        kind = ("bit", "cut", "empty", "older one in its place")[number % 4]
+        if kind == "bit":
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        elif kind == "cut":
+            del data[chance.randrange(len(data)) :]
+        elif kind == "empty":
+            data.clear()
+        else:
+            data = old.read_bytes()
+        new.write_bytes(data)
+        child = start(*WORDS["lift"])
+        code = child.wait()
+        named = old.name in child.stdout and new.name in child.stdout
+        harmless = kind == "bit" and f"resumed from {new.name}" in child.stdout
+        row.look(
+            kind,
+            wrong=code == 0 and differing(outcome(folder, "lift"), want),
+            orphans=child.orphans(),
+            other=(code != 0 or not (named or harmless)) and child.stdout[-200:],
+        )
