@@ -17,7 +17,6 @@ from pipeline.datasets.photos import Photographs, below
 from pipeline.errors import DataError
 from pipeline.metrics import MILLIMETRES
 
-
 _FAR = 1e7
 """Millimetres, ten kilometres: no number of a camera is larger."""
 
