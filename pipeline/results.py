@@ -23,6 +23,7 @@ from pipeline import cli, draw, robustness
 from pipeline.checkpoint import file_digest, rebuild, write_whole
 from pipeline.config import find_config
 from pipeline.datasets import MotionSource
+from pipeline.datasets.mocap import Mocap
 from pipeline.datasets.recordings import SHIPPED
 from pipeline.errors import HeatliftError, UsageError
 from pipeline.lift.data import LiftDataModule
@@ -40,16 +41,21 @@ HEAD = """\
 run goes on where it was, and finished rows are kept.
 
 - **Written** {date} on {hardware}.
-- **Budget** {seconds} CPU seconds of one thread per row, counted over training alone: batches,
-  steps and saving, no validation. A short run measures what a step costs; the number of steps
-  follows, so that the schedule knows its length. *used* is what a row took. Pretraining has the
-  same budget again; rows *at the total budget* spend both on lifting.
+- **Budget** in CPU seconds of one thread, counted over training alone: batches, steps and saving,
+  no validation. A short run measures what a step costs; the number of steps follows, so that the
+  schedule knows its length. *used* is what a row's lifting took. VideoPose3D, Martinez and MixSTE
+  have {seconds:g} each. Pretraining has the same again; a further row of MixSTE spends both on
+  lifting. The other lifters have {twice:g} and are compared with that row.
 - **Data** {data}.
 - **Protocol** test split, frames outside bad ranges, 4 cameras; prediction and truth relative to
   the root, 17 joints with the root counted as zero, mean over frames, no flip test; mm, MPJVE in mm
   per frame. What comes out is smoothed over time (a Gaussian; deviation {noisy:g} frames on noisy,
   {exact:g} on exact 2D). Weights are those of the best validation. *hidden*: 20 and 40 % of the
-  joints that the 2D has, at random; one camera of each recording."""
+  joints that the 2D has, at random; one camera of each recording.
+- **Frame subset** Frames 0 and 1 of every 16 of each video, two in a row so that MPJVE has a
+  meaning. Lifters that give out the centre frame of a window alone (†) are lifted and scored on
+  them everywhere, in validation too, and are not smoothed, for lack of neighbours. A table of its
+  own has all lifters on noisy 2D on these frames; those without † are smoothed there too."""
 """How the page begins."""
 
 
@@ -60,37 +66,71 @@ class Row:
     Args:
         name: Of its run.
         title: For people.
+        size: Of the lifter, for people.
         config: Of the lifter.
         detections: exact or noisy.
         share: Its lifting budget in parts of the budget of a row.
         pretraining: Config of the pretraining it starts from, which has a budget of its own.
+        frames: Those that are scored, as `LiftModule` has it.
     """
 
     name: str
     title: str
+    size: str
     config: str
     detections: str
     share: float = 1.0
     pretraining: str | None = None
+    frames: str = "all"
+
+    def words(self) -> list[str]:
+        """What the command line is told beside the config."""
+        smooth = SMOOTH[self.detections] if self.frames == "all" else 0.0
+        found = ["--data.detections", self.detections, "--model.flip_test", "false"]
+        return [*found, f"--model.smooth={smooth}", f"--model.frames={self.frames}"]
 
 
-def _rows(detections: str) -> tuple[Row, ...]:
+def _compared(detections: str) -> tuple[Row, ...]:
+    """Three lifters at equal budgets, and one of them with and without pretraining."""
     mixste, first = "lift/mixste_mocap", "pretrain/mixste_mocap"
-    return (
-        Row(f"videopose3d-{detections}", "VideoPose3D", "lift/videopose3d_mocap", detections),
-        Row(f"martinez-{detections}", "Martinez", "lift/martinez_mocap", detections),
-        Row(f"mixste-{detections}", "MixSTE from scratch", mixste, detections),
-        Row(f"mixste-pretrained-{detections}", "MixSTE pretrained", mixste, detections, 1.0, first),
-        Row(f"mixste-total-{detections}", "MixSTE from scratch", mixste, detections, 2.0),
+    size = "27 frames, 64 channels, 4 pairs of blocks"
+    rows = (
+        ("videopose3d", "VideoPose3D", "27 frames, 512 channels", "lift/videopose3d_mocap"),
+        ("martinez", "Martinez", "1024 channels", "lift/martinez_mocap"),
+        ("mixste", "MixSTE from scratch", size, mixste),
+        ("mixste-pretrained", "MixSTE pretrained", size, mixste, 1.0, first),
+        ("mixste-total", "MixSTE from scratch", size, mixste, 2.0),
+    )
+    return tuple(
+        Row(f"{name}-{detections}", title, shown, config, detections, *more)
+        for name, title, shown, config, *more in rows
+    )
+
+
+def _others() -> tuple[Row, ...]:
+    """The other lifters of the papers, on noisy 2D, at twice the budget."""
+    centre = "27 frames, 16 channels per joint, 2 + 2 blocks"
+    rows = (
+        ("combined", "Combined Deep Learner", "512 channels", "all"),
+        ("cascade", "Cascade", "3 stages of 3 blocks, 512 channels", "all"),
+        ("poseformer", "PoseFormer", centre, "subset"),
+        ("poseformer_group", "PoseFormer with group attention", centre, "subset"),
+    )
+    return tuple(
+        Row(f"{name}-noisy", title, size, f"lift/{name}_mocap", "noisy", 2.0, frames=frames)
+        for name, title, size, frames in rows
     )
 
 
 SMOOTH = {"noisy": 3.0, "exact": 1.0}
 """Deviation of the Gaussian over time on what comes out, frames at 50 Hz."""
 
-ROWS = (*_rows("noisy"), *_rows("exact"))
+ROWS = (*_compared("noisy"), *_others(), *_compared("exact"))
 """In the order in which they are trained."""
 
+
+SUBSET = "subset.json"
+"""Beside a run whose own test did not score the frame subset: what it has on it."""
 
 CHAIN = ("08_10", "10_03", "14_37")
 """Test recordings that are rendered and detected: a walk, a kick, a drink."""
@@ -198,12 +238,13 @@ def results(
     rows: list[str] | None = None,
     detector: str | None = None,
     runs: str = "runs",
-    docs: str = "docs",
+    docs: str | None = None,
 ) -> None:
     """Train the compared set row by row and write `results.md` with its pictures.
 
     Each row gets the same CPU time of one thread. A row that is finished is kept, one that was
-    stopped goes on where it was; the page is written after each.
+    stopped goes on where it was; the page is written after each. What is measured on other data
+    than the open benchmark stays out of `docs` unless that folder is named.
 
     Args:
         source: class_path and init_args of the data, as `-c data/mocap` gives them.
@@ -212,7 +253,8 @@ def results(
         detector: Checkpoint of a 2D stage: some test recordings are rendered, detected by it and
             lifted, as a row of its own.
         runs: Folder of all runs.
-        docs: Folder of the page.
+        docs: Folder of the page; by default `docs` for the open benchmark and the folder
+            `results` of all runs for other data.
 
     Raises:
         UsageError: If a row has no such name.
@@ -223,7 +265,9 @@ def results(
         names = ", ".join(row.name for row in ROWS)
         raise UsageError(f"no row {min(unknown)}; there are {names}")
     torch.set_num_threads(1)
-    bench = Bench(_settled(source), seconds, Path(runs), Path(docs))
+    settled = _settled(source)
+    page = Path(docs) if docs else _home(settled, Path(runs))
+    bench = Bench(settled, seconds, Path(runs), page)
     for row in ROWS:
         if not rows or row.name in rows:
             bench.train(row)
@@ -250,6 +294,11 @@ def _settled(source: Mapping[str, Any]) -> dict[str, Any]:
     return {"class_path": source["class_path"], "init_args": init_args}
 
 
+def _home(source: Mapping[str, Any], runs: Path) -> Path:
+    """Where the page belongs whose folder nobody named."""
+    return Path("docs") if isinstance(made(source), Mocap) else runs / "results"
+
+
 class Bench:
     """The rows of one data set at one budget.
 
@@ -274,14 +323,18 @@ class Bench:
         if row.pretraining:
             given = self._fit("pretrain", "pretraining", row.pretraining, 1.0, [])
             pretrained = str(given / _state(given)["checkpoint"])
-        words = ["--data.detections", row.detections, "--model.flip_test", "false"]
-        words += ["--model.pretrained", pretrained, f"--model.smooth={SMOOTH[row.detections]}"]
+        words = [*row.words(), "--model.pretrained", pretrained]
         folder = self._fit("lift", row.name, row.config, row.share, words)
+        if "test/subset_mpjpe_mm" not in _numbers(folder):
+            say(f"  {row.name}: the frame subset, which its test left out")
+            found = self._tested(folder, self.source, row.detections)
+            text = json.dumps({name: v for name, v in found.items() if "subset" in name})
+            write_whole(folder / SUBSET, lambda file: file.write(text.encode()))
         if not robustness.read(folder):
             say(f"  {row.name}: hidden joints, dropped frames, noise")
             module: Any = rebuild(folder / _state(folder)["checkpoint"], ("lift",))
-            found = robustness.measure(module, self._made(), detections=row.detections)
-            robustness.write(folder, found)
+            points = robustness.measure(module, self._made(), detections=row.detections)
+            robustness.write(folder, points)
 
     def chain(self, detector: str) -> None:
         """Render, detect and lift the recordings of `CHAIN`, by the first noisy row.
@@ -299,23 +352,10 @@ class Bench:
         write_whole(few, lambda file: file.write(_few(CHAIN).encode()))
         beside = {"splits": str(few), "pictures": True}
         shown = {**self.source, "init_args": {**self.source["init_args"], **beside}}
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=self.folder,
-        )
         found = {}
         for detections in ("exact", "noisy", detector):
-            module = rebuild(folder / _state(folder)["checkpoint"], ("lift",))
-            data = LiftDataModule(made(shown), detections)
-            trainer.test(module, datamodule=data, verbose=False)
             key = detections if detections != detector else "detected"
-            found[key] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            found[key] = self._tested(folder, shown, detections)
         text = json.dumps({"digest": file_digest(Path(detector)), "numbers": found})
         write_whole(self.folder / "chain.json", lambda file: file.write(text.encode()))
 
@@ -328,6 +368,25 @@ class Bench:
         """Folder of a row's finished run, if there is one."""
         found = newest_finished(self.runs, stage, lambda _: True, self.name_of(name, config))
         return found.parents[1] if found else None
+
+    def _tested(self, folder: Path, source: Mapping[str, Any], detections: str) -> dict[str, float]:
+        """Numbers of a finished run's weights on the test split of a source, in its precision."""
+        state = _state(folder)
+        trainer = pl.Trainer(
+            precision=state["settings"]["trainer"]["precision"],
+            accelerator="cpu",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=self.folder,
+        )
+        module = rebuild(folder / state["checkpoint"], ("lift",))
+        data = LiftDataModule(made(source), detections)
+        trainer.test(module, datamodule=data, verbose=False)
+        return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
     def _made(self) -> MotionSource:
         return made(self.source)
@@ -388,7 +447,8 @@ class Bench:
         kept = page.read_text() if page.is_file() else ""
         below = kept.partition(MARK)[2] or "\n"
         curves = {row: robustness.read(folder) for row, folder in done.items()}
-        parts = [self._head(), *_tables(done, curves)]
+        parts = [self._head(), *_tables(done, curves, self.seconds)]
+        parts.append(_on_the_subset(done, self.seconds))
         parts += self._pictures(done, curves)
         parts += self._chained()
         text = "\n\n".join(parts) + f"\n\n{MARK}{below}"
@@ -398,7 +458,8 @@ class Bench:
         return HEAD.format(
             date=time.strftime("%Y-%m-%d"),
             hardware=hardware(),
-            seconds=f"{self.seconds:g}",
+            seconds=self.seconds,
+            twice=2 * self.seconds,
             data=self._made().describe(),
             **SMOOTH,
         )
@@ -489,6 +550,13 @@ def _state(folder: Path) -> dict[str, Any]:
     return read_state(folder) or {}
 
 
+def _numbers(folder: Path) -> dict[str, float]:
+    """What a finished run was tested to have."""
+    beside = folder / SUBSET
+    later = json.loads(beside.read_text()) if beside.is_file() else {}
+    return {**_state(folder)["numbers"], **later}
+
+
 def hardware() -> str:
     """Processor and torch, for the page."""
     info = Path("/proc/cpuinfo")
@@ -525,43 +593,64 @@ def used(metrics: Iterable[tuple[int, str, float]]) -> float:
 
 
 def _tables(
-    done: Mapping[Row, Path], curves: Mapping[Row, list[robustness.Point]]
+    done: Mapping[Row, Path], curves: Mapping[Row, list[robustness.Point]], seconds: float
 ) -> Iterable[str]:
     """One table for each kind of 2D input; a row that is not finished says so."""
-    head = (
-        "| lifter | used, s | MPJPE | P-MPJPE | N-MPJPE | MPJVE | kinds seen / unseen "
-        "| 20 % hidden | 40 % hidden |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
-    )
     for detections in ("noisy", "exact"):
-        lines = [f"## {detections.capitalize()} 2D\n", head]
+        lines = [f"## {detections.capitalize()} 2D\n", *_header("20 % hidden", "40 % hidden")]
         mine = [row for row in ROWS if row.detections == detections]
-        floor = next((_state(done[row])["numbers"] for row in mine if row in done), None)
+        whole = (row for row in mine if row in done and row.frames == "all")
+        floor = next((_numbers(done[row]) for row in whole), None)
         if floor:
-            numbers = {
-                key.replace("mean_pose_", ""): v for key, v in floor.items() if "mean" in key
-            }
-            lines.append(_line("mean training pose", "-", numbers, []))
+            cells = ["mean training pose", "-", "-", "-", *_errors(floor, "mean_pose_")]
+            lines.append(_line([*cells, "-", "-"]))
         for row in mine:
-            title = row.title + (" at the total budget" if row.share > 1 else "")
+            errors: list[str] = []
             if row in done:
-                numbers = _state(done[row])["numbers"]
-                spent = used(read_metrics(done[row] / "metrics.csv"))
-                taken = f"{spent:.0f}" + (" + pretraining" if row.pretraining else "")
-                lines.append(_line(title, taken, numbers, curves[row]))
-            else:
-                lines.append(f"| {title} | not yet | | | | | | | |")
+                errors = _errors(_numbers(done[row]))
+                hidden = (p for p in curves[row] if p.corruption == "joints hidden")
+                levels = {p.level: f"{p.mpjpe:.1f}" for p in hidden}
+                errors += [levels.get(0.2, "-"), levels.get(0.4, "-")]
+            lines.append(_line([*_about(row, done.get(row), seconds), *(errors or [""] * 7)]))
         yield "\n".join(lines)
 
 
-def _line(
-    title: str, spent: str, numbers: Mapping[str, Any], points: Sequence[robustness.Point]
-) -> str:
+def _on_the_subset(done: Mapping[Row, Path], seconds: float) -> str:
+    """A table of all lifters on noisy 2D, each on the frames that all of them are scored on."""
+    lines = ["## All lifters on the frame subset, noisy 2D\n", *_header()]
+    for row in ROWS:
+        if row.detections == "noisy":
+            errors = _errors(_numbers(done[row]), "subset_") if row in done else [""] * 5
+            lines.append(_line([*_about(row, done.get(row), seconds), *errors]))
+    return "\n".join(lines)
+
+
+def _header(*more: str) -> list[str]:
+    cells = ["lifter", "size", "budget, s", "used, s", "MPJPE", "P-MPJPE", "N-MPJPE", "MPJVE"]
+    cells += ["kinds seen / unseen", *more]
+    return [_line(cells), _line(["---"] * len(cells))]
+
+
+def _about(row: Row, folder: Path | None, seconds: float) -> list[str]:
+    """Which lifter, how large, how long it may train and how long it did."""
+    budget = f"{row.share * seconds:g}"
+    spent = f"{used(read_metrics(folder / 'metrics.csv')):.0f}" if folder else "not yet"
+    if row.pretraining:
+        budget += f" + {seconds:g}"
+        spent += " + pretraining" if folder else ""
+    return [row.title + (" †" if row.frames == "subset" else ""), row.size, budget, spent]
+
+
+def _errors(numbers: Mapping[str, float], part: str = "") -> list[str]:
+    """Cells of errors; `part` is what stands before the names of their quantities."""
+
     def shown(key: str, digits: int = 1) -> str:
-        value = numbers.get(f"test/{key}_mm")
+        value = numbers.get(f"test/{part}{key}_mm")
         return "-" if value is None else f"{value:.{digits}f}"
 
-    hidden = {p.level: f"{p.mpjpe:.1f}" for p in points if p.corruption == "joints hidden"}
-    cells = [title, spent, shown("mpjpe"), shown("p_mpjpe"), shown("n_mpjpe"), shown("mpjve", 2)]
-    cells += [f"{shown('mpjpe_seen')} / {shown('mpjpe_unseen')}"]
-    cells += [hidden.get(0.2, "-"), hidden.get(0.4, "-")]
+    cells = [shown("mpjpe"), shown("p_mpjpe"), shown("n_mpjpe"), shown("mpjve", 2)]
+    return [*cells, f"{shown('mpjpe_seen')} / {shown('mpjpe_unseen')}"]
+
+
+def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"

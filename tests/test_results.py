@@ -1,10 +1,14 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
+import yaml
 
-from pipeline import results, robustness
+from pipeline import lift, results, robustness
+from pipeline.config import find_config
 from pipeline.errors import UsageError
+from pipeline.lift import LiftModule
 from pipeline.results import MARK, ROWS, Bench, Plan, calibrated, plan, used
 from pipeline.robustness import Point
 
@@ -50,8 +54,23 @@ def test_too_few_steps_tell_nothing():
 def test_every_input_has_the_compared_set_at_equal_budgets():
     for detections in ("noisy", "exact"):
         mine = [row for row in ROWS if row.detections == detections]
-        assert [row.share + bool(row.pretraining) for row in mine] == [1, 1, 1, 2, 2]
+        others = [2, 2, 2, 2] if detections == "noisy" else []
+        assert [row.share + bool(row.pretraining) for row in mine] == [1, 1, 1, 2, 2, *others]
     assert len({row.name for row in ROWS}) == len(ROWS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_row_names_the_size_of_its_config_and_scores_frames_that_its_lifter_has(row):
+    named = yaml.safe_load(find_config(row.config).read_text())["model"]["net"]
+    lifter = getattr(lift, named["class_path"].rpartition(".")[2])(**named["init_args"])
+    arguments = named["init_args"]
+    for word, key in (("frames", "frames"), ("channels", "dim"), ("channels", "width")):
+        if key in arguments:
+            assert f"{arguments[key]} {word}" in row.size
+    assert row.frames == ("subset" if lifter.output == "centre" else "all")
+    smooth = float(row.words()[-2].removeprefix("--model.smooth="))
+    LiftModule(lifter, smooth=smooth, frames=row.frames)
+    assert smooth or row.frames == "subset"
 
 
 def test_an_unknown_row_is_named(tmp_path):
@@ -67,6 +86,10 @@ def test_options_beside_the_source_become_its_arguments(tmp_path):
         results._settled({"root": "there"})
 
 
+def _named(numbers):
+    return [(key.removeprefix("test/"), value) for key, value in numbers.items()]
+
+
 def finished(bench, row, error):
     """A run as a finished row leaves it."""
     folder = bench.runs / "lift" / bench.name_of(row.name, row.config)
@@ -74,6 +97,7 @@ def finished(bench, row, error):
     (folder / "checkpoints" / "best.ckpt").touch()
     numbers = {f"test/{key}_mm": error for key in ("mpjpe", "p_mpjpe", "n_mpjpe", "mpjve")}
     numbers |= {"test/mpjpe_seen_mm": error - 1, "test/mpjpe_unseen_mm": error + 2}
+    numbers |= {f"test/subset_{key}": value + 10 for key, value in _named(numbers)}
     numbers |= {f"test/mean_pose_{key}_mm": 200.5 for key in ("mpjpe", "p_mpjpe", "mpjve")}
     state = {"state": "finished", "numbers": numbers, "checkpoint": "checkpoints/best.ckpt"}
     (folder / "run.json").write_text(json.dumps(state))
@@ -91,15 +115,31 @@ def test_the_page_has_a_line_per_row_and_keeps_what_is_written_by_hand(tmp_path)
     page.write_text(f"old numbers\n{MARK}\n## What was tried\n\nThis and that.\n")
     finished(bench, ROWS[0], 44.25)
     finished(bench, ROWS[2], 50.0)
+    finished(bench, ROWS[3], 48.0)
+    finished(bench, next(row for row in ROWS if row.frames == "subset"), 52.5)
     bench.write_page()
     text = page.read_text()
     assert "old numbers" not in text
     assert text.endswith(f"{MARK}\n## What was tried\n\nThis and that.\n")
-    assert re.search(r"VideoPose3D \| 10 \| 44\.2 .* \| 43\.2 / 46\.2 \| 46\.2 \| 48\.2 \|", text)
-    assert "| mean training pose | - | 200.5 |" in text
-    assert text.count("not yet") == len(ROWS) - 2
+    whole, rest = text.split("## Exact 2D")
+    few = rest.split("## All lifters on the frame subset, noisy 2D")[1]
+    numbers = r"30 \| 10 \| 44\.2 .* \| 43\.2 / 46\.2 \| 46\.2 \| 48\.2 \|"
+    assert re.search(r"\| VideoPose3D \| 27 frames, 512 channels \| " + numbers, whole)
+    assert re.search(
+        r"VideoPose3D \| [^|]* \| 30 \| 10 \| 54\.2 .* 54\.25 \| 53\.2 / 56\.2 \|", few
+    )
+    assert re.search(
+        r"MixSTE pretrained \| [^|]* \| 30 \+ 30 \| 10 \+ pretraining \| 48\.0 ", whole
+    )
+    assert re.search(r"\| PoseFormer † \| 27 frames[^|]* \| 60 \| 10 \| 52\.5 ", whole)
+    assert re.search(r"\| PoseFormer † \| 27 frames[^|]* \| 60 \| 10 \| 62\.5 ", few)
+    assert "| mean training pose | - | - | - | 200.5 |" in text
+    noisy = [row for row in ROWS if row.detections == "noisy"]
+    assert text.count("not yet") == len(ROWS) - 4 + len(noisy) - 4
+    assert len({line.count("|") for line in few.splitlines() if line.startswith("|")}) == 1
     assert "whole chain" not in text
-    assert "30 CPU seconds" in text
+    assert "have 30 each" in text
+    assert "have 60 and" in text
     assert (tmp_path / "docs" / "results_learning.png").stat().st_size > 1000
     assert (tmp_path / "docs" / "results_robustness.png").stat().st_size > 1000
 
@@ -120,6 +160,41 @@ def test_a_finished_row_is_not_trained_again(tmp_path):
     before = sorted(folder.iterdir())
     bench.train(ROWS[0])
     assert sorted(folder.iterdir()) == before
+
+
+def test_numbers_beside_a_run_are_its_own_too(tmp_path):
+    folder = finished(Bench(SYNTHETIC, 30.0, tmp_path, tmp_path), ROWS[0], 44.25)
+    (folder / results.SUBSET).write_text('{"test/subset_mpjpe_mm": 41.5}')
+    found = results._numbers(folder)
+    assert (found["test/mpjpe_mm"], found["test/subset_mpjpe_mm"]) == (44.25, 41.5)
+
+
+@pytest.mark.slow
+def test_what_a_test_left_out_is_measured_once_and_kept_beside_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEATLIFT_RUN", "")
+    bench = Bench(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
+    row = next(row for row in ROWS if row.frames == "subset")
+    small = ["frames=3", "dim=8", "depth=1", "heads=2"]
+    words = [*row.words(), *(f"--model.net.init_args.{word}" for word in small)]
+    bench._run("lift", bench.name_of(row.name, row.config), row.config, Plan(1, 2, 1), words)
+    folder = bench.finished("lift", row.name, row.config)
+    state = json.loads((folder / "run.json").read_text())
+    given = {key: v for key, v in state["numbers"].items() if "subset" in key}
+    state["numbers"] = {key: v for key, v in state["numbers"].items() if "subset" not in key}
+    (folder / "run.json").write_text(json.dumps(state))
+    robustness.write(folder, [Point("joints hidden", 0.0, 44.25, 5.0)])
+    bench.train(row)
+    assert json.loads((folder / results.SUBSET).read_text()) == pytest.approx(given)
+    assert len(given) == 4
+    bench.write_page()
+    shown = f"| {given['test/subset_mpjpe_mm']:.1f} | {given['test/subset_p_mpjpe_mm']:.1f} |"
+    assert (bench.docs / "results.md").read_text().count(shown) == 2
+
+
+def test_the_page_of_other_data_is_not_that_of_the_benchmark(tmp_path):
+    mocap = {"class_path": "pipeline.datasets.mocap.Mocap", "init_args": {"root": str(tmp_path)}}
+    assert results._home(mocap, tmp_path / "runs") == Path("docs")
+    assert results._home(SYNTHETIC, tmp_path / "runs") == tmp_path / "runs" / "results"
 
 
 @pytest.mark.slow
