@@ -198,3 +198,19 @@ def worker(act, batch):
 
     whole, stage.loader = stage.loader, loader
     stage.PATIENCE = 5.0
+
+
+def full_wandb_disk():
+    """The folder that W&B writes to is a disk of 32 kB (needs root)."""
+    import subprocess
+
+    from pipeline import wandb_run
+
+    def start(self):
+        folder = self.folder / "wandb"
+        folder.mkdir(parents=True, exist_ok=True)
+        mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)]
+        subprocess.run(mount, check=True)
+        return whole(self)
+
+    whole, wandb_run.GuardedWandb._start = wandb_run.GuardedWandb._start, start

@@ -53,17 +53,20 @@ FAULTS = {
         "`kill -9`, both stages of pretrain && lift", "lifts from a half-trained stage", RESUMED, 20
     ),
     "kill detect": Fault(
-        "`kill -9`, `heatlift detect` filling the cache", "–", "goes on; same bytes", 20
+        "`kill -9`, `heatlift detect` filling the cache", "not measured", "goes on; same bytes", 20
     ),
     "kill step": Fault("`kill -9` after each step, 3 stages", NEVER_EQUAL, RESUMED, 35),
     "control": Fault(
-        "control: the same with the re-seeding off", "–", "ends elsewhere, as it must", 3
+        "control: the same with the re-seeding off", "not measured", "ends elsewhere, as it must", 3
     ),
     "kill save": Fault(
         "`kill -9` while saving in a loop", "6 of 20 files broken", "old or new file, whole", 200
     ),
     "kill builder": Fault(
-        "`kill -9`, builder of a cache entry", "–", "the next goes on within 5 s; same bytes", 99
+        "`kill -9`, builder of a cache entry",
+        "not measured",
+        "the next goes on within 5 s; same bytes",
+        99,
     ),
     "signal": Fault(
         "SIGTERM, SIGINT; 1 and 2 processes",
@@ -264,7 +267,7 @@ class Soak:
             "W / L / Z / O / C / + count silently wrong results, lost good checkpoints, false exits"
             " with 0, orphans,",
             "canaries, and everything else that was not as promised (late, another line or code,"
-            " memory); – was not looked for.",
+            " memory); - was not looked for.",
             "",
             "| fault | the stock stack | Heatlift | times tried | W / L / Z / O / C / + |"
             " true rate, 95 % |",
@@ -277,7 +280,7 @@ class Soak:
     def line(self, name: str) -> str:
         """A row of the table."""
         fault, row = FAULTS[name], self.rows.get(name, Row())
-        harms = " / ".join(str(row.harms.get(harm, "–")) for harm in HARMS)
+        harms = " / ".join(str(row.harms.get(harm, "-")) for harm in HARMS)
         times = f"{row.tried:,}" + (
             "" if row.tried >= fault.asked else f" of {fault.asked:,} asked"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
@@ -17,6 +18,7 @@ import pytest
 import torch
 import warm
 from runs import WORDS, differing, outcome
+from soak import SEED
 
 from pipeline import checkpoint
 from pipeline.errors import DataError, StorageError
@@ -325,9 +327,127 @@ def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before(
     assert differing(outcome(tmp_path, "lift"), unbroken("lift")) == []
 
 
+# ---- make soak -----------------------------------------------------------------------------------
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-def test_1200_faults_of_checkpoints(whole, tmp_path, table):
-    wrong = sum(silently_wrong(tmp_path / "a.ckpt", whole, bad) for bad in faults(whole, 1000))
-    table("1 flipped bit or cut in a checkpoint", "silently wrong weights 299 of 300", wrong, 1201)
-    assert wrong == 0
+def test_damage_by_the_thousand(whole, tmp_path, soak):
+    bad = random.Random(f"{SEED} checkpoint")
+    kinds = ["bit"] * 1000 + ["cut"] * 200 + ["empty"]
+    bad.shuffle(kinds)
+    row = soak("checkpoint")
+    for number in row.times(len(kinds)):
+        changed = {
+            "bit": lambda: flipped(whole, bad.randrange(8 * len(whole))),
+            "cut": lambda: whole[: bad.randrange(len(whole))],
+            "empty": lambda: b"",
+        }[kinds[number]]()
+        row.look(kinds[number], wrong=silently_wrong(tmp_path / "a.ckpt", whole, changed))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("part", range(2))
+def test_kills_while_saving(part, server, tmp_path, soak):
+    path = tmp_path / "a.ckpt"
+    chance = random.Random(f"{SEED} save {part}")
+    row = soak("kill save")
+    for _ in row.times(100):
+        process = server.Process(target=warm.save_for_ever, args=(path,))
+        process.start()
+        while not path.exists():
+            process.join(0.01)
+        process.join(chance.uniform(0.0, 0.1))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        try:
+            values = checkpoint.read(path)["state_dict"]["w"]
+        except DataError as error:
+            row.look(lost=error)
+            continue
+        checkpoint.sweep(tmp_path)
+        left = [file.name for file in tmp_path.iterdir()] != ["a.ckpt"]
+        row.look(lost=False, wrong=bool(values.min() != values.max()), other=left)
+
+
+@contextlib.contextmanager
+def disk(kind: str, at: int):
+    """A disk that fails in this way; `at` is the byte from which on it does, where it matters."""
+    if kind == "limit":
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (at, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, before)
+        return
+    number = errno.EIO if at % 2 else errno.ENOSPC
+    with pytest.MonkeyPatch.context() as patch:
+        if kind == "write":
+            patch.setattr(torch, "save", lambda content, file: (file.write(bytes(at)), fail()))
+            fail = fails_with(number)
+        else:
+            patch.setattr(
+                {"fsync": "os.fsync", "rename": "pathlib.Path.replace"}[kind], fails_with(number)
+            )
+        yield
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["limit", "write", "fsync", "rename"])
+def test_failing_writes(kind, whole, tmp_path, soak):
+    path = _written(tmp_path / "a.ckpt", whole)
+    content = checkpoint.read(path)
+    chance = random.Random(f"{SEED} write {kind}")
+    row = soak("write")
+    for _ in row.times(15):
+        refused = False
+        with disk(kind, chance.randrange(1, len(whole) - 1000)):
+            try:
+                checkpoint.WholeFiles().save_checkpoint(content, path)
+            except StorageError:
+                refused = True
+        left = [file.name for file in tmp_path.iterdir()] != ["a.ckpt"]
+        row.look(kind, lost=path.read_bytes() != whole, zero=not refused, other=left)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_hostile_pickles(protocol, whole, tmp_path, soak):
+    row = soak("pickle")
+    names = list(gadgets(tmp_path / "x"))
+    for number in row.times(len(names)):
+        canary = tmp_path / f"canary{number}"
+        content = {"state_dict": {"net.weight": gadgets(canary)[names[number]]}, "global_step": 1}
+        path = repacked(whole, tmp_path / "evil.ckpt", pickled=pickle.dumps(content, protocol))
+        row.look(names[number], **ran(lambda path=path: checkpoint.read(path), canary))
+
+
+def ran(read, canary: Path) -> dict[str, object]:
+    """What reading a hostile file did, by kind of harm."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        read()
+    except DataError as error:
+        bad = "\n" in str(error)
+    else:
+        bad = True
+    more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {"canaries": canary.exists(), "other": bad or more > 2**20}
+
+
+@pytest.mark.soak
+def test_bombs(whole, tmp_path, soak):
+    row = soak("bomb")
+    for number in row.times(20):
+        size = (1 + number) * 20_000_000
+        bomb = [("archive/data/bomb", bytes(size))] if number % 2 else []
+        path = tmp_path / "bomb.ckpt"
+        if bomb:
+            repacked(whole, path, packing=zipfile.ZIP_DEFLATED, more=bomb)
+        else:
+            torch.save({"state_dict": {"w": torch.zeros(1).expand(size * 1000)}}, path)
+        row.look(number, **ran(lambda path=path: checkpoint.read(path), tmp_path / "canary"))

@@ -302,9 +302,7 @@ def test_loader_processes(act, heatlift_in, tmp_path, soak):
     row = soak("worker")
     for number in row.times(10):
         words = (*WORDS["lift"], "--data.workers", str(1 + number % 2))
-        child = heatlift_in(tmp_path / str(number))(
-            *words, faults=[("worker", act, number % 3)]
-        )
+        child = heatlift_in(tmp_path / str(number))(*words, faults=[("worker", act, number % 3)])
         begun = time.monotonic()
         code = child.wait(60)
         late = time.monotonic() - begun > 30

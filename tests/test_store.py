@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -9,10 +10,12 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from soak import SEED
 
 from pipeline import cache, store
 from pipeline.errors import StorageError, UsageError
@@ -160,25 +163,43 @@ TWICE = (*TWICE, missing_file, other_shape, wrong_type, other_offsets, file_in_i
 FAULTS = {flip: 40, cut: 15, not_a_manifest: 5} | dict.fromkeys(TWICE, 2)
 
 
-@pytest.mark.parametrize(
-    "times",
-    [1, pytest.param(5, marks=pytest.mark.slow), pytest.param(35, marks=pytest.mark.soak)],
-)
+def damage_and_mend(fault, folder: Path, whole, seed: str, caplog) -> dict[str, object]:
+    """Damage an entry, open and mend it; what was not as it must be, by kind of harm."""
+    fault(folder, random.Random(seed))
+    seen = Store(folder.parent).find(wanted())
+    caplog.clear()
+    build(Store(folder.parent), wanted())
+    shutil.rmtree(folder.parent.parent / "other", ignore_errors=True)
+    lines = [record.getMessage() for record in caplog.records]
+    return {
+        "wrong": seen is not None,
+        "lost": content(folder) != whole,
+        "other": len(lines) != 1 or "rebuilding" not in lines[0],
+    }
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_damage_is_noticed_before_use_and_mended_to_the_same_bytes(
-    cache_folder, tmp_path, caplog, fault, times
+    cache_folder, caplog, fault, times
 ):
-    whole = content(build(cache_folder, wanted()).path)
-    folder = cache_folder.root / wanted().name
-    for seed in range(FAULTS[fault] * times):
-        fault(folder, random.Random(f"{fault.__name__} {times} {seed}"))
-        assert cache_folder.find(wanted()) is None
-        caplog.clear()
-        build(cache_folder, wanted())
-        assert content(folder) == whole, seed
-        assert len(caplog.records) == 1, seed
-        assert "rebuilding" in caplog.text, seed
-        shutil.rmtree(tmp_path / "other", ignore_errors=True)
+    entry = build(cache_folder, wanted()).path
+    whole = content(entry)
+    for number in range(FAULTS[fault] * times):
+        seed = f"{fault.__name__} {times} {number}"
+        assert not any(damage_and_mend(fault, entry, whole, seed, caplog).values()), seed
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_damage_by_the_thousand(cache_folder, caplog, fault, soak):
+    entry = build(cache_folder, wanted()).path
+    whole = content(entry)
+    row = soak("cache")
+    for number in row.times(FAULTS[fault] * 35):
+        seed = f"{SEED} {fault.__name__} {number}"
+        row.look(seed, **damage_and_mend(fault, entry, whole, seed, caplog))
 
 
 def test_another_key_is_another_entry(cache_folder):
@@ -213,15 +234,35 @@ def build_counting(root: Path, counts: Path, pause: float = 0.0) -> None:
     Store(root).fetch(wanted(), counting)
 
 
-def test_two_builders_compute_every_item_once(tmp_path):
-    arguments = (tmp_path / "cache", tmp_path / "counts", 0.02)
-    builders = [forked.Process(target=build_counting, args=arguments) for _ in range(3)]
+def built_together(folder: Path, count: int, pause: float) -> tuple[list[int], list[str]]:
+    """Exit codes of builders of one entry, and the items they made, in order."""
+    arguments = (folder / "cache", folder / "counts", pause)
+    builders = [forked.Process(target=build_counting, args=arguments) for _ in range(count)]
     for builder in builders:
         builder.start()
     for builder in builders:
-        builder.join(30)
-    assert [builder.exitcode for builder in builders] == [0, 0, 0]
-    assert (tmp_path / "counts").read_text().split() == list("01234567")
+        builder.join(60)
+    return [builder.exitcode for builder in builders], (folder / "counts").read_text().split()
+
+
+def test_three_builders_compute_every_item_once(tmp_path):
+    assert built_together(tmp_path, 3, 0.02) == ([0, 0, 0], list("01234567"))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_eight_builders(tmp_path, soak):
+    row = soak("builders")
+    for number in row.times(10):
+        (tmp_path / str(number)).mkdir()
+        codes, items = built_together(tmp_path / str(number), 8, 0.01)
+        entry = tmp_path / str(number) / "cache" / wanted().name
+        fresh = build(Store(tmp_path / f"fresh{number}"), wanted()).path
+        row.look(
+            wrong=content(entry) != content(fresh),
+            orphans=multiprocessing.active_children(),
+            other=codes != [0] * 8 or items != list("01234567"),
+        )
 
 
 def rebuild_for_ever(root: Path) -> None:
@@ -230,20 +271,41 @@ def rebuild_for_ever(root: Path) -> None:
         build(Store(root), wanted())
 
 
-@pytest.mark.parametrize("reads", [300, pytest.param(5000, marks=pytest.mark.slow)])
-def test_a_reader_never_sees_a_part_of_an_entry(tmp_path, reads):
-    builders = [forked.Process(target=rebuild_for_ever, args=(tmp_path,)) for _ in range(2)]
+def partial_reads(root: Path, reads: int) -> Iterator[bool]:
+    """For each successful read beside two builders, whether it saw something else than the whole.
+
+    At most as many as asked, and as many as two minutes allow.
+    """
+    builders = [forked.Process(target=rebuild_for_ever, args=(root,)) for _ in range(2)]
     for builder in builders:
         builder.start()
-    whole = made(wanted())
-    seen = 0
-    while seen < reads:
-        if entry := Store(tmp_path).find(wanted()):
-            seen += 1
-            assert all(np.array_equal(entry.arrays[name], whole[name]) for name in whole)
-    for builder in builders:
-        builder.kill()
-        builder.join()
+    whole, end = made(wanted()), time.monotonic() + 120
+    try:
+        while reads and time.monotonic() < end:
+            if entry := Store(root).find(wanted()):
+                reads -= 1
+                yield not all(np.array_equal(entry.arrays[name], whole[name]) for name in whole)
+    finally:
+        for builder in builders:
+            builder.kill()
+            builder.join()
+
+
+@pytest.mark.parametrize("reads", [300, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.timeout(300)
+def test_a_reader_never_sees_a_part_of_an_entry(tmp_path, reads):
+    seen = list(partial_reads(tmp_path, reads))
+    assert len(seen) == reads
+    assert not any(seen)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_readers_beside_builders(tmp_path, soak):
+    row = soak("reads")
+    with contextlib.closing(partial_reads(tmp_path, 5000)) as reads:
+        for _ in row.times(5000):
+            row.look(wrong=next(reads))
 
 
 def test_a_reader_that_has_to_wait_says_for_whom(tmp_path, caplog, monkeypatch):
@@ -259,28 +321,39 @@ def test_a_reader_that_has_to_wait_says_for_whom(tmp_path, caplog, monkeypatch):
     assert f"locked by process {builder.pid}" in caplog.text
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(33, marks=pytest.mark.soak)])
-def test_a_killed_builder_is_taken_over_without_repeating_finished_items(tmp_path, times):
-    for killed_at in (1, 4, 7) * times:
-        for left in tmp_path.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        root, counts = tmp_path / f"cache{killed_at}", tmp_path / f"counts{killed_at}"
-        builder = forked.Process(target=build_counting, args=(root, counts, 0.05))
-        builder.start()
-        while not counts.exists() or len(counts.read_text().split()) <= killed_at:
-            time.sleep(0.002)
-        os.kill(builder.pid, signal.SIGKILL)
-        builder.join(30)
-        began = time.monotonic()
-        build_counting(root, counts)
-        assert time.monotonic() - began < 5
-        rows = counts.read_text().split()
+def taken_over(folder: Path, killed_at: int) -> dict[str, object]:
+    """Kill a builder, let another go on; what was not as it must be, by kind of harm."""
+    root, counts = folder / "cache", folder / "counts"
+    builder = forked.Process(target=build_counting, args=(root, counts, 0.05))
+    builder.start()
+    while not counts.exists() or len(counts.read_text().split()) <= killed_at:
+        time.sleep(0.002)
+    os.kill(builder.pid, signal.SIGKILL)
+    builder.join(30)
+    began = time.monotonic()
+    build_counting(root, counts)
+    late = time.monotonic() - began > 5
+    rows = counts.read_text().split()
+    fresh = build(Store(folder / "fresh"), wanted()).path
+    return {
+        "wrong": content(root / wanted().name) != content(fresh),
         # The item that was being computed when the kill came is the only one done twice.
-        assert sorted(set(rows)) == list("01234567")
-        assert len(rows) <= 9
-        assert content(root / wanted().name) == content(
-            build(Store(tmp_path / f"fresh{killed_at}"), wanted()).path
-        )
+        "other": late or sorted(set(rows)) != list("01234567") or len(rows) > 9,
+    }
+
+
+@pytest.mark.parametrize("killed_at", [1, 4, 7])
+def test_a_killed_builder_is_taken_over_without_repeating_finished_items(tmp_path, killed_at):
+    assert not any(taken_over(tmp_path, killed_at).values())
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_99_killed_builders(tmp_path, soak):
+    row = soak("kill builder")
+    for number in row.times(99):
+        (tmp_path / str(number)).mkdir()
+        row.look(number, **taken_over(tmp_path / str(number), number % 8))
 
 
 def test_a_damaged_shard_is_made_again(tmp_path):

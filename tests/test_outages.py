@@ -1,0 +1,140 @@
+"""W&B out of reach, refusing, hanging, dying or without disk: the run ends as it would without."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from runs import WORDS, differing, outcome
+from wandb_stub import Server
+
+OUTAGES = (
+    "unreachable",
+    "no key",
+    "wrong key",
+    "answers 500",
+    "10 s a reply",
+    "hangs",
+    "dies in mid-run",
+    "its own process dies",
+    "full disk",
+    "offline",
+)
+WAYS = {"wrong key": "401", "answers 500": "500", "10 s a reply": "slow", "hangs": "hangs"}
+QUIET = ("offline",)
+"""No outage: not even a warning."""
+
+
+@pytest.fixture
+def plain(heatlift_in, tmp_path, unbroken):
+    """The outcome without W&B and the seconds it took."""
+    begun = time.monotonic()
+    child = heatlift_in(tmp_path / "plain")(*WORDS["lift"])
+    assert child.wait() == 0, child.stderr
+    return outcome(tmp_path / "plain", "lift"), time.monotonic() - begun
+
+
+def own_processes(child):
+    """W&B's own processes, begun by a run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes()
+            parent = int((path.parent / "stat").read_text().rpartition(") ")[2].split()[1])
+            if b"wandb-core" in words.split(b"\0")[0] and parent == child.process.pid:
+                found.append(int(path.parent.name))
+    return found
+
+
+def suffer(kind, start, folder):
+    """A run in this outage, to its end: exit code and seconds; its child."""
+    server = Server(WAYS.get(kind, "well"))
+    env = {
+        "WANDB_API_KEY": "0" * 40,
+        "WANDB_BASE_URL": server.url,
+        "NETRC": str(folder / "netrc"),
+        "WANDB_CACHE_DIR": str(folder / "w"),
+        "WANDB_DATA_DIR": str(folder / "w"),
+    }
+    faults = []
+    if kind == "unreachable":
+        server.die()
+    if kind == "no key":
+        env["WANDB_API_KEY"] = ""
+    if kind == "full disk":
+        faults = [("full_wandb_disk",)]
+    if "dies" in kind:
+        faults = [("at", "batch", 4, "say"), ("slow",)]
+    mode = "offline" if kind == "offline" else "online"
+    begun = time.monotonic()
+    child = start(*WORDS["lift"], "--wandb", mode, faults=faults, env=env)
+    try:
+        if "dies" in kind:
+            child.wait_for("HERE")
+            if kind == "dies in mid-run":
+                server.die()
+            for process in own_processes(child) if kind == "its own process dies" else []:
+                os.kill(process, signal.SIGKILL)
+        code = child.wait(120)
+    finally:
+        if not server.ended.is_set():
+            server.die()
+        for mount in folder.glob("runs/*/*/wandb"):
+            if os.path.ismount(mount):
+                subprocess.run(["umount", "-l", str(mount)], check=True)
+    return child, code, time.monotonic() - begun
+
+
+def warned(child):
+    return [line for line in child.stderr.splitlines() if line.strip()]
+
+
+def check(kind, heatlift_in, folder, plain):
+    """What is not as promised, by kind of harm; empty where all is."""
+    if kind == "full disk" and os.geteuid():
+        pytest.skip("mounting needs root")
+    want, usual = plain
+    child, code, seconds = suffer(kind, heatlift_in(folder), folder)
+    bad = {"zero": False, "wrong": False, "orphans": child.orphans(), "other": []}
+    if code:
+        bad["other"] = [f"exit {code}", child.stderr[-300:]]
+        return bad
+    bad["wrong"] = differing(outcome(folder, "lift"), want)
+    if seconds - usual > 15:
+        bad["other"].append(f"{seconds - usual:.1f} s more")
+    expected = 0 if kind in QUIET else 1
+    if len(warned(child)) != expected:
+        bad["other"].append(warned(child))
+    return bad
+
+
+def test_a_server_that_answers_well_is_no_outage(heatlift, tmp_path):
+    server = Server("well")
+    env = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": server.url}
+    child = heatlift(*WORDS["lift"], "--wandb", "online", env=env)
+    assert child.wait() == 0
+    server.die()
+    assert server.asked > 3
+    assert f"W&B: {server.url}" in child.stdout
+    assert warned(child) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("kind", OUTAGES)
+def test_an_outage_changes_nothing_but_a_line(kind, heatlift_in, tmp_path, plain):
+    assert not any(check(kind, heatlift_in, tmp_path / "run", plain).values())
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", OUTAGES)
+def test_outages(kind, heatlift_in, tmp_path, plain, soak):
+    row = soak("wandb")
+    for number in row.times(2):
+        row.look(kind, **check(kind, heatlift_in, tmp_path / str(number), plain))
