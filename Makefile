@@ -77,7 +77,7 @@ test-all: install ## Slow tests too, at most 45 minutes
 	$(PYTEST) -n 2 --dist worksteal -m 'not soak' -q $(ARGS)
 
 soak: install ## Kills, faults and corruption by the thousand, at most 60 minutes
-	$(PYTEST) -m soak -q $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist worksteal -m soak -q $(ARGS)
 
 bench: install ## Side-by-side measurements against named yardsticks
 	@for script in benchmarks/*.py; do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import sys
 
 import pytest
 from runs import TINY, WORDS
+from soak import SEED
 
 from pipeline.__main__ import main
 
@@ -147,3 +149,56 @@ def test_a_wandb_server_that_does_not_answer_changes_nothing(heatlift, unbroken,
     child = heatlift(*WORDS["lift"], "--wandb", "auto", env=env)
     assert child.wait() == 0, child.stderr
     assert differing(outcome(tmp_path, "lift"), unbroken("lift")) == []
+
+
+# ---- make soak -----------------------------------------------------------------------------------
+
+KEYS = ("model", "net", "class_path", "init_args", "frames", "depth", "heads", "optimizer", "lr")
+KEYS += ("data", "source", "batch_size", "trainer", "max_epochs", "save_every", "schedule")
+VALUES = ("9", "16", "64", "1.0e-3", "[walk, wave]")
+WRONG = ("four", ".nan", ".inf", "1e999", "{a: 1}", "[[1]]", "!!python/name:os.system", "-")
+FOREIGN = ("os.system", "subprocess.Popen", "builtins.eval", "torch.hub.load", "evil_module.X")
+
+
+def spoiled(chance):
+    """A config with one thing wrong, and which class it may not import."""
+    kind = chance.choice(["typo", "value", "twice", "foreign", "deep", "tag"])
+    lines = LIFT.strip().splitlines()
+    if kind == "typo":
+        key = chance.choice(KEYS)
+        at = chance.randrange(len(key))
+        wrong = key[:at] + chance.choice(["", "x", "q_", key[at] * 2 + "z"]) + key[at + 1 :]
+        return kind, LIFT.replace(f"{key}:", f"{wrong}:", 1)
+    if kind == "value":
+        value, wrong = chance.choice(VALUES), chance.choice(WRONG)
+        return kind, LIFT.replace(f" {value}", f" {wrong}", 1)
+    if kind == "twice":
+        number = chance.choice([0, len(lines) - 1])
+        return kind, "\n".join([*lines, lines[number], "  again: 1" * (number == 0)])
+    if kind == "foreign":
+        whole = chance.choice(["pipeline.lift.MixSTE", "torch.optim.AdamW"])
+        return kind, LIFT.replace(whole, chance.choice(FOREIGN), 1)
+    if kind == "deep":
+        depth = chance.choice([60, 1000, 10_000])
+        return kind, f"{LIFT}name: {'[' * depth}{']' * depth}\n"
+    module = chance.choice(["object/apply:os.system ['touch canary']", "object/new:os.system [x]"])
+    return kind, f"{LIFT}name: !!python/{module}\n"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("part", range(4))
+def test_spoiled_configs(part, tmp_path, monkeypatch, capsys, soak):
+    (tmp_path / "evil_module.py").write_text("open('canary', 'w')\nclass X: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    chance = random.Random(f"{SEED} config {part}")
+    row = soak("config")
+    for _ in row.times(125):
+        kind, text = spoiled(chance)
+        (tmp_path / "x.yaml").write_text(text)
+        code = main(["lift", "fit", "-c", "x.yaml", "--wandb", "off"])
+        err = capsys.readouterr().err
+        ran = (tmp_path / "canary").exists() or "evil_module" in sys.modules
+        bad = code not in (0, 2) or err.count("\n") != 1 or (tmp_path / "runs").exists()
+        row.look((kind, text), zero=code == 0, canaries=ran, other=bad and (code, err[-200:]))
