@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.lift.centred import Centred as Centred
     from pipeline.lift.combined import Cascade as Cascade
     from pipeline.lift.combined import CombinedDeepLearner as CombinedDeepLearner
     from pipeline.lift.data import LiftDataModule as LiftDataModule
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Cascade": "combined",
+    "Centred": "centred",
     "CombinedDeepLearner": "combined",
     "LiftDataModule": "data",
     "LiftModule": "module",
@@ -30,6 +32,7 @@ _HOMES = {
 
 __all__ = [
     "Cascade",
+    "Centred",
     "CombinedDeepLearner",
     "LiftDataModule",
     "LiftModule",

@@ -116,7 +116,7 @@ def stitch(
         )
     else:
         around = lifter.receptive_field - 1
-        before = around if getattr(lifter, "causal", False) else around // 2
+        before = lifter.first_frame
         padded2d = _extended(joints2d, before, around - before)
         padded_visible = _extended(visible, before, around - before)
         if lifter.output == "valid":

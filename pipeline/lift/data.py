@@ -195,7 +195,7 @@ class Windows:
         self.joint_mask, self.frame_mask = joint_mask, frame_mask
         self.swap = list(lifter.skeleton.swap)
         self.output, self.receptive_field = lifter.output, lifter.receptive_field
-        self.causal = getattr(lifter, "causal", False)
+        self.first_frame = lifter.first_frame
         pad = T
         self.joints2d = Padded([t.joints2d for t in tracks], pad)
         self.visible = Padded([t.visible for t in tracks], pad)
@@ -213,9 +213,7 @@ class Windows:
     def _starts(self, track: Track, step: int) -> NDArray[np.int64]:
         if self.output == "every":
             return window_starts(len(track.joints2d), self.frames, step, track.valid)
-        around = self.receptive_field - 1
-        before = around if self.causal else around // 2
-        return np.flatnonzero(track.valid)[::step] - before
+        return np.flatnonzero(track.valid)[::step] - self.first_frame
 
     def __len__(self) -> int:
         return len(self.first)
@@ -224,11 +222,9 @@ class Windows:
         """Windows (B, T, J, ...) and targets of the frames that the lifter gives out."""
         epoch, indices = key
         first = self.first[torch.from_numpy(indices)]
-        target_first, target_frames = first, self.frames
+        target_first, target_frames = first + self.first_frame, self.frames
         if self.output != "every":
-            around = self.receptive_field - 1
-            target_first = first + (around if self.causal else around // 2)
-            target_frames = self.frames - around
+            target_frames -= self.receptive_field - 1
         joints2d = self.joints2d.windows(first, self.frames)
         visible = self.visible.windows(first, self.frames)
         joints3d = self.joints3d.windows(target_first, target_frames)

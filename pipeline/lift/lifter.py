@@ -18,12 +18,20 @@ class Lifter(nn.Module):
         receptive_field: Frames that decide one output frame.
         output: Which frames come out of T: `every` (T' = T), `centre` (T' = 1), or `valid`
             (T' = T - receptive_field + 1).
+        causal: Whether no output frame sees frames behind it.
     """
 
     skeleton: Skeleton = H36M17
     frames: int
     receptive_field: int
     output: Literal["every", "centre", "valid"]
+    causal: bool = False
+
+    @property
+    def first_frame(self) -> int:
+        """Which of the T frames is the first that comes out."""
+        around = 0 if self.output == "every" else self.receptive_field - 1
+        return around if self.causal else around // 2
 
     def forward(self, joints2d: Tensor, visible: Tensor | None = None) -> Tensor:
         """Lift clips.

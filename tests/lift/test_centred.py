@@ -1,0 +1,109 @@
+"""A camera that is turned towards the person, and back."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from pipeline.lift import Centred, Lifter, Martinez, MixSTE, VideoPose3D
+from pipeline.lift.data import mirror
+
+
+class Rays(Lifter):
+    """Gives every joint out as the ray it came in as, at depth 1, and remembers what it saw."""
+
+    output = "every"
+
+    def __init__(self, frames=1):
+        super().__init__()
+        self.frames = self.receptive_field = frames
+
+    def forward(self, joints2d, visible=None):
+        self.seen = joints2d
+        return torch.cat([joints2d[..., :2], torch.ones_like(joints2d[..., :1])], -1)
+
+
+def people(B, T, spread=0.1):
+    generator = torch.Generator().manual_seed(3)
+    middle = torch.rand(B, T, 1, 2, generator=generator) - 0.5
+    return middle + spread * torch.randn(B, T, 17, 2, generator=generator)
+
+
+def test_what_is_seen_is_what_a_camera_turned_by_scipys_angles_sees():
+    joints2d = people(1, 1)
+    net = Rays()
+    Centred(net, focal=2.0, zoom=1.5)(joints2d)
+    rays = torch.cat([joints2d[0, 0] / 2, torch.ones(17, 1)], -1).double().numpy()
+    yaw = math.atan2(rays[0, 0], rays[0, 2])
+    pitch = math.atan2(rays[0, 1], math.hypot(rays[0, 0], rays[0, 2]))
+    turned = Rotation.from_euler("yx", [-yaw, pitch]).apply(rays)
+    expected = 1.5 * 2 * turned[:, :2] / turned[:, 2:]
+    assert expected[0] == pytest.approx([0, 0], abs=1e-6)
+    assert net.seen[0, 0, 1:].numpy() == pytest.approx(expected[1:], abs=1e-5)
+    assert torch.equal(net.seen[0, 0, 0], joints2d[0, 0, 0])
+
+
+def test_what_comes_out_is_turned_back_to_the_camera_as_it_stands():
+    joints2d = people(2, 3)
+    lifted = Centred(Rays(3), focal=2.0, zoom=0.5)(joints2d)
+    # zoom x focal = 1: what the network sees are rays, so turned back they are those that came in
+    expected = joints2d / 2
+    assert torch.allclose(
+        lifted[..., 1:, :2] / lifted[..., 1:, 2:], expected[..., 1:, :], atol=1e-5
+    )
+
+
+def test_a_frame_without_its_root_is_turned_towards_the_mean_of_its_joints():
+    joints2d, visible = people(1, 1), torch.ones(1, 1, 17, dtype=torch.bool)
+    visible[..., [0, 5]] = False
+    joints2d[..., 5, :] = 9.0
+    with_root = joints2d.clone()
+    with_root[..., 0, :] = joints2d[visible].mean(0)
+    net = Rays()
+    Centred(net)(joints2d, visible)
+    seen = net.seen
+    visible[..., 0] = True
+    Centred(net)(with_root, visible)
+    assert torch.allclose(seen[..., 1:, :], net.seen[..., 1:, :], atol=1e-6)
+    assert torch.equal(seen[..., 5, :], joints2d[..., 5, :])
+
+
+def test_nothing_visible_gives_finite_joints():
+    lifted = Centred(Martinez(width=8))(torch.zeros(2, 1, 17, 2), torch.zeros(2, 1, 17).bool())
+    assert torch.isfinite(lifted).all()
+
+
+def test_a_mirrored_picture_gives_the_mirrored_rays():
+    joints2d, net = people(1, 2), Rays(2)
+    swap = list(net.skeleton.swap)
+    lifted = Centred(net)(mirror(joints2d, swap))
+    assert torch.allclose(lifted, mirror(Centred(net)(joints2d), swap), atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_frames_that_come_out_are_turned_back_by_their_own_turn(causal):
+    torch.manual_seed(0)
+    net = VideoPose3D(widths=[3, 3], channels=8, causal=causal).eval()
+    whole, joints2d = Centred(net), people(1, 12)
+    one_by_one = torch.cat([whole(joints2d[:, t : t + 9]) for t in range(4)], 1)
+    assert torch.allclose(whole(joints2d), one_by_one, atol=1e-5)
+    assert whole.first_frame == (8 if causal else 4)
+
+
+def test_the_score_beside_the_joints_passes_through():
+    net = Rays()
+    Centred(net)(torch.cat([people(1, 1), torch.full((1, 1, 17, 1), 0.7)], -1))
+    assert torch.equal(net.seen[..., 2], torch.full((1, 1, 17), 0.7))
+
+
+def test_it_is_what_the_lifter_in_it_is():
+    whole = Centred(MixSTE(frames=5, dim=8, depth=1, heads=2))
+    assert (whole.frames, whole.output, whole.skeleton.name) == (5, "every", "H36M17")
+
+
+def test_a_focal_length_of_zero_is_refused():
+    with pytest.raises(ValueError, match="focal"):
+        Centred(Rays(), focal=0.0)
