@@ -176,7 +176,7 @@ def test_what_a_test_left_out_is_measured_once_and_kept_beside_the_run(tmp_path,
     bench = Bench(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
     row = next(row for row in ROWS if row.frames == "subset")
     small = ["frames=3", "dim=8", "depth=1", "heads=2"]
-    words = [*row.words(), *(f"--model.net.init_args.{word}" for word in small)]
+    words = [*row.words(), *(f"--model.net.init_args.net.init_args.{word}" for word in small)]
     bench._run("lift", bench.name_of(row.name, row.config), row.config, Plan(1, 2, 1), words)
     folder = bench.finished("lift", row.name, row.config)
     state = json.loads((folder / "run.json").read_text())
