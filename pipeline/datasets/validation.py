@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,20 +21,61 @@ from pipeline.datasets import (
     Source,
     Split,
 )
+from pipeline.datasets.archive import Npz
 from pipeline.datasets.coco import Coco
 from pipeline.datasets.elsewhere import Detections
 from pipeline.datasets.human36m import Human36M
 from pipeline.datasets.human36m_pictures import Human36MPictures
-from pipeline.datasets.mocap import Mocap
+from pipeline.datasets.mapping import JointMapping, read_mapping
+from pipeline.datasets.mocap import Mocap, read_positions
 from pipeline.datasets.motionbert import MotionBertClips
 from pipeline.datasets.mpi_inf_3dhp import MpiInf3dhp, MpiInf3dhpPictures
 from pipeline.datasets.mpii import Mpii
 from pipeline.datasets.photos import without_bad
 from pipeline.errors import DataError
-from pipeline.skeleton import Skeleton, conversion
+from pipeline.skeleton import H36M17, Skeleton, conversion
 
 HEIGHTS = (1.0, 2.3)
 """Metres between which the median height of a body lies."""
+LOOKED = 20
+"""So many photographs of a set are looked at unless damaged ones may be left out."""
+
+CONVERTED = ("H36M17", "asf_amc", "amass")
+"""Mappings that fit what `heatlift data convert` writes."""
+
+
+class Positions:
+    """Npz files of positions, as `heatlift data convert amass` or `amc` writes them, to be checked.
+
+    `pipeline.datasets.mocap.Mocap` is what trains on them, with a mapping and a table of splits.
+
+    Args:
+        root: Folder with the recordings at any depth.
+    """
+
+    skeleton = H36M17
+
+    def __init__(self, root: str) -> None:
+        self.root = Path(root)
+
+    def describe(self) -> str:
+        """One line for people."""
+        return (
+            f"positions of {len(self.files())} recordings in {self.root}; a mapping and a table of "
+            "splits make them a source (docs/mocap.md)"
+        )
+
+    def files(self) -> list[Path]:
+        """Files that hold positions, and those that cannot be read."""
+        return [path for path in sorted(self.root.rglob("*.npz")) if _is_of_positions(path)]
+
+
+def _is_of_positions(path: Path) -> bool:
+    try:
+        return {"positions", "joints", "fps"} <= set(Npz(path).names)
+    except DataError:
+        return True
+
 
 Kind = Callable[[str], Source]
 LAYOUTS: tuple[tuple[str, str, Kind], ...] = (
@@ -55,6 +97,8 @@ LAYOUTS: tuple[tuple[str, str, Kind], ...] = (
     ("Motion capture, CMU's BVH files", "*.bvh*", Mocap),
     ("Motion capture, CMU's BVH files", "*/*.bvh*", Mocap),
     ("Motion capture, CMU's BVH files", "*/*/*.bvh*", Mocap),
+    ("Motion capture, positions", "*.npz", Positions),
+    ("Motion capture, positions", "*/*.npz", Positions),
 )
 """Name, a file that gives a layout away, and its reader."""
 
@@ -87,13 +131,13 @@ class Report:
         folder: Which.
         layouts: Names of the layouts it has.
         findings: One per sequence, archive of detections, or split of samples.
-        skipped: What was left out, and why.
+        skipped: Why a file was left out -> what was left out with it, empty for the file alone.
     """
 
     folder: Path
     layouts: tuple[str, ...]
     findings: tuple[Finding, ...] = field(default=())
-    skipped: tuple[str, ...] = field(default=())
+    skipped: dict[str, str] = field(default_factory=dict)
 
     @property
     def faults(self) -> int:
@@ -108,7 +152,11 @@ class Report:
             f"{self.folder}: {'; '.join(self.layouts)}: {len(lines)} parts, {self.faults} wrong"
             f"{left_out}"
         )
-        return "\n".join([*lines, *(f"skipped {reason}" for reason in self.skipped), end])
+        skipped = [
+            f"skipped {reason}" + (f" (left out: {what})" if what else "")
+            for reason, what in self.skipped.items()
+        ]
+        return "\n".join([*lines, *skipped, end])
 
 
 def recognised(folder: Path) -> list[tuple[str, Source]]:
@@ -121,10 +169,14 @@ def recognised(folder: Path) -> list[tuple[str, Source]]:
     if not folder.is_dir():
         raise DataError(f"{folder}: is no folder; name the folder of a data set")
     for name, pattern, kind in LAYOUTS:
-        if next(folder.glob(pattern), None) is not None:
-            found.setdefault(name, (name, kind(str(folder))))
+        if next(folder.glob(pattern), None) is None:
+            continue
+        source = kind(str(folder))
+        # any npz file looks like positions, also those of other layouts and of other things
+        if not isinstance(source, Positions) or (not found and source.files()):
+            found.setdefault(name, (name, source))
     if not found:
-        looked = ", ".join(pattern for _, pattern, _ in LAYOUTS)
+        looked = ", ".join(dict.fromkeys(pattern for _, pattern, _ in LAYOUTS))
         raise DataError(f"{folder}: is no known layout (looked for {looked}); see docs/data.md")
     return list(found.values())
 
@@ -160,42 +212,89 @@ def validate(folder: Path, *, skip_bad: int = 0) -> Report:
     """
     layouts = recognised(folder)
     findings: list[Finding] = []
-    skipped: dict[str, None] = {}
+    skipped: dict[str, str] = {}
     for _, source in layouts:
-        jobs: list[Callable[[], list[Finding]]] = [
-            functools.partial(_check_split, source, split, skip_bad, skipped)
-            for split in _splits(source)
-        ]
-        if isinstance(source, Human36M):
-            jobs += [
-                functools.partial(_check_detections, source, path)
-                for path in sorted(source.root.glob("data_2d_h36m_*.npz"))
-            ]
-        for job in jobs:
+        for what, job in _jobs(source, skip_bad, skipped):
             try:
                 findings += job()
             except DataError as error:
-                if str(error) not in skipped and len(skipped) >= skip_bad:
+                said = str(error)
+                if said not in skipped and len(skipped) >= skip_bad:
                     raise
-                skipped[str(error)] = None
-    return Report(folder, tuple(name for name, _ in layouts), tuple(findings), tuple(skipped))
+                skipped[said] = f"{skipped[said]}, {what}" if said in skipped else what
+    if not findings:
+        raise DataError(next(iter(skipped), f"{folder}: holds nothing that could be checked"))
+    return Report(folder, tuple(name for name, _ in layouts), tuple(findings), skipped)
+
+
+def _jobs(
+    source: Source, skip_bad: int, skipped: dict[str, str]
+) -> Iterator[tuple[str, Callable[[], list[Finding]]]]:
+    """What there is to check in a source: what would be left out, and how it is done."""
+    if isinstance(source, Positions):
+        for path in source.files():
+            yield "", functools.partial(_check_positions, path)
+        return
+    for split in _splits(source):
+        yield (
+            f"the {split} split",
+            functools.partial(_check_split, source, split, skip_bad, skipped),
+        )
+    if isinstance(source, Human36M):
+        for path in sorted(source.root.glob("data_2d_h36m_*.npz")):
+            yield "", functools.partial(_check_detections, source, path)
+
+
+def _check_positions(path: Path) -> list[Finding]:
+    positions, fps, names = read_positions(path)
+    mapping = _fitting(names, path)
+    joints3d = mapping.of_positions(positions, names, str(path))
+    facts = [f"{len(joints3d)} frames", f"{fps:g} Hz", f"mapping {mapping.name}"]
+    faults: list[str] = []
+    _check_body(joints3d, mapping.skeleton, facts, faults)
+    return [Finding(path.stem, tuple(facts), tuple(faults))]
+
+
+def _fitting(names: list[str], path: Path) -> JointMapping:
+    for name in CONVERTED:
+        mapping = dataclasses.replace(read_mapping(name), name=name)
+        if {source for point in mapping.points for source in point.sources} <= set(names):
+            return mapping
+    raise DataError(
+        f"{path}: its joints, {', '.join(names)[:200]}, fit none of the mappings "
+        f"{', '.join(CONVERTED)}; write one as docs/mocap.md has it"
+    )
 
 
 def _check_split(
-    source: Source, split: Split, skip_bad: int, skipped: dict[str, None]
+    source: Source, split: Split, skip_bad: int, skipped: dict[str, str]
 ) -> list[Finding]:
     if isinstance(source, MotionSource) and not _only_samples(source):
         sequences = source.sequences(split)
         if isinstance(source, Mocap):
             sequences = sequences[::4]  # four cameras see the same joints
+        if skip_bad:
+            sequences = [_seen_or_not(sequence, skip_bad, skipped) for sequence in sequences]
         return [check_sequence(sequence) for sequence in sequences]
     if not isinstance(source, PictureSource):
         return []
     samples = source.samples(split)
     if skip_bad:
         samples, faults = without_bad(samples, skip_bad - len(skipped))
-        skipped |= dict.fromkeys(faults)
-    return [check_samples(samples, split)]
+        skipped |= dict.fromkeys(faults, "")
+    return [check_samples(samples, split, looked=len(samples) if skip_bad else LOOKED)]
+
+
+def _seen_or_not(sequence: Sequence, skip_bad: int, skipped: dict[str, str]) -> Sequence:
+    """The sequence, without its pictures if the first is damaged and may be left out."""
+    try:
+        if sequence.pictures is not None:
+            sequence.pictures.size(0)
+    except DataError as error:
+        if len(skipped) < skip_bad:
+            skipped[str(error)] = f"the pictures of {sequence.name}"
+            return dataclasses.replace(sequence, pictures=None)
+    return sequence
 
 
 def _only_samples(source: Source) -> bool:
@@ -231,7 +330,7 @@ def check_sequence(sequence: Sequence) -> Finding:
     faults: list[str] = []
     joints3d = sequence.joints3d
     if sequence.valid is not None:
-        facts.append(f"{int(sequence.valid.sum())} valid")
+        facts[0] += f" ({int(sequence.valid.sum())} of them valid)"
         joints3d = None if joints3d is None else joints3d[sequence.valid]
     if joints3d is not None and len(joints3d):
         _check_body(np.asarray(joints3d, np.float64), sequence.skeleton, facts, faults)
@@ -243,10 +342,18 @@ def check_sequence(sequence: Sequence) -> Finding:
     return Finding(sequence.name, tuple(facts), tuple(faults))
 
 
-def check_samples(samples: Samples, name: str) -> Finding:
-    """Check labels, boxes and the first photographs of a set of samples."""
-    share = samples.labelled.mean()
-    facts = [f"{len(samples)} people", samples.skeleton.name, f"{100 * share:.0f} % labelled"]
+def check_samples(samples: Samples, name: str, *, looked: int = LOOKED) -> Finding:
+    """Check labels, boxes and photographs of a set of samples.
+
+    Args:
+        samples: Of a split.
+        name: Of the split.
+        looked: How many photographs are looked at.
+    """
+    share, looked = samples.labelled.mean(), min(len(samples), looked)
+    people = f"{len(samples)} people" if len(samples) != 1 else "1 person"
+    facts = [people, samples.skeleton.name, f"{100 * share:.0f} % of the joints labelled"]
+    facts.append(f"pictures of {'all' if looked == len(samples) else f'the first {looked}'} found")
     faults = []
     joints, labelled = samples.joints2d, samples.labelled
     if not np.isfinite(joints[labelled]).all():
@@ -256,11 +363,12 @@ def check_samples(samples: Samples, name: str) -> Finding:
         near = np.all((joints > low - 0.5 * size) & (joints < low + 1.5 * size), axis=-1)
     if (away := 1 - np.asarray(near)[labelled].mean()) > 0.02:
         faults.append(f"{100 * away:.0f} % of the joints lie far from their person's box")
-    for index in range(min(len(samples), 20)):
+    for index in range(looked):
         try:
             samples.pictures.size(index)
         except DataError as error:
             faults.append(str(error))
+            facts.pop()
             break
     if samples.joints3d is not None:
         _check_body(samples.joints3d[:: max(1, len(samples) // 2000)].astype(np.float64),
@@ -280,17 +388,18 @@ def _check_body(
     if not HEIGHTS[0] <= height <= HEIGHTS[1]:
         faults.append(f"a height of {height:.3g} m is none of a person in metres")
     facing = float(facing_share(joints3d, skeleton))
-    facts.append(f"left is left in {100 * facing:.0f} %")
+    facts.append(f"left is left in {100 * facing:.0f} % of the frames")
     if facing < 0.5:
         faults.append("left and right are swapped, or the world is mirrored")
     aligned = _aligned_share(joints3d, skeleton)
     if aligned < 0.95:
-        faults.append(f"hips and shoulders disagree about left in {100 * (1 - aligned):.0f} %")
+        share = f"{100 * (1 - aligned):.0f} % of the frames"
+        faults.append(f"hips and shoulders disagree about left in {share}")
     lengths = np.stack([joints3d[:, b] - joints3d[:, a] for a, b in skeleton.bones], axis=1)
     lengths = np.linalg.norm(lengths, axis=-1)
     mean = np.maximum(lengths.mean(axis=0), 1e-9)
     wobble = lengths.std(axis=0) / mean
-    facts.append(f"bones constant to {100 * wobble.max():.1f} %")
+    facts.append(f"bone lengths vary by up to {100 * wobble.max():.1f} %")
     if np.median(wobble) > 0.15:
         worst = skeleton.joints[skeleton.bones[int(wobble.argmax())][1]]
         faults.append(f"bones change their length, most at {worst}; is this the joint order?")
@@ -367,7 +476,7 @@ def _check_projection(
     if not len(gap):
         faults.append("no joint is in front of the camera")
         return
-    facts.append(f"2D {np.median(gap):.2f} px from projected 3D")
+    facts.append(f"2D {np.median(gap):.2f} px from projected 3D (median)")
     if np.median(gap) > 0.02 * max(sequence.camera.size):
         faults.append("2D and 3D do not belong together, or the camera is another")
 
@@ -395,7 +504,7 @@ def _check_detections(source: Human36M, path: Path) -> list[Finding]:
     gap = np.concatenate([_gaps(found[key], truth[key]) for key in found])
     middle = float(np.median(gap[np.isfinite(gap)]))
     joints = next(iter(found.values())).skeleton.name
-    facts = (joints, f"2D {middle:.2f} px from projected 3D")
+    facts = (f"{len(found)} videos", joints, f"2D {middle:.2f} px from projected 3D (median)")
     wrong = ("2D and 3D do not belong together",) if middle > 40 else ()
     return [Finding(f"detections {name}", facts, wrong)]
 

@@ -131,6 +131,24 @@ def test_a_fabricated_set_is_validated_trained_on_and_tested_on(name, heatlift, 
     assert SAYS[name] in trained(heatlift, tmp_path, stage, *words)
 
 
+@pytest.mark.parametrize("kind", ["amc", pytest.param("amass", marks=pytest.mark.slow)])
+def test_a_converted_recording_is_validated_trained_on_and_tested_on(kind, heatlift, tmp_path):
+    files = {"amc": fabricate.acclaim, "amass": fabricate.amass}[kind](tmp_path / "raw")
+    folder, table = tmp_path / "set", tmp_path / "splits.csv"
+    for name in ("walk", "more", "last"):
+        printed = heatlift("data", "convert", kind, *files, folder / f"{name}.npz")
+    mapping = printed.split()[-1]
+    checked = heatlift("data", "validate", folder)
+    assert "3 parts, 0 wrong" in checked
+    assert f"mapping {mapping}, height 1." in checked
+    table.write_text("sequence,subject,split\nwalk,Ann,train\nmore,Bob,val\nlast,Eve,test\n")
+    words = ["-c", small(shipped_configs() / "lift" / "mixste_small.yaml", tmp_path)]
+    words += ["-c", "data/mocap", "--data.detections", "exact"]
+    init = {"root": folder, "mapping": mapping, "splits": table}
+    words += [w for k, v in init.items() for w in (f"--data.source.init_args.{k}", v)]
+    assert f"mapping {mapping}" in trained(heatlift, tmp_path, "lift", *words)
+
+
 QUICK = ("martinez_h36m_cpn", "mixste_h36m_cpn", "mixste_3dhp", "hrnet_w32_coco", "hrnet_w32_mpii")
 """Configs that `make test` trains; `make test-all` trains all of them."""
 

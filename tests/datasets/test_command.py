@@ -81,6 +81,30 @@ def test_skip_bad_leaves_out_damaged_archives(data, tmp_path):
     code, printed, _ = data("validate", folder, "--skip-bad", "2")
     assert code == 0
     assert "65 parts, 0 wrong, 1 skipped" in printed
+    assert "data_2d_h36m_other.npz" in printed
+
+
+def test_what_is_left_out_with_a_damaged_file_is_said(data, tmp_path):
+    folder = fabricate.p_stmo(tmp_path / "3dhp")
+    (folder / "data_train_3dhp.npz").write_bytes(b"PK")
+    code, printed, _ = data("validate", folder, "--skip-bad")
+    assert code == 0
+    assert "(left out: the train split)" in printed
+    (folder / "data_test_3dhp.npz").write_bytes(b"PK")
+    code, _, error = data("validate", folder, "--skip-bad")
+    assert code == 4  # nothing is left
+    assert "data_train_3dhp.npz" in error
+
+
+def test_a_damaged_picture_of_a_video_is_skipped_or_wrong(data, tmp_path):
+    folder = fabricate.mpi_inf_3dhp_mmpose(tmp_path / "3dhp")
+    (folder / "images" / "TS1_000001.jpg").write_bytes(b"")
+    code, printed, _ = data("validate", folder)
+    assert code == 4
+    assert "TS1_000001.jpg: is empty" in printed
+    code, printed, _ = data("validate", folder, "--skip-bad", "1")
+    assert code == 0
+    assert "(left out: the pictures of TS1)" in printed
 
 
 def test_an_archive_without_objects_reads_as_the_one_it_was_made_of(data, tmp_path):

@@ -32,8 +32,10 @@ WRITERS = {
     "Human3.6M pictures, PoseNet json": fabricate.human36m_posenet,
     "MPI-INF-3DHP univ_annot3, P-STMO npz": fabricate.p_stmo,
     "MPI-INF-3DHP annot3, mmpose npz": fabricate.mpi_inf_3dhp_mmpose,
+    "MotionBERT's clips": fabricate.motionbert,
     "COCO people": fabricate.coco,
     "MPII, HRNet's lists": fabricate.mpii,
+    "MPII, COCO's form": fabricate.mpii_coco,
 }
 
 
@@ -52,7 +54,7 @@ def test_a_sound_archive_has_no_fault_and_says_what_it_found(tmp_path):
     assert report.faults == 0
     text = report.text()
     assert "S9/Walking 1/58860488: 14 frames, 50 Hz, H36M17, height 1.6" in text
-    assert "detections cpn_ft_h36m_dbb: H36M17, 2D 1.00 px from projected 3D" in text
+    assert "detections cpn_ft_h36m_dbb: 64 videos, H36M17, 2D 1.00 px from projected 3D" in text
 
 
 def test_an_unknown_folder_says_what_was_looked_for(tmp_path):
@@ -115,6 +117,21 @@ def test_joints_far_from_their_box_are_noticed(tmp_path):
     report = validate(folder)
     assert [f.name for f in report.findings if f.faults] == ["test"]
     assert "far from their person's box" in report.text()
+
+
+def test_positions_are_checked_with_the_mapping_that_fits_their_names(tmp_path):
+    facts = {"joints": np.array(H36M17.joints), "fps": 30.0}
+    np.savez(tmp_path / "sound.npz", positions=fabricate.motion(9), **facts)
+    mirrored = fabricate.motion(9) * np.float32([-1, 1, 1])
+    np.savez(tmp_path / "wrong.npz", positions=mirrored, **facts)
+    report = validate(tmp_path)
+    assert report.layouts == ("Motion capture, positions",)
+    assert "sound: 9 frames, 30 Hz, mapping H36M17, height 1.6" in report.text()
+    assert [finding.name for finding in report.findings if finding.faults] == ["wrong"]
+    np.savez(tmp_path / "other.npz", positions=mirrored, joints=np.arange(17).astype(str), fps=30.0)
+    with pytest.raises(DataError, match=r"other\.npz: its joints, 0, 1, 2.*fit none"):
+        validate(tmp_path)
+    assert len(validate(tmp_path, skip_bad=1).findings) == 2
 
 
 def test_a_folder_of_folders_lists_each_set(tmp_path):
