@@ -62,8 +62,9 @@ ifeq ($(input),newest)
 	  echo 'make lift: no finished 2D stage on $(DATA) yet; training one first (make heatmap)'; \
 	  $(MAKE) heatmap CONFIG= NAME= ARGS=; }
 endif
-	@case '$(input)' in exact|noisy) ;; \
-	  *) $(HEATLIFT) detect -c $(or $(CONFIG),lift/mixste_small) $(data) $(root) --detector $(input);; esac
+ifneq ($(DETECTOR)$(filter newest %.ckpt,$(input)),)
+	$(HEATLIFT) detect -c $(or $(CONFIG),lift/mixste_small) $(data) $(root) --detector $(input)
+endif
 	$(HEATLIFT) lift fit -c $(or $(CONFIG),lift/mixste_small) $(data) $(root) $(name) \
 	  --data.detections $(input) --model.pretrained $(PRETRAINED) $(ARGS)
 

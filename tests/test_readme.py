@@ -163,6 +163,12 @@ def test_every_target_can_be_planned(target):
     assert planned.stdout.strip()
 
 
+def test_only_a_checkpoint_is_asked_for_joints_before_lifting():
+    given = ["-n", "lift", "DATA=human36m", "ROOT=folder", "PRETRAINED=none"]
+    assert "heatlift detect" not in make(*given, "DETECTIONS=cpn_ft_h36m_dbb").stdout
+    assert "heatlift detect" in make(*given, "DETECTOR=best.ckpt").stdout
+
+
 def test_readme_names_the_variables_of_the_makefile():
     table = re.search(r"\| variable \|.*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL)[0]
     named = set(re.findall(r"`([A-Z]+)=`", table))
