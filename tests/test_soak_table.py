@@ -81,7 +81,7 @@ def test_tries_end_with_a_verdict_and_a_harm_fails_the_test(monkeypatch):
     assert list(row.times(6)) == [0, 1, 2]
     bad = Tries("death")
     with pytest.raises(AssertionError, match="'orphans': 2"):
-        list(bad.look("rank 1", orphans=[77], zero=False) for _ in bad.times(4))
+        [bad.look("rank 1", orphans=[77], zero=False) for _ in bad.times(4)]
     assert json.loads(bad.record())[3] == {"orphans": 2, "zero": 0}
 
 

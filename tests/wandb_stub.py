@@ -22,7 +22,9 @@ ANSWERS = {
         "createRunFiles": {"runID": "run", "uploadHeaders": [], "files": []}
     },
     "query RunResumeStatus": {"model": {"id": "p", "name": "heatlift", "bucket": None}},
+    "viewer": {"viewer": {"id": "v", "entity": "me", "username": "me", "flags": "{}"}},
 }
+"""By what the question contains; the first that fits."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
