@@ -69,7 +69,7 @@ class Child:
     def stderr(self) -> str:
         return (self.folder / "stderr.txt").read_text()
 
-    def wait(self, seconds: float = 90) -> int:
+    def wait(self, seconds: float = 240) -> int:
         """Exit code; negative if a signal killed it."""
         self.process.join(seconds)
         if self.process.exitcode is None:

@@ -80,7 +80,7 @@ def suffer(kind, start, folder):
                 server.die()
             for process in own_processes(child) if kind == "its own process dies" else []:
                 os.kill(process, signal.SIGKILL)
-        code = child.wait(120)
+        code = child.wait()
     finally:
         if not server.ended.is_set():
             server.die()
@@ -117,11 +117,11 @@ def test_a_server_that_answers_well_is_no_outage(heatlift, tmp_path):
     server = Server("well")
     env = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": server.url}
     child = heatlift(*WORDS["lift"], "--wandb", "online", env=env)
-    assert child.wait() == 0
+    assert child.wait() == 0, child.stderr
     server.die()
     assert server.asked > 3
     assert f"W&B: {server.url}" in child.stdout
-    assert warned(child) == []
+    assert all("ArtifactType" in line for line in warned(child))  # the stub keeps no files
 
 
 @pytest.mark.slow
