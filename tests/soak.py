@@ -57,7 +57,7 @@ FAULTS = {
     ),
     "kill step": Fault("`kill -9` after each step, 3 stages", NEVER_EQUAL, RESUMED, 35),
     "control": Fault(
-        "control: the same with the re-seeding off", "not measured", "ends elsewhere, as it must", 3
+        "control: the same with the re-seeding off", "not measured", "ends elsewhere, as it must", 2
     ),
     "kill save": Fault(
         "`kill -9` while saving in a loop", "6 of 20 files broken", "old or new file, whole", 200

@@ -118,7 +118,7 @@ def test_kills_of_a_chain(part, heatlift_in, tmp_path, soak):
         start = heatlift_in(folder)
         for stage, more in (("pretrain", ()), ("lift", taken)):
             if chance:
-                step = chance.randint(1, 7)
+                step = chance.randint(1, 5)  # of 6 and 24
                 fault = [("at", "batch", step, "kill")]
                 assert start(*WORDS[stage], *more, faults=fault).wait() == -signal.SIGKILL
             if chance and stage == "pretrain":
@@ -182,7 +182,7 @@ def test_a_kill_after_every_step(stage, unbroken, heatlift_in, tmp_path, soak):
         finish(row, start, folder, stage, want, fault, "--save_every", "1")
 
 
-@pytest.mark.parametrize("stage", TINY)
+@pytest.mark.parametrize("stage", ["pretrain", "lift"])  # the 2D network draws no numbers
 def test_the_control(stage, unbroken, heatlift_in, tmp_path, soak):
     row = soak("control")
     for _ in row.times(1):
@@ -206,7 +206,8 @@ def test_signals(stage, number, more, unbroken, heatlift_in, tmp_path, soak):
     for turn in row.times(5):
         folder = tmp_path / str(turn)
         start = heatlift_in(folder)
-        faults = [("at", "batch", 1 + turn, "say"), ("slow",)]
+        step = 1 + turn % (2 if more else 4)  # pretraining has 3 and 6
+        faults = [("at", "batch", step, "say"), ("slow",)]
         child = start(*WORDS[stage], *more, faults=faults)
         child.wait_for("HERE")
         child.send(number)
@@ -277,7 +278,7 @@ def test_numbers_that_are_not_finite(stage, where, heatlift_in, tmp_path, soak):
     what = "the loss is nan" if where == "loss" else "a gradient is not finite"
     row = soak("not finite")
     for number in row.times(5):
-        step = 2 + number
+        step = 1 + number
         child = heatlift_in(tmp_path / str(number))(
             *WORDS[stage], faults=[("not_finite", step, where)]
         )
