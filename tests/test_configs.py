@@ -74,9 +74,16 @@ def class_paths(node):
 
 def network(path):
     """The network of a config, as it stands in the file, on the meta device: shapes, no numbers."""
-    named = yaml.safe_load(path.read_text())["model"]["net"]
     with torch.device("meta"):
-        return resolved(named["class_path"])(**named.get("init_args", {})).eval()
+        return built(yaml.safe_load(path.read_text())["model"]["net"]).eval()
+
+
+def built(named):
+    """What a config's class_path and init_args make, and what they hold before it."""
+    if not (isinstance(named, dict) and "class_path" in named):
+        return named
+    arguments = {key: built(value) for key, value in named.get("init_args", {}).items()}
+    return resolved(named["class_path"])(**arguments)
 
 
 def fast_run(path, tmp_path, batch_size):
