@@ -88,6 +88,8 @@ class Cascade(ZScored):
 
     Source: EvoSkeleton (Li et al., CVPR 2020), sec. 4.2; its 3 x 3 blocks have 19.2 million
     parameters.
+    Differs from the paper: later stages begin by adding nothing (last layer zero), so that the sum
+    goes on from what it was when their turn comes.
     """
 
     stage: Tensor
@@ -97,9 +99,11 @@ class Cascade(ZScored):
     ) -> None:
         super().__init__()
         J = len(self.skeleton)
-        self.stages = nn.ModuleList(
-            ResidualMLP(2 * J, 3 * J, width, blocks, dropout) for _ in range(stages)
-        )
+        mlps = [ResidualMLP(2 * J, 3 * J, width, blocks, dropout) for _ in range(stages)]
+        for later in mlps[1:]:
+            nn.init.zeros_(later.w2.weight)
+            nn.init.zeros_(later.w2.bias)
+        self.stages = nn.ModuleList(mlps)
         # A number, wherever the weights are made: on the meta device it could not be read.
         self.register_buffer("stage", torch.zeros((), dtype=torch.int64, device="cpu"))
 

@@ -90,9 +90,18 @@ def test_stage_that_was_not_trained_yet_is_not_in_the_sum():
     clips, _ = eight()
     net = Cascade(3, 16, 1).eval()
     net.set_progress(0.34)
+    torch.nn.init.normal_(net.stages[1].w2.weight)
     vectors = clips.view(8, 34)
     expected = net.stages[0](vectors) + net.stages[1](vectors)
     torch.testing.assert_close(net(clips).view(8, 51), expected)
+
+
+def test_a_stage_begins_by_adding_nothing():
+    clips, _ = eight()
+    net = Cascade(3, 16, 1).eval()
+    before = net(clips)
+    net.set_progress(0.34)
+    assert torch.equal(net(clips), before)
 
 
 def test_later_stage_brings_the_loss_down_further():
