@@ -113,6 +113,8 @@ def check(kind, heatlift_in, folder, plain):
     return bad
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_a_server_that_answers_well_is_no_outage(heatlift, tmp_path):
     server = Server("well")
     env = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": server.url}
