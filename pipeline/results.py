@@ -363,8 +363,13 @@ class Bench:
         write_whole(self.folder / "chain.json", lambda file: file.write(text.encode()))
 
     def name_of(self, name: str, config: str) -> str:
-        """Name of a row's run, which holds a digest of data, budget and config."""
-        text = json.dumps([self.source, self.seconds, find_config(config).read_text()])
+        """Name of a row's run, which holds a digest of data, budget and what the config says.
+
+        Its comments and `max_epochs` do not count: the budget decides how long a row is trained.
+        """
+        said = yaml.safe_load(find_config(config).read_text())
+        said.get("trainer", {}).pop("max_epochs", None)
+        text = json.dumps([self.source, self.seconds, said], sort_keys=True)
         return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
     def finished(self, stage: str, name: str, config: str) -> Path | None:

@@ -87,6 +87,16 @@ def test_options_beside_the_source_become_its_arguments(tmp_path):
         results._settled({"root": "there"})
 
 
+def test_comments_and_max_epochs_of_a_config_do_not_make_it_another_row(tmp_path):
+    text = find_config("lift/martinez_mocap").read_text()
+    bench = results.Bench(SYNTHETIC, 7.0, tmp_path, tmp_path)
+    names = []
+    for change in (("", ""), ("max_epochs: 40", "max_epochs: 3"), ("#", "# not"), ("1024", "512")):
+        (tmp_path / "other.yaml").write_text(text.replace(*change))
+        names.append(bench.name_of("martinez", str(tmp_path / "other.yaml")))
+    assert names[0] == names[1] == names[2] != names[3]
+
+
 def _named(numbers):
     return [(key.removeprefix("test/"), value) for key, value in numbers.items()]
 
