@@ -36,7 +36,8 @@ class Normalise(nn.Module):
         """RGB, uint8, (B, H, W, 3) -> zero mean and unit deviation on ImageNet, (B, 3, H, W)."""
         rows = images.flatten(2).to(self.mean.dtype)
         width = images.shape[2]
-        rows = rows.sub_(self.mean.repeat(width)).mul_(self.scale.repeat(width))
+        offset, scale = -self.mean * self.scale, self.scale
+        rows = torch.addcmul(offset.repeat(width), rows, scale.repeat(width), out=rows)
         return rows.view(images.shape).permute(0, 3, 1, 2)
 
 
