@@ -173,28 +173,33 @@ def limit_file_size(step):
     _with_callback(At("batch", step, limit))
 
 
+class Bad:
+    """A data set in whose loader process an act happens at a batch."""
+
+    def __init__(self, whole, act, batch):
+        self.whole, self.act, self.batch, self.made = whole, act, batch, 0
+
+    def __len__(self):
+        return len(self.whole)
+
+    def __getitem__(self, key):
+        from pipeline.errors import DataError
+
+        self.made += 1
+        if self.made > self.batch:
+            if self.act == "bad file":
+                raise DataError("walk.avi: frame 7 is grey; repair it")
+            ACTS[self.act]()
+        return self.whole[key]
+
+
 def worker(act, batch):
     """The process that makes this training batch dies, hangs or meets a bad file."""
     from pipeline import stage
-    from pipeline.errors import DataError
-
-    class Bad:
-        def __init__(self, whole):
-            self.whole, self.made = whole, 0
-
-        def __len__(self):
-            return len(self.whole)
-
-        def __getitem__(self, key):
-            self.made += 1
-            if self.made > batch:
-                if act == "bad file":
-                    raise DataError("walk.avi: frame 7 is grey; repair it")
-                ACTS[act]()
-            return self.whole[key]
 
     def loader(dataset, *rest, **options):
-        return whole(Bad(dataset) if options.get("workers") else dataset, *rest, **options)
+        bad = Bad(dataset, act, batch) if options.get("workers") else dataset
+        return whole(bad, *rest, **options)
 
     whole, stage.loader = stage.loader, loader
     stage.PATIENCE = 5.0
