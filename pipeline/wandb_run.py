@@ -256,6 +256,8 @@ class GuardedWandb(Logger):
         # W&B's reports on itself are sent at exit, and wait 10 s and more for a slow server.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         os.environ.setdefault("WANDB_SILENT", "true")
+        # What it cannot write into its own log, on a full disk, would be a traceback on the terminal.
+        logging.raiseExceptions = False
         import wandb
 
         wanted = {
