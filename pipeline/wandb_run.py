@@ -30,7 +30,9 @@ _log = logging.getLogger(__name__)
 _PROJECT = "heatlift"
 _PROBE_S = 3.0
 _INIT_S = 6.0
-# Waited for at the end of a run; with the probe and the start this stays below 15 s in all.
+_ANSWER_S = 6.0
+# Waited for at the end of a run; with the probe and the start, or with an answer that never comes,
+# this stays below 15 s in all.
 _FINISH_S = 5.0
 _failed: set[str] = set()
 """Servers that a run of this process gave up on; the next stage of a chain does not wait again."""
@@ -240,7 +242,10 @@ class GuardedWandb(Logger):
         try:
             if self._run is None:
                 self._run = self._start()
-            act(self._run)
+            if self.mode == "online":
+                _within(_ANSWER_S, act, self._run)
+            else:
+                act(self._run)
         except Exception as error:
             self._off, self._run = True, None
             if self.mode == "online":
@@ -256,7 +261,7 @@ class GuardedWandb(Logger):
         # W&B's reports on itself are sent at exit, and wait 10 s and more for a slow server.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         os.environ.setdefault("WANDB_SILENT", "true")
-        # What it cannot write into its own log, on a full disk, would be a traceback on the terminal.
+        # What it cannot write into its own log on a full disk would be a traceback on the terminal.
         logging.raiseExceptions = False
         import wandb
 
@@ -316,6 +321,28 @@ class GuardedWandb(Logger):
             if self.mode == "online":
                 _let_go()
         self._off, self._run = True, None
+
+
+def _within(seconds: float, act: Callable[[Any], Any], run: Any) -> None:
+    """Do something with a W&B run in a thread that is left behind when it takes longer.
+
+    Some calls, a table's for one, ask the server and retry for as long as it is away.
+    """
+    raised: list[Exception] = []
+
+    def do() -> None:
+        try:
+            act(run)
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=do, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    if raised:
+        raise raised[0]
 
 
 def _let_go() -> None:
