@@ -366,3 +366,13 @@ def test_the_callback_shows_what_a_2d_stage_kept(trainer):
     names = {path.name for path in (Path(trainer.default_root_dir) / "pictures").glob("*.png")}
     panels = ("heatmap_sheet", "heatmaps", "pck_per_joint")
     assert names == {f"test-{name}-000000.png" for name in panels}
+
+
+def test_a_call_that_waits_for_the_server_is_left_behind():
+    with pytest.raises(TimeoutError, match="no answer within 0 s"):
+        wandb_run._within(0.05, lambda run: time.sleep(run), 1.0)
+
+
+def test_an_error_of_a_call_is_raised_where_it_was_made():
+    with pytest.raises(ValueError, match="of its own"):
+        wandb_run._within(5.0, lambda run: int(run), "of its own")
