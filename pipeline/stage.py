@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from typing import Any, ClassVar, Protocol
 
@@ -12,6 +13,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
+from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
 from pipeline import chance
 from pipeline.errors import HeatliftError, ProcessLostError, UsageError
@@ -21,6 +23,9 @@ BatchKey = tuple[int, NDArray[np.int64]]
 
 PATIENCE = 120.0
 """Seconds that a loader process may take for a batch."""
+
+LOOK = 5.0
+"""Seconds between two looks whether the loader processes are alive."""
 
 FORMAT = 1
 """Version of what `Stage` adds to a checkpoint."""
@@ -98,6 +103,22 @@ class Order(Sampler[BatchKey]):
             yield self.epoch, order[start:end][rank::world]
 
 
+class _Looking(_MultiProcessingDataLoaderIter):
+    """Looks at its processes while it waits for them.
+
+    torch looks when the timeout is over, and otherwise trusts the signal of a child's death, which
+    can come while another is handled; such a death would cost all of `PATIENCE`.
+    """
+
+    def _try_get_data(self, timeout: float = LOOK) -> tuple[bool, Any]:
+        end = time.monotonic() + timeout
+        while True:
+            left = max(end - time.monotonic(), 0.0)
+            got, data = super()._try_get_data(min(left, LOOK))
+            if got or left <= LOOK:
+                return got, data
+
+
 class Loader(DataLoader[dict[str, Any]]):
     """A DataLoader that knows how many batches of this pass it gave; a resumed run goes on there.
 
@@ -124,6 +145,9 @@ class Loader(DataLoader[dict[str, Any]]):
             if "DataLoader" not in str(error):
                 raise
             raise ProcessLostError(self._lost(str(error))) from error
+
+    def _get_iterator(self) -> _BaseDataLoaderIter:
+        return _Looking(self) if self.num_workers else super()._get_iterator()
 
     def _lost(self, what: str) -> str:
         how = (

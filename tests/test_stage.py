@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 import numpy as np
@@ -109,10 +110,22 @@ def test_a_bad_file_met_by_a_loader_process_gives_its_own_line():
 
 
 def test_a_killed_loader_process_is_named(monkeypatch):
-    # A death between two looks at the signal is found when the patience ends.
-    monkeypatch.setattr(stage, "PATIENCE", 20.0)
+    monkeypatch.setattr(stage, "LOOK", 1.0)
     with pytest.raises(ProcessLostError, match=r"killed \(out of memory\?\), at batch \d"):
         list(loader(Numbers(20, lambda: os.kill(os.getpid(), 9)), 4, shuffle=False, workers=2))
+
+
+def test_a_killed_loader_process_is_named_though_its_signal_was_missed(monkeypatch):
+    monkeypatch.setattr(stage, "LOOK", 1.0)
+    monkeypatch.setattr(torch.utils.data._utils.signal_handling, "_set_SIGCHLD_handler", int)
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    start = time.monotonic()
+    try:
+        with pytest.raises(ProcessLostError, match=r"killed \(out of memory\?\), at batch \d"):
+            list(loader(Numbers(20, lambda: os.kill(os.getpid(), 9)), 4, shuffle=False, workers=2))
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+    assert time.monotonic() - start < stage.PATIENCE / 4
 
 
 def test_a_loader_process_that_hangs_is_named(monkeypatch):
