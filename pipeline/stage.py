@@ -61,6 +61,9 @@ class Order(Sampler[BatchKey]):
         batch_size: Samples per batch and process.
         shuffle: Whether this is training.
         seed: Of the run.
+
+    Raises:
+        UsageError: If there are fewer samples than processes.
     """
 
     def __init__(self, count: int, batch_size: int, *, shuffle: bool, seed: int = 0) -> None:
@@ -82,6 +85,11 @@ class Order(Sampler[BatchKey]):
 
     def _starts(self) -> NDArray[np.int64]:
         rank, world = self._world()
+        if self.count < world:
+            raise UsageError(
+                f"{self.count} {'training' if self.shuffle else 'evaluation'} samples are too few "
+                f"for {world} processes; give --trainer.devices {max(self.count, 1)}"
+            )
         if not self.shuffle:
             return np.arange(0, len(range(rank, self.count, world)), self.batch_size)
         starts = np.arange(0, self.count, self.batch_size * world)

@@ -94,6 +94,27 @@ def slow():
     _with_callback(Slow())
 
 
+def slow_detector(seconds):
+    """The first look at pictures takes longer."""
+    from pipeline import detections
+
+    whole = detections.lead
+
+    def lead(*rest):
+        time.sleep(seconds)
+        whole(*rest)
+
+    detections.lead = lead
+
+
+def few_videos(count):
+    """A split to test on has no more than this."""
+    from pipeline.lift import data
+
+    whole = data.Videos.__init__
+    data.Videos.__init__ = lambda self, tracks: whole(self, tracks[:count])
+
+
 def no_seeds():
     """Switch the re-seeding before every batch off, and seed once at the start."""
     watch.Seeds.on_train_batch_start = lambda *rest: None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 
 import pytest
-from runs import TWO, WORDS
+from runs import TINY, TWO, WORDS
 
 from pipeline import ranks
+from pipeline.run import read_metrics
 
 
 def ended(child, seconds):
@@ -66,6 +68,57 @@ def test_other_numbers_of_processes_are_refused_for_a_run_begun_by_one(heatlift)
     assert child.wait() == 2
     assert "had 1 processes and this has 2" in child.stderr
     assert "Traceback" not in child.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("videos", [2, 3, 4, 5, 7])
+def test_two_processes_count_every_video_once(videos, unbroken, heatlift_in, tmp_path):
+    unbroken("lift")
+    best = tmp_path / "best.ckpt"
+    shutil.copy(unbroken.folders["lift",] / "checkpoints" / "best.ckpt", best)
+    words = ("lift", "test", *WORDS["lift"][2:], "--ckpt_path", best)
+
+    def numbers(name, *more):
+        child = heatlift_in(tmp_path / name)(*words, *more, faults=[("few_videos", videos)])
+        assert child.wait(100) == 0, child.stderr
+        rows = read_metrics(tmp_path / name / "runs" / "lift" / "lift" / "metrics.csv")
+        return {metric: value for _, metric, value in rows}
+
+    one, two = numbers("one"), numbers("two", *TWO)
+    assert len(one) > 10
+    assert two == pytest.approx(one, rel=1e-6)
+
+
+def test_fewer_videos_than_processes_are_refused(heatlift):
+    child = heatlift(*WORDS["lift"], *TWO, faults=[("few_videos", 1)])
+    assert child.wait(100) == 2
+    what = "1 evaluation samples are too few for 2 processes; give --trainer.devices 1"
+    assert child.stderr.splitlines()[-1] == f"heatlift: error: process 0: {what}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_processes_wait_for_a_cache_longer_than_their_patience_and_fill_it_as_one_does(
+    unbroken, heatlift_in, tmp_path
+):
+    unbroken("heatmap")
+    detector = unbroken.folders["heatmap",] / "checkpoints" / "best.ckpt"
+
+    def cache_of(name, *more, faults=()):
+        config = tmp_path / name / "lift.yaml"
+        config.parent.mkdir()
+        small = "actions: [walk], seconds: 0.6, pictures: 64"
+        config.write_text(TINY["lift"].replace("actions: [walk, wave], seconds: 2.0", small))
+        words = ("lift", "fit", "-c", "lift.yaml", "--data.detections", detector, *more)
+        child = heatlift_in(tmp_path / name)(*words, faults=faults)
+        assert child.wait(100) == 0, child.stderr
+        entries = (tmp_path / name / "cache").glob("[!.]*/*")
+        return {f"{file.parent.name}/{file.name}": file.read_bytes() for file in entries}
+
+    one = cache_of("one")
+    assert len(one) >= 6
+    assert cache_of("two", *TWO, "--patience", "3", faults=[("slow_detector", 5.0)]) == one
 
 
 @pytest.mark.slow

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
+from pathlib import Path
 
 import pytest
 from runs import TINY, TWO, WORDS, differing, outcome
+
+from pipeline import checkpoint, dashboard
+from pipeline.__main__ import main
+from pipeline.errors import DataError
 
 SEED = 20261120
 
@@ -114,6 +120,48 @@ def test_a_killed_run_of_two_processes_ends_bit_equal(rank, unbroken, heatlift, 
     child = heatlift(*WORDS["lift"], *TWO)
     assert child.wait() == 0, child.stderr
     assert differing(outcome(tmp_path, "lift"), want) == []
+
+
+def test_a_run_is_never_without_a_whole_state(heatlift, tmp_path):
+    child = heatlift(*WORDS["lift"], "--save_every", "1", faults=[("slow",)])
+    folder = tmp_path / "runs" / "lift" / "lift" / "checkpoints"
+    read = 0
+    while child.process.is_alive():
+        states = sorted(folder.glob("step-*.ckpt"))
+        assert states or not read
+        try:
+            read += bool(states and checkpoint.read(states[-1]))
+        except DataError:
+            assert not states[-1].exists(), "only one that has made room cannot be read"
+    assert child.wait() == 0
+    assert read > 3
+
+
+def segments():
+    """Shared memory of this machine, without the locks of the tests' own processes."""
+    return {path for path in Path("/dev/shm").iterdir() if not path.name.startswith("sem.")}
+
+
+def test_killed_runs_leave_nothing_in_shared_memory(heatlift):
+    before = segments()
+    words = (*WORDS["lift"], "--data.workers", "2")
+    assert heatlift(*words, faults=[("at", "batch", 3, "kill")]).wait() == -signal.SIGKILL
+    assert segments() <= before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_twenty_runs_in_one_process_leave_no_open_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dashboard, "show_clip", lambda *rest, **options: None)
+    Path("lift.yaml").write_text(TINY["lift"])
+    words = [*WORDS["lift"], "--trainer.max_epochs", "1", "--data.workers", "1"]
+    counts = []
+    for _ in range(20):
+        assert main(words) == 0
+        gc.collect()
+        counts.append(sum(1 for _ in Path("/proc/self/fd").iterdir()))
+    assert max(counts[2:]) <= counts[1]
 
 
 @pytest.mark.slow

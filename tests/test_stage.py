@@ -44,7 +44,7 @@ def served(order, epoch=0):
 @pytest.mark.parametrize("batch", [1, 4, 7])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_every_sample_comes_exactly_once_per_epoch(world, batch, shuffle, monkeypatch):
-    for count in (1, 2, 5, 8, 17, 28, 29, 30, 31, 57):
+    for count in (world, world + 1, 5, 8, 17, 28, 29, 30, 31, 57):
         seen, batches = [], set()
         for rank in range(world):
             in_world(monkeypatch, rank, world)
@@ -55,6 +55,14 @@ def test_every_sample_comes_exactly_once_per_epoch(world, batch, shuffle, monkey
             seen += [index for part in mine for index in part]
         assert sorted(seen) == list(range(count))
         assert len(batches) == 1 or not shuffle, "processes would wait for each other for ever"
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_fewer_samples_than_processes_are_refused_by_all_of_them(shuffle, monkeypatch):
+    for rank in range(3):
+        in_world(monkeypatch, rank, 3)
+        with pytest.raises(UsageError, match=r"2 \w+ samples are too few for 3 processes"):
+            len(Order(2, 4, shuffle=shuffle))
 
 
 def test_no_process_is_left_with_a_training_batch_of_one_sample(monkeypatch):
