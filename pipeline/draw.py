@@ -543,32 +543,47 @@ def curves(
     series: Mapping[str, tuple[ArrayLike, ArrayLike]], xlabel: str, ylabel: str, title: str
 ) -> Image:
     """Lines, one per series of (x, y), last value written; values that are not finite are gaps."""
-    figure, axes = _figure(7.0, 3.8, title)
+    many = len(series) > len(SERIES)
+    figure, axes = _figure(9.0 if many else 7.0, 3.8, title)
+    ends: list[tuple[float, float, tuple[float, float, float]]] = []
     for i, (name, (x, y)) in enumerate(series.items()):
-        colour = _unit(SERIES[i % len(SERIES)])
+        colour, style = _unit(SERIES[i % len(SERIES)]), ("-", "--", ":")[i // len(SERIES) % 3]
         xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        few = len(xs) <= 30
-        axes.plot(
-            xs, ys, color=colour, linewidth=1.8, marker="o" if few else "", markersize=3, label=name
-        )
+        mark = "o" if len(xs) <= 30 else ""
+        axes.plot(xs, ys, style, color=colour, linewidth=1.8, marker=mark, markersize=3, label=name)
         finite = np.flatnonzero(np.isfinite(ys))
         if len(finite):
-            last = finite[-1]
-            axes.annotate(
-                f"{ys[last]:.4g}",
-                (xs[last], ys[last]),
-                (5, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=9,
-                color=colour,
-            )
+            ends.append((float(xs[finite[-1]]), float(ys[finite[-1]]), colour))
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.margins(x=0.08)
-    if len(series) > 1:
+    _write_ends(axes, ends)
+    if many:
+        figure.legend(frameon=False, fontsize=9, loc="outside right upper")
+    elif len(series) > 1:
         axes.legend(frameon=False, fontsize=9)
     return _rendered(figure)
+
+
+def _write_ends(
+    axes: Axes, ends: Sequence[tuple[float, float, tuple[float, float, float]]]
+) -> None:
+    """The value at the end of each line, those at the same x far enough apart to be read."""
+    low, high = axes.get_ylim()
+    points = 200.0 / (high - low)
+    free: dict[float, float] = {}
+    for x, y, colour in sorted(ends):
+        height = max((y - low) * points, free.get(x, -np.inf))
+        free[x] = height + 9.5
+        axes.annotate(
+            f"{y:.4g}",
+            (x, y),
+            (5, height - (y - low) * points),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=colour,
+        )
 
 
 def _figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:

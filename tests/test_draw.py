@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -230,3 +232,23 @@ def test_charts_take_values_that_are_not_finite():
     lines = draw.curves({"train": (steps, [5, 4, np.nan, 2, 1]), "val": (steps, steps)}, "", "", "")
     assert (lines == draw.RIGHT).all(-1).any()
     assert (lines == draw.LEFT).all(-1).any()
+
+
+def test_values_at_the_ends_of_lines_can_be_read_though_they_are_close():
+    figure, axes = draw._figure(7.0, 3.8, "")
+    values = (5.0, 5.01, 5.02, 9.0)
+    axes.plot(np.tile([[0], [1]], 4), [values, values])
+    draw._write_ends(axes, [(1.0, value, (0.0, 0.0, 0.0)) for value in values])
+    draw._rendered(figure)
+    boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
+    assert [text.get_text() for text in axes.texts] == ["5", "5.01", "5.02", "9"]
+    assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(boxes))
+
+
+def test_more_lines_than_colours_differ_in_their_strokes():
+    def inked(place):
+        series = {str(i): ([0, 1], [0, float(i == place)]) for i in range(len(draw.SERIES) + 1)}
+        picture = draw.curves(series, "", "", "")[20:-60, 80:500]
+        return (picture == draw.SERIES[0]).all(-1).sum()
+
+    assert inked(len(draw.SERIES)) < 0.9 * inked(0)
