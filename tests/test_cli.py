@@ -167,7 +167,7 @@ def spoiled(chance):
     if kind == "typo":
         key = chance.choice(KEYS)
         at = chance.randrange(len(key))
-        wrong = key[:at] + chance.choice(["", "x", "q_", key[at] * 2 + "z"]) + key[at + 1 :]
+        wrong = key[:at] + chance.choice(["", "X", "q_", key[at] * 2 + "z"]) + key[at + 1 :]
         return kind, LIFT.replace(f"{key}:", f"{wrong}:", 1)
     if kind == "value":
         value, wrong = chance.choice(VALUES), chance.choice(WRONG)
