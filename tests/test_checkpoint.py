@@ -414,16 +414,34 @@ def test_failing_writes(kind, whole, tmp_path, soak):
         row.look(kind, lost=path.read_bytes() != whole, zero=not refused, other=left)
 
 
+def hidden(chance, gadget):
+    """A checkpoint that has a gadget somewhere: at any depth, as a value, a member or a key."""
+    for _ in range(chance.randrange(4)):
+        gadget = chance.choice(
+            [
+                lambda what: {"lr": 0.1, "state": what},
+                lambda what: [1, what, "adam"],
+                lambda what: (what, None),
+                lambda what: {1: {2: what}},
+            ]
+        )(gadget)
+    content = {"state_dict": {}, "global_step": 1}
+    place = chance.choice(["state_dict", "optimizer_states", "global_step", "loops", "epoch"])
+    return {**content, place: gadget}
+
+
 @pytest.mark.soak
-@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 def test_hostile_pickles(protocol, whole, tmp_path, soak):
     row = soak("pickle")
+    chance = random.Random(f"{SEED} pickle {protocol}")
     names = list(gadgets(tmp_path / "x"))
-    for number in row.times(len(names)):
+    for number in row.times(500):
         canary = tmp_path / f"canary{number}"
-        content = {"state_dict": {"net.weight": gadgets(canary)[names[number]]}, "global_step": 1}
+        name = names[number % len(names)]
+        content = hidden(chance, gadgets(canary)[name])
         path = repacked(whole, tmp_path / "evil.ckpt", pickled=pickle.dumps(content, protocol))
-        row.look(names[number], **ran(lambda path=path: checkpoint.read(path), canary))
+        row.look(name, **ran(lambda path=path: checkpoint.read(path), canary))
 
 
 def ran(read, canary: Path) -> dict[str, object]:

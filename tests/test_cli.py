@@ -194,7 +194,7 @@ def test_spoiled_configs(part, tmp_path, monkeypatch, capsys, soak):
     monkeypatch.chdir(tmp_path)
     chance = random.Random(f"{SEED} config {part}")
     row = soak("config")
-    for _ in row.times(125):
+    for _ in row.times(1250):
         kind, text = spoiled(chance)
         (tmp_path / "x.yaml").write_text(text)
         code = main(["lift", "fit", "-c", "x.yaml", "--wandb", "off"])
