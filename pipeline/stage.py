@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any, ClassVar, Protocol
@@ -178,6 +179,11 @@ class Loader(DataLoader[dict[str, Any]]):
             self.sampler.skip = state["given"] if state["given"] < len(self.sampler) else 0
 
 
+def quiet(worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to loader processes too, to the process they work for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def loader(
     dataset: BatchSet, batch_size: int, *, shuffle: bool, seed: int = 0, workers: int = 0
 ) -> Loader:
@@ -198,6 +204,7 @@ def loader(
         persistent_workers=workers > 0 and shuffle,
         timeout=PATIENCE if workers else 0,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=quiet,
     )
 
 
