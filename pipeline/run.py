@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -276,16 +278,32 @@ class MetricsFile(Logger):
 
 
 def read_metrics(path: Path) -> list[tuple[int, str, float]]:
-    """Lines of a metrics.csv: step, name, value; a last line cut short by a crash is left out."""
+    """Lines of a metrics.csv: step, name, value; a last line cut short by a crash is left out.
+
+    Lines that cannot be read are left out too, with one warning on stderr.
+    """
     if not path.exists():
         return []
-    rows = []
-    for line in path.read_text().splitlines(keepends=True)[1:]:
+    rows, unreadable = [], 0
+    for line in path.read_text(errors="replace").splitlines(keepends=True)[1:]:
         step, _, rest = line.partition(",")
         name, _, value = rest.rpartition(",")
-        if line.endswith("\n") and step.isdigit() and name:
+        if not line.endswith("\n"):
+            continue
+        try:
+            if not (step.isdecimal() and name) or "\ufffd" in line:
+                raise ValueError(line)
             rows.append((int(step), name, float(value)))
+        except ValueError:
+            unreadable += 1
+    if unreadable:
+        _warn_of_damage(path, unreadable)
     return rows
+
+
+@functools.cache  # a run reads its file more than once
+def _warn_of_damage(path: Path, count: int) -> None:
+    sys.stderr.write(f"heatlift: warning: {path}: {count} damaged line(s) left out\n")
 
 
 def plain_number(value: Any) -> float | None:

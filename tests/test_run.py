@@ -137,6 +137,26 @@ def test_a_line_cut_short_by_a_crash_is_dropped(tmp_path):
     assert written(tmp_path, 0, (1, {"x": 2.5})) == [(0, "x", 1.0), (1, "x", 2.5)]
 
 
+@pytest.mark.parametrize(
+    "damage", [b"1,x,0.x12\n", b"1,x\xff,2.0\n", b"\xff\n", b"1,x,\n", b"x\n", "²,x,2.0\n".encode()]
+)
+def test_damaged_lines_are_left_out_with_one_warning(tmp_path, capsys, damage):
+    written(tmp_path, -1, (0, {"x": 1.0}))
+    with (tmp_path / "metrics.csv").open("ab") as file:
+        file.write(damage + b"1,y,3.0\n" + damage)
+    assert written(tmp_path, 1, (2, {"x": 4.0})) == [(0, "x", 1.0), (1, "y", 3.0), (2, "x", 4.0)]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"heatlift: warning: {tmp_path / 'metrics.csv'}: 2 damaged line(s)")
+
+
+def test_a_bad_byte_at_the_end_costs_no_line(tmp_path, capsys):
+    written(tmp_path, -1, (0, {"x": 1.0}))
+    with (tmp_path / "metrics.csv").open("ab") as file:
+        file.write(b"\xff")
+    assert read_metrics(tmp_path / "metrics.csv") == [(0, "x", 1.0)]
+    assert not capsys.readouterr().err
+
+
 def test_a_new_run_begins_an_empty_file_and_a_test_appends(tmp_path):
     written(tmp_path, -1, (0, {"x": 1.0}))
     assert written(tmp_path, None, (5, {"test/x": 2.0})) == [(0, "x", 1.0), (5, "test/x", 2.0)]
