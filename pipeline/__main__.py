@@ -75,8 +75,10 @@ def main(args: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(words[0], known, 1)
         hint = f"did you mean {near[0]}?" if near else "see `heatlift --help`"
         return fail(f"{words[0]}: no such stage or command; {hint}", 2)
-    from pipeline import cli
-
+    try:
+        from pipeline import cli  # takes seconds
+    except KeyboardInterrupt:
+        return fail("stopped by SIGINT; nothing had begun", 130)
     return cli.run(words[0], words[1:], debug=debug)
 
 

@@ -19,7 +19,7 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from torch import Tensor, nn
 
-from pipeline.errors import DataError, StorageError
+from pipeline.errors import DataError, StorageError, UsageError
 
 ALLOWED_IMPORTS = (
     "pipeline",
@@ -298,7 +298,12 @@ class HandOver:
 
 
 def hand_over(
-    module: nn.Module, path: str | Path, *, stages: Sequence[str], passing: tuple[str, ...]
+    module: nn.Module,
+    path: str | Path,
+    *,
+    stages: Sequence[str],
+    passing: tuple[str, ...],
+    whole: bool = False,
 ) -> HandOver:
     """Load the weights of another stage, strictly where they overlap, or change nothing.
 
@@ -307,10 +312,13 @@ def hand_over(
         path: The checkpoint.
         stages: The stages it may come from.
         passing: Prefixes of the names that pass.
+        whole: Whether nothing of the receiver's `net` may stay as it was drawn, because nobody is
+            going to train it.
 
     Raises:
         DataError: If the file is damaged, comes from another stage, shares no name with the
             receiver, or has a shared name in another shape.
+        UsageError: If it has to have all of `net` and has not.
     """
     content = read(path)
     stage = stage_of(content, path)
@@ -335,6 +343,17 @@ def hand_over(
             f"{path}: {name} is {tuple(given[name].shape)} there and "
             f"{tuple(wanted[name].shape)} here (and {len(clashes) - 1} more); "
             "give the same `net` to both stages"
+        )
+    drawn = [
+        name
+        for name in module.state_dict().keys() - set(shared)
+        if name.startswith("net.") and not name.endswith("num_batches_tracked")
+    ]
+    if whole and drawn:
+        raise UsageError(
+            f"{path}: has only a part of this network, without {', '.join(sorted(drawn)[:3])}"
+            f"{f' and {len(drawn) - 3} more' * (len(drawn) > 3)}; train it first, or give "
+            "a checkpoint of this stage by --ckpt_path instead"
         )
     module.load_state_dict({name: given[name] for name in shared}, strict=False)
     return HandOver(

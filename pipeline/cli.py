@@ -26,8 +26,16 @@ from pipeline import checkpoint, commands, dashboard, mistakes, ranks, watch
 from pipeline.__main__ import fail
 from pipeline.config import plain_values, refuse_not_finite, same_source, with_found_configs
 from pipeline.doctor import device_line
-from pipeline.errors import UsageError
-from pipeline.run import FINISHED, MetricsFile, Run, newest_finished, open_run, plain_number
+from pipeline.errors import NumbersError, UsageError
+from pipeline.run import (
+    FINISHED,
+    MetricsFile,
+    Run,
+    newest_finished,
+    open_run,
+    plain_number,
+    step_of,
+)
 from pipeline.watch import say
 
 NOISE = (
@@ -158,11 +166,20 @@ class StageCLI(LightningCLI):
         path = self._get(self.config, "ckpt_path")
         if not path:
             return
+        if self.subcommand == "fit":
+            raise UsageError(
+                f"--ckpt_path {path}: a fit goes on by itself, by the same command; to start from "
+                "the weights of a checkpoint give --model.pretrained"
+            )
         content = checkpoint.read(path)
         stage = checkpoint.stage_of(content, path)
         if stage != self.stage:
             raise UsageError(f"{path}: is a checkpoint of stage {stage}; this is {self.stage}")
-        settings = dict(content.get("hyper_parameters", {}))
+        if "hyper_parameters" not in content:
+            raise UsageError(
+                f"{path}: holds weights alone; give them with --model.pretrained instead"
+            )
+        settings = dict(content["hyper_parameters"])
         settings.pop("_instantiator", None)
         before = self._get(self.config, "model").as_dict()
         for name in SCORING:
@@ -187,6 +204,8 @@ class StageCLI(LightningCLI):
         self._find_givers(config)
         settings = self._settings(config)
         name = config.name or self._stems(config) or self.stage
+        if Path(name).name != name or name.startswith("."):
+            raise UsageError(f"--name {name}: is a path; give a name, and the folder with --runs")
         if self.subcommand == "fit":
             self.run = open_run(Path(config.runs), self.stage, name, settings)
             config.ckpt_path = str(self.run.resume) if self.run.resume else None
@@ -243,7 +262,6 @@ class StageCLI(LightningCLI):
         for key in (
             "default_root_dir",
             "logger",
-            "callbacks",
             "accelerator",
             "strategy",
             "devices",
@@ -251,6 +269,8 @@ class StageCLI(LightningCLI):
             "enable_progress_bar",
         ):
             trainer.pop(key, None)
+        if not trainer.get("callbacks"):
+            trainer.pop("callbacks", None)
         settings["data"].pop("workers", None)
         settings["seed"] = config.seed_everything
         for room, key in (("model", "pretrained"), ("data", "detections")):
@@ -298,9 +318,7 @@ class StageCLI(LightningCLI):
             options["strategy"] = patient_strategy(config, self._get(self.config, "patience"))
         fast = bool(config.fast_dev_run)
         resumed = self.run.resume if self.run else None
-        after = (
-            None if self.run is None else (int(resumed.stem.split("-")[1]) - 1 if resumed else -1)
-        )
+        after = None if self.run is None else (step_of(resumed) - 1 if resumed else -1)
         if fast:
             options["logger"] = False  # else lightning looks for tensorboard
         else:
@@ -363,7 +381,10 @@ class StageCLI(LightningCLI):
             return
         chosen = self.keeper.chosen()
         if chosen is None:
-            return
+            raise UsageError(
+                "not a single step was trained; check --trainer.max_epochs, --trainer.max_steps "
+                "and --trainer.limit_train_batches"
+            )
         self.trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path=str(chosen), verbose=False
         )
@@ -372,6 +393,10 @@ class StageCLI(LightningCLI):
             for name, value in self.trainer.callback_metrics.items()
             if name.startswith("test/")
         }
+        lost = [name for name, value in numbers.items() if value is None]
+        if lost:
+            raise NumbersError(f"{', '.join(lost)} of {chosen} is not finite; the run stays open")
+        self.signals.finished = True
         if self.trainer.is_global_zero:
             shown = [name for name in numbers if "action_mean" not in name and "loss" not in name]
             say("  test       " + ", ".join(f"{name[5:]} {numbers[name]:.4g}" for name in shown))
@@ -429,7 +454,7 @@ def run(command: str, words: Sequence[str], *, debug: bool = False) -> int:
         words = with_found_configs(_take_imports(words))
         if command in ROOM:
             signals = watch.Signals()
-            with ranks.handled((signal.SIGTERM, signal.SIGINT), signals.handle):
+            with ranks.handled((signal.SIGTERM, signal.SIGINT, signal.SIGALRM), signals.handle):
                 StageCLI(command, words, line, signals)
         else:
             commands.run_plain(command, words)

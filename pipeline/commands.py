@@ -162,7 +162,10 @@ def with_source(words: Sequence[str]) -> list[str]:
     given = iter(words)
     for word in given:
         if word in ("-c", "--config"):
-            text = Path(next(given)).read_text()
+            path = next(given, None)
+            if path is None:
+                raise UsageError(f"{word}: which config? give a shipped one or a file")
+            text = Path(path).read_text()
             refuse_odd_yaml(text)
             named = (yaml.safe_load(text) or {}).get("data", {}).get("source", {})
             kept = source if named.get("class_path") in (None, source.get("class_path")) else {}

@@ -51,6 +51,14 @@ def rank() -> int | None:
     return None
 
 
+def began(pid: int) -> str:
+    """When a process of this machine was started, in its own clock's ticks; "" if unknown."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19]
+    except OSError:
+        return ""
+
+
 def die_with_parent() -> None:
     """End when the watcher ends, however it ends (Linux)."""
     parent = os.environ.get(PARENT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import hashlib
@@ -35,6 +36,8 @@ def launch_id() -> str | None:
     """What the processes of a torchrun or SLURM step have in common; none for a process alone."""
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID")
     parts = [os.environ.get(name, "") for name in (*names, "MASTER_ADDR", "MASTER_PORT")]
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":  # of torchrun: all have this one parent
+        parts += [str(os.getppid()), ranks.began(os.getppid())]
     return ":".join(parts) if any(parts) and ranks.rank() is not None else None
 
 
@@ -80,7 +83,13 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     return state if isinstance(state, dict) else None
 
 
-def open_run(root: Path, stage: str, name: str, settings: Mapping[str, Any]) -> Run:
+def open_run(
+    root: Path,
+    stage: str,
+    name: str,
+    settings: Mapping[str, Any],
+    report: Callable[[str], None] = print,
+) -> Run:
     """Find the unfinished run of these settings, or begin a new one under the first free name.
 
     Args:
@@ -89,6 +98,7 @@ def open_run(root: Path, stage: str, name: str, settings: Mapping[str, Any]) -> 
         name: NAME; where it is taken by a finished run, by other settings or by a run that another
             process works on, NAME-2, NAME-3 … are tried.
         settings: Everything that shapes the result, as plain types.
+        report: Called with a line for whatever keeps an unfinished run from being gone on with.
 
     Raises:
         StorageError: If the folder cannot be made.
@@ -112,24 +122,87 @@ def open_run(root: Path, stage: str, name: str, settings: Mapping[str, Any]) -> 
             lock.acquire()
         except filelock.Timeout:
             continue
-        state = read_state(candidate)
-        fresh = not any(path.name != ".lock" for path in candidate.iterdir())
-        mine = state is not None and state.get("digest") == digest and state["state"] == UNFINISHED
-        if not fresh and not mine:
-            lock.release()
-            continue
+        sweep(candidate)
         sweep(candidate / "checkpoints")
         begun = {
             "stage": stage,
             "name": candidate.name,
             "digest": digest,
             "settings": dict(settings),
+            "state": UNFINISHED,
         }
-        run = Run(candidate, state if mine and state else {**begun, "state": UNFINISHED}, lock=lock)
-        run.resume = newest_checkpoint(candidate, digest)
+        state = read_state(candidate)
+        if state is None:
+            state = _recovered(candidate, begun, report)
+        if state.get("digest") != digest or state.get("state") != UNFINISHED:
+            _tell_difference(candidate, state, settings, report)
+            lock.release()
+            continue
+        run = Run(candidate, state, lock=lock)
+        run.resume = newest_checkpoint(candidate, digest, report)
         run.write(launch=launch_id(), resume=run.resume.name if run.resume else None)
         return run
     raise AssertionError("names never end")
+
+
+def _recovered(
+    folder: Path, begun: dict[str, Any], report: Callable[[str], None]
+) -> dict[str, Any]:
+    """The state of a run whose run.json is missing or damaged: begun, or of nobody knows whom."""
+    if all(path.name == ".lock" for path in folder.iterdir()):
+        return begun
+    states = (folder / "checkpoints").glob("step-*.ckpt")
+    if any(_is_of(path, begun["digest"]) for path in states):
+        report(f"heatlift: warning: {folder}/run.json is damaged or missing; its states are not")
+        return begun
+    report(f"heatlift: warning: {folder} has no run.json that can be read; it is left as it is")
+    return {}
+
+
+def _is_of(path: Path, digest: str) -> bool:
+    try:
+        _refuse_misplaced(path, digest)
+    except DataError:
+        return False
+    return True
+
+
+def _tell_difference(
+    folder: Path,
+    state: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    report: Callable[[str], None],
+) -> None:
+    """Say why an unfinished run is not gone on with."""
+    if state.get("state") != UNFINISHED:
+        return
+    before = _flat(state.get("settings", {}))
+    now = _flat(json.loads(json.dumps(settings, default=str)))
+    changed = [
+        f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key, "absent") != now.get(key, "absent")
+    ]
+    more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+    report(
+        f"heatlift: {folder} is unfinished and had other settings "
+        f"({'; '.join(changed[:4])}{more}); it is left as it is"
+    )
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name.
+
+    >>> _flat({"data": {"batch_size": 8}, "seed": 1})
+    {'data.batch_size': 8, 'seed': 1}
+    """
+    if not isinstance(value, Mapping) or not value:
+        return {key: value}
+    return {
+        name: leaf
+        for part, inner in value.items()
+        for name, leaf in _flat(inner, f"{key}.{part}".removeprefix(".")).items()
+    }
 
 
 def _names(folder: Path, name: str) -> Iterator[Path]:
@@ -160,7 +233,7 @@ def _wait_for_first(folder: Path, digest: str, patience: float = 120.0) -> Run:
 def newest_checkpoint(
     folder: Path, digest: str = "", report: Callable[[str], None] = print
 ) -> Path | None:
-    """The newest whole state to go on from; damaged and misplaced ones are named and passed over.
+    """The newest whole state to go on from; damaged and misplaced ones are named and set aside.
 
     Args:
         folder: Of the run.
@@ -168,11 +241,13 @@ def newest_checkpoint(
         report: Called with a line for each state passed over, and one for the state taken instead.
     """
     passed_over = False
-    for path in sorted((folder / "checkpoints").glob("step-*.ckpt"), reverse=True):
+    states = (folder / "checkpoints").glob("step-*.ckpt")
+    for path in sorted(states, key=lambda path: (step_of(path), path.name), reverse=True):
         try:
             _refuse_misplaced(path, digest)
         except DataError as error:
             report(f"heatlift: warning: {error}")
+            set_aside(path)
             passed_over = True
             continue
         if passed_over:
@@ -183,10 +258,22 @@ def newest_checkpoint(
     return None
 
 
+def step_of(path: Path) -> int:
+    """The step in the name of a state, `step-000000200.ckpt`; -1 if it has another name."""
+    number = path.stem.removeprefix("step-")
+    return int(number) if number.isdecimal() else -1
+
+
+def set_aside(path: Path) -> None:
+    """Take a file that is of no use out of the way, under the name with `.bad` behind it."""
+    with contextlib.suppress(OSError):
+        path.rename(f"{path}.bad")
+
+
 def _refuse_misplaced(path: Path, digest: str) -> None:
     content = checkpoint.read(path)
     step = content.get("global_step")
-    if step != int(path.stem.split("-")[1]):
+    if step != step_of(path):
         raise DataError(
             f"{path}: holds the state after step {step}; the file was renamed or copied"
         )

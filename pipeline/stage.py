@@ -180,7 +180,7 @@ class Loader(DataLoader[dict[str, Any]]):
 
 
 def quiet(worker: int) -> None:
-    """Leave Ctrl-C, which a terminal sends to loader processes too, to the process they work for."""
+    """Leave Ctrl-C, which a terminal sends to loader processes too, to whom they work for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

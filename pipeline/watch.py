@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -16,9 +16,9 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from pipeline import chance
-from pipeline.errors import NumbersError
-from pipeline.run import MetricsFile, Run, plain_number, read_metrics
+from pipeline import chance, checkpoint
+from pipeline.errors import DataError, NumbersError, ProcessLostError, UsageError
+from pipeline.run import MetricsFile, Run, plain_number, read_metrics, set_aside, step_of
 
 
 class Seeds(Callback):
@@ -101,28 +101,41 @@ class Stopped(SystemExit):
 class Signals(Callback):
     """SIGTERM and SIGINT end a run with exit code 143 or 130.
 
-    Before and after training they end it at once; a second one always does. In training the handler
-    only sets a flag, and the run stops at the next batch boundary, all processes at the same one,
-    with its state saved. A validation has `patience` seconds to come to its end, where the state
-    can be saved.
+    Before and after training they end it at once; a second one always does, unless it follows
+    within a second: Ctrl-C reaches a process of several twice, from the terminal and from the
+    process that watches over it. In training the handler only sets a flag, and the run stops at the
+    next batch boundary where it can be saved, all processes at the same one. A validation has
+    `patience` seconds to come to its end, where the state can be saved. A run that has not stopped
+    after `limit` seconds, because it waits for a batch or for another process, ends with what was
+    saved before. A run that is finished is left to write its last pages.
 
     Args:
         patience: Seconds.
+        limit: Seconds.
     """
 
-    def __init__(self, patience: float = 5.0) -> None:
-        self.patience = patience
+    def __init__(self, patience: float = 5.0, limit: float = 8.0) -> None:
+        self.patience, self.limit = patience, limit
         self.keeper: Keeper | None = None
         self.received = 0
+        self.finished = False
         self._training = False
-        self._end = 0.0
+        self._since = 0.0
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """What the signals call."""
-        again, self.received = self.received, number
-        self._end = time.monotonic() + self.patience
+        """What the signals call, and the clock when the limit is over."""
+        if self.finished:
+            return
+        if number == signal.SIGALRM:
+            self._stop()
+        now = time.monotonic()
+        again = bool(self.received)
+        if again and now - self._since < 1.0:
+            return
+        self.received, self._since = number, now
         if again or not self._training:
             self._stop()
+        signal.setitimer(signal.ITIMER_REAL, self.limit)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Keep Lightning's handlers out: they exit with 0 or 1, and can hang several processes."""
@@ -136,6 +149,8 @@ class Signals(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """No longer."""
         self._training = False
+        if self.received:
+            self._stop()
 
     def on_train_batch_end(
         self,
@@ -146,7 +161,7 @@ class Signals(Callback):
         batch_idx: int,
     ) -> None:
         """Stop here if any process was told to."""
-        if self.keeper is None or not self.keeper.validation_follows(trainer, batch_idx):
+        if self.keeper is None or self.keeper.can_save(trainer, batch_idx):
             self._stop_if_told(trainer)
 
     def on_validation_batch_end(
@@ -159,7 +174,7 @@ class Signals(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Stop in a validation that takes too long to wait for; each process for itself."""
-        if self.received and time.monotonic() > self._end:
+        if self.received and time.monotonic() - self._since > self.patience:
             self._stop()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -172,11 +187,13 @@ class Signals(Callback):
             told = trainer.strategy.reduce_boolean_decision(told, all=False)
         if not told:
             return
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
         if self.keeper:
             self.keeper.save(trainer)
         self._stop()
 
     def _stop(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
         number = self.received or signal.SIGTERM
         saved = self.keeper.saved_at if self.keeper else 0
         where = (
@@ -190,35 +207,66 @@ class Signals(Callback):
 class Keeper(Callback):
     """Saves: the two newest states to resume from, and the best weights.
 
-    A state is saved after a batch that no validation follows, and at the end of an epoch: from
-    there Lightning goes on exactly. It also keeps the numbers of that step that the metrics file
-    does not have yet.
+    A state is saved after a batch that ends an accumulation of gradients and that no validation
+    follows, and at the end of an epoch: from there Lightning goes on exactly. It also keeps the
+    numbers of that step that the metrics file does not have yet, and how many samples there were.
 
     Args:
         run: Where to.
-        every: Optimiser steps between two states.
+        every: Optimiser steps between two states, at least 1.
         monitor: Name of the metric that decides which weights are best, and whether it should be
             `min` or `max`; none keeps the last.
+
+    Raises:
+        UsageError: If `every` is not positive.
     """
 
     def __init__(self, run: Run, every: int, monitor: tuple[str, str] | None) -> None:
+        if every < 1:
+            raise UsageError(f"save_every is {every}; give at least 1")
         self.run, self.every, self.monitor = run, every, monitor
         self.best: float | None = None
         self.saved_at = 0
         self.pending: dict[str, float] = {}
+        self.samples: dict[str, int] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to know."""
         run = self.run.state["digest"]
-        return {"best": self.best, "pending": self.pending, "step": self.saved_at, "run": run}
+        return {
+            "best": self.best,
+            "pending": self.pending,
+            "step": self.saved_at,
+            "run": run,
+            "samples": self.samples,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See `state_dict`."""
         self.best, self.pending = state_dict["best"], state_dict["pending"]
         self.saved_at = state_dict["step"]
+        self.samples = state_dict.get("samples", {})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write what the broken run had not written."""
+        """See that this is the same run everywhere, and write what the broken one had not written.
+
+        Raises:
+            ProcessLostError: If the processes go on from different states.
+            DataError: If the data have another number of samples than before.
+        """
+        here = torch.tensor(trainer.global_step, device=pl_module.device)
+        steps = cast(Tensor, pl_module.all_gather(here)).flatten().tolist()
+        if len(set(steps)) > 1:
+            raise ProcessLostError(
+                f"the processes would go on from different steps ({', '.join(map(str, steps))}); "
+                "run the same command again, under torchrun with an --rdzv-id of its own"
+            )
+        self._refuse_other_data(trainer)
+        if self.best is not None and self._best() is None:
+            say(
+                "heatlift: warning: the best weights so far are lost; later validations choose anew"
+            )
+            self.best = None
         if self.pending and isinstance(trainer.logger, MetricsFile):
             step = self.saved_at - 1
             there = {name for at, name, _ in read_metrics(trainer.logger.path) if at == step}
@@ -227,12 +275,31 @@ class Keeper(Callback):
                 trainer.logger.log_metrics(lost, step)
         self.pending = {}
 
+    def _refuse_other_data(self, trainer: pl.Trainer) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        samples = {name: len(part) for name, part in data.evaluation_sets.items()}
+        samples["train"] = len(data.train_set)
+        for name, count in self.samples.items():
+            if samples.get(name, count) != count:
+                raise DataError(
+                    f"{data.describe()}: has {samples[name]} samples in {name}, and had {count} "
+                    f"when {self.run.folder} began; give another --name for other data"
+                )
+        self.samples = samples
+
     @staticmethod
-    def validation_follows(trainer: pl.Trainer, batch_idx: int) -> bool:
-        """Whether this batch is followed by a validation or the end of the epoch."""
+    def can_save(trainer: pl.Trainer, batch_idx: int) -> bool:
+        """Whether a run can go on exactly from behind this batch.
+
+        No gradient is kept for the next batch, no validation and no end of the epoch follows.
+        """
         done = batch_idx + 1
         every = trainer.val_check_batch  # none only before training begins
-        return done >= trainer.num_training_batches or done % every == 0  # type: ignore[operator]
+        return not (
+            done % trainer.accumulate_grad_batches
+            or done >= trainer.num_training_batches
+            or done % every == 0  # type: ignore[operator]
+        )
 
     def on_train_batch_end(
         self,
@@ -244,7 +311,7 @@ class Keeper(Callback):
     ) -> None:
         """Save a state now and then."""
         due = trainer.global_step - self.saved_at >= self.every
-        if due and not self.validation_follows(trainer, batch_idx):
+        if due and self.can_save(trainer, batch_idx):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -283,14 +350,31 @@ class Keeper(Callback):
         trainer.save_checkpoint(self.run.checkpoints / f"step-{trainer.global_step:09d}.ckpt")
         self.pending = {}
         if trainer.is_global_zero:
-            for old in sorted(self.run.checkpoints.glob("step-*.ckpt"))[:-2]:
+            for old in self._states()[:-2]:
                 old.unlink(missing_ok=True)
 
     def chosen(self) -> Path | None:
         """The checkpoint that later stages take: the best, else the last; none if there is none."""
-        best = self.run.checkpoints / "best.ckpt"
-        states = sorted(self.run.checkpoints.glob("step-*.ckpt"))
-        return best if best.exists() else (states[-1] if states else None)
+        states = self._states()
+        return self._best() or (states[-1] if states else None)
+
+    def _states(self) -> list[Path]:
+        """States up to this step, in order; of later ones nothing is known."""
+        numbered = {step_of(path): path for path in self.run.checkpoints.glob("step-*.ckpt")}
+        return [numbered[step] for step in sorted(numbered) if 0 <= step <= self.saved_at]
+
+    def _best(self) -> Path | None:
+        """The best weights, if they are whole; what is damaged is set aside."""
+        path = self.run.checkpoints / "best.ckpt"
+        if not path.exists():
+            return None
+        try:
+            checkpoint.read(path)
+        except DataError as error:
+            say(f"heatlift: warning: {error}")
+            set_aside(path)
+            return None
+        return path
 
 
 class Progress(Callback):

@@ -60,8 +60,9 @@ class HeatmapModule(Stage):
         decode: How joints are read from heatmaps.
         flip_test: Detect in each crop and its mirror image and average the heatmaps.
         channels_last: Keep weights and features with channels last, which convolutions like better.
-        pretrained: A checkpoint whose weights a fresh fit starts from: of an earlier run, or
-            imported from a published file. This run's checkpoints keep its digest, not its path.
+        pretrained: A checkpoint whose weights a fresh fit starts from, or that is tested as it is,
+            all of `net`, where no checkpoint of this stage is given: of an earlier run, or imported
+            from a published file. This run's checkpoints keep its digest, not its path.
 
     Raises:
         UsageError: If the network does not give as many heatmaps as the joint set has joints.
@@ -126,9 +127,20 @@ class HeatmapModule(Stage):
         return heatmaps.float()
 
     def setup(self, stage: str) -> None:
-        """Take over the weights of an earlier run where a fresh fit starts."""
-        if stage == "fit" and self.pretrained and not self.trainer.ckpt_path:
-            report = hand_over(self, self.pretrained, stages=("heatmap",), passing=("net.",))
+        """Take over the weights of an earlier run; a checkpoint of this one, if given, comes after.
+
+        Raises:
+            UsageError: If nothing is to be trained and the file has not all of `net`.
+        """
+        if self.pretrained:
+            report = hand_over(
+                self,
+                self.pretrained,
+                stages=("heatmap",),
+                passing=("net.",),
+                whole=stage != "fit",
+            )
+            self.pretrained = None  # once: what is learned from here on stays
             self.origin = {"pretrained": report.plain()}
             self.print(f"heatmap: {report.text()}")
 

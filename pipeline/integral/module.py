@@ -57,8 +57,9 @@ class IntegralModule(Stage):
         flip_test: Look at each crop and its mirror image and average the joints.
         channels_last: Keep weights and features with channels last, which convolutions like better.
         pretrained: A checkpoint whose weights a fresh fit starts from: of an earlier run, of a 2D
-            stage with the same trunk, or imported from a published file (an ImageNet ResNet). This
-            run's checkpoints keep its digest, not its path.
+            stage with the same trunk, or imported from a published file (an ImageNet ResNet). One
+            with all of `net` can be tested as it is. This run's checkpoints keep its digest, not
+            its path.
 
     Raises:
         UsageError: If the network does not give as many volumes as the joint set has joints.
@@ -127,15 +128,21 @@ class IntegralModule(Stage):
         return volumes
 
     def setup(self, stage: str) -> None:
-        """Take over the weights of an earlier run where a fresh fit starts."""
-        if stage == "fit" and self.pretrained and not self.trainer.ckpt_path:
+        """Take over the weights of an earlier run; a checkpoint of this one, if given, comes after.
+
+        Raises:
+            UsageError: If nothing is to be trained and the file has not all of `net`.
+        """
+        if self.pretrained:
             giver = checkpoint.stage_of(checkpoint.read(self.pretrained), self.pretrained)
             report = checkpoint.hand_over(
                 self,
                 self.pretrained,
                 stages=("integral", "heatmap"),
                 passing=("net.",) if giver == self.stage else BODY,
+                whole=stage != "fit",
             )
+            self.pretrained = None  # once: what is learned from here on stays
             self.origin = {"pretrained": report.plain()}
             self.print(f"integral: {report.text()}")
 

@@ -34,7 +34,8 @@ class LifterStage(Stage):
         net: The lifter.
         optimizer: Makes the optimiser from the parameters.
         schedule: Learning-rate factor by step.
-        pretrained: A checkpoint whose weights a fresh fit starts from. The checkpoints of this run
+        pretrained: A checkpoint whose weights a fresh fit starts from, or that is tested as it is,
+            all of `net`, where no checkpoint of this stage is given. The checkpoints of this run
             keep the digest and the report of the hand-over, not the path.
     """
 
@@ -69,11 +70,21 @@ class LifterStage(Stage):
         return lifted.float()
 
     def setup(self, stage: str) -> None:
-        """Take over the weights of an earlier stage where a fresh fit starts."""
-        if stage == "fit" and self.pretrained and not self.trainer.ckpt_path:
+        """Take over the weights of an earlier stage; a checkpoint of this one, if given, comes after.
+
+        Raises:
+            UsageError: If nothing is to be trained and the file has not all of `net`.
+        """
+        if self.pretrained:
+            fitting = stage == "fit"
             report = hand_over(
-                self, self.pretrained, stages=self.givers, passing=("net.", "mask_token")
+                self,
+                self.pretrained,
+                stages=self.givers,
+                passing=("net.", "mask_token") + ("mean_pose",) * (not fitting),
+                whole=not fitting,
             )
+            self.pretrained = None  # once: what is learned from here on stays
             self.origin = {"pretrained": report.plain()}
             self._report(report)
 
@@ -250,11 +261,13 @@ class LiftModule(LifterStage):
         for row in few.rows:
             if row.name:
                 self.log(f"test/subset_mpjpe_{row.name}_mm", row.mpjpe)
+        known = bool(self.mean_pose.any())  # weights of others come without it
         baseline = self.tables["mean_pose"].compute()
-        for metric in self._quantities:
-            self.log(f"test/mean_pose_{metric}_mm", baseline.frame_mean[metric])
         ratio = report.frame_mean["mpjpe"] / baseline.frame_mean["mpjpe"]
-        self.log("test/of_mean_pose", ratio)
+        if known:
+            for metric in self._quantities:
+                self.log(f"test/mean_pose_{metric}_mm", baseline.frame_mean[metric])
+            self.log("test/of_mean_pose", ratio)
         self.report = report
         self.print(report.text(self.protocol("test")))
         if any(row.name for row in groups.rows):
@@ -270,6 +283,8 @@ class LiftModule(LifterStage):
         self.print(
             f"mean pose of the training split: {baseline.frame_mean['mpjpe']:.1f} mm; "
             f"this lifter has {ratio:.3f} of it"
+            if known
+            else "mean pose of the training split: not known to these weights"
         )
         dashboard.lift_panels(self.trainer, self._clips("test"), report, self.net.skeleton)
 

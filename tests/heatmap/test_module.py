@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import checkpoint
 from pipeline.datasets.synthetic import Synthetic
 from pipeline.errors import UsageError
 from pipeline.heatmap import HeatmapDataModule, HeatmapModule, HRNet, targets
 from pipeline.heatmap.crop import Augmentation
 from pipeline.heatmap.module import in_picture
+from pipeline.published import import_weights
 from pipeline.skeleton import COCO17
 
 SMALL = (64, 64)
@@ -181,3 +183,48 @@ def test_a_fit_can_start_from_another_runs_weights(tmp_path):
     trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(second, people(batch_size=4))
     assert torch.equal(second.net.conv1.weight, first.net.conv1.weight)
     assert all("attention" in name for name in second.origin["pretrained"]["new"])
+
+
+@pytest.mark.usefixtures("quiet")
+def test_pretrained_weights_that_are_tested_give_the_numbers_of_their_checkpoint(tmp_path):
+    module = HeatmapModule(narrow(), functools.partial(torch.optim.Adam, lr=0.1), input_size=SMALL)
+    teacher = trainer(tmp_path, max_steps=2, limit_val_batches=0)
+    teacher.fit(module, people(batch_size=4))
+    path = str(tmp_path / "given.ckpt")
+    teacher.save_checkpoint(path)
+
+    def numbers(**changes):
+        fresh = HeatmapModule(narrow(), input_size=SMALL, **changes)
+        tester = trainer(tmp_path, plugins=[checkpoint.WholeFiles()])
+        given = None if changes else path
+        return fresh, tester.test(fresh, people(), ckpt_path=given, verbose=False)[0]
+
+    _, expected = numbers()
+    started, found = numbers(pretrained=path)
+    assert found == expected
+    assert torch.equal(started.net.conv1.weight, module.net.conv1.weight)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_test_after_a_fit_keeps_the_trained_weights(tmp_path):
+    first = HeatmapModule(narrow(), input_size=SMALL)
+    path = tmp_path / "given.ckpt"
+    torch.save({"state_dict": first.state_dict(), "heatlift": {"stage": "heatmap"}}, path)
+    module = HeatmapModule(narrow(), input_size=SMALL, pretrained=str(path))
+    trainer(tmp_path, max_steps=2, limit_val_batches=0).fit(module, people(batch_size=4))
+    before = checkpoint.weights_digest(module.net.final_layer)
+    trainer(tmp_path, limit_test_batches=1).test(module, people(), verbose=False)
+    assert checkpoint.weights_digest(module.net.final_layer) == before
+    assert before != checkpoint.weights_digest(first.net.final_layer)
+
+
+def test_a_backbone_alone_is_not_tested(tmp_path):
+    state = HRNet(32, 17).state_dict()
+    torch.save(
+        {name: value for name, value in state.items() if "final" not in name}, tmp_path / "b"
+    )
+    import_weights(tmp_path / "b", "hrnet", tmp_path / "b.ckpt", part="backbone")
+    module = HeatmapModule(HRNet(32, 17), pretrained=str(tmp_path / "b.ckpt"))
+    message = r"part of this network, without net\.final_layer\.bias, net\.final_layer\.weight; t"
+    with pytest.raises(UsageError, match=message):
+        trainer(tmp_path).test(module, people())

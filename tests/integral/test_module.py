@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import checkpoint
 from pipeline.datasets.coco import Coco
 from pipeline.datasets.synthetic import Synthetic
 from pipeline.detections import detect_sequences
@@ -324,6 +325,38 @@ def test_a_fit_can_start_from_a_2d_stage_with_the_same_trunk(tmp_path):
         *("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "deconv_layers")
     }
     assert not report["new"]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_pretrained_weights_that_are_tested_give_the_numbers_of_their_checkpoint(tmp_path):
+    torch.manual_seed(3)
+    module = IntegralModule(SAN(50, 18, 2), input_size=(64, 64))
+    teacher = trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    data = IntegralDataModule(people(60), input_size=(64, 64), batch_size=2)
+    teacher.fit(module, data)
+    path = str(tmp_path / "given.ckpt")
+    teacher.save_checkpoint(path)
+    numbers = []
+    for pretrained, ckpt_path in ((None, path), (path, None)):
+        fresh = IntegralModule(SAN(50, 18, 2), input_size=(64, 64), pretrained=pretrained)
+        tester = trainer(tmp_path, limit_test_batches=1, plugins=[checkpoint.WholeFiles()])
+        numbers += tester.test(fresh, data, ckpt_path=ckpt_path, verbose=False)
+        assert torch.equal(fresh.net.final_layer.weight, module.net.final_layer.weight)
+    assert numbers[0] == numbers[1]
+    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(fresh, data)
+    before = checkpoint.weights_digest(fresh.net.final_layer)
+    trainer(tmp_path, limit_test_batches=1).test(fresh, data, verbose=False)
+    assert checkpoint.weights_digest(fresh.net.final_layer) == before
+    assert before != checkpoint.weights_digest(module.net.final_layer)
+
+
+def test_a_2d_stage_is_not_tested_in_space(tmp_path):
+    teacher = HeatmapModule(SimpleBaseline(50, 17), input_size=(64, 64))
+    path = tmp_path / "teacher.ckpt"
+    torch.save({"state_dict": teacher.state_dict(), "heatlift": {"stage": "heatmap"}}, path)
+    module = IntegralModule(SAN(50, 18, 2), input_size=(64, 64), pretrained=str(path))
+    with pytest.raises(UsageError, match=r"part of this network, without net\.attention\.delta"):
+        trainer(tmp_path).test(module, IntegralDataModule(people(60), input_size=(64, 64)))
 
 
 def test_settings_name_all_that_shapes_a_detection_in_plain_types():

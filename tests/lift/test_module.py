@@ -21,6 +21,7 @@ from pipeline.lift.data import Track, exact_joints2d, mirror, track
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.losses import MPJPELoss
 from pipeline.pretrain import PretrainDataModule, PretrainModule
+from pipeline.published import import_weights
 
 
 def net(frames=9, **changes):
@@ -195,6 +196,86 @@ def test_weights_of_another_network_are_refused_and_change_nothing(trainer, tmp_
     with pytest.raises(HeatliftError, match="Temporal_pos_embed"):
         taker.setup("fit")
     assert checkpoint.weights_digest(taker) == before
+
+
+STAGES = [(LiftModule, LiftDataModule), (PretrainModule, PretrainDataModule)]
+
+
+def numbers_of(trainer, module, data_class, **changes):
+    made = trainer(plugins=[checkpoint.WholeFiles()], limit_test_batches=2)
+    return made.test(module, data_class(source()), verbose=False, **changes)[0]
+
+
+@pytest.mark.parametrize(("module_class", "data_class"), STAGES)
+def test_pretrained_weights_that_are_tested_give_the_numbers_of_their_checkpoint(
+    trainer, tmp_path, module_class, data_class
+):
+    path = tmp_path / "given.ckpt"
+    giver = module_class(net())
+    fitted(trainer, giver, data_class(source())).save_checkpoint(path)
+    expected = numbers_of(trainer, module_class(net()), data_class, ckpt_path=str(path))
+    assert numbers_of(trainer, module_class(net(), pretrained=str(path)), data_class) == expected
+    assert numbers_of(trainer, module_class(net()), data_class)["test/mpjpe_mm"] != pytest.approx(
+        expected["test/mpjpe_mm"], rel=1e-6
+    )
+
+
+def test_an_imported_file_is_tested_without_a_mean_pose(trainer, tmp_path):
+    theirs = net()
+    torch.nn.init.constant_(theirs.head[1].bias, 0.25)
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "theirs.bin")
+    import_weights(tmp_path / "theirs.bin", "mixste", tmp_path / "ours.ckpt")
+    numbers = {}
+    for name, module in {
+        "theirs": LiftModule(theirs),
+        "ours": LiftModule(net(), pretrained=str(tmp_path / "ours.ckpt")),
+    }.items():
+        numbers[name] = numbers_of(trainer, module, LiftDataModule)
+    assert numbers["ours"] == numbers["theirs"]
+    assert "test/mpjpe_mm" in numbers["ours"]
+    assert "test/of_mean_pose" not in numbers["ours"]
+
+
+@pytest.mark.parametrize(("module_class", "data_class"), STAGES)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_test_after_a_fit_keeps_the_trained_weights(
+    trainer, tmp_path, module_class, data_class, resumed
+):
+    path = tmp_path / "given.ckpt"
+    made = fitted(trainer, module_class(net()), data_class(source()))
+    made.save_checkpoint(path)
+    module = module_class(net(), pretrained=str(path))
+    made = trainer(
+        max_steps=4, limit_val_batches=0, num_sanity_val_steps=0, plugins=[checkpoint.WholeFiles()]
+    )
+    made.fit(module, data_class(source()), ckpt_path=str(path) if resumed else None)
+    before = checkpoint.weights_digest(module.net)
+    numbers_of(trainer, module, data_class)
+    assert checkpoint.weights_digest(module.net) == before
+    assert before != checkpoint.weights_digest(
+        {
+            name.removeprefix("net."): value
+            for name, value in checkpoint.read(path)["state_dict"].items()
+            if name.startswith("net.")
+        }
+    )
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_a_part_of_a_network_is_not_tested(trainer, tmp_path, stage):
+    weights = LiftModule(net()).state_dict()
+    weights.pop("net.head.1.bias")
+    torch.save({"state_dict": weights, "heatlift": {"stage": "lift"}}, tmp_path / "part.ckpt")
+    module = LiftModule(net(), pretrained=str(tmp_path / "part.ckpt"))
+    before = checkpoint.weights_digest(module)
+    with pytest.raises(
+        UsageError, match=r"only a part of this network, without net\.head\.1\.bias; train"
+    ):
+        getattr(trainer(), stage)(module, LiftDataModule(source()))
+    assert checkpoint.weights_digest(module) == before
+    module.trainer = trainer()
+    module.setup("fit")
+    assert module.origin["pretrained"]["new"] == ["net.head.1.bias"]
 
 
 def test_a_z_scored_lifter_gets_the_statistics_of_the_training_split(trainer):
