@@ -70,7 +70,7 @@ class LifterStage(Stage):
         return lifted.float()
 
     def setup(self, stage: str) -> None:
-        """Take over the weights of an earlier stage; a checkpoint of this one comes after, if given.
+        """Take over the weights of an earlier stage; a checkpoint of this one, if any, comes after.
 
         Raises:
             UsageError: If nothing is to be trained and the file has not all of `net`.
