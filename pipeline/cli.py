@@ -206,6 +206,8 @@ class StageCLI(LightningCLI):
         name = config.name or self._stems(config) or self.stage
         if Path(name).name != name or name.startswith("."):
             raise UsageError(f"--name {name}: is a path; give a name, and the folder with --runs")
+        if config.save_every < 1:
+            raise UsageError(f"save_every is {config.save_every}; give at least 1")
         if self.subcommand == "fit":
             self.run = open_run(Path(config.runs), self.stage, name, settings)
             config.ckpt_path = str(self.run.resume) if self.run.resume else None

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from pipeline import chance, checkpoint
-from pipeline.errors import DataError, NumbersError, ProcessLostError, UsageError
+from pipeline.errors import DataError, NumbersError, ProcessLostError
 from pipeline.run import MetricsFile, Run, plain_number, read_metrics, set_aside, step_of
 
 
@@ -213,17 +213,12 @@ class Keeper(Callback):
 
     Args:
         run: Where to.
-        every: Optimiser steps between two states, at least 1.
+        every: Optimiser steps between two states.
         monitor: Name of the metric that decides which weights are best, and whether it should be
             `min` or `max`; none keeps the last.
-
-    Raises:
-        UsageError: If `every` is not positive.
     """
 
     def __init__(self, run: Run, every: int, monitor: tuple[str, str] | None) -> None:
-        if every < 1:
-            raise UsageError(f"save_every is {every}; give at least 1")
         self.run, self.every, self.monitor = run, every, monitor
         self.best: float | None = None
         self.saved_at = 0

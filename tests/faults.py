@@ -183,6 +183,21 @@ def hang_in(hook):
     _with_callback(Hang())
 
 
+def term_at_the_end():
+    """SIGTERM comes when the run is finished and writes its last page."""
+    from pipeline import dashboard
+
+    whole = dashboard.write_index
+
+    def write_index(folder):
+        if (folder / "run.json").exists() and '"finished"' in (folder / "run.json").read_text():
+            _say()
+            ACTS["term"]()
+        return whole(folder)
+
+    dashboard.write_index = write_index
+
+
 def limit_file_size(step):
     """From a step on, no file may grow beyond 20 kB."""
     import resource

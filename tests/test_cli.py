@@ -91,19 +91,24 @@ def test_a_class_outside_the_allow_list_is_never_imported(
     assert "evil_module" not in sys.modules
 
 
+FIT = ("lift", "fit", "-c", "lift.yaml")
 LINES = {
     ("lfit", "fit"): "did you mean lift?",
     ("lift", "fit", "-c", "nowhere"): "nowhere: no such config",
-    ("lift", "fit", "-c", "lift.yaml", "--trainer.max_ep", "1"): "unknown key trainer.max_ep",
-    ("lift", "fit", "-c", "lift.yaml", "--data.batch_sise", "1"): "did you mean data.batch_size?",
-    ("lift", "fit", "-c", "lift.yaml", "--model.optimizer.init_args.lr", ".nan"): "is not finite",
-    ("lift", "fit", "-c", "lift.yaml", "--data.batch_size", "0"): "batch_size is 0",
-    ("lift", "fit", "-c", "lift.yaml", "--import", "none.py"): "none.py: no such file",
-    ("lift", "fit", "-c", "lift.yaml", "--wandb", "maybe"): "no such mode",
-    ("lift", "fit", "-c", "lift.yaml", "--model.pretrained", "newest"): "run `make pretrain`",
-    ("lift", "fit", "-c", "lift.yaml", "--data.detections", "newest"): "run `make heatmap`",
+    (*FIT, "--trainer.max_ep", "1"): "unknown key trainer.max_ep",
+    (*FIT, "--data.batch_sise", "1"): "did you mean data.batch_size?",
+    (*FIT, "--model.optimizer.init_args.lr", ".nan"): "is not finite",
+    (*FIT, "--data.batch_size", "0"): "batch_size is 0",
+    (*FIT, "--import", "none.py"): "none.py: no such file",
+    (*FIT, "--wandb", "maybe"): "no such mode",
+    (*FIT, "--model.pretrained", "newest"): "run `make pretrain`",
+    (*FIT, "--data.detections", "newest"): "run `make heatmap`",
     ("lift", "fitt"): "invalid choice: 'fitt'",
     ("cache", "xx"): "invalid choice: 'xx'",
+    (*FIT, "--trainer.max_epochs", "0"): "not a single step was trained; check --trainer.max_epo",
+    (*FIT, "--ckpt_path", "x.ckpt"): "--ckpt_path x.ckpt: a fit goes on by itself",
+    (*FIT, "--name", "../../x"): "--name ../../x: is a path; give a name",
+    (*FIT, "--save_every", "-3"): "save_every is -3; give at least 1",
 }
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
+import re
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +18,7 @@ from runs import TINY, TWO, WORDS, differing, outcome
 from pipeline import checkpoint, dashboard
 from pipeline.__main__ import main
 from pipeline.errors import DataError
+from pipeline.run import read_state
 
 SEED = 20261120
 
@@ -46,6 +52,56 @@ def test_another_seed_ends_elsewhere(unbroken):
 
 
 # ---- make test-all -------------------------------------------------------------------------------
+
+
+ACCUMULATED = ("--trainer.accumulate_grad_batches", "2")
+
+
+@pytest.mark.parametrize(
+    ("more", "every", "fault"),
+    [
+        ((), "100", ("at", "batch", 1, "term")),
+        (("--trainer.val_check_interval", "4"), "2", ("at", "saved", 3, "kill")),
+    ],
+    ids=["SIGTERM", "kill"],
+)
+def test_no_gradient_is_lost_between_the_batches_of_a_step(
+    more, every, fault, unbroken, heatlift, tmp_path
+):
+    more = (*ACCUMULATED, *more)
+    want = unbroken("lift", *more)
+    words = (*WORDS["lift"], *more, "--save_every", every)
+    assert heatlift(*words, faults=[("slow",), fault]).wait() in (143, -signal.SIGKILL)
+    child = heatlift(*words)
+    assert child.wait() == 0, child.stderr
+    assert differing(outcome(tmp_path, "lift"), want) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_processes_that_torchrun_started_go_on_from_the_same_state(unbroken, tmp_path):
+    more = ("--trainer.max_epochs", "60", *TWO)
+    want = unbroken("lift", *more)
+    (tmp_path / "lift.yaml").write_text(TINY["lift"])
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+    words = (*torchrun, "-m", "pipeline", *WORDS["lift"], *more, "--save_every", "1")
+    env = {**os.environ, "HEATLIFT_CACHE": str(tmp_path / "cache"), "WANDB": "off"}
+    states = tmp_path / "runs" / "lift" / "lift" / "checkpoints"
+    options = {"cwd": tmp_path, "env": env}
+    launched = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options
+    )
+    while launched.poll() is None and not list(states.glob("step-*.ckpt")):
+        time.sleep(0.01)
+    ranks = Path(f"/proc/{launched.pid}/task/{launched.pid}/children").read_text().split()
+    for pid in (launched.pid, *map(int, ranks)):
+        os.kill(pid, signal.SIGKILL)
+    launched.wait()
+    assert list(states.glob("step-*.ckpt"))
+    done = subprocess.run(words, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    assert "resumed from step-" in done.stdout
+    assert differing(outcome(tmp_path, "lift"), want) == []
 
 
 @pytest.mark.slow
@@ -136,6 +192,65 @@ def test_a_run_is_never_without_a_whole_state(heatlift, tmp_path):
             assert not states[-1].exists(), "only one that has made room cannot be read"
     assert child.wait() == 0
     assert read
+
+
+def test_states_of_no_use_are_set_aside_and_never_push_out_good_ones(heatlift, tmp_path):
+    folder = tmp_path / "runs" / "lift" / "lift" / "checkpoints"
+    words = (*WORDS["lift"], "--save_every", "1")
+    assert heatlift(*words, faults=[("at", "saved", 6, "kill")]).wait() == -signal.SIGKILL
+    damaged = sorted(folder.glob("step-*.ckpt"))
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-1000])
+    assert heatlift(*words, faults=[("slow",), ("at", "batch", 2, "term")]).wait() == 143
+    left = [path.name for path in sorted(folder.iterdir()) if not path.name.startswith("best")]
+    assert left == ["step-000000001.ckpt", "step-000000002.ckpt"] + [
+        f"{path.name}.bad" for path in damaged
+    ]
+    child = heatlift(*words)
+    assert child.wait() == 0
+    assert "resumed from step-000000002.ckpt" in child.stdout
+
+
+def test_damaged_best_weights_are_named_and_the_last_take_their_place(heatlift, tmp_path):
+    folder = tmp_path / "runs" / "lift" / "lift"
+    assert heatlift(*WORDS["lift"], faults=[("at", "test", 0, "kill")]).wait() == -signal.SIGKILL
+    best = folder / "checkpoints" / "best.ckpt"
+    data = bytearray(best.read_bytes())
+    data[len(data) // 2] ^= 1
+    best.write_bytes(data)
+    child = heatlift(*WORDS["lift"])
+    assert child.wait() == 0, child.stderr
+    assert "best.ckpt: " in child.stdout
+    assert read_state(folder)["checkpoint"].startswith("checkpoints/step-")
+    assert best.with_name("best.ckpt.bad").exists()
+
+
+def test_a_damaged_run_json_does_not_cost_the_run(unbroken, heatlift, tmp_path):
+    assert heatlift(*WORDS["lift"], faults=[("at", "saved", 4, "kill")]).wait() == -signal.SIGKILL
+    (tmp_path / "runs" / "lift" / "lift" / "run.json").write_text('{"stage": "li')
+    child = heatlift(*WORDS["lift"])
+    assert child.wait() == 0, child.stderr
+    assert "run.json is damaged or missing; its states are not" in child.stdout
+    assert differing(outcome(tmp_path, "lift"), unbroken("lift")) == []
+
+
+def test_other_data_under_the_same_name_are_refused(heatlift, tmp_path):
+    assert heatlift(*WORDS["lift"], faults=[("at", "saved", 4, "kill")]).wait() == -signal.SIGKILL
+    child = heatlift(*WORDS["lift"], faults=[("few_videos", 3)])
+    assert child.wait() == 4
+    assert re.search(r"has 3 samples in val, and had \d+ when runs/lift/lift began", child.stderr)
+
+
+def test_callbacks_of_ones_own_are_a_setting_like_any_other(heatlift, tmp_path):
+    assert heatlift(*WORDS["lift"], faults=[("at", "saved", 4, "kill")]).wait() == -signal.SIGKILL
+    own = "{class_path: lightning.pytorch.callbacks.GradientAccumulationScheduler, "
+    own += "init_args: {scheduling: {1: 2}}}"
+    text = TINY["lift"].replace("trainer: {", f"trainer: {{callbacks: [{own}], ")
+    (tmp_path / "lift.yaml").write_text(text)
+    child = heatlift(*WORDS["lift"])
+    assert child.wait() == 0, child.stderr
+    assert "lift is unfinished and had other settings (trainer.callbacks: absent ->" in child.stdout
+    assert (tmp_path / "runs" / "lift" / "lift-2").is_dir()
 
 
 def segments():

@@ -7,11 +7,13 @@ import multiprocessing
 
 import pytest
 
+from pipeline import ranks
 from pipeline.errors import StorageError
 from pipeline.run import (
     FINISHED,
     MetricsFile,
     digest_of,
+    launch_id,
     newest_finished,
     open_run,
     plain_number,
@@ -46,6 +48,32 @@ def test_a_finished_run_and_other_settings_leave_the_name_alone(opened):
     third = opened({"model": {"width": 9}, "seed": 1})
     assert [run.folder.name for run in (first, second, third)] == ["try", "try-2", "try-3"]
     assert opened().folder.name == "try-2"
+
+
+def test_other_settings_of_an_unfinished_run_are_named(opened, capsys):
+    opened()
+    opened({"model": {"width": 9}, "seed": 1, "joints": "COCO17"})
+    said = capsys.readouterr().out
+    assert "try is unfinished and had other settings" in said
+    assert "(joints: absent -> COCO17; model.width: 8 -> 9)" in said
+
+
+def test_a_first_write_that_was_cut_off_leaves_the_name_free(opened, tmp_path):
+    (tmp_path / "lift" / "try").mkdir(parents=True)
+    (tmp_path / "lift" / "try" / ".run.json.999999999.part").write_text('{"st')
+    assert opened().folder.name == "try"
+
+
+def test_launches_of_one_torchrun_after_another_are_told_apart(monkeypatch):
+    for name, value in {
+        "RANK": "1",
+        "TORCHELASTIC_RUN_ID": "none",
+        "GROUP_WORLD_SIZE": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    one = launch_id()
+    monkeypatch.setattr(ranks, "began", lambda pid: "another time")
+    assert launch_id() not in (one, None)
 
 
 @pytest.mark.parametrize("change", [{"model": {"width": 9}}, {"seed": 2}, {"joints": "COCO17"}])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import time
 
@@ -52,10 +54,34 @@ def test_a_second_signal_does_not_wait(heatlift):
     child = heatlift(*WORDS["lift"], faults=[("at", "batch", 2, "hang")])
     child.wait_for("HERE")
     child.send(signal.SIGTERM)
-    time.sleep(0.5)
+    time.sleep(1.2)
     assert child.process.is_alive()
     child.send(signal.SIGTERM)
     assert child.wait(5) == 143
+
+
+def test_a_run_that_cannot_come_to_a_batchs_end_stops_within_10_s_all_the_same(heatlift):
+    child = heatlift(*WORDS["lift"], "--save_every", "1", faults=[("at", "batch", 3, "hang")])
+    assert stopped(child, signal.SIGTERM) == 143
+    assert "saved at step 2" in child.stderr
+
+
+@pytest.mark.parametrize("more", [("--data.workers", "2"), TWO], ids=["workers", "two"])
+def test_ctrl_c_reaches_all_processes_of_a_terminal_and_the_run_is_saved(more, heatlift):
+    words = (*WORDS["lift"], *more, "--save_every", "100")
+    child = heatlift(*words, faults=[("slow",), ("at", "batch", 3, "say")])
+    child.wait_for("HERE")
+    os.killpg(child.process.pid, signal.SIGINT)
+    assert child.wait(10) == 130, child.stderr
+    assert child.orphans() == []
+    assert re.search(r"stopped by SIGINT; saved at step \d+;", child.stderr)
+
+
+def test_a_signal_after_the_end_changes_nothing(heatlift, unbroken, tmp_path):
+    child = heatlift(*WORDS["lift"], faults=[("term_at_the_end",)])
+    assert child.wait() == 0, child.stderr
+    assert "HERE" in child.stdout
+    assert differing(outcome(tmp_path, "lift"), unbroken("lift")) == []
 
 
 def test_sigterm_stops_two_processes_at_the_same_batch(heatlift, tmp_path):
