@@ -276,16 +276,17 @@ class StageCLI(LightningCLI):
         settings["data"].pop("workers", None)
         settings["seed"] = config.seed_everything
         for room, key in (("model", "pretrained"), ("data", "detections")):
-            path = settings[room].get(key)
-            if path and Path(str(path)).is_file():
-                weights = (
-                    checkpoint.read(path)["state_dict"] if str(path).endswith(".ckpt") else None
-                )
-                settings[room][key] = (
-                    checkpoint.weights_digest(weights)
-                    if weights
-                    else checkpoint.file_digest(Path(path))
-                )
+            given = settings[room].get(key)
+            if given in (None, "exact", "noisy"):
+                continue
+            path = Path(str(given))
+            if path.is_file() and path.suffix == ".ckpt":
+                weights = checkpoint.read(path)["state_dict"]
+                settings[room][key] = checkpoint.weights_digest(weights)
+            elif path.is_file():
+                settings[room][key] = checkpoint.file_digest(path)
+            elif path.is_dir():
+                settings[room][key] = checkpoint.folder_digest(path)
         return settings
 
     def _stems(self, config: Any) -> str:

@@ -9,6 +9,7 @@ import pytest
 from runs import TINY, WORDS
 from soak import SEED
 
+from pipeline import checkpoint
 from pipeline.__main__ import main
 
 LIFT = TINY["lift"]
@@ -134,6 +135,17 @@ def test_a_checkpoint_of_another_stage_is_refused(refused, unbroken):
     (path,) = (unbroken.folders[("pretrain",)] / "checkpoints").glob("best.ckpt")
     code, line = refused("lift", "test", "-c", "lift.yaml", "--ckpt_path", str(path))
     assert (code, line) == (2, f"{path}: is a checkpoint of stage pretrain; this is lift")
+
+
+def test_a_folder_of_detections_counts_by_its_contents(tmp_path):
+    folder = tmp_path / "found"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "1.json").write_text("{}")
+    before = checkpoint.folder_digest(folder)
+    (folder / "a" / "1.json").rename(folder / "a" / "2.json")
+    renamed = checkpoint.folder_digest(folder)
+    (folder / "a" / "2.json").write_text("[]")
+    assert len({before, renamed, checkpoint.folder_digest(folder)}) == 3
 
 
 def test_classes_of_ones_own_come_in_with_import(heatlift, tmp_path):
