@@ -104,13 +104,15 @@ def run_plain(command: str, words: Sequence[str]) -> None:
     if called == ["weights", "import"]:
         rest = importing(rest)
     parser_settings: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
-    given = jsonargparse.auto_cli(
-        _functions(places),
-        args=with_source(spelled(rest)),
-        as_positional=command not in NAMED,
-        prog=" ".join(["heatlift", *called]),
-        **parser_settings,
-    )
+    parser_settings |= {
+        "as_positional": command not in NAMED,
+        "prog": " ".join(["heatlift", *called]),
+    }
+    functions = _functions(places)
+    if called == ["weights", "import"] and {"-h", "--help"} & {*rest}:
+        say(_as_typed(jsonargparse.auto_parser(functions, **parser_settings).format_help()))
+        return
+    given = jsonargparse.auto_cli(functions, args=with_source(spelled(rest)), **parser_settings)
     if isinstance(given, published.Report):
         say(str(given))
 
@@ -150,6 +152,14 @@ def importing(words: Sequence[str]) -> list[str]:
     names = {"--as": "--as_", "-o": "--output"}
     first = [] if not words or words[0].startswith("-") else ["--file"]
     return first + [names.get(word, word) for word in words]
+
+
+def _as_typed(text: str) -> str:
+    """Help on `published.import_weights` in the words of the command line; see `importing`."""
+    names = {"--file FILE": "FILE", "--as_ AS_": "--as NETWORK", "--output OUTPUT": "-o OUTPUT"}
+    for name, typed in names.items():
+        text = text.replace(f"{name:<22}", f"{typed:<22}").replace(name, typed)
+    return text.rstrip()
 
 
 def with_source(words: Sequence[str]) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import mmap
 import re
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +51,9 @@ NOT_BACKBONE = re.compile(
 STATISTICS = ("mean2d", "deviation2d", "mean3d", "deviation3d")
 """Buffers of lifters that work on z-scored coordinates; no published file of weights has them."""
 
+BESIDE = ("model_traj",)
+"""Other networks that files have beside their weights: VideoPose3D's, of the root's trajectory."""
+
 NUMPY_NAMES = (
     *(
         f"numpy.{core}.multiarray.{name}"
@@ -87,7 +91,8 @@ class Report:
         part: What was asked for.
         loaded: Our names that got values.
         kept: Our names that kept theirs: outside the part, or counters that old files lack.
-        dropped: Names in the source that were left out on purpose.
+        dropped: Names in the source that were left out on purpose, also of whole networks
+            (`BESIDE`).
     """
 
     source: str
@@ -201,14 +206,15 @@ def load_published(
         What was loaded, kept and dropped.
 
     Raises:
-        DataError: If a name is missing, left over or has another shape; the network is unchanged.
+        DataError: If a name is missing, left over, has another shape or is not of real numbers; the
+            network is unchanged.
         UsageError: If there is no such part.
     """
     origin, digest, given = _open(source)
     wanted = net.state_dict()
     matched, report = _match(wanted, given, origin, digest, part, stats)
     net.load_state_dict(wanted | matched)
-    return report
+    return replace(report, dropped=report.dropped + _beside(source))
 
 
 def import_weights(
@@ -222,17 +228,23 @@ def import_weights(
     """Turn a published file into a checkpoint that a stage can start from (`--model.pretrained`).
 
     The network's sizes are read off the weights; the checkpoint names class and arguments under
-    `heatlift.net`.
+    `heatlift.net`. One thing cannot be read off them: the number of attention heads. Weights of a
+    MixSTE or PoseFormer with others than 8 fit all the same and give other numbers.
 
     Args:
         file: The published file.
-        as_: Which network it is of, a key of `NETWORKS`.
+        as_: Which network it is of: mixste, poseformer, videopose3d, martinez, hrnet,
+            simple_baseline or san. A mixste or poseformer is taken for one with 8 heads, as
+            published; set --model.net.init_args.heads if it was trained with others.
         output: Where the checkpoint goes.
-        stats: See `load_published`.
-        part: See `load_published`.
+        stats: For martinez, an .npz of the statistics its weights were trained with: mean2d,
+            deviation2d (pixels), mean3d, deviation3d (of the 16 joints besides the root), metres
+            (length of their unit), size (width and height of the pictures).
+        part: whole; base, without modules that start as the identity (group attention, attention
+            modules, SAN's attention); or backbone, the trunk of a 2D network without its head.
 
     Raises:
-        DataError: If the file is refused, or is not such a network.
+        DataError: If the file is refused, is not such a network, or has odd sizes.
         UsageError: If there is no such network, or the output is the input.
     """
     if as_ not in NETWORKS:
@@ -247,10 +259,18 @@ def import_weights(
         raise DataError(
             f"{file}: is not a {as_}: it has no {error}; --as takes {_known()}"
         ) from error
+    except ValueError as error:
+        raise DataError(f"{file}: is not a {as_}: a weight has too many or few axes") from error
     home, _, name = class_path.rpartition(".")
-    with torch.device("meta"):  # names and shapes are all that is needed
-        net = getattr(importlib.import_module(home), name)(**arguments)
+    try:
+        with torch.device("meta"):  # names and shapes are all that is needed
+            net = getattr(importlib.import_module(home), name)(**arguments)
+    except (ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{file}: has sizes that no {as_} can have ({error}); is it of another network?"
+        ) from error
     matched, report = _match(net.state_dict(), given, origin, digest, part, stats)
+    report = replace(report, dropped=report.dropped + _beside(file))
     content = {
         "state_dict": {f"net.{name}": tensor.contiguous() for name, tensor in matched.items()},
         "heatlift": {
@@ -319,6 +339,18 @@ def _open(source: str | Path | Mapping[str, Any]) -> tuple[str, str, dict[str, T
         return str(source), hashlib.file_digest(file, "sha256").hexdigest(), weights
 
 
+def _beside(source: str | Path | Mapping[str, Any]) -> tuple[str, ...]:
+    """Which of `BESIDE` a source has."""
+    if isinstance(source, Mapping):
+        return tuple(name for name in BESIDE if name in source)
+    # torch's files are not packed, so that the name of a key stands in them as it is
+    with (
+        Path(source).open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        return tuple(name for name in BESIDE if content.find(name.encode()) >= 0)
+
+
 def _renamed(given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """The same weights under our names, and whose names they had."""
     renamed, layout = {}, "names as ours"
@@ -352,7 +384,18 @@ def _match(
             f"{origin}: none of its {len(given)} names fits this network "
             f"(it has {', '.join(list(given)[:3])} …, wanted {', '.join(list(wanted)[:3])} …)"
         )
+    clashes = {
+        name: f"{name} is {tuple(found[name].shape)} there and {tuple(wanted[name].shape)} here"
+        for name in sorted(found.keys() & wanted.keys())
+        if found[name].shape != wanted[name].shape
+    }
     if prefix and not found.keys() >= set(STATISTICS):
+        if clashes:
+            raise DataError(
+                f"{origin}: does not fit this network: {'; '.join([*clashes.values()][:2])}; "
+                "a Martinez takes 34 numbers, or 32 without the nose, and gives 48, without the "
+                "root; load others into a ResidualMLP"
+            )
         if stats is None:
             raise DataError(
                 f"{origin}: these weights work on z-scored coordinates and do not carry the means "
@@ -369,16 +412,12 @@ def _match(
     uncounted = {name for name in missing if name.endswith("num_batches_tracked")}
     missing -= uncounted
     surplus = found.keys() - asked - spare
-    clashes = [name for name in asked & found.keys() if found[name].shape != wanted[name].shape]
     faults = [
         f"{len(names)} {fault} ({', '.join(sorted(names)[:3])}{' …' * (len(names) > 3)})"
         for fault, names in (("missing", missing), ("left over", surplus))
         if names
     ]
-    faults += [
-        f"{name} is {tuple(found[name].shape)} there and {tuple(wanted[name].shape)} here"
-        for name in sorted(clashes)[:2]
-    ]
+    faults += [clash for name, clash in clashes.items() if name in asked][:2]
     if faults:
         raise DataError(
             f"{origin}: does not fit this network: {'; '.join(faults)}; "
@@ -386,6 +425,9 @@ def _match(
         )
     matched = {name: found[name] for name in wanted if name in asked and name in found}
     for name, tensor in matched.items():
+        if wanted[name].is_floating_point() and not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise DataError(f"{origin}: {name} is {kind}, and weights are real numbers; refused")
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise DataError(f"{origin}: {name} is not finite; the file is of no use")
     kept = tuple(name for name in wanted if name not in matched)

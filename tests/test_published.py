@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from pipeline import checkpoint, published
+from pipeline.commands import run_plain
 from pipeline.errors import DataError, UsageError
 from pipeline.heatmap import HRNet, SimpleBaseline
 from pipeline.integral import SAN
@@ -461,3 +463,72 @@ def test_import_refuses_what_it_cannot_do(tmp_path):
         import_weights(path, "hrnet", tmp_path / "ours.ckpt")
     with pytest.raises(UsageError, match="is the input"):
         import_weights(path, "mixste", path)
+
+
+@pytest.mark.parametrize("name", published.NETWORKS)
+def test_help_on_importing_names_each_network(name, capsys):
+    run_plain("weights", ["import", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(rf"\b{name}\b", said)
+    assert "FILE --as NETWORK -o OUTPUT" in said
+    assert "--as_" not in said
+    assert all(field in said for field in (*published.STATISTICS, "metres", "size"))
+    assert "heads" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda weight: weight.to(torch.int64), "head.0.weight is int64, and weights are real"),
+        (lambda weight: weight.to(torch.complex64), "head.0.weight is complex64"),
+        (lambda weight: weight > 0, "head.0.weight is bool"),
+    ],
+)
+def test_weights_that_are_no_real_numbers_are_refused(change, text):
+    state = small_mixste().state_dict()
+    state["head.0.weight"] = change(state["head.0.weight"])
+    net = small_mixste(1)
+    before = checkpoint.weights_digest(net)
+    with pytest.raises(DataError, match=text):
+        load_published(net, state)
+    assert checkpoint.weights_digest(net) == before
+
+
+def test_weights_of_less_or_more_precision_load():
+    state = {name: value.double() for name, value in small_mixste().state_dict().items()}
+    net = small_mixste(1)
+    load_published(net, state)
+    assert torch.equal(net.head[1].weight, state["head.1.weight"].float())
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_another_network_in_the_file_is_named_as_dropped(tmp_path, legacy):
+    theirs = VideoPose3D(widths=(3, 5), channels=8)
+    file = {"model_pos": theirs.state_dict(), "model_traj": theirs.state_dict(), "epoch": 3}
+    torch.save(file, tmp_path / "both.bin", _use_new_zipfile_serialization=not legacy)
+    report = import_weights(tmp_path / "both.bin", "videopose3d", tmp_path / "ours.ckpt")
+    assert report.dropped == ("model_traj",)
+    assert "1 dropped (model_traj)" in str(report)
+    content = checkpoint.read(tmp_path / "ours.ckpt")
+    assert content["heatlift"]["published"]["dropped"] == ["model_traj"]
+    assert load_published(theirs, file).dropped == ("model_traj",)
+    assert load_published(theirs, {"model_pos": theirs.state_dict()}).dropped == ()
+
+
+def test_a_residual_mlp_with_a_root_is_named_not_its_statistics(tmp_path):
+    torch.save({"state_dict": ResidualMLP(34, 51, 16, 2).state_dict()}, tmp_path / "mlp.pth")
+    write_statistics(tmp_path / "stats.npz", joints2d=17)
+    for stats in (None, tmp_path / "stats.npz"):
+        with pytest.raises(DataError, match=r"mlp.w2.bias is \(51,\) there and \(48,\) here"):
+            import_weights(tmp_path / "mlp.pth", "martinez", tmp_path / "ours.ckpt", stats)
+
+
+def test_sizes_that_no_network_has_are_an_error_of_the_file(tmp_path):
+    state = MixSTE(frames=3, dim=20, depth=1, heads=4).state_dict()
+    torch.save(state, tmp_path / "odd.bin")
+    with pytest.raises(DataError, match=r"odd.bin: has sizes .* not a multiple of 8 heads"):
+        import_weights(tmp_path / "odd.bin", "mixste", tmp_path / "ours.ckpt")
+    state["Spatial_patch_to_embedding.weight"] = torch.zeros(20)
+    torch.save(state, tmp_path / "odd.bin")
+    with pytest.raises(DataError, match=r"odd.bin: is not a mixste: a weight has too many or few"):
+        import_weights(tmp_path / "odd.bin", "mixste", tmp_path / "ours.ckpt")
