@@ -121,7 +121,7 @@ def test_a_server_that_answers_well_is_no_outage(heatlift, tmp_path):
     child = heatlift(*WORDS["lift"], "--wandb", "online", env=env)
     assert child.wait() == 0, child.stderr
     server.die()
-    assert server.asked > 3
+    assert server.asked > 3, child.stderr
     assert f"W&B: {server.url}" in child.stdout
     assert all("ArtifactType" in line for line in warned(child))  # the stub keeps no files
 
