@@ -11,7 +11,7 @@ from pipeline.errors import UsageError
 from pipeline.sweep import read_sweep, short, sweep
 
 POINTS = {
-    "paper000_branches": 5,
+    "paper000_branches": 4,
     "paper001_masks": 12,
     "paper001_pretraining": 2,
     "paper002_blocks": 9,
