@@ -201,6 +201,8 @@ class StageCLI(LightningCLI):
         """Find what is asked for by name, open the run, and choose loggers and callbacks."""
         config = self.config[self.subcommand]
         refuse_not_finite(plain_values(config))
+        if self.subcommand != "fit" and config.ckpt_path:
+            config.model.pretrained = None  # the checkpoint has all weights
         self._find_givers(config)
         settings = self._settings(config)
         name = config.name or self._stems(config) or self.stage
@@ -210,7 +212,8 @@ class StageCLI(LightningCLI):
             raise UsageError(f"save_every is {config.save_every}; give at least 1")
         if self.subcommand == "fit":
             self.run = open_run(Path(config.runs), self.stage, name, settings)
-            config.ckpt_path = str(self.run.resume) if self.run.resume else None
+            if self.run.resume:
+                config.ckpt_path, config.model.pretrained = str(self.run.resume), None
             folder = self.run.folder
         else:
             folder = self._folder_beside(config, name)

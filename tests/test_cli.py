@@ -137,6 +137,15 @@ def test_a_checkpoint_of_another_stage_is_refused(refused, unbroken):
     assert (code, line) == (2, f"{path}: is a checkpoint of stage pretrain; this is lift")
 
 
+def test_a_checkpoint_is_tested_without_the_weights_that_its_run_began_with(heatlift, unbroken):
+    unbroken("lift")
+    best = unbroken.folders["lift",] / "checkpoints" / "best.ckpt"
+    words = ("lift", "test", "-c", "lift.yaml", "--model.pretrained", "newest", "--name", "again")
+    child = heatlift(*words, "--ckpt_path", best)
+    assert child.wait() == 0, child.stderr
+    assert f"weights    {best}" in child.stdout
+
+
 def test_a_folder_of_detections_counts_by_its_contents(tmp_path):
     folder = tmp_path / "found"
     (folder / "a").mkdir(parents=True)
