@@ -321,6 +321,11 @@ class LiftDataModule(StageData):
             a floor.
         workers: Loader processes while training.
         seed: Of order, flips, noise, masks and takes.
+
+    Differs from the papers: the published code of MixSTE, PoseFormer and VideoPose3D trains on
+    every window and on its mirror image in each epoch, this on one of the two, drawn anew in each
+    epoch: half the steps. MixSTE's cuts a clip into windows that are centred on it and padded with
+    its first and last frame; here windows lie inside the clip and the last one ends with it.
     """
 
     source: MotionSource
@@ -398,18 +403,23 @@ class LiftDataModule(StageData):
         )
 
     def statistics(self) -> Statistics:
-        """Mean and deviation of every coordinate over the valid frames of the training split."""
+        """Mean and deviation of every coordinate over the valid frames of the training split.
+
+        In 2D, where a joint is seen: its place is zero where it is not. A joint that never is has
+        mean and deviation 0.
+        """
         flat = np.concatenate([t.joints2d[t.valid] for t in self.tracks["train"]])
+        seen = np.concatenate([t.visible[t.valid] for t in self.tracks["train"]])[..., None]
         deep = np.concatenate([known_joints3d(t)[t.valid] for t in self.tracks["train"]])
+        count = np.maximum(seen.sum(0), 1)
+        mean = flat.sum(0, np.float64, where=seen) / count
+        square = flat - mean
+        np.square(square, out=square)
+        deviation = np.sqrt(square.sum(0, where=seen) / count)
         return Statistics(
             *(
                 torch.from_numpy(number.astype(np.float32))
-                for number in (
-                    flat.mean(0, np.float64),
-                    flat.std(0, np.float64),
-                    deep.mean(0, np.float64),
-                    deep.std(0, np.float64),
-                )
+                for number in (mean, deviation, deep.mean(0, np.float64), deep.std(0, np.float64))
             )
         )
 

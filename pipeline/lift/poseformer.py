@@ -122,7 +122,10 @@ class PoseFormer(Lifter):
     2021; T=81 has 9,602,885 parameters. Group modules: paper 003, sec. III-C: 9,861,957.
     Differs from the paper: paper 003 gives no number of groups; 2 J for TAM (16 channels each) and
     8 for SAM's norm make its 9.86 million. The frame correlations of its eq. 4-5 are the logits of
-    the temporal attention. Its kernels are 5 joints and 3 frames.
+    the temporal attention. Its kernels are 5 joints and 3 frames. The presets train for 130 epochs,
+    where it says nothing and PoseFormer's code has 200; take the rate times 0.95 after every epoch,
+    where it says "after 2 epochs"; and learn from a window around every frame, where it says that
+    windows do not overlap.
     """
 
     output: Literal["every", "centre", "valid"] = "centre"

@@ -260,6 +260,26 @@ def test_statistics_leave_bad_frames_out(trainer):
     assert (after.deviation3d - before.deviation3d).abs().max() < 0.1
 
 
+def test_statistics_of_2d_count_joints_where_they_are_seen(trainer):
+    data = prepared(
+        trainer, LiftDataModule(source(), batch_size=4), MixSTE(frames=9, dim=16, depth=1, heads=2)
+    )
+    before = data.statistics()
+    for number, t in enumerate(data.tracks["train"]):
+        t.visible[: 7 + number, 4] = t.visible[:, 6] = False
+        t.joints2d[~t.visible] = 0.0
+    seen = np.concatenate([t.joints2d[7 + n :, 4] for n, t in enumerate(data.tracks["train"])])
+    after = data.statistics()
+    assert np.allclose(after.mean2d[4], seen.mean(0), atol=1e-6)
+    assert np.allclose(after.deviation2d[4], seen.std(0), atol=1e-6)
+    assert not after.mean2d[6].any()
+    assert not after.deviation2d[6].any()
+    others = [j for j in range(17) if j not in (4, 6)]
+    assert torch.equal(after.mean2d[others], before.mean2d[others])
+    assert torch.equal(after.deviation2d[others], before.deviation2d[others])
+    assert torch.equal(after.mean3d, before.mean3d)
+
+
 def test_noisy_2d_is_the_same_in_every_run_and_differs_by_seed(trainer):
     def of(seed):
         data = LiftDataModule(source(), "noisy", batch_size=4, seed=seed)
