@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import pickletools
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from torch import Tensor, nn
 
+from pipeline import pickled
 from pipeline.errors import DataError, StorageError, UsageError
 
 ALLOWED_IMPORTS = (
@@ -33,11 +33,10 @@ ALLOWED_IMPORTS = (
 )
 """What a YAML file or a checkpoint may name; the command line adds to it with --import."""
 
-_HARMLESS = re.compile(
-    r"torch \w+Storage|torch\.storage (Untyped|Typed)Storage|"
-    r"torch (float|bfloat|int|uint|complex)\d+|torch (bool|Size|device)|"
-    r"torch\._utils _rebuild_(tensor_v2|parameter)|"
-    r"collections (OrderedDict|defaultdict|Counter)|builtins (set|dict)"
+HARMLESS = re.compile(
+    r"torch\.\w+Storage|torch\.(float|bfloat|int|uint|complex)\d+|torch\.(bool|Size|device)|"
+    r"torch\._utils\._rebuild_(tensor_v2|parameter)|"
+    r"collections\.(OrderedDict|defaultdict|Counter)|builtins\.(set|dict)"
 )
 """What the pickle in a checkpoint may name: how torch writes tensors, and containers of them."""
 
@@ -137,8 +136,13 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises:
         DataError: See `verify`; also if it holds anything but tensors and plain values.
     """
-    verify(path)
-    _refuse_code(Path(path))
+    path = verify(path)
+    try:
+        pickled.scan(path, HARMLESS.fullmatch)
+    except pickled.ForeignName as error:
+        raise DataError(f"{path}: contains code ({error}), refused") from error
+    except ValueError as error:
+        raise DataError(f"{path}: is not a checkpoint ({error}); refused") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError as error:
@@ -148,34 +152,58 @@ def read(path: str | Path) -> dict[str, Any]:
         raise DataError(f"{path}: refused by the safe reader ({reason})") from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise DataError(f"{path}: holds no state_dict; it is not a checkpoint of Heatlift")
+    refuse_claims(content, path)
     for name, value in content["state_dict"].items():
-        if isinstance(value, Tensor) and value.nbytes > value.untyped_storage().nbytes():
-            raise DataError(f"{path}: {name} claims more numbers than the file holds; refused")
         if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
             raise DataError(f"{path}: {name} is not finite; use an older checkpoint")
     return content
 
 
-def _refuse_code(path: Path) -> None:
-    """Raise if the pickle names anything but tensors and containers, before any of it is obeyed.
+SHARING = 4
+"""How many times the numbers of a file its tensors may have together; tied weights share theirs."""
 
-    torch's safe reader runs nothing either, but it makes a `bytearray` of any size it is asked for.
+
+def refuse_claims(content: Any, path: str | Path) -> None:
+    """Raise if a tensor, however deep in the content, has more numbers than the file gave it.
+
+    A few bytes can be expanded to a tensor of any size, which takes memory as soon as it is copied.
+
+    Args:
+        content: Dictionaries, lists and tuples of whatever there is.
+        path: For people.
+
+    Raises:
+        DataError: If one tensor has more numbers than its storage, or all have more than `SHARING`
+            times as many as all storages.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            (name,) = [
-                name
-                for name in archive.namelist()
-                if name.count("/") == 1 and name.endswith("/data.pkl")
-            ]
-            operations = list(pickletools.genops(archive.read(name)))
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: is not a checkpoint ({error})") from error
-    for operation, argument, _ in operations:
-        if operation.name == "STACK_GLOBAL":
-            raise DataError(f"{path}: contains code, refused")
-        if operation.name == "GLOBAL" and not _HARMLESS.fullmatch(str(argument)):
-            raise DataError(f"{path}: contains code ({str(argument).replace(' ', '.')}), refused")
+    todo: list[tuple[Any, Any]] = [(None, content)]
+    seen: set[int] = set()
+    claimed, given = 0, {}
+    while todo:
+        trail, value = todo.pop()
+        if isinstance(value, Tensor):
+            storage = value.untyped_storage()
+            claimed += value.nbytes
+            given[storage.data_ptr()] = storage.nbytes()
+            if value.nbytes > storage.nbytes():
+                raise DataError(
+                    f"{path}: {_spelled(trail)} claims more numbers than the file holds; refused"
+                )
+        elif isinstance(value, Mapping | list | tuple | set) and id(value) not in seen:
+            seen.add(id(value))
+            inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+            todo += [((trail, key), part) for key, part in inner]
+    if claimed > SHARING * sum(given.values()):
+        raise DataError(f"{path}: its tensors claim more numbers than the file holds; refused")
+
+
+def _spelled(trail: Any) -> str:
+    """The last keys of a way into nested containers, as `exp_avg of 0 of state`."""
+    keys: list[str] = []
+    while trail and len(keys) < 3:
+        trail, key = trail
+        keys.append(str(key)[:80])
+    return " of ".join(keys)
 
 
 def stage_of(content: Mapping[str, Any], path: str | Path) -> str:
@@ -232,6 +260,13 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 of the names and contents of all files of a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{file_digest(path)} {path.relative_to(folder)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def rebuild(path: str | Path, stages: Sequence[str]) -> pl.LightningModule:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline import camera, checkpoint
+from pipeline import camera, checkpoint, pickled
 from pipeline.errors import DataError, UsageError
 from pipeline.skeleton import H36M17
 
@@ -68,6 +68,10 @@ NUMPY_NAMES = (
     "numpy.random._mt19937.MT19937",
 )
 """What a NumPy random state, array or number is made of in a pickle."""
+
+
+FORMATS = {*NUMPY_NAMES, "_codecs.encode", "torch._utils._rebuild_tensor", "__builtin__.set"}
+"""What the pickle in a published file may name beside what one in a checkpoint may."""
 
 
 class _Inert:
@@ -133,7 +137,7 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         DataError: If the file is missing, damaged, holds anything but tensors and plain or NumPy
-            values, or no weights.
+            values, claims more than it holds, or has no weights; see also `weights_in`.
     """
     path = Path(path)
     if not path.exists():
@@ -143,19 +147,23 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
     if zipfile.is_zipfile(path):
         checkpoint.verify(path)
     try:
+        pickled.scan(path, _allowed)
         with torch.serialization.safe_globals([(_Inert, name) for name in NUMPY_NAMES]):
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickled.ForeignName as error:
+        raise DataError(
+            f"{path}: refused: it wants to run {error}, which no file of weights needs"
+        ) from error
     except Exception as error:  # a hostile or foreign file can make torch raise anything
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        if named:
-            raise DataError(
-                f"{path}: refused: it wants to run {named[1]}, which no file of weights needs"
-            ) from error
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise DataError(
             f"{path}: is no file of weights that torch can read safely ({reason})"
         ) from error
     return weights_in(content, str(path))
+
+
+def _allowed(name: str) -> bool:
+    return name in FORMATS or checkpoint.HARMLESS.fullmatch(name) is not None
 
 
 def weights_in(content: Any, source: str = "state dict") -> dict[str, Tensor]:
@@ -180,6 +188,10 @@ def weights_in(content: Any, source: str = "state dict") -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
             raise DataError(f"{source}: {name} is not a plain tensor; refused")
+    checkpoint.refuse_claims(tensors, source)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise DataError(f"{source}: {name} is not finite; the file is of no use")
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors

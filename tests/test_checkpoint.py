@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
 import os
@@ -11,6 +12,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -198,7 +200,117 @@ def test_a_pickle_without_an_end_is_refused(whole, tmp_path):
 def test_a_tensor_larger_than_its_file_is_refused(tmp_path):
     path = tmp_path / "wide.ckpt"
     torch.save({"state_dict": {"w": torch.zeros(1).expand(10**11)}}, path)
-    assert "w claims more numbers than the file holds" in refused(path)
+    assert "w of state_dict claims more numbers than the file holds" in refused(path)
+
+
+@pytest.mark.parametrize("inside", [lambda t: {"state": {0: {"exp_avg": t}}}, lambda t: [(1, t)]])
+def test_a_tensor_larger_than_its_file_is_refused_wherever_it_is(tmp_path, inside):
+    path = tmp_path / "wide.ckpt"
+    wide = torch.zeros(1).expand(30_000, 30_000)
+    torch.save({"state_dict": {"w": torch.zeros(2)}, "optimizer_states": [inside(wide)]}, path)
+    assert "claims more numbers than the file holds" in refused(path)
+
+
+def test_many_tensors_of_the_same_numbers_are_refused(tmp_path):
+    path, shared = tmp_path / "shared.ckpt", torch.zeros(1000)
+    torch.save({"state_dict": {"a": shared, "b": shared}}, path)
+    assert checkpoint.read(path)["state_dict"]["b"].shape == (1000,)
+    torch.save({"state_dict": {f"w{i}": shared for i in range(50)}}, path)
+    assert "claim more numbers than the file holds" in refused(path)
+
+
+def tensor_of(size, stride=(1,), offset=0, count=4, key="0") -> bytes:
+    """Operations that make a float32 tensor and trust what they say of it."""
+
+    def numbers(values):
+        return b"(" + b"".join(b"\x8a\x08" + n.to_bytes(8, "little", signed=True) for n in values)
+
+    def text(word):
+        return b"X" + len(word).to_bytes(4, "little") + word.encode()
+
+    storage = text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cpu")
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n(("
+        + (storage + numbers([count])[1:] + b"tQ" + numbers([offset])[1:])
+        + (numbers(size) + b"t" + numbers(stride) + b"t\x89ccollections\nOrderedDict\n)RtR")
+    )
+
+
+def file_with(path: Path, operations: bytes) -> Path:
+    """A checkpoint whose weight w is made by these operations, with a storage of 16 bytes."""
+    pickled = b"\x80\x02}X\n\x00\x00\x00state_dict}X\x01\x00\x00\x00w" + operations + b"ss."
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", pickled)
+        archive.writestr("a/data/0", bytes(16))
+        archive.writestr("a/version", "3\n")
+        archive.writestr("a/byteorder", "little")
+    return path
+
+
+def test_a_tensor_written_by_hand_is_read(tmp_path):
+    path = file_with(tmp_path / "a.ckpt", tensor_of([2, 2], [2, 1]))
+    assert checkpoint.read(path)["state_dict"]["w"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"size": [2**31]}, "beyond its storage"),
+        ({"size": [4], "offset": 1}, "beyond its storage"),
+        ({"size": [2], "stride": [-1], "offset": 1}, "beyond its storage"),
+        ({"size": [4], "offset": -1}, "beyond its storage"),
+        ({"size": [5], "count": 5}, "storage 0 claims more"),
+        ({"size": [5], "count": 2**40}, "storage 0 claims more"),
+        ({"size": [1], "key": "1"}, "storage 1 claims more"),
+        ({"size": [1], "count": -1}, "no storage"),
+    ],
+)
+def test_a_tensor_that_lies_about_its_size_is_refused(changes, text, tmp_path):
+    assert text in refused(file_with(tmp_path / "a.ckpt", tensor_of(**changes)))
+
+
+def costs(paths: list[Path], read: str = "checkpoint.read") -> list[tuple[str, int, float]]:
+    """What a process says that reads files, the MiB it has taken since its begin, and seconds."""
+    code = (
+        "import resource, sys, time; from pipeline import checkpoint, published\n"
+        "def taken(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = taken()\n"
+        "for path in sys.argv[1:]:\n"
+        "    begin = time.process_time()\n"
+        f"    try: {read}(path); said = 'nothing'\n"
+        "    except BaseException as error: said = f'{type(error).__name__}: {error}'\n"
+        "    print((said, (taken() - before) // 1024, time.process_time() - begin))"
+    )
+    command = [sys.executable, "-c", code, *map(str, paths)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [ast.literal_eval(line) for line in said.splitlines()]
+
+
+MANY = b"](" + b"K\x00K\x01\x86" * 100_000 + b"eq\x01\x85q\x02"
+BOMBS = {
+    "operations": b"N0" * 5_000_000 + b"N",
+    "long": b"](" + b"N" * 20_000_000 + b"e",
+    "lists": b"](" + b"]" * 5_000_000 + b"e",
+    "bytearray": b"cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R",
+    "old bytearray": b"c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R",
+    "storage": b"ctorch.storage\nUntypedStorage\nJ\xff\xff\xff\x7f\x85R",
+    "copies": b"](" + MANY + b"ccollections\nCounter\nh\x02R" * 2000 + b"e",
+    "copies of a state": b"](" + MANY + b"ccollections\nOrderedDict\n)Rh\x01b" * 2000 + b"e",
+    "depth": b"]" * 900_000 + b"a" * 899_999,
+}
+"""What would take over 1 GiB, or minutes, if it were obeyed, or listed."""
+
+
+def test_short_pickles_take_no_memory(tmp_path):
+    names = list(BOMBS)
+    files = [
+        file_with(tmp_path / f"{number}.ckpt", BOMBS[name]) for number, name in enumerate(names)
+    ]
+    for name, (said, more, seconds) in zip(names, costs(files), strict=True):
+        assert said.startswith("DataError: ") or name == "depth", name
+        assert "\n" not in said
+        assert more < 600, name
+        assert seconds < 20, name
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):
