@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -193,6 +195,98 @@ def test_missing_file_and_folder_are_errors(tmp_path):
         read_published(tmp_path / "nothing.bin")
     with pytest.raises(DataError, match="not a file"):
         read_published(tmp_path)
+
+
+def legacy_file(path: Path, *operations: bytes, tail: bytes = b"") -> Path:
+    """A file as torch wrote them before zips, with these operations as its content."""
+    head = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    pickles = [pickle.dumps(what, protocol=2) for what in head]
+    path.write_bytes(b"".join([*pickles, *(b"\x80\x02" + one + b"." for one in operations), tail]))
+    return path
+
+
+def zip_file(path: Path, operations: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02" + operations + b".")
+        archive.writestr("a/version", "3\n")
+    return path
+
+
+HUGE_BYTES = b"cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R"
+HUGE_STORAGE = (
+    b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
+    b"J\xff\xff\xff\x7fNtQ"
+)
+
+
+def refused_bombs(folder: Path) -> dict[Path, str]:
+    """Small files that would take much memory, and what is said of them."""
+    wide = {f"w{i}.weight": torch.zeros(1).expand(4000, 4000) for i in range(40)}
+    for name, zipped in (("wide.zip", True), ("wide.old", False)):
+        torch.save(wide, folder / name, _use_new_zipfile_serialization=zipped)
+    shared = torch.zeros(1000, 1000)
+    torch.save({f"w{i}": shared.T for i in range(1000)}, folder / "shared")
+    text = b"(X\xff\xff\x3f\x00" + b"a" * 0x3FFFFF + b"q\x01X\x06\x00\x00\x00latin1q\x02l"
+    copies = b"](" + text[1:-1] + b"c_codecs\nencode\nh\x01h\x02\x86R" * 1000 + b"e"
+    return {
+        legacy_file(folder / "bytes.old", HUGE_BYTES): "wants to run builtins.bytearray",
+        legacy_file(folder / "keys.old", b"}", HUGE_BYTES): "wants to run builtins.bytearray",
+        zip_file(folder / "bytes.zip", HUGE_BYTES): "wants to run builtins.bytearray",
+        legacy_file(folder / "storage.old", HUGE_STORAGE, b"]"): "more numbers than it holds",
+        zip_file(folder / "copies.zip", copies): "more memory than it should",
+        legacy_file(folder / "long.old", b"](" + b"N" * 20_000_000 + b"e"): "operations",
+        folder / "wide.zip": "w39.weight claims more numbers than the file holds",
+        folder / "wide.old": "w39.weight claims more numbers than the file holds",
+        folder / "shared": "its tensors claim more numbers than the file holds",
+    }
+
+
+def test_small_files_take_no_memory(tmp_path):
+    bombs = refused_bombs(tmp_path)
+    code = (
+        "import resource, sys; from pipeline.published import import_weights\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: import_weights(path, 'mixste', path + '.ckpt')\n"
+        "    except Exception as error: print(type(error).__name__, error)\n"
+        "    else: print('imported')\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    command = [sys.executable, "-c", code, *map(str, bombs)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    *lines, most = done.stdout.splitlines()
+    for line, (path, text) in zip(lines, bombs.items(), strict=True):
+        assert line.startswith(f"DataError {path}: ")
+        assert text in line
+    assert int(most) < 1000  # MiB, of which torch is 300
+
+
+def test_a_file_of_two_formats_is_read_as_torch_reads_it(tmp_path):
+    path = legacy_file(tmp_path / "both.bin", HUGE_BYTES)
+    torch.save({"w": torch.ones(2)}, tmp_path / "whole.bin")
+    with path.open("ab") as file:
+        file.write((tmp_path / "whole.bin").read_bytes())
+    with pytest.raises(DataError, match=r"wants to run builtins\.bytearray"):
+        read_published(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_weights_that_are_not_finite_are_refused(tmp_path, zipped, value):
+    path = tmp_path / "nan.bin"
+    content = {"a": torch.ones(2), "b": torch.tensor([1.0, value])}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(DataError, match=r"nan\.bin: b is not finite"):
+        read_published(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_parts_transposed_and_tied_weights_are_read(tmp_path, zipped):
+    whole = torch.arange(12.0).reshape(3, 4)
+    content = {"whole": whole, "tied": whole, "part": whole[1:, ::2], "turned": whole.T}
+    content |= {"none": torch.zeros(0, 3), "one": torch.tensor(3), "half": whole.bfloat16()}
+    torch.save(content, tmp_path / "a.bin", _use_new_zipfile_serialization=zipped)
+    found = read_published(tmp_path / "a.bin")
+    assert all(torch.equal(found[name], value) for name, value in content.items())
 
 
 @pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
