@@ -423,7 +423,7 @@ def test_a_state_under_another_name_or_of_another_run_is_passed_over(states):
     assert newest_checkpoint(folder, "", said.append) == old
     assert "was renamed or copied" in said[0]
     assert newest_checkpoint(folder, "another digest", said.append) is None
-    assert "of another run" in said[3]
+    assert "of another run" in said[2]
 
 
 def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before(
