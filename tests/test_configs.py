@@ -8,10 +8,12 @@ import re
 import pytest
 import torch
 import yaml
+from costs import cost
 
 from pipeline.__main__ import STAGES, main
 from pipeline.config import shipped_configs
 from pipeline.heatmap.data import skeleton_named
+from pipeline.models import multiply_adds
 
 WIDE = re.compile(
     r"hrnet_w|simple_baseline|san|videopose3d|mixste(?!_small|_mocap)|poseformer(?!_group)"
@@ -139,6 +141,23 @@ def test_parses_and_its_network_has_the_shapes_of_its_stage(path, capsys):
         lifted = net(torch.empty(2, T, J, 2, device="meta"))
         out = {"every": T, "centre": 1, "valid": T - net.receptive_field + 1}[net.output]
         assert lifted.shape == (2, out, J, 3)
+
+
+@each(OF_STAGES)
+def test_its_network_costs_what_its_formula_says(path):
+    """One sample, in the size that the config names or the stage takes by default."""
+    config = yaml.safe_load(path.read_text())
+    stage, named = path.parent.name, config["model"]["net"]
+    usual = {"heatmap": [192, 256], "integral": [256, 256]}.get(stage)
+    picture = tuple(config["data"].get("input_size", usual)) if usual else None
+    net = network(path)
+    if picture:
+        example = torch.empty(1, 3, *reversed(picture), device="meta")
+    else:
+        net.set_progress(1.0)
+        example = torch.empty(1, net.frames, len(net.skeleton), 2, device="meta")
+    expected = cost(named["class_path"], named.get("init_args", {}), picture)
+    assert multiply_adds(net, example) == expected
 
 
 @each(NARROW)
