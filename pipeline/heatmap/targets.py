@@ -217,6 +217,7 @@ def heatmap_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     Returns:
         Scalar: the mean is over all joints and cells, those of weight 0 included.
 
-    Source: Sun et al. 2019's code. Papers 000 and 003 sum over cells: a constant factor of 2 H W.
+    Source: Sun et al. 2019's code. Papers 000 and 003 sum over cells: a constant factor of 2 H W;
+    paper 002 takes the whole mean: a factor of 2, which its preset gives the learning rate.
     """
     return _HeatmapLoss.apply(predicted, target, weight)
