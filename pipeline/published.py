@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import mmap
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -139,7 +138,11 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
         DataError: If the file is missing, damaged, holds anything but tensors and plain or NumPy
             values, claims more than it holds, or has no weights; see also `weights_in`.
     """
-    path = Path(path)
+    return weights_in(_content(Path(path)), str(path))
+
+
+def _content(path: Path) -> Any:
+    """What a file holds, with stand-ins for NumPy's values."""
     if not path.exists():
         raise DataError(f"{path}: no such file; check the path")
     if not path.is_file():
@@ -149,7 +152,7 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
     try:
         pickled.scan(path, _allowed)
         with torch.serialization.safe_globals([(_Inert, name) for name in NUMPY_NAMES]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickled.ForeignName as error:
         raise DataError(
             f"{path}: refused: it wants to run {error}, which no file of weights needs"
@@ -159,7 +162,6 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
         raise DataError(
             f"{path}: is no file of weights that torch can read safely ({reason})"
         ) from error
-    return weights_in(content, str(path))
 
 
 def _allowed(name: str) -> bool:
@@ -222,11 +224,11 @@ def load_published(
             network is unchanged.
         UsageError: If there is no such part.
     """
-    origin, digest, given = _open(source)
+    origin, digest, given, beside = _open(source)
     wanted = net.state_dict()
     matched, report = _match(wanted, given, origin, digest, part, stats)
     net.load_state_dict(wanted | matched)
-    return replace(report, dropped=report.dropped + _beside(source))
+    return replace(report, dropped=report.dropped + beside)
 
 
 def import_weights(
@@ -264,7 +266,7 @@ def import_weights(
     if Path(output).exists() and Path(file).exists() and Path(output).samefile(file):
         raise UsageError(f"{output}: is the input; choose another name for the checkpoint")
     class_path, sizes = NETWORKS[as_]
-    origin, digest, given = _open(file)
+    origin, digest, given, beside = _open(file)
     try:
         arguments = sizes(_renamed(given)[0])
     except (KeyError, IndexError, ZeroDivisionError) as error:
@@ -282,7 +284,7 @@ def import_weights(
             f"{file}: has sizes that no {as_} can have ({error}); is it of another network?"
         ) from error
     matched, report = _match(net.state_dict(), given, origin, digest, part, stats)
-    report = replace(report, dropped=report.dropped + _beside(file))
+    report = replace(report, dropped=report.dropped + beside)
     content = {
         "state_dict": {f"net.{name}": tensor.contiguous() for name, tensor in matched.items()},
         "heatlift": {
@@ -342,25 +344,18 @@ def read_statistics(path: str | Path, joints2d: int) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array).float() for name, array in buffers.items()}
 
 
-def _open(source: str | Path | Mapping[str, Any]) -> tuple[str, str, dict[str, Tensor]]:
-    """Name, digest and weights of a source."""
-    if isinstance(source, Mapping):
-        return "state dict", "", weights_in(source)
-    weights = read_published(source)
-    with Path(source).open("rb") as file:
-        return str(source), hashlib.file_digest(file, "sha256").hexdigest(), weights
-
-
-def _beside(source: str | Path | Mapping[str, Any]) -> tuple[str, ...]:
-    """Which of `BESIDE` a source has."""
-    if isinstance(source, Mapping):
-        return tuple(name for name in BESIDE if name in source)
-    # torch's files are not packed, so that the name of a key stands in them as it is
-    with (
-        Path(source).open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
-        return tuple(name for name in BESIDE if content.find(name.encode()) >= 0)
+def _open(
+    source: str | Path | Mapping[str, Any],
+) -> tuple[str, str, dict[str, Tensor], tuple[str, ...]]:
+    """Name, digest and weights of a source, and which of `BESIDE` it has."""
+    content: Any = source
+    origin, digest = "state dict", ""
+    if not isinstance(source, Mapping):
+        content, origin = _content(Path(source)), str(source)
+        with Path(source).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    weights = weights_in(content, origin)
+    return origin, digest, weights, tuple(name for name in BESIDE if name in content)
 
 
 def _renamed(given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
