@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +16,14 @@ import torch
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from pipeline import ranks
 from pipeline.camera import project, world_to_camera
 from pipeline.datasets import Sequence
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ProcessLostError
 from pipeline.heatmap import crop
 from pipeline.skeleton import Skeleton
+from pipeline.stage import PATIENCE, Loader, quiet
 from pipeline.store import Shards, Store, Wanted
 
 PIECE = 64
@@ -117,7 +119,7 @@ class Job:
 
     def range(self, piece: int) -> range:
         """The pictures of a piece."""
-        return range(piece * PIECE, min((piece + 1) * PIECE, self.rows))
+        return _range(piece, self.rows)
 
     def whole(self, shards: Shards, piece: int) -> dict[str, NDArray[Any]] | None:
         """A finished piece, or none."""
@@ -130,26 +132,57 @@ class Job:
 
 
 class _Crops:
-    """Crops of whole pieces, for a loader."""
+    """Crops of whole pieces, for a loader, whose processes need no detector."""
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        self.sequences = job.sequences
+        self.size, self.padding = job.detector.input_size, job.detector.padding
         self.ends = np.cumsum([len(sequence) for sequence in job.sequences])
         self.boxes = np.concatenate([person_boxes(sequence) for sequence in job.sequences])
 
     def __getitem__(self, pieces: list[int]) -> dict[str, Any]:
-        rows = np.concatenate([self.job.range(piece) for piece in pieces])
-        size, padding = self.job.detector.input_size, self.job.detector.padding
+        rows = np.concatenate([_range(piece, len(self.boxes)) for piece in pieces])
+        size, padding = self.size, self.padding
         seen = np.isfinite(self.boxes[rows]).all(-1)
         boxes = np.where(seen[:, None], self.boxes[rows], 0.0)
         matrices = crop.crop_matrix(boxes, size, padding=padding)
         images = np.zeros((len(rows), size[1], size[0], 3), np.uint8)
         for at in np.flatnonzero(seen):
             of = int(np.searchsorted(self.ends, rows[at], side="right"))
-            sequence = self.job.sequences[of]
+            sequence = self.sequences[of]
             frame = int(rows[at] - self.ends[of] + len(sequence))
             images[at] = sequence.pictures.crop(frame, matrices[at], size)  # type: ignore[union-attr]
-        return {"images": images, "matrices": matrices, "seen": seen, "pieces": pieces}
+        # Tensors go through shared memory; an array in a pipe is cut in two if its process dies.
+        shared = {"images": torch.from_numpy(images), "matrices": torch.from_numpy(matrices)}
+        return {**shared, "seen": seen, "pieces": pieces}
+
+
+class _Loader(Loader):
+    """Names the options of `heatlift detect` when a process is lost, whenever that is noticed."""
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Torch tells of a death wherever this process is at that moment, not only in the loader.
+
+        Raises:
+            ProcessLostError: If a loader process dies meanwhile.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ProcessLostError(self._lost(str(error))) from error
+
+    def _lost(self, what: str) -> str:
+        return f"{super()._lost(what)}; finished pieces are kept".replace("--data.", "--")
+
+
+def _attend(worker: int) -> None:
+    """Let a loader process leave Ctrl-C to its owner and end with it, even amid a crop."""
+    quiet(worker)
+    os.environ[ranks.PARENT] = str(os.getppid())
+    ranks.die_with_parent()
 
 
 def run_rank(fabric: Fabric, store: Store, jobs: Many[Job]) -> None:
@@ -188,19 +221,24 @@ def _look(fabric: Fabric, job: Job, shards: Shards, mine: list[int], count: int)
     """Make pieces and keep them as shards; `count` pictures are to be seen by all processes."""
     together = max(1, job.batch_size // PIECE)
     step = CHUNK if fabric.device.type == "cpu" else min(job.batch_size, together * PIECE)
-    loader: DataLoader[dict[str, Any]] = DataLoader(
+    loader = _Loader(
         _Crops(job),  # type: ignore[arg-type]
         batch_size=None,
         sampler=[mine[at : at + together] for at in range(0, len(mine), together)],
         num_workers=job.workers,
-        timeout=120 if job.workers else 0,
+        timeout=PATIENCE if job.workers else 0,
         collate_fn=_as_it_is,  # type: ignore[arg-type]
+        worker_init_fn=_attend,
     )
     detector = fabric.to_device(job.detector).eval()
-    with torch.inference_mode(), _progress(job.wanted.stem, count, fabric) as advance:
+    with (
+        torch.inference_mode(),
+        loader.watched(),
+        _progress(job.wanted.stem, count, fabric) as advance,
+    ):
         for batch in loader:
-            joints, score = _found(fabric, detector, batch["images"], step)
-            joints = crop.apply(crop.invert(batch["matrices"]), joints).astype(np.float32)
+            joints, score = _found(fabric, detector, batch["images"].numpy(), step)
+            joints = crop.apply(crop.invert(batch["matrices"].numpy()), joints).astype(np.float32)
             seen = batch["seen"][:, None] & np.isfinite(joints).all(-1) & np.isfinite(score)
             joints[~seen], score[~seen] = np.nan, 0.0
             at = 0
@@ -239,6 +277,10 @@ def _merge(job: Job, shards: Shards) -> dict[str, NDArray[Any]]:
         for name, array in arrays.items():
             merged[name][rows.start : rows.stop] = array
     return merged
+
+
+def _range(piece: int, rows: int) -> range:
+    return range(piece * PIECE, min((piece + 1) * PIECE, rows))
 
 
 def _shard(piece: int) -> str:

@@ -6,16 +6,19 @@ import hashlib
 import inspect
 import json
 import shlex
+import signal
+import sys
 from collections.abc import Sequence as Many
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 from lightning.fabric import Fabric
 
-from pipeline import checkpoint
+from pipeline import checkpoint, ranks
 from pipeline.datasets import MotionSource, Sequence, Split
 from pipeline.detecting import Detector, Job, lead, person_boxes, run_rank, say
-from pipeline.errors import DataError, UsageError
+from pipeline.errors import DataError, HeatliftError, UsageError
 from pipeline.exchange import (
     Detections,
     WithDetections,
@@ -24,6 +27,7 @@ from pipeline.exchange import (
     spans_of,
 )
 from pipeline.store import Store, Wanted, place
+from pipeline.watch import Stopped
 
 VERSION = 1
 """Of the code here and in `detecting` that shapes a detection; raise it and all are made anew."""
@@ -196,20 +200,46 @@ def detect(
 
     Raises:
         DataError: If a file is not what it claims to be.
+        ProcessLostError: If a process died or stopped answering.
         StorageError: If the cache cannot be written.
+        Stopped: By SIGTERM or SIGINT.
     """
-    module = load_detector(detector)
-    digest = checkpoint.weights_digest(module)
+    if devices > 1 and ranks.rank() is None and "detect" in sys.argv[1:3]:
+        _watch_over(devices)
+        return
     splits: tuple[Split, ...] = ("train", "val", "test") if split == "all" else (split,)
-    jobs = []
-    for part in splits:
-        sequences = source.sequences(part)
-        want = wanted(sequences, module, digest, precision=precision, stem=_stem(source, part))
-        jobs.append(Job(sequences, module, want, batch_size, workers))
-    detect_jobs(
-        jobs,
-        Fabric(accelerator=accelerator, devices=devices, strategy=strategy, precision=precision),
-        place(),
+    with ranks.handled((signal.SIGTERM, signal.SIGINT), _stop):
+        module = load_detector(detector)
+        digest = checkpoint.weights_digest(module)
+        jobs = []
+        for part in splits:
+            sequences = source.sequences(part)
+            want = wanted(sequences, module, digest, precision=precision, stem=_stem(source, part))
+            jobs.append(Job(sequences, module, want, batch_size, workers))
+        fabric = Fabric(
+            accelerator=accelerator, devices=devices, strategy=strategy, precision=precision
+        )
+        detect_jobs(jobs, fabric, place())
+
+
+def _watch_over(devices: int) -> None:
+    """Leave the work of this command line to several processes and end as they end.
+
+    Lightning would start them as well, but kills this one when another dies, without a word.
+    """
+    message, code = ranks.supervise(devices, sys.argv[1:], {})
+    if code > 128:
+        raise Stopped(code - 128, message)
+    if code:
+        kinds = {kind.exit_code: kind for kind in HeatliftError.__subclasses__()}
+        raise kinds.get(code, HeatliftError)(message)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a terminal and the watcher may both send it
+    name = signal.Signals(number).name
+    raise Stopped(
+        number, f"stopped by {name}; finished pieces are kept; the same command goes on from there"
     )
 
 

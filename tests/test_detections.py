@@ -406,3 +406,160 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     shown = capsys.readouterr().err
     assert "walks" in shown
     assert "100/100" in shown
+
+
+FAULTY = '''
+import os, signal, sys, time
+import cv2, numpy as np
+from pipeline.camera import Camera
+from pipeline.datasets import Sequence, Split
+from pipeline.errors import DataError
+from pipeline.skeleton import H36M17
+
+CAMERA = Camera(
+    np.eye(3), np.zeros(3), np.full(2, 200.0), np.full(2, 60.0), (120, 120), np.zeros(5)
+)
+
+class Pictures:
+    def __len__(self):
+        return 300
+
+    def size(self, index):
+        return CAMERA.size
+
+    def fingerprint(self, index):
+        return str(index)
+
+    def crop(self, index, matrix, size):
+        act, rank = os.environ.get("ACT", ""), os.environ.get("LOCAL_RANK", "0")
+        if index >= 128 and rank == os.environ.get("ACT_RANK", rank) and act:
+            sys.stdout.write("HERE\\n")
+            sys.stdout.flush()
+            if act == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if act == "refuse":
+                raise DataError("walk/7.png: is no picture; mend it")
+            while act == "hang":
+                time.sleep(1)
+        picture = np.random.default_rng(index).integers(0, 256, (120, 120, 3), np.uint8)
+        return cv2.warpAffine(picture, matrix, size)
+
+class Faulty:
+    """A source whose pictures make trouble from the third piece on."""
+
+    skeleton = H36M17
+
+    def sequences(self, split: Split) -> list[Sequence]:
+        joints2d = np.random.default_rng(0).uniform(20, 100, (300, 17, 2)).astype(np.float32)
+        pictures = Pictures()
+        return [
+            Sequence("w", "s", "a", CAMERA, 50.0, H36M17, joints2d=joints2d, pictures=pictures)
+        ]
+
+    def describe(self) -> str:
+        return "trouble"
+'''
+
+
+@pytest.fixture
+def command(trained, heatlift, tmp_path):
+    """Starts `heatlift detect` on pictures that make trouble."""
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    words = ("detect", "--import", "faulty.py", "--source=faulty.Faulty", "--split=test")
+    words += (f"--detector={trained}", "--accelerator=cpu")
+    return lambda *more, **env: heatlift(*words, *more, env=env)
+
+
+def last(child) -> str:
+    """The only line of error."""
+    (line,) = [line for line in child.stderr.splitlines() if line.startswith("heatlift: error:")]
+    assert "Traceback" not in child.stderr
+    assert child.stderr.splitlines()[-1] == line
+    return line
+
+
+def test_a_killed_loader_process_ends_with_6_and_the_same_command_goes_on(command, tmp_path):
+    child = command("--workers=1", ACT="die")
+    assert child.wait(120) == 6
+    assert "a loader process was killed (out of memory?)" in last(child)
+    assert "--workers 0; finished pieces are kept" in last(child)
+    assert "--data." not in last(child)
+    child = command("--workers=1")
+    assert child.wait(120) == 0
+    broken = content(Store(tmp_path / "cache"))
+    shutil.rmtree(tmp_path / "cache")
+    assert command().wait(120) == 0
+    assert content(Store(tmp_path / "cache")) == broken
+
+
+def test_a_bad_picture_in_a_loader_process_is_one_line(command):
+    child = command("--workers=1", ACT="refuse")
+    assert child.wait(120) == 4
+    assert last(child) == "heatlift: error: walk/7.png: is no picture; mend it"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_command_and_its_stuck_loader_processes(command, number, workers):
+    child = command(f"--workers={workers}", ACT="hang")
+    child.wait_for("HERE")
+    if number == signal.SIGINT:
+        os.killpg(child.process.pid, number)  # as a terminal does
+    else:
+        child.send(number)
+    assert child.wait(20) == 128 + number
+    assert last(child) == (
+        f"heatlift: error: stopped by {number.name}; finished pieces are kept; "
+        "the same command goes on from there"
+    )
+    assert child.orphans() == []
+
+
+class Stuck(Blobs):
+    """Pictures that never come; the process that waits for one leaves its number."""
+
+    def crop(self, index, matrix, size):
+        self.note.with_suffix(".part").write_text(f"{os.getpid()}")
+        self.note.with_suffix(".part").rename(self.note)
+        time.sleep(600)
+
+
+def test_a_stuck_loader_process_does_not_outlive_a_killed_command(tmp_path):
+    stuck = sequence("walk", 3, 0)
+    pictures = Stuck(0, 3)
+    pictures.note = tmp_path / "process"
+    stuck = dataclasses.replace(stuck, pictures=pictures)
+    settings = {"store": Store(tmp_path / "cache"), "workers": 1, "accelerator": "cpu"}
+    run = forked.Process(target=detect_sequences, args=([stuck], Counted(), "d"), kwargs=settings)
+    run.start()
+    end = time.monotonic() + 60
+    while not pictures.note.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    worker = Path("/proc", pictures.note.read_text(), "stat")
+    run.kill()
+    run.join(10)
+    end = time.monotonic() + 5
+    while worker.exists() and " Z " not in worker.read_text() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not worker.exists() or " Z " in worker.read_text()
+
+
+def test_a_killed_process_of_two_is_named_and_the_same_command_goes_on(command, tmp_path):
+    assert command().wait(120) == 0
+    alone = content(Store(tmp_path / "cache"))
+    shutil.rmtree(tmp_path / "cache")
+    child = command("--devices=2", ACT="die", ACT_RANK="1")
+    assert child.wait(120) == 6
+    assert "process 1 died by signal 9, SIGKILL" in last(child)
+    assert child.orphans() == []
+    assert command("--devices=2").wait(120) == 0
+    assert content(Store(tmp_path / "cache")) == alone
+
+
+def test_a_signal_ends_all_processes_of_two(command):
+    child = command("--devices=2", ACT="hang", ACT_RANK="1")
+    child.wait_for("HERE")
+    child.send(signal.SIGTERM)
+    assert child.wait(15) == 143
+    assert "stopped by SIGTERM; finished pieces are kept" in last(child)
+    assert child.orphans() == []
