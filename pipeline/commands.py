@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any
 import jsonargparse
 import yaml
 
-from pipeline import published
+from pipeline import published, ranks
 from pipeline.config import find_config, refuse_odd_yaml, same_source
-from pipeline.errors import UsageError
+from pipeline.errors import HeatliftError, UsageError
 from pipeline.run import newest_finished
-from pipeline.watch import say
+from pipeline.watch import Stopped, say
 
 
 def newest(stage: str, data: str = "data/synthetic", runs: str = "runs") -> None:
@@ -109,12 +110,39 @@ def run_plain(command: str, words: Sequence[str]) -> None:
         "prog": " ".join(["heatlift", *called]),
     }
     functions = _functions(places)
+    if command == "detect" and ranks.rank() is None and _devices(rest) > 1:
+        _watch_over(_devices(rest), [command, *rest])
+        return
     if called == ["weights", "import"] and {"-h", "--help"} & {*rest}:
         say(_as_typed(jsonargparse.auto_parser(functions, **parser_settings).format_help()))
         return
     given = jsonargparse.auto_cli(functions, args=with_source(spelled(rest)), **parser_settings)
     if isinstance(given, published.Report):
         say(str(given))
+
+
+def _devices(words: Sequence[str]) -> int:
+    """What a command line gives for `--devices`, as far as it is a number.
+
+    >>> _devices(["--devices", "2"]), _devices(["--devices=3"]), _devices(["--devices", "two"])
+    (2, 3, 1)
+    """
+    split = [part for word in words for part in word.split("=", 1)]
+    given = [after for word, after in itertools.pairwise(split) if word == "--devices"]
+    return int(given[-1]) if given and given[-1].isdecimal() else 1
+
+
+def _watch_over(devices: int, line: Sequence[str]) -> None:
+    """Leave the work of a command line to several processes and end as they end.
+
+    Lightning would start them as well, but kills this one when another dies, without a word.
+    """
+    message, code = ranks.supervise(devices, line, {})
+    if code > 128:
+        raise Stopped(code - 128, message)
+    if code:
+        kinds = {kind.exit_code: kind for kind in HeatliftError.__subclasses__()}
+        raise kinds.get(code, HeatliftError)(message)
 
 
 def _functions(places: Any) -> Any:

@@ -7,7 +7,6 @@ import inspect
 import json
 import shlex
 import signal
-import sys
 from collections.abc import Sequence as Many
 from pathlib import Path
 from types import FrameType
@@ -18,7 +17,7 @@ from lightning.fabric import Fabric
 from pipeline import checkpoint, ranks
 from pipeline.datasets import MotionSource, Sequence, Split
 from pipeline.detecting import Detector, Job, lead, person_boxes, run_rank, say
-from pipeline.errors import DataError, HeatliftError, UsageError
+from pipeline.errors import DataError, UsageError
 from pipeline.exchange import (
     Detections,
     WithDetections,
@@ -204,9 +203,6 @@ def detect(
         StorageError: If the cache cannot be written.
         Stopped: By SIGTERM or SIGINT.
     """
-    if devices > 1 and ranks.rank() is None and "detect" in sys.argv[1:3]:
-        _watch_over(devices)
-        return
     splits: tuple[Split, ...] = ("train", "val", "test") if split == "all" else (split,)
     with ranks.handled((signal.SIGTERM, signal.SIGINT), _stop):
         module = load_detector(detector)
@@ -220,19 +216,6 @@ def detect(
             accelerator=accelerator, devices=devices, strategy=strategy, precision=precision
         )
         detect_jobs(jobs, fabric, place())
-
-
-def _watch_over(devices: int) -> None:
-    """Leave the work of this command line to several processes and end as they end.
-
-    Lightning would start them as well, but kills this one when another dies, without a word.
-    """
-    message, code = ranks.supervise(devices, sys.argv[1:], {})
-    if code > 128:
-        raise Stopped(code - 128, message)
-    if code:
-        kinds = {kind.exit_code: kind for kind in HeatliftError.__subclasses__()}
-        raise kinds.get(code, HeatliftError)(message)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -352,6 +352,10 @@ class MetricsFile(Logger):
         self._ready = True
         rows = read_metrics(self.path) if self._after is not None and self._after >= 0 else []
         if self._after is None and self.path.exists():
+            there = self.path.read_bytes()
+            if not there.endswith(b"\n"):  # else the next line would be glued to one cut short
+                whole = there[: there.rfind(b"\n") + 1] or b"step,name,value\n"
+                write_whole(self.path, lambda file: file.write(whole))
             return
         kept = [
             (step, name, repr(value)) for step, name, value in rows if step <= (self._after or 0)

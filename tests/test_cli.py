@@ -9,7 +9,7 @@ import pytest
 from runs import TINY, WORDS
 from soak import SEED
 
-from pipeline import checkpoint
+from pipeline import checkpoint, mistakes
 from pipeline.__main__ import main
 
 LIFT = TINY["lift"]
@@ -144,6 +144,11 @@ def test_a_checkpoint_is_tested_without_the_weights_that_its_run_began_with(heat
     child = heatlift(*words, "--ckpt_path", best)
     assert child.wait() == 0, child.stderr
     assert f"weights    {best}" in child.stdout
+
+
+def test_the_death_of_a_loader_process_has_its_exit_code_wherever_it_is_noticed():
+    line, code = mistakes.explain(RuntimeError("DataLoader worker (pid 7) is killed by signal: 9"))
+    assert (line.split(" (")[0], code) == ("a loader process was killed", 6)
 
 
 def test_a_folder_of_detections_counts_by_its_contents(tmp_path):

@@ -194,3 +194,9 @@ def test_a_new_run_begins_an_empty_file_and_a_test_appends(tmp_path):
 def test_json_gets_no_number_that_is_not_finite():
     assert plain_number(1.5) == 1.5
     assert plain_number(float("nan")) is None
+
+
+def test_numbers_of_a_later_test_are_not_glued_to_a_line_cut_short(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,name,value\n1,a,2.0\n2,a,3")
+    MetricsFile(tmp_path, None).log_metrics({"b": 4.0}, 5)
+    assert read_metrics(tmp_path / "metrics.csv") == [(1, "a", 2.0), (5, "b", 4.0)]
