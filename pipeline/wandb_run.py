@@ -263,6 +263,8 @@ class GuardedWandb(Logger):
         os.environ.setdefault("WANDB_SILENT", "true")
         # What it cannot write into its own log on a full disk would be a traceback on the terminal.
         logging.raiseExceptions = False
+        # The process of another program's W&B may work in another folder, and ends with that.
+        os.environ.pop("WANDB_SERVICE", None)
         import wandb
 
         wanted = {
@@ -278,7 +280,7 @@ class GuardedWandb(Logger):
         known = wandb.Settings.model_fields
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", _PROJECT),
-            dir=str(self.folder),
+            dir=str(self.folder.absolute()),
             id=self._identity(),
             resume="allow" if self.mode == "online" else None,
             name=f"{self.stage}/{self._name}",
