@@ -122,13 +122,19 @@ def run_plain(command: str, words: Sequence[str]) -> None:
 
 
 def _devices(words: Sequence[str]) -> int:
-    """What a command line gives for `--devices`, as far as it is a number.
+    """How many processes a command line wants to be started: `--devices`, if it is a number.
+
+    A strategy that is given starts its own.
 
     >>> _devices(["--devices", "2"]), _devices(["--devices=3"]), _devices(["--devices", "two"])
     (2, 3, 1)
+    >>> _devices(["--devices=2", "--strategy=ddp_fork"])
+    1
     """
     split = [part for word in words for part in word.split("=", 1)]
     given = [after for word, after in itertools.pairwise(split) if word == "--devices"]
+    if "--strategy" in split:
+        return 1
     return int(given[-1]) if given and given[-1].isdecimal() else 1
 
 
