@@ -48,8 +48,9 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno in FULL_OR_CLOSED:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; make room, or choose another --runs folder", 5
-    if re.search(r"DataLoader worker .*(killed|exited)", str(error)):  # noticed outside the loader
-        return "a loader process was killed (out of memory?); lower the number of workers", 6
+    for cause in _causes(error):  # noticed outside the loader
+        if re.search(r"DataLoader worker .*(killed|exited)", str(cause)):
+            return "a loader process was killed (out of memory?); lower the number of workers", 6
     if ranks.says_that_one_is_lost(error):
         return "lost another process of this run; the same command goes on from the newest state", 6
     line = " ".join(str(error).split())[:400]

@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
+from multiprocessing import connection
 from typing import Any, ClassVar, Protocol
 
 import lightning.pytorch as pl
@@ -116,14 +117,20 @@ class _Looking(_MultiProcessingDataLoaderIter):
     """Looks at its processes while it waits for them.
 
     torch looks when the timeout is over, and otherwise trusts the signal of a child's death, which
-    can come while another is handled; such a death would cost all of `PATIENCE`.
+    can come while another is handled; such a death would cost all of `PATIENCE`. And a process that
+    dies amid handing over a batch breaks a connection shortly before its death can be seen.
     """
 
     def _try_get_data(self, timeout: float = LOOK) -> tuple[bool, Any]:
         end = time.monotonic() + timeout
         while True:
             left = max(end - time.monotonic(), 0.0)
-            got, data = super()._try_get_data(min(left, LOOK))
+            try:
+                got, data = super()._try_get_data(min(left, LOOK))
+            except (EOFError, OSError) as error:
+                if connection.wait([worker.sentinel for worker in self._workers], LOOK):
+                    raise RuntimeError("a DataLoader worker exited") from error
+                raise
             if got or left <= LOOK:
                 return got, data
 

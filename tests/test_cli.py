@@ -149,6 +149,9 @@ def test_a_checkpoint_is_tested_without_the_weights_that_its_run_began_with(heat
 def test_the_death_of_a_loader_process_has_its_exit_code_wherever_it_is_noticed():
     line, code = mistakes.explain(RuntimeError("DataLoader worker (pid 7) is killed by signal: 9"))
     assert (line.split(" (")[0], code) == ("a loader process was killed", 6)
+    meanwhile = EOFError("amid a batch")
+    meanwhile.__context__ = RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
+    assert mistakes.explain(meanwhile) == (line, 6)
 
 
 def test_a_folder_of_detections_counts_by_its_contents(tmp_path):

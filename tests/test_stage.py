@@ -136,6 +136,29 @@ def test_a_killed_loader_process_is_named_though_its_signal_was_missed(monkeypat
     assert time.monotonic() - start < stage.PATIENCE / 4
 
 
+@pytest.mark.parametrize("broken", [EOFError, ConnectionResetError])
+def test_a_loader_process_that_dies_handing_over_a_batch_is_named(monkeypatch, broken):
+    def breaks(self, timeout):
+        os.kill(self._workers[0].pid, signal.SIGKILL)
+        raise broken
+
+    monkeypatch.setattr(stage._MultiProcessingDataLoaderIter, "_try_get_data", breaks)
+    with pytest.raises(ProcessLostError, match=r"killed \(out of memory\?\), at batch 0"):
+        list(loader(Numbers(20, lambda: time.sleep(60)), 4, shuffle=False, workers=1))
+
+
+def test_a_connection_that_breaks_though_all_loader_processes_live_is_not_blamed_on_them(
+    monkeypatch,
+):
+    def breaks(self, timeout):
+        raise EOFError("something else")
+
+    monkeypatch.setattr(stage, "LOOK", 0.2)
+    monkeypatch.setattr(stage._MultiProcessingDataLoaderIter, "_try_get_data", breaks)
+    with pytest.raises(EOFError, match="something else"):
+        list(loader(Numbers(20), 4, shuffle=False, workers=1))
+
+
 def test_a_loader_process_that_hangs_is_named(monkeypatch):
     monkeypatch.setattr(stage, "PATIENCE", 1.0)
     with pytest.raises(ProcessLostError, match="gave nothing for 1 s, at batch 1 of"):
