@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import time
@@ -133,6 +134,10 @@ class _Looking(_MultiProcessingDataLoaderIter):
                 raise
             if got or left <= LOOK:
                 return got, data
+
+    def _shutdown_workers(self) -> None:
+        with contextlib.suppress(RuntimeError):  # a death while all are to end is no news
+            super()._shutdown_workers()
 
 
 class Loader(DataLoader[dict[str, Any]]):
