@@ -68,7 +68,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def usage(message: str, known: Sequence[str] = ()) -> str:
     """What jsonargparse says, in a line: which key, what is wrong, and which key may be meant."""
-    keys = re.findall(r'Parser key "([^"]+)"', message)
+    keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
     if denied := re.search(r"Importing '([^']+)' is not allowed", message):
         return (
             f"{'.'.join(keys[:1])}: class_path {denied[1]} is not on the allow-list of what a "
@@ -87,11 +87,45 @@ def usage(message: str, known: Sequence[str] = ()) -> str:
     wrong = re.search(r"Expected an? <class '(\w+)'>\. Got value: (.*)", message)
     if wrong and keys:
         return f"{'.'.join(keys)}: {wrong[2]!r} is not of type {wrong[1]}"
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
+    causes = [line for line in lines if keys and not line.startswith(FRAME)]
+    if causes:
+        return f"{'.'.join(keys)}: {'; '.join(map(_shorter, causes[:2]))}"
     return "; ".join(
         lines[:1]
         + [line for line in lines[1:] if "rror" in line or "expected" in line.lower()][-2:]
     )
+
+
+FRAME = (
+    "Parser key",
+    "Does not validate",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    "Problem with given class_path",
+    "Expected a <class 'NoneType'>",
+)
+"""How lines of jsonargparse begin that frame the cause."""
+
+
+def _shorter(cause: str) -> str:
+    """What is wrong with a class that a config names, in fewer words.
+
+    >>> _shorter("Import path own.Lens does not implement protocol PictureSource")
+    'own.Lens is no PictureSource: it lacks methods, arguments or types of one'
+    >>> _shorter("the following arguments are required: root")
+    'needs root'
+    """
+    cause = re.sub(
+        r"Import path (\S+) does not implement protocol (\S+)",
+        r"\1 is no \2: it lacks methods, arguments or types of one",
+        cause,
+    )
+    cause = re.sub(
+        r"Import path (\S+) does not correspond to a subclass of (\S+)", r"\1 is no \2", cause
+    )
+    return cause.replace("the following arguments are required: ", "needs ")
 
 
 def known_keys(parser: LightningArgumentParser, words: Sequence[str]) -> list[str]:

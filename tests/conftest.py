@@ -48,6 +48,7 @@ def server():
 
 ROOMS = [f"pipeline.{room}.{part}" for room in TINY for part in ("module", "data")] + [
     "pipeline.datasets.synthetic",
+    "pipeline.datasets.mixed",
     "pipeline.lift.mixste",
     "pipeline.heatmap.hrnet",
 ]

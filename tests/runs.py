@@ -39,12 +39,31 @@ data:
 trainer: {max_epochs: 2, log_every_n_steps: 1}
 save_every: 2
 """
-TINY = {"heatmap": PICTURES, "pretrain": MOTION, "lift": MOTION}
+MIXED = """
+model:
+  net: {class_path: own.Narrow}
+  optimizer: {class_path: torch.optim.Adam, init_args: {lr: 4.0e-3}}
+  input_size: [64, 64]
+data:
+  source:
+    class_path: pipeline.datasets.synthetic.Synthetic
+    init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 2.0, pictures: 64}
+  photographs:
+    class_path: own.Flat
+    init_args: {train: 2, val: 1, test: 1, actions: [walk], seconds: 1.0, pictures: 32, seed: 5}
+  input_size: [64, 64]
+  batch_size: 16
+trainer: {max_epochs: 2, log_every_n_steps: 1}
+save_every: 2
+"""
+TINY = {"heatmap": PICTURES, "integral": MIXED, "pretrain": MOTION, "lift": MOTION}
 """A config of each stage that trains in seconds."""
 
+OWN = str(Path(__file__).parent / "own.py")
 LIFT = ("--data.detections", "exact")
 WORDS = {
     "heatmap": ("heatmap", "fit", "-c", "heatmap.yaml"),
+    "integral": ("integral", "fit", "-c", "integral.yaml", "--import", OWN),
     "pretrain": ("pretrain", "fit", "-c", "pretrain.yaml"),
     "lift": ("lift", "fit", "-c", "lift.yaml", *LIFT),
 }

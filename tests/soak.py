@@ -46,6 +46,7 @@ REFUSED = "refused in one line that names the file"
 READ = "other numbers, or any exception"
 FAULTS = {
     "kill heatmap": Fault("`kill -9`, 2D stage", NEVER_EQUAL, RESUMED, 50),
+    "kill integral": Fault("`kill -9`, 2D stage with 3D heatmaps", NEVER_EQUAL, RESUMED, 50),
     "kill pretrain": Fault("`kill -9`, pretraining", NEVER_EQUAL, RESUMED, 50),
     "kill lift": Fault("`kill -9`, lifting", NEVER_EQUAL, RESUMED, 50),
     "kill two": Fault("`kill -9`, one of two processes", NEVER_EQUAL, RESUMED, 20),
@@ -55,9 +56,9 @@ FAULTS = {
     "kill detect": Fault(
         "`kill -9`, `heatlift detect` filling the cache", "not measured", "goes on; same bytes", 20
     ),
-    "kill step": Fault("`kill -9` after each step, 3 stages", NEVER_EQUAL, RESUMED, 35),
+    "kill step": Fault("`kill -9` after each step, 4 stages", NEVER_EQUAL, RESUMED, 50),
     "control": Fault(
-        "control: the same with the re-seeding off", "not measured", "ends elsewhere, as it must", 2
+        "control: the same with the re-seeding off", "not measured", "ends elsewhere, as it must", 3
     ),
     "kill save": Fault(
         "`kill -9` while saving in a loop", "6 of 20 files broken", "old or new file, whole", 200
@@ -72,7 +73,7 @@ FAULTS = {
         "SIGTERM, SIGINT; 1 and 2 processes",
         "exit 0; two processes hang",
         "saved, exit 143 or 130 within 10 s; goes on bit-equal",
-        60,
+        80,
     ),
     "death": Fault(
         "one of two processes dies, 4 ways",
@@ -88,7 +89,7 @@ FAULTS = {
         "NaN loss or infinite gradient",
         "exit 0, good checkpoint overwritten",
         "exit 3, samples named, checkpoints finite",
-        30,
+        40,
     ),
     "worker": Fault(
         "a loader process is killed, hangs or throws",

@@ -21,7 +21,8 @@ def refused(tmp_path, monkeypatch, capsys):
     """Runs `heatlift WORDS` in an empty folder; exit code and the one line on stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "lift.yaml").write_text(LIFT)
+    for stage, text in TINY.items():
+        (tmp_path / f"{stage}.yaml").write_text(text)
 
     def run(*words, config=None):
         if config is not None:
@@ -93,6 +94,7 @@ def test_a_class_outside_the_allow_list_is_never_imported(
 
 
 FIT = ("lift", "fit", "-c", "lift.yaml")
+INTEGRAL = WORDS["integral"]
 LINES = {
     ("lfit", "fit"): "did you mean lift?",
     ("lift", "fit", "-c", "nowhere"): "nowhere: no such config",
@@ -110,6 +112,11 @@ LINES = {
     (*FIT, "--ckpt_path", "x.ckpt"): "--ckpt_path x.ckpt: a fit goes on by itself",
     (*FIT, "--name", "../../x"): "--name ../../x: is a path; give a name",
     (*FIT, "--save_every", "-3"): "save_every is -3; give at least 1",
+    (*INTEGRAL, "--data.photographs", "pipeline.datasets.coco.Coco"): "photographs: needs root",
+    (*INTEGRAL, "--data.photographs.class_path", "own.None"): "'own' has no attribute 'None'",
+    (*INTEGRAL, "--data.source.class_path", "own.Narrow"): "own.Narrow is no PictureSource",
+    (*INTEGRAL, "--model.schedule.class_path", "own.Narrow"): "schedule: own.Narrow is no Schedule",
+    (*INTEGRAL, "--data.input_size", "[3, a]"): "data.input_size: 'a' is not of type int",
 }
 
 

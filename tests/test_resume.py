@@ -24,6 +24,7 @@ SEED = 20261120
 
 KILLS = {
     "heatmap": ("at", "batch", 3, "kill"),
+    "integral": ("at", "saved", 5, "kill"),
     "pretrain": ("at", "validation", 4, "kill"),
     "lift": ("kill_in_save", 2),
 }

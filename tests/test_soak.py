@@ -182,7 +182,7 @@ def test_a_kill_after_every_step(stage, unbroken, heatlift_in, tmp_path, soak):
         finish(row, start, folder, stage, want, fault, "--save_every", "1")
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "lift"])  # the 2D network draws no numbers
+@pytest.mark.parametrize("stage", ["integral", "pretrain", "lift"])  # HRNet draws no numbers
 def test_the_control(stage, unbroken, heatlift_in, tmp_path, soak):
     row = soak("control")
     for _ in row.times(1):

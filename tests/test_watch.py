@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
-from runs import TINY, WORDS
+import torch
+from runs import TINY, WORDS, outcome
 
-from pipeline import checkpoint
+from pipeline import chance, checkpoint, watch
 from pipeline.run import read_state
 
 
@@ -51,3 +53,37 @@ def test_two_states_are_kept_and_one_is_there_at_any_moment(heatlift, tmp_path):
 def test_steps_that_end_a_run_early_are_saved(heatlift, tmp_path):
     assert heatlift(*WORDS["lift"], "--trainer.max_steps", "3", "--save_every", "100").wait() == 0
     assert (tmp_path / "runs/lift/lift/checkpoints/step-000000003.ckpt").exists()
+
+
+def test_a_batch_begins_with_the_numbers_that_torch_draws_from_its_seed():
+    trainer = SimpleNamespace(current_epoch=3, global_rank=1)
+    module = SimpleNamespace(device=torch.device("cpu"))
+    watch.Seeds(7).on_train_batch_start(trainer, module, {}, 5)
+    drawn = torch.rand(4)
+    torch.manual_seed(chance.seed_of(7, "batch", 3, 5, 1))
+    assert torch.equal(torch.rand(4), drawn)
+
+
+def test_in_bf16_the_schedule_takes_as_many_steps_as_the_optimiser(heatlift, tmp_path):
+    words = ("--trainer.precision", "bf16-mixed", "--trainer.accumulate_grad_batches", "2")
+    child = heatlift(*WORDS["lift"], *words)
+    assert child.wait() == 0, child.stderr
+    left = outcome(tmp_path, "lift")
+    taken = {int(state["step"]) for state in left["optimiser"][0]["state"].values()}
+    assert taken == {left["step"]} == {left["schedule"][0]["last_epoch"]}
+    assert {value.dtype for value in left["weights"].values()} == {torch.float32}
+
+
+def test_the_lines_of_a_week_take_less_than_10_mb(monkeypatch, capsys):
+    seconds = 7 * 24 * 3600
+    trainer = SimpleNamespace(global_step=0, is_global_zero=True, max_epochs=100, max_steps=-1)
+    trainer.num_training_batches, trainer.accumulate_grad_batches = seconds, 1
+    trainer.current_epoch, trainer.callback_metrics = 0, {"train/loss": torch.tensor(0.1234567)}
+    progress = watch.Progress()
+    monkeypatch.setattr(watch.time, "monotonic", lambda: 5.0 * trainer.global_step)
+    progress.on_train_start(trainer, None)
+    for trainer.global_step in range(1, seconds // 5):
+        progress.on_train_batch_end(trainer, None, None, None, 0)
+    said = capsys.readouterr().out
+    assert said.count("\n") == pytest.approx(seconds / 15, rel=0.01)
+    assert len(said) < 10e6
