@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -347,6 +348,7 @@ class MPJVE(_MeanError):
 QUANTITIES = ("mpjpe", "p_mpjpe", "n_mpjpe", "mpjve", "acceleration")
 """The columns of a `MotionReport`: mm, mm, mm, mm per frame, mm per frame squared."""
 
+_OF_MOTION = ("mpjve", "acceleration")
 _TITLES = ("MPJPE", "P-MPJPE", "N-MPJPE", "MPJVE", "accel.")
 
 _GRAIN = 2.0**20
@@ -384,7 +386,10 @@ class MotionReport:
     per_joint: dict[str, float]
 
     def text(self, protocol: str) -> str:
-        """Plain table; the line above it says under which protocol the numbers hold."""
+        """Plain table; the line above it says under which protocol the numbers hold.
+
+        Pictures have no motion: without frames in a row there are no columns for it.
+        """
         frames = sum(row.frames for row in self.rows)
         lines: list[tuple[str, int, Sequence[float]]] = [
             (row.name, row.frames, [getattr(row, name) for name in QUANTITIES]) for row in self.rows
@@ -392,9 +397,15 @@ class MotionReport:
         lines.append(("mean over frames", frames, list(self.frame_mean.values())))
         lines.append(("mean over actions", frames, list(self.action_mean.values())))
         width = max(len(name) for name, _, _ in lines)
-        head = f"{'mm':<{width}} {'frames':>9}" + "".join(f"{title:>9}" for title in _TITLES)
+        known = [
+            column
+            for column, name in enumerate(QUANTITIES)
+            if name not in _OF_MOTION or any(math.isfinite(getattr(row, name)) for row in self.rows)
+        ]
+        titles = "".join(f"{_TITLES[column]:>9}" for column in known)
+        head = f"{'mm':<{width}} {'frames':>9}{titles}"
         body = [
-            f"{name:<{width}} {count:>9,}" + "".join(f"{value:>9.2f}" for value in values)
+            f"{name:<{width}} {count:>9,}" + "".join(f"{values[column]:>9.2f}" for column in known)
             for name, count, values in lines
         ]
         rule = "-" * len(head)

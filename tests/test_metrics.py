@@ -286,6 +286,17 @@ def test_the_text_of_a_table_starts_with_its_protocol():
     assert len({len(line) for line in text[1:]}) == 1
 
 
+def test_the_text_of_single_pictures_has_no_columns_of_motion():
+    table = metrics.MotionTable(["walk"], H36M17.joints)
+    for seed in range(3):
+        table.update(0, *poses(seed, 1))
+    lines = table.compute().text("pictures").splitlines()
+    assert lines[1].split() == ["mm", "frames", "MPJPE", "P-MPJPE", "N-MPJPE"]
+    assert "nan" not in "".join(lines)
+    table.update(0, *poses(3, 2))
+    assert table.compute().text("two in a row").splitlines()[1].split()[-1] == "MPJVE"
+
+
 def test_a_table_without_videos_is_empty():
     table = metrics.MotionTable(["walk"], H36M17.joints)
     table.update(0, *poses(0, 3), np.zeros(3, bool))
