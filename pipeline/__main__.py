@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
-from pipeline.ranks import die_with_parent
+from pipeline.ranks import die_with_parent, handled
 
 STAGES = {
     "heatmap": "train or test a 2D stage: pictures to heatmaps to joints",
@@ -76,10 +78,16 @@ def main(args: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else "see `heatlift --help`"
         return fail(f"{words[0]}: no such stage or command; {hint}", 2)
     try:
-        from pipeline import cli  # takes seconds
-    except KeyboardInterrupt:
-        return fail("stopped by SIGINT; nothing had begun", 130)
+        with handled((signal.SIGTERM, signal.SIGINT), _stop):
+            from pipeline import cli  # takes seconds
+    except KeyboardInterrupt as stop:
+        (number,) = stop.args
+        return fail(f"stopped by {signal.Signals(number).name}; nothing had begun", 128 + number)
     return cli.run(words[0], words[1:], debug=debug)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def fail(message: str, code: int) -> int:

@@ -13,6 +13,7 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import jsonargparse
@@ -463,7 +464,8 @@ def run(command: str, words: Sequence[str], *, debug: bool = False) -> int:
             with ranks.handled((signal.SIGTERM, signal.SIGINT, signal.SIGALRM), signals.handle):
                 StageCLI(command, words, line, signals)
         else:
-            commands.run_plain(command, words)
+            with ranks.handled((signal.SIGTERM, signal.SIGINT), _stop):
+                commands.run_plain(command, words)
     except watch.Stopped as stop:
         return fail(stop.message, stop.exit_code)
     except Exception as error:
@@ -475,6 +477,10 @@ def run(command: str, words: Sequence[str], *, debug: bool = False) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 2 if end.code else 0
     return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise watch.Stopped(number, f"stopped by {signal.Signals(number).name}")
 
 
 def _take_imports(words: Sequence[str]) -> list[str]:

@@ -183,6 +183,30 @@ def hang_in(hook):
     _with_callback(Hang())
 
 
+def hang_in_imports():
+    """Say HERE and never come back from the imports that the command line begins with."""
+    import pipeline
+
+    class Finder:
+        def find_spec(self, *rest):
+            _say()
+            time.sleep(1000)
+
+    del sys.modules["pipeline.cli"], pipeline.cli
+    sys.meta_path.insert(0, Finder())
+
+
+def hang_in_command():
+    """Say HERE and never come back from a command that is no stage."""
+    from pipeline import commands
+
+    def run_plain(command, words):
+        _say()
+        time.sleep(1000)
+
+    commands.run_plain = run_plain
+
+
 def term_at_the_end():
     """SIGTERM comes when the run is finished and writes its last page."""
     from pipeline import dashboard

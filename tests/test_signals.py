@@ -50,6 +50,16 @@ def test_a_signal_before_training_ends_at_once(heatlift):
     assert child.stderr.splitlines()[-1] == ("heatlift: error: stopped by SIGINT; nothing to save")
 
 
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize(
+    ("place", "rest"), [("hang_in_imports", "; nothing had begun"), ("hang_in_command", "")]
+)
+def test_a_signal_to_a_command_is_one_line(place, rest, number, heatlift):
+    child = heatlift("models", faults=[(place,)])
+    assert stopped(child, number, seconds=3) == CODES[number]
+    assert child.stderr == f"heatlift: error: stopped by {number.name}{rest}\n"
+
+
 def test_a_second_signal_does_not_wait(heatlift):
     child = heatlift(*WORDS["lift"], faults=[("at", "batch", 2, "hang")])
     child.wait_for("HERE")
