@@ -221,6 +221,19 @@ def stage_of(content: Mapping[str, Any], path: str | Path) -> str:
     return str(stage)
 
 
+WEIGHTS_ALONE = "weights alone"
+"""Told to `WholeFiles`: leave out what only a run that goes on needs."""
+
+_TO_GO_ON = (
+    "callbacks",
+    "optimizer_states",
+    "lr_schedulers",
+    "MixedPrecision",
+    "averaging_state",
+    "current_model_state",
+)
+
+
 class WholeFiles(CheckpointIO):
     """Lightning's checkpoints, written whole or not at all and verified before use."""
 
@@ -228,6 +241,8 @@ class WholeFiles(CheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
         """Write a checkpoint: temporary file in the same folder, fsync, one rename."""
+        if storage_options == WEIGHTS_ALONE:
+            checkpoint = {key: checkpoint[key] for key in checkpoint if key not in _TO_GO_ON}
         write_whole(Path(path), lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(

@@ -12,6 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,6 +32,7 @@ from pipeline.errors import NumbersError, UsageError
 from pipeline.run import (
     FINISHED,
     MetricsFile,
+    Predictions,
     Run,
     newest_finished,
     open_run,
@@ -279,6 +281,9 @@ class StageCLI(LightningCLI):
             trainer.pop("callbacks", None)
         settings["data"].pop("workers", None)
         settings["seed"] = config.seed_everything
+        own = [Path(after) for word, after in pairwise(self.line) if word == "--import"]
+        if own:
+            settings["import"] = {path.name: checkpoint.file_digest(path) for path in own}
         for room, key in (("model", "pretrained"), ("data", "detections")):
             given = settings[room].get(key)
             if given in (None, "exact", "noisy"):
@@ -297,9 +302,9 @@ class StageCLI(LightningCLI):
         return "-".join(Path(str(path)).stem for path in config.get("config") or [])
 
     def _folder_beside(self, config: Any, name: str) -> Path:
-        """Where a test or prediction puts its pictures: in the folder of the run it tests."""
+        """Where a test or prediction puts its files: beside the run it tests, if it may."""
         path = Path(config.ckpt_path).resolve() if config.ckpt_path else None
-        if path and path.parent.name == "checkpoints":
+        if path and path.parent.name == "checkpoints" and os.access(path.parents[1], os.W_OK):
             return path.parents[1]
         folder = Path(config.runs) / self.stage / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -316,21 +321,27 @@ class StageCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The Trainer, with what every run has."""
         config = self._get(self.config, "trainer")
-        options: dict[str, Any] = {
-            "plugins": [checkpoint.WholeFiles()],
-            "enable_checkpointing": False,
-        }
-        options["use_distributed_sampler"] = False
+        options: dict[str, Any] = {"enable_checkpointing": False, "use_distributed_sampler": False}
+        for key in ("logger", "enable_checkpointing", "use_distributed_sampler"):
+            if config.get(key) not in (None, True, False):
+                raise UsageError(
+                    f"--trainer.{key}: Heatlift brings its own; classes of yours go to "
+                    "--trainer.callbacks"
+                )
+        plugins = self._get(self.config_init, "trainer")["plugins"] or []
+        more = plugins if isinstance(plugins, list) else [plugins]
+        options["plugins"] = [*more, checkpoint.WholeFiles()]
         if ranks.rank() is not None and config.strategy in ("auto", "ddp"):
             options["strategy"] = patient_strategy(config, self._get(self.config, "patience"))
         fast = bool(config.fast_dev_run)
         resumed = self.run.resume if self.run else None
-        after = None if self.run is None else (step_of(resumed) - 1 if resumed else -1)
+        after = step_of(resumed) - 1 if resumed else -1
+        numbers = "metrics" if self.run else self.subcommand
         if fast:
             options["logger"] = False  # else lightning looks for tensorboard
         else:
             options["logger"] = [
-                MetricsFile(self.folder, after),
+                MetricsFile(self.folder / f"{numbers}.csv", after),
                 *dashboard.loggers(
                     self.folder,
                     stage=self.stage,
@@ -356,6 +367,8 @@ class StageCLI(LightningCLI):
             callbacks += [dashboard.Dashboard(), self.keeper]
         elif not fast:
             callbacks.append(dashboard.Dashboard())
+        if self.subcommand == "predict" and not fast:
+            callbacks.append(Predictions(self.folder))
         callbacks.append(self.signals)
         options["callbacks"] = [
             *(self._get(self.config_init, "trainer")["callbacks"] or []),
@@ -412,10 +425,11 @@ class StageCLI(LightningCLI):
                 finished=time.time(),
                 checkpoint=str(chosen.relative_to(self.run.folder)),
                 numbers=numbers,
+                metrics=checkpoint.file_digest(self.folder / "metrics.csv"),
                 seconds=round(time.monotonic() - self.begun, 1),
             )
             dashboard.log_artifact(self.trainer, chosen, "checkpoint")
-            dashboard.write_index(self.folder)
+            dashboard.bring_up_to_date(self.trainer)
             say(f"  done in {watch.duration(time.monotonic() - self.begun)}: {chosen}")
             say(f"  numbers    {self.folder / 'metrics.csv'}, {self.folder / 'tables'}")
             say(f"  pictures   {self.folder / 'index.html'}")

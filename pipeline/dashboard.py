@@ -591,7 +591,7 @@ class Dashboard(Callback):
         """Log `train/lr` and `train/samples_per_s` as often as the trainer logs."""
         self._samples += _batch_size(batch) * trainer.world_size
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not every or trainer.global_step % every:
+        if not every or trainer.global_step % every or not trainer.global_step:
             return
         now = time.perf_counter()
         numbers = {"train/samples_per_s": self._samples / max(now - self._since, 1e-9)}
@@ -607,7 +607,7 @@ class Dashboard(Callback):
         if trainer.sanity_checking:
             return
         self._show_examples(trainer, pl_module, "val")
-        self._write(trainer)
+        bring_up_to_date(trainer)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show what the module kept."""
@@ -615,13 +615,13 @@ class Dashboard(Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Bring index.html up to date."""
-        self._write(trainer)
+        bring_up_to_date(trainer)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Bring index.html up to date, whatever happened."""
-        self._write(trainer)
+        bring_up_to_date(trainer)
 
     @staticmethod
     def _show_examples(trainer: pl.Trainer, module: pl.LightningModule, split: str) -> None:
@@ -630,16 +630,17 @@ class Dashboard(Callback):
             heatmap_panels(trainer, examples, skeleton, split=split)
             _pck_panel(trainer, module.report, skeleton, split)
 
-    @staticmethod
-    def _write(trainer: pl.Trainer) -> None:
-        if not trainer.is_global_zero:
-            return
-        try:
-            for logger in trainer.loggers:
-                logger.save()
-            write_index(Path(trainer.default_root_dir))
-        except Exception as error:  # a page is never worth a run
-            _log.warning("index.html: %s: %s; the run goes on", type(error).__name__, error)
+
+def bring_up_to_date(trainer: pl.Trainer) -> None:
+    """Write the run folder's `index.html` anew; a failure is a line, not the end of the run."""
+    if not trainer.is_global_zero:
+        return
+    try:
+        for logger in trainer.loggers:
+            logger.save()
+        write_index(Path(trainer.default_root_dir))
+    except Exception as error:  # a page is never worth a run
+        _log.warning("index.html: %s: %s; the run goes on", type(error).__name__, error)
 
 
 def write_index(folder: Path) -> Path:

@@ -175,7 +175,8 @@ class CpuTime(Callback):
         """Count, and now and then say so."""
         self._count()
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if trainer.global_step % every == 0 and isinstance(trainer.logger, MetricsFile):
+        due = trainer.global_step and trainer.global_step % every == 0
+        if due and isinstance(trainer.logger, MetricsFile):
             trainer.logger.log_metrics({"train/cpu_s": self.seconds}, trainer.global_step - 1)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -267,6 +268,8 @@ def results(
     if unknown:
         names = ", ".join(row.name for row in ROWS)
         raise UsageError(f"no row {min(unknown)}; there are {names}")
+    if seconds <= 0:
+        raise UsageError(f"--seconds {seconds:g}: give a budget above 0")
     torch.set_num_threads(1)
     settled = _settled(source)
     page = Path(docs) if docs else _home(settled, Path(runs))
@@ -405,12 +408,14 @@ class Bench:
             say(f"results: {name}, {share * self.seconds:g} CPU seconds of one thread")
             bought = self._plan(stage, name, config, share, words)
             own = self.name_of(name, config)
-            self._run(stage, own, config, bought, [*words, "--save_every", "100"])
+            self._run(stage, own, config, bought, self.runs, [*words, "--save_every", "100"])
             folder = self.finished(stage, name, config)
             assert folder is not None
         return folder
 
-    def _run(self, stage: str, name: str, config: str, bought: Plan, words: Sequence[str]) -> None:
+    def _run(
+        self, stage: str, name: str, config: str, bought: Plan, runs: Path, words: Sequence[str]
+    ) -> None:
         trainer = {
             "callbacks+": "pipeline.results.CpuTime",
             "max_epochs": bought.epochs,
@@ -421,7 +426,7 @@ class Bench:
             "devices": 1,
         }
         line = ["fit", "-c", config, "-c", str(self.data), "--name", name, "--wandb", "off"]
-        line += ["--runs", str(self.runs)]
+        line += ["--runs", str(runs)]
         line += [f"--trainer.{key}={value}" for key, value in trainer.items()]
         code = cli.run(stage, [*line, *words])
         os.environ.pop("HEATLIFT_RUN", None)
@@ -434,11 +439,11 @@ class Bench:
         memory = self.folder / f"{own}.json"
         if memory.is_file():
             return Plan(**json.loads(memory.read_text())["plan"])
-        short_run = f"calibration-{own}"
+        calibration = self.folder / "calibration"  # apart: 80 steps must never count as a stage
         short = ["--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]
         short += ["--trainer.log_every_n_steps=1", "--save_every=1000000"]
-        self._run(stage, short_run, config, Plan(2, 40, 2), [*words, *short])
-        metrics = read_metrics(self.runs / stage / short_run / "metrics.csv")
+        self._run(stage, own, config, Plan(2, 40, 2), calibration, [*words, *short])
+        metrics = read_metrics(calibration / stage / own / "metrics.csv")
         step, start, batches = calibrated(metrics)
         bought = plan(CAREFUL * share * self.seconds, step, start, batches)
         known = {"step_s": step, "start_s": start, "seconds": share * self.seconds}

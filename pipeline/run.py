@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import lightning.pytorch as pl
+import numpy as np
+import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from pipeline import checkpoint, ranks
@@ -65,8 +69,7 @@ class Run:
     def write(self, **changes: Any) -> None:
         """Change run.json, in one step."""
         self.state |= changes
-        text = json.dumps(self.state, indent=2, sort_keys=True, default=str) + "\n"
-        write_whole(self.folder / "run.json", lambda file: file.write(text.encode()))
+        write_state(self.folder, self.state)
 
     def release(self) -> None:
         """Let others work on the folder."""
@@ -74,13 +77,26 @@ class Run:
             self.lock.release()
 
 
+SEAL = "sha256"
+"""Key in run.json: the digest of all else in it."""
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write run.json, with a digest of what it holds."""
+    plain = json.loads(json.dumps({**state, SEAL: None}, default=str))
+    text = json.dumps({**plain, SEAL: digest_of(plain)}, indent=2, sort_keys=True) + "\n"
+    write_whole(folder / "run.json", lambda file: file.write(text.encode()))
+
+
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """What the run.json of a folder holds; none if there is no whole one."""
+    """What the run.json of a folder holds; none if there is none that is as it was written."""
     try:
         state = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
+        seal = state.pop(SEAL)
+        whole = bool(seal == digest_of({**state, SEAL: None}))
+    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
         return None
-    return state if isinstance(state, dict) else None
+    return state if whole else None
 
 
 def open_run(
@@ -306,14 +322,14 @@ class MetricsFile(Logger):
     """`metrics.csv`: one line per number, step,name,value; appended to, also by a resumed run.
 
     Args:
-        folder: The run's folder.
+        path: Of the file.
         after: Lines of steps behind this one are dropped first, because a resumed run writes them
             again; -1 drops all, none keeps all.
     """
 
-    def __init__(self, folder: Path, after: int | None) -> None:
+    def __init__(self, path: Path, after: int | None) -> None:
         super().__init__()
-        self.path = folder / "metrics.csv"
+        self.path = path
         self._after = after
         self._ready = False
 
@@ -368,13 +384,67 @@ class MetricsFile(Logger):
         write_whole(self.path, write)
 
 
+class Predictions(Callback):
+    """`predictions/NUMBER.npz`: what `predict` finds in a batch, NUMBER that of its first sample.
+
+    Each has the arrays that the stage's `predict_step` gives, one that gives a single array as
+    `joints3d`, and `index`: which samples of the test split, batch axis first. Lifted videos have
+    their sequence's `name`. What an earlier prediction left there is removed first.
+
+    Args:
+        folder: Where `predictions/` belongs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "predictions"
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Empty the folder."""
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            sweep(self.folder)
+            for old in self.folder.glob("*.npz"):
+                old.unlink()
+        trainer.strategy.barrier()
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write what was found."""
+        found = outputs if isinstance(outputs, Mapping) else {"joints3d": outputs}
+        arrays = {name: value.numpy(force=True) for name, value in found.items()}
+        index = arrays["index"] = torch.as_tensor(batch["index"]).numpy(force=True).reshape(-1)
+        tracks = getattr(trainer.datamodule.evaluation_sets["test"], "tracks", None)  # type: ignore[attr-defined]
+        if tracks is not None and len(index) == 1:
+            arrays["name"] = np.array(tracks[index[0]].sequence.name)
+        path = self.folder / f"{index[0]:07d}.npz"
+        write_whole(path, lambda file: np.savez(file, **arrays))
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say where they are."""
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            count = len(list(self.folder.glob("*.npz")))
+            sys.stdout.write(f"  predictions {self.folder}: {count} files\n")
+
+
 def read_metrics(path: Path) -> list[tuple[int, str, float]]:
     """Lines of a metrics.csv: step, name, value; a last line cut short by a crash is left out.
 
-    Lines that cannot be read are left out too, with one warning on stderr.
+    Lines that cannot be read are left out too, with one warning on stderr; so is said of the file
+    of a finished run that is not as that run left it.
     """
     if not path.exists():
         return []
+    left = (read_state(path.parent) or {}).get("metrics")
+    if left is not None and left != checkpoint.file_digest(path):
+        _warn_of_damage(path, "is not as its run left it; numbers in it may be wrong")
     rows, unreadable = [], 0
     for line in path.read_text(errors="replace").splitlines(keepends=True)[1:]:
         step, _, rest = line.partition(",")
@@ -388,13 +458,13 @@ def read_metrics(path: Path) -> list[tuple[int, str, float]]:
         except ValueError:
             unreadable += 1
     if unreadable:
-        _warn_of_damage(path, unreadable)
+        _warn_of_damage(path, f"{unreadable} damaged line(s) left out")
     return rows
 
 
 @functools.cache  # a run reads its file more than once
-def _warn_of_damage(path: Path, count: int) -> None:
-    sys.stderr.write(f"heatlift: warning: {path}: {count} damaged line(s) left out\n")
+def _warn_of_damage(path: Path, what: str) -> None:
+    sys.stderr.write(f"heatlift: warning: {path}: {what}\n")
 
 
 def plain_number(value: Any) -> float | None:

@@ -260,12 +260,26 @@ class Store:
         return entry
 
     def sweep(self, mine: str) -> None:
-        """Remove temporaries of dead processes; `mine` is locked, so nobody is writing it."""
-        building = self.root / f".{mine}.building"
-        for temporary in [*self.root.glob(".*.tmp"), *building.glob(".*.tmp")]:
+        """Remove what is left of writers that are gone; `mine` is locked here.
+
+        Whether a writer of another entry is gone, its lock tells: in another container its process
+        id means nothing.
+        """
+        for temporary in self.root.glob(".*.tmp"):
             owner, _, pid = temporary.name.removesuffix(".tmp").removesuffix(".old").rpartition(".")
-            if pid.isdigit() and (owner == f".{mine}" or not _alive(int(pid))):
+            if pid.isdigit() and (owner == f".{mine}" or self._free(owner.removeprefix("."))):
                 remove(temporary)
+        for temporary in (self.root / f".{mine}.building").glob(".*.tmp"):
+            remove(temporary)
+
+    def _free(self, name: str) -> bool:
+        """Whether nobody holds an entry."""
+        lock = filelock.FileLock(self.root / f".{name}.lock", timeout=0)
+        try:
+            with lock:
+                return True
+        except filelock.Timeout:
+            return False
 
     def _room_for(self, size: int) -> None:
         free = shutil.disk_usage(self.root).free
@@ -466,16 +480,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _warn_if_open_to_all(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ from types import FrameType
 from typing import Any, cast
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback
@@ -22,9 +24,9 @@ from pipeline.run import MetricsFile, Run, plain_number, read_metrics, set_aside
 
 
 class Seeds(Callback):
-    """Derives torch's random state from (seed, epoch, batch, process) before every batch.
+    """Derives all random state from (seed, epoch, batch, process) before every batch.
 
-    So a resumed run draws the numbers that an unbroken one draws.
+    So a resumed run draws the numbers that an unbroken one draws, in code of one's own, too.
     """
 
     def __init__(self, seed: int) -> None:
@@ -33,7 +35,7 @@ class Seeds(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seed the batch on the processor and on the device of the run alone.
+        """Seed Python, NumPy and torch, this on the processor and on the run's device alone.
 
         `torch.manual_seed` writes down the whole stack for every kind of device that is not there:
         half a millisecond.
@@ -41,6 +43,8 @@ class Seeds(Callback):
         seed = chance.seed_of(
             self.seed, "batch", trainer.current_epoch, batch_idx, trainer.global_rank
         )
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002  what code of others may draw from
         torch.default_generator.manual_seed(seed)
         if pl_module.device.type != "cpu":
             torch.get_device_module(pl_module.device).manual_seed(seed)
@@ -51,20 +55,24 @@ class Guard(Callback):
 
     def __init__(self) -> None:
         self.index: list[int] = []
+        self.of_step: list[int] = []
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remember which samples these are."""
+        """Remember which samples these are, and those of the batches before of the same step."""
         named = isinstance(batch, Mapping) and "index" in batch
         self.index = torch.as_tensor(batch["index"]).flatten().tolist() if named else []
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self.of_step = []
+        self.of_step += self.index
 
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
         """Look at the loss."""
         if not torch.isfinite(loss):
-            self._stop(trainer, f"the loss is {loss.item()}")
+            self._stop(trainer, f"the loss is {loss.item()}", self.index)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
@@ -79,10 +87,15 @@ class Guard(Callback):
             if p.grad is not None
         ]
         if gradients and not torch.stack(torch._foreach_norm(gradients)).sum().isfinite():
-            self._stop(trainer, "a gradient is not finite")
+            given: list[Any] = [self.of_step]
+            if trainer.world_size > 1:  # the gradient is that of all processes
+                given = [None] * trainer.world_size
+                torch.distributed.all_gather_object(given, self.of_step)
+            self._stop(trainer, "a gradient is not finite", [i for part in given for i in part])
 
-    def _stop(self, trainer: pl.Trainer, what: str) -> None:
-        shown = ", ".join(map(str, self.index[:8])) + (" …" if len(self.index) > 8 else "")
+    @staticmethod
+    def _stop(trainer: pl.Trainer, what: str, samples: list[int]) -> None:
+        shown = ", ".join(map(str, samples[:64])) + (" …" if len(samples) > 64 else "")
         raise NumbersError(
             f"{what} at step {trainer.global_step}, samples {shown or 'unnamed'}; the weights are "
             "as they were before this step and no checkpoint was touched; lower the learning rate "
@@ -334,20 +347,28 @@ class Keeper(Callback):
             )
         if self.best is None or (value < self.best if mode == "min" else value > self.best):
             self.best = value
-            trainer.save_checkpoint(self.run.checkpoints / "best.ckpt", weights_only=True)
+            # Whole, so that callbacks can put in the averaged weights that were validated.
+            trainer.save_checkpoint(
+                self.run.checkpoints / "best.ckpt", storage_options=checkpoint.WEIGHTS_ALONE
+            )
 
     def save(self, trainer: pl.Trainer) -> None:
         """Save a state to resume from and keep the two newest; nothing if this one is there."""
-        if self.saved_at == trainer.global_step:
+        before = self.saved_at
+        if before == trainer.global_step:
             return
-        self.saved_at = trainer.global_step
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its constructor
         due = trainer.global_step % every == 0
         logged = {name: plain_number(value) for name, value in trainer.logged_metrics.items()}
         self.pending = {
             k: v for k, v in logged.items() if due and v is not None and k.startswith("train/")
         }
-        trainer.save_checkpoint(self.run.checkpoints / f"step-{trainer.global_step:09d}.ckpt")
+        self.saved_at = trainer.global_step
+        try:
+            trainer.save_checkpoint(self.run.checkpoints / f"step-{self.saved_at:09d}.ckpt")
+        except BaseException:  # the end of patience comes as one
+            self.saved_at = before
+            raise
         self.pending = {}
         if trainer.is_global_zero:
             for old in self._states()[:-2]:

@@ -11,6 +11,7 @@ from pipeline.errors import UsageError
 from pipeline.lift import LiftModule
 from pipeline.results import MARK, ROWS, Bench, Plan, calibrated, plan, used
 from pipeline.robustness import Point
+from pipeline.run import write_state
 
 SYNTHETIC = {
     "class_path": "pipeline.datasets.synthetic.Synthetic",
@@ -111,7 +112,7 @@ def finished(bench, row, error):
     numbers |= {f"test/subset_{key}": value + 10 for key, value in _named(numbers)}
     numbers |= {f"test/mean_pose_{key}_mm": 200.5 for key in ("mpjpe", "p_mpjpe", "mpjve")}
     state = {"state": "finished", "numbers": numbers, "checkpoint": "checkpoints/best.ckpt"}
-    (folder / "run.json").write_text(json.dumps(state))
+    write_state(folder, state)
     lines = ["step,name,value", "9,train/cpu_s,5.0", "9,val/mpjpe_mm,80.0", "19,train/cpu_s,10.0"]
     (folder / "metrics.csv").write_text("\n".join([*lines, "19,val/mpjpe_mm,60.0", ""]))
     points = [Point("joints hidden", level, error + 10 * level, 5.0) for level in (0.0, 0.2, 0.4)]
@@ -187,12 +188,13 @@ def test_what_a_test_left_out_is_measured_once_and_kept_beside_the_run(tmp_path,
     row = next(row for row in ROWS if row.frames == "subset")
     small = ["frames=3", "dim=8", "depth=1", "heads=2"]
     words = [*row.words(), *(f"--model.net.init_args.net.init_args.{word}" for word in small)]
-    bench._run("lift", bench.name_of(row.name, row.config), row.config, Plan(1, 2, 1), words)
+    name = bench.name_of(row.name, row.config)
+    bench._run("lift", name, row.config, Plan(1, 2, 1), bench.runs, words)
     folder = bench.finished("lift", row.name, row.config)
     state = json.loads((folder / "run.json").read_text())
     given = {key: v for key, v in state["numbers"].items() if "subset" in key}
     state["numbers"] = {key: v for key, v in state["numbers"].items() if "subset" not in key}
-    (folder / "run.json").write_text(json.dumps(state))
+    write_state(folder, state)
     robustness.write(folder, [Point("joints hidden", 0.0, 44.25, 5.0)])
     bench.train(row)
     assert json.loads((folder / results.SUBSET).read_text()) == pytest.approx(given)

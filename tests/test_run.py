@@ -141,7 +141,7 @@ def test_the_state_file_holds_settings_and_digest(opened):
 
 
 def written(folder, after, *rows):
-    file = MetricsFile(folder, after)
+    file = MetricsFile(folder / "metrics.csv", after)
     for step, numbers in rows:
         file.log_metrics(numbers, step)
     return read_metrics(folder / "metrics.csv")
@@ -198,5 +198,5 @@ def test_json_gets_no_number_that_is_not_finite():
 
 def test_numbers_of_a_later_test_are_not_glued_to_a_line_cut_short(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,name,value\n1,a,2.0\n2,a,3")
-    MetricsFile(tmp_path, None).log_metrics({"b": 4.0}, 5)
+    MetricsFile(tmp_path / "metrics.csv", None).log_metrics({"b": 4.0}, 5)
     assert read_metrics(tmp_path / "metrics.csv") == [(1, "a", 2.0), (5, "b", 4.0)]

@@ -370,17 +370,14 @@ def test_a_damaged_shard_is_made_again(tmp_path):
     assert shards.get("part") is None
 
 
-def test_temporaries_of_dead_processes_are_swept_and_those_of_living_ones_kept(cache_folder):
-    ended = forked.Process(target=int)
-    ended.start()
-    ended.join()
-    dead = cache_folder.root / f".other-1.{ended.pid}.tmp"
-    alive = cache_folder.root / f".other-2.{os.getpid()}.tmp"
-    mine = cache_folder.root / f".{wanted().name}.1.tmp"
-    for folder in (dead, alive, mine):
+def test_temporaries_of_writers_that_are_gone_are_swept_and_of_others_kept(cache_folder):
+    names = "other-1.4000", "other-2.4000", f"{wanted().name}.1"  # 4000 lives in a container
+    gone, writing, mine = (cache_folder.root / f".{name}.tmp" for name in names)
+    for folder in (gone, writing, mine):
         folder.mkdir(parents=True)
-    build(cache_folder, wanted())
-    assert [folder.exists() for folder in (dead, alive, mine)] == [False, True, False]
+    with cache_folder.lock("other-2"):
+        build(cache_folder, wanted())
+    assert [folder.exists() for folder in (gone, writing, mine)] == [False, True, False]
 
 
 def test_a_full_disk_is_told_before_the_work_begins(cache_folder, monkeypatch):
