@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from pipeline.ranks import die_with_parent, handled
+from pipeline.errors import UsageError
+from pipeline.ranks import die_with_parent, handled, rank
 
 STAGES = {
     "heatmap": "train or test a 2D stage: pictures to heatmaps to joints",
@@ -78,8 +79,11 @@ def main(args: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else "see `heatlift --help`"
         return fail(f"{words[0]}: no such stage or command; {hint}", 2)
     try:
+        rank()  # lightning reads the launcher's variables amid its imports
         with handled((signal.SIGTERM, signal.SIGINT), _stop):
             from pipeline import cli  # takes seconds
+    except UsageError as error:
+        return fail(str(error), error.exit_code)
     except KeyboardInterrupt as stop:
         (number,) = stop.args
         return fail(f"stopped by {signal.Signals(number).name}; nothing had begun", 128 + number)

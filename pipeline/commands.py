@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
-import yaml
 
 from pipeline import published, ranks
-from pipeline.config import find_config, refuse_odd_yaml, same_source
+from pipeline.config import find_config, read_source, same_source
 from pipeline.errors import HeatliftError, UsageError
 from pipeline.run import newest_finished
 from pipeline.watch import Stopped, say
@@ -28,9 +27,11 @@ def newest(stage: str, data: str = "data/synthetic", runs: str = "runs") -> None
         runs: Folder of all runs.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If there is none, or the config names no data.
     """
-    source = yaml.safe_load(find_config(data).read_text())["data"]["source"]
+    source = read_source(find_config(data))
+    if not source:
+        raise UsageError(f"{data}: names no data.source; give the config of a data set")
     found = newest_finished(
         Path(runs), stage, lambda settings: same_source(settings["data"]["source"], source)
     )
@@ -209,16 +210,26 @@ def with_source(words: Sequence[str]) -> list[str]:
             path = next(given, None)
             if path is None:
                 raise UsageError(f"{word}: which config? give a shipped one or a file")
-            text = Path(path).read_text()
-            refuse_odd_yaml(text)
-            named = (yaml.safe_load(text) or {}).get("data", {}).get("source", {})
+            if not (named := read_source(Path(path))):
+                continue
             kept = source if named.get("class_path") in (None, source.get("class_path")) else {}
             source = {
+                **source,
                 **named,
                 "init_args": {**kept.get("init_args", {}), **named.get("init_args", {})},
             }
         else:
             rest.append(word.replace("--data.source.init_args.", "--source.", 1))
-    if "newest" in rest and rest[rest.index("newest") - 1] == "--detector":
-        rest[rest.index("newest")] = newest_detector(Path("runs"), source)
-    return [*(["--source", json.dumps(source)] if source else []), *rest]
+    given_source = ["--source", json.dumps(source, default=str)] if source else []
+    return [*given_source, *_with_detector(rest, source)]
+
+
+def _with_detector(words: Sequence[str], source: Mapping[str, Any]) -> list[str]:
+    """A plain command line in which `--detector newest` is followed by the one that it means."""
+    split = [part for word in words for part in word.split("=", 1)]
+    after = dict(itertools.pairwise(split))
+    if after.get("--detector") != "newest":
+        return list(words)
+    if root := after.get("--source.root"):
+        source = {**source, "init_args": {**source.get("init_args", {}), "root": root}}
+    return [*words, "--detector", newest_detector(Path("runs"), source)]

@@ -14,6 +14,9 @@ import yaml
 
 from pipeline.errors import UsageError
 
+NO_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError)
+"""What PyYAML raises; the last three where a tag does not fit its value: `!!int x`, `!!bool x`."""
+
 
 def shipped_configs() -> Path:
     """Folder of the configs that come with the package."""
@@ -25,25 +28,18 @@ def find_config(name: str) -> Path:
     """A config by path, or by its name among the shipped ones: `lift/mixste_small`.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If there is none, or it is none; see `read_yaml`.
     """
     for folder in (Path(), shipped_configs()):
         for path in (folder / name, folder / f"{name}.yaml"):
             if path.is_file():
-                _refuse_binary(path)
+                read_yaml(path)
                 return path
     there = sorted(
         str(p.relative_to(shipped_configs()).with_suffix(""))
         for p in shipped_configs().glob("*/*.yaml")
     )
     raise UsageError(f"{name}: no such config; shipped are {', '.join(there)}")
-
-
-def _refuse_binary(path: Path) -> None:
-    try:
-        path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not text (UTF-8), so it is no config") from error
 
 
 def refuse_not_finite(value: Any, key: str = "") -> None:
@@ -63,14 +59,59 @@ def refuse_not_finite(value: Any, key: str = "") -> None:
 
 
 def with_found_configs(words: Sequence[str]) -> list[str]:
-    """A command line in which every `-c NAME` names a file."""
-    found = list(words)
-    for i, word in enumerate(found):
-        if word in ("-c", "--config") and i + 1 < len(found):
-            found[i + 1] = str(find_config(found[i + 1]))
-        elif word.startswith("--config="):
-            found[i] = f"--config={find_config(word.removeprefix('--config='))}"
+    """A command line in which every config is two words, `-c FILE`, however it was given.
+
+    >>> [Path(word).name for word in with_found_configs(["-c=lift/demo", "-clift/demo", "--x=-c"])]
+    ['-c', 'demo.yaml', '-c', 'demo.yaml', '--x=-c']
+    """
+    found: list[str] = []
+    for word in words:
+        glued = re.fullmatch(r"--config=(.+)|-c=?(\S+)", word)
+        if found[-1:] == ["-c"]:
+            found.append(str(find_config(word)))
+        elif glued:
+            found += ["-c", str(find_config(glued[1] or glued[2]))]
+        else:
+            found.append("-c" if word == "--config" else word)
     return found
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """What a YAML file that somebody gave holds, read as strictly as every config.
+
+    Raises:
+        UsageError: Naming the file, if it is no YAML, means something odd, or is no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        refuse_odd_yaml(text)
+        content = yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not text (UTF-8), so it is no config") from error
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UsageError(f"{path}: {line}{error.problem}; mend that line") from error
+    except NO_YAML as error:
+        raise UsageError(f"{path}: {error}") from error
+    if not isinstance(content or {}, dict):
+        raise UsageError(f"{path}: keys with values are expected, not {str(content)[:40]!r}")
+    return content or {}
+
+
+def read_source(path: Path) -> dict[str, Any]:
+    """The `data.source` of a config: class_path and init_args; empty if it names none.
+
+    Raises:
+        UsageError: Naming the file, if it cannot be one.
+    """
+    inner: Any = read_yaml(path)
+    for key in ("data", "source"):
+        inner = inner.get(key) or {}
+        if not isinstance(inner, dict):
+            raise UsageError(f"{path}: {key} is {str(inner)[:40]!r}; it needs keys with values")
+    if not isinstance(inner.get("init_args", {}), dict):
+        raise UsageError(f"{path}: init_args of data.source need keys with values")
+    return inner
 
 
 def refuse_odd_yaml(text: str, depth: int = 50) -> None:
@@ -123,7 +164,7 @@ def _load_strictly(text: str) -> Any:
     return _load_yaml(text)
 
 
-jsonargparse.set_loader("yaml", _load_strictly, exceptions=(yaml.YAMLError,))
+jsonargparse.set_loader("yaml", _load_strictly, exceptions=NO_YAML)
 
 
 def plain_values(config: Any) -> dict[str, Any]:
@@ -146,6 +187,11 @@ def plain_values(config: Any) -> dict[str, Any]:
 
 
 def same_source(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two configs name the same data: the same class, and the same root if it has one."""
+    """Whether two configs name the same data: the same class, and the same root if it has one.
+
+    >>> same_source({"init_args": {"root": "x"}}, {"init_args": {"root": "./y/../x"}})
+    True
+    """
     roots = [source.get("init_args", {}).get("root") for source in (one, other)]
-    return one.get("class_path") == other.get("class_path") and roots[0] == roots[1]
+    places = [None if root is None else Path(str(root)).resolve() for root in roots]
+    return one.get("class_path") == other.get("class_path") and places[0] == places[1]

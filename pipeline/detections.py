@@ -188,7 +188,7 @@ def detect(
 
     Args:
         source: Of the sequences.
-        detector: A checkpoint of a 2D stage.
+        detector: A checkpoint of a 2D stage; `newest` is the newest below ./runs on this data.
         split: Of the source.
         devices: How many.
         accelerator: As Lightning calls it.

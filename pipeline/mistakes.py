@@ -8,6 +8,7 @@ import errno
 import importlib
 import inspect
 import re
+import traceback
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,9 @@ FULL_OR_CLOSED = (
 )
 """What a disk answers that cannot be written."""
 
+MIXED_UP = r"[tT]ype.*\b(BFloat16|Half)\b"
+"""What torch says where numbers of two precisions meet, as they do under bf16-true."""
+
 
 def explain(error: BaseException) -> tuple[str, int]:
     """One line for people, and the exit code."""
@@ -48,6 +52,11 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno in FULL_OR_CLOSED:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; make room, or choose another --runs folder", 5
+    if isinstance(error, OSError) and _raised_in(error) in ("mkdir", "makedirs"):
+        return f"{error.filename}: no folder can be made there ({error.strerror}); name another", 5
+    if isinstance(error, RuntimeError | TypeError) and re.search(MIXED_UP, str(error)):
+        line = " ".join(str(error).split())[:200]
+        return f"{line}; under bf16-true or 16-true take --trainer.precision bf16-mixed", 2
     for cause in _causes(error):  # noticed outside the loader
         if re.search(r"DataLoader worker .*(killed|exited)", str(cause)):
             return "a loader process was killed (out of memory?); lower the number of workers", 6
@@ -58,6 +67,12 @@ def explain(error: BaseException) -> tuple[str, int]:
         f"{type(error).__name__}: {line} (a bug, or something unforeseen; --debug shows where)",
         1,
     )
+
+
+def _raised_in(error: BaseException) -> str:
+    """Name of the function that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].name if frames else ""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

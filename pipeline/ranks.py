@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from pipeline.errors import UsageError
+
 PARENT = "HEATLIFT_PARENT"
 """Environment variable that holds the process id of the watcher; set in the processes it starts."""
 
@@ -44,11 +46,17 @@ _SIGNS_OF_LOSS = (
 
 
 def rank() -> int | None:
-    """This process's number among those started together, before the process group exists."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return None
+    """This process's number among those started together, before the process group exists.
+
+    Raises:
+        UsageError: If a launcher's variable is set to something else than a number.
+    """
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    given = {name: os.environ[name] for name in names if name in os.environ}
+    for name, number in given.items():
+        if not number.isdecimal():
+            raise UsageError(f"{name} is {number!r} and no number; unset it, or use torchrun")
+    return int(next(iter(given.values()))) if given else None
 
 
 def began(pid: int) -> str:

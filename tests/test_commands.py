@@ -1,0 +1,136 @@
+"""Plain commands refuse what they cannot read in one line, and find what a run was made on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipeline import mistakes
+from pipeline.__main__ import main
+from pipeline.commands import with_source
+from pipeline.config import with_found_configs
+from pipeline.errors import UsageError
+from pipeline.run import FINISHED, Run
+
+pytestmark = pytest.mark.filterwarnings("default")  # `cli.run` decides which of them to show
+
+ODD = {
+    "data: {}\ndata: {}\n": "odd.yaml: line 1: duplicate key data",
+    "x: !!python/object/apply:os.system ['touch canary']\n": "odd.yaml: line 1: could not",
+    "data: 3\n": "odd.yaml: data is '3'; it needs keys with values",
+    "data: {source: [1]}\n": "odd.yaml: source is '[1]'; it needs keys with values",
+    "data: {source: {init_args: 3}}\n": "odd.yaml: init_args of data.source need keys with values",
+    "- data\n": "odd.yaml: keys with values are expected, not \"['data']\"",
+    "x: !!int a\n": "odd.yaml: invalid literal for int()",
+    "x: [\n": "odd.yaml: line 2: expected the node content",
+}
+READERS = {
+    "results": ("results", "-c", "odd.yaml"),
+    "detect": ("detect", "--config=odd.yaml", "--detector", "newest"),
+    "newest": ("newest", "heatmap", "--data", "odd.yaml"),
+}
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """Runs `heatlift WORDS` in a folder of its own; exit code and the one line on stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        code = main(list(words))
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1, err
+        return code, err.removeprefix("heatlift: error: ").strip()
+
+    return run
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("text", ODD)
+def test_an_odd_config_is_refused_with_its_name_by_every_reader(reader, text, refused, tmp_path):
+    (tmp_path / "odd.yaml").write_text(text)
+    code, line = refused(*READERS[reader])
+    assert code == 2
+    assert line.startswith(ODD[text])
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_config_that_names_no_data_cannot_say_what_is_newest(refused):
+    code, line = refused("newest", "lift", "--data", "sweeps/paper003_frames")
+    assert (code, line.partition(";")[0]) == (2, "sweeps/paper003_frames: names no data.source")
+
+
+@pytest.mark.parametrize(
+    "given", [["-c", "x"], ["--config", "x"], ["--config=x"], ["-c=x"], ["-cx"]]
+)
+def test_a_config_is_found_however_it_is_given(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text("data: {source: {class_path: A}}")
+    assert with_found_configs([*given, "--name", "a"]) == ["-c", "x.yaml", "--name", "a"]
+
+
+def finished(folder, source):
+    """A finished run of a 2D stage on some data."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "best.ckpt").write_text("")
+    settings = {"data": {"source": source}}
+    run = Run(folder, {"state": FINISHED, "checkpoint": "checkpoints/best.ckpt"})
+    run.write(settings=settings)
+
+
+@pytest.mark.parametrize("given", [("--detector", "newest"), ("--detector=newest",)])
+def test_the_newest_detector_is_that_of_the_folder_however_it_is_spelled(
+    given, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text("data: {source: {class_path: A, init_args: {root: b}}}")
+    finished(tmp_path / "runs/heatmap/a", {"class_path": "A", "init_args": {"root": "../x/b"}})
+    with pytest.raises(UsageError, match="no finished 2D stage on this data"):
+        with_source(["-c", "x.yaml", *given])
+    root = ["--data.source.init_args.root", str(tmp_path.parent / "x" / "b")]
+    words = with_source(["-c", "x.yaml", *root, *given])
+    assert words[-2:] == ["--detector", "runs/heatmap/a/checkpoints/best.ckpt"]
+
+
+def test_a_config_without_data_leaves_the_data_of_another_alone(tmp_path):
+    (tmp_path / "data.yaml").write_text("data: {source: {class_path: A, init_args: {root: b}}}")
+    (tmp_path / "net.yaml").write_text("model: {}")
+    words = with_source(["-c", str(tmp_path / "data.yaml"), "-c", str(tmp_path / "net.yaml")])
+    assert json.loads(words[1]) == {"class_path": "A", "init_args": {"root": "b"}}
+    assert with_source(["-c", str(tmp_path / "net.yaml")]) == []
+
+
+@pytest.mark.parametrize("number", ["", "x", "-1"])
+def test_a_rank_that_is_no_number_is_named(number, refused, monkeypatch):
+    monkeypatch.setenv("RANK", number)
+    assert refused("newest", "lift") == (
+        2,
+        f"RANK is {number!r} and no number; unset it, or use torchrun",
+    )
+
+
+def test_a_folder_that_cannot_be_made_ends_with_5(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    line = "file: no folder can be made there (File exists); name another"
+    assert refused("data", "convert", "npz", "a.npz", "file/x.npz") == (5, line)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 must have the same dtype, but got Float and BFloat16"),
+        RuntimeError("expected scalar type Float but found Half"),
+        TypeError("Got unsupported ScalarType BFloat16"),
+    ],
+)
+def test_two_precisions_that_meet_are_explained(error):
+    line, code = mistakes.explain(error)
+    assert line.endswith("under bf16-true or 16-true take --trainer.precision bf16-mixed")
+    assert code == 2
+
+
+def test_a_file_that_is_missing_is_no_folder_that_cannot_be_made():
+    with pytest.raises(FileNotFoundError) as missing:
+        open("nowhere")  # noqa: PTH123, SIM115
+    assert mistakes.explain(missing.value)[1] == 1
