@@ -301,7 +301,14 @@ def rebuild(path: str | Path, stages: Sequence[str]) -> pl.LightningModule:
     if stage not in stages:
         raise DataError(f"{path}: is a checkpoint of stage {stage}; wanted {' or '.join(stages)}")
     if "_instantiator" not in content.get("hyper_parameters", {}):
-        raise DataError(f"{path}: does not say how its network is made; train it with the CLI")
+        what = "does not say how its network is made; train it with the CLI"
+        if "published" in content["heatlift"]:
+            what = (
+                "is imported from published weights, without settings of a run; give it as "
+                "--model.pretrained, or, to be a detector, import a whole 2D network with its "
+                "--skeleton"
+            )
+        raise DataError(f"{path}: {what}")
     names = {"heatmap": "HeatmapModule", "integral": "IntegralModule"} | {
         "pretrain": "PretrainModule",
         "lift": "LiftModule",

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -15,11 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from pipeline import checkpoint, published
+from pipeline.__main__ import main
 from pipeline.commands import run_plain
+from pipeline.detections import load_detector
 from pipeline.errors import DataError, UsageError
-from pipeline.heatmap import HRNet, SimpleBaseline
+from pipeline.heatmap import HeatmapModule, HRNet, SimpleBaseline
+from pipeline.heatmap.resnet import ResNet
 from pipeline.integral import SAN
 from pipeline.lift import Martinez, MixSTE, PoseFormer, VideoPose3D
 from pipeline.lift.martinez import ResidualMLP
@@ -33,9 +38,32 @@ BUILD = {
     "martinez": lambda c: ResidualMLP(c["inputs"], c["outputs"], c["width"], c["blocks"]),
     "mixste": lambda c: MixSTE(**c),
     "poseformer": lambda c: PoseFormer(**c),
-    "simple_baseline": lambda c: SimpleBaseline(**c),
+    "simple_baseline": lambda c: SimpleBaseline(c["layers"], c["joints"]),
     "videopose3d": lambda c: VideoPose3D(**c),
+    "san": lambda c: SAN(
+        c["layers"], c["joints"], c["depth_bins"], attention=c.get("attention", True)
+    ),
+    "integral": lambda c: SAN(c["layers"], c["joints"], c["depth_bins"], attention=False),
+    "resnet": lambda c: ResNet(c["layers"]),
 }
+"""Kind in a golden file -> our network; `integral` is 3DMPPE's, too, `resnet` a trunk alone."""
+
+
+def golden_network(meta):
+    """Our network for what a golden file says of itself."""
+    kind, config = meta["kind"], meta["config"]
+    if kind not in BUILD:
+        pytest.fail(f"golden files of kind {kind} have no network in BUILD: {', '.join(BUILD)}")
+    try:
+        return BUILD[kind](config)
+    except (KeyError, TypeError) as error:
+        pytest.fail(f"config {config} does not make a {kind}: {error!r}")
+
+
+def our_shapes(weights):
+    """Shapes of published weights under our names."""
+    renamed, _ = published._renamed(published.weights_in(weights), "golden")
+    return {name: list(tensor.shape) for name, tensor in renamed.items()}
 
 
 def golden_weights(keys):
@@ -63,16 +91,23 @@ def golden_weights(keys):
 def test_golden_output_of_the_published_implementation_is_reproduced(path):
     with np.load(path) as file:
         meta, expected = json.loads(bytes(file["meta"])), file["output"]
-    net = BUILD[meta["kind"]](meta["config"])
+    net = golden_network(meta)
     assert sum(p.numel() for p in net.parameters()) == meta["params"]
+    weights = golden_weights(meta["keys"])
     shapes = {name: list(tensor.shape) for name, tensor in net.state_dict().items()}
-    assert shapes == dict(map(tuple, meta["keys"]))
-    load_published(net, golden_weights(meta["keys"]))
+    trunk = meta["kind"] == "resnet"
+    given = {
+        name: shape
+        for name, shape in our_shapes(weights).items()
+        if not (trunk and published.NOT_BACKBONE.match(name))
+    }
+    assert shapes == given
+    load_published(net, weights, "backbone" if trunk else "whole")
     random = np.random.RandomState(0)
     inputs = (0.5 * random.standard_normal(meta["input_shape"])).astype(np.float32)
     with torch.inference_mode():
-        output = net.eval()(torch.from_numpy(inputs)).numpy()
-    assert list(output.shape) == meta["output_shape"]
+        seen = (net.eval().features if trunk else net.eval())(torch.from_numpy(inputs))
+    output = seen.numpy().reshape(meta["output_shape"])  # joints and bins may be one axis there
     steps = [1] * output.ndim if meta["kept"] == "all" else meta["kept"]
     output = output[tuple(slice(None, None, step) for step in steps)]
     assert np.abs(output - expected).max() <= 1e-5 * np.abs(expected).max()
@@ -83,8 +118,21 @@ def test_every_golden_key_list_is_in_the_published_order_for_lifters():
         with np.load(path) as file:
             meta = json.loads(bytes(file["meta"]))
         if meta["kind"] in ("mixste", "videopose3d", "martinez"):
-            net = BUILD[meta["kind"]](meta["config"])
-            assert list(net.state_dict()) == [name for name, _ in meta["keys"]]
+            net = golden_network(meta)
+            assert list(net.state_dict()) == list(our_shapes(golden_weights(meta["keys"])))
+
+
+def test_a_golden_file_of_another_kind_is_named():
+    with pytest.raises(pytest.fail.Exception, match="of kind mhformer have no network in BUILD"):
+        golden_network({"kind": "mhformer", "config": {}})
+    with pytest.raises(pytest.fail.Exception, match="does not make a san: KeyError"):
+        golden_network({"kind": "san", "config": {"width": 64}})
+
+
+def test_golden_keys_may_have_any_published_layout():
+    keys = [["module.res_blocks.0.w1.weight", [4, 4]], ["module.w1.weight", [4, 6]]]
+    expected = {"linear_stages.0.w1.weight": [4, 4], "w1.weight": [4, 6]}
+    assert our_shapes(golden_weights(keys)) == expected
 
 
 def small_mixste(seed=0):
@@ -619,11 +667,224 @@ def test_a_residual_mlp_with_a_root_is_named_not_its_statistics(tmp_path):
 
 
 def test_sizes_that_no_network_has_are_an_error_of_the_file(tmp_path):
-    state = MixSTE(frames=3, dim=20, depth=1, heads=4).state_dict()
-    torch.save(state, tmp_path / "odd.bin")
-    with pytest.raises(DataError, match=r"odd.bin: has sizes .* not a multiple of 8 heads"):
-        import_weights(tmp_path / "odd.bin", "mixste", tmp_path / "ours.ckpt")
+    torch.save(with_kernels(3, 4), tmp_path / "odd.bin")
+    with pytest.raises(DataError, match=r"odd.bin: has sizes .*\(3, 4\) must be odd"):
+        import_weights(tmp_path / "odd.bin", "videopose3d", tmp_path / "ours.ckpt")
+    state = small_mixste().state_dict()
     state["Spatial_patch_to_embedding.weight"] = torch.zeros(20)
     torch.save(state, tmp_path / "odd.bin")
     with pytest.raises(DataError, match=r"odd.bin: is not a mixste: a weight has too many or few"):
         import_weights(tmp_path / "odd.bin", "mixste", tmp_path / "ours.ckpt")
+
+
+def with_kernels(*kernels):
+    """Weights of a VideoPose3D whose convolutions see so many frames, even or not."""
+    state = VideoPose3D(widths=(3,) * len(kernels), channels=8).state_dict()
+    names = ["expand_conv.weight", *(f"layers_conv.{2 * i}.weight" for i in range(len(kernels)))]
+    for name, kernel in zip(names, kernels, strict=False):
+        state[name] = torch.zeros(*state[name].shape[:2], kernel)
+    return state
+
+
+@pytest.mark.parametrize("kernels", [(3, 7), (3, 7, 19), (5, 11, 61)])
+def test_convolutions_that_were_not_dilated_are_not_taken_for_others(tmp_path, kernels):
+    torch.save({"model_pos": with_kernels(*kernels)}, tmp_path / "dense.bin")
+    with pytest.raises(DataError, match=r"dense.bin: .* trained with --dense and widths \d, \d"):
+        import_weights(tmp_path / "dense.bin", "videopose3d", tmp_path / "ours.ckpt")
+
+
+def test_convolutions_over_one_frame_before_others_are_taken(tmp_path):
+    torch.save(with_kernels(1, 5, 3), tmp_path / "theirs.bin")
+    report = import_weights(tmp_path / "theirs.bin", "videopose3d", tmp_path / "ours.ckpt")
+    assert report.net["init_args"]["widths"] == [1, 5, 3]
+
+
+def test_two_names_that_become_one_are_refused():
+    state = ResidualMLP(34, 48, 8, 1).state_dict()
+    state["res_blocks.0.w1.weight"] = torch.zeros(8, 8)
+    net = ResidualMLP(34, 48, 8, 1)
+    before = checkpoint.weights_digest(net)
+    with pytest.raises(DataError, match=r"res_blocks\.0\.w1\.weight and another .* are both"):
+        load_published(net, state)
+    assert checkpoint.weights_digest(net) == before
+
+
+def test_module_in_front_is_stripped_however_often_or_named():
+    theirs, ours = small_mixste(1), small_mixste(2)
+    state = {f"module.module.{name}": value for name, value in theirs.state_dict().items()}
+    load_published(ours, state)
+    assert torch.equal(ours.head[1].weight, theirs.head[1].weight)
+    state["head.1.bias"] = state.pop("module.module.head.1.bias")
+    with pytest.raises(DataError, match=r"59 of its 60 names begin with `module\.`"):
+        load_published(ours, state)
+
+
+def test_a_file_of_another_network_says_which(tmp_path):
+    path = tmp_path / "theirs.bin"
+    for theirs, name in ((PoseFormer(frames=3, dim=8, depth=1), "poseformer"), (HRNet(8), "hrnet")):
+        torch.save(theirs.state_dict(), path)
+        with pytest.raises(DataError, match=f"names are those of a {name}; take --as {name}"):
+            import_weights(path, "mixste", tmp_path / "ours.ckpt")
+
+
+def test_numbers_that_are_too_large_for_the_network_are_refused():
+    state = {name: value.double() for name, value in small_mixste().state_dict().items()}
+    state["head.1.bias"][0] = 1e300
+    with pytest.raises(DataError, match=r"head\.1\.bias is not finite in float32"):
+        load_published(small_mixste(), state)
+
+
+def test_negative_variances_are_refused():
+    net = VideoPose3D(widths=(3,), channels=8)
+    state = net.state_dict() | {"expand_bn.running_var": torch.tensor([1.0] * 7 + [-1e-3])}
+    with pytest.raises(DataError, match=r"expand_bn\.running_var is a variance and negative"):
+        load_published(net, state)
+
+
+def test_other_weights_in_a_file_and_odd_entries_are_named_as_dropped():
+    net = small_mixste()
+    state = net.state_dict()
+    file = {"model_pos": {**state, "args": [1, 2]}, "model": dict(state), "ema": dict(state)}
+    assert load_published(net, file | {"epoch": 3}).dropped == ("args", "model", "ema")
+    assert load_published(net, {**state, "ema": dict(state)}).dropped == ("ema",)
+
+
+def test_stages_of_a_cascade_are_to_be_given_one_by_one(tmp_path):
+    torch.save([ResidualMLP(34, 48, 8, 1).state_dict()] * 2, tmp_path / "cascade.bin")
+    with pytest.raises(DataError, match="of a cascade's stages give one"):
+        import_weights(tmp_path / "cascade.bin", "martinez", tmp_path / "ours.ckpt")
+    with pytest.raises(UsageError, match="of a cascade take one stage as martinez"):
+        import_weights(tmp_path / "cascade.bin", "cascade", tmp_path / "ours.ckpt")
+
+
+def test_an_import_prints_the_network_as_the_options_of_a_stage(tmp_path, capsys):
+    torch.save(VideoPose3D(widths=(3, 5), channels=8).state_dict(), tmp_path / "theirs.bin")
+    report = import_weights(tmp_path / "theirs.bin", "videopose3d", tmp_path / "ours.ckpt")
+    _, network, note = str(report).splitlines()
+    assert "init_args.causal true" in note
+    words = ["lift", "test", "-c", "lift/mixste_small", "-c", "data/synthetic"]
+    main([*words, *shlex.split(network.removeprefix("network: ")), "--print_config"])
+    made = yaml.safe_load(capsys.readouterr().out)["model"]["net"]
+    assert made["class_path"] == "pipeline.lift.VideoPose3D"
+    assert made["init_args"].items() >= report.net["init_args"].items()
+
+
+@pytest.mark.parametrize("dim", [12, 16])
+def test_heads_are_taken_and_said_to_be(tmp_path, dim):
+    torch.save(MixSTE(frames=3, dim=dim, depth=1, heads=4).state_dict(), tmp_path / "theirs.bin")
+    report = import_weights(tmp_path / "theirs.bin", "mixste", tmp_path / "ours.ckpt")
+    heads = {12: 4, 16: 8}[dim]
+    assert report.net["init_args"]["heads"] == heads
+    assert f"{heads} are taken" in str(report)
+
+
+def volumes(maps):
+    """Weights of a ResNet with so many maps, of which the head alone tells anything."""
+    with torch.device("meta"):
+        net = SAN(50, 1, maps, attention=False)
+    return {name: torch.zeros(tensor.shape) for name, tensor in net.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("maps", "skeleton", "found"),
+    [
+        (1152, "H36M18", (18, 64)),
+        (1152, "MPII16", (16, 72)),
+        (17, "COCO17", (17, 1)),
+        (1024, None, (16, 64)),
+    ],
+)
+def test_joints_and_bins_of_volumes_are_told_apart(tmp_path, maps, skeleton, found):
+    torch.save(volumes(maps), tmp_path / "theirs.bin")
+    report = import_weights(
+        tmp_path / "theirs.bin", "san", tmp_path / "ours.ckpt", skeleton=skeleton
+    )
+    sizes = report.net["init_args"]
+    assert (sizes["joints"], sizes["depth_bins"]) == found
+
+
+@pytest.mark.parametrize(
+    ("maps", "skeleton", "text"),
+    [
+        (1152, None, r"1,152 maps are 18 joints of 64 bins or 16 joints of 72 bins; .* --skeleton"),
+        (17, None, r"17 maps are no joints of 64 or 72 bins; say which with --skeleton"),
+        (100, "H36M17", r"100 maps are no multiple of the 17 joints of H36M17"),
+    ],
+)
+def test_volumes_that_do_not_tell_their_joints_are_refused(tmp_path, maps, skeleton, text):
+    state = {"final_layer.weight": torch.zeros(maps, 256, 1, 1)}
+    state |= {f"layer3.{block}.bn1.weight": torch.zeros(1) for block in range(6)}
+    torch.save(state, tmp_path / "theirs.bin")
+    with pytest.raises(DataError, match=text):
+        import_weights(tmp_path / "theirs.bin", "san", tmp_path / "ours.ckpt", skeleton=skeleton)
+
+
+def imported(tmp_path, net, as_, **options):
+    """A checkpoint made of a network's weights, as old files have them: without counters."""
+    state = {name: value for name, value in net.state_dict().items() if "num_batches" not in name}
+    torch.save(state, tmp_path / "theirs.pth")
+    path = tmp_path / "detector.ckpt"
+    return path, import_weights(tmp_path / "theirs.pth", as_, path, **options)
+
+
+@pytest.mark.parametrize(
+    ("joints", "options", "skeleton", "size"),
+    [
+        (17, {}, "COCO17", (192, 256)),
+        (16, {}, "MPII16", (256, 256)),
+        (17, {"skeleton": "H36M17", "input_size": (64, 96)}, "H36M17", (64, 96)),
+    ],
+)
+def test_an_imported_2d_network_is_a_detector(tmp_path, joints, options, skeleton, size):
+    torch.manual_seed(0)
+    theirs = HRNet(8, joints)
+    path, report = imported(tmp_path, theirs, "hrnet", **options)
+    assert f"finds {skeleton} in crops of {size[0]}x{size[1]}" in str(report)
+    detector = load_detector(path)
+    expected = HeatmapModule(
+        theirs, skeleton=skeleton, input_size=size, published_cells=True, flip_test=True
+    ).eval()
+    assert detector.settings() == expected.settings()
+    images = torch.randint(0, 256, (1, size[1], size[0], 3), dtype=torch.uint8)
+    for found, wanted in zip(detector.detect(images), expected.detect(images), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_an_imported_network_with_volumes_is_a_detector(tmp_path):
+    path, _ = imported(tmp_path, SAN(50, 18, 64, attention=False), "san", skeleton="H36M18")
+    settings = load_detector(path).settings()
+    assert settings["joints"] == "H36M18"
+    assert (settings["input_size"], settings["cell_offset"]) == ([256, 256], 0.0)
+
+
+def test_a_detector_of_unknown_joints_or_without_head_is_refused(tmp_path):
+    path, report = imported(tmp_path, HRNet(8, 21), "hrnet")
+    assert "21 joints do not tell their set" in str(report)
+    with pytest.raises(DataError, match="to be a detector, import a whole 2D network with"):
+        load_detector(path)
+    path, _ = imported(tmp_path, HRNet(8, 17), "hrnet", part="backbone")
+    with pytest.raises(DataError, match="to be a detector, import a whole 2D network with"):
+        load_detector(path)
+    with pytest.raises(UsageError, match="COCO17: has 17 joints and the network finds 21"):
+        imported(tmp_path, HRNet(8, 21), "hrnet", skeleton="COCO17")
+    with pytest.raises(UsageError, match="no joint set 'COCO'"):
+        imported(tmp_path, HRNet(8, 17), "hrnet", skeleton="COCO")
+    with pytest.raises(UsageError, match="are for 2D networks"):
+        imported(tmp_path, small_mixste(), "mixste", input_size=(256, 256))
+
+
+@pytest.mark.timeout(120)
+def test_detections_of_an_imported_network_reach_a_lifter(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    path, _ = imported(tmp_path, HRNet(8, 17), "hrnet", input_size=(32, 32))
+    small = tmp_path / "small.yaml"
+    small.write_text(
+        "data: {source: {class_path: pipeline.datasets.synthetic.Synthetic, init_args: "
+        "{train: 2, val: 1, test: 1, actions: [walk], seconds: 0.2}}}"
+    )
+    words = ["detect", "-c", str(small), "--detector", str(path), "--accelerator", "cpu"]
+    assert main(words) == 0, capsys.readouterr().err
+    words = ["lift", "fit", "-c", "lift/mixste_small", "-c", str(small), "--wandb", "off"]
+    words += ["--data.detections", str(path), "--trainer.fast_dev_run", "1"]
+    assert main([*words, "--data.workers", "0"]) == 0, capsys.readouterr().err
