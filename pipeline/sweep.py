@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import io
 import itertools
@@ -14,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+import filelock
 
 from pipeline import cli
 from pipeline.__main__ import STAGES
 from pipeline.checkpoint import write_whole
-from pipeline.config import find_config, refuse_odd_yaml
-from pipeline.errors import HeatliftError, UsageError
+from pipeline.config import find_config, read_yaml, with_found_configs
+from pipeline.errors import HeatliftError, StorageError, UsageError
 from pipeline.run import FINISHED, read_metrics, read_state
 from pipeline.watch import say
 
@@ -29,10 +30,10 @@ STOPPED = (130, 143)
 
 
 class PointError(HeatliftError):
-    """Points of a sweep failed, each with a line of its own before."""
+    """Points of a sweep have no result, each with a line of its own before."""
 
-    def __init__(self, failed: int, code: int) -> None:
-        super().__init__(f"{failed} points failed; the same command tries them again")
+    def __init__(self, missing: int, code: int) -> None:
+        super().__init__(f"{missing} points have no result; the same command tries them again")
         self.exit_code = code
 
 
@@ -78,9 +79,9 @@ class Sweep:
             if len(self.parameters[name]) > 1
         )
         configs = [
-            find_config(path).read_text()
-            for word, path in itertools.pairwise(line)
-            if word in ("-c", "--config")
+            Path(path).read_text()
+            for word, path in itertools.pairwise(with_found_configs(line))
+            if word == "-c"
         ]
         digest = hashlib.sha256(json.dumps([*line, *configs]).encode()).hexdigest()[:6]
         readable = re.sub(r"[^\w.]+", "-", label).strip("-.")[:80]
@@ -117,13 +118,8 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         UsageError: If something is missing, or the method is not `grid`: others need W&B.
     """
-    text = path.read_text()
-    try:
-        refuse_odd_yaml(text)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: {error}") from error
-    missing = {"command", "method", "metric", "parameters"} - set(content or {})
+    content = read_yaml(path)
+    missing = {"command", "method", "metric", "parameters"} - set(content)
     if missing:
         raise UsageError(f"{path}: is no sweep; it has no {', '.join(sorted(missing))}")
     if content["method"] != "grid":
@@ -131,27 +127,34 @@ def read_sweep(path: Path) -> Sweep:
             f"{path}: method is {content['method']!r}; here only `grid` is run, others by "
             "`wandb sweep` and `wandb agent`"
         )
-    words = [str(word) for word in content["command"]]
+    command, metric, spreads = (content[key] for key in ("command", "metric", "parameters"))
+    words = [str(word) for word in command] if isinstance(command, list) else []
     if "pipeline" not in words or "${args}" not in words:
-        raise UsageError(f"{path}: the command must name `pipeline`, a stage and `${{args}}`")
-    stage, *rest = words[words.index("pipeline") + 1 :]
+        raise UsageError(f"{path}: the command must list `pipeline`, a stage and `${{args}}`")
+    stage, *rest = [*words[words.index("pipeline") + 1 :], ""]
     if stage not in STAGES:
         raise UsageError(f"{path}: {stage} is no stage; there are {', '.join(STAGES)}")
+    if not isinstance(metric, dict) or not isinstance(metric.get("name"), str):
+        raise UsageError(f"{path}: metric has no `name`")
+    if not isinstance(spreads, dict):
+        raise UsageError(f"{path}: parameters are {spreads!r}; give options with their values")
     parameters = {}
-    for name, spread in content["parameters"].items():
+    for name, spread in spreads.items():
         if not isinstance(spread, dict) or not {"value", "values"} & spread.keys():
             raise UsageError(f"{path}: parameter {name} has neither `value` nor `values`")
-        parameters[name] = tuple(spread["values"]) if "values" in spread else (spread["value"],)
-    metric = content["metric"]
+        values = spread["values"] if "values" in spread else [spread["value"]]
+        if not isinstance(values, list) or not values:
+            raise UsageError(f"{path}: values of parameter {name} are {values!r}; give a list")
+        parameters[str(name)] = tuple(values)
     goal = "max" if metric.get("goal") == "maximize" else "min"
-    return Sweep(path.stem, stage, tuple(rest), parameters, metric["name"], goal)
+    return Sweep(path.stem, stage, tuple(rest[:-1]), parameters, metric["name"], goal)
 
 
 def sweep(file: str, also: str = "", runs: str = "runs") -> None:
     """Train every point of a sweep as a run of its own and print a table.
 
-    Finished points are kept, a stopped one goes on where it was. The table is also in
-    `RUNS/sweeps/NAME.csv`, written after each point.
+    Finished points are kept, a stopped one goes on where it was, and one that another process
+    trains is left to it. The table is also in `RUNS/sweeps/NAME.csv`, written after each point.
 
     Args:
         file: A sweep of W&B's with method grid: a path, or a name such as sweeps/paper003_frames.
@@ -160,25 +163,49 @@ def sweep(file: str, also: str = "", runs: str = "runs") -> None:
 
     Raises:
         UsageError: If the file is no such sweep.
-        PointError: If a point failed; those after it were trained nevertheless.
+        PointError: If a point has no result; those after it were trained nevertheless.
     """
     found = read_sweep(find_config(file))
     points, codes = found.points(), []
     for number, point in enumerate(points, start=1):
         line = found.line(point, shlex.split(also))
         name = found.name(point, line)
-        folder = Path(runs) / found.stage / name
-        if (read_state(folder) or {}).get("state") != FINISHED:
+        folder = Path(runs) / found.stage
+        if _finished(folder, name) is None:
             say(f"sweep {found.stem}: {number} of {len(points)}, {name}")
-            words = [*line, "--name", name, "--runs", runs, "--group", found.stem]
-            code = cli.run(found.stage, words)
+            words = [*line, "--runs", runs, "--group", found.stem]
+            code = _train(found.stage, name, words, folder)
             if code in STOPPED:
                 raise SystemExit(code)
             codes += [code] if code else []
         _write(found, points, shlex.split(also), Path(runs))
     say(_table(found, points, shlex.split(also), Path(runs)))
-    if codes:
-        raise PointError(len(codes), codes[0])
+    names = [found.name(point, found.line(point, shlex.split(also))) for point in points]
+    missing = sum(_finished(Path(runs) / found.stage, name) is None for name in names)
+    if missing:
+        raise PointError(missing, codes[0] if codes else 1)
+
+
+def _train(stage: str, name: str, words: Sequence[str], folder: Path) -> int:
+    """Train a point, unless another process does; exit code."""
+    for lock in folder.glob(f"{glob.escape(name)}*/.lock"):
+        try:
+            with filelock.FileLock(lock, timeout=0):
+                pass
+        except filelock.Timeout:
+            say(f"  {lock.parent}: another process trains this point; it is left to that one")
+            return StorageError.exit_code
+    return cli.run(stage, [*words, "--name", name])
+
+
+def _finished(folder: Path, name: str) -> Path | None:
+    """Folder of the point's run that finished last, which NAME-2, NAME-3 … may be."""
+    found = {
+        path.parent: state.get("finished", 0.0)
+        for path in folder.glob(f"{glob.escape(name)}*/run.json")
+        if (state := read_state(path.parent)) and state.get("state") == FINISHED
+    }
+    return max(found, key=lambda folder: found[folder]) if found else None
 
 
 def _rows(
@@ -190,17 +217,17 @@ def _rows(
     rows = [[name.rpartition(".")[2] for name in varied] + [found.metric, test, "minutes", "run"]]
     for point in points:
         name = found.name(point, found.line(point, also))
-        folder = runs / found.stage / name
+        finished = _finished(runs / found.stage, name)
+        folder = finished or runs / found.stage / name
         state = read_state(folder) or {}
         values = [
             v for _, metric, v in read_metrics(folder / "metrics.csv") if metric == found.metric
         ]
         best = (max if found.goal == "max" else min)(values) if values else None
-        finished = state.get("state") == FINISHED
         tested = (state.get("numbers") or {}).get(test) if finished else None
         took = state["seconds"] / 60 if finished else None
         numbers = ["-" if number is None else f"{number:.4g}" for number in (best, tested, took)]
-        rows.append([short(point[name]) for name in varied] + [*numbers, name])
+        rows.append([short(point[name]) for name in varied] + [*numbers, folder.name])
     return rows
 
 

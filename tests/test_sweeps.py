@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 
 import pytest
+from filelock import FileLock
 
 from pipeline.__main__ import main
 from pipeline.config import shipped_configs
 from pipeline.errors import UsageError
-from pipeline.sweep import read_sweep, short, sweep
+from pipeline.run import UNFINISHED, write_state
+from pipeline.sweep import PointError, read_sweep, short, sweep
 
 POINTS = {
     "paper000_branches": 4,
@@ -95,8 +98,7 @@ def test_the_last_parameter_changes_fastest_and_fixed_ones_stay(tmp_path):
 def test_two_points_are_trained_once_and_come_out_as_a_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WANDB", "off")
     path, runs = written(tmp_path, SWEEP), tmp_path / "runs"
-    also = "--trainer.num_sanity_val_steps=0 --wandb=off"
-    sweep(str(path), also, str(runs))
+    sweep(str(path), ALSO, str(runs))
     rows = list(csv.reader((runs / "sweeps" / "sizes.csv").read_text().splitlines()))
     assert rows[0] == ["dim", "val/mpjpe_mm", "test/mpjpe_mm", "minutes", "run"]
     assert [row[0] for row in rows[1:]] == ["8", "16"]
@@ -104,11 +106,61 @@ def test_two_points_are_trained_once_and_come_out_as_a_table(tmp_path, capsys, m
     assert state["settings"]["model"]["net"]["init_args"]["dim"] == 16
     assert float(rows[2][2]) == pytest.approx(state["numbers"]["test/mpjpe_mm"], rel=1e-3)
     assert "2 of 2" in capsys.readouterr().out
-    sweep(str(path), also, str(runs))
+    sweep(str(path), ALSO, str(runs))
     again = capsys.readouterr().out
     assert "of 2" not in again
     assert rows[2][-1] in again
     assert len(list((runs / "pretrain").iterdir())) == 2
+
+
+def begun(runs, name, **changes):
+    """The folder of a run that is there already."""
+    folder = runs / "pretrain" / name
+    folder.mkdir(parents=True)
+    write_state(folder, {"state": UNFINISHED, "settings": {}, "digest": "other", **changes})
+    return folder
+
+
+def one_point(folder):
+    """A sweep of one point, and the name of that point."""
+    found = read_sweep(path := written(folder, SWEEP.replace("[8, 16]", "[8]")))
+    (point,) = found.points()
+    return path, found.name(point, found.line(point, shlex.split(ALSO)))
+
+
+ALSO = "--trainer.num_sanity_val_steps=0 --wandb=off"
+
+
+def test_a_point_that_another_process_trains_is_left_to_it(tmp_path, capsys):
+    path, name = one_point(tmp_path)
+    folder = begun(tmp_path / "runs", name)
+    lock = FileLock(folder / ".lock", is_singleton=False)
+    with lock, pytest.raises(PointError, match="1 points have no result") as error:
+        sweep(str(path), ALSO, str(tmp_path / "runs"))
+    assert error.value.exit_code == 5
+    assert f"{folder}: another process trains this point" in capsys.readouterr().out
+    assert [other.name for other in folder.parent.iterdir()] == [name]
+
+
+def test_the_row_of_a_point_is_that_of_the_run_that_trained_it(tmp_path, capsys, monkeypatch):
+    path, name = one_point(tmp_path)
+    begun(tmp_path / "runs", name)
+    for _ in range(2):
+        sweep(str(path), ALSO, str(tmp_path / "runs"))
+    text = (tmp_path / "runs" / "sweeps" / "sizes.csv").read_text()
+    assert f",{name}-2\n" in text
+    assert "-," not in text
+    assert len(list((tmp_path / "runs" / "pretrain").iterdir())) == 2
+
+
+@pytest.mark.parametrize("given", ["--config=CONFIG", "-c=CONFIG", "-cCONFIG"])
+def test_an_edited_config_is_noticed_however_it_was_given(given, tmp_path):
+    words = SWEEP.replace("-c, TINY", f'"{given}"').replace("CONFIG", "TINY")
+    found = read_sweep(written(tmp_path, words))
+    point = found.points()[0]
+    before = found.name(point, found.line(point))
+    (tmp_path / "tiny.yaml").write_text(TINY + "# another\n")
+    assert found.name(point, found.line(point)) != before
 
 
 def test_a_changed_config_makes_other_runs(tmp_path):
@@ -127,7 +179,11 @@ def test_a_changed_config_makes_other_runs(tmp_path):
         ("method: grid", "method: bayes", "only `grid`"),
         ("metric: {name: val/mpjpe_mm, goal: minimize}", "", "has no metric"),
         ("pipeline, pretrain", "pipeline, lift2", "lift2 is no stage"),
-        ('"${args}"', "", "must name `pipeline`"),
+        ('"${args}"', "", "must list `pipeline`"),
+        ("command: [", "command: 3 #[", "must list `pipeline`"),
+        ("{name: val/mpjpe_mm, goal: minimize}", "val/mpjpe_mm", "metric has no `name`"),
+        ("{values: [8, 16]}", "{values: 8}", "values of parameter .*dim are 8; give a list"),
+        ("{values: [8, 16]}", "{values: []}", "give a list"),
         ("{value: 4}", "{min: 1, max: 4}", "neither `value` nor `values`"),
         ("method: grid", "method: grid\nmethod: grid", "duplicate key method"),
     ],
@@ -135,6 +191,12 @@ def test_a_changed_config_makes_other_runs(tmp_path):
 def test_what_is_no_sweep_is_refused(tmp_path, before, after, message):
     with pytest.raises(UsageError, match=message):
         read_sweep(written(tmp_path, SWEEP.replace(before, after, 1)))
+
+
+def test_parameters_without_values_are_refused(tmp_path):
+    text = SWEEP.partition("parameters:")[0] + "parameters: 3"
+    with pytest.raises(UsageError, match="parameters are 3; give options with their values"):
+        read_sweep(written(tmp_path, text))
 
 
 def test_classes_are_short_in_tables():
