@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 Array = TypeVar("Array", NDArray[np.floating], "torch.Tensor")
-"""What comes in is what goes out: NumPy arrays as float64, tensors in their own type and device."""
+"""What comes in is what goes out: NumPy arrays as float64, tensors in their own type and
+device, those of whole numbers as float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +58,10 @@ def _like(points: Array, numbers: ArrayLike) -> Array:
 
 
 def _exact(points: Array) -> Array:
-    """Arrays as float64; tensors as they are."""
-    return points.astype(np.float64) if isinstance(points, np.ndarray) else points
+    """Arrays as float64; tensors as they are, whole numbers as float32."""
+    if isinstance(points, np.ndarray):
+        return points.astype(np.float64)
+    return points if points.is_floating_point() else points.float()
 
 
 def _positive(depth: Array) -> Array:
@@ -200,7 +203,8 @@ def normalise(pixels: Array, size: tuple[int, int]) -> Array:
 def denormalise(normalised: Array, size: tuple[int, int]) -> Array:
     """Bring normalised 2D, (..., 2), back to pixels: the inverse of `normalise`."""
     width, height = size
-    return (normalised + _like(normalised, (1.0, height / width))) * width / 2
+    scaled = normalised * width / 2
+    return scaled + _like(scaled, (width / 2, height / 2))
 
 
 def from_quaternion(quaternion: ArrayLike) -> NDArray[np.float64]:
@@ -300,18 +304,6 @@ def random_cameras(
     points[..., 2] += np.maximum(away, closest.max(axis=1))[:, None].astype(np.float32)
     joints2d = points[..., :2] * (lens[:, None, None].astype(np.float32) / points[..., 2:])
     return points.reshape(B, T, J, 3), joints2d.reshape(B, T, J, 2)
-
-
-def orthographic(clips: NDArray[np.floating], focal: float = 2.29) -> NDArray[np.floating]:
-    """Project clips, camera frame, (B, T, J, 3), without perspective: all at the clip's mean depth.
-
-    Returns:
-        Normalised 2D, (B, T, J, 2), as large as a perspective camera sees the clip.
-
-    Source: MotionBERT (Zhu et al. 2023) trains on the x and y of its clips; scaling them by one
-    number per clip keeps the units that fine-tuning has.
-    """
-    return clips[..., :2] * (focal / clips[..., 2:].mean(axis=(1, 2, 3), keepdims=True))
 
 
 def human36m_cameras() -> dict[str, list[Camera]]:

@@ -48,10 +48,7 @@ def mpjpe(
     >>> round(mpjpe(np.zeros((1, 2, 3)), target), 6)
     30.0
     """
-    errors = _in_blocks(_distances, *_flat(predicted, target))
-    if visible is not None:
-        errors = errors[_tensor(visible).to(errors.device, torch.bool).reshape(errors.shape)]
-    return errors.mean().item() * MILLIMETRES
+    return _visible_errors(predicted, target, visible).mean().item() * MILLIMETRES
 
 
 def p_mpjpe(predicted: Poses, target: Poses) -> float:
@@ -108,12 +105,6 @@ def acceleration_error(predicted: Poses, target: Poses) -> float:
     return _motion_errors(predicted, target, order=2).mean().item() * MILLIMETRES
 
 
-def joint_errors(predicted: Poses, target: Poses) -> NDArray[np.float64]:
-    """Distance of every joint, millimetres, (..., J)."""
-    errors = _in_blocks(_distances, *_flat(predicted, target)) * MILLIMETRES
-    return errors.reshape(predicted.shape[:-1]).cpu().numpy()
-
-
 def root_relative(joints: Array, root: int = 0) -> Array:
     """Joints, (..., J, 3), relative to one of them."""
     return joints - joints[..., root : root + 1, :]
@@ -154,7 +145,19 @@ def _flat(predicted: Poses, target: Poses) -> tuple[Tensor, Tensor]:
             "(..., J, 3)"
         )
     a, b = _tensor(predicted), _tensor(target)
-    return a.reshape(-1, *a.shape[-2:]), b.to(a.device).reshape(-1, *b.shape[-2:])
+    shape = math.prod(a.shape[:-2]), *a.shape[-2:]
+    return a.reshape(shape), b.to(a.device).reshape(shape)
+
+
+def _check(shape: Sequence[int], **given: NDArray[Any] | Tensor | None) -> None:
+    """Nothing is broadcast or reshaped to fit: all that is given must have this shape.
+
+    Raises:
+        ValueError: If one has another; the message names it.
+    """
+    for name, values in given.items():
+        if values is not None and tuple(values.shape) != tuple(shape):
+            raise ValueError(f"{name} is {tuple(values.shape)}, but must be {tuple(shape)} here")
 
 
 def _block(frames: Tensor) -> int:
@@ -179,6 +182,17 @@ def _length(vectors: Tensor) -> Tensor:
 
 def _distances(predicted: Tensor, target: Tensor) -> Tensor:
     return _length(predicted - target)
+
+
+def _visible_errors(
+    predicted: Poses, target: Poses, visible: NDArray[np.bool_] | Tensor | None
+) -> Tensor:
+    """Distances of the joints that count, metres: (N, J) if all do, else (N,)."""
+    errors = _in_blocks(_distances, *_flat(predicted, target))
+    if visible is None:
+        return errors
+    _check(predicted.shape[:-1], visible=visible)
+    return errors[_tensor(visible).to(errors.device, torch.bool).reshape(errors.shape)]
 
 
 def _scaled_errors(predicted: Tensor, target: Tensor) -> Tensor:
@@ -276,7 +290,8 @@ def _motion_errors(predicted: Poses, target: Poses, order: int) -> Tensor:
             error = error[1:] - error[:-1]
         steps.append(_length(error).mean(1))
     steps.append(steps[0].new_zeros(min(order, len(a))))
-    return torch.cat(steps).reshape(-1, T)[:, : max(T - order, 0)]
+    clips = math.prod(predicted.shape[:-3])
+    return torch.cat(steps).reshape(clips, T)[:, : max(T - order, 0)]
 
 
 class _Exact(Metric):
@@ -315,10 +330,7 @@ class MPJPE(_MeanError):
 
     def update(self, predicted: Poses, target: Poses, visible: Tensor | None = None) -> None:
         """Add joints, metres, (..., J, 3); those that count, (..., J), or all."""
-        errors = _in_blocks(_distances, *_flat(predicted, target))
-        if visible is not None:
-            errors = errors[_tensor(visible).to(errors.device, torch.bool).reshape(errors.shape)]
-        self._add(errors)
+        self._add(_visible_errors(predicted, target, visible))
 
 
 class PMPJPE(_MeanError):
@@ -462,9 +474,10 @@ class MotionTable(_Exact):
             raise ValueError(
                 f"this table takes (T, {len(self.joints)}, 3), not {tuple(predicted.shape)}"
             )
+        _check(predicted.shape[:1], valid=valid)
         use = torch.ones(len(a), dtype=torch.bool, device=a.device)
         if valid is not None:
-            use = _tensor(valid).to(a.device, torch.bool).reshape(len(a))
+            use = _tensor(valid).to(a.device, torch.bool)
         pairs = use[1:] & use[:-1]
         triples = pairs[1:] & pairs[:-1]
         steps = [_motion_errors(a, b, order=1)[0][pairs], _motion_errors(a, b, order=2)[0][triples]]
@@ -532,7 +545,14 @@ class PCK(_Exact):
             target: Pixels, (B, J, 2).
             scale: The person's size in pixels, (B,).
             counted: Joints that count, (B, J); none for all.
+
+        Raises:
+            ValueError: If a shape is not as said.
         """
+        B, J = len(predicted), len(self.joints)
+        _check((B, J, 2), predicted=predicted, target=target)
+        _check((B,), scale=scale)
+        _check((B, J), counted=counted)
         distance = torch.linalg.vector_norm(predicted.double() - target.double(), dim=-1)
         use = torch.ones_like(distance, dtype=torch.bool) if counted is None else counted.bool()
         limits = torch.outer(scale.new_tensor(self.thresholds, dtype=torch.float64), scale.double())

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import DataError
-from pipeline.metrics import MILLIMETRES, _Exact, _tensor
+from pipeline.metrics import MILLIMETRES, _check, _Exact, _tensor
 from pipeline.skeleton import MPI3DHP17, MPII16, Skeleton
 
 _LIMBS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
@@ -109,13 +109,20 @@ class PCK3D(_Exact):
 
     def __init__(self, skeleton: Skeleton = MPI3DHP17) -> None:
         super().__init__()
-        self.joints = joints_of_3dpck(skeleton)
+        self.skeleton, self.joints = skeleton, joints_of_3dpck(skeleton)
         zeros = torch.zeros(len(THRESHOLDS_MM), dtype=torch.int64)
         self.add_state("found", zeros, dist_reduce_fx="sum")
         self.add_state("counted", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
-        """Add poses, metres, (..., J, 3); `valid`, (...), says which of them count."""
+        """Add poses, metres, (..., J, 3); `valid`, (...), says which of them count.
+
+        Raises:
+            ValueError: If a shape is not as said.
+        """
+        frames = predicted.shape[:-2]
+        _check((*frames, len(self.skeleton), 3), predicted=predicted, target=target)
+        _check(frames, valid=valid)
         if valid is not None:
             predicted, target = predicted[valid.bool()], target[valid.bool()]
         counted = list(self.joints)
@@ -168,7 +175,14 @@ class PCKh(_Exact):
             target: Pixels, (B, 16, 2).
             head: Diagonal of the head box in pixels, (B,).
             labelled: Joints that count, (B, 16).
+
+        Raises:
+            ValueError: If a shape is not as said.
         """
+        B, J = len(predicted), len(MPII16)
+        _check((B, J, 2), predicted=predicted, target=target)
+        _check((B,), head=head)
+        _check((B, J), labelled=labelled)
         distance = torch.linalg.vector_norm(predicted.double() - target.double(), dim=-1)
         near = distance <= self.threshold * 0.6 * head.double()[:, None]
         counts = labelled.bool()
@@ -263,8 +277,8 @@ def oks_ap(
         scores: Of each person, (N,).
 
     Returns:
-        `AP_NAMES` -> share from 0 to 1; -1 where there is nobody of that size. Of the people in a
-        picture the best 20 count.
+        `AP_NAMES` -> share from 0 to 1; -1 where nobody of that size is labelled. Of the people in
+        a picture the best 20 count.
 
     Raises:
         DataError: If a picture is not of this annotation file.
@@ -282,15 +296,19 @@ def oks_ap(
             raise DataError(
                 f"{_name(annotations)}: has no picture {unknown[0]}; the people found are on others"
             )
-        if not len(image_ids):
-            return dict.fromkeys(AP_NAMES, 0.0)
         people = [
             {"image_id": int(i), "category_id": 1, "keypoints": flat, "score": float(score)}
             for i, flat, score in zip(
-                image_ids, joints.reshape(len(joints), -1).tolist(), scores, strict=True
+                image_ids,
+                joints.reshape(len(joints), 3 * len(SIGMAS)).tolist(),
+                scores,
+                strict=True,
             )
         ]
-        judge = COCOeval(truth, truth.loadRes(people), "keypoints")
+        found = COCO()  # of nobody: loadRes takes no empty list
+        found.dataset = {**truth.dataset, "annotations": []}
+        found.createIndex()
+        judge = COCOeval(truth, truth.loadRes(people) if people else found, "keypoints")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()

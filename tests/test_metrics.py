@@ -1,5 +1,6 @@
 """Errors of poses and motion against hand-worked numbers, SciPy, and several processes."""
 
+import re
 import warnings
 
 import numpy as np
@@ -50,7 +51,6 @@ def test_mpjpe_by_hand():
     predicted, target = np.zeros((1, 2, 3)), np.array([[[0.002, 0.003, 0.006], [0, 0.001, 0]]])
     assert metrics.mpjpe(predicted, target) == pytest.approx(4.0)
     assert metrics.mpjpe(predicted, target, visible=np.array([[True, False]])) == pytest.approx(7)
-    assert metrics.joint_errors(predicted, target) == pytest.approx(np.array([[7.0, 1.0]]))
 
 
 def test_mpjve_by_hand_stays_inside_each_clip():
@@ -196,6 +196,30 @@ def test_shapes_that_differ_are_refused_with_both():
         metrics.mpjpe(np.zeros((8, 17, 3)), np.zeros((8, 16, 3)))
     with pytest.raises(ValueError, match=r"motion needs \(..., T, J, 3\), not \(17, 3\)"):
         metrics.mpjve(np.zeros((17, 3)), np.zeros((17, 3)))
+
+
+@pytest.mark.parametrize("shape", [(17, 4), (68,), (2, 1), (4, 17, 1), (4, 1)])
+def test_a_mask_of_another_shape_is_refused_and_never_reshaped(shape):
+    predicted, target = poses(6, 4)
+    message = rf"visible is {re.escape(str(shape))}, but must be \(4, 17\) here"
+    with pytest.raises(ValueError, match=message):
+        metrics.mpjpe(predicted, target, np.ones(shape, bool))
+    with pytest.raises(ValueError, match=message):
+        metrics.MPJPE().update(predicted, target, torch.ones(shape))
+    table = metrics.MotionTable(["walk"], H36M17.joints)
+    with pytest.raises(ValueError, match=r"valid is .* but must be \(4,\) here"):
+        table.update(0, predicted, target, np.ones(shape, bool))
+
+
+@pytest.mark.parametrize("shape", [(0, 17, 3), (2, 0, 17, 3), (0, 5, 17, 3), (2, 5, 0, 3)])
+def test_an_error_of_nothing_is_nan(shape):
+    nothing = np.zeros(shape)
+    for error in (metrics.mpjpe, metrics.p_mpjpe, metrics.n_mpjpe):
+        assert np.isnan(error(nothing, nothing))
+    for error in (metrics.mpjve, metrics.acceleration_error):
+        assert np.isnan(error(nothing, nothing))
+        assert np.isnan(error(torch.zeros(shape), torch.zeros(shape)))
+    assert metrics.procrustes(nothing, nothing).shape == shape
 
 
 @pytest.mark.parametrize(
@@ -359,3 +383,19 @@ def test_pck_grows_with_its_threshold_and_misses_nan():
     shares = [pck.compute()[f"pck@{threshold}"] for threshold in (0.05, 0.1, 0.2, 0.5)]
     assert shares == sorted(shares)
     assert 0 < shares[0] < shares[-1] <= 0.98
+
+
+@pytest.mark.parametrize("name", ["predicted", "target", "scale", "counted"])
+def test_pck_refuses_what_would_be_broadcast(name):
+    given = {
+        "predicted": torch.zeros(4, 2, 2),
+        "target": torch.zeros(4, 2, 2),
+        "scale": torch.ones(4),
+        "counted": torch.ones(4, 2),
+    }
+    given[name] = given[name][:1]
+    pck = metrics.PCK(["a", "b"])
+    if name == "predicted":
+        name = "target"  # the first says how many there are
+    with pytest.raises(ValueError, match=f"{name} is "):
+        pck.update(**given)

@@ -84,6 +84,26 @@ def test_frames_that_are_not_valid_do_not_count_and_parts_add_up():
     assert whole.compute()["pck3d@150mm"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("shape", [(4, 17), (17,), (1,), (4, 1)])
+def test_valid_of_another_shape_is_refused(shape):
+    poses = torch.zeros(4, 17, 3)
+    with pytest.raises(ValueError, match=r"valid is .* but must be \(4,\) here"):
+        PCK3D().update(poses, poses, torch.ones(shape))
+    with pytest.raises(ValueError, match=r"target is \(1, 17, 3\), but must be \(4, 17, 3\) here"):
+        pck3d(poses, poses[:1])
+    with pytest.raises(ValueError, match=r"predicted is \(4, 18, 3\)"):
+        pck3d(torch.zeros(4, 18, 3), torch.zeros(4, 18, 3))
+
+
+@pytest.mark.parametrize("name", ["target", "head", "labelled"])
+def test_pckh_refuses_what_would_be_broadcast(name):
+    people = torch.zeros(3, 16, 2)
+    given = {"target": people, "head": torch.ones(3), "labelled": torch.ones(3, 16)}
+    given[name] = given[name][:1]
+    with pytest.raises(ValueError, match=f"{name} is "):
+        PCKh().update(people, **given)
+
+
 def test_pckh_by_hand():
     target = torch.full((2, 16, 2), 50.0)
     predicted = target.clone()
@@ -250,7 +270,17 @@ def test_perfect_people_give_one(tmp_path):
     assert oks_ap(path, ids, joints, np.ones(len(ids)))["AP"] == pytest.approx(1.0)
     with pytest.raises(DataError, match="no picture 99"):
         oks_ap(path, np.array([99]), joints[:1], np.ones(1))
-    assert oks_ap(path, ids[:0], joints[:0], np.ones(0))["AP"] == 0.0
+
+
+def test_nobody_found_is_zero_where_people_are_labelled_and_minus_one_where_none_are():
+    document, *_ = crowd(4)
+    nobody = np.zeros(0, np.int64), np.zeros((0, 17, 3)), np.zeros(0)
+    assert set(oks_ap(document, *nobody).values()) == {0.0}
+    for person in document["annotations"]:
+        person["area"] = 50.0**2  # all of a medium size
+    numbers = oks_ap(document, *nobody)
+    assert (numbers["AP"], numbers["AP-M"], numbers["AP-L"], numbers["AR-L"]) == (0, 0, -1, -1)
+    assert set(oks_ap({**document, "annotations": []}, *nobody).values()) == {-1.0}
 
 
 def test_oks_ap_does_not_depend_on_the_order_of_arrival(tmp_path):

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from pipeline.datasets.archive import Npz, matching
 from pipeline.errors import DataError
 
-_SIDED = ("hip", "knee", "ankle", "foot")
 BODY22 = (
     *("pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2"),
     *("left_ankle", "right_ankle", "spine3", "left_foot", "right_foot", "neck", "left_collar"),
