@@ -14,7 +14,7 @@ from pipeline import cli, dashboard
 from pipeline.checkpoint import write_whole
 from pipeline.doctor import has_fast_bf16
 from pipeline.errors import HeatliftError
-from pipeline.run import newest_finished, read_state
+from pipeline.run import FINISHED, newest_finished, read_state, set_aside
 from pipeline.watch import duration, say
 
 
@@ -78,7 +78,7 @@ def demo(runs: str = "runs", wandb: str = "auto") -> None:
     for step in STEPS:
         say(f"  {duration(60 * step.minutes):>8}  {step.what}")
     notes = Path(runs) / "demo.json"
-    done: dict[str, str] = json.loads(notes.read_text()) if notes.exists() else {}
+    done = _done(notes)
     for step in STEPS[len(done) :]:
         code = cli.run(step.stage, _words(step, Path(runs), wandb, list(done.values())))
         if code:
@@ -87,6 +87,21 @@ def demo(runs: str = "runs", wandb: str = "auto") -> None:
         write_whole(notes, lambda file: file.write(json.dumps(done).encode()))
     notes.unlink()
     _summary(Path(runs), [Path(folder) for folder in done.values()])
+
+
+def _done(notes: Path) -> dict[str, str]:
+    """Folders of the steps that a stopped demo had finished, in order; none if they are lost."""
+    if not notes.exists():
+        return {}
+    try:
+        done = json.loads(notes.read_text())
+        if all((read_state(Path(folder)) or {})["state"] == FINISHED for folder in done.values()):
+            return dict(done)
+    except (ValueError, AttributeError, TypeError, KeyError):
+        pass
+    say(f"heatlift: warning: {notes} names no finished runs (damaged?); the demo begins anew")
+    set_aside(notes)
+    return {}
 
 
 class DemoError(HeatliftError):

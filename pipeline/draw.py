@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.checkpoint import fsync_folder
 from pipeline.errors import StorageError
 from pipeline.skeleton import Skeleton
 
@@ -624,18 +626,25 @@ def whole(path: Path) -> Iterator[Path]:
         path: The file to write; its folder is made.
 
     Yields:
-        Where to write, with the same suffix.
+        Where to write: an empty file.
 
     Raises:
-        StorageError: If the file cannot be put in place.
+        StorageError: If the folder takes no file, or the file cannot be put in place.
     """
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # `checkpoint.sweep` finds it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
         yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
+        fsync_folder(path.parent)
     except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error}); check the disk") from error
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror or error}); make room, or let this user "
+            "write to the folder"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -684,17 +693,18 @@ def write_clip(path: Path, frames: Iterable[Image], fps: float) -> int:
                 writer.release()
         if not count:
             raise ValueError(f"{path}: a film needs at least one frame")
-        if not temporary.exists() or temporary.stat().st_size == 0:
+        if temporary.stat().st_size == 0:
             raise StorageError(f"{path}: OpenCV wrote no film; check the disk")
     return count
 
 
 def _film(path: Path, width: int, height: int, fps: float) -> Any:
     code = cv2.VideoWriter.fourcc(*"VP90")
-    with (
-        _without_stderr()
-    ):  # FFmpeg says that webm has no such tag, and then writes it all the same
-        writer = cv2.VideoWriter(str(path), code, float(fps), (width, height))
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "film.webm"  # FFmpeg wants the ending; what it has opened it keeps
+        link.symlink_to(path.resolve())
+        with _without_stderr():  # it says that webm has no such tag, and writes it all the same
+            writer = cv2.VideoWriter(str(link), code, float(fps), (width, height))
     if not writer.isOpened():
         raise StorageError(
             f"{path}: this OpenCV cannot write VP9 films; install opencv-python from PyPI"

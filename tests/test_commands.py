@@ -10,6 +10,7 @@ from pipeline import mistakes
 from pipeline.__main__ import main
 from pipeline.commands import with_source
 from pipeline.config import with_found_configs
+from pipeline.demo import _done
 from pipeline.errors import UsageError
 from pipeline.run import FINISHED, Run
 
@@ -99,6 +100,22 @@ def test_a_config_without_data_leaves_the_data_of_another_alone(tmp_path):
     words = with_source(["-c", str(tmp_path / "data.yaml"), "-c", str(tmp_path / "net.yaml")])
     assert json.loads(words[1]) == {"class_path": "A", "init_args": {"root": "b"}}
     assert with_source(["-c", str(tmp_path / "net.yaml")]) == []
+
+
+@pytest.mark.parametrize("text", ['{"demoheat', "[3]", '{"demoheatmap": "runs/gone"}', "", "3"])
+def test_notes_of_a_demo_that_are_damaged_are_set_aside_and_it_begins_anew(text, tmp_path, capsys):
+    notes = tmp_path / "demo.json"
+    notes.write_text(text)
+    assert _done(notes) == {}
+    assert f"warning: {notes} names no finished runs" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.json.bad"]
+
+
+def test_a_demo_goes_on_behind_the_steps_that_it_had_finished(tmp_path):
+    finished(tmp_path / "heat", {})
+    done = {"demoheatmap": str(tmp_path / "heat")}
+    (tmp_path / "demo.json").write_text(json.dumps(done))
+    assert _done(tmp_path / "demo.json") == done
 
 
 @pytest.mark.parametrize("number", ["", "x", "-1"])

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from pipeline import draw
+from pipeline.checkpoint import sweep
 from pipeline.errors import StorageError
 from pipeline.skeleton import H36M17
 
@@ -199,6 +203,32 @@ def test_a_picture_that_cannot_be_written_says_where(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"file/a\.png: cannot be written"):
         draw.write_png(tmp_path / "file" / "a.png", picture())
+
+
+def test_a_film_in_a_folder_that_takes_no_file_says_so():
+    with pytest.raises(StorageError, match=r"/proc/a\.webm: cannot be written"):
+        draw.write_clip(Path("/proc/a.webm"), [picture()], 25.0)
+
+
+KILLED = """
+import os, pathlib, sys
+import numpy as np
+from pipeline import draw
+
+def frames():
+    yield np.zeros((32, 32, 3), np.uint8)
+    os.kill(os.getpid(), 9)
+
+draw.write_clip(pathlib.Path(sys.argv[1]), frames(), 25.0)
+"""
+
+
+def test_what_a_killed_process_was_drawing_is_swept_away(tmp_path):
+    words = [sys.executable, "-c", KILLED, str(tmp_path / "clip.webm")]
+    assert subprocess.run(words, check=False).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sheet_holds_every_picture_unchanged():

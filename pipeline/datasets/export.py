@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.camera import project, world_to_camera
+from pipeline.checkpoint import write_whole
 from pipeline.datasets import Split
 from pipeline.datasets.mocap import Mocap
-from pipeline.errors import StorageError, UsageError
+from pipeline.errors import UsageError
 from pipeline.skeleton import H36M17
 
 LAYOUT = (
@@ -105,15 +105,5 @@ def _write(file: Path, **members: Any) -> Path:
     content = io.BytesIO()
     arrays = {name: np.array(member, dtype=object) for name, member in members.items()}
     np.savez_compressed(content, allow_pickle=True, **arrays)
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content.getbuffer())
-        part.replace(file)
-    except OSError as error:
-        raise StorageError(
-            f"{file}: cannot be written ({error.strerror}); check the disk and its permissions"
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(file, lambda part: part.write(content.getbuffer()))
     return file

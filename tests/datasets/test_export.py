@@ -1,10 +1,13 @@
 """VideoPose3D's format: what is written reads back, and Human3.6M's calibration fits it."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from pipeline.checkpoint import sweep
 from pipeline.datasets.archive import Npz
 from pipeline.datasets.export import LAYOUT, export_videopose3d, stretches
 from pipeline.datasets.mocap import Mocap
@@ -92,6 +95,23 @@ def test_stretches_shorter_than_ten_frames_are_left_out():
     valid = np.array([1] * 9 + [0] + [1] * 10, bool)
     assert stretches(valid) == [slice(10, 20)]
     assert stretches(np.zeros(3, bool)) == []
+
+
+KILLED = """
+import os, pathlib, sys
+from pipeline.datasets.export import _write
+
+os.fsync = lambda descriptor: os.kill(os.getpid(), 9)
+_write(pathlib.Path(sys.argv[1]), positions_3d={})
+"""
+
+
+def test_what_a_killed_process_was_exporting_is_swept_away(tmp_path):
+    words = [sys.executable, "-c", KILLED, str(tmp_path / "a.npz")]
+    assert subprocess.run(words, check=False).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_kind_of_source_is_refused(tmp_path):
