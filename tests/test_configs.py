@@ -16,7 +16,7 @@ from pipeline.heatmap.data import skeleton_named
 from pipeline.models import multiply_adds
 
 WIDE = re.compile(
-    r"hrnet_w|simple_baseline|san|videopose3d|mixste(?!_small|_mocap)|poseformer(?!_group)"
+    r"hrnet_w|simple_baseline|san|resnet|videopose3d|mixste(?!_small|_mocap)|poseformer(?!_group)"
 )
 """Names of networks that `make test-all` alone trains."""
 
@@ -198,3 +198,26 @@ def test_every_parameter_of_a_sweep_is_an_option(path, capsys):
 
 def test_every_folder_of_configs_is_of_a_kind_that_is_tested():
     assert {path.parent.name for path in CONFIGS} <= {*STAGES, "data", "sweeps", "results"}
+
+
+@pytest.mark.parametrize(
+    ("name", "dropout"),
+    [("frames", [0.25]), ("modules", [0.25]), ("dropout", [0.25, 0.2, 0.1, 0.05])],
+)
+def test_tables_of_paper_003_are_run_at_the_dropout_that_their_numbers_are_of(name, dropout):
+    sweep = yaml.safe_load((shipped_configs() / f"sweeps/paper003_{name}.yaml").read_text())
+    spread = sweep["parameters"]["model.net.init_args.dropout"]
+    assert spread.get("values", [spread.get("value")]) == dropout
+
+
+@pytest.mark.parametrize("name", ["poseformer_group", "poseformer_paper003_h36m_cpn"])
+def test_presets_of_paper_003_name_the_number_of_their_dropout(name):
+    text = (shipped_configs() / f"lift/{name}.yaml").read_text()
+    assert "dropout: 0.1}" in text
+    assert text.index("43.1 mm") < text.index("43.3 mm")  # 43.3 mm is at 0.25
+
+
+def test_the_published_network_with_volumes_has_a_preset_that_reads_it_as_published():
+    path = shipped_configs() / "integral/resnet50_published.yaml"
+    assert yaml.safe_load(path.read_text())["model"]["published_cells"] is True
+    assert sum(p.numel() for p in network(path).parameters()) == 34_291_392

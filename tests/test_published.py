@@ -888,3 +888,9 @@ def test_detections_of_an_imported_network_reach_a_lifter(tmp_path, monkeypatch,
     words = ["lift", "fit", "-c", "lift/mixste_small", "-c", str(small), "--wandb", "off"]
     words += ["--data.detections", str(path), "--trainer.fast_dev_run", "1"]
     assert main([*words, "--data.workers", "0"]) == 0, capsys.readouterr().err
+
+
+def test_an_imported_lifter_says_what_it_is_good_for(tmp_path):
+    path, _ = imported(tmp_path, small_mixste(), "mixste")
+    with pytest.raises(DataError, match="without settings of a run; give it as"):
+        checkpoint.rebuild(path, ("lift",))
