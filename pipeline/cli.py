@@ -6,6 +6,7 @@ import datetime
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -28,12 +29,13 @@ from pipeline import checkpoint, commands, dashboard, mistakes, ranks, watch
 from pipeline.__main__ import fail
 from pipeline.config import plain_values, refuse_not_finite, same_source, with_found_configs
 from pipeline.doctor import device_line
-from pipeline.errors import NumbersError, UsageError
+from pipeline.errors import NumbersError, StorageError, UsageError
 from pipeline.run import (
     FINISHED,
     MetricsFile,
     Predictions,
     Run,
+    digest_of,
     newest_finished,
     open_run,
     plain_number,
@@ -206,6 +208,8 @@ class StageCLI(LightningCLI):
         refuse_not_finite(plain_values(config))
         if self.subcommand != "fit" and config.ckpt_path:
             config.model.pretrained = None  # the checkpoint has all weights
+        if self.subcommand in ("validate", "test"):
+            config.verbose = False  # `_say_numbers` does
         self._find_givers(config)
         settings = self._settings(config)
         name = config.name or self._stems(config) or self.stage
@@ -302,12 +306,24 @@ class StageCLI(LightningCLI):
         return "-".join(Path(str(path)).stem for path in config.get("config") or [])
 
     def _folder_beside(self, config: Any, name: str) -> Path:
-        """Where a test or prediction puts its files: beside the run it tests, if it may."""
+        """Where a test puts its files: a folder of its own, in that of the run it tests if it may.
+
+        The same checkpoint on other data or under another protocol must not replace what is there.
+        """
         path = Path(config.ckpt_path).resolve() if config.ckpt_path else None
-        if path and path.parent.name == "checkpoints" and os.access(path.parents[1], os.W_OK):
-            return path.parents[1]
-        folder = Path(config.runs) / self.stage / name
-        folder.mkdir(parents=True, exist_ok=True)
+        beside = path is not None and path.parent.name == "checkpoints"
+        if path and beside and os.access(path.parents[1], os.W_OK):
+            run = path.parents[1]
+        else:
+            run = Path(config.runs) / self.stage / name
+        tried = digest_of([self._settings(config), path and checkpoint.file_digest(path)])
+        folder = run / f"{self.subcommand}-{tried[:6]}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{folder}: cannot be made ({error.strerror}); choose another --runs folder"
+            ) from error
         return folder
 
     def after_instantiate_classes(self) -> None:
@@ -328,20 +344,18 @@ class StageCLI(LightningCLI):
                     f"--trainer.{key}: Heatlift brings its own; classes of yours go to "
                     "--trainer.callbacks"
                 )
-        plugins = self._get(self.config_init, "trainer")["plugins"] or []
-        more = plugins if isinstance(plugins, list) else [plugins]
-        options["plugins"] = [*more, checkpoint.WholeFiles()]
+        given = self._get(self.config_init, "trainer")
+        options["plugins"] = [*_as_list(given["plugins"]), checkpoint.WholeFiles()]
         if ranks.rank() is not None and config.strategy in ("auto", "ddp"):
             options["strategy"] = patient_strategy(config, self._get(self.config, "patience"))
         fast = bool(config.fast_dev_run)
         resumed = self.run.resume if self.run else None
         after = step_of(resumed) - 1 if resumed else -1
-        numbers = "metrics" if self.run else self.subcommand
         if fast:
             options["logger"] = False  # else lightning looks for tensorboard
         else:
             options["logger"] = [
-                MetricsFile(self.folder / f"{numbers}.csv", after),
+                MetricsFile(self.folder / "metrics.csv", after),
                 *dashboard.loggers(
                     self.folder,
                     stage=self.stage,
@@ -370,10 +384,7 @@ class StageCLI(LightningCLI):
         if self.subcommand == "predict" and not fast:
             callbacks.append(Predictions(self.folder))
         callbacks.append(self.signals)
-        options["callbacks"] = [
-            *(self._get(self.config_init, "trainer")["callbacks"] or []),
-            *callbacks,
-        ]
+        options["callbacks"] = [*_as_list(given["callbacks"]), *callbacks]
         return super().instantiate_trainer(**{**options, **kwargs})
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -418,8 +429,7 @@ class StageCLI(LightningCLI):
             raise NumbersError(f"{', '.join(lost)} of {chosen} is not finite; the run stays open")
         self.signals.finished = True
         if self.trainer.is_global_zero:
-            shown = [name for name in numbers if "action_mean" not in name and "loss" not in name]
-            say("  test       " + ", ".join(f"{name[5:]} {numbers[name]:.4g}" for name in shown))
+            self._say_numbers("test", numbers)
             self.run.write(
                 state=FINISHED,
                 finished=time.time(),
@@ -431,10 +441,37 @@ class StageCLI(LightningCLI):
             dashboard.log_artifact(self.trainer, chosen, "checkpoint")
             dashboard.bring_up_to_date(self.trainer)
             say(f"  done in {watch.duration(time.monotonic() - self.begun)}: {chosen}")
-            say(f"  numbers    {self.folder / 'metrics.csv'}, {self.folder / 'tables'}")
-            say(f"  pictures   {self.folder / 'index.html'}")
+            self._say_where()
         dashboard.finish(self.trainer)
         self.run.release()
+
+    def after_validate(self) -> None:
+        """Say the numbers."""
+        self._say_numbers("val", self.trainer.callback_metrics)
+        self._say_where()
+
+    def after_test(self) -> None:
+        """Say the numbers."""
+        self._say_numbers("test", self.trainer.callback_metrics)
+        self._say_where()
+
+    @staticmethod
+    def _say_numbers(split: str, numbers: Mapping[str, Any]) -> None:
+        shown = {
+            name.removeprefix(f"{split}/"): float(value)
+            for name, value in numbers.items()
+            if name.startswith(f"{split}/") and not re.search("action_mean|loss", name)
+        }
+        say(f"  {split:<10} " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
+
+    def _say_where(self) -> None:
+        say(f"  numbers    {self.folder / 'metrics.csv'}, {self.folder / 'tables'}")
+        say(f"  pictures   {self.folder / 'index.html'}")
+
+
+def _as_list(given: Any) -> list[Any]:
+    """What an option holds that takes none, one or a list."""
+    return given if isinstance(given, list) else [] if given is None else [given]
 
 
 def processes(trainer: Any) -> int:

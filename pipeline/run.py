@@ -31,7 +31,7 @@ from pipeline.errors import DataError, ProcessLostError, StorageError
 UNFINISHED, FINISHED = "unfinished", "finished"
 
 
-def digest_of(settings: Mapping[str, Any]) -> str:
+def digest_of(settings: Any) -> str:
     """SHA-256 of plain settings, whatever their order."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -324,10 +324,10 @@ class MetricsFile(Logger):
     Args:
         path: Of the file.
         after: Lines of steps behind this one are dropped first, because a resumed run writes them
-            again; -1 drops all, none keeps all.
+            again; -1 drops all.
     """
 
-    def __init__(self, path: Path, after: int | None) -> None:
+    def __init__(self, path: Path, after: int) -> None:
         super().__init__()
         self.path = path
         self._after = after
@@ -366,16 +366,8 @@ class MetricsFile(Logger):
         if self._ready:
             return
         self._ready = True
-        rows = read_metrics(self.path) if self._after is not None and self._after >= 0 else []
-        if self._after is None and self.path.exists():
-            there = self.path.read_bytes()
-            if not there.endswith(b"\n"):  # else the next line would be glued to one cut short
-                whole = there[: there.rfind(b"\n") + 1] or b"step,name,value\n"
-                write_whole(self.path, lambda file: file.write(whole))
-            return
-        kept = [
-            (step, name, repr(value)) for step, name, value in rows if step <= (self._after or 0)
-        ]
+        rows = read_metrics(self.path) if self._after >= 0 else []
+        kept = [(step, name, repr(value)) for step, name, value in rows if step <= self._after]
 
         def write(file: Any) -> None:
             lines = ["step,name,value", *(f"{step},{name},{value}" for step, name, value in kept)]
@@ -431,7 +423,7 @@ class Predictions(Callback):
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             count = len(list(self.folder.glob("*.npz")))
-            sys.stdout.write(f"  predictions {self.folder}: {count} files\n")
+            sys.stdout.write(f"  found      {self.folder}: {count} files\n")
 
 
 def read_metrics(path: Path) -> list[tuple[int, str, float]]:

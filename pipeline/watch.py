@@ -91,13 +91,16 @@ class Guard(Callback):
             if trainer.world_size > 1:  # the gradient is that of all processes
                 given = [None] * trainer.world_size
                 torch.distributed.all_gather_object(given, self.of_step)
-            self._stop(trainer, "a gradient is not finite", [i for part in given for i in part])
+            self._stop(trainer, "a gradient is not finite", *given)
 
     @staticmethod
-    def _stop(trainer: pl.Trainer, what: str, samples: list[int]) -> None:
-        shown = ", ".join(map(str, samples[:64])) + (" …" if len(samples) > 64 else "")
+    def _stop(trainer: pl.Trainer, what: str, *samples: list[int]) -> None:
+        shown = [
+            ", ".join(map(str, part[:16])) + (" …" if len(part) > 16 else "") for part in samples
+        ]
         raise NumbersError(
-            f"{what} at step {trainer.global_step}, samples {shown or 'unnamed'}; the weights are "
+            f"{what} at step {trainer.global_step}, samples "
+            f"{'; of the next process '.join(shown) or 'unnamed'}; the weights are "
             "as they were before this step and no checkpoint was touched; lower the learning rate "
             "or look at those samples"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 
@@ -60,6 +61,15 @@ def test_a_number_that_is_not_finite_in_one_process_names_it(heatlift):
     assert child.stderr.splitlines()[-1].startswith(
         "heatlift: error: process 1: the loss is nan at step 3, samples "
     )
+
+
+def test_a_gradient_that_is_not_finite_names_the_samples_of_all_processes(heatlift):
+    child = heatlift(*WORDS["lift"], *TWO, faults=[("not_finite", 2, "gradient", 1)])
+    assert child.wait() == 3
+    line = child.stderr.splitlines()[-1]
+    said = re.search(r"a gradient is not finite at step 2, samples (.*); the weights", line)[1]
+    first, second = said.split("; of the next process ")
+    assert len({*re.findall(r"\d+", first)} | {*re.findall(r"\d+", second)}) == 32
 
 
 def test_other_numbers_of_processes_are_refused_for_a_run_begun_by_one(heatlift):

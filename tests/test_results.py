@@ -11,7 +11,7 @@ from pipeline.errors import UsageError
 from pipeline.lift import LiftModule
 from pipeline.results import MARK, ROWS, Bench, Plan, calibrated, plan, used
 from pipeline.robustness import Point
-from pipeline.run import write_state
+from pipeline.run import newest_finished, write_state
 
 SYNTHETIC = {
     "class_path": "pipeline.datasets.synthetic.Synthetic",
@@ -179,6 +179,16 @@ def test_numbers_beside_a_run_are_its_own_too(tmp_path):
     (folder / results.SUBSET).write_text('{"test/subset_mpjpe_mm": 41.5}')
     found = results._numbers(folder)
     assert (found["test/mpjpe_mm"], found["test/subset_mpjpe_mm"]) == (44.25, 41.5)
+
+
+def test_a_calibration_is_never_taken_for_a_stage(tmp_path):
+    bench = Bench(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
+    row = next(row for row in ROWS if row.config == "lift/mixste_mocap")
+    small = ["frames=3", "dim=8", "depth=1", "heads=2"]
+    small = [f"--model.net.init_args.net.init_args.{word}" for word in small]
+    planned = bench._plan("lift", row.name, row.config, 1.0, [*row.words(), *small])
+    assert planned.batches > 0
+    assert newest_finished(bench.runs, "lift", lambda settings: True) is None
 
 
 @pytest.mark.slow

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from runs import TINY, WORDS, outcome
 
 from pipeline import chance, checkpoint, watch
-from pipeline.run import read_state
+from pipeline.run import Run, read_metrics, read_state
+
+MPJPE = "val/mpjpe_mm"
 
 
 @pytest.mark.parametrize(
@@ -60,8 +64,11 @@ def test_a_batch_begins_with_the_numbers_that_torch_draws_from_its_seed():
     module = SimpleNamespace(device=torch.device("cpu"))
     watch.Seeds(7).on_train_batch_start(trainer, module, {}, 5)
     drawn = torch.rand(4)
+    others = random.random(), np.random.rand()  # noqa: NPY002
     torch.manual_seed(chance.seed_of(7, "batch", 3, 5, 1))
     assert torch.equal(torch.rand(4), drawn)
+    watch.Seeds(7).on_train_batch_start(trainer, module, {}, 5)
+    assert others == (random.random(), np.random.rand())  # noqa: NPY002
 
 
 def test_in_bf16_the_schedule_takes_as_many_steps_as_the_optimiser(heatlift, tmp_path):
@@ -72,6 +79,39 @@ def test_in_bf16_the_schedule_takes_as_many_steps_as_the_optimiser(heatlift, tmp
     taken = {int(state["step"]) for state in left["optimiser"][0]["state"].values()}
     assert taken == {left["step"]} == {left["schedule"][0]["last_epoch"]}
     assert {value.dtype for value in left["weights"].values()} == {torch.float32}
+    assert "\n-1," not in (tmp_path / "runs/lift/lift/metrics.csv").read_text()
+
+
+def test_the_best_weights_are_those_that_were_validated_averages_too(heatlift, tmp_path):
+    words = (*WORDS["lift"], "--trainer.max_epochs", "2")
+    callback = "lightning.pytorch.callbacks.EMAWeightAveraging"
+    assert heatlift(*words, "--trainer.callbacks", callback).wait() == 0
+    folder = tmp_path / "runs" / "lift" / "lift"
+    before = (folder / "metrics.csv").read_bytes()
+    best = min(value for _, name, value in read_metrics(folder / "metrics.csv") if name == MPJPE)
+    words = ("lift", "validate", *WORDS["lift"][2:])
+    child = heatlift(*words, "--ckpt_path", folder / "checkpoints" / "best.ckpt")
+    assert child.wait() == 0, child.stderr
+    (tried,) = folder.glob("validate-*")
+    again = dict(row[1:] for row in read_metrics(tried / "metrics.csv"))
+    assert again[MPJPE] == pytest.approx(best, rel=1e-6)
+    assert (folder / "metrics.csv").read_bytes() == before
+
+
+def test_a_save_that_is_cut_off_does_not_count_as_saved(tmp_path):
+    run = Run(tmp_path, {"digest": ""})
+    keeper = watch.Keeper(run, 1, None)
+
+    def save_checkpoint(path):
+        assert keeper.state_dict()["step"] == 4
+        raise watch.Stopped(15, "too late")
+
+    trainer = SimpleNamespace(global_step=4, log_every_n_steps=1, logged_metrics={})
+    trainer.save_checkpoint = save_checkpoint
+    keeper.saved_at = 2
+    with pytest.raises(watch.Stopped):
+        keeper.save(trainer)
+    assert keeper.saved_at == 2
 
 
 def test_the_lines_of_a_week_take_less_than_10_mb(monkeypatch, capsys):
