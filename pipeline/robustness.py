@@ -20,6 +20,7 @@ from pipeline.errors import UsageError
 from pipeline.lift.data import Track, exact_joints2d, known_joints3d, track
 from pipeline.metrics import MotionTable
 from pipeline.skeleton import conversion
+from pipeline.watch import say
 
 if TYPE_CHECKING:
     from pipeline.lift.module import LiftModule
@@ -57,7 +58,7 @@ def robustness(
     every: int = 4,
     seed: int = 0,
 ) -> None:
-    """Measure a trained lifter on corrupted 2D; write `robustness.csv` and `.png` beside its run.
+    """Measure a trained lifter on corrupted 2D: a table, `robustness.csv` and `.png` in its run.
 
     Args:
         source: Where the motion comes from.
@@ -67,13 +68,29 @@ def robustness(
         seed: Of noise and of what is hidden.
 
     Raises:
-        UsageError: If `detections` is neither.
+        UsageError: If `detections` is neither, or `every` is below 1.
     """
     path = Path(checkpoint).resolve()
     module: LiftModule = rebuild(path, ("lift",))  # type: ignore[assignment]
     points = measure(module, source, detections=detections, every=every, seed=seed)
     folder = path.parents[1] if path.parent.name == "checkpoints" else path.parent
     write(folder, points)
+    say(table(points))
+    say(f"written: {folder / 'robustness.csv'} and robustness.png")
+
+
+def table(points: Sequence[Point]) -> str:
+    """Errors as lines of text: one for each corruption, MPJPE in millimetres by level.
+
+    >>> print(table([Point("noise", 0.0, 41.25, 3.0), Point("noise", 0.5, 50.0, 3.0)]))
+    MPJPE, mm
+    noise           0: 41.2  0.5: 50.0
+    """
+    lines = ["MPJPE, mm"]
+    for corruption in dict.fromkeys(point.corruption for point in points):
+        found = [p for p in points if p.corruption == corruption]
+        lines.append(f"{corruption:<15} " + "  ".join(f"{p.level:g}: {p.mpjpe:.1f}" for p in found))
+    return "\n".join(lines)
 
 
 def measure(
@@ -93,6 +110,8 @@ def measure(
     """
     if detections not in ("exact", "noisy"):
         raise UsageError(f"detections is {detections}; robustness is measured on exact or noisy 2D")
+    if every < 1:
+        raise UsageError(f"every is {every}; give 1 for all videos, 4 for a quarter of them")
     exact, noisy = [], []
     for s in source.sequences(split)[::every]:
         skeleton = module.net.skeleton

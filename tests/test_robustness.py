@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import robustness
 from pipeline.datasets.synthetic import Synthetic
 from pipeline.errors import UsageError
 from pipeline.lift.lifter import Lifter
@@ -61,3 +62,21 @@ def test_points_come_back_from_the_csv(tmp_path):
 def test_detections_cannot_be_corrupted():
     with pytest.raises(UsageError, match="measured on exact or noisy 2D"):
         measured(detections="best.ckpt")
+
+
+@pytest.mark.parametrize("every", [0, -1])
+def test_videos_cannot_be_taken_every_nought(every):
+    with pytest.raises(UsageError, match=f"every is {every}; give 1 for all videos"):
+        measured(every=every)
+
+
+def test_a_lifter_is_measured_in_a_table_that_says_where_it_is_written(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(robustness, "rebuild", lambda path, stages: LiftModule(Flat()).eval())
+    source = Synthetic(1, 1, 1, seconds=1.0, actions=("walk",))
+    robustness.robustness(source, str(tmp_path / "checkpoints" / "best.ckpt"))
+    lines = capsys.readouterr().out.splitlines()
+    words = ["MPJPE,", "joints", "frames", "noise", "written:"]
+    assert [line.partition(" ")[0] for line in lines] == words
+    assert f"{tmp_path}/robustness.csv" in lines[-1]
