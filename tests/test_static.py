@@ -14,69 +14,101 @@ REVIEWED = {
 }
 """Module -> what it may do, because it was read for that."""
 
-CALLS = {
+NAMES = {
     "eval",
     "exec",
     "compile",
-    "Unpickler",
     "pickle.load",
     "pickle.loads",
     "dill.load",
+    "dill.loads",
     "joblib.load",
+    "pandas.read_pickle",
+    "marshal.load",
     "marshal.loads",
     "shelve.open",
-    "yaml.load",
-    "yaml.unsafe_load",
+    "runpy.run_module",
+    "runpy.run_path",
+    "shutil.unpack_archive",
     "yaml.full_load",
-    "os.system",
+    "yaml.full_load_all",
+    "yaml.load",
+    "yaml.load_all",
+    "yaml.unsafe_load",
+    "yaml.unsafe_load_all",
     "os.popen",
+    "os.system",
     "subprocess.getoutput",
+    "subprocess.getstatusoutput",
     "tempfile.mktemp",
     "torch.hub.load",
     "torch.jit.load",
     "cv2.FileStorage",
-    "extractall",
-    "extract",
-    "add_safe_globals",
     "urllib.request.urlretrieve",
 }
-OPTIONS = {"allow_pickle": True, "weights_only": False, "shell": True}
+"""Functions that may not be named at all, wherever and however they were imported."""
+
+METHODS = {"Unpickler", "add_safe_globals", "extract", "extractall"}
+"""Last words of what may not be called or inherited from, whatever it belongs to."""
+
+OPTIONS = {"allow_pickle": False, "weights_only": True, "shell": False}
+"""Options and the one value that they may be given, written out."""
 
 
 def unsafe(source: str) -> set[str]:
-    """Names of the unsafe calls and options in a source."""
+    """Names of the unsafe functions and options in a source."""
+    tree = ast.parse(source)
+    places = imported(tree)
     found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ClassDef):
-            found |= {dotted(base).rpartition(".")[2] for base in node.bases} & CALLS
-        if not isinstance(node, ast.Call):
-            continue
-        name = dotted(node.func)
-        last = name.rpartition(".")[2]
-        method = isinstance(node.func, ast.Attribute) and last in ("eval", "compile", "exec")
-        if name in CALLS or (last in CALLS and not method):
-            found.add(last if last in CALLS else name)
-        if last == "load" and name.startswith("torch") and not safe_load(node):
-            found.add("torch.load")
-        for option in node.keywords:
-            value = getattr(option.value, "value", None)
-            if option.arg in OPTIONS and value is OPTIONS[option.arg]:
-                found.add(option.arg)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute):
+            found |= {dotted(node, places)} & NAMES
+        elif isinstance(node, ast.ClassDef):
+            found |= {dotted(base, places).rpartition(".")[2] for base in node.bases} & METHODS
+        elif isinstance(node, ast.Call):
+            name = dotted(node.func, places)
+            found |= ({name.rpartition(".")[2]} & METHODS) | unsafe_options(name, node)
     return found
 
 
-def dotted(node: ast.expr) -> str:
+def unsafe_options(name: str, call: ast.Call) -> set[str]:
+    """Options of a call that are not the safe literal, and those that a loader leaves open."""
+    given = {option.arg: option.value for option in call.keywords}
+    found = {o for o in given.keys() & OPTIONS.keys() if not is_literal(given[o], OPTIONS[o])}
+    if name == "torch.load" and "weights_only" not in given:
+        found.add("torch.load")
+    if name == "numpy.load" and (None in given or any(map(is_unsafe_place, enumerate(call.args)))):
+        found.add("allow_pickle")
+    return found
+
+
+def is_unsafe_place(argument: tuple[int, ast.expr]) -> bool:
+    """Whether an argument of numpy.load without a name may allow pickles: the third, or `*more`."""
+    at, value = argument
+    return isinstance(value, ast.Starred) or (at == 2 and not is_literal(value, False))
+
+
+def is_literal(node: ast.expr, value: bool) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value
+
+
+def imported(tree: ast.AST) -> dict[str, str]:
+    """What each name stands for that a source imports, at its top or inside a function."""
+    places = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            places |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+        elif isinstance(node, ast.Import):
+            places |= {a.asname: a.name for a in node.names if a.asname}
+    return places
+
+
+def dotted(node: ast.expr, places: dict[str, str]) -> str:
+    """The whole name of a function, its module spelled out."""
     if isinstance(node, ast.Attribute):
-        return f"{dotted(node.value)}.{node.attr}"
-    return node.id if isinstance(node, ast.Name) else ""
-
-
-def safe_load(node: ast.Call) -> bool:
-    """Whether a torch.load says itself that it loads weights only."""
-    return any(
-        option.arg == "weights_only" and getattr(option.value, "value", None) is True
-        for option in node.keywords
-    )
+        return f"{dotted(node.value, places)}.{node.attr}".removeprefix("builtins.")
+    name = places.get(node.id, node.id) if isinstance(node, ast.Name) else ""
+    return name.removeprefix("builtins.")
 
 
 SOURCES = sorted(
@@ -98,10 +130,29 @@ def test_a_source_does_nothing_unsafe_that_was_not_reviewed(path):
         "eval('1')",
         "np.load(f, allow_pickle=True)",
         "torch.load(f, weights_only=False)",
+        "np.load(f, allow_pickle=flag)",
+        "import numpy as np; np.load(f, None, True)",
+        "import numpy as np; np.load(f, *more)",
+        "from numpy import load; load(f, **more)",
         "torch.load(f)",
+        "torch.load(f, weights_only=flag)",
+        "from torch import load; load(f)",
+        "import torch as t; t.load(f)",
         "pickle.load(f)",
+        "import pickle as p; p.load(f)",
+        "from pickle import load; load(f)",
+        "from pickle import load as read; read(f)",
+        "def f():\n    from os import system\n    system(x)",
+        "from yaml import unsafe_load; unsafe_load(f)",
+        "from tempfile import mktemp; mktemp()",
+        "from builtins import eval as see; see('1')",
+        "builtins.eval('1')",
+        "map(eval, lines)",
+        "runpy.run_path(f)",
+        "shutil.unpack_archive(f)",
         "yaml.load(f, yaml.Loader)",
         "subprocess.run(x, shell=True)",
+        "subprocess.run(x, shell=flag)",
         "os.system(x)",
         "archive.extractall()",
         "class Mine(pickle.Unpickler): pass",
@@ -118,6 +169,8 @@ def test_an_unsafe_line_would_be_noticed(line):
         "net.eval()",
         "re.compile('a')",
         "np.load(f, allow_pickle=False)",
+        "import numpy as np; np.load(f, None, False)",
+        "from json import load; load(f)",
         "torch.load(f, weights_only=True)",
     ],
 )
