@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,8 @@ from pipeline.datasets import (
     Split,
 )
 from pipeline.datasets.archive import Npz
-from pipeline.datasets.coco import Coco
+from pipeline.datasets.coco import Coco, read_images
+from pipeline.datasets.documents import read_json
 from pipeline.datasets.elsewhere import Detections
 from pipeline.datasets.human36m import Human36M
 from pipeline.datasets.human36m_pictures import Human36MPictures
@@ -282,7 +283,19 @@ def _check_split(
     if skip_bad:
         samples, faults = without_bad(samples, skip_bad - len(skipped))
         skipped |= dict.fromkeys(faults, "")
-    return [check_samples(samples, split, looked=len(samples) if skip_bad else LOOKED)]
+    looked = len(samples) if skip_bad else LOOKED
+    return [check_samples(samples, split, looked=looked, sizes=_claimed_sizes(source, split))]
+
+
+def _claimed_sizes(source: Source, split: Split) -> dict[str, tuple[float, float]]:
+    """File -> width and height, as annotations in COCO's form say; others say nothing."""
+    if not isinstance(source, (Coco, Mpii)):
+        return {}
+    path = source.annotations(split)
+    document = read_json(path)
+    if not isinstance(document, dict):
+        return {}
+    return {file: (width, height) for file, width, height in read_images(document, path).values()}
 
 
 def _seen_or_not(sequence: Sequence, skip_bad: int, skipped: dict[str, str]) -> Sequence:
@@ -342,13 +355,20 @@ def check_sequence(sequence: Sequence) -> Finding:
     return Finding(sequence.name, tuple(facts), tuple(faults))
 
 
-def check_samples(samples: Samples, name: str, *, looked: int = LOOKED) -> Finding:
+def check_samples(
+    samples: Samples,
+    name: str,
+    *,
+    looked: int = LOOKED,
+    sizes: Mapping[str, tuple[float, float]] | None = None,
+) -> Finding:
     """Check labels, boxes and photographs of a set of samples.
 
     Args:
         samples: Of a split.
         name: Of the split.
         looked: How many photographs are looked at.
+        sizes: File -> width and height in pixels that its photograph is said to have.
     """
     share, looked = samples.labelled.mean(), min(len(samples), looked)
     people = f"{len(samples)} people" if len(samples) != 1 else "1 person"
@@ -365,10 +385,16 @@ def check_samples(samples: Samples, name: str, *, looked: int = LOOKED) -> Findi
         faults.append(f"{100 * away:.0f} % of the joints lie far from their person's box")
     for index in range(looked):
         try:
-            samples.pictures.size(index)
+            own = samples.pictures.size(index)
         except DataError as error:
             faults.append(str(error))
             facts.pop()
+            break
+        file = samples.ids[index].rpartition("#")[0] if samples.ids else ""
+        said = (sizes or {}).get(file, own)
+        if said != own:
+            size_said = f"{said[0]:g}x{said[1]:g}"
+            faults.append(f"{file} is {own[0]}x{own[1]}, but the annotations say {size_said}")
             break
     if samples.joints3d is not None:
         _check_body(samples.joints3d[:: max(1, len(samples) // 2000)].astype(np.float64),

@@ -119,6 +119,27 @@ def test_joints_far_from_their_box_are_noticed(tmp_path):
     assert "far from their person's box" in report.text()
 
 
+@pytest.mark.parametrize(
+    ("writer", "name"),
+    [
+        (fabricate.coco, "annotations/person_keypoints_val2017.json"),
+        (fabricate.mpii_coco, "annotations/test.json"),
+    ],
+)
+def test_a_photograph_of_another_size_than_its_annotations_say_is_noticed(tmp_path, writer, name):
+    folder = writer(tmp_path)
+    path = folder / name
+    document = json.loads(path.read_text())
+    picture = document["images"][1]
+    right = f"{picture['width']}x{picture['height']}"
+    picture["width"] = 9999
+    path.write_text(json.dumps(document))
+    report = validate(folder)
+    assert [f.name for f in report.findings if f.faults] == ["test"]
+    wrong = f"9999x{picture['height']}"
+    assert f"{picture['file_name']} is {right}, but the annotations say {wrong}" in report.text()
+
+
 def test_positions_are_checked_with_the_mapping_that_fits_their_names(tmp_path):
     facts = {"joints": np.array(H36M17.joints), "fps": 30.0}
     np.savez(tmp_path / "sound.npz", positions=fabricate.motion(9), **facts)
