@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 import sys
 
+import numpy as np
 import pytest
+import torch
 from runs import TINY, WORDS
 from soak import SEED
 
 from pipeline import checkpoint, mistakes
 from pipeline.__main__ import main
+from pipeline.run import read_state
 
 LIFT = TINY["lift"]
 pytestmark = pytest.mark.filterwarnings("default")  # `cli.run` decides which of them to show
@@ -180,6 +183,51 @@ def test_classes_of_ones_own_come_in_with_import(heatlift, tmp_path):
     words = ("lift", "fit", "-c", "own.yaml", *WORDS["lift"][4:], "--trainer.max_epochs", "1")
     child = heatlift(*words, "--import", "mine.py")
     assert child.wait() == 0, child.stderr
+
+
+def test_a_prediction_writes_what_it_finds(heatlift, unbroken, tmp_path):
+    unbroken("lift")
+    best = unbroken.folders["lift",] / "checkpoints" / "best.ckpt"
+    child = heatlift("lift", "predict", *WORDS["lift"][2:], "--ckpt_path", best)
+    assert child.wait() == 0, child.stderr
+    (folder,) = best.parents[1].glob("predict-*/predictions")
+    assert f"found      {folder}: 8 files" in child.stdout
+    for number in range(8):
+        with np.load(folder / f"{number:07d}.npz") as found:
+            assert found["index"] == [number]
+            assert found["joints3d"].shape == (50, 17, 3)
+            assert str(found["name"])
+
+
+def test_plugins_of_ones_own_come_beside_heatlifts(heatlift, tmp_path):
+    plugin = ("--trainer.plugins", "lightning.pytorch.plugins.DoublePrecision")
+    child = heatlift(*WORDS["lift"], *plugin, "--trainer.max_epochs", "1")
+    assert child.wait() == 0, child.stderr
+    assert "precision 64-true" in child.stdout
+    best = checkpoint.read(tmp_path / "runs/lift/lift/checkpoints/best.ckpt")
+    assert {value.dtype for value in best["state_dict"].values()} == {torch.float64}
+
+
+def test_a_page_that_cannot_be_written_does_not_cost_the_run(heatlift, tmp_path):
+    words = (*WORDS["lift"], "--trainer.max_epochs", "1", "--name", "page")
+    killed = heatlift(*words, faults=[("at", "saved", 2, "kill")])
+    assert killed.wait() == -9
+    (tmp_path / "runs" / "lift" / "page" / "index.html").unlink(missing_ok=True)
+    (tmp_path / "runs" / "lift" / "page" / "index.html").mkdir()
+    child = heatlift(*words)
+    assert child.wait() == 0, child.stderr
+    assert "index.html" in child.stderr
+    assert read_state(tmp_path / "runs" / "lift" / "page")["state"] == "finished"
+
+
+def test_a_class_of_ones_own_that_was_changed_begins_another_run(heatlift, tmp_path):
+    (tmp_path / "mine.py").write_text("from pipeline.lift import MixSTE\nMine = MixSTE\n")
+    words = (*WORDS["lift"], "--import", "mine.py")
+    assert heatlift(*words, faults=[("at", "saved", 3, "kill")]).wait() == -9
+    (tmp_path / "mine.py").write_text("from pipeline.lift import MixSTE\nMine = None\n")
+    child = heatlift(*words, "--trainer.max_steps", "1")
+    assert child.wait() == 0, child.stderr
+    assert "is unfinished and had other settings (import.mine.py: " in child.stdout
 
 
 @pytest.mark.slow
