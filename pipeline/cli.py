@@ -26,7 +26,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 
 from pipeline import checkpoint, commands, dashboard, mistakes, ranks, watch
-from pipeline.__main__ import fail
+from pipeline.__main__ import STAGES, fail
 from pipeline.config import plain_values, refuse_not_finite, same_source, with_found_configs
 from pipeline.doctor import device_line
 from pipeline.errors import NumbersError, StorageError, UsageError
@@ -64,6 +64,13 @@ CHAIN = {"heatmap": ("val/pck_0.1", "max"), "integral": ("val/mpjpe_mm", "min")}
 
 
 ROOM = {"heatmap": "Heatmap", "integral": "Integral", "pretrain": "Pretrain", "lift": "Lift"}
+
+
+EXAMPLE = {"heatmap": "hrnet_w32_coco", "integral": "san_small"} | {
+    "pretrain": "mixste_small",
+    "lift": "mixste_small",
+}
+"""A shipped config of each stage, for its help."""
 
 
 SCORING = ("flip_test", "decode", "scored", "root_scored", "overlap")
@@ -108,7 +115,8 @@ class StageCLI(LightningCLI):
         self.keeper: watch.Keeper | None = None
         self.begun = time.monotonic()
         room = importlib.import_module(f"pipeline.{stage}")
-        strict = {"exit_on_error": False, "allow_abbrev": False}
+        strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
+        strict["description"] = f"heatlift {stage}: {STAGES[stage]}."
         super().__init__(
             getattr(room, f"{ROOM[stage]}Module"),
             getattr(room, f"{ROOM[stage]}DataModule"),
@@ -117,12 +125,20 @@ class StageCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             trainer_defaults={"enable_model_summary": False, "log_every_n_steps": 10},
-            parser_kwargs=strict | {name: dict(strict) for name in self.subcommands()},
+            parser_kwargs=strict
+            | {"prog": f"heatlift {stage}"}
+            | {name: dict(strict) for name in self.subcommands()},
             args=list(words),
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options of the run, and what is set once and used twice."""
+        for action in parser._actions:
+            if action.dest == "config":
+                action.help = (
+                    f"A shipped config such as {self.stage}/{EXAMPLE[self.stage]} or data/synthetic, "
+                    "or a YAML file; later ones override earlier ones."
+                )
         parser.add_argument(
             "--name", type=str | None, help="Name of the run; by default that of its configs."
         )
