@@ -334,25 +334,9 @@ def import_weights(
         raise UsageError(f"no joint set {skeleton!r}; there are {', '.join(SKELETONS)}")
     if Path(output).exists() and Path(file).exists() and Path(output).samefile(file):
         raise UsageError(f"{output}: is the input; choose another name for the checkpoint")
-    class_path, sizes = NETWORKS[as_]
+    class_path, _ = NETWORKS[as_]
     origin, digest, given, beside = _open(file)
-    renamed, _ = _renamed(given, origin)
-    looks = [name for name, sign in SIGNS.items() if sign in renamed]
-    if looks and as_ not in looks:
-        raise DataError(
-            f"{file}: is not a {as_}: its names are those of a {looks[0]}; take --as "
-            f"{' or '.join(looks)}"
-        )
-    try:
-        arguments = sizes(renamed) if as_ != "san" else _san(renamed, skeleton)
-    except DataError as error:
-        raise DataError(f"{file}: {error}") from error
-    except (KeyError, IndexError, ZeroDivisionError) as error:
-        raise DataError(
-            f"{file}: is not a {as_}: it has no {error}; --as takes {_known()}"
-        ) from error
-    except ValueError as error:
-        raise DataError(f"{file}: is not a {as_}: a weight has too many or few axes") from error
+    arguments = _sizes(file, as_, _renamed(given, origin)[0], skeleton)
     home, _, name = class_path.rpartition(".")
     stage = home.rpartition(".")[2]
     try:
@@ -390,6 +374,32 @@ def import_weights(
         content["pytorch-lightning_version"] = version("lightning")
     checkpoint.write_whole(Path(output), lambda handle: torch.save(content, handle))
     return report
+
+
+def _sizes(
+    file: str | Path, as_: str, renamed: Mapping[str, Tensor], skeleton: str | None
+) -> Sizes:
+    """The arguments of a network of this kind, by its weights.
+
+    Raises:
+        DataError: If they are of another kind, or do not tell.
+    """
+    looks = [name for name, sign in SIGNS.items() if sign in renamed]
+    if looks and as_ not in looks:
+        raise DataError(
+            f"{file}: is not a {as_}: its names are those of a {looks[0]}; take --as "
+            f"{' or '.join(looks)}"
+        )
+    try:
+        return _san(renamed, skeleton) if as_ == "san" else NETWORKS[as_][1](renamed)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
+    except (KeyError, IndexError, ZeroDivisionError) as error:
+        raise DataError(
+            f"{file}: is not a {as_}: it has no {error}; --as takes {_known()}"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{file}: is not a {as_}: a weight has too many or few axes") from error
 
 
 def _detector(
