@@ -136,8 +136,8 @@ class StageCLI(LightningCLI):
         for action in parser._actions:
             if action.dest == "config":
                 action.help = (
-                    f"A shipped config such as {self.stage}/{EXAMPLE[self.stage]} or data/synthetic, "
-                    "or a YAML file; later ones override earlier ones."
+                    f"A shipped config such as {self.stage}/{EXAMPLE[self.stage]} or "
+                    "data/synthetic, or a YAML file; later ones override earlier ones."
                 )
         parser.add_argument(
             "--name", type=str | None, help="Name of the run; by default that of its configs."
