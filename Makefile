@@ -22,10 +22,14 @@ export MALLOC_TRIM_THRESHOLD_ := 100000000000
 export MALLOC_TOP_PAD_ := 268435456
 export WANDB
 
+# A value as one word for the shell, whatever it holds; a ~ before it is the home folder.
+quoted = '$(subst ','\'',$(if $(filter ~/%,$1),$(patsubst ~/%,$(HOME)/%,$1),$1))'
+
 # A config: a name under configs/ or a path. DATA: a name under configs/data/, or a YAML file.
-data = -c $(if $(filter %.yaml,$(DATA)),$(DATA),data/$(DATA))
-root = $(if $(ROOT),--data.source.init_args.root $(ROOT))
-name = $(if $(NAME),--name $(NAME))
+config = $(call quoted,$(if $(filter %.yaml,$(DATA)),$(DATA),data/$(DATA)))
+data = -c $(config)
+root = $(if $(ROOT),--data.source.init_args.root $(call quoted,$(ROOT)))
+name = $(if $(NAME),--name $(call quoted,$(NAME)))
 input = $(or $(DETECTOR),$(DETECTIONS),$(if $(filter mocap,$(DATA)),noisy,$(if $(filter synthetic,$(DATA)),newest,exact)))
 
 .PHONY: help install demo heatmap detect pretrain lift results test test-all soak bench lint docs notebooks clean
@@ -48,25 +52,25 @@ demo: install ## The whole chain on embedded people: numbers and pictures in a q
 	$(HEATLIFT) demo $(ARGS)
 
 heatmap: install ## Train a 2D stage
-	$(HEATLIFT) heatmap fit -c $(or $(CONFIG),heatmap/hrnet_narrow) $(data) $(root) $(name) $(ARGS)
+	$(HEATLIFT) heatmap fit -c $(call quoted,$(or $(CONFIG),heatmap/hrnet_narrow)) $(data) $(root) $(name) $(ARGS)
 
 detect: install ## Fill the cache with the joints that a 2D stage (DETECTOR=) finds
-	$(HEATLIFT) detect $(data) $(root) --detector $(or $(DETECTOR),newest) $(ARGS)
+	$(HEATLIFT) detect $(data) $(root) --detector $(call quoted,$(or $(DETECTOR),newest)) $(ARGS)
 
 pretrain: install ## Pretrain a lifter on masked, noisy projections of motion
-	$(HEATLIFT) pretrain fit -c $(or $(CONFIG),pretrain/mixste_small) $(data) $(root) $(name) $(ARGS)
+	$(HEATLIFT) pretrain fit -c $(call quoted,$(or $(CONFIG),pretrain/mixste_small)) $(data) $(root) $(name) $(ARGS)
 
 lift: install ## Train a lifter, from the newest pretraining on the same data
 ifeq ($(input),newest)
-	@$(HEATLIFT) newest heatmap --data data/$(DATA) >/dev/null 2>&1 || { \
-	  echo 'make lift: no finished 2D stage on $(DATA) yet; training one first (make heatmap)'; \
+	@$(HEATLIFT) newest heatmap --data $(config) >/dev/null 2>&1 || { \
+	  echo $(call quoted,make lift: no finished 2D stage on $(DATA) yet; training one first (make heatmap)); \
 	  $(MAKE) heatmap CONFIG= NAME= ARGS=; }
 endif
 ifneq ($(DETECTOR)$(filter newest %.ckpt,$(input)),)
-	$(HEATLIFT) detect -c $(or $(CONFIG),lift/mixste_small) $(data) $(root) --detector $(input)
+	$(HEATLIFT) detect -c $(call quoted,$(or $(CONFIG),lift/mixste_small)) $(data) $(root) --detector $(call quoted,$(input))
 endif
-	$(HEATLIFT) lift fit -c $(or $(CONFIG),lift/mixste_small) $(data) $(root) $(name) \
-	  --data.detections $(input) --model.pretrained $(PRETRAINED) $(ARGS)
+	$(HEATLIFT) lift fit -c $(call quoted,$(or $(CONFIG),lift/mixste_small)) $(data) $(root) $(name) \
+	  --data.detections $(call quoted,$(input)) --model.pretrained $(call quoted,$(PRETRAINED)) $(ARGS)
 
 results: install ## Train the compared set row by row and write docs/results.md
 	$(HEATLIFT) results $(data) $(root) $(ARGS)

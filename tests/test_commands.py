@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -151,3 +155,32 @@ def test_a_file_that_is_missing_is_no_folder_that_cannot_be_made():
     with pytest.raises(FileNotFoundError) as missing:
         open("nowhere")  # noqa: PTH123, SIM115
     assert mistakes.explain(missing.value)[1] == 1
+
+
+TAKEN = {
+    "heatmap": ("ROOT", "NAME", "DATA", "CONFIG"),
+    "detect": ("ROOT", "DATA", "DETECTOR"),
+    "pretrain": ("ROOT", "NAME", "DATA", "CONFIG"),
+    "lift": ("ROOT", "NAME", "DATA", "CONFIG", "DETECTOR"),
+    "results": ("ROOT", "DATA"),
+}
+"""Target -> what it takes from the command line of make."""
+
+
+@pytest.mark.parametrize("target", TAKEN)
+def test_make_passes_on_values_as_they_were_given(target):
+    given = {"ROOT": "/a  b", "NAME": "it's; $HOME", "DATA": "c (d).yaml", "DETECTOR": "e f.ckpt"}
+    given |= {"CONFIG": "g&h i.yaml", "PRETRAINED": "newest"}
+    words = [f"{name}={value.replace('$', '$$')}" for name, value in given.items()]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    root = Path(__file__).parents[1]
+    planned = subprocess.run(
+        ["make", "-n", target, *words],
+        cwd=root,
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = set(shlex.split(planned.stdout))
+    assert {given[name] for name in TAKEN[target]} <= said
