@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from pipeline.metrics import QUANTITIES, MotionReport, MotionTable, mpjpe
 from pipeline.protocols import PCK3D, scored_joints
 from pipeline.skeleton import MPI3DHP17
 from pipeline.stage import Schedule, Stage
+
+_UNSCORED = -1.0
+"""Stands for the error of a video that another process scores, or none."""
 
 _OF_SUBSET = QUANTITIES[:4]
 """What can be measured on two frames in a row: all but accelerations."""
@@ -169,6 +172,7 @@ class LiftModule(LifterStage):
         self.flip_test = flip_test
         self.register_buffer("mean_pose", torch.zeros(len(net.skeleton), 3))
         self.tables: dict[str, MotionTable] = {}
+        self.errors = torch.empty(0)
         self.report: MotionReport | None = None
 
     def lift(self, joints2d: Tensor, visible: Tensor) -> Tensor:
@@ -231,6 +235,7 @@ class LiftModule(LifterStage):
 
     def on_test_epoch_start(self) -> None:
         """An empty table, one for the mean pose, and one per group of sequences."""
+        self.errors = torch.full((len(self._videos("test")),), _UNSCORED, device=self.device)
         self._open("test")
         self._open("mean_pose")
         for name in ("group", "subset"):
@@ -241,6 +246,8 @@ class LiftModule(LifterStage):
         kept = self.scored
         lifted, valid = self._score("test", batch)
         predicted, target = lifted[:, kept], batch["joints3d"][0][:, kept]
+        if valid.any():
+            self.errors[int(batch["index"])] = mpjpe(predicted[valid], target[valid])
         group = int(batch["group"])
         self.tables["group"].update(group, predicted, target, valid)
         self.tables["subset"].update(group, predicted, target, valid & self._in_subset(valid))
@@ -286,7 +293,7 @@ class LiftModule(LifterStage):
             if known
             else "mean pose of the training split: not known to these weights"
         )
-        dashboard.lift_panels(self.trainer, self._clips("test"), report, self.net.skeleton)
+        dashboard.lift_panels(self.trainer, self._clips(), report, self.net.skeleton)
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Lift one video, (T, J, 3)."""
@@ -379,25 +386,34 @@ class LiftModule(LifterStage):
             self.log(f"{name}/auc3d", shares["auc"])
         return report
 
-    def _clips(self, split: str, count: int = 6, frames: int = 250) -> list[dashboard.LiftedClip]:
-        """A few videos with their predictions for the dashboard: on rank 0 alone."""
+    def _clips(self, frames: int = 250) -> list[dashboard.LiftedClip]:
+        """Test videos for the dashboard, with the error of all their scored frames; on rank 0.
+
+        The three worst of all processes, the middle one, and the three best: their first frames.
+        """
+        everyones = cast(Tensor, self.all_gather(self.errors))
+        errors = everyones.reshape(-1, len(self.errors)).amax(0)  # NaN stays
         if not self.trainer.is_global_zero:
             return []
-        tracks = self._videos(split).tracks
+        order = errors.argsort(descending=True, stable=True)  # NaN first
+        ranked = order[errors[order] != _UNSCORED].tolist()
+        if len(ranked) > 7:
+            ranked = [*ranked[:3], ranked[len(ranked) // 2], *ranked[-3:]]
+        tracks = self._videos("test").tracks
         clips = []
-        for track in tracks[:: max(1, len(tracks) // count)][:count]:
+        for index in ranked:
+            track = tracks[index]
             joints2d, visible = track.joints2d[:frames], track.visible[:frames]
             predicted = self.lift(
                 torch.from_numpy(joints2d).to(self.device),
                 torch.from_numpy(visible).to(self.device),
             )
-            target = known_joints3d(track)[:frames]
             clips.append(
                 dashboard.LiftedClip(
                     name=track.sequence.name,
                     predicted=predicted.cpu().numpy(),
-                    target=target,
-                    error=mpjpe(predicted, target),
+                    target=known_joints3d(track)[:frames],
+                    error=errors[index].item(),
                     joints2d=joints2d,
                     score=visible.astype(np.float32),
                     fps=track.sequence.fps,

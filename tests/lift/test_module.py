@@ -360,10 +360,43 @@ def test_numbers_of_the_subset_worked_by_hand(trainer, frames):
     assert said in module.protocol("test")
 
 
+class Straying(Drifting):
+    """Twenty videos; only the wrist strays, by millimetres known for each, and where invalid."""
+
+    strays = (3, 9, 4, 1, 20, 2, 5, 7, 6, 8, 30, 11, 14, 12, 13, 15, 16, 25, 17, 10)
+
+    def _tracks(self, split):
+        model, found = super()._tracks(split)[0], []
+        for number, stray in enumerate(self.strays):
+            joints3d, valid = model.joints3d.copy(), model.valid.copy()
+            joints3d[:, 13, 2] = stray / 1000
+            valid[9:] = False
+            joints3d[9:, 13, 2] = (100 - stray) / 1000
+            about = dataclasses.replace(model.sequence, name=f"video {number}")
+            found.append(dataclasses.replace(model, sequence=about, joints3d=joints3d, valid=valid))
+        return found
+
+
+def test_the_clips_shown_are_the_worst_the_middle_and_the_best_by_the_error_that_is_scored(
+    trainer, monkeypatch
+):
+    shown = []
+    monkeypatch.setattr("pipeline.dashboard.lift_panels", lambda *given: shown.extend(given[1]))
+    module = LiftModule(Standing(), flip_test=False, scored=16, root_scored=False)
+    trainer().test(module, datamodule=Straying(source()), verbose=False)
+    assert [clip.name for clip in shown] == [f"video {i}" for i in (10, 17, 4, 19, 0, 5, 3)]
+    errors = [30, 25, 20, 10, 3, 2, 1]  # of the wrist, one of 15 joints; the invalid frames' is far
+    assert [clip.error for clip in shown] == pytest.approx([error / 15 for error in errors])
+
+
 def scored(trainer):
-    module = LiftModule(net(), flip_test=False)
-    trainer.test(module, datamodule=LiftDataModule(OddVideos(), "noisy"), verbose=False)
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+    """Numbers of a test, and the errors of the clips that are shown by their names."""
+    module, shown = LiftModule(net(), flip_test=False), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.dashboard.lift_panels", lambda *given: shown.extend(given[1]))
+        trainer.test(module, datamodule=LiftDataModule(OddVideos(), "noisy"), verbose=False)
+    numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return numbers | {clip.name: clip.error for clip in shown}
 
 
 def one_of_two(rank, folder):
@@ -395,3 +428,4 @@ def test_errors_of_two_processes_are_those_of_one(trainer, tmp_path, monkeypatch
     together = json.loads((tmp_path / "numbers.json").read_text())
     assert together == pytest.approx(alone, rel=1e-6)
     assert alone["test/mpjpe_mm"] > 10
+    assert len([name for name in alone if "/" not in name]) == 5  # the clips of both
