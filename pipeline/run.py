@@ -138,8 +138,8 @@ def open_run(
             lock.acquire()
         except filelock.Timeout:
             continue
-        sweep(candidate)
-        sweep(candidate / "checkpoints")
+        for part in ("", "checkpoints", "pictures", "tables"):
+            sweep(candidate / part)
         begun = {
             "stage": stage,
             "name": candidate.name,
