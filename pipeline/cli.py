@@ -63,6 +63,10 @@ CHAIN = {"heatmap": ("val/pck_0.1", "max"), "integral": ("val/mpjpe_mm", "min")}
 """Which metric decides which weights of a stage are best."""
 
 
+OURS = {"logger": None, "enable_checkpointing": None, "use_distributed_sampler": True}
+"""Options of Lightning's Trainer that a run sets itself, and what they are if nobody asks."""
+
+
 ROOM = {"heatmap": "Heatmap", "integral": "Integral", "pretrain": "Pretrain", "lift": "Lift"}
 
 
@@ -354,12 +358,9 @@ class StageCLI(LightningCLI):
         """The Trainer, with what every run has."""
         config = self._get(self.config, "trainer")
         options: dict[str, Any] = {"enable_checkpointing": False, "use_distributed_sampler": False}
-        for key in ("logger", "enable_checkpointing", "use_distributed_sampler"):
-            if config.get(key) not in (None, True, False):
-                raise UsageError(
-                    f"--trainer.{key}: Heatlift brings its own; classes of yours go to "
-                    "--trainer.callbacks"
-                )
+        for key, default in OURS.items():
+            if config.get(key) != default:
+                raise UsageError(f"--trainer.{key}: cannot be chosen; Heatlift brings its own")
         given = self._get(self.config_init, "trainer")
         options["plugins"] = [*_as_list(given["plugins"]), checkpoint.WholeFiles()]
         if ranks.rank() is not None and config.strategy in ("auto", "ddp"):

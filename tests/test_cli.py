@@ -114,6 +114,7 @@ LINES = {
     (*FIT, "--trainer.max_epochs", "0"): "not a single step was trained; check --trainer.max_epo",
     (*FIT, "--ckpt_path", "x.ckpt"): "--ckpt_path x.ckpt: a fit goes on by itself",
     (*FIT, "--name", "../../x"): "--name ../../x: is a path; give a name",
+    (*FIT, "--trainer.logger", "false"): "--trainer.logger: cannot be chosen",
     (*FIT, "--save_every", "-3"): "save_every is -3; give at least 1",
     (*INTEGRAL, "--data.photographs", "pipeline.datasets.coco.Coco"): "photographs: needs root",
     (*INTEGRAL, "--data.photographs.class_path", "own.None"): "'own' has no attribute 'None'",
