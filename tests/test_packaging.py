@@ -36,6 +36,7 @@ def wheel(tmp_path_factory):
         shutil.copytree(ROOT / name, copy / name, ignore=leave_out)
     built = python("-c", "from setuptools.build_meta import build_wheel as b; b('.')", cwd=copy)
     assert built.returncode == 0, built.stderr
+    assert "absent from the `packages` configuration" not in built.stdout + built.stderr
     return next(copy.glob("*.whl"))
 
 
