@@ -62,7 +62,7 @@ pretrain: install ## Pretrain a lifter on masked, noisy projections of motion
 
 lift: install ## Train a lifter, from the newest pretraining on the same data
 ifeq ($(input),newest)
-	@$(HEATLIFT) newest heatmap --data $(config) >/dev/null 2>&1 || { \
+	@$(HEATLIFT) newest heatmap --data $(config) $(if $(ROOT),--root $(call quoted,$(ROOT))) >/dev/null 2>&1 || { \
 	  echo $(call quoted,make lift: no finished 2D stage on $(DATA) yet; training one first (make heatmap)); \
 	  $(MAKE) heatmap CONFIG= NAME= ARGS=; }
 endif

@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonargparse
 
@@ -18,12 +18,18 @@ from pipeline.run import newest_finished
 from pipeline.watch import Stopped, say
 
 
-def newest(stage: str, data: str = "data/synthetic", runs: str = "runs") -> None:
+def newest(
+    stage: Literal["heatmap", "pretrain", "lift"],
+    data: str = "data/synthetic",
+    root: str | None = None,
+    runs: str = "runs",
+) -> None:
     """Print the checkpoint of the newest finished run of a stage on some data.
 
     Args:
-        stage: heatmap, pretrain or lift.
+        stage: Which.
         data: Config that names the data.
+        root: Where they lie, if not where the config says.
         runs: Folder of all runs.
 
     Raises:
@@ -32,6 +38,8 @@ def newest(stage: str, data: str = "data/synthetic", runs: str = "runs") -> None
     source = read_source(find_config(data))
     if not source:
         raise UsageError(f"{data}: names no data.source; give the config of a data set")
+    if root is not None:
+        source = {**source, "init_args": {**source.get("init_args", {}), "root": root}}
     found = newest_finished(
         Path(runs), stage, lambda settings: same_source(settings["data"]["source"], source)
     )

@@ -16,7 +16,7 @@ from pipeline.commands import with_source
 from pipeline.config import with_found_configs
 from pipeline.demo import _done
 from pipeline.errors import UsageError
-from pipeline.run import FINISHED, Run
+from pipeline.run import FINISHED, Run, open_run
 
 pytestmark = pytest.mark.filterwarnings("default")  # `cli.run` decides which of them to show
 
@@ -184,3 +184,15 @@ def test_make_passes_on_values_as_they_were_given(target):
     )
     said = set(shlex.split(planned.stdout))
     assert {given[name] for name in TAKEN[target]} <= said
+
+
+def test_the_newest_run_is_one_on_the_same_root(tmp_path, capsys):
+    source = {"class_path": "pipeline.datasets.coco.Coco", "init_args": {"root": "pictures"}}
+    run = open_run(tmp_path, "heatmap", "coco", {"data": {"source": source}})
+    run.checkpoints.mkdir()
+    (run.checkpoints / "best.ckpt").touch()
+    run.write(state=FINISHED, finished=1.0, checkpoint="checkpoints/best.ckpt")
+    words = ["newest", "heatmap", "--data", "data/coco", "--runs", str(tmp_path), "--root"]
+    assert main([*words, str(Path.cwd() / "pictures")]) == 0
+    assert capsys.readouterr().out.strip() == str(run.checkpoints / "best.ckpt")
+    assert main([*words, "elsewhere"]) == 2
