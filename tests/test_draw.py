@@ -249,7 +249,7 @@ def test_a_strip_has_one_row_per_view_and_one_for_the_pictures():
 
 
 def test_a_longer_bar_is_longer():
-    chart = draw.bars(["walk", "sit"], [20.0, 60.0], "mm", "MPJPE", mean=False)
+    chart = draw.bars(["walk", "sit"], [20.0, 60.0], "mm", "MPJPE")
     rows = np.sort((chart == draw.RIGHT).all(-1).sum(1))
     lengths = np.unique(rows[rows > 20])
     assert lengths[-1] == pytest.approx(3 * lengths[0], rel=0.05)
@@ -271,8 +271,60 @@ def test_values_at_the_ends_of_lines_can_be_read_though_they_are_close():
     draw._write_ends(axes, [(1.0, value, (0.0, 0.0, 0.0)) for value in values])
     draw._rendered(figure)
     boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
-    assert [text.get_text() for text in axes.texts] == ["5", "5.01", "5.02", "9"]
+    assert [text.get_text() for text in axes.texts] == ["5.0", "5.0", "5.0", "9.0"]
     assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(boxes))
+
+
+def test_no_line_crosses_the_value_at_the_end_of_another():
+    figure, axes = draw._figure(7.0, 3.8, "")
+    lines = [([0, 5], [50, 41.88]), ([0, 4, 9], [70, 43, 41.84]), ([0, 9], [30, 60])]
+    for x, y in lines:
+        axes.plot(x, y)
+    draw._write_ends(axes, [(float(x[-1]), float(y[-1]), (0.0, 0.0, 0.0)) for x, y in lines])
+    draw._rendered(figure)
+    paths = [line.get_path().transformed(line.get_transform()) for line in axes.lines]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(path.intersects_bbox(box, False) for path in paths for box in boxes)
+    ends = [axes.transData.transform((x[-1], y[-1])) for x, y in sorted(lines)]
+    assert len(boxes) == 3
+    assert all(
+        abs(box.y0 - y) < 40 for box, (_, y) in zip(boxes, sorted(map(tuple, ends)), strict=True)
+    )
+
+
+def test_the_mean_of_bars_is_theirs_or_the_one_that_is_given():
+    def place(**mean):
+        chart = draw.bars(["walk", "sit"], [20.0, 60.0], "mm", "", **mean)
+        length = (chart == draw.RIGHT).all(-1).any(0).nonzero()[0]
+        orange = np.abs(chart[40:-60] - np.array(draw.LEFT)).max(-1) < 60
+        dashes = orange.sum(0).argmax()
+        return 60 * (dashes - length[0]) / np.ptp(length)
+
+    assert place() == pytest.approx(40, abs=0.5)
+    assert place(mean=50.0) == pytest.approx(50, abs=0.5)
+
+
+def test_values_of_bars_stand_right_of_the_chart_where_no_line_is(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(draw, "_rendered", drawn.append)
+    draw.bars(["a", "b", "c"], [36.9, 37.6, float("nan")], "mm", "")
+    axes = drawn[0].axes[0]
+    drawn[0].draw_without_rendering()
+    edges = [text.get_window_extent().x1 for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == ["36.9", "37.6", "none"]
+    assert all(text.get_window_extent().x0 > axes.bbox.x1 for text in axes.texts)
+    assert max(edges) <= drawn[0].bbox.x1
+
+
+def test_nine_lines_have_nine_colours_and_a_legend_that_shows_their_dashes(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(draw, "_rendered", drawn.append)
+    draw.curves({str(i): ([0, 1], [i, i]) for i in range(9)}, "", "", "")
+    lines, (legend,) = drawn[0].axes[0].lines, drawn[0].legends
+    assert len({line.get_color() for line in lines}) == 9
+    assert [line.get_linestyle() for line in lines] == ["-"] * 6 + ["--"] * 3
+    assert len({line.get_marker() for line in lines}) == 2
+    assert legend.handlelength >= 3.5
 
 
 def test_more_lines_than_colours_differ_in_their_strokes():
