@@ -539,7 +539,7 @@ def bars(
         )
     if mean is None and np.isfinite(heights).any():
         mean = float(np.nanmean(heights))
-    if mean is not None:
+    if mean is not None and np.isfinite(mean):
         axes.axvline(mean, color=_unit(LEFT), linewidth=1.4, linestyle="--", zorder=0.5)
         axes.set_title(f"mean {mean:.1f}", loc="right", fontsize=9, color=_unit(LEFT))
     axes.set_yticks(rows, [name.replace("_", " ") for name in names])

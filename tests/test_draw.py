@@ -302,6 +302,8 @@ def test_the_mean_of_bars_is_theirs_or_the_one_that_is_given():
 
     assert place() == pytest.approx(40, abs=0.5)
     assert place(mean=50.0) == pytest.approx(50, abs=0.5)
+    nothing = draw.bars(["walk"], [float("nan")], "mm", "", mean=float("nan"))
+    assert not (np.abs(nothing[:, 100:] - np.array(draw.LEFT)).max(-1) < 60).any()
 
 
 def test_values_of_bars_stand_right_of_the_chart_where_no_line_is(monkeypatch):
