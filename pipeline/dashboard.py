@@ -142,7 +142,7 @@ PANELS: tuple[Panel, ...] = (
         "<split>/poses",
         "picture",
         "lift",
-        "worst, middle and best pose, front and side, truth in grey",
+        "a pose of the worst, middle and best clip, front and side, truth in grey",
     ),
     Panel(
         "<split>/motion",
@@ -254,9 +254,10 @@ def show_bars(
     unit: str,
     title: str,
     caption: str = "",
+    mean: float | None = None,
 ) -> None:
-    """Show one bar per name; see `show`."""
-    show(trainer, name, draw.bars(names, values, unit, title), caption or title)
+    """Show one bar per name; see `show` and, for the mean, `draw.bars`."""
+    show(trainer, name, draw.bars(names, values, unit, title, mean=mean), caption or title)
 
 
 @_guarded
@@ -374,7 +375,15 @@ def _pck_panel(
     trainer: pl.Trainer, report: Mapping[str, float], skeleton: Skeleton, split: str
 ) -> None:
     shares = [100 * report[f"pck@0.1/{joint}"] for joint in skeleton.joints]
-    show_bars(trainer, f"{split}/pck_per_joint", skeleton.joints, shares, unit="%", title="PCK@0.1")
+    show_bars(
+        trainer,
+        f"{split}/pck_per_joint",
+        skeleton.joints,
+        shares,
+        unit="%",
+        title="PCK@0.1",
+        mean=100 * report["pck@0.1"],
+    )
 
 
 @_guarded
@@ -456,7 +465,7 @@ def lift_panels(
 
     Args:
         trainer: Its `default_root_dir` is the run folder.
-        clips: Some clips, the worst among them.
+        clips: Some clips, the worst, the middle and the best among them.
         report: Errors over the whole split.
         skeleton: The joint set.
         split: val or test.
@@ -480,7 +489,12 @@ def lift_panels(
     show(trainer, f"{split}/poses", draw.beside(*poses), what)
     worst = ranked[0]
     strip = draw.motion_strip(worst.predicted, worst.target, skeleton, pictures=worst.pictures)
-    show(trainer, f"{split}/motion", strip, f"{worst.title}; truth in grey.")
+    show(
+        trainer,
+        f"{split}/motion",
+        draw.titled(strip, worst.title),
+        f"{worst.title}; truth in grey.",
+    )
     for rank, clip in enumerate(ranked[:films], start=1):
         every = math.ceil(len(clip.predicted) / _FILM_FRAMES)
         frames = draw.clip_frames(

@@ -492,7 +492,7 @@ class Bench:
             draw.write_png(self.docs / "results_learning.png", chart)
             parts.append("## With and without pretraining\n\n![Learning](results_learning.png)")
         noisy = {
-            row.title + (" x 2" if row.share > 1 else ""): points
+            row.title + " x 2" * (row.share > 1) + " †" * (row.frames == "subset"): points
             for row, points in curves.items()
             if points and row.detections == "noisy"
         }
@@ -500,7 +500,8 @@ class Bench:
             chart = robustness.picture(noisy)
             draw.write_png(self.docs / "results_robustness.png", chart)
             parts.append(
-                "## On corrupted 2D\n\nRows trained on noisy 2D; one camera of each recording.\n\n"
+                "## On corrupted 2D\n\nRows trained on noisy 2D; one camera of each recording; x 2: with "
+                "twice the seconds; † on the frame subset.\n\n"
                 "![Robustness](results_robustness.png)"
             )
         return parts

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import dashboard, wandb_run
+from pipeline import dashboard, draw, wandb_run
 from pipeline.checkpoint import HandOver
 from pipeline.errors import UsageError
 from pipeline.metrics import QUANTITIES, MotionTable
@@ -306,6 +306,9 @@ def test_the_worst_clip_becomes_the_first_film(trainer):
     folder = Path(trainer.default_root_dir) / "pictures"
     captions = json.loads((folder / "captions.json").read_text())
     assert captions["test-worst_clip_1-000000.webm"].startswith("lost")
+    strip = cv2.imread(str(folder / "test-motion-000000.png"))
+    bare = draw.motion_strip(clips[2].predicted, clips[2].target, H36M17)
+    assert strip.shape[0] == bare.shape[0] + 30  # its title: name and error
     assert captions["test-worst_clip_2-000000.webm"].startswith("bad  80.0 mm")
     film = cv2.VideoCapture(str(folder / "test-worst_clip_2-000000.webm"))
     assert sum(film.read()[0] for _ in range(20)) == len(WALK)
@@ -361,11 +364,15 @@ def test_the_callback_shows_what_a_2d_stage_kept(trainer):
     joints = {"joints2d": rng.uniform(0, 32, (17, 2)), "truth": rng.uniform(0, 32, (17, 2))}
     module.examples = [{"image": np.zeros((32, 32, 3), np.uint8), **joints, **maps}]
     module.skeleton = H36M17
-    module.report = {f"pck@0.1/{joint}": 0.5 for joint in H36M17.joints}
+    module.report = {f"pck@0.1/{joint}": 0.5 for joint in H36M17.joints} | {"pck@0.1": 0.25}
     trainer.test(module, batches(), verbose=False)
     names = {path.name for path in (Path(trainer.default_root_dir) / "pictures").glob("*.png")}
     panels = ("heatmap_sheet", "heatmaps", "pck_per_joint")
     assert names == {f"test-{name}-000000.png" for name in panels}
+    folder = Path(trainer.default_root_dir) / "pictures"
+    bars = cv2.imread(str(folder / "test-pck_per_joint-000000.png"))[..., ::-1]
+    counted = draw.bars(H36M17.joints, [50.0] * 17, "%", "PCK@0.1", mean=25.0)
+    assert np.array_equal(bars, counted)  # the line is where the printed number is
 
 
 def test_a_call_that_waits_for_the_server_is_left_behind():
