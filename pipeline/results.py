@@ -500,8 +500,8 @@ class Bench:
             chart = robustness.picture(noisy)
             draw.write_png(self.docs / "results_robustness.png", chart)
             parts.append(
-                "## On corrupted 2D\n\nRows trained on noisy 2D; one camera of each recording; x 2: with "
-                "twice the seconds; † on the frame subset.\n\n"
+                "## On corrupted 2D\n\nRows trained on noisy 2D; one camera of each recording; "
+                "x 2: with twice the seconds; † on the frame subset.\n\n"
                 "![Robustness](results_robustness.png)"
             )
         return parts
