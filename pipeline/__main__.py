@@ -85,7 +85,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return fail(str(error), error.exit_code)
     except KeyboardInterrupt as stop:
-        (number,) = stop.args
+        number = next(iter(stop.args), signal.SIGINT)  # Python's own has none
         return fail(f"stopped by {signal.Signals(number).name}; nothing had begun", 128 + number)
     return cli.run(words[0], words[1:], debug=debug)
 

@@ -40,6 +40,7 @@ from pipeline.run import (
     open_run,
     plain_number,
     step_of,
+    sweep_parts,
 )
 from pipeline.watch import say
 
@@ -52,6 +53,7 @@ NOISE = (
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*sync_dist=True.*",  # evaluation logs torchmetrics, which synchronise themselves
     r".*It is recommended to use `self.log.*",
+    r".*torch.distributed.nn.functional.all_gather.*",  # what `self.all_gather` calls
 )
 """Warnings of libraries that a user of Heatlift can do nothing about."""
 
@@ -61,10 +63,6 @@ CHAIN = {"heatmap": ("val/pck_0.1", "max"), "integral": ("val/mpjpe_mm", "min")}
     "lift": ("val/mpjpe_mm", "min"),
 }
 """Which metric decides which weights of a stage are best."""
-
-
-OURS = {"logger": None, "enable_checkpointing": None, "use_distributed_sampler": True}
-"""Options of Lightning's Trainer that a run sets itself, and what they are if nobody asks."""
 
 
 ROOM = {"heatmap": "Heatmap", "integral": "Integral", "pretrain": "Pretrain", "lift": "Lift"}
@@ -235,6 +233,9 @@ class StageCLI(LightningCLI):
         name = config.name or self._stems(config) or self.stage
         if Path(name).name != name or name.startswith("."):
             raise UsageError(f"--name {name}: is a path; give a name, and the folder with --runs")
+        for key in ("logger", "enable_checkpointing"):
+            if config.trainer[key]:
+                raise UsageError(f"--trainer.{key}: cannot be chosen; Heatlift brings its own")
         if config.save_every < 1:
             raise UsageError(f"save_every is {config.save_every}; give at least 1")
         if self.subcommand == "fit":
@@ -243,7 +244,7 @@ class StageCLI(LightningCLI):
                 config.ckpt_path, config.model.pretrained = str(self.run.resume), None
             folder = self.run.folder
         else:
-            folder = self._folder_beside(config, name)
+            folder = self._folder_beside(config, name, settings)
         config.trainer.default_root_dir = str(folder)
         self.folder = folder
         self.settings = settings
@@ -325,7 +326,7 @@ class StageCLI(LightningCLI):
     def _stems(self, config: Any) -> str:
         return "-".join(Path(str(path)).stem for path in config.get("config") or [])
 
-    def _folder_beside(self, config: Any, name: str) -> Path:
+    def _folder_beside(self, config: Any, name: str, settings: Mapping[str, Any]) -> Path:
         """Where a test puts its files: a folder of its own, in that of the run it tests if it may.
 
         The same checkpoint on other data or under another protocol must not replace what is there.
@@ -336,7 +337,7 @@ class StageCLI(LightningCLI):
             run = path.parents[1]
         else:
             run = Path(config.runs) / self.stage / name
-        tried = digest_of([self._settings(config), path and checkpoint.file_digest(path)])
+        tried = digest_of([settings, path and checkpoint.file_digest(path)])
         folder = run / f"{self.subcommand}-{tried[:6]}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -344,6 +345,7 @@ class StageCLI(LightningCLI):
             raise StorageError(
                 f"{folder}: cannot be made ({error.strerror}); choose another --runs folder"
             ) from error
+        sweep_parts(folder)
         return folder
 
     def after_instantiate_classes(self) -> None:
@@ -358,9 +360,6 @@ class StageCLI(LightningCLI):
         """The Trainer, with what every run has."""
         config = self._get(self.config, "trainer")
         options: dict[str, Any] = {"enable_checkpointing": False, "use_distributed_sampler": False}
-        for key, default in OURS.items():
-            if config.get(key) != default:
-                raise UsageError(f"--trainer.{key}: cannot be chosen; Heatlift brings its own")
         given = self._get(self.config_init, "trainer")
         options["plugins"] = [*_as_list(given["plugins"]), checkpoint.WholeFiles()]
         if ranks.rank() is not None and config.strategy in ("auto", "ddp"):
@@ -482,8 +481,13 @@ class StageCLI(LightningCLI):
         say(f"  {split:<10} " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
 
     def _say_where(self) -> None:
-        say(f"  numbers    {self.folder / 'metrics.csv'}, {self.folder / 'tables'}")
-        say(f"  pictures   {self.folder / 'index.html'}")
+        for what, names in {
+            "numbers": ("metrics.csv", "tables"),
+            "pictures": ("index.html",),
+        }.items():
+            places = [str(self.folder / name) for name in names if (self.folder / name).exists()]
+            if places:
+                say(f"  {what:<10} {', '.join(places)}")
 
 
 def _as_list(given: Any) -> list[Any]:
@@ -563,6 +567,10 @@ def _take_imports(words: Sequence[str]) -> list[str]:
         if not path.is_file():
             raise UsageError(f"--import {path}: no such file; give a Python file of your own")
         sys.path.insert(0, str(path.resolve().parent))
-        importlib.import_module(path.stem)
+        module = importlib.import_module(path.stem)
+        if Path(module.__file__ or "").resolve() != path.resolve():
+            raise UsageError(
+                f"--import {path}: there is another module {path.stem}; rename the file"
+            )
         checkpoint.allow_import(path.stem)
     return rest

@@ -66,7 +66,7 @@ def with_found_configs(words: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for word in words:
-        glued = re.fullmatch(r"--config=(.+)|-c=?(\S+)", word)
+        glued = re.fullmatch(r"--config=(.+)|-c=?(.+)", word)
         if found[-1:] == ["-c"]:
             found.append(str(find_config(word)))
         elif glued:

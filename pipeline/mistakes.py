@@ -56,7 +56,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         return f"{error.filename}: no folder can be made there ({error.strerror}); name another", 5
     if isinstance(error, RuntimeError | TypeError) and re.search(MIXED_UP, str(error)):
         line = " ".join(str(error).split())[:200]
-        return f"{line}; under bf16-true or 16-true take --trainer.precision bf16-mixed", 2
+        return f"{line}; if the precision is bf16-true or 16-true, take bf16-mixed", 2
     for cause in _causes(error):  # noticed outside the loader
         if re.search(r"DataLoader worker .*(killed|exited)", str(cause)):
             return "a loader process was killed (out of memory?); lower the number of workers", 6
@@ -139,6 +139,9 @@ def _shorter(cause: str) -> str:
     )
     cause = re.sub(
         r"Import path (\S+) does not correspond to a subclass of (\S+)", r"\1 is no \2", cause
+    )
+    cause = re.sub(
+        r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", r"\2 is none of \1", cause
     )
     return cause.replace("the following arguments are required: ", "needs ")
 

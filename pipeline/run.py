@@ -133,13 +133,12 @@ def open_run(
             raise StorageError(
                 f"{candidate}: cannot be made ({error}); choose another --runs folder"
             ) from error
-        lock = filelock.FileLock(candidate / ".lock", timeout=0)
+        lock = filelock.FileLock(candidate / ".lock")
         try:
-            lock.acquire()
+            lock.acquire(timeout=0.2)  # a look at it by another process takes less
         except filelock.Timeout:
             continue
-        for part in ("", "checkpoints", "pictures", "tables"):
-            sweep(candidate / part)
+        sweep_parts(candidate)
         begun = {
             "stage": stage,
             "name": candidate.name,
@@ -161,11 +160,18 @@ def open_run(
     raise AssertionError("names never end")
 
 
+def sweep_parts(folder: Path) -> None:
+    """Remove the unfinished files that killed processes left in a run folder."""
+    for part in ("", "checkpoints", "pictures", "tables"):
+        sweep(folder / part)
+
+
 def _recovered(
     folder: Path, begun: dict[str, Any], report: Callable[[str], None]
 ) -> dict[str, Any]:
     """The state of a run whose run.json is missing or damaged: begun, or of nobody knows whom."""
-    if all(path.name == ".lock" for path in folder.iterdir()):
+    tests = ("validate-", "test-", "predict-")  # of weights from elsewhere
+    if all(path.name == ".lock" or path.name.startswith(tests) for path in folder.iterdir()):
         return begun
     states = (folder / "checkpoints").glob("step-*.ckpt")
     if any(_is_of(path, begun["digest"]) for path in states):

@@ -267,19 +267,16 @@ class Store:
         """
         for temporary in self.root.glob(".*.tmp"):
             owner, _, pid = temporary.name.removesuffix(".tmp").removesuffix(".old").rpartition(".")
-            if pid.isdigit() and (owner == f".{mine}" or self._free(owner.removeprefix("."))):
+            if not pid.isdigit():
+                continue
+            if owner == f".{mine}":
+                remove(temporary)
+                continue
+            theirs = filelock.FileLock(self.root / f"{owner}.lock", timeout=0)
+            with contextlib.suppress(filelock.Timeout, OSError), theirs:  # at work, or another's
                 remove(temporary)
         for temporary in (self.root / f".{mine}.building").glob(".*.tmp"):
             remove(temporary)
-
-    def _free(self, name: str) -> bool:
-        """Whether nobody holds an entry."""
-        lock = filelock.FileLock(self.root / f".{name}.lock", timeout=0)
-        try:
-            with lock:
-                return True
-        except filelock.Timeout:
-            return False
 
     def _room_for(self, size: int) -> None:
         free = shutil.disk_usage(self.root).free

@@ -33,7 +33,7 @@ class PointError(HeatliftError):
     """Points of a sweep have no result, each with a line of its own before."""
 
     def __init__(self, missing: int, code: int) -> None:
-        super().__init__(f"{missing} points have no result; the same command tries them again")
+        super().__init__(f"{missing} point(s) without a result; the same command tries again")
         self.exit_code = code
 
 

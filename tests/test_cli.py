@@ -114,7 +114,7 @@ LINES = {
     (*FIT, "--trainer.max_epochs", "0"): "not a single step was trained; check --trainer.max_epo",
     (*FIT, "--ckpt_path", "x.ckpt"): "--ckpt_path x.ckpt: a fit goes on by itself",
     (*FIT, "--name", "../../x"): "--name ../../x: is a path; give a name",
-    (*FIT, "--trainer.logger", "false"): "--trainer.logger: cannot be chosen",
+    (*FIT, "--trainer.logger", "true"): "--trainer.logger: cannot be chosen",
     (*FIT, "--save_every", "-3"): "save_every is -3; give at least 1",
     (*INTEGRAL, "--data.photographs", "pipeline.datasets.coco.Coco"): "photographs: needs root",
     (*INTEGRAL, "--data.photographs.class_path", "own.None"): "'own' has no attribute 'None'",
@@ -174,6 +174,15 @@ def test_a_folder_of_detections_counts_by_its_contents(tmp_path):
     renamed = checkpoint.folder_digest(folder)
     (folder / "a" / "2.json").write_text("[]")
     assert len({before, renamed, checkpoint.folder_digest(folder)}) == 3
+
+
+def test_a_file_of_ones_own_that_has_the_name_of_another_module_is_refused(refused, tmp_path):
+    (tmp_path / "random.py").write_text("seed = 4\n")
+    code, line = refused(*FIT, "--import", "random.py")
+    assert (code, line) == (
+        2,
+        "--import random.py: there is another module random; rename the file",
+    )
 
 
 def test_classes_of_ones_own_come_in_with_import(heatlift, tmp_path):

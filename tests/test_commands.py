@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_made_ends_with_5(refused, tmp_path):
 )
 def test_two_precisions_that_meet_are_explained(error):
     line, code = mistakes.explain(error)
-    assert line.endswith("under bf16-true or 16-true take --trainer.precision bf16-mixed")
+    assert line.endswith("if the precision is bf16-true or 16-true, take bf16-mixed")
     assert code == 2
 
 

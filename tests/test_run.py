@@ -117,6 +117,11 @@ def test_a_folder_with_foreign_files_is_not_taken(tmp_path, opened):
     assert opened().folder.name == "try-2"
 
 
+def test_what_a_test_of_other_weights_left_does_not_take_the_name(tmp_path, opened):
+    (tmp_path / "lift/try/test-0d0010/tables").mkdir(parents=True)
+    assert opened().folder.name == "try"
+
+
 def test_a_damaged_state_file_is_not_overwritten(opened):
     run = opened()
     (run.folder / "run.json").write_text('{"state": "unfin')

@@ -371,13 +371,15 @@ def test_a_damaged_shard_is_made_again(tmp_path):
 
 
 def test_temporaries_of_writers_that_are_gone_are_swept_and_of_others_kept(cache_folder):
-    names = "other-1.4000", "other-2.4000", f"{wanted().name}.1"  # 4000 lives in a container
-    gone, writing, mine = (cache_folder.root / f".{name}.tmp" for name in names)
-    for folder in (gone, writing, mine):
+    names = "other-1.4000", "other-2.4000", "other-3.4000", f"{wanted().name}.1"
+    gone, writing, foreign, mine = (cache_folder.root / f".{name}.tmp" for name in names)
+    for folder in (gone, writing, foreign, mine):
         folder.mkdir(parents=True)
+    (cache_folder.root / ".other-3.lock").mkdir()  # a lock that cannot be taken
     with cache_folder.lock("other-2"):
         build(cache_folder, wanted())
-    assert [folder.exists() for folder in (gone, writing, mine)] == [False, True, False]
+    left = [folder.exists() for folder in (gone, writing, foreign, mine)]
+    assert left == [False, True, True, False]
 
 
 def test_a_full_disk_is_told_before_the_work_begins(cache_folder, monkeypatch):

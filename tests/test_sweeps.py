@@ -135,7 +135,7 @@ def test_a_point_that_another_process_trains_is_left_to_it(tmp_path, capsys):
     path, name = one_point(tmp_path)
     folder = begun(tmp_path / "runs", name)
     lock = FileLock(folder / ".lock", is_singleton=False)
-    with lock, pytest.raises(PointError, match="1 points have no result") as error:
+    with lock, pytest.raises(PointError, match="1 point\\(s\\) without a result") as error:
         sweep(str(path), ALSO, str(tmp_path / "runs"))
     assert error.value.exit_code == 5
     assert f"{folder}: another process trains this point" in capsys.readouterr().out

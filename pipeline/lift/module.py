@@ -392,7 +392,7 @@ class LiftModule(LifterStage):
         The three worst of all processes, the middle one, and the three best: their first frames.
         """
         everyones = cast(Tensor, self.all_gather(self.errors))
-        errors = everyones.reshape(-1, len(self.errors)).amax(0)  # NaN stays
+        errors = everyones.reshape(self.trainer.world_size, -1).amax(0)  # NaN stays
         if not self.trainer.is_global_zero:
             return []
         order = errors.argsort(descending=True, stable=True)  # NaN first
