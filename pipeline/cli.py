@@ -29,13 +29,14 @@ from pipeline import checkpoint, commands, dashboard, mistakes, ranks, watch
 from pipeline.__main__ import STAGES, fail
 from pipeline.config import plain_values, refuse_not_finite, same_source, with_found_configs
 from pipeline.doctor import device_line
-from pipeline.errors import NumbersError, StorageError, UsageError
+from pipeline.errors import NumbersError, UsageError
 from pipeline.run import (
     FINISHED,
     MetricsFile,
     Predictions,
     Run,
     digest_of,
+    make_folder,
     newest_finished,
     open_run,
     plain_number,
@@ -339,12 +340,7 @@ class StageCLI(LightningCLI):
             run = Path(config.runs) / self.stage / name
         tried = digest_of([settings, path and checkpoint.file_digest(path)])
         folder = run / f"{self.subcommand}-{tried[:6]}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"{folder}: cannot be made ({error.strerror}); choose another --runs folder"
-            ) from error
+        make_folder(folder)
         sweep_parts(folder)
         return folder
 

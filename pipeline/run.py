@@ -127,12 +127,7 @@ def open_run(
     if ranks.rank():
         return _wait_for_first(root / stage, digest)
     for candidate in _names(root / stage, name):
-        try:
-            candidate.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"{candidate}: cannot be made ({error}); choose another --runs folder"
-            ) from error
+        make_folder(candidate)
         lock = filelock.FileLock(candidate / ".lock")
         try:
             lock.acquire(timeout=0.2)  # a look at it by another process takes less
@@ -158,6 +153,20 @@ def open_run(
         run.write(launch=launch_id(), resume=run.resume.name if run.resume else None)
         return run
     raise AssertionError("names never end")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder under that of all runs.
+
+    Raises:
+        StorageError: If it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be made ({error.strerror}); choose another --runs folder"
+        ) from error
 
 
 def sweep_parts(folder: Path) -> None:
