@@ -33,7 +33,6 @@ from pipeline.errors import NumbersError, UsageError
 from pipeline.run import (
     FINISHED,
     MetricsFile,
-    Predictions,
     Run,
     digest_of,
     make_folder,
@@ -69,7 +68,9 @@ CHAIN = {"heatmap": ("val/pck_0.1", "max"), "integral": ("val/mpjpe_mm", "min")}
 ROOM = {"heatmap": "Heatmap", "integral": "Integral", "pretrain": "Pretrain", "lift": "Lift"}
 
 
-EXAMPLE = {"heatmap": "hrnet_w32_coco", "integral": "san_small"} | {
+EXAMPLE = {
+    "heatmap": "hrnet_w32_coco",
+    "integral": "san_small",
     "pretrain": "mixste_small",
     "lift": "mixste_small",
 }
@@ -394,7 +395,7 @@ class StageCLI(LightningCLI):
         elif not fast:
             callbacks.append(dashboard.Dashboard())
         if self.subcommand == "predict" and not fast:
-            callbacks.append(Predictions(self.folder))
+            callbacks.append(watch.Predictions(self.folder))
         callbacks.append(self.signals)
         options["callbacks"] = [*_as_list(given["callbacks"]), *callbacks]
         return super().instantiate_trainer(**{**options, **kwargs})

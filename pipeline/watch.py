@@ -1,4 +1,4 @@
-"""What watches a run: seeds per batch, the NaN guard, signals, saving, and lines of progress."""
+"""What watches a run: seeds per batch, the NaN guard, signals, saving, predictions, progress."""
 
 from __future__ import annotations
 
@@ -399,6 +399,56 @@ class Keeper(Callback):
             set_aside(path)
             return None
         return path
+
+
+class Predictions(Callback):
+    """`predictions/NUMBER.npz`: what `predict` finds in a batch, NUMBER that of its first sample.
+
+    Each has the arrays that the stage's `predict_step` gives, one that gives a single array as
+    `joints3d`, and `index`: which samples of the test split, batch axis first. Lifted videos have
+    their sequence's `name`. What an earlier prediction left there is removed first.
+
+    Args:
+        folder: Where `predictions/` belongs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "predictions"
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Empty the folder."""
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.sweep(self.folder)
+            for old in self.folder.glob("*.npz"):
+                old.unlink()
+        trainer.strategy.barrier()
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write what was found."""
+        found = outputs if isinstance(outputs, Mapping) else {"joints3d": outputs}
+        arrays = {name: value.numpy(force=True) for name, value in found.items()}
+        index = arrays["index"] = torch.as_tensor(batch["index"]).numpy(force=True).reshape(-1)
+        tracks = getattr(trainer.datamodule.evaluation_sets["test"], "tracks", None)  # type: ignore[attr-defined]
+        if tracks is not None and len(index) == 1:
+            arrays["name"] = np.array(tracks[index[0]].sequence.name)
+        path = self.folder / f"{index[0]:07d}.npz"
+        checkpoint.write_whole(path, lambda file: np.savez(file, **arrays))
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say where they are."""
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            count = len(list(self.folder.glob("*.npz")))
+            say(f"  found      {self.folder}: {count} files")
 
 
 class Progress(Callback):
