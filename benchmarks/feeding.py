@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import chance
-from pipeline.datasets.synthetic import Synthetic
+from pipeline import rng
 from pipeline.lift import MixSTE
-from pipeline.lift.data import Track, Windows, exact_joints2d, track
+from pipeline.lift.sequences import PreparedSequence, exact_joints2d, prepare_sequence
+from pipeline.lift.windows import TrainingWindows
+from pipeline.mocap.synthetic import Synthetic
 
 WINDOWS, FRAMES = 1024, 27
 LEAST = 12.0
@@ -29,7 +30,10 @@ LEAST = 12.0
 
 
 def one_by_one(
-    tracks: list[Track], places: list[tuple[int, int]], swap: list[int], indices: np.ndarray
+    sequences: list[PreparedSequence],
+    places: list[tuple[int, int]],
+    swap: list[int],
+    indices: np.ndarray,
 ) -> dict[str, Tensor]:
     """The batch of epoch 0 by a loop over windows."""
     items: dict[str, list[Tensor]] = {}
@@ -37,10 +41,10 @@ def one_by_one(
         video, start = places[index]
         window = slice(start, start + FRAMES)
         item: dict[str, Any] = {
-            name: torch.from_numpy(getattr(tracks[video], name)[window].copy())
+            name: torch.from_numpy(getattr(sequences[video], name)[window].copy())
             for name in ("joints2d", "visible", "joints3d", "valid")
         }
-        if chance.uniform(0, "flip", 0, np.array([index]), lanes=1)[0, 0] < 0.5:
+        if rng.uniform(0, "flip", 0, np.array([index]), lanes=1)[0, 0] < 0.5:
             for name in ("joints2d", "joints3d"):
                 item[name] = item[name][:, swap]
                 item[name][..., 0] *= -1
@@ -57,11 +61,11 @@ def main() -> int:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     net = MixSTE(frames=FRAMES, dim=16, depth=1, heads=2)
-    tracks = [
-        track(s, s.skeleton, exact_joints2d(s), np.ones((len(s), len(s.skeleton))))
+    sequences = [
+        prepare_sequence(s, s.skeleton, exact_joints2d(s), np.ones((len(s), len(s.skeleton))))
         for s in Synthetic(4, 1, 1).sequences("train")
     ]
-    ours = Windows(tracks, net, step=FRAMES // 3, flip=True, seed=0)
+    ours = TrainingWindows(sequences, net, step=FRAMES // 3, flip=True, seed=0)
     video = np.searchsorted(ours.joints2d.starts, ours.first.numpy(), side="right") - 1
     places = list(zip(video, ours.first.numpy() - ours.joints2d.starts[video], strict=True))
     times: list[tuple[float, float]] = []
@@ -70,7 +74,7 @@ def main() -> int:
         marks = [time.process_time()]
         gathered = ours[0, indices]
         marks.append(time.process_time())
-        looped = one_by_one(tracks, places, list(net.skeleton.swap), indices)
+        looped = one_by_one(sequences, places, list(net.skeleton.swap), indices)
         marks.append(time.process_time())
         assert all(torch.equal(gathered[name], looped[name]) for name in looped)
         times.append((marks[1] - marks[0], marks[2] - marks[1]))

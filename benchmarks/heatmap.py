@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline import chance
+from pipeline import rng
 from pipeline.heatmap import HRNet, targets
-from pipeline.heatmap.crop import Augmentation, apply, invert, varied_matrices
+from pipeline.heatmap.crop import Augmentation, apply_affine, augmented_matrices, invert_affine
 from pipeline.heatmap.resnet import DEVIATION, MEAN, Normalise, fold_norms
 from pipeline.skeleton import COCO17
 
@@ -97,8 +97,8 @@ def decode_by_joint(
 
 def decode_batched(heatmaps: Tensor, matrices: NDArray[np.float64]) -> NDArray[np.float64]:
     """What room 1 does."""
-    cells, _ = targets.decode(heatmaps)
-    return apply(invert(matrices), targets.to_pixels(cells).numpy())
+    cells, _ = targets.decode_quarter(heatmaps)
+    return apply_affine(invert_affine(matrices), targets.to_pixels(cells).numpy())
 
 
 def crop_by_picture(
@@ -139,7 +139,7 @@ def crop_batched(
     pictures: list[NDArray[np.uint8]], boxes: NDArray[np.float64], joints2d: NDArray[np.float64]
 ) -> Tensor:
     """What room 1's data do: all matrices at once, mirrored where drawn, and bytes out."""
-    matrices, _ = varied_matrices(
+    matrices, _ = augmented_matrices(
         boxes,
         joints2d,
         np.ones(joints2d.shape[:2], bool),
@@ -149,7 +149,7 @@ def crop_batched(
         padding=1.25,
         key=(0, 0, np.arange(len(boxes))),
     )
-    apply(matrices, joints2d)
+    apply_affine(matrices, joints2d)
     crops = np.empty((len(boxes), CROP[1], CROP[0], 3), np.uint8)
     for i, (whole, matrix) in enumerate(zip(pictures, matrices, strict=True)):
         crops[i] = cv2.warpAffine(whole, matrix, CROP, flags=cv2.INTER_LINEAR)
@@ -169,25 +169,25 @@ def loss_by_joint(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 def pieces(rounds: int) -> None:
     """Targets, decoding, crops, loss and the flip test's merge."""
-    unit = chance.uniform("heatmap benchmark", np.arange(B * J), lanes=2).reshape(B, J, 2)
+    unit = rng.uniform("heatmap benchmark", np.arange(B * J), lanes=2).reshape(B, J, 2)
     cells = unit * (np.array(SIZE) - 1)
     tensor = torch.from_numpy(cells).float()
     slow, fast, _ = race(
         f"targets, {B} people",
         [
             ("joint by joint", lambda: targets_by_joint(cells)),
-            ("separable", lambda: targets.encode_rounded(tensor, SIZE, sigma=SIGMA)),
-            ("exact centre", lambda: targets.encode(tensor, SIZE, sigma=SIGMA)),
+            ("separable", lambda: targets.encode_heatmaps_rounded(tensor, SIZE, sigma=SIGMA)),
+            ("exact centre", lambda: targets.encode_heatmaps(tensor, SIZE, sigma=SIGMA)),
         ],
         rounds,
         (5, 5),
     )
     assert np.abs(slow - fast.numpy()).max() < 1e-6
 
-    maps = targets.encode(tensor, SIZE) + 0.05 * torch.randn(B, J, SIZE[1], SIZE[0])
+    maps = targets.encode_heatmaps(tensor, SIZE) + 0.05 * torch.randn(B, J, SIZE[1], SIZE[0])
     boxes = np.concatenate([200 * unit[:, 0], 100 + 200 * unit[:, 1]], axis=1)
     joints2d = boxes[:, None, :2] + unit * boxes[:, None, 2:]
-    matrices, _ = varied_matrices(
+    matrices, _ = augmented_matrices(
         boxes,
         joints2d,
         np.ones((B, J), bool),
@@ -210,7 +210,7 @@ def pieces(rounds: int) -> None:
     inner = np.abs(slow - fast).max(-1) < 1e-4
     assert inner.mean() > 0.9
 
-    noise = chance.generator("heatmap benchmark")
+    noise = rng.generator("heatmap benchmark")
     normalise = Normalise()
     # One picture many times: in training a picture is in the cache, because it was just decoded.
     pictures = [noise.integers(0, 256, (*PICTURE[::-1], 3), dtype=np.uint8)] * B
@@ -225,7 +225,7 @@ def pieces(rounds: int) -> None:
         (5, 3),
     )
 
-    target, weight = targets.encode(tensor, SIZE), torch.ones(B, J)
+    target, weight = targets.encode_heatmaps(tensor, SIZE), torch.ones(B, J)
     predicted = maps.clone().requires_grad_()
 
     def step(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> float:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline import chance
-from pipeline.metrics import mpjve, p_mpjpe
+from pipeline import rng
+from pipeline.metrics.functional import mpjve, p_mpjpe
 
 CHUNK = 1024
 
@@ -49,7 +49,7 @@ def main() -> None:
     frames = int(sys.argv[1]) if len(sys.argv) > 1 else 500_000
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
     torch.set_num_threads(1)
-    random = chance.generator(0, "metrics benchmark")
+    random = rng.generator(0, "metrics benchmark")
     target = random.normal(0, 0.3, (frames, 17, 3)).astype(np.float32)
     predicted = target + random.normal(0, 0.05, target.shape).astype(np.float32)
     for name, ours, theirs in (

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.datasets import Split
-from pipeline.datasets.bvh import read_bvh, text_of
-from pipeline.datasets.export import export_videopose3d
-from pipeline.datasets.mocap import Mocap
+from pipeline.mocap.bvh import read_bvh, read_text
+from pipeline.mocap.motion_capture import Mocap
+from pipeline.mocap.videopose3d_export import export_videopose3d
+from pipeline.sources import Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 BESIDE = Path(__file__).parents[2] / "shared" / "data" / "cmu_mocap"
@@ -39,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["HEATLIFT_CACHE"] = cache
         with measured(f"unpack {len(files)} files"):
-            size = sum(len(text_of(file)) for file in files)
+            size = sum(len(read_text(file)) for file in files)
         with measured(f"read {size / 1e6:.0f} MB of text, all joints by kinematics"):
             for file in files:
                 motion = read_bvh(file)

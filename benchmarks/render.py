@@ -7,8 +7,8 @@ import time
 import cv2
 import numpy as np
 
-from pipeline.datasets import Samples
-from pipeline.datasets.synthetic import Synthetic
+from pipeline.mocap.synthetic import Synthetic
+from pipeline.sources import Samples
 
 
 def around(box: np.ndarray, size: int) -> np.ndarray:

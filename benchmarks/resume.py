@@ -23,12 +23,18 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from pipeline import cli, watch
+from pipeline.cli import launch, stage_cli
+from pipeline.training import callbacks, saving, signals
 
 WANTED = 1.02
 """Largest ratio that is good enough."""
 
-OURS = (watch.Seeds, watch.Guard, watch.Signals, watch.Keeper)
+OURS = (
+    callbacks.SeedEveryBatch,
+    callbacks.NonFiniteGuard,
+    signals.StopSignals,
+    saving.CheckpointCallback,
+)
 HOOKS = (
     "on_train_batch_start",
     "on_before_backward",
@@ -98,7 +104,7 @@ class Clock(pl.Callback):
         self.ours = [callback for callback in callbacks if isinstance(callback, OURS)]
         self.others = [callback for callback in callbacks if callback not in self.ours]
         for callback in self.ours:
-            if isinstance(callback, watch.Keeper):
+            if isinstance(callback, saving.CheckpointCallback):
                 callback.every = 2 * self.steps * PAIRS_PER_SAVE
                 callback.save = timed(callback.save, self.saves)  # type: ignore[method-assign]
             for hook in HOOKS:
@@ -134,23 +140,23 @@ def has_ours(block: int) -> bool:
 
 def measure(stage: str, words: tuple[str, ...], clock: Clock) -> None:
     """Run a stage's command line with the clock in it, in a folder that is thrown away."""
-    plain = cli.StageCLI.instantiate_trainer
+    plain = stage_cli.StageCLI.instantiate_trainer
 
-    def instantiate(self: cli.StageCLI, **options: Any) -> pl.Trainer:
+    def instantiate(self: stage_cli.StageCLI, **options: Any) -> pl.Trainer:
         trainer = plain(self, **options)
         trainer.callbacks.insert(0, clock)  # type: ignore[attr-defined]
         return trainer
 
-    cli.StageCLI.instantiate_trainer = instantiate  # type: ignore[method-assign]
+    stage_cli.StageCLI.instantiate_trainer = instantiate  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory(dir=".") as folder:
         line = ["fit", "-c", f"{stage}/demo", "--runs", folder, "--wandb", "off", *words]
         line += ["--trainer.max_epochs", "1000", "--trainer.limit_val_batches", "0"]
         try:
-            code = cli.run(stage, line)
+            code = launch.run_stage(stage, line)
         except MeasuredEnd:
             return
         finally:
-            cli.StageCLI.instantiate_trainer = plain  # type: ignore[method-assign]
+            stage_cli.StageCLI.instantiate_trainer = plain  # type: ignore[method-assign]
     sys.exit(code or "the training ended before all blocks were measured")
 
 

@@ -13,26 +13,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline import checkpoint
 from pipeline.camera import normalise
-from pipeline.datasets import Sequence
-from pipeline.datasets.synthetic import Synthetic
-from pipeline.detecting import person_boxes
-from pipeline.draw import (
-    GAP,
-    bounds2d,
-    contact_sheet,
-    heatmaps_over,
-    joints_alone,
-    joints_over,
-    reach3d,
-    views3d,
-    write_png,
+from pipeline.dashboard.canvas import GAP, contact_sheet
+from pipeline.dashboard.heatmap_images import draw_heatmaps
+from pipeline.dashboard.media import write_png
+from pipeline.dashboard.skeletons import (
+    bounding_square,
+    draw_joints2d,
+    draw_joints2d_alone,
+    draw_views3d,
+    view_radius,
 )
-from pipeline.heatmap.crop import apply, crop_matrix
-from pipeline.heatmap.module import in_picture
-from pipeline.lift.data import track
-from pipeline.run import newest_finished, read_state
+from pipeline.detections.build import person_boxes
+from pipeline.heatmap.crop import apply_affine, crop_matrix
+from pipeline.heatmap.image_stage import to_image_pixels
+from pipeline.lift.sequences import prepare_sequence
+from pipeline.mocap.synthetic import Synthetic
+from pipeline.sources import Sequence
+from pipeline.training import checkpoints
+from pipeline.training.run_folder import newest_finished_run, read_state
 
 SIDE = 250
 """Of a picture on the sheet, pixels."""
@@ -48,7 +47,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, nargs="+", default=[6, 22, 38])
     arguments = parser.parse_args()
     paths = [
-        newest_finished(arguments.runs, stage, lambda settings: True, name=name)
+        newest_finished_run(arguments.runs, stage, lambda settings: True, name=name)
         for stage, name in (("heatmap", "demo"), ("lift", "demo-detected"))
     ]
     if None in paths:
@@ -65,8 +64,8 @@ def chain(detector: Path, lifter: Path) -> tuple[Any, Any, list[Sequence]]:
     state = read_state(lifter.parents[1])
     made = state["settings"]["data"]["source"]["init_args"]
     return (
-        checkpoint.rebuild(detector, stages=("heatmap",)),
-        checkpoint.rebuild(lifter, stages=("lift",)),
+        checkpoints.load_module(detector, stages=("heatmap",)),
+        checkpoints.load_module(lifter, stages=("lift",)),
         Synthetic(**made).sequences("test"),
     )
 
@@ -83,24 +82,24 @@ def sheet(sequence: Sequence, detector: Any, lifter: Any, frames: list[int]) -> 
     found, score = (
         torch.cat(part) for part in zip(*map(detector.detect, images.split(32)), strict=True)
     )
-    joints2d = in_picture(found, torch.from_numpy(small)).numpy()
+    joints2d = to_image_pixels(found, torch.from_numpy(small)).numpy()
     heatmaps = detector(images[frames]).numpy()
-    given = track(sequence, lifter.net.skeleton, joints2d, score.numpy())
+    given = prepare_sequence(sequence, lifter.net.skeleton, joints2d, score.numpy())
     lifted = lifter.lift(torch.from_numpy(given.joints2d), torch.from_numpy(given.visible)).numpy()
-    reach = reach3d(lifted[frames], given.joints3d[frames])
+    reach = view_radius(lifted[frames], given.joints3d[frames])
     flat = normalise(joints2d, sequence.camera.size)
-    bounds = bounds2d(flat[frames])
+    bounds = bounding_square(flat[frames])
     tiles = []
     for heat, t in zip(heatmaps, frames, strict=True):
         picture = sequence.pictures.crop(t, large[t], (SIDE, SIDE))
-        at = apply(large[t], joints2d[t])
-        views = views3d(lifted[t], given.joints3d[t], skeleton, reach=reach, size=SIDE)
+        at = apply_affine(large[t], joints2d[t])
+        views = draw_views3d(lifted[t], given.joints3d[t], skeleton, reach=reach, size=SIDE)
         views = views[-SIDE - GAP : -GAP, GAP:]  # without its captions
         tiles += [
             picture,
-            heatmaps_over(picture, heat, skeleton, peak=1.3 * heat.max()),
-            joints_over(picture, at, skeleton, score[t].numpy()),
-            joints_alone(flat[t], skeleton, bounds=bounds, size=SIDE),
+            draw_heatmaps(picture, heat, skeleton, peak=1.3 * heat.max()),
+            draw_joints2d(picture, at, skeleton, score[t].numpy()),
+            draw_joints2d_alone(flat[t], skeleton, bounds=bounds, size=SIDE),
             *(view[:, :SIDE] for view in np.split(views, 2, axis=1)),
         ]
     captions = ["picture", "heatmaps", "joints", "2D clip"]

@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.camera import project, world_to_camera
-from pipeline.corrupt import detection_noise
-from pipeline.datasets import Sequence
-from pipeline.datasets.mocap import Mocap
-from pipeline.draw import contact_sheet, joints_over, titled, write_png
+from pipeline.dashboard.canvas import add_title, contact_sheet
+from pipeline.dashboard.media import write_png
+from pipeline.dashboard.skeletons import draw_joints2d
+from pipeline.lift.corruption import detection_noise
+from pipeline.mocap.motion_capture import Mocap
 from pipeline.skeleton import H36M17
+from pipeline.sources import Sequence
 
 EXACT = (0, 150, 80)
 BESIDE = Path(__file__).parents[2] / "shared" / "data" / "cmu_mocap"
@@ -44,14 +46,14 @@ def main() -> None:
         if sequence.name.split(".")[0] == arguments.recording
     ]
     tiles, captions = [], []
-    views = [tracks(sequence) for sequence in sequences]
+    views = [sequences(sequence) for sequence in sequences]
     for frame in arguments.frames:
         for k, (sequence, (exact, noisy)) in enumerate(zip(sequences, views, strict=True)):
             tiles.append(tile(sequence, frame, exact[frame], noisy[frame]))
             captions.append(f"camera {k}, {frame / sequence.fps:.2f} s")
     title = f"{sequences[0].action} {arguments.recording}: exact 2D green, "
     title += "noisy 2D in colour (body's left orange, right blue)"
-    sheet = titled(contact_sheet(tiles, len(sequences), captions), title)
+    sheet = add_title(contact_sheet(tiles, len(sequences), captions), title)
     write_png(arguments.picture, sheet)
 
 
@@ -62,7 +64,7 @@ def default_root() -> Path:
     return next((Path(place) for place in places if place and Path(place).is_dir()), BESIDE)
 
 
-def tracks(sequence: Sequence) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+def sequences(sequence: Sequence) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Exact and noisy pixels of a sequence, (T, 17, 2) each."""
     joints3d = np.asarray(sequence.joints3d, np.float64)
     exact = project(world_to_camera(joints3d, sequence.camera), sequence.camera)
@@ -83,8 +85,8 @@ def tile(
         raise AssertionError("asked for with pictures")
     picture = sequence.pictures.crop(frame, matrix, (SIDE, SIDE))
     placed = [joints @ matrix[:, :2].T + matrix[:, 2] for joints in (exact, noisy)]
-    picture = joints_over(picture, placed[0], H36M17, colour=EXACT, thickness=4)
-    return joints_over(picture, placed[1], H36M17, thickness=1)
+    picture = draw_joints2d(picture, placed[0], H36M17, colour=EXACT, thickness=4)
+    return draw_joints2d(picture, placed[1], H36M17, thickness=1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,39 @@
-"""Heatlift: pictures to heatmaps to cached 2D joints to 3D motion, every stage trained.
+"""Heatlift: from images and video to 3D human motion; every stage is trained here.
 
-    images ── heatmap/ ──> 2D heatmaps ──> detections.py ──> cached 2D clips ── lift/ ──> 3D clips
-    motion capture 3D ── pretrain/ ──> random camera ──> masked, noisy 2D ──> 3D: weights for lift/
+    images ── heatmap/ ──> heatmaps ──> detections/ ──> cached 2D clips ── lift/ ──> 3D clips
+    (photos, video,        2D joints    (the cache)     joints + score       ▲
+     rendered people)                                                        │ weights
+    motion capture 3D ── pretrain/ ──> random cameras ──> masked, noisy 2D ──┘
 
 Importing this package loads nothing heavy; `from pipeline.lift import MixSTE` loads what it needs.
 """
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+
+def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package whose public names are imported when first used.
+
+    Args:
+        package: `__name__` of the package.
+        modules: Public name -> module of the package that defines it.
+    """
+
+    def load(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+
+    return load
+
+
+# Until version 0.3 `pipeline.published` is the old name of `pipeline.weights`.
+_published = ModuleType("pipeline.published", "Old name of `pipeline.weights`.")
+_published.__getattr__ = lambda name: getattr(importlib.import_module("pipeline.weights"), name)  # type: ignore[method-assign]
+sys.modules[_published.__name__] = _published

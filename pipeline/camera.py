@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline import chance
+from pipeline import rng
 from pipeline.skeleton import H36M17
 
 if TYPE_CHECKING:
@@ -287,13 +287,13 @@ def random_cameras(
     hand-mounted cameras have.
     """
     B, T, J, _ = clips.shape
-    draw = chance.uniform(seed, "camera", epoch, np.asarray(index), lanes=6)
+    draw = rng.uniform(seed, "camera", epoch, np.asarray(index), lanes=6)
     yaw = 2 * np.pi * draw[:, 0]
     up = np.radians(pitch[0] + (pitch[1] - pitch[0]) * draw[:, 1])
     away = distance[0] + (distance[1] - distance[0]) * draw[:, 2]
     lens = focal[0] + (focal[1] - focal[0]) * draw[:, 3]
     forward = [np.cos(up) * np.cos(yaw), np.cos(up) * np.sin(yaw), np.sin(up)]
-    roll = 2 * chance.normal(seed, "camera roll", epoch, np.asarray(index), lanes=1)[:, 0]
+    roll = 2 * rng.normal(seed, "camera roll", epoch, np.asarray(index), lanes=1)[:, 0]
     rotation = look_at(np.zeros(3), np.stack(forward, axis=-1), roll)
     points = clips.reshape(B, T * J, 3)
     points = (points - points.mean(axis=1, keepdims=True)).astype(np.float32)
@@ -367,9 +367,9 @@ def ring_of_cameras(
     middle = (path.min(axis=0) + path.max(axis=0)) / 2
     tallest = np.percentile(joints3d[:, H36M17.index("head"), 2], 95)
     lift = max(0.0, float(tallest) - 1.9) / 2
-    yaw = chance.uniform(*key, "yaw", lanes=1, high=360.0)[0]
-    draw = chance.uniform(*key, "camera", np.arange(4), lanes=4)
-    roll = 2 * chance.normal(*key, "camera roll", np.arange(4), lanes=1)[:, 0]
+    yaw = rng.uniform(*key, "yaw", lanes=1, high=360.0)[0]
+    draw = rng.uniform(*key, "camera", np.arange(4), lanes=4)
+    roll = 2 * rng.normal(*key, "camera roll", np.arange(4), lanes=1)[:, 0]
     azimuth = np.radians(yaw + np.array([67, 109, 247, 292]) + 10 * draw[:, 0] - 5)
     height = 1.45 + 0.2 * draw[:, 1]
     target = np.stack([*np.broadcast_arrays(*middle, 0.35 + 0.2 * draw[:, 2] + lift)], axis=-1)

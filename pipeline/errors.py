@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 
 class HeatliftError(Exception):
     """Something a person can mend: the text names the file, what is wrong and what to do.
@@ -40,3 +42,10 @@ class ProcessLostError(HeatliftError):
     """A process of a distributed run died or stopped answering."""
 
     exit_code = 6
+
+
+def print_error(message: str, code: int) -> int:
+    """Print one line on stderr and return the exit code."""
+    sys.stderr.write(f"heatlift: error: {' '.join(message.split())}\n")
+    sys.stderr.flush()
+    return code

@@ -258,3 +258,42 @@ def _sources(meaning: str, vocabulary: dict[str, int]) -> tuple[int, ...]:
         return ()
     longest = max(len(part) for part in parts)
     return tuple(i for part in parts for i in part * (longest // len(part)))
+
+
+_RIGHT_LEFT = tuple(
+    f"{side}_{name}" for side in ("right", "left") for name in ("shoulder", "elbow", "wrist")
+)
+
+
+_LEGS = tuple(f"{side}_{name}" for side in ("right", "left") for name in ("hip", "knee", "ankle"))
+
+
+_FACE = ("right_eye", "left_eye", "right_ear", "left_ear")
+
+
+_FEET = tuple(
+    f"{side}_{name}" for side in ("left", "right") for name in ("big_toe", "small_toe", "heel")
+)
+
+
+BODY25 = Skeleton(
+    "BODY25",
+    ("nose", "thorax", *_RIGHT_LEFT, "pelvis", *_LEGS, *_FACE, *_FEET),
+    (1, 8, 1, 2, 3, 1, 5, 6, -1, 8, 9, 10, 8, 12, 13, 0, 0, 15, 16, 14, 19, 14, 11, 22, 11),
+)
+"""OpenPose's 25 joints; its neck is the middle of the shoulders, which is our made-up `thorax`."""
+
+
+_COCO_PARENTS = (18, 0, 0, 1, 2, 18, 18, 5, 6, 7, 8, 19, 19, 11, 12, 13, 14)
+
+
+HALPE26 = Skeleton(
+    "HALPE26",
+    (*COCO17.joints, "head", "thorax", "pelvis", *_sides("big_toe", "small_toe", "heel")),
+    (*_COCO_PARENTS, 18, 19, -1, 15, 16, 15, 16, 15, 16),
+)
+"""Halpe's 26 joints, of AlphaPose and RTMPose: COCO17, top of the head, neck, pelvis, feet."""
+
+
+DETECTED = {s.name: s for s in (COCO17, HALPE26, BODY25, MPII16, H36M17, MPI3DHP17)}
+"""Joint sets that detections may come in."""

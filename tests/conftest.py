@@ -42,12 +42,14 @@ def shared():
 def server():
     """A forkserver whose children have everything imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["warm", "torch", "lightning.pytorch", "pipeline.cli", *ROOMS])
+    context.set_forkserver_preload(
+        ["warm", "torch", "lightning.pytorch", "pipeline.cli.stage_cli", *ROOMS]
+    )
     return context
 
 
 ROOMS = [f"pipeline.{room}.{part}" for room in TINY for part in ("module", "data")] + [
-    "pipeline.datasets.synthetic",
+    "pipeline.mocap.synthetic",
     "pipeline.datasets.mixed",
     "pipeline.lift.mixste",
     "pipeline.heatmap.hrnet",

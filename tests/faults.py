@@ -10,7 +10,8 @@ import time
 import lightning.pytorch as pl
 import torch
 
-from pipeline import cli, watch
+from pipeline.cli import stage_cli
+from pipeline.training import callbacks
 
 
 def _say():
@@ -57,8 +58,8 @@ def _with_callback(callback):
         trainer.callbacks.insert(0, callback)
         return trainer
 
-    whole = cli.StageCLI.instantiate_trainer
-    cli.StageCLI.instantiate_trainer = instantiate
+    whole = stage_cli.StageCLI.instantiate_trainer
+    stage_cli.StageCLI.instantiate_trainer = instantiate
 
 
 ACTS = {
@@ -96,28 +97,28 @@ def slow():
 
 def slow_detector(seconds):
     """The first look at pictures takes longer."""
-    from pipeline import detections
+    from pipeline.detections import cache
 
-    whole = detections.lead
+    whole = cache.run_first_rank
 
-    def lead(*rest):
+    def run_first_rank(*rest):
         time.sleep(seconds)
         whole(*rest)
 
-    detections.lead = lead
+    cache.run_first_rank = run_first_rank
 
 
 def few_videos(count):
     """A split to test on has no more than this."""
-    from pipeline.lift import data
+    from pipeline.lift import windows
 
-    whole = data.Videos.__init__
-    data.Videos.__init__ = lambda self, tracks: whole(self, tracks[:count])
+    whole = windows.WholeSequences.__init__
+    windows.WholeSequences.__init__ = lambda self, sequences: whole(self, sequences[:count])
 
 
 def no_seeds():
     """Switch the re-seeding before every batch off, and seed once at the start."""
-    watch.Seeds.on_train_batch_start = lambda *rest: None
+    callbacks.SeedEveryBatch.on_train_batch_start = lambda *rest: None
 
 
 def not_finite(step, where, rank=None):
@@ -192,26 +193,26 @@ def hang_in_imports():
             _say()
             time.sleep(1000)
 
-    del sys.modules["pipeline.cli"], pipeline.cli
+    del sys.modules["pipeline.cli.stage_cli"], pipeline.cli.stage_cli
     sys.meta_path.insert(0, Finder())
 
 
 def hang_in_command():
     """Say HERE and never come back from a command that is no stage."""
-    from pipeline import commands
+    from pipeline.cli import commands
 
-    def run_plain(command, words):
+    def run_plain(*rest):
         _say()
         time.sleep(1000)
 
-    commands.run_plain = run_plain
+    commands.run_plain_command = run_plain
 
 
 def term_at_the_end():
     """SIGTERM comes when the run is finished and writes its last page."""
-    from pipeline import dashboard
+    from pipeline.dashboard import callback
 
-    whole = dashboard.write_index
+    whole = callback.write_index
 
     def write_index(folder):
         if (folder / "run.json").exists() and '"finished"' in (folder / "run.json").read_text():
@@ -219,7 +220,7 @@ def term_at_the_end():
             ACTS["term"]()
         return whole(folder)
 
-    dashboard.write_index = write_index
+    callback.write_index = write_index
 
 
 def limit_file_size(step):
@@ -255,22 +256,22 @@ class Bad:
 
 def worker(act, batch):
     """The process that makes this training batch dies, hangs or meets a bad file."""
-    from pipeline import stage
+    from pipeline.training import loader
 
-    def loader(dataset, *rest, **options):
+    def faulty(dataset, *rest, **options):
         bad = Bad(dataset, act, batch) if options.get("workers") else dataset
         return whole(bad, *rest, **options)
 
-    whole, stage.loader = stage.loader, loader
+    whole, loader.make_loader = loader.make_loader, faulty
     if act == "hang":
-        stage.PATIENCE = 5.0
+        loader.WORKER_TIMEOUT = 5.0
 
 
 def full_wandb_disk():
     """The folder that W&B writes to is a disk of 32 kB (needs root)."""
     import subprocess
 
-    from pipeline import wandb_run
+    from pipeline.dashboard import wandb_logger
 
     def start(self):
         folder = self.folder / "wandb"
@@ -279,4 +280,7 @@ def full_wandb_disk():
         subprocess.run(mount, check=True)
         return whole(self)
 
-    whole, wandb_run.GuardedWandb._start = wandb_run.GuardedWandb._start, start
+    whole, wandb_logger.ResilientWandbLogger._start = (
+        wandb_logger.ResilientWandbLogger._start,
+        start,
+    )

@@ -6,8 +6,8 @@ import dataclasses
 
 import torch
 
-from pipeline.datasets import Samples, Split
-from pipeline.datasets.synthetic import Synthetic
+from pipeline.mocap.synthetic import Synthetic
+from pipeline.sources import Samples, Split
 
 
 class Narrow(torch.nn.Module):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.run import read_metrics, read_state
+from pipeline.training.metrics_file import read_metrics
+from pipeline.training.run_folder import read_state
 
 MOTION = """
 model:
@@ -14,10 +15,10 @@ model:
     class_path: pipeline.lift.MixSTE
     init_args: {frames: 9, dim: 16, depth: 2, heads: 2, drop_path: 0.3}
   optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-3}}
-  schedule: {class_path: pipeline.stage.WarmupCosine}
+  schedule: {class_path: pipeline.training.WarmupCosine}
 data:
   source:
-    class_path: pipeline.datasets.synthetic.Synthetic
+    class_path: pipeline.mocap.Synthetic
     init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 2.0}
   batch_size: 64
 trainer: {max_epochs: 3, log_every_n_steps: 1}
@@ -26,13 +27,13 @@ save_every: 2
 PICTURES = """
 model:
   net:
-    class_path: pipeline.heatmap.hrnet.HRNet
+    class_path: pipeline.heatmap.HRNet
     init_args: {width: 8, stem: 8, planes: 8, blocks: 1, modules: [1, 1, 1]}
   optimizer: {class_path: torch.optim.Adam, init_args: {lr: 4.0e-3}}
-  schedule: {class_path: pipeline.stage.WarmupCosine}
+  schedule: {class_path: pipeline.training.WarmupCosine}
 data:
   source:
-    class_path: pipeline.datasets.synthetic.Synthetic
+    class_path: pipeline.mocap.Synthetic
     init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 2.0, pictures: 64}
   input_size: [64, 64]
   batch_size: 16
@@ -46,7 +47,7 @@ model:
   input_size: [64, 64]
 data:
   source:
-    class_path: pipeline.datasets.synthetic.Synthetic
+    class_path: pipeline.mocap.Synthetic
     init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 2.0, pictures: 64}
   photographs:
     class_path: own.Flat

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import chance
+from pipeline import rng
 
 
 @settings(max_examples=50, deadline=None)
@@ -16,34 +16,32 @@ from pipeline import chance
 )
 def test_a_sample_gets_the_same_numbers_in_any_batch_and_order(seed, numbers, data):
     order = data.draw(st.permutations(range(len(numbers))))
-    whole = chance.bits(seed, "noise", np.array(numbers), lanes=3)
-    turned = chance.bits(seed, "noise", np.array(numbers)[list(order)], lanes=3)
+    whole = rng.bits(seed, "noise", np.array(numbers), lanes=3)
+    turned = rng.bits(seed, "noise", np.array(numbers)[list(order)], lanes=3)
     assert np.array_equal(whole[list(order)], turned)
-    assert np.array_equal(whole[0], chance.bits(seed, "noise", numbers[0], lanes=3))
+    assert np.array_equal(whole[0], rng.bits(seed, "noise", numbers[0], lanes=3))
     assert len(np.unique(whole)) == whole.size
 
 
 def test_more_lanes_leave_the_first_as_they_are():
-    few, many = (chance.uniform(1, "x", np.arange(5), lanes=lanes) for lanes in (2, 9))
+    few, many = (rng.uniform(1, "x", np.arange(5), lanes=lanes) for lanes in (2, 9))
     assert np.array_equal(few, many[:, :2])
 
 
 @pytest.mark.parametrize("other", [(2, "a", 3), (1, "b", 3), (1, "a", 4), (1, 3, "a"), (1, "a")])
 def test_another_key_is_another_stream(other):
-    mine, theirs = chance.bits(1, "a", 3, lanes=64), chance.bits(*other, lanes=64)
+    mine, theirs = rng.bits(1, "a", 3, lanes=64), rng.bits(*other, lanes=64)
     assert not np.isin(mine, theirs).any()
 
 
 def test_the_numbers_of_a_key_never_change():
-    assert (
-        chance.bits(7, "flip", 3, lanes=1)[0] == chance.bits(7, "flip", np.array([3]), lanes=1)[0]
-    )
-    assert chance.seed_of(0) == 6017775124710473527
-    assert chance.generator(0, "a").integers(1000, size=3).tolist() == [480, 184, 634]
+    assert rng.bits(7, "flip", 3, lanes=1)[0] == rng.bits(7, "flip", np.array([3]), lanes=1)[0]
+    assert rng.derive_seed(0) == 6017775124710473527
+    assert rng.generator(0, "a").integers(1000, size=3).tolist() == [480, 184, 634]
 
 
 def test_uniform_numbers_fill_their_range_evenly():
-    drawn = chance.uniform(0, "u", np.arange(1000), lanes=100, low=-2.0, high=3.0)
+    drawn = rng.uniform(0, "u", np.arange(1000), lanes=100, low=-2.0, high=3.0)
     counts, _ = np.histogram(drawn, bins=20, range=(-2, 3))
     assert drawn.min() >= -2
     assert drawn.max() < 3
@@ -51,14 +49,14 @@ def test_uniform_numbers_fill_their_range_evenly():
 
 
 def test_normal_numbers_have_mean_zero_deviation_one_and_normal_tails():
-    drawn = chance.normal(0, "n", np.arange(1000), lanes=100)
+    drawn = rng.normal(0, "n", np.arange(1000), lanes=100)
     assert abs(drawn.mean()) < 0.015
     assert drawn.std() == pytest.approx(1, abs=0.01)
     assert (abs(drawn) > 1.96).mean() == pytest.approx(0.05, abs=0.005)
 
 
 def test_neighbouring_samples_and_lanes_are_not_related():
-    drawn = chance.normal(0, "c", np.arange(4000), lanes=2)
+    drawn = rng.normal(0, "c", np.arange(4000), lanes=2)
     pairs = (drawn[:, :1] * drawn[:, 1:], drawn[1:] * drawn[:-1])
     assert all(abs(products.mean()) < 5 / products.size**0.5 for products in pairs)
 
@@ -66,7 +64,7 @@ def test_neighbouring_samples_and_lanes_are_not_related():
 def test_asking_changes_no_global_state():
     np.random.seed(5)  # noqa: NPY002
     before = np.random.get_state()[1].copy()  # noqa: NPY002
-    chance.generator(1, "g").random(10)
-    chance.uniform(1, lanes=10)
+    rng.generator(1, "g").random(10)
+    rng.uniform(1, lanes=10)
     assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
-    assert 0 <= chance.seed_of(1, "torch") < 2**63
+    assert 0 <= rng.derive_seed(1, "torch") < 2**63

@@ -22,9 +22,10 @@ import warm
 from runs import WORDS, differing, outcome
 from soak import SEED
 
-from pipeline import checkpoint
 from pipeline.errors import DataError, StorageError
-from pipeline.run import newest_checkpoint
+from pipeline.files import torch_files, writing
+from pipeline.training import checkpoints
+from pipeline.training.run_folder import newest_checkpoint
 
 CHANCE = random.Random(20261120)
 
@@ -45,7 +46,7 @@ def whole(run_folder):
 def refused(path: Path) -> str:
     """The one line by which a checkpoint is refused; it must name the file."""
     with pytest.raises(DataError) as caught:
-        checkpoint.read(path)
+        torch_files.read_checkpoint(path)
     assert str(caught.value).startswith(f"{path}: ")
     return str(caught.value)
 
@@ -60,7 +61,7 @@ def harmless(path: Path, data: bytes) -> bool:
     """Whether a changed file still gives exactly the same content."""
     reference = path.with_name("whole.ckpt")
     reference.write_bytes(data)
-    one, other = checkpoint.read(path), checkpoint.read(reference)
+    one, other = torch_files.read_checkpoint(path), torch_files.read_checkpoint(reference)
     return pickle.dumps(one["loops"]) == pickle.dumps(other["loops"]) and all(
         torch.equal(one["state_dict"][key], value) for key, value in other["state_dict"].items()
     )
@@ -69,7 +70,7 @@ def harmless(path: Path, data: bytes) -> bool:
 def silently_wrong(path: Path, whole: bytes, changed: bytes) -> bool:
     path.write_bytes(changed)
     try:
-        checkpoint.read(path)
+        torch_files.read_checkpoint(path)
     except DataError as error:
         said = str(error)
     else:
@@ -214,7 +215,7 @@ def test_a_tensor_larger_than_its_file_is_refused_wherever_it_is(tmp_path, insid
 def test_many_tensors_of_the_same_numbers_are_refused(tmp_path):
     path, shared = tmp_path / "shared.ckpt", torch.zeros(1000)
     torch.save({"state_dict": {"a": shared, "b": shared}}, path)
-    assert checkpoint.read(path)["state_dict"]["b"].shape == (1000,)
+    assert torch_files.read_checkpoint(path)["state_dict"]["b"].shape == (1000,)
     torch.save({"state_dict": {f"w{i}": shared for i in range(50)}}, path)
     assert "claim more numbers than the file holds" in refused(path)
 
@@ -249,7 +250,7 @@ def file_with(path: Path, operations: bytes) -> Path:
 
 def test_a_tensor_written_by_hand_is_read(tmp_path):
     path = file_with(tmp_path / "a.ckpt", tensor_of([2, 2], [2, 1]))
-    assert checkpoint.read(path)["state_dict"]["w"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert torch_files.read_checkpoint(path)["state_dict"]["w"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
 @pytest.mark.parametrize(
@@ -335,7 +336,7 @@ def test_a_failing_disk_leaves_the_older_file(broken, number, whole, tmp_path, m
     path = _written(tmp_path / "a.ckpt", whole)
     monkeypatch.setattr(broken, fails_with(number))
     with pytest.raises(StorageError, match="file that was there before is untouched"):
-        checkpoint.WholeFiles().save_checkpoint({"state_dict": {}}, path)
+        checkpoints.AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, path)
     assert path.read_bytes() == whole
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
 
@@ -347,7 +348,7 @@ def test_a_file_size_limit_ends_with_5_and_keeps_the_older_state(heatlift, tmp_p
     assert "cannot be written" in child.stderr.splitlines()[-1]
     states = sorted((tmp_path / "runs/lift/lift/checkpoints").iterdir())
     assert [path.name for path in states] == ["step-000000002.ckpt"]
-    assert checkpoint.verify(states[0])
+    assert torch_files.verify_checkpoint(states[0])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -360,9 +361,9 @@ def test_a_full_disk_keeps_the_older_file(whole, tmp_path):
         pytest.skip("mounting is not allowed here")
     try:
         path = _written(disk / "last.ckpt", whole)
-        content = checkpoint.read(path)
+        content = torch_files.read_checkpoint(path)
         with pytest.raises(StorageError, match=r"No space left|unexpected pos|write"):
-            checkpoint.WholeFiles().save_checkpoint(content, path)
+            checkpoints.AtomicCheckpointIO().save_checkpoint(content, path)
         assert path.read_bytes() == whole
         assert [file.name for file in disk.iterdir()] == ["last.ckpt"]
     finally:
@@ -380,15 +381,15 @@ def test_a_kill_while_saving_never_leaves_half_a_file(kills, server, tmp_path):
         process.join(CHANCE.uniform(0.0, 0.1))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        values = checkpoint.read(path)["state_dict"]["w"]
+        values = torch_files.read_checkpoint(path)["state_dict"]["w"]
         assert values.min() == values.max()
-    checkpoint.sweep(tmp_path)
+    writing.remove_leftovers(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
 
 
 def test_the_unfinished_file_of_a_living_process_is_left_alone(tmp_path):
     part = _written(tmp_path / f".a.ckpt.{os.getpid()}.part", b"x")
-    checkpoint.sweep(tmp_path)
+    writing.remove_leftovers(tmp_path)
     assert part.exists()
 
 
@@ -474,11 +475,11 @@ def test_kills_while_saving(part, server, tmp_path, soak):
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         try:
-            values = checkpoint.read(path)["state_dict"]["w"]
+            values = torch_files.read_checkpoint(path)["state_dict"]["w"]
         except DataError as error:
             row.look(lost=error)
             continue
-        checkpoint.sweep(tmp_path)
+        writing.remove_leftovers(tmp_path)
         left = [file.name for file in tmp_path.iterdir()] != ["a.ckpt"]
         row.look(lost=False, wrong=bool(values.min() != values.max()), other=left)
 
@@ -512,14 +513,14 @@ def disk(kind: str, at: int):
 @pytest.mark.parametrize("kind", ["limit", "write", "fsync", "rename"])
 def test_failing_writes(kind, whole, tmp_path, soak):
     path = _written(tmp_path / "a.ckpt", whole)
-    content = checkpoint.read(path)
+    content = torch_files.read_checkpoint(path)
     chance = random.Random(f"{SEED} write {kind}")
     row = soak("write")
     for _ in row.times(15):
         refused = False
         with disk(kind, chance.randrange(1, len(whole) - 1000)):
             try:
-                checkpoint.WholeFiles().save_checkpoint(content, path)
+                checkpoints.AtomicCheckpointIO().save_checkpoint(content, path)
             except StorageError:
                 refused = True
         left = [file.name for file in tmp_path.iterdir()] != ["a.ckpt"]
@@ -553,7 +554,7 @@ def test_hostile_pickles(protocol, whole, tmp_path, soak):
         name = names[number % len(names)]
         content = hidden(chance, gadgets(canary)[name])
         path = repacked(whole, tmp_path / "evil.ckpt", pickled=pickle.dumps(content, protocol))
-        row.look(name, **ran(lambda path=path: checkpoint.read(path), canary))
+        row.look(name, **ran(lambda path=path: torch_files.read_checkpoint(path), canary))
 
 
 def ran(read, canary: Path) -> dict[str, object]:
@@ -580,4 +581,6 @@ def test_bombs(whole, tmp_path, soak):
             repacked(whole, path, packing=zipfile.ZIP_DEFLATED, more=bomb)
         else:
             torch.save({"state_dict": {"w": torch.zeros(1).expand(size * 1000)}}, path)
-        row.look(number, **ran(lambda path=path: checkpoint.read(path), tmp_path / "canary"))
+        row.look(
+            number, **ran(lambda path=path: torch_files.read_checkpoint(path), tmp_path / "canary")
+        )

@@ -11,9 +11,10 @@ import torch
 from runs import TINY, WORDS
 from soak import SEED
 
-from pipeline import checkpoint, mistakes
 from pipeline.__main__ import main
-from pipeline.run import read_state
+from pipeline.cli import explain
+from pipeline.files import digests, torch_files
+from pipeline.training.run_folder import read_state
 
 LIFT = TINY["lift"]
 pytestmark = pytest.mark.filterwarnings("default")  # `cli.run` decides which of them to show
@@ -116,7 +117,7 @@ LINES = {
     (*FIT, "--name", "../../x"): "--name ../../x: is a path; give a name",
     (*FIT, "--trainer.logger", "true"): "--trainer.logger: cannot be chosen",
     (*FIT, "--save_every", "-3"): "save_every is -3; give at least 1",
-    (*INTEGRAL, "--data.photographs", "pipeline.datasets.coco.Coco"): "photographs: needs root",
+    (*INTEGRAL, "--data.photographs", "pipeline.datasets.Coco"): "photographs: needs root",
     (*INTEGRAL, "--data.photographs.class_path", "own.None"): "'own' has no attribute 'None'",
     (*INTEGRAL, "--data.source.class_path", "own.Narrow"): "own.Narrow is no PictureSource",
     (*INTEGRAL, "--model.schedule.class_path", "own.Narrow"): "schedule: own.Narrow is no Schedule",
@@ -158,22 +159,24 @@ def test_a_checkpoint_is_tested_without_the_weights_that_its_run_began_with(heat
 
 
 def test_the_death_of_a_loader_process_has_its_exit_code_wherever_it_is_noticed():
-    line, code = mistakes.explain(RuntimeError("DataLoader worker (pid 7) is killed by signal: 9"))
+    line, code = explain.explain_error(
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: 9")
+    )
     assert (line.split(" (")[0], code) == ("a loader process was killed", 6)
     meanwhile = EOFError("amid a batch")
     meanwhile.__context__ = RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
-    assert mistakes.explain(meanwhile) == (line, 6)
+    assert explain.explain_error(meanwhile) == (line, 6)
 
 
 def test_a_folder_of_detections_counts_by_its_contents(tmp_path):
     folder = tmp_path / "found"
     (folder / "a").mkdir(parents=True)
     (folder / "a" / "1.json").write_text("{}")
-    before = checkpoint.folder_digest(folder)
+    before = digests.folder_digest(folder)
     (folder / "a" / "1.json").rename(folder / "a" / "2.json")
-    renamed = checkpoint.folder_digest(folder)
+    renamed = digests.folder_digest(folder)
     (folder / "a" / "2.json").write_text("[]")
-    assert len({before, renamed, checkpoint.folder_digest(folder)}) == 3
+    assert len({before, renamed, digests.folder_digest(folder)}) == 3
 
 
 def test_a_file_of_ones_own_that_has_the_name_of_another_module_is_refused(refused, tmp_path):
@@ -214,7 +217,7 @@ def test_plugins_of_ones_own_come_beside_heatlifts(heatlift, tmp_path):
     child = heatlift(*WORDS["lift"], *plugin, "--trainer.max_epochs", "1")
     assert child.wait() == 0, child.stderr
     assert "precision 64-true" in child.stdout
-    best = checkpoint.read(tmp_path / "runs/lift/lift/checkpoints/best.ckpt")
+    best = torch_files.read_checkpoint(tmp_path / "runs/lift/lift/checkpoints/best.ckpt")
     assert {value.dtype for value in best["state_dict"].values()} == {torch.float64}
 
 

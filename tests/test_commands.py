@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import mistakes
 from pipeline.__main__ import main
-from pipeline.commands import with_source
-from pipeline.config import with_found_configs
-from pipeline.demo import _done
+from pipeline.cli import explain
+from pipeline.cli.commands import expand_configs
+from pipeline.cli.configs import resolve_configs
 from pipeline.errors import UsageError
-from pipeline.run import FINISHED, Run, open_run
+from pipeline.experiments.demo import _done
+from pipeline.training.run_folder import FINISHED, Run, open_run
 
 pytestmark = pytest.mark.filterwarnings("default")  # `cli.run` decides which of them to show
 
@@ -72,7 +72,7 @@ def test_a_config_that_names_no_data_cannot_say_what_is_newest(refused):
 def test_a_config_is_found_however_it_is_given(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yaml").write_text("data: {source: {class_path: A}}")
-    assert with_found_configs([*given, "--name", "a"]) == ["-c", "x.yaml", "--name", "a"]
+    assert resolve_configs([*given, "--name", "a"]) == ["-c", "x.yaml", "--name", "a"]
 
 
 def finished(folder, source):
@@ -92,18 +92,18 @@ def test_the_newest_detector_is_that_of_the_folder_however_it_is_spelled(
     (tmp_path / "x.yaml").write_text("data: {source: {class_path: A, init_args: {root: b}}}")
     finished(tmp_path / "runs/heatmap/a", {"class_path": "A", "init_args": {"root": "../x/b"}})
     with pytest.raises(UsageError, match="no finished 2D stage on this data"):
-        with_source(["-c", "x.yaml", *given])
+        expand_configs(["-c", "x.yaml", *given])
     root = ["--data.source.init_args.root", str(tmp_path.parent / "x" / "b")]
-    words = with_source(["-c", "x.yaml", *root, *given])
+    words = expand_configs(["-c", "x.yaml", *root, *given])
     assert words[-2:] == ["--detector", "runs/heatmap/a/checkpoints/best.ckpt"]
 
 
 def test_a_config_without_data_leaves_the_data_of_another_alone(tmp_path):
     (tmp_path / "data.yaml").write_text("data: {source: {class_path: A, init_args: {root: b}}}")
     (tmp_path / "net.yaml").write_text("model: {}")
-    words = with_source(["-c", str(tmp_path / "data.yaml"), "-c", str(tmp_path / "net.yaml")])
+    words = expand_configs(["-c", str(tmp_path / "data.yaml"), "-c", str(tmp_path / "net.yaml")])
     assert json.loads(words[1]) == {"class_path": "A", "init_args": {"root": "b"}}
-    assert with_source(["-c", str(tmp_path / "net.yaml")]) == []
+    assert expand_configs(["-c", str(tmp_path / "net.yaml")]) == []
 
 
 @pytest.mark.parametrize("text", ['{"demoheat', "[3]", '{"demoheatmap": "runs/gone"}', "", "3"])
@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_made_ends_with_5(refused, tmp_path):
     ],
 )
 def test_two_precisions_that_meet_are_explained(error):
-    line, code = mistakes.explain(error)
+    line, code = explain.explain_error(error)
     assert line.endswith("if the precision is bf16-true or 16-true, take bf16-mixed")
     assert code == 2
 
@@ -154,7 +154,7 @@ def test_two_precisions_that_meet_are_explained(error):
 def test_a_file_that_is_missing_is_no_folder_that_cannot_be_made():
     with pytest.raises(FileNotFoundError) as missing:
         open("nowhere")  # noqa: PTH123, SIM115
-    assert mistakes.explain(missing.value)[1] == 1
+    assert explain.explain_error(missing.value)[1] == 1
 
 
 TAKEN = {
@@ -187,7 +187,7 @@ def test_make_passes_on_values_as_they_were_given(target):
 
 
 def test_the_newest_run_is_one_on_the_same_root(tmp_path, capsys):
-    source = {"class_path": "pipeline.datasets.coco.Coco", "init_args": {"root": "pictures"}}
+    source = {"class_path": "pipeline.datasets.Coco", "init_args": {"root": "pictures"}}
     run = open_run(tmp_path, "heatmap", "coco", {"data": {"source": source}})
     run.checkpoints.mkdir()
     (run.checkpoints / "best.ckpt").touch()

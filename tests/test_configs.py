@@ -11,9 +11,9 @@ import yaml
 from costs import cost
 
 from pipeline.__main__ import STAGES, main
-from pipeline.config import shipped_configs
-from pipeline.heatmap.data import skeleton_named
-from pipeline.models import multiply_adds
+from pipeline.cli.configs import shipped_configs
+from pipeline.cli.models import count_multiply_adds
+from pipeline.heatmap.data import get_skeleton
 
 WIDE = re.compile(
     r"hrnet_w|simple_baseline|san|resnet|videopose3d|mixste(?!_small|_mocap)|poseformer(?!_group)"
@@ -30,7 +30,7 @@ OF_SWEEPS = [path for path in CONFIGS if path.parent.name == "sweeps"]
 SMALL = """
 data:
   source:
-    class_path: pipeline.datasets.synthetic.Synthetic
+    class_path: pipeline.mocap.Synthetic
     init_args: {train: 2, val: 1, test: 1, actions: [walk], seconds: 1.0, pictures: 60}
 """
 TIMES = r"\b(seconds?|minutes?|hours?|days?|\d+ s)\b"
@@ -132,7 +132,7 @@ def test_parses_and_its_network_has_the_shapes_of_its_stage(path, capsys):
     net = network(path)
     if path.parent.name in ("heatmap", "integral"):
         width, height = config["data"]["input_size"]
-        joints = len(skeleton_named(config["data"]["skeleton"]))
+        joints = len(get_skeleton(config["data"]["skeleton"]))
         heatmaps = net(torch.empty(2, 3, height, width, device="meta"))
         assert heatmaps.shape[:2] == (2, joints)
         assert heatmaps.shape[-2:] == (height // 4, width // 4)
@@ -157,7 +157,7 @@ def test_its_network_costs_what_its_formula_says(path):
         net.set_progress(1.0)
         example = torch.empty(1, net.frames, len(net.skeleton), 2, device="meta")
     expected = cost(named["class_path"], named.get("init_args", {}), picture)
-    assert multiply_adds(net, example) == expected
+    assert count_multiply_adds(net, example) == expected
 
 
 @each(NARROW)

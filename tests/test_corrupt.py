@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import corrupt
 from pipeline.errors import DataError
+from pipeline.lift import corruption
 from pipeline.skeleton import H36M17
 
 
@@ -21,7 +21,7 @@ def standing(frames, height=330.0):
 @pytest.fixture(scope="module")
 def detected():
     exact = standing(1500)
-    found = [corrupt.detection_noise(exact, 50.0, 5, f"sequence {k}") for k in range(40)]
+    found = [corruption.detection_noise(exact, 50.0, 5, f"sequence {k}") for k in range(40)]
     return exact, np.stack([joints for joints, _ in found]), np.stack([score for _, score in found])
 
 
@@ -35,8 +35,8 @@ def detected():
 def test_noise_and_masks_of_a_sample_do_not_depend_on_its_batch(order, frames, epoch, seed):
     numbers = np.array([0, 5, 3, 99, 10**6, 7])
     for draw in (
-        lambda index: corrupt.pretraining_noise(frames, seed, epoch, index),
-        lambda index: corrupt.pretraining_masks(frames, 17, seed, epoch, index),
+        lambda index: corruption.pretraining_noise(frames, seed, epoch, index),
+        lambda index: corruption.pretraining_masks(frames, 17, seed, epoch, index),
     ):
         whole = draw(numbers)
         assert np.array_equal(draw(numbers[order]), whole[order])
@@ -45,43 +45,43 @@ def test_noise_and_masks_of_a_sample_do_not_depend_on_its_batch(order, frames, e
 
 def test_another_epoch_is_corrupted_otherwise():
     index = np.arange(3)
-    noise = [corrupt.pretraining_noise(27, 1, epoch, index) for epoch in (0, 1)]
-    masks = [corrupt.pretraining_masks(27, 17, 1, epoch, index) for epoch in (0, 1)]
+    noise = [corruption.pretraining_noise(27, 1, epoch, index) for epoch in (0, 1)]
+    masks = [corruption.pretraining_masks(27, 17, 1, epoch, index) for epoch in (0, 1)]
     assert abs(noise[0] - noise[1]).min() > 0
     assert (masks[0] != masks[1]).any()
 
 
 def test_pretraining_noise_is_as_large_as_its_tables_say():
-    noise = corrupt.pretraining_noise(1, 0, 0, np.arange(20_000))[:, 0].astype(float)
-    weight = corrupt.NOISE_WEIGHT[:, None]
-    mean = weight * corrupt.NOISE_MEAN
-    gauss = weight * (corrupt.NOISE_DEVIATION**2 + corrupt.NOISE_MEAN**2)
-    square = gauss + (1 - weight) * corrupt.NOISE_UNIFORM**2 / 3 + corrupt.NOISE_WHITE**2
+    noise = corruption.pretraining_noise(1, 0, 0, np.arange(20_000))[:, 0].astype(float)
+    weight = corruption.NOISE_WEIGHT[:, None]
+    mean = weight * corruption.NOISE_MEAN
+    gauss = weight * (corruption.NOISE_DEVIATION**2 + corruption.NOISE_MEAN**2)
+    square = gauss + (1 - weight) * corruption.NOISE_UNIFORM**2 / 3 + corruption.NOISE_WHITE**2
     np.testing.assert_allclose(noise.mean(axis=0), mean, atol=5e-4)
     np.testing.assert_allclose((noise**2).mean(axis=0), square, rtol=0.06)
 
 
 def test_pretraining_noise_is_slow_between_its_keys():
-    noise = corrupt.pretraining_noise(243, 0, 0, np.arange(16)).astype(float)
+    noise = corruption.pretraining_noise(243, 0, 0, np.arange(16)).astype(float)
     bends = np.diff(noise, n=2, axis=1)
     assert noise.shape == (16, 243, 17, 2)
-    assert np.median(abs(bends)) < 2.5 * corrupt.NOISE_WHITE
-    assert noise.std() > 2 * corrupt.NOISE_WHITE
+    assert np.median(abs(bends)) < 2.5 * corruption.NOISE_WHITE
+    assert noise.std() > 2 * corruption.NOISE_WHITE
 
 
 def test_masks_hide_the_shares_that_they_are_asked_for():
-    visible = corrupt.pretraining_masks(81, 17, 0, 0, np.arange(200), joints=0.2, frames=0.3)
+    visible = corruption.pretraining_masks(81, 17, 0, 0, np.arange(200), joints=0.2, frames=0.3)
     whole = ~visible.any(axis=-1)
     assert whole.mean() == pytest.approx(0.3, abs=0.02)
     assert 1 - visible[~whole].mean() == pytest.approx(0.2, abs=0.01)
     assert len(np.unique(whole.sum(axis=1))) > 5  # drawn per sample
-    assert corrupt.pretraining_masks(9, 17, 0, 0, np.arange(4), joints=0, frames=0).all()
-    assert not corrupt.pretraining_masks(9, 17, 0, 0, np.arange(4), joints=1.0, frames=0).any()
+    assert corruption.pretraining_masks(9, 17, 0, 0, np.arange(4), joints=0, frames=0).all()
+    assert not corruption.pretraining_masks(9, 17, 0, 0, np.arange(4), joints=1.0, frames=0).any()
 
 
 def test_confidence_falls_with_the_error_and_stays_between_0_and_1():
     near, far = np.zeros((50, 20, 17, 2)), np.full((50, 20, 17, 2), 0.05)
-    scores = [corrupt.confidence(noise, 1, 0, np.arange(50)) for noise in (near, far)]
+    scores = [corruption.confidence(noise, 1, 0, np.arange(50)) for noise in (near, far)]
     assert all(score.min() >= 0 and score.max() <= 1 for score in scores)
     assert scores[0].mean() > scores[1].mean() + 0.3
 
@@ -121,7 +121,7 @@ def test_detection_noise_depends_on_its_key_alone_and_changes_no_input():
     exact = standing(60)
     before = exact.copy()
     first, again, other = (
-        corrupt.detection_noise(exact, 50, *key)[0] for key in ((1, "a"), (1, "a"), (1, "b"))
+        corruption.detection_noise(exact, 50, *key)[0] for key in ((1, "a"), (1, "a"), (1, "b"))
     )
     assert np.array_equal(first, again, equal_nan=True)
     assert not np.array_equal(first, other, equal_nan=True)
@@ -130,7 +130,7 @@ def test_detection_noise_depends_on_its_key_alone_and_changes_no_input():
 
 def test_detection_noise_grows_with_the_person():
     small, large = (
-        np.nanmedian(abs(corrupt.detection_noise(standing(400, h), 50, 3)[0] - standing(400, h)))
+        np.nanmedian(abs(corruption.detection_noise(standing(400, h), 50, 3)[0] - standing(400, h)))
         for h in (165.0, 660.0)
     )
     assert large == pytest.approx(4 * small, rel=0.05)
@@ -139,7 +139,7 @@ def test_detection_noise_grows_with_the_person():
 def test_a_swapped_leg_is_swapped_whole():
     random = np.random.default_rng(0)
     exact = standing(20_000)
-    swapped = corrupt._swap_limbs(random, exact, 8.0)
+    swapped = corruption._swap_limbs(random, exact, 8.0)
     moved = (swapped != exact).any(axis=-1)
     legs = [
         H36M17.index(f"{side}_{name}")
@@ -154,7 +154,7 @@ def test_a_swapped_leg_is_swapped_whole():
 
 def test_detection_noise_wants_17_joints():
     with pytest.raises(DataError, match="known for H36M17, not for 16 joints"):
-        corrupt.detection_noise(np.zeros((3, 16, 2)), 50, 1)
+        corruption.detection_noise(np.zeros((3, 16, 2)), 50, 1)
 
 
 @settings(max_examples=50, deadline=None)
@@ -162,12 +162,12 @@ def test_detection_noise_wants_17_joints():
 def test_hidden_joints_are_as_many_as_asked_and_the_rest_stays(fraction, shown, seed):
     visible = np.random.default_rng(seed).random((4, 9, 17)) < shown
     before = visible.copy()
-    hidden = corrupt.hide_joints(visible, fraction, seed, np.arange(4))
+    hidden = corruption.hide_joints(visible, fraction, seed, np.arange(4))
     gone = (visible & ~hidden).sum(axis=(1, 2))
     assert (abs(gone - fraction * visible.sum(axis=(1, 2))) <= 0.5).all()
     assert not (hidden & ~visible).any()
     assert np.array_equal(visible, before)
-    alone = corrupt.hide_joints(visible[2], fraction, seed, 2)
+    alone = corruption.hide_joints(visible[2], fraction, seed, 2)
     assert np.array_equal(alone, hidden[2])
 
 
@@ -175,7 +175,7 @@ def test_hidden_joints_are_as_many_as_asked_and_the_rest_stays(fraction, shown, 
 @given(fraction=st.floats(0, 1), frames=st.integers(1, 30), seed=st.integers(0, 99))
 def test_dropped_frames_go_whole_and_as_many_as_asked(fraction, frames, seed):
     visible = np.ones((3, frames, 17), bool)
-    left = corrupt.drop_frames(visible, fraction, seed, np.arange(3))
+    left = corruption.drop_frames(visible, fraction, seed, np.arange(3))
     seen = left.any(axis=-1)
     assert np.array_equal(seen, left.all(axis=-1))
     assert (abs((~seen).sum(axis=1) - fraction * frames) <= 0.5).all()

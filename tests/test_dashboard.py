@@ -13,12 +13,21 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import dashboard, draw, wandb_run
-from pipeline.checkpoint import HandOver
+from pipeline.dashboard import (
+    callback,
+    catalog,
+    charts,
+    panels,
+    show,
+    skeletons,
+    wandb_logger,
+)
+from pipeline.dashboard.wandb_logger import make_wandb_loggers
 from pipeline.errors import UsageError
-from pipeline.metrics import QUANTITIES, MotionTable
-from pipeline.run import MetricsFile
+from pipeline.metrics.motion_table import QUANTITIES, MotionTable
 from pipeline.skeleton import H36M17
+from pipeline.training.metrics_file import MetricsFile
+from pipeline.training.transfer import WeightsReport
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
@@ -57,7 +66,7 @@ def trainer_in(folder, *loggers):
     return pl.Trainer(
         default_root_dir=folder,
         logger=[MetricsFile(folder / "metrics.csv", -1), *loggers],
-        callbacks=[dashboard.Dashboard()],
+        callbacks=[callback.Dashboard()],
         max_epochs=2,
         log_every_n_steps=1,
         accelerator="cpu",
@@ -89,7 +98,7 @@ def _no_account(monkeypatch, tmp_path):
 
 def wandb_for(folder, **settings):
     names = {"stage": "lift", "name": "demo", "group": "chain", "config": {}} | settings
-    return dashboard.loggers(folder, **names)
+    return make_wandb_loggers(folder, **names)
 
 
 def warnings_in(caplog):
@@ -109,7 +118,7 @@ def clip(name, error):
     predicted = WALK + np.float32(error / 1000)
     hidden = (np.arange(17) > 2).astype(np.float32) * np.ones((12, 1), np.float32)
     seen = {"joints2d": WALK[..., :2] + 0.1, "exact2d": WALK[..., :2], "score": hidden}
-    return dashboard.LiftedClip(name, predicted, WALK, error, **seen)
+    return panels.LiftedClip(name, predicted, WALK, error, **seen)
 
 
 def report():
@@ -130,18 +139,18 @@ def rows_of(heading):
 
 def test_the_page_on_dashboards_lists_every_number_and_no_other():
     better = {"min": "lower", "max": "higher", None: ""}
-    code = [[f"`{m.name}`", m.unit, better[m.goal], m.meaning] for m in dashboard.METRICS]
+    code = [[f"`{m.name}`", m.unit, better[m.goal], m.meaning] for m in catalog.METRICS]
     assert rows_of("Numbers") == code
 
 
 def test_the_page_on_dashboards_lists_every_panel_and_no_other():
-    code = [[f"`{p.name}`", p.kind, p.stage, p.meaning] for p in dashboard.PANELS]
+    code = [[f"`{p.name}`", p.kind, p.stage, p.meaning] for p in catalog.PANELS]
     assert rows_of("Panels") == code
 
 
 def test_every_quantity_of_the_motion_tables_has_a_declared_name_for_both_means():
-    names = {metric.name for metric in dashboard.METRICS}
-    assert len(names) == len(dashboard.METRICS)
+    names = {metric.name for metric in catalog.METRICS}
+    assert len(names) == len(catalog.METRICS)
     for quantity in QUANTITIES:
         assert {f"test/{quantity}_mm", f"val/{quantity}_action_mean_mm"} <= names
 
@@ -155,12 +164,12 @@ def test_an_offline_run_keeps_numbers_pictures_films_and_tables_in_its_folder(
     folder = tmp_path / "run"
     logger = wandb_for(folder, config={"lr": 0.1, "api_key": "secret-7"})
     trainer = trainer_in(folder, *logger)
-    module = Line(lambda trainer: dashboard.lift_panels(trainer, [clip("walk", 30)], report()))
+    module = Line(lambda trainer: panels.lift_panels(trainer, [clip("walk", 30)], report()))
     with caplog.at_level(logging.INFO):
         trainer.fit(module, batches(), batches())
         trainer.test(module, batches(), verbose=False)
-        dashboard.log_artifact(trainer, folder / "metrics.csv", "numbers")
-        dashboard.finish(trainer)
+        show.log_artifact(trainer, folder / "metrics.csv", "numbers")
+        show.finish_wandb(trainer)
     [written] = folder.glob("wandb/offline-run-*")
     assert f"wandb sync {written}" in capsys.readouterr().out
     assert not warnings_in(caplog)
@@ -186,7 +195,7 @@ def test_a_server_out_of_reach_means_offline_and_one_warning(tmp_path, monkeypat
 
 
 def test_auto_goes_online_where_key_and_server_are_there(tmp_path, monkeypatch):
-    with wandb_run.socket.create_server(("127.0.0.1", 0)) as server:
+    with wandb_logger.socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
         assert wandb_for(tmp_path)[0].mode == "offline"
@@ -206,7 +215,7 @@ def test_a_failing_call_is_the_last_one_and_costs_one_warning(tmp_path, caplog):
     (tmp_path / "run").write_text("a file stands where the folder should be")
     for step in range(3):
         logger.log_metrics({"train/loss": 1.0}, step=step)
-    logger.declare(dashboard.METRICS)
+    logger.declare(catalog.METRICS)
     assert logger.experiment is None
     logger.finish()
     [warning] = warnings_in(caplog)
@@ -234,7 +243,7 @@ def test_secrets_never_reach_the_settings(tmp_path, monkeypatch):
 
 def test_a_run_writes_a_page_with_its_numbers_curves_pictures_films_and_tables(trainer, caplog):
     folder = Path(trainer.default_root_dir)
-    module = Line(lambda trainer: dashboard.lift_panels(trainer, [clip("walk", 30)], report()))
+    module = Line(lambda trainer: panels.lift_panels(trainer, [clip("walk", 30)], report()))
     trainer.fit(module, batches(), batches())
     trainer.test(module, batches(), verbose=False)
     page = (folder / "index.html").read_text()
@@ -259,9 +268,9 @@ def test_what_comes_from_files_is_escaped(tmp_path, trainer):
     state = {"name": "<script>alert(1)</script>", "settings": {"a": "</pre><b>"}}
     (folder / "run.json").write_text(json.dumps(state))
     (folder / "metrics.csv").write_text("step,name,value\n1,val/<i>x,0.5\n2,val/<i>x,0.25\n")
-    dashboard.show(trainer, "val/a", np.zeros((8, 8, 3), np.uint8), "<img onerror=1>")
-    dashboard.show_table(trainer, "t", ["<th>"], [["<td>"]])
-    page = dashboard.write_index(folder).read_text()
+    show.show_image(trainer, "val/a", np.zeros((8, 8, 3), np.uint8), "<img onerror=1>")
+    show.show_table(trainer, "t", ["<th>"], [["<td>"]])
+    page = callback.write_index(folder).read_text()
     for tag in ("<script", "<i>", "</pre><b>", "<img onerror", "<th><th>", "<td><td>"):
         assert tag not in page
     assert "&lt;script&gt;alert(1)" in page
@@ -270,7 +279,7 @@ def test_what_comes_from_files_is_escaped(tmp_path, trainer):
 
 def test_an_empty_run_folder_has_a_page_too(tmp_path):
     (tmp_path / "run.json").write_text('{"name": ')
-    assert tmp_path.name in dashboard.write_index(tmp_path).read_text()
+    assert tmp_path.name in callback.write_index(tmp_path).read_text()
 
 
 def test_the_page_of_a_chain_leads_to_each_stage(tmp_path, trainer):
@@ -278,8 +287,8 @@ def test_the_page_of_a_chain_leads_to_each_stage(tmp_path, trainer):
     heatmap = tmp_path / "runs" / "heatmap" / "a b"
     heatmap.mkdir(parents=True)
     (heatmap / "metrics.csv").write_text("step,name,value\n9,test/pck_0.1,0.9125\n")
-    dashboard.show(trainer, "test/poses", np.zeros((8, 8, 3), np.uint8))
-    out = dashboard.chain_index([heatmap, lift], tmp_path / "runs" / "index.html")
+    show.show_image(trainer, "test/poses", np.zeros((8, 8, 3), np.uint8))
+    out = callback.write_chain_index([heatmap, lift], tmp_path / "runs" / "index.html")
     page = out.read_text()
     assert page.index("heatmap/a%20b/index.html") < page.index("lift/demo/index.html")
     assert "<b>0.9125</b>" in page
@@ -288,26 +297,26 @@ def test_the_page_of_a_chain_leads_to_each_stage(tmp_path, trainer):
 
 def test_a_table_is_written_as_csv_with_plain_cells(trainer):
     rows = [["walk", np.float32(12.34567), 3], ["sit", float("nan"), np.int64(4)]]
-    dashboard.show_table(trainer, "test/per_action", ["action", "mm", "frames"], rows)
+    show.show_table(trainer, "test/per_action", ["action", "mm", "frames"], rows)
     path = Path(trainer.default_root_dir) / "tables" / "test-per_action.csv"
     read = list(csv.reader(path.read_text().splitlines()))
     assert read == [["action", "mm", "frames"], ["walk", "12.3457", "3"], ["sit", "", "4"]]
 
 
 def test_the_handover_table_names_the_fate_of_each_weight(trainer):
-    dashboard.handover_panel(trainer, HandOver("d1", ("a", "b"), ("head",), ("old",)))
+    panels.weights_panel(trainer, WeightsReport("d1", ("a", "b"), ("head",), ("old",)))
     table = (Path(trainer.default_root_dir) / "tables" / "handover.csv").read_text()
     assert table.splitlines()[1:] == ["a,loaded", "b,loaded", "head,new", "old,left over"]
 
 
 def test_the_worst_clip_becomes_the_first_film(trainer):
     clips = [clip("good", 5), clip("bad", 80), clip("lost", float("nan")), clip("fair", 20)]
-    dashboard.lift_panels(trainer, clips, report(), films=2)
+    panels.lift_panels(trainer, clips, report(), films=2)
     folder = Path(trainer.default_root_dir) / "pictures"
     captions = json.loads((folder / "captions.json").read_text())
     assert captions["test-worst_clip_1-000000.webm"].startswith("lost")
     strip = cv2.imread(str(folder / "test-motion-000000.png"))
-    bare = draw.motion_strip(clips[2].predicted, clips[2].target, H36M17)
+    bare = skeletons.draw_motion_strip(clips[2].predicted, clips[2].target, H36M17)
     assert strip.shape[0] == bare.shape[0] + 30  # its title: name and error
     assert captions["test-worst_clip_2-000000.webm"].startswith("bad  80.0 mm")
     film = cv2.VideoCapture(str(folder / "test-worst_clip_2-000000.webm"))
@@ -324,11 +333,11 @@ def test_the_2d_stage_and_pretraining_show_their_pictures(trainer, caplog):
         "score": rng.random(17),
         "name": "7",
     }
-    dashboard.heatmap_panels(trainer, [example, example, example], H36M17)
-    dashboard.pretrain_panels(trainer, [clip("walk", 30)], H36M17)
+    panels.heatmap_panels(trainer, [example, example, example], H36M17)
+    panels.pretrain_panels(trainer, [clip("walk", 30)], H36M17)
     names = sorted(p.name for p in (Path(trainer.default_root_dir) / "pictures").glob("*.png"))
-    panels = ("corruption", "heatmap_sheet", "heatmaps", "recovered")
-    assert names == [f"val-{name}-000000.png" for name in panels]
+    shown = ("corruption", "heatmap_sheet", "heatmaps", "recovered")
+    assert names == [f"val-{name}-000000.png" for name in shown]
     assert not warnings_in(caplog)
 
 
@@ -341,7 +350,7 @@ def test_only_the_first_and_the_newest_versions_of_a_picture_are_kept(trainer):
     (folder / "val-a-000000.webm").write_bytes(b"")
     progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress
     progress.optimizer.step.total.completed = 30
-    dashboard.show(trainer, "val/a", np.zeros((4, 4, 3), np.uint8))
+    show.show_image(trainer, "val/a", np.zeros((4, 4, 3), np.uint8))
     steps = sorted(int(p.stem[-6:]) for p in folder.glob("val-a-*.png"))
     assert steps == [5, *range(22, 31)]
     assert len(list(folder.glob("*"))) == 12
@@ -351,8 +360,8 @@ def test_a_picture_that_cannot_be_written_costs_a_warning(tmp_path, trainer, cap
     folder = Path(trainer.default_root_dir)
     folder.mkdir(parents=True)
     (folder / "pictures").write_text("in the way")
-    dashboard.show(trainer, "val/a", np.zeros((4, 4, 3), np.uint8))
-    dashboard.show_clip(trainer, "val/b", [], 25.0)
+    show.show_image(trainer, "val/a", np.zeros((4, 4, 3), np.uint8))
+    show.show_video(trainer, "val/b", [], 25.0)
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "the run goes on" in caplog.text
 
@@ -371,15 +380,15 @@ def test_the_callback_shows_what_a_2d_stage_kept(trainer):
     assert names == {f"test-{name}-000000.png" for name in panels}
     folder = Path(trainer.default_root_dir) / "pictures"
     bars = cv2.imread(str(folder / "test-pck_per_joint-000000.png"))[..., ::-1]
-    counted = draw.bars(H36M17.joints, [50.0] * 17, "%", "PCK@0.1", mean=25.0)
+    counted = charts.draw_bars(H36M17.joints, [50.0] * 17, "%", "PCK@0.1", mean=25.0)
     assert np.array_equal(bars, counted)  # the line is where the printed number is
 
 
 def test_a_call_that_waits_for_the_server_is_left_behind():
     with pytest.raises(TimeoutError, match="no answer within 0 s"):
-        wandb_run._within(0.05, lambda run: time.sleep(run), 1.0)
+        wandb_logger._within(0.05, lambda run: time.sleep(run), 1.0)
 
 
 def test_an_error_of_a_call_is_raised_where_it_was_made():
     with pytest.raises(ValueError, match="of its own"):
-        wandb_run._within(5.0, lambda run: int(run), "of its own")
+        wandb_logger._within(5.0, lambda run: int(run), "of its own")

@@ -18,15 +18,21 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
-from pipeline import detecting, detections
 from pipeline.camera import Camera
-from pipeline.datasets import Sequence
-from pipeline.detecting import CHUNK, PIECE, Job, person_boxes
-from pipeline.detections import detect, detect_jobs, detect_sequences, ensure, wanted
+from pipeline.detections import build, cache
+from pipeline.detections.build import CHUNK, PIECE, DetectionJob, person_boxes
+from pipeline.detections.cache import (
+    cache_specification,
+    detect,
+    detect_jobs,
+    detect_sequences,
+    get_detections,
+)
 from pipeline.errors import DataError, UsageError
+from pipeline.files.store import Store
 from pipeline.heatmap import HeatmapModule, HRNet
 from pipeline.skeleton import COCO17, H36M17
-from pipeline.store import Store
+from pipeline.sources import Sequence
 
 forked = multiprocessing.get_context("fork")
 CAMERA = Camera(
@@ -157,8 +163,8 @@ def test_several_processes_make_the_bytes_that_one_makes(tmp_path, processes):
     alone, together, log = Store(tmp_path / "alone"), Store(tmp_path / "together"), tmp_path / "log"
     detect_sequences(walks(), Counted(log=log), "d", store=alone)
     calls = seen(log)
-    want = wanted(walks(), Counted(), "d")
-    job = Job(walks(), Counted(log=log), want, 64, 0)
+    want = cache_specification(walks(), Counted(), "d")
+    job = DetectionJob(walks(), Counted(log=log), want, 64, 0)
     fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp_fork")
     detect_jobs([job, job], fabric, together)
     assert content(alone) == content(together)
@@ -168,7 +174,7 @@ def test_several_processes_make_the_bytes_that_one_makes(tmp_path, processes):
 def test_processes_that_somebody_else_started_come_together_even_on_a_hit(tmp_path):
     store = Store(tmp_path / "cache")
     detect_sequences(walks(), Counted(), "d", store=store)
-    job = Job(walks(), Counted(), wanted(walks(), Counted(), "d"), 64, 0)
+    job = DetectionJob(walks(), Counted(), cache_specification(walks(), Counted(), "d"), 64, 0)
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -201,7 +207,7 @@ def test_a_killed_run_goes_on_with_the_pieces_that_are_missing(tmp_path):
         time.sleep(0.005)
     os.kill(run.pid, signal.SIGKILL)
     run.join(30)
-    shards = store.shards(wanted(walks(), Counted(), "d"))
+    shards = store.shards(cache_specification(walks(), Counted(), "d"))
     assert shards.get("0000000")
     log.unlink()
     detect_sequences(walks(), Counted(log=log), "d", store=store)
@@ -238,7 +244,7 @@ def changed(what: str) -> str:
             people[1] = sequence("walk 1", 2, 1)
         case "less":
             people = people[:-1]
-    return wanted(people, detector, digest, precision=precision).name
+    return cache_specification(people, detector, digest, precision=precision).name
 
 
 KEY = ("pictures", "boxes", "name", "weights", "input size", "padding", "decode", "flip test")
@@ -247,7 +253,7 @@ KEY = (*KEY, "precision", "joint set", "one frame less", "less")
 
 def test_everything_that_shapes_detections_is_in_their_key(monkeypatch):
     names = [changed(what) for what in ("nothing", *KEY)]
-    monkeypatch.setattr(detections, "VERSION", 2)
+    monkeypatch.setattr(cache, "VERSION", 2)
     names.append(changed("nothing"))
     assert len(set(names)) == len(KEY) + 2
 
@@ -290,13 +296,13 @@ def test_joints_are_converted_by_name_and_refused_where_they_do_not_fit(tmp_path
 def test_sequences_without_pictures_joints_or_names_of_their_own_are_refused():
     blind = dataclasses.replace(walks()[0], pictures=None)
     with pytest.raises(DataError, match="walk 0: has no pictures"):
-        wanted([blind], Counted(), "d")
+        cache_specification([blind], Counted(), "d")
     with pytest.raises(DataError, match="walk 0: has no joints"):
-        wanted([dataclasses.replace(walks()[0], joints2d=None)], Counted(), "d")
+        cache_specification([dataclasses.replace(walks()[0], joints2d=None)], Counted(), "d")
     with pytest.raises(DataError, match="1 pictures and 63 frames"):
-        wanted([dataclasses.replace(walks()[0], pictures=Blobs(0, 1))], Counted(), "d")
+        cache_specification([dataclasses.replace(walks()[0], pictures=Blobs(0, 1))], Counted(), "d")
     with pytest.raises(DataError, match="same name"):
-        wanted([walks()[0], walks()[0]], Counted(), "d")
+        cache_specification([walks()[0], walks()[0]], Counted(), "d")
 
 
 class Walks:
@@ -339,7 +345,7 @@ def trained(tmp_path, monkeypatch):
 
 
 def test_training_makes_few_detections_itself_and_finds_those_of_the_console(trained, tmp_path):
-    made = ensure(Walks("a"), trained, "test")
+    made = get_detections(Walks("a"), trained, "test")
     entry = content(Store(tmp_path / "cache"))
     assert made.of("walk 2")[0].shape == (PIECE + CHUNK + 5, 17, 2)
     detect(Walks("b"), trained, "test", accelerator="cpu", batch_size=7)
@@ -348,13 +354,13 @@ def test_training_makes_few_detections_itself_and_finds_those_of_the_console(tra
 
 def test_training_does_not_make_many_detections_but_names_the_command(trained):
     with pytest.raises(UsageError, match="151 pictures are more than 100") as caught:
-        ensure(Walks("a b", (3, 4)), trained, "test", limit=100)
+        get_detections(Walks("a b", (3, 4)), trained, "test", limit=100)
     line = str(caught.value).partition("first run: ")[2]
     name = f"--source={Walks.__module__}.Walks"
     words = ["heatlift", "detect", name, "--source.folder=a b", "--source.people=[3, 4]"]
     assert shlex.split(line) == [*words, f"--detector={trained}", "--split=test"]
     detect(Walks("a b", (3, 4)), trained, "test", accelerator="cpu")
-    assert ensure(Walks("a b", (3, 4)), trained, "test", limit=100).of("walk 1")
+    assert get_detections(Walks("a b", (3, 4)), trained, "test", limit=100).of("walk 1")
 
 
 def test_the_console_makes_all_splits_on_several_processes(trained, tmp_path, capsys):
@@ -365,33 +371,33 @@ def test_the_console_makes_all_splits_on_several_processes(trained, tmp_path, ca
 
 
 def test_one_process_of_many_makes_all_pieces_when_only_it_is_asked(trained, tmp_path):
-    ensure(Walks("a"), trained, "test")
+    get_detections(Walks("a"), trained, "test")
     alone = content(Store(tmp_path / "cache"))
     shutil.rmtree(tmp_path / "cache")
 
     def prepare(fabric: Fabric) -> None:
         if fabric.global_rank == 0:
-            ensure(Walks("a"), trained, "test")
+            get_detections(Walks("a"), trained, "test")
         fabric.barrier()
-        assert ensure(Walks("a"), trained, "test", limit=0).of("walk 1")
+        assert get_detections(Walks("a"), trained, "test", limit=0).of("walk 1")
 
     Fabric(accelerator="cpu", devices=2, strategy="ddp_fork").launch(prepare)
     assert content(Store(tmp_path / "cache")) == alone
 
 
 def test_the_number_of_threads_changes_no_bit(trained, tmp_path):
-    ensure(Walks("a"), trained, "test")
+    get_detections(Walks("a"), trained, "test")
     alone = content(Store(tmp_path / "cache"))
     shutil.rmtree(tmp_path / "cache")
     torch.set_num_threads(2)
-    ensure(Walks("a"), trained, "test")
+    get_detections(Walks("a"), trained, "test")
     assert content(Store(tmp_path / "cache")) == alone
 
 
 def test_a_long_run_tells_how_long_it_will_take(tmp_path, capsys, monkeypatch):
     clock = iter(range(0, 10_000, 20))
-    monkeypatch.setattr(detecting.time, "monotonic", lambda: float(next(clock)))
-    with detecting._progress("walks", 100, Fabric(accelerator="cpu", devices=1)) as advance:
+    monkeypatch.setattr(build.time, "monotonic", lambda: float(next(clock)))
+    with build._progress("walks", 100, Fabric(accelerator="cpu", devices=1)) as advance:
         advance(10)
         advance(90)
     first, last = capsys.readouterr().err.splitlines()
@@ -401,7 +407,7 @@ def test_a_long_run_tells_how_long_it_will_take(tmp_path, capsys, monkeypatch):
 
 def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with detecting._progress("walks", 100, Fabric(accelerator="cpu", devices=1)) as advance:
+    with build._progress("walks", 100, Fabric(accelerator="cpu", devices=1)) as advance:
         advance(100)
     shown = capsys.readouterr().err
     assert "walks" in shown

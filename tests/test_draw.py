@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import draw
-from pipeline.checkpoint import sweep
+from pipeline.dashboard import canvas, charts, heatmap_images, media, skeletons
 from pipeline.errors import StorageError
+from pipeline.files.writing import remove_leftovers
 from pipeline.skeleton import H36M17
 
 LEFT_WRIST, RIGHT_WRIST, HEAD = (
@@ -69,45 +69,45 @@ def near(image, point, colour):
 
 def test_the_left_wrist_is_orange_the_right_one_blue_and_the_head_grey():
     joints = in_picture()
-    drawn = draw.joints_over(picture(), joints, H36M17)
-    assert near(drawn, joints[LEFT_WRIST], draw.LEFT)
-    assert near(drawn, joints[RIGHT_WRIST], draw.RIGHT)
-    assert near(drawn, joints[HEAD], draw.CENTRE)
-    assert not near(drawn, joints[LEFT_WRIST], draw.RIGHT)
+    drawn = skeletons.draw_joints2d(picture(), joints, H36M17)
+    assert near(drawn, joints[LEFT_WRIST], canvas.LEFT)
+    assert near(drawn, joints[RIGHT_WRIST], canvas.RIGHT)
+    assert near(drawn, joints[HEAD], canvas.CENTRE)
+    assert not near(drawn, joints[LEFT_WRIST], canvas.RIGHT)
 
 
 def test_a_mirrored_joint_order_swaps_the_colours():
     joints = in_picture()
-    drawn = draw.joints_over(picture(), joints[list(H36M17.swap)], H36M17)
-    assert near(drawn, joints[LEFT_WRIST], draw.RIGHT)
-    assert near(drawn, joints[RIGHT_WRIST], draw.LEFT)
+    drawn = skeletons.draw_joints2d(picture(), joints[list(H36M17.swap)], H36M17)
+    assert near(drawn, joints[LEFT_WRIST], canvas.RIGHT)
+    assert near(drawn, joints[RIGHT_WRIST], canvas.LEFT)
 
 
 def test_a_missing_joint_is_left_out_with_its_bones_and_nothing_else_is():
     joints = in_picture()
     joints[LEFT_WRIST] = np.nan
-    drawn = draw.joints_over(picture(), joints, H36M17)
-    assert not near(drawn, in_picture()[LEFT_WRIST], draw.LEFT)
-    assert near(drawn, joints[RIGHT_WRIST], draw.RIGHT)
+    drawn = skeletons.draw_joints2d(picture(), joints, H36M17)
+    assert not near(drawn, in_picture()[LEFT_WRIST], canvas.LEFT)
+    assert near(drawn, joints[RIGHT_WRIST], canvas.RIGHT)
 
 
 def test_a_joint_of_low_score_is_hollow():
     joints, score = in_picture(), np.ones(17)
     score[LEFT_WRIST] = 0.05
     x, y = np.round(joints[LEFT_WRIST]).astype(int)
-    full = draw.joints_over(picture(), joints, H36M17, np.ones(17))
-    hollow = draw.joints_over(picture(), joints, H36M17, score)
-    assert tuple(full[y, x]) == draw.LEFT
-    assert tuple(hollow[y, x]) != draw.LEFT
+    full = skeletons.draw_joints2d(picture(), joints, H36M17, np.ones(17))
+    hollow = skeletons.draw_joints2d(picture(), joints, H36M17, score)
+    assert tuple(full[y, x]) == canvas.LEFT
+    assert tuple(hollow[y, x]) != canvas.LEFT
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 1e30, np.nan])
 def test_joints_that_no_picture_can_hold_do_not_break_it(value):
     joints, pose = in_picture(), person()
     joints[3], pose[3] = value, value
-    assert draw.joints_over(picture(), joints, H36M17).shape == (128, 96, 3)
-    assert draw.views3d(pose, person(), H36M17, size=64).dtype == np.uint8
-    assert draw.joints_alone(np.full((17, 2), np.nan), H36M17, size=32).min() == 255
+    assert skeletons.draw_joints2d(picture(), joints, H36M17).shape == (128, 96, 3)
+    assert skeletons.draw_views3d(pose, person(), H36M17, size=64).dtype == np.uint8
+    assert skeletons.draw_joints2d_alone(np.full((17, 2), np.nan), H36M17, size=32).min() == 255
 
 
 def test_nothing_that_is_drawn_from_is_changed():
@@ -115,13 +115,13 @@ def test_nothing_that_is_drawn_from_is_changed():
     maps = np.random.default_rng(0).random((17, 32, 24)).astype(np.float32)
     given = [image, joints, clip, maps]
     before = [array.copy() for array in given]
-    draw.joints_over(image, joints, H36M17, maps.max((1, 2)))
-    draw.heatmaps_over(image, maps, H36M17)
-    draw.heatmap_sheet(image, maps, H36M17)
-    draw.truth_beside_prediction(image, maps, joints, joints + 3, H36M17)
-    draw.views3d(clip[0], clip[1], H36M17)
-    draw.motion_strip(clip, clip, H36M17, pictures=[image] * 6)
-    list(draw.clip_frames(clip, clip, H36M17, pictures=[image] * 6, title="walk"))
+    skeletons.draw_joints2d(image, joints, H36M17, maps.max((1, 2)))
+    heatmap_images.draw_heatmaps(image, maps, H36M17)
+    heatmap_images.draw_heatmap_sheet(image, maps, H36M17)
+    heatmap_images.draw_detection(image, maps, joints, joints + 3, H36M17)
+    skeletons.draw_views3d(clip[0], clip[1], H36M17)
+    skeletons.draw_motion_strip(clip, clip, H36M17, pictures=[image] * 6)
+    list(skeletons.draw_clip(clip, clip, H36M17, pictures=[image] * 6, title="walk"))
     for array, copy in zip(given, before, strict=True):
         np.testing.assert_array_equal(array, copy)
 
@@ -130,7 +130,7 @@ def test_a_heatmap_glows_in_its_sides_colour_where_its_peak_is():
     maps = np.zeros((17, 32, 24), np.float32)
     maps[LEFT_WRIST, 5, 6] = 1
     maps[RIGHT_WRIST, 20, 15] = 1
-    drawn = draw.heatmaps_over(np.zeros((128, 96, 3), np.uint8), maps, H36M17).astype(int)
+    drawn = heatmap_images.draw_heatmaps(np.zeros((128, 96, 3), np.uint8), maps, H36M17).astype(int)
     red, _, blue = drawn[5 * 4 + 1, 6 * 4 + 1]
     assert red > blue + 80
     red, _, blue = drawn[20 * 4 + 1, 15 * 4 + 1]
@@ -141,33 +141,35 @@ def test_a_heatmap_glows_in_its_sides_colour_where_its_peak_is():
 def test_the_front_view_shows_the_right_hand_left_and_the_side_view_shows_depth_to_the_right():
     size, reach = 200, 1.0
     pose = person()
-    drawn = draw.views3d(pose, None, H36M17, size=size, reach=reach)
-    top = drawn.shape[0] - size - draw.GAP
-    front = pose[:, :2] * size / 2 + size / 2 + (draw.GAP, top)
-    side = pose[:, [2, 1]] * size / 2 + size / 2 + (2 * draw.GAP + size, top)
+    drawn = skeletons.draw_views3d(pose, None, H36M17, size=size, reach=reach)
+    top = drawn.shape[0] - size - canvas.GAP
+    front = pose[:, :2] * size / 2 + size / 2 + (canvas.GAP, top)
+    side = pose[:, [2, 1]] * size / 2 + size / 2 + (2 * canvas.GAP + size, top)
     left_ankle = H36M17.index("left_ankle")
-    assert near(drawn, front[RIGHT_WRIST], draw.RIGHT)
-    assert near(drawn, front[left_ankle], draw.LEFT)
-    assert near(drawn, side[left_ankle], draw.LEFT)
+    assert near(drawn, front[RIGHT_WRIST], canvas.RIGHT)
+    assert near(drawn, front[left_ankle], canvas.LEFT)
+    assert near(drawn, side[left_ankle], canvas.LEFT)
     assert side[left_ankle][0] > side[H36M17.root][0]
 
 
 def test_the_truth_is_grey_and_thin():
     size = 200
     moved = person() + np.array([0.4, 0, 0])
-    drawn = draw.views3d(person(), moved, H36M17, size=size, reach=1.5)
-    both = (drawn == draw.TRUTH).all(-1).sum(), (drawn == draw.LEFT).all(-1).sum()
+    drawn = skeletons.draw_views3d(person(), moved, H36M17, size=size, reach=1.5)
+    both = (drawn == canvas.TRUTH).all(-1).sum(), (drawn == canvas.LEFT).all(-1).sum()
     assert both[0] > 0
-    alone = draw.views3d(moved, None, H36M17, size=size, reach=1.5)
-    colours = [(alone == colour).all(-1).sum() for colour in (draw.LEFT, draw.RIGHT, draw.CENTRE)]
+    alone = skeletons.draw_views3d(moved, None, H36M17, size=size, reach=1.5)
+    colours = [
+        (alone == colour).all(-1).sum() for colour in (canvas.LEFT, canvas.RIGHT, canvas.CENTRE)
+    ]
     assert both[0] < sum(colours)
 
 
 def test_a_film_has_as_many_frames_as_it_was_given_and_their_size(tmp_path):
     clip = turning(7)
-    frames = list(draw.clip_frames(clip, clip, H36M17, joints2d=clip[..., :2], size=80))
+    frames = list(skeletons.draw_clip(clip, clip, H36M17, joints2d=clip[..., :2], size=80))
     frames = [frame[:95, :131] for frame in frames]
-    assert draw.write_clip(tmp_path / "clip.webm", frames, 25.0) == 7
+    assert media.write_video(tmp_path / "clip.webm", frames, 25.0) == 7
     film = cv2.VideoCapture(str(tmp_path / "clip.webm"))
     read = []
     while (picture := film.read())[0]:
@@ -186,15 +188,15 @@ def test_a_film_that_breaks_half_way_leaves_the_old_one_alone(tmp_path):
     path = tmp_path / "clip.webm"
     path.write_bytes(b"old")
     with pytest.raises(RuntimeError, match="the lifter failed"):
-        draw.write_clip(path, broken(), 25.0)
+        media.write_video(path, broken(), 25.0)
     with pytest.raises(ValueError, match="at least one frame"):
-        draw.write_clip(path, [], 25.0)
+        media.write_video(path, [], 25.0)
     assert path.read_bytes() == b"old"
     assert [other.name for other in tmp_path.iterdir()] == ["clip.webm"]
 
 
 def test_a_png_comes_back_as_it_was_written(tmp_path):
-    draw.write_png(tmp_path / "new" / "a.png", picture())
+    media.write_png(tmp_path / "new" / "a.png", picture())
     read = cv2.imread(str(tmp_path / "new" / "a.png"))
     np.testing.assert_array_equal(read[..., ::-1], picture())
 
@@ -202,12 +204,12 @@ def test_a_png_comes_back_as_it_was_written(tmp_path):
 def test_a_picture_that_cannot_be_written_says_where(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"file/a\.png: cannot be written"):
-        draw.write_png(tmp_path / "file" / "a.png", picture())
+        media.write_png(tmp_path / "file" / "a.png", picture())
 
 
 def test_a_film_in_a_folder_that_takes_no_file_says_so():
     with pytest.raises(StorageError, match=r"/proc/a\.webm: cannot be written"):
-        draw.write_clip(Path("/proc/a.webm"), [picture()], 25.0)
+        media.write_video(Path("/proc/a.webm"), [picture()], 25.0)
 
 
 KILLED = """
@@ -227,61 +229,65 @@ def test_what_a_killed_process_was_drawing_is_swept_away(tmp_path):
     words = [sys.executable, "-c", KILLED, str(tmp_path / "clip.webm")]
     assert subprocess.run(words, check=False).returncode == -9
     assert len(list(tmp_path.iterdir())) == 1
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sheet_holds_every_picture_unchanged():
     images = [np.full((20, 30, 3), shade, np.uint8) for shade in (10, 90, 170)]
-    sheet = draw.contact_sheet(images, 2, ["a", "b", "c"])
+    sheet = canvas.contact_sheet(images, 2, ["a", "b", "c"])
     for shade in (10, 90, 170):
         assert (sheet == shade).all(-1).sum() >= 20 * 30
     with pytest.raises(ValueError, match="3 pictures and 1 captions"):
-        draw.contact_sheet(images, 2, ["a"])
+        canvas.contact_sheet(images, 2, ["a"])
 
 
 def test_a_strip_has_one_row_per_view_and_one_for_the_pictures():
     clip = turning(9)
-    bare = draw.motion_strip(clip, None, H36M17, frames=4, size=50)
-    seen = draw.motion_strip(clip, None, H36M17, frames=4, size=50, pictures=[picture()] * 9)
-    assert bare.shape[1] == seen.shape[1] == 4 * 60 + draw.GAP
+    bare = skeletons.draw_motion_strip(clip, None, H36M17, frames=4, size=50)
+    seen = skeletons.draw_motion_strip(
+        clip, None, H36M17, frames=4, size=50, pictures=[picture()] * 9
+    )
+    assert bare.shape[1] == seen.shape[1] == 4 * 60 + canvas.GAP
     assert seen.shape[0] == bare.shape[0] + 60
 
 
 def test_a_longer_bar_is_longer():
-    chart = draw.bars(["walk", "sit"], [20.0, 60.0], "mm", "MPJPE")
-    rows = np.sort((chart == draw.RIGHT).all(-1).sum(1))
+    chart = charts.draw_bars(["walk", "sit"], [20.0, 60.0], "mm", "MPJPE")
+    rows = np.sort((chart == canvas.RIGHT).all(-1).sum(1))
     lengths = np.unique(rows[rows > 20])
     assert lengths[-1] == pytest.approx(3 * lengths[0], rel=0.05)
 
 
 def test_charts_take_values_that_are_not_finite():
-    chart = draw.bars(["walk", "sit"], [20.0, float("nan")], "mm", "MPJPE")
-    assert (chart == draw.RIGHT).all(-1).any()
+    chart = charts.draw_bars(["walk", "sit"], [20.0, float("nan")], "mm", "MPJPE")
+    assert (chart == canvas.RIGHT).all(-1).any()
     steps = np.arange(5)
-    lines = draw.curves({"train": (steps, [5, 4, np.nan, 2, 1]), "val": (steps, steps)}, "", "", "")
-    assert (lines == draw.RIGHT).all(-1).any()
-    assert (lines == draw.LEFT).all(-1).any()
+    lines = charts.draw_curves(
+        {"train": (steps, [5, 4, np.nan, 2, 1]), "val": (steps, steps)}, "", "", ""
+    )
+    assert (lines == canvas.RIGHT).all(-1).any()
+    assert (lines == canvas.LEFT).all(-1).any()
 
 
 def test_values_at_the_ends_of_lines_can_be_read_though_they_are_close():
-    figure, axes = draw._figure(7.0, 3.8, "")
+    figure, axes = charts._figure(7.0, 3.8, "")
     values = (5.0, 5.01, 5.02, 9.0)
     axes.plot(np.tile([[0], [1]], 4), [values, values])
-    draw._write_ends(axes, [(1.0, value, (0.0, 0.0, 0.0)) for value in values])
-    draw._rendered(figure)
+    charts._write_ends(axes, [(1.0, value, (0.0, 0.0, 0.0)) for value in values])
+    charts._rendered(figure)
     boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
     assert [text.get_text() for text in axes.texts] == ["5.0", "5.0", "5.0", "9.0"]
     assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(boxes))
 
 
 def test_no_line_crosses_the_value_at_the_end_of_another():
-    figure, axes = draw._figure(7.0, 3.8, "")
+    figure, axes = charts._figure(7.0, 3.8, "")
     lines = [([0, 5], [50, 41.88]), ([0, 4, 9], [70, 43, 41.84]), ([0, 9], [30, 60])]
     for x, y in lines:
         axes.plot(x, y)
-    draw._write_ends(axes, [(float(x[-1]), float(y[-1]), (0.0, 0.0, 0.0)) for x, y in lines])
-    draw._rendered(figure)
+    charts._write_ends(axes, [(float(x[-1]), float(y[-1]), (0.0, 0.0, 0.0)) for x, y in lines])
+    charts._rendered(figure)
     paths = [line.get_path().transformed(line.get_transform()) for line in axes.lines]
     boxes = [text.get_window_extent() for text in axes.texts]
     assert not any(path.intersects_bbox(box, False) for path in paths for box in boxes)
@@ -294,22 +300,22 @@ def test_no_line_crosses_the_value_at_the_end_of_another():
 
 def test_the_mean_of_bars_is_theirs_or_the_one_that_is_given():
     def place(**mean):
-        chart = draw.bars(["walk", "sit"], [20.0, 60.0], "mm", "", **mean)
-        length = (chart == draw.RIGHT).all(-1).any(0).nonzero()[0]
-        orange = np.abs(chart[40:-60] - np.array(draw.LEFT)).max(-1) < 60
+        chart = charts.draw_bars(["walk", "sit"], [20.0, 60.0], "mm", "", **mean)
+        length = (chart == canvas.RIGHT).all(-1).any(0).nonzero()[0]
+        orange = np.abs(chart[40:-60] - np.array(canvas.LEFT)).max(-1) < 60
         dashes = orange.sum(0).argmax()
         return 60 * (dashes - length[0]) / np.ptp(length)
 
     assert place() == pytest.approx(40, abs=0.5)
     assert place(mean=50.0) == pytest.approx(50, abs=0.5)
-    nothing = draw.bars(["walk"], [float("nan")], "mm", "", mean=float("nan"))
-    assert not (np.abs(nothing[:, 100:] - np.array(draw.LEFT)).max(-1) < 60).any()
+    nothing = charts.draw_bars(["walk"], [float("nan")], "mm", "", mean=float("nan"))
+    assert not (np.abs(nothing[:, 100:] - np.array(canvas.LEFT)).max(-1) < 60).any()
 
 
 def test_values_of_bars_stand_right_of_the_chart_where_no_line_is(monkeypatch):
     drawn = []
-    monkeypatch.setattr(draw, "_rendered", drawn.append)
-    draw.bars(["a", "b", "c"], [36.9, 37.6, float("nan")], "mm", "")
+    monkeypatch.setattr(charts, "_rendered", drawn.append)
+    charts.draw_bars(["a", "b", "c"], [36.9, 37.6, float("nan")], "mm", "")
     axes = drawn[0].axes[0]
     drawn[0].draw_without_rendering()
     edges = [text.get_window_extent().x1 for text in axes.texts]
@@ -320,8 +326,8 @@ def test_values_of_bars_stand_right_of_the_chart_where_no_line_is(monkeypatch):
 
 def test_nine_lines_have_nine_colours_and_a_legend_that_shows_their_dashes(monkeypatch):
     drawn = []
-    monkeypatch.setattr(draw, "_rendered", drawn.append)
-    draw.curves({str(i): ([0, 1], [i, i]) for i in range(9)}, "", "", "")
+    monkeypatch.setattr(charts, "_rendered", drawn.append)
+    charts.draw_curves({str(i): ([0, 1], [i, i]) for i in range(9)}, "", "", "")
     lines, (legend,) = drawn[0].axes[0].lines, drawn[0].legends
     assert len({line.get_color() for line in lines}) == 9
     assert [line.get_linestyle() for line in lines] == ["-"] * 6 + ["--"] * 3
@@ -331,8 +337,8 @@ def test_nine_lines_have_nine_colours_and_a_legend_that_shows_their_dashes(monke
 
 def test_more_lines_than_colours_differ_in_their_strokes():
     def inked(place):
-        series = {str(i): ([0, 1], [0, float(i == place)]) for i in range(len(draw.SERIES) + 1)}
-        picture = draw.curves(series, "", "", "")[20:-60, 80:500]
-        return (picture == draw.SERIES[0]).all(-1).sum()
+        series = {str(i): ([0, 1], [0, float(i == place)]) for i in range(len(charts.SERIES) + 1)}
+        picture = charts.draw_curves(series, "", "", "")[20:-60, 80:500]
+        return (picture == charts.SERIES[0]).all(-1).sum()
 
-    assert inked(len(draw.SERIES)) < 0.9 * inked(0)
+    assert inked(len(charts.SERIES)) < 0.9 * inked(0)

@@ -7,11 +7,16 @@ import numpy as np
 import pytest
 
 from pipeline.camera import Camera
-from pipeline.datasets import Sequence
-from pipeline.datasets.elsewhere import Detections as OfVideo
+from pipeline.detections.exchange import (
+    Detections,
+    detections_from_source,
+    export_detections,
+    read_detections_file,
+)
 from pipeline.errors import DataError
-from pipeline.exchange import Detections, export, from_file, from_source
 from pipeline.skeleton import COCO17, H36M17, MPII16
+from pipeline.sources import Sequence
+from pipeline.sources import VideoDetections as OfVideo
 
 CAMERA = Camera(
     np.eye(3), np.zeros(3), np.full(2, 200.0), np.full(2, 60.0), (120, 120), np.zeros(5)
@@ -31,8 +36,8 @@ def test_what_is_exported_comes_in_again(tmp_path):
         score = numbers.uniform(0.1, 1, (count, 17)).astype(np.float32)
         joints2d[1, 3], score[1, 3] = np.nan, 0
         found[name] = (joints2d, score)
-    export(Detections(H36M17, found, "here"), tmp_path / "file.npz")
-    back = from_file(tmp_path / "file.npz", [sequence("run", 5), sequence("a walk", 4)])
+    export_detections(Detections(H36M17, found, "here"), tmp_path / "file.npz")
+    back = read_detections_file(tmp_path / "file.npz", [sequence("run", 5), sequence("a walk", 4)])
     assert back.skeleton == H36M17
     for name, arrays in found.items():
         np.testing.assert_array_equal(back.of(name)[0], arrays[0])
@@ -66,16 +71,16 @@ def exported(path: Path, **changes) -> Path:
 )
 def test_files_that_are_no_detections_are_refused(tmp_path, changes, message):
     with pytest.raises(DataError, match=message):
-        from_file(exported(tmp_path / "file.npz", **changes), [])
+        read_detections_file(exported(tmp_path / "file.npz", **changes), [])
 
 
 def test_sequences_that_a_file_lacks_are_named(tmp_path):
     file = exported(tmp_path / "file.npz")
     with pytest.raises(DataError, match="sequence walk 1 is missing; the file holds a, b"):
-        from_file(file, [sequence("walk 1", 2)])
+        read_detections_file(file, [sequence("walk 1", 2)])
     with pytest.raises(DataError, match="sequence a has 2 frames, not 3"):
-        from_file(file, [sequence("a", 3)])
-    assert len(from_file(file, [sequence("b", 2)]).of("b")[0]) == 2
+        read_detections_file(file, [sequence("a", 3)])
+    assert len(read_detections_file(file, [sequence("b", 2)]).of("b")[0]) == 2
 
 
 def test_damaged_files_are_refused(tmp_path):
@@ -84,12 +89,12 @@ def test_damaged_files_are_refused(tmp_path):
     whole[300] ^= 1
     file.write_bytes(whole)
     with pytest.raises(DataError, match="is damaged"):
-        from_file(file, [])
+        read_detections_file(file, [])
     file.write_bytes(whole[:200])
     with pytest.raises(DataError, match=r"file\.npz: is "):
-        from_file(file, [])
+        read_detections_file(file, [])
     with pytest.raises(DataError, match="not found"):
-        from_file(tmp_path / "missing.npz", [])
+        read_detections_file(tmp_path / "missing.npz", [])
 
 
 def alphapose(path: Path, frames: int) -> None:
@@ -105,7 +110,7 @@ def alphapose(path: Path, frames: int) -> None:
 
 def test_a_file_of_another_tool_is_taken_for_the_one_sequence(tmp_path):
     alphapose(tmp_path / "found.json", 2)
-    found = from_file(tmp_path / "found.json", [sequence("walk", 3)])
+    found = read_detections_file(tmp_path / "found.json", [sequence("walk", 3)])
     joints2d, score = found.of("walk")
     assert found.skeleton == COCO17
     assert joints2d[1, 1].tolist() == [4, 4]
@@ -116,14 +121,14 @@ def test_a_file_of_another_tool_is_taken_for_the_one_sequence(tmp_path):
 def test_several_sequences_come_from_a_file_each(tmp_path):
     alphapose(tmp_path / "walk.json", 2)
     alphapose(tmp_path / "run.json", 3)
-    found = from_file(tmp_path, [sequence("walk", 2), sequence("run", 3)])
+    found = read_detections_file(tmp_path, [sequence("walk", 2), sequence("run", 3)])
     assert [len(found.of(name)[0]) for name in ("walk", "run")] == [2, 3]
     with pytest.raises(
         DataError, match=r"neither jump\.json nor a folder of that name; 2 sequences"
     ):
-        from_file(tmp_path, [sequence("walk", 2), sequence("jump", 3)])
+        read_detections_file(tmp_path, [sequence("walk", 2), sequence("jump", 3)])
     with pytest.raises(DataError, match="nor a folder"):
-        from_file(tmp_path / "x", [sequence("../walk", 2), sequence("../run", 3)])
+        read_detections_file(tmp_path / "x", [sequence("../walk", 2), sequence("../run", 3)])
 
 
 class Archive:
@@ -135,8 +140,8 @@ class Archive:
 
 
 def test_detections_that_come_with_a_source_are_taken_by_name():
-    found = from_source(Archive(), "cpn", [sequence("a", 2)])
+    found = detections_from_source(Archive(), "cpn", [sequence("a", 2)])
     assert found.skeleton == COCO17
     assert found.of("a")[0][1, 2].tolist() == [3, 3]
     with pytest.raises(DataError, match="gt: sequence b is missing"):
-        from_source(Archive(), "gt", [sequence("a", 2), sequence("b", 2)])
+        detections_from_source(Archive(), "gt", [sequence("a", 2), sequence("b", 2)])

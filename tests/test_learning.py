@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.heatmap import SimpleBaseline
-from pipeline.heatmap.targets import encode, heatmap_loss
+from pipeline.heatmap.targets import encode_heatmaps, heatmap_loss
 from pipeline.integral import SAN
 from pipeline.integral.san import expectation
 from pipeline.lift import Cascade
@@ -71,7 +71,7 @@ def test_a_simple_baseline_memorises_eight_crops():
     images = torch.rand(8, 3, 32, 32)
     cells = torch.rand(8, 3, 2) * 7
     net = SimpleBaseline(50, 3)
-    targets, weight = encode(cells, (8, 8), sigma=1.0), torch.ones(8, 3)
+    targets, weight = encode_heatmaps(cells, (8, 8), sigma=1.0), torch.ones(8, 3)
     first, last = memorise(
         net, lambda net: heatmap_loss(net(images), targets, weight), steps=45, rate=1e-3
     )

@@ -13,7 +13,7 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.spatial import procrustes as scipy_procrustes
 from scipy.spatial.transform import Rotation
 
-from pipeline import metrics
+from pipeline.metrics import functional, modules, motion_table, pck
 from pipeline.skeleton import H36M17
 
 SEEDS = st.integers(0, 10**6)
@@ -49,8 +49,10 @@ def least_squares(predicted, target):
 
 def test_mpjpe_by_hand():
     predicted, target = np.zeros((1, 2, 3)), np.array([[[0.002, 0.003, 0.006], [0, 0.001, 0]]])
-    assert metrics.mpjpe(predicted, target) == pytest.approx(4.0)
-    assert metrics.mpjpe(predicted, target, visible=np.array([[True, False]])) == pytest.approx(7)
+    assert functional.mpjpe(predicted, target) == pytest.approx(4.0)
+    assert functional.mpjpe(predicted, target, visible=np.array([[True, False]])) == pytest.approx(
+        7
+    )
 
 
 def test_mpjve_by_hand_stays_inside_each_clip():
@@ -58,29 +60,29 @@ def test_mpjve_by_hand_stays_inside_each_clip():
     predicted = target.copy()
     predicted[0, :, 0, 0] = [0.0, 0.003, 0.003]
     predicted[1, :, 0, 2] = [0.5, 0.5, 0.504]
-    assert metrics.mpjve(predicted, target) == pytest.approx((3 + 0 + 0 + 4) / 4)
-    assert metrics.acceleration_error(predicted, target) == pytest.approx((3 + 4) / 2)
-    assert np.isnan(metrics.mpjve(predicted[:, :1], target[:, :1]))
+    assert functional.mpjve(predicted, target) == pytest.approx((3 + 0 + 0 + 4) / 4)
+    assert functional.acceleration_error(predicted, target) == pytest.approx((3 + 4) / 2)
+    assert np.isnan(functional.mpjve(predicted[:, :1], target[:, :1]))
 
 
 def test_n_mpjpe_by_hand():
     predicted = np.array([[[0.5, 0, 0], [0, 0.5, 0]]])
     target = np.array([[[1.0, 0, 0], [0, 1.0, 0.25]]])
-    assert metrics.n_mpjpe(predicted, target) == pytest.approx(125)
+    assert functional.n_mpjpe(predicted, target) == pytest.approx(125)
 
 
 @settings(max_examples=50, deadline=None)
 @given(seed=SEEDS, error=st.sampled_from([0.0, 1e-3, 0.05, 0.5, 3.0]))
 def test_p_mpjpe_agrees_with_scipy(seed, error):
     predicted, target = poses(seed, 6, error=error)
-    ours = metrics.p_mpjpe(predicted, target)
+    ours = functional.p_mpjpe(predicted, target)
     frames = [by_scipy(a, b) for a, b in zip(predicted, target, strict=True)]
     assert ours == pytest.approx(np.mean(frames), abs=1e-6)
 
 
 def test_procrustes_agrees_with_scipys_disparity():
     predicted, target = poses(1, 1)
-    fitted = metrics.procrustes(predicted, target)[0]
+    fitted = functional.procrustes(predicted, target)[0]
     _, _, disparity = scipy_procrustes(target[0], predicted[0])
     spread = target[0] - target[0].mean(axis=0)
     assert ((fitted - target[0]) ** 2).sum() / (spread**2).sum() == pytest.approx(disparity)
@@ -92,17 +94,17 @@ def test_p_mpjpe_does_not_see_a_similarity(seed, scale):
     predicted, target = poses(seed, 4)
     turn = Rotation.random(random_state=seed).as_matrix()
     moved = scale * predicted @ turn + np.random.default_rng(seed).normal(0, 3, 3)
-    assert metrics.p_mpjpe(moved, target) == pytest.approx(
-        metrics.p_mpjpe(predicted, target), abs=1e-6
+    assert functional.p_mpjpe(moved, target) == pytest.approx(
+        functional.p_mpjpe(predicted, target), abs=1e-6
     )
-    assert metrics.p_mpjpe(scale * target @ turn, target) == pytest.approx(0, abs=1e-6)
+    assert functional.p_mpjpe(scale * target @ turn, target) == pytest.approx(0, abs=1e-6)
 
 
 @settings(max_examples=50, deadline=None)
 @given(seed=SEEDS)
 def test_p_mpjpe_sees_a_reflection(seed):
     _, target = poses(seed, 3)
-    assert metrics.p_mpjpe(target * [-1, 1, 1], target) > 50
+    assert functional.p_mpjpe(target * [-1, 1, 1], target) > 50
 
 
 @settings(max_examples=50, deadline=None)
@@ -110,22 +112,22 @@ def test_p_mpjpe_sees_a_reflection(seed):
 def test_the_fit_never_makes_the_squares_larger(seed, error):
     predicted, target = poses(seed, 5, error=error)
     before = ((predicted - target) ** 2).sum(axis=(1, 2))
-    after = ((metrics.procrustes(predicted, target) - target) ** 2).sum(axis=(1, 2))
+    after = ((functional.procrustes(predicted, target) - target) ** 2).sum(axis=(1, 2))
     assert (after <= before + 1e-12).all()
-    assert metrics.p_mpjpe(predicted, target) <= 1000 * np.sqrt(before / 17).mean() + 1e-9
+    assert functional.p_mpjpe(predicted, target) <= 1000 * np.sqrt(before / 17).mean() + 1e-9
 
 
 @settings(max_examples=50, deadline=None)
 @given(seed=SEEDS, scale=st.floats(0.01, 100))
 def test_n_mpjpe_does_not_see_a_scale_and_mpjpe_is_symmetric(seed, scale):
     predicted, target = poses(seed, 4)
-    assert metrics.n_mpjpe(predicted * scale, target) == pytest.approx(
-        metrics.n_mpjpe(predicted, target)
+    assert functional.n_mpjpe(predicted * scale, target) == pytest.approx(
+        functional.n_mpjpe(predicted, target)
     )
-    assert metrics.mpjpe(predicted, target) == metrics.mpjpe(target, predicted) > 0
-    moved = metrics.root_relative(predicted + np.array([3.0, -2.0, 9.0]))
-    assert metrics.mpjpe(moved, metrics.root_relative(target)) == pytest.approx(
-        metrics.mpjpe(metrics.root_relative(predicted), metrics.root_relative(target))
+    assert functional.mpjpe(predicted, target) == functional.mpjpe(target, predicted) > 0
+    moved = functional.root_relative(predicted + np.array([3.0, -2.0, 9.0]))
+    assert functional.mpjpe(moved, functional.root_relative(target)) == pytest.approx(
+        functional.mpjpe(functional.root_relative(predicted), functional.root_relative(target))
     )
 
 
@@ -150,20 +152,20 @@ SHAPES = {
 def test_degenerate_poses_give_what_a_decomposition_gives(predicted, target):
     a, b = SHAPES[predicted][None], SHAPES[target][None]
     middle = b - b.mean(axis=1, keepdims=True)
-    found = metrics.p_mpjpe(a, b)
-    assert np.isfinite([found, metrics.n_mpjpe(a, b)]).all()
+    found = functional.p_mpjpe(a, b)
+    assert np.isfinite([found, functional.n_mpjpe(a, b)]).all()
     if predicted in ("point", "origin"):
         assert found == pytest.approx(1000 * np.linalg.norm(middle, axis=-1).mean())
     elif "line" not in predicted + target:  # else there is more than one best rotation
         assert found == pytest.approx(by_scipy(a[0], b[0]), abs=1e-5)
-    squares = ((metrics.procrustes(a, b) - b) ** 2).sum()
+    squares = ((functional.procrustes(a, b) - b) ** 2).sum()
     assert squares == pytest.approx(least_squares(a[0], b[0]), abs=1e-9)
 
 
 def test_nan_comes_out_as_nan_of_its_frame_alone():
     predicted, target = poses(0, 5)
     predicted[2, 3] = np.nan
-    fitted = metrics.procrustes(predicted, target)
+    fitted = functional.procrustes(predicted, target)
     assert np.isnan(fitted).any(axis=(1, 2)).tolist() == [False, False, True, False, False]
 
 
@@ -171,7 +173,7 @@ def test_tensors_of_any_precision_and_read_only_arrays_give_the_same_and_stay_as
     predicted, target = poses(2, 2, 40)
     copies = predicted.copy(), target.copy()
     predicted.setflags(write=False)
-    for measure in (metrics.mpjpe, metrics.p_mpjpe, metrics.n_mpjpe, metrics.mpjve):
+    for measure in (functional.mpjpe, functional.p_mpjpe, functional.n_mpjpe, functional.mpjve):
         tensors = torch.tensor(predicted, requires_grad=True), torch.tensor(target)
         assert measure(*tensors) == measure(predicted, target)
         single = (torch.tensor(predicted).float(), torch.tensor(target).float())
@@ -184,18 +186,18 @@ def test_tensors_of_any_precision_and_read_only_arrays_give_the_same_and_stay_as
 def test_long_arrays_are_worked_on_in_blocks_with_the_same_result():
     predicted, target = poses(3, 2, 3001)
     change = np.diff(predicted - target, axis=1)
-    assert metrics.mpjve(predicted, target) == pytest.approx(
+    assert functional.mpjve(predicted, target) == pytest.approx(
         1000 * np.linalg.norm(change, axis=-1).mean()
     )
-    halves = [metrics.p_mpjpe(a, b) for a, b in zip(predicted, target, strict=True)]
-    assert metrics.p_mpjpe(predicted, target) == pytest.approx(np.mean(halves))
+    halves = [functional.p_mpjpe(a, b) for a, b in zip(predicted, target, strict=True)]
+    assert functional.p_mpjpe(predicted, target) == pytest.approx(np.mean(halves))
 
 
 def test_shapes_that_differ_are_refused_with_both():
     with pytest.raises(ValueError, match=r"predicted \(8, 17, 3\) and target \(8, 16, 3\)"):
-        metrics.mpjpe(np.zeros((8, 17, 3)), np.zeros((8, 16, 3)))
+        functional.mpjpe(np.zeros((8, 17, 3)), np.zeros((8, 16, 3)))
     with pytest.raises(ValueError, match=r"motion needs \(..., T, J, 3\), not \(17, 3\)"):
-        metrics.mpjve(np.zeros((17, 3)), np.zeros((17, 3)))
+        functional.mpjve(np.zeros((17, 3)), np.zeros((17, 3)))
 
 
 @pytest.mark.parametrize("shape", [(17, 4), (68,), (2, 1), (4, 17, 1), (4, 1)])
@@ -203,10 +205,10 @@ def test_a_mask_of_another_shape_is_refused_and_never_reshaped(shape):
     predicted, target = poses(6, 4)
     message = rf"visible is {re.escape(str(shape))}, but must be \(4, 17\) here"
     with pytest.raises(ValueError, match=message):
-        metrics.mpjpe(predicted, target, np.ones(shape, bool))
+        functional.mpjpe(predicted, target, np.ones(shape, bool))
     with pytest.raises(ValueError, match=message):
-        metrics.MPJPE().update(predicted, target, torch.ones(shape))
-    table = metrics.MotionTable(["walk"], H36M17.joints)
+        modules.MPJPE().update(predicted, target, torch.ones(shape))
+    table = motion_table.MotionTable(["walk"], H36M17.joints)
     with pytest.raises(ValueError, match=r"valid is .* but must be \(4,\) here"):
         table.update(0, predicted, target, np.ones(shape, bool))
 
@@ -214,21 +216,21 @@ def test_a_mask_of_another_shape_is_refused_and_never_reshaped(shape):
 @pytest.mark.parametrize("shape", [(0, 17, 3), (2, 0, 17, 3), (0, 5, 17, 3), (2, 5, 0, 3)])
 def test_an_error_of_nothing_is_nan(shape):
     nothing = np.zeros(shape)
-    for error in (metrics.mpjpe, metrics.p_mpjpe, metrics.n_mpjpe):
+    for error in (functional.mpjpe, functional.p_mpjpe, functional.n_mpjpe):
         assert np.isnan(error(nothing, nothing))
-    for error in (metrics.mpjve, metrics.acceleration_error):
+    for error in (functional.mpjve, functional.acceleration_error):
         assert np.isnan(error(nothing, nothing))
         assert np.isnan(error(torch.zeros(shape), torch.zeros(shape)))
-    assert metrics.procrustes(nothing, nothing).shape == shape
+    assert functional.procrustes(nothing, nothing).shape == shape
 
 
 @pytest.mark.parametrize(
     ("metric", "function"),
     [
-        (metrics.MPJPE, metrics.mpjpe),
-        (metrics.PMPJPE, metrics.p_mpjpe),
-        (metrics.NMPJPE, metrics.n_mpjpe),
-        (metrics.MPJVE, metrics.mpjve),
+        (modules.MPJPE, functional.mpjpe),
+        (modules.PMPJPE, functional.p_mpjpe),
+        (modules.NMPJPE, functional.n_mpjpe),
+        (modules.MPJVE, functional.mpjve),
     ],
 )
 def test_metrics_over_uneven_batches_equal_their_functions_in_any_precision(metric, function):
@@ -247,16 +249,16 @@ def test_metrics_over_uneven_batches_equal_their_functions_in_any_precision(metr
 def test_only_visible_joints_count_in_the_mpjpe_metric():
     predicted, target = poses(5, 3, 4)
     visible = np.random.default_rng(0).random((3, 4, 17)) < 0.5
-    running = metrics.MPJPE()
+    running = modules.MPJPE()
     running.update(predicted, target, visible)
-    assert running.compute().item() == pytest.approx(metrics.mpjpe(predicted, target, visible))
+    assert running.compute().item() == pytest.approx(functional.mpjpe(predicted, target, visible))
 
 
 VIDEOS = [(0, 30), (2, 7), (0, 1), (2, 41)]
 
 
 def filled(videos, **options):
-    table = metrics.MotionTable(("walk", "sit", "wave"), H36M17.joints, **options)
+    table = motion_table.MotionTable(("walk", "sit", "wave"), H36M17.joints, **options)
     for k in videos:
         action, frames = VIDEOS[k]
         table.update(action, *poses(k, frames))
@@ -268,19 +270,19 @@ def test_a_table_has_a_row_per_action_and_both_means():
     assert [(row.name, row.frames) for row in report.rows] == [("walk", 31), ("wave", 48)]
     clips = [poses(k, frames) for k, (_, frames) in enumerate(VIDEOS)]
     walk, wave = (
-        metrics.mpjpe(*(np.concatenate([clips[k][side] for k in pick]) for side in (0, 1)))
+        functional.mpjpe(*(np.concatenate([clips[k][side] for k in pick]) for side in (0, 1)))
         for pick in ((0, 2), (1, 3))
     )
     assert report.rows[0].mpjpe == pytest.approx(walk)
     assert report.frame_mean["mpjpe"] == pytest.approx((31 * walk + 48 * wave) / 79)
     assert report.action_mean["mpjpe"] == pytest.approx((walk + wave) / 2)
     assert np.mean(list(report.per_joint.values())) == pytest.approx(report.frame_mean["mpjpe"])
-    assert report.rows[0].mpjve == pytest.approx(metrics.mpjve(*clips[0]))
+    assert report.rows[0].mpjve == pytest.approx(functional.mpjve(*clips[0]))
     both = (
-        6 * metrics.p_mpjpe(clips[1][0][:6], clips[1][1][:6]),
-        metrics.p_mpjpe(clips[1][0][6:], clips[1][1][6:]),
+        6 * functional.p_mpjpe(clips[1][0][:6], clips[1][1][:6]),
+        functional.p_mpjpe(clips[1][0][6:], clips[1][1][6:]),
     )
-    last = 41 * metrics.p_mpjpe(*clips[3])
+    last = 41 * functional.p_mpjpe(*clips[3])
     assert report.rows[1].p_mpjpe == pytest.approx((sum(both) + last) / 48)
 
 
@@ -288,16 +290,16 @@ def test_invalid_frames_count_nowhere_and_break_motion():
     predicted, target = poses(6, 9)
     valid = np.array([1, 1, 0, 1, 0, 1, 1, 1, 0], bool)
     predicted[~valid] = np.nan
-    table = metrics.MotionTable(["walk"], H36M17.joints)
+    table = motion_table.MotionTable(["walk"], H36M17.joints)
     table.update(0, predicted, target, valid)
     row = table.compute().rows[0]
-    pairs = [metrics.mpjve(predicted[i : i + 2], target[i : i + 2]) for i in (0, 5, 6)]
+    pairs = [functional.mpjve(predicted[i : i + 2], target[i : i + 2]) for i in (0, 5, 6)]
     assert row.frames == 6
-    assert row.mpjpe == pytest.approx(metrics.mpjpe(predicted[valid], target[valid]))
-    assert row.p_mpjpe == pytest.approx(metrics.p_mpjpe(predicted[valid], target[valid]))
+    assert row.mpjpe == pytest.approx(functional.mpjpe(predicted[valid], target[valid]))
+    assert row.p_mpjpe == pytest.approx(functional.p_mpjpe(predicted[valid], target[valid]))
     assert row.mpjve == pytest.approx(np.mean(pairs))
     assert row.acceleration == pytest.approx(
-        metrics.acceleration_error(predicted[5:8], target[5:8])
+        functional.acceleration_error(predicted[5:8], target[5:8])
     )
 
 
@@ -311,7 +313,7 @@ def test_the_text_of_a_table_starts_with_its_protocol():
 
 
 def test_the_text_of_single_pictures_has_no_columns_of_motion():
-    table = metrics.MotionTable(["walk"], H36M17.joints)
+    table = motion_table.MotionTable(["walk"], H36M17.joints)
     for seed in range(3):
         table.update(0, *poses(seed, 1))
     lines = table.compute().text("pictures").splitlines()
@@ -322,7 +324,7 @@ def test_the_text_of_single_pictures_has_no_columns_of_motion():
 
 
 def test_a_table_without_videos_is_empty():
-    table = metrics.MotionTable(["walk"], H36M17.joints)
+    table = motion_table.MotionTable(["walk"], H36M17.joints)
     table.update(0, *poses(0, 3), np.zeros(3, bool))
     report = table.compute()
     assert report.rows == []
@@ -332,7 +334,7 @@ def test_a_table_without_videos_is_empty():
 
 def test_a_table_for_other_joints_refuses():
     with pytest.raises(ValueError, match=r"takes \(T, 2, 3\), not \(4, 17, 3\)"):
-        metrics.MotionTable(["walk"], ["a", "b"]).update(0, *poses(0, 4))
+        motion_table.MotionTable(["walk"], ["a", "b"]).update(0, *poses(0, 4))
 
 
 def test_the_order_of_videos_changes_no_bit():
@@ -362,12 +364,12 @@ def test_two_processes_make_the_same_table_as_one_bit_for_bit(tmp_path):
 
 
 def test_pck_by_hand():
-    pck = metrics.PCK(["wrist", "knee"], thresholds=(0.1, 0.2))
+    metric = pck.PCK(["wrist", "knee"], thresholds=(0.1, 0.2))
     target = torch.zeros(2, 2, 2)
     predicted = torch.tensor([[[3.0, 4.0], [0.0, 5.1]], [[10.0, 0.0], [30.0, 0.0]]])
     counted = torch.tensor([[True, True], [True, False]])
-    pck.update(predicted, target, torch.tensor([50.0, 50.0]), counted)
-    found = pck.compute()
+    metric.update(predicted, target, torch.tensor([50.0, 50.0]), counted)
+    found = metric.compute()
     assert found["pck@0.1"] == pytest.approx(1 / 3)
     assert found["pck@0.1/wrist"] == 0.5
     assert found["pck@0.1/knee"] == 0
@@ -375,12 +377,12 @@ def test_pck_by_hand():
 
 
 def test_pck_grows_with_its_threshold_and_misses_nan():
-    pck = metrics.PCK(["a", "b"], thresholds=(0.05, 0.1, 0.2, 0.5))
+    metric = pck.PCK(["a", "b"], thresholds=(0.05, 0.1, 0.2, 0.5))
     random = np.random.default_rng(0)
     predicted = torch.tensor(random.normal(0, 10, (50, 2, 2)))
     predicted[0] = torch.nan
-    pck.update(predicted, torch.zeros(50, 2, 2), torch.full((50,), 100.0))
-    shares = [pck.compute()[f"pck@{threshold}"] for threshold in (0.05, 0.1, 0.2, 0.5)]
+    metric.update(predicted, torch.zeros(50, 2, 2), torch.full((50,), 100.0))
+    shares = [metric.compute()[f"pck@{threshold}"] for threshold in (0.05, 0.1, 0.2, 0.5)]
     assert shares == sorted(shares)
     assert 0 < shares[0] < shares[-1] <= 0.98
 
@@ -394,8 +396,8 @@ def test_pck_refuses_what_would_be_broadcast(name):
         "counted": torch.ones(4, 2),
     }
     given[name] = given[name][:1]
-    pck = metrics.PCK(["a", "b"])
+    metric = pck.PCK(["a", "b"])
     if name == "predicted":
         name = "target"  # the first says how many there are
     with pytest.raises(ValueError, match=f"{name} is "):
-        pck.update(**given)
+        metric.update(**given)

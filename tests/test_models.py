@@ -5,7 +5,14 @@ import torch
 from costs import cost
 from torch import nn
 
-from pipeline.models import SYSTEMS, as_paper004_counts, models, multiply_adds, parameters, row
+from pipeline.cli.models import (
+    SYSTEMS,
+    count_as_paper004,
+    count_multiply_adds,
+    count_parameters,
+    models,
+    table_row,
+)
 
 FACTS = {
     ("HRNet-W32", (192, 256)): 28_536_113,
@@ -61,8 +68,8 @@ def test_every_system_has_its_facts():
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: f"{system.name} {system.picture}")
 def test_parameters_and_operations_are_those_of_the_papers(system):
     net = system.build()
-    assert parameters(net) == FACTS[system.name, system.picture]
-    counted = multiply_adds(net, system.example(net))
+    assert count_parameters(net) == FACTS[system.name, system.picture]
+    counted = count_multiply_adds(net, system.example(net))
     assert counted == cost(system.class_path, system.arguments, system.picture)
     quoted = QUOTED.get((system.name, system.picture), counted)
     assert counted == pytest.approx(quoted, rel=1e-3)
@@ -74,12 +81,14 @@ def test_parameters_and_operations_are_those_of_the_papers(system):
 def test_san_costs_what_the_paper_prints_in_the_papers_way_of_counting(name, cost):
     system = named(name)
     net = system.build()
-    assert as_paper004_counts(net, system.example(net)) == pytest.approx(cost, rel=1e-3)
+    assert count_as_paper004(net, system.example(net)) == pytest.approx(cost, rel=1e-3)
 
 
 def test_attention_of_san_costs_a_third_of_a_billion():
     with_it, without = (named(name) for name in ("ResNet-50 + SAN", "ResNet-50, 3D"))
-    found = [multiply_adds(net, s.example(net)) for s in (with_it, without) for net in [s.build()]]
+    found = [
+        count_multiply_adds(net, s.example(net)) for s in (with_it, without) for net in [s.build()]
+    ]
     assert found[0] - found[1] == pytest.approx(0.3450e9, rel=1e-3)
 
 
@@ -87,8 +96,8 @@ def test_operations_by_hand():
     net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 5, 2, 2))
     example = torch.empty(1, 3, 8, 8, device="meta")
     net = net.to("meta").eval()
-    assert multiply_adds(net, example) == 16 * 4 * 27 + 16 * 4 * 5 * 4
-    assert as_paper004_counts(net, example) == 16 * 4 * 27 + 2 * 16 * 4 + 64 * 5 * 4 * 4
+    assert count_multiply_adds(net, example) == 16 * 4 * 27 + 16 * 4 * 5 * 4
+    assert count_as_paper004(net, example) == 16 * 4 * 27 + 2 * 16 * 4 + 64 * 5 * 4 * 4
 
 
 @pytest.mark.parametrize(
@@ -101,12 +110,12 @@ def test_operations_by_hand():
     ],
 )
 def test_a_row_says_what_goes_in_and_how_many_frames_come_out(name, cells):
-    assert row(named(name))[2:4] == cells
+    assert table_row(named(name))[2:4] == cells
 
 
 def test_the_table_has_a_line_for_each_system(capsys, monkeypatch):
     few = tuple(named(name) for name in ("residual MLP", "ResNet-50 + SAN"))
-    monkeypatch.setattr("pipeline.models.SYSTEMS", few)
+    monkeypatch.setattr("pipeline.cli.models.SYSTEMS", few)
     models()
     head, rule, mlp, san, *_ = capsys.readouterr().out.splitlines()
     assert head.split()[:4] == ["system", "paper", "input", "frames"]

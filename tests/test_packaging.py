@@ -63,7 +63,7 @@ def test_shipped_configs_are_found_from_anywhere(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     (tmp_path / "elsewhere").mkdir()
     words = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); "
-    words += "from pipeline.config import find_config; print(find_config('lift/mixste_small'))"
+    words += "from pipeline.cli.configs import find_config; print(find_config('lift/mixste_small'))"
     found = python("-c", words, cwd=tmp_path / "elsewhere")
     assert Path(found.stdout.strip()).is_relative_to(tmp_path / "site"), found.stderr
 

@@ -9,18 +9,18 @@ import re
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.dashboard import METRICS, PANELS
+from pipeline.dashboard.catalog import METRICS, PANELS
 from pipeline.heatmap import HeatmapModule
-from pipeline.run import read_metrics
+from pipeline.training.metrics_file import read_metrics
 
 PEOPLE = """
-    class_path: pipeline.datasets.synthetic.Synthetic
+    class_path: pipeline.mocap.Synthetic
     init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 0.8, pictures: 60}
 """
 HEATMAP = f"""
 model:
   net:
-    class_path: pipeline.heatmap.hrnet.HRNet
+    class_path: pipeline.heatmap.HRNet
     init_args: {{width: 8, stem: 8, planes: 8, blocks: 1, modules: [1, 1, 1]}}
 data:
   source: {PEOPLE}
@@ -176,7 +176,7 @@ class Odd(Synthetic):
 def test_two_processes_measure_what_one_measures(heatlift, tmp_path):
     (tmp_path / "odd_people.py").write_text(ODD)
     (tmp_path / "motion.yaml").write_text(
-        MOTION.replace("pipeline.datasets.synthetic.Synthetic", "odd_people.Odd")
+        MOTION.replace("pipeline.mocap.Synthetic", "odd_people.Odd")
     )
     words = ["lift", "test", "--import", "odd_people.py", "-c", "motion.yaml", "--name", "odd"]
     words += ["--trainer.accelerator", "cpu"]

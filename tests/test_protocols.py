@@ -10,38 +10,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import DataError
-from pipeline.protocols import (
-    AP_NAMES,
-    PCK3D,
-    SIGMAS,
-    OksAP,
-    PCKh,
-    joints_of_3dpck,
-    oks,
-    oks_ap,
-    oks_nms,
-    pck3d,
-    rescored,
-    scored_joints,
-)
+from pipeline.metrics.oks import AP_NAMES, SIGMAS, OksAP, oks, oks_ap, oks_nms, rescore
+from pipeline.metrics.pck import PCK3D, PCKh, evaluated_joints, joints_3dpck, pck3d
 from pipeline.skeleton import COCO17, H36M17, MPI3DHP17, MPII16
 
 
 def test_14_joints_count_and_spine_pelvis_and_head_do_not():
-    left_out = set(range(17)) - set(joints_of_3dpck())
+    left_out = set(range(17)) - set(joints_3dpck())
     assert {MPI3DHP17.joints[j] for j in left_out} == {"pelvis", "spine", "head"}
-    assert {H36M17.joints[j] for j in set(range(17)) - set(joints_of_3dpck(H36M17))} == {
+    assert {H36M17.joints[j] for j in set(range(17)) - set(joints_3dpck(H36M17))} == {
         "pelvis",
         "spine",
         "nose",
     }
     with pytest.raises(DataError, match="head, thorax"):
-        joints_of_3dpck(COCO17)
+        joints_3dpck(COCO17)
 
 
 def test_scored_joints_are_17_16_or_14_with_the_root_or_without():
     def left_out(skeleton, *rest, **root):
-        kept = scored_joints(skeleton, *rest, **root)
+        kept = evaluated_joints(skeleton, *rest, **root)
         return {name for j, name in enumerate(skeleton.joints) if j not in kept}
 
     assert left_out(H36M17, 17) == set()
@@ -50,7 +38,7 @@ def test_scored_joints_are_17_16_or_14_with_the_root_or_without():
     assert left_out(H36M17, 17, root=False) == {"pelvis"}
     assert left_out(MPI3DHP17, 16) == {"head"}
     with pytest.raises(DataError, match="COCO17 has 16 of the 14"):
-        scored_joints(COCO17, 14)
+        evaluated_joints(COCO17, 14)
 
 
 def test_an_error_of_150_mm_is_not_below_150_mm():
@@ -67,7 +55,7 @@ def test_an_error_of_150_mm_is_not_below_150_mm():
 def test_auc_is_the_mean_over_31_thresholds(seed):
     rng = np.random.default_rng(seed)
     predicted, target = rng.normal(0, 0.08, (2, 5, 17, 3))
-    error = 1000 * np.linalg.norm(predicted - target, axis=-1)[:, list(joints_of_3dpck())]
+    error = 1000 * np.linalg.norm(predicted - target, axis=-1)[:, list(joints_3dpck())]
     shares = [(error < threshold).mean() for threshold in range(0, 151, 5)]
     np.testing.assert_allclose(pck3d(predicted, target), [shares[-1], np.mean(shares)], atol=1e-12)
 
@@ -139,7 +127,7 @@ def test_the_better_of_two_alike_people_is_kept():
 
 
 def test_a_person_is_rescored_by_the_joints_above_the_threshold():
-    scores = rescored(np.array([0.5, 0.8]), np.array([[0.9, 0.5, 0.1], [0.2, 0.1, 0.0]]))
+    scores = rescore(np.array([0.5, 0.8]), np.array([[0.9, 0.5, 0.1], [0.2, 0.1, 0.0]]))
     np.testing.assert_allclose(scores, [0.35, 0.0])
 
 

@@ -18,18 +18,22 @@ import pytest
 import torch
 import yaml
 
-from pipeline import checkpoint, published
 from pipeline.__main__ import main
-from pipeline.commands import run_plain
-from pipeline.detections import load_detector
+from pipeline.cli.commands import run_plain_command
+from pipeline.detections.cache import load_detector
 from pipeline.errors import DataError, UsageError
+from pipeline.files import torch_files
 from pipeline.heatmap import HeatmapModule, HRNet, SimpleBaseline
 from pipeline.heatmap.resnet import ResNet
 from pipeline.integral import SAN
 from pipeline.lift import Martinez, MixSTE, PoseFormer, VideoPose3D
 from pipeline.lift.martinez import ResidualMLP
-from pipeline.published import import_weights, load_published, read_published
 from pipeline.skeleton import H36M17
+from pipeline.training import checkpoints
+from pipeline.weights import architectures, matching, published_files
+from pipeline.weights.importing import import_weights
+from pipeline.weights.matching import load_published
+from pipeline.weights.published_files import read_published
 
 SHARED = Path(os.environ.get("HEATLIFT_SHARED", Path(__file__).parents[2] / "shared"))
 GOLDEN = sorted((SHARED / "golden").glob("*.npz"))
@@ -62,7 +66,7 @@ def golden_network(meta):
 
 def our_shapes(weights):
     """Shapes of published weights under our names."""
-    renamed, _ = published._renamed(published.weights_in(weights), "golden")
+    renamed, _ = matching.renamed_weights(published_files.weights_in(weights), "golden")
     return {name: list(tensor.shape) for name, tensor in renamed.items()}
 
 
@@ -99,7 +103,7 @@ def test_golden_output_of_the_published_implementation_is_reproduced(path):
     given = {
         name: shape
         for name, shape in our_shapes(weights).items()
-        if not (trunk and published.NOT_BACKBONE.match(name))
+        if not (trunk and matching.NOT_BACKBONE.match(name))
     }
     assert shapes == given
     load_published(net, weights, "backbone" if trunk else "whole")
@@ -292,7 +296,7 @@ def refused_bombs(folder: Path) -> dict[Path, str]:
 def test_small_files_take_no_memory(tmp_path):
     bombs = refused_bombs(tmp_path)
     code = (
-        "import sys; from pipeline.published import import_weights\n"
+        "import sys; from pipeline.weights.matching import import_weights\n"
         "for path in sys.argv[1:]:\n"
         "    try: import_weights(path, 'mixste', path + '.ckpt')\n"
         "    except Exception as error: print(type(error).__name__, error)\n"
@@ -555,7 +559,7 @@ def test_residual_mlp_file_needs_its_statistics_to_become_a_martinez(tmp_path):
 def test_odd_statistics_are_refused(tmp_path, changes, text):
     write_statistics(tmp_path / "stats.npz", **changes)
     with pytest.raises(DataError, match=text):
-        published.read_statistics(tmp_path / "stats.npz", 16)
+        matching.read_statistics(tmp_path / "stats.npz", 16)
 
 
 IMPORTS = {
@@ -573,7 +577,7 @@ def test_import_reads_the_sizes_off_the_weights(tmp_path, name):
     theirs = IMPORTS[name]()
     torch.save({"state_dict": theirs.state_dict()}, tmp_path / "theirs.pth")
     import_weights(tmp_path / "theirs.pth", name, tmp_path / "ours.ckpt")
-    content = checkpoint.read(tmp_path / "ours.ckpt")
+    content = torch_files.read_checkpoint(tmp_path / "ours.ckpt")
     net = content["heatlift"]["net"]
     assert net["class_path"].endswith(type(theirs).__name__)
     ours = type(theirs)(**net["init_args"])
@@ -591,7 +595,7 @@ def test_import_of_a_residual_mlp_carries_its_statistics(tmp_path):
     import_weights(
         tmp_path / "weigq.pth", "martinez", tmp_path / "ours.ckpt", tmp_path / "stats.npz"
     )
-    content = checkpoint.read(tmp_path / "ours.ckpt")
+    content = torch_files.read_checkpoint(tmp_path / "ours.ckpt")
     arguments = content["heatlift"]["net"]["init_args"]
     assert arguments == {"width": 16, "blocks": 3, "unseen": ["nose"]}
     assert "net.deviation3d" in content["state_dict"]
@@ -608,14 +612,14 @@ def test_import_refuses_what_it_cannot_do(tmp_path):
         import_weights(path, "mixste", path)
 
 
-@pytest.mark.parametrize("name", published.NETWORKS)
+@pytest.mark.parametrize("name", architectures.NETWORKS)
 def test_help_on_importing_names_each_network(name, capsys):
-    run_plain("weights", ["import", "--help"])
+    run_plain_command("weights", ["import", "--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert re.search(rf"\b{name}\b", said)
     assert "FILE --as NETWORK -o OUTPUT" in said
     assert "--as_" not in said
-    assert all(field in said for field in (*published.STATISTICS, "metres", "size"))
+    assert all(field in said for field in (*matching.STATISTICS, "metres", "size"))
     assert "heads" in said
 
 
@@ -631,10 +635,10 @@ def test_weights_that_are_no_real_numbers_are_refused(change, text):
     state = small_mixste().state_dict()
     state["head.0.weight"] = change(state["head.0.weight"])
     net = small_mixste(1)
-    before = checkpoint.weights_digest(net)
+    before = checkpoints.weights_digest(net)
     with pytest.raises(DataError, match=text):
         load_published(net, state)
-    assert checkpoint.weights_digest(net) == before
+    assert checkpoints.weights_digest(net) == before
 
 
 def test_weights_of_less_or_more_precision_load():
@@ -652,7 +656,7 @@ def test_another_network_in_the_file_is_named_as_dropped(tmp_path, legacy):
     report = import_weights(tmp_path / "both.bin", "videopose3d", tmp_path / "ours.ckpt")
     assert report.dropped == ("model_traj",)
     assert "1 dropped (model_traj)" in str(report)
-    content = checkpoint.read(tmp_path / "ours.ckpt")
+    content = torch_files.read_checkpoint(tmp_path / "ours.ckpt")
     assert content["heatlift"]["published"]["dropped"] == ["model_traj"]
     assert load_published(theirs, file).dropped == ("model_traj",)
     assert load_published(theirs, {"model_pos": theirs.state_dict()}).dropped == ()
@@ -703,10 +707,10 @@ def test_two_names_that_become_one_are_refused():
     state = ResidualMLP(34, 48, 8, 1).state_dict()
     state["res_blocks.0.w1.weight"] = torch.zeros(8, 8)
     net = ResidualMLP(34, 48, 8, 1)
-    before = checkpoint.weights_digest(net)
+    before = checkpoints.weights_digest(net)
     with pytest.raises(DataError, match=r"res_blocks\.0\.w1\.weight and another .* are both"):
         load_published(net, state)
-    assert checkpoint.weights_digest(net) == before
+    assert checkpoints.weights_digest(net) == before
 
 
 def test_module_in_front_is_stripped_however_often_or_named():
@@ -880,7 +884,7 @@ def test_detections_of_an_imported_network_reach_a_lifter(tmp_path, monkeypatch,
     path, _ = imported(tmp_path, HRNet(8, 17), "hrnet", input_size=(32, 32))
     small = tmp_path / "small.yaml"
     small.write_text(
-        "data: {source: {class_path: pipeline.datasets.synthetic.Synthetic, init_args: "
+        "data: {source: {class_path: pipeline.mocap.Synthetic, init_args: "
         "{train: 2, val: 1, test: 1, actions: [walk], seconds: 0.2}}}"
     )
     words = ["detect", "-c", str(small), "--detector", str(path), "--accelerator", "cpu"]
@@ -893,4 +897,4 @@ def test_detections_of_an_imported_network_reach_a_lifter(tmp_path, monkeypatch,
 def test_an_imported_lifter_says_what_it_is_good_for(tmp_path):
     path, _ = imported(tmp_path, small_mixste(), "mixste")
     with pytest.raises(DataError, match="without settings of a run; give it as"):
-        checkpoint.rebuild(path, ("lift",))
+        checkpoints.load_module(path, ("lift",))

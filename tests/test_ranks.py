@@ -9,8 +9,8 @@ import time
 import pytest
 from runs import TINY, TWO, WORDS
 
-from pipeline import ranks
-from pipeline.run import read_metrics
+from pipeline.training import processes
+from pipeline.training.metrics_file import read_metrics
 
 
 def ended(child, seconds):
@@ -143,10 +143,10 @@ def test_the_watcher_takes_the_others_with_it(heatlift):
 
 
 def test_verdicts_name_the_first_cause():
-    assert ranks._verdict([6, -9], ["lost", ""], set(), [])[1] == 6
-    assert "process 1 died by signal 9" in ranks._verdict([6, -9], ["lost", ""], set(), [])[0]
-    assert ranks._verdict([6, 3], ["lost", "nan"], set(), []) == ("process 1: nan", 3)
-    assert "process 0 stopped answering" in ranks._verdict([-9, 6], ["", "lost"], {0}, [])[0]
-    assert ranks._verdict([143, 143], ["saved", ""], set(), [15]) == ("saved", 143)
-    assert ranks._verdict([-2, 130], ["", "saved"], set(), [2]) == ("saved", 130)
-    assert ranks._verdict([0, 0], ["", ""], set(), [15]) == ("", 0)
+    assert processes._verdict([6, -9], ["lost", ""], set(), [])[1] == 6
+    assert "process 1 died by signal 9" in processes._verdict([6, -9], ["lost", ""], set(), [])[0]
+    assert processes._verdict([6, 3], ["lost", "nan"], set(), []) == ("process 1: nan", 3)
+    assert "process 0 stopped answering" in processes._verdict([-9, 6], ["", "lost"], {0}, [])[0]
+    assert processes._verdict([143, 143], ["saved", ""], set(), [15]) == ("saved", 143)
+    assert processes._verdict([-2, 130], ["", "saved"], set(), [2]) == ("saved", 130)
+    assert processes._verdict([0, 0], ["", ""], set(), [15]) == ("", 0)

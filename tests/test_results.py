@@ -5,16 +5,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import lift, results, robustness
-from pipeline.config import find_config
+from pipeline import lift
+from pipeline.cli.configs import find_config
 from pipeline.errors import UsageError
+from pipeline.experiments import benchmark, benchmark_page, robustness
+from pipeline.experiments.benchmark import Benchmark
+from pipeline.experiments.benchmark_page import MARK, ROWS
+from pipeline.experiments.budget import Plan, cpu_seconds_used, plan_steps, read_calibration
+from pipeline.experiments.robustness import Point
 from pipeline.lift import LiftModule
-from pipeline.results import MARK, ROWS, Bench, Plan, calibrated, plan, used
-from pipeline.robustness import Point
-from pipeline.run import newest_finished, write_state
+from pipeline.training.run_folder import newest_finished_run, write_state
 
 SYNTHETIC = {
-    "class_path": "pipeline.datasets.synthetic.Synthetic",
+    "class_path": "pipeline.mocap.Synthetic",
     "init_args": {"train": 1, "val": 1, "test": 1, "seconds": 1.0, "actions": ["walk", "wave"]},
 }
 
@@ -24,7 +27,7 @@ SYNTHETIC = {
     [(5.0, 0.05, 0.0, 400), (420.0, 0.05, 0.0, 400), (60.0, 0.6, 3.0, 100), (840.0, 0.6, 3.0, 100)],
 )
 def test_a_plan_spends_the_budget_and_ends_with_a_validation(seconds, step, start, most):
-    found = plan(seconds, step, start, most)
+    found = plan_steps(seconds, step, start, most)
     cost = found.epochs * (start + found.batches * step)
     assert cost <= seconds
     assert cost > 0.8 * seconds - found.epochs * step
@@ -35,7 +38,7 @@ def test_a_plan_spends_the_budget_and_ends_with_a_validation(seconds, step, star
 
 def test_a_budget_that_buys_nothing_is_refused():
     with pytest.raises(UsageError, match="give more --seconds"):
-        plan(1.0, 0.5, 1.0, 100)
+        plan_steps(1.0, 0.5, 1.0, 100)
 
 
 def test_a_short_run_tells_what_steps_and_passes_cost():
@@ -43,13 +46,13 @@ def test_a_short_run_tells_what_steps_and_passes_cost():
     for step in range(40):
         clock += 0.25 + (2.0 if step in (0, 20) else 0.0)
         metrics.append((step, "train/cpu_s", clock))
-    assert calibrated(metrics) == pytest.approx((0.25, 2.0, 50))
-    assert used(metrics) == pytest.approx(14.0)
+    assert read_calibration(metrics) == pytest.approx((0.25, 2.0, 50))
+    assert cpu_seconds_used(metrics) == pytest.approx(14.0)
 
 
 def test_too_few_steps_tell_nothing():
     with pytest.raises(UsageError, match="results needs more data"):
-        calibrated([(0, "train/batches_per_pass", 1.0), (0, "train/cpu_s", 1.0)])
+        read_calibration([(0, "train/batches_per_pass", 1.0), (0, "train/cpu_s", 1.0)])
 
 
 def test_every_input_has_the_compared_set_at_equal_budgets():
@@ -77,20 +80,20 @@ def test_a_row_names_the_size_of_its_config_and_scores_frames_that_its_lifter_ha
 
 def test_an_unknown_row_is_named(tmp_path):
     with pytest.raises(UsageError, match="no row best; there are videopose3d-noisy"):
-        results.results(SYNTHETIC, rows=["best"], runs=str(tmp_path), docs=str(tmp_path))
+        benchmark.results(SYNTHETIC, rows=["best"], runs=str(tmp_path), docs=str(tmp_path))
 
 
 def test_options_beside_the_source_become_its_arguments(tmp_path):
-    given = {"class_path": "pipeline.datasets.mocap.Mocap", "init_args": {"seed": 3}}
-    settled = results._settled({**given, "root": "there"})
+    given = {"class_path": "pipeline.mocap.Mocap", "init_args": {"seed": 3}}
+    settled = benchmark._settled({**given, "root": "there"})
     assert settled["init_args"] == {"seed": 3, "root": "there"}
     with pytest.raises(UsageError, match="give -c data/mocap"):
-        results._settled({"root": "there"})
+        benchmark._settled({"root": "there"})
 
 
 def test_comments_and_max_epochs_of_a_config_do_not_make_it_another_row(tmp_path):
     text = find_config("lift/martinez_mocap").read_text()
-    bench = results.Bench(SYNTHETIC, 7.0, tmp_path, tmp_path)
+    bench = benchmark.Benchmark(SYNTHETIC, 7.0, tmp_path, tmp_path)
     names = []
     for change in (("", ""), ("max_epochs: 40", "max_epochs: 3"), ("#", "# not"), ("1024", "512")):
         (tmp_path / "other.yaml").write_text(text.replace(*change))
@@ -116,12 +119,12 @@ def finished(bench, row, error):
     lines = ["step,name,value", "9,train/cpu_s,5.0", "9,val/mpjpe_mm,80.0", "19,train/cpu_s,10.0"]
     (folder / "metrics.csv").write_text("\n".join([*lines, "19,val/mpjpe_mm,60.0", ""]))
     points = [Point("joints hidden", level, error + 10 * level, 5.0) for level in (0.0, 0.2, 0.4)]
-    robustness.write(folder, points)
+    robustness.write_points(folder, points)
     return folder
 
 
 def test_the_page_has_a_line_per_row_and_keeps_what_is_written_by_hand(tmp_path):
-    bench = Bench(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
+    bench = Benchmark(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
     (tmp_path / "docs").mkdir()
     page = tmp_path / "docs" / "results.md"
     page.write_text(f"old numbers\n{MARK}\n## What was tried\n\nThis and that.\n")
@@ -159,7 +162,7 @@ def test_the_page_has_a_line_per_row_and_keeps_what_is_written_by_hand(tmp_path)
 def test_other_data_or_another_budget_are_other_runs(tmp_path):
     row = ROWS[0]
     names = {
-        Bench(source, seconds, tmp_path, tmp_path).name_of(row.name, row.config)
+        Benchmark(source, seconds, tmp_path, tmp_path).name_of(row.name, row.config)
         for source in (SYNTHETIC, {**SYNTHETIC, "init_args": {"seed": 1}})
         for seconds in (30.0, 60.0)
     }
@@ -167,7 +170,7 @@ def test_other_data_or_another_budget_are_other_runs(tmp_path):
 
 
 def test_a_finished_row_is_not_trained_again(tmp_path):
-    bench = Bench(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
+    bench = Benchmark(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
     folder = finished(bench, ROWS[0], 44.25)
     before = sorted(folder.iterdir())
     bench.train(ROWS[0])
@@ -175,26 +178,26 @@ def test_a_finished_row_is_not_trained_again(tmp_path):
 
 
 def test_numbers_beside_a_run_are_its_own_too(tmp_path):
-    folder = finished(Bench(SYNTHETIC, 30.0, tmp_path, tmp_path), ROWS[0], 44.25)
-    (folder / results.SUBSET).write_text('{"test/subset_mpjpe_mm": 41.5}')
-    found = results._numbers(folder)
+    folder = finished(Benchmark(SYNTHETIC, 30.0, tmp_path, tmp_path), ROWS[0], 44.25)
+    (folder / benchmark_page.SUBSET).write_text('{"test/subset_mpjpe_mm": 41.5}')
+    found = benchmark_page.run_numbers(folder)
     assert (found["test/mpjpe_mm"], found["test/subset_mpjpe_mm"]) == (44.25, 41.5)
 
 
 def test_a_calibration_is_never_taken_for_a_stage(tmp_path):
-    bench = Bench(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
+    bench = Benchmark(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
     row = next(row for row in ROWS if row.config == "lift/mixste_mocap")
     small = ["frames=3", "dim=8", "depth=1", "heads=2"]
     small = [f"--model.net.init_args.net.init_args.{word}" for word in small]
     planned = bench._plan("lift", row.name, row.config, 1.0, [*row.words(), *small])
     assert planned.batches > 0
-    assert newest_finished(bench.runs, "lift", lambda settings: True) is None
+    assert newest_finished_run(bench.runs, "lift", lambda settings: True) is None
 
 
 @pytest.mark.slow
 def test_what_a_test_left_out_is_measured_once_and_kept_beside_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("HEATLIFT_RUN", "")
-    bench = Bench(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
+    bench = Benchmark(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
     row = next(row for row in ROWS if row.frames == "subset")
     small = ["frames=3", "dim=8", "depth=1", "heads=2"]
     words = [*row.words(), *(f"--model.net.init_args.net.init_args.{word}" for word in small)]
@@ -205,9 +208,9 @@ def test_what_a_test_left_out_is_measured_once_and_kept_beside_the_run(tmp_path,
     given = {key: v for key, v in state["numbers"].items() if "subset" in key}
     state["numbers"] = {key: v for key, v in state["numbers"].items() if "subset" not in key}
     write_state(folder, state)
-    robustness.write(folder, [Point("joints hidden", 0.0, 44.25, 5.0)])
+    robustness.write_points(folder, [Point("joints hidden", 0.0, 44.25, 5.0)])
     bench.train(row)
-    assert json.loads((folder / results.SUBSET).read_text()) == pytest.approx(given)
+    assert json.loads((folder / benchmark_page.SUBSET).read_text()) == pytest.approx(given)
     assert len(given) == 4
     bench.write_page()
     shown = f"| {given['test/subset_mpjpe_mm']:.1f} | {given['test/subset_p_mpjpe_mm']:.1f} |"
@@ -215,16 +218,19 @@ def test_what_a_test_left_out_is_measured_once_and_kept_beside_the_run(tmp_path,
 
 
 def test_the_page_of_other_data_is_not_that_of_the_benchmark(tmp_path):
-    mocap = {"class_path": "pipeline.datasets.mocap.Mocap", "init_args": {"root": str(tmp_path)}}
-    assert results._home(mocap, tmp_path / "runs") == Path("docs")
-    assert results._home(SYNTHETIC, tmp_path / "runs") == tmp_path / "runs" / "results"
+    mocap = {
+        "class_path": "pipeline.mocap.Mocap",
+        "init_args": {"root": str(tmp_path)},
+    }
+    assert benchmark._home(mocap, tmp_path / "runs") == Path("docs")
+    assert benchmark._home(SYNTHETIC, tmp_path / "runs") == tmp_path / "runs" / "results"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_row_is_trained_measured_and_written_within_its_budget(tmp_path):
     people = {"train": 4, "val": 1, "test": 1, "seconds": 3.0}
-    results.results(
+    benchmark.results(
         {**SYNTHETIC, "init_args": people},
         seconds=6.0,
         rows=["martinez-exact"],

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from runs import TINY, TWO, WORDS, differing, outcome
 
-from pipeline import checkpoint, dashboard
 from pipeline.__main__ import main
+from pipeline.dashboard import panels
 from pipeline.errors import DataError
-from pipeline.run import read_state
+from pipeline.files import torch_files
+from pipeline.training.run_folder import read_state
 
 SEED = 20261120
 
@@ -188,7 +189,7 @@ def test_a_run_is_never_without_a_whole_state(heatlift, tmp_path):
         states = sorted(folder.glob("step-*.ckpt"))
         assert states or not read
         try:
-            read += bool(states and checkpoint.read(states[-1]))
+            read += bool(states and torch_files.read_checkpoint(states[-1]))
         except DataError:
             assert not states[-1].exists(), "only one that has made room cannot be read"
     assert child.wait() == 0
@@ -270,7 +271,7 @@ def test_killed_runs_leave_nothing_in_shared_memory(heatlift):
 @pytest.mark.timeout(300)
 def test_twenty_runs_in_one_process_leave_no_open_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dashboard, "show_clip", lambda *rest, **options: None)
+    monkeypatch.setattr(panels, "show_video", lambda *rest, **options: None)
     Path("lift.yaml").write_text(TINY["lift"])
     words = [*WORDS["lift"], "--trainer.max_epochs", "1", "--data.workers", "1"]
     counts = []

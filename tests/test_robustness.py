@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import robustness
-from pipeline.datasets.synthetic import Synthetic
 from pipeline.errors import UsageError
+from pipeline.experiments import robustness
+from pipeline.experiments.robustness import Point, measure_robustness, read_points, write_points
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.module import LiftModule
-from pipeline.robustness import Point, measure, read, write
+from pipeline.mocap.synthetic import Synthetic
 
 
 class Flat(Lifter):
@@ -25,7 +25,7 @@ class Flat(Lifter):
 def measured(**changes):
     source = Synthetic(1, 1, 1, seconds=2.0, actions=("walk", "wave"))
     module = LiftModule(Flat(), flip_test=False).eval()
-    return {(p.corruption, p.level): p for p in measure(module, source, **changes)}
+    return {(p.corruption, p.level): p for p in measure_robustness(module, source, **changes)}
 
 
 def test_errors_grow_with_what_is_hidden_dropped_and_added():
@@ -53,9 +53,9 @@ def test_what_is_hidden_depends_on_the_seed_alone():
 def test_points_come_back_from_the_csv(tmp_path):
     points = [Point("joints hidden", level, 40 + level / 3, 5.5) for level in np.arange(3) / 5]
     points += [Point("noise", 1.0, 50.0, 6.0), Point("frames dropped", 0.0, 41.0, 6.0)]
-    write(tmp_path, points)
-    assert read(tmp_path) == points
-    assert read(tmp_path / "elsewhere") == []
+    write_points(tmp_path, points)
+    assert read_points(tmp_path) == points
+    assert read_points(tmp_path / "elsewhere") == []
     assert (tmp_path / "robustness.png").stat().st_size > 1000
 
 

@@ -7,19 +7,17 @@ import multiprocessing
 
 import pytest
 
-from pipeline import ranks
-from pipeline.checkpoint import file_digest
 from pipeline.errors import StorageError
-from pipeline.run import (
+from pipeline.files.digests import file_digest
+from pipeline.training import processes
+from pipeline.training.metrics_file import MetricsFile, finite_or_none, read_metrics
+from pipeline.training.run_folder import (
     FINISHED,
-    MetricsFile,
-    digest_of,
     launch_id,
-    newest_finished,
+    newest_finished_run,
     open_run,
-    plain_number,
-    read_metrics,
     read_state,
+    settings_digest,
 )
 
 SETTINGS = {"model": {"width": 8}, "seed": 1}
@@ -83,7 +81,7 @@ def test_launches_of_one_torchrun_after_another_are_told_apart(monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     one = launch_id()
-    monkeypatch.setattr(ranks, "began", lambda pid: "another time")
+    monkeypatch.setattr(processes, "process_start_time", lambda pid: "another time")
     assert launch_id() not in (one, None)
 
 
@@ -93,7 +91,9 @@ def test_every_setting_counts(opened, change):
 
 
 def test_the_order_of_settings_does_not_count():
-    assert digest_of({"a": 1, "b": {"c": 2, "d": 3}}) == digest_of({"b": {"d": 3, "c": 2}, "a": 1})
+    assert settings_digest({"a": 1, "b": {"c": 2, "d": 3}}) == settings_digest(
+        {"b": {"d": 3, "c": 2}, "a": 1}
+    )
 
 
 def _folder_of(root, queue):
@@ -143,17 +143,18 @@ def test_only_finished_runs_with_their_checkpoint_are_handed_on(opened, tmp_path
         run.write(state=FINISHED, finished=at, checkpoint="checkpoints/best.ckpt")
     (lost.checkpoints / "best.ckpt").unlink()
     assert (
-        newest_finished(tmp_path, "lift", lambda settings: True) == late.checkpoints / "best.ckpt"
+        newest_finished_run(tmp_path, "lift", lambda settings: True)
+        == late.checkpoints / "best.ckpt"
     )
-    wanted = newest_finished(tmp_path, "lift", lambda settings: settings["seed"] == 0)
+    wanted = newest_finished_run(tmp_path, "lift", lambda settings: settings["seed"] == 0)
     assert wanted == early.checkpoints / "best.ckpt"
     late.write(state="unfinished")
-    assert newest_finished(tmp_path, "lift", lambda settings: settings["seed"] == 1) is None
+    assert newest_finished_run(tmp_path, "lift", lambda settings: settings["seed"] == 1) is None
 
 
 def test_the_state_file_holds_settings_and_digest(opened):
     state = json.loads((opened().folder / "run.json").read_text())
-    assert (state["settings"], state["digest"]) == (SETTINGS, digest_of(SETTINGS))
+    assert (state["settings"], state["digest"]) == (SETTINGS, settings_digest(SETTINGS))
 
 
 def written(folder, after, *rows):
@@ -207,8 +208,8 @@ def test_a_new_run_begins_an_empty_file(tmp_path):
 
 
 def test_json_gets_no_number_that_is_not_finite():
-    assert plain_number(1.5) == 1.5
-    assert plain_number(float("nan")) is None
+    assert finite_or_none(1.5) == 1.5
+    assert finite_or_none(float("nan")) is None
 
 
 def test_a_state_file_with_one_bit_wrong_is_no_state_file(opened):

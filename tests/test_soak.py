@@ -13,9 +13,9 @@ from runs import TINY, TWO, WORDS, differing, outcome
 from soak import SEED
 from test_ranks import DEATHS
 
-from pipeline import checkpoint
 from pipeline.errors import DataError
-from pipeline.run import read_state
+from pipeline.files import torch_files
+from pipeline.training.run_folder import read_state
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
@@ -32,7 +32,7 @@ def unreadable(paths):
     bad = []
     for path in paths:
         try:
-            checkpoint.read(path)
+            torch_files.read_checkpoint(path)
         except DataError as error:
             bad.append(str(error))
     return bad

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import stage
 from pipeline.errors import DataError, ProcessLostError, UsageError
-from pipeline.stage import EpochDecay, Order, StageData, StepDecay, WarmupCosine, loader
+from pipeline.training import loader, stage
+from pipeline.training.loader import SeededSampler, make_loader
+from pipeline.training.schedules import EpochDecay, StepDecay, WarmupCosine
+from pipeline.training.stage import StageData
 
 
 class Numbers:
@@ -32,7 +34,7 @@ class Numbers:
 
 
 def in_world(monkeypatch, rank, world):
-    monkeypatch.setattr(Order, "_world", lambda self: (rank, world))
+    monkeypatch.setattr(SeededSampler, "_world", lambda self: (rank, world))
 
 
 def served(order, epoch=0):
@@ -48,7 +50,7 @@ def test_every_sample_comes_exactly_once_per_epoch(world, batch, shuffle, monkey
         seen, batches = [], set()
         for rank in range(world):
             in_world(monkeypatch, rank, world)
-            order = Order(count, batch, shuffle=shuffle, seed=3)
+            order = SeededSampler(count, batch, shuffle=shuffle, seed=3)
             mine = served(order, epoch=2)
             assert len(mine) == len(order)
             batches.add(len(mine))
@@ -62,48 +64,48 @@ def test_fewer_samples_than_processes_are_refused_by_all_of_them(shuffle, monkey
     for rank in range(3):
         in_world(monkeypatch, rank, 3)
         with pytest.raises(UsageError, match=r"2 \w+ samples are too few for 3 processes"):
-            len(Order(2, 4, shuffle=shuffle))
+            len(SeededSampler(2, 4, shuffle=shuffle))
 
 
 def test_no_process_is_left_with_a_training_batch_of_one_sample(monkeypatch):
     for count in range(8, 60):
         in_world(monkeypatch, 1, 2)
-        assert all(len(part) >= 2 for part in served(Order(count, 4, shuffle=True)))
+        assert all(len(part) >= 2 for part in served(SeededSampler(count, 4, shuffle=True)))
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
-    one, other = (Order(20, 4, shuffle=True, seed=5) for _ in range(2))
+    one, other = (SeededSampler(20, 4, shuffle=True, seed=5) for _ in range(2))
     served(other, 0)
     assert served(one, 3) == served(other, 3)
     assert served(one, 3) != served(one, 4)
-    assert served(one, 3) != served(Order(20, 4, shuffle=True, seed=6), 3)
+    assert served(one, 3) != served(SeededSampler(20, 4, shuffle=True, seed=6), 3)
 
 
 def test_two_processes_see_together_what_one_sees(monkeypatch):
-    whole = served(Order(24, 8, shuffle=True, seed=1))
+    whole = served(SeededSampler(24, 8, shuffle=True, seed=1))
     parts = []
     for rank in range(2):
         in_world(monkeypatch, rank, 2)
-        parts.append(served(Order(24, 4, shuffle=True, seed=1)))
+        parts.append(served(SeededSampler(24, 4, shuffle=True, seed=1)))
     assert [sorted(a + b) for a, b in zip(*parts, strict=True)] == [sorted(part) for part in whole]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_goes_on_behind_the_batches_that_were_given(workers):
-    whole = [batch["index"].tolist() for batch in loader(Numbers(20), 4, shuffle=True)]
-    first = loader(Numbers(20), 4, shuffle=True, workers=workers)
+    whole = [batch["index"].tolist() for batch in make_loader(Numbers(20), 4, shuffle=True)]
+    first = make_loader(Numbers(20), 4, shuffle=True, workers=workers)
     begun = iter(first)
     given = [next(begun)["index"].tolist() for _ in range(2)]
-    second = loader(Numbers(20), 4, shuffle=True, workers=workers)
+    second = make_loader(Numbers(20), 4, shuffle=True, workers=workers)
     second.load_state_dict(first.state_dict())
     assert given + [batch["index"].tolist() for batch in second] == whole
     assert len(list(second)) == 5, "only the first pass is shortened"
 
 
 def test_a_pass_that_was_whole_begins_anew():
-    whole = loader(Numbers(20), 4, shuffle=True)
+    whole = make_loader(Numbers(20), 4, shuffle=True)
     assert len(list(whole)) == 5
-    other = loader(Numbers(20), 4, shuffle=True)
+    other = make_loader(Numbers(20), 4, shuffle=True)
     other.load_state_dict(whole.state_dict())
     assert len(list(other)) == 5
 
@@ -114,26 +116,30 @@ def raises():
 
 def test_a_bad_file_met_by_a_loader_process_gives_its_own_line():
     with pytest.raises(DataError, match=r"^walk\.avi: frame 7 is grey; repair it$"):
-        list(loader(Numbers(20, raises), 4, shuffle=False, workers=2))
+        list(make_loader(Numbers(20, raises), 4, shuffle=False, workers=2))
 
 
 def test_a_killed_loader_process_is_named(monkeypatch):
-    monkeypatch.setattr(stage, "LOOK", 1.0)
+    monkeypatch.setattr(loader, "WORKER_CHECK", 1.0)
     with pytest.raises(ProcessLostError, match=r"killed \(out of memory\?\), at batch \d"):
-        list(loader(Numbers(20, lambda: os.kill(os.getpid(), 9)), 4, shuffle=False, workers=2))
+        list(make_loader(Numbers(20, lambda: os.kill(os.getpid(), 9)), 4, shuffle=False, workers=2))
 
 
 def test_a_killed_loader_process_is_named_though_its_signal_was_missed(monkeypatch):
-    monkeypatch.setattr(stage, "LOOK", 1.0)
+    monkeypatch.setattr(loader, "WORKER_CHECK", 1.0)
     monkeypatch.setattr(torch.utils.data._utils.signal_handling, "_set_SIGCHLD_handler", int)
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     start = time.monotonic()
     try:
         with pytest.raises(ProcessLostError, match=r"killed \(out of memory\?\), at batch \d"):
-            list(loader(Numbers(20, lambda: os.kill(os.getpid(), 9)), 4, shuffle=False, workers=2))
+            list(
+                make_loader(
+                    Numbers(20, lambda: os.kill(os.getpid(), 9)), 4, shuffle=False, workers=2
+                )
+            )
     finally:
         signal.signal(signal.SIGCHLD, handler)
-    assert time.monotonic() - start < stage.PATIENCE / 4
+    assert time.monotonic() - start < loader.WORKER_TIMEOUT / 4
 
 
 @pytest.mark.parametrize("broken", [EOFError, ConnectionResetError])
@@ -144,7 +150,7 @@ def test_a_loader_process_that_dies_handing_over_a_batch_is_named(monkeypatch, b
 
     monkeypatch.setattr(stage._MultiProcessingDataLoaderIter, "_try_get_data", breaks)
     with pytest.raises(ProcessLostError, match=r"killed \(out of memory\?\), at batch 0"):
-        list(loader(Numbers(20, lambda: time.sleep(60)), 4, shuffle=False, workers=1))
+        list(make_loader(Numbers(20, lambda: time.sleep(60)), 4, shuffle=False, workers=1))
 
 
 def test_a_connection_that_breaks_though_all_loader_processes_live_is_not_blamed_on_them(
@@ -153,16 +159,16 @@ def test_a_connection_that_breaks_though_all_loader_processes_live_is_not_blamed
     def breaks(self, timeout):
         raise EOFError("something else")
 
-    monkeypatch.setattr(stage, "LOOK", 0.2)
+    monkeypatch.setattr(loader, "WORKER_CHECK", 0.2)
     monkeypatch.setattr(stage._MultiProcessingDataLoaderIter, "_try_get_data", breaks)
     with pytest.raises(EOFError, match="something else"):
-        list(loader(Numbers(20), 4, shuffle=False, workers=1))
+        list(make_loader(Numbers(20), 4, shuffle=False, workers=1))
 
 
 def test_a_loader_process_that_hangs_is_named(monkeypatch):
-    monkeypatch.setattr(stage, "PATIENCE", 1.0)
+    monkeypatch.setattr(loader, "WORKER_TIMEOUT", 1.0)
     with pytest.raises(ProcessLostError, match="gave nothing for 1 s, at batch 1 of"):
-        list(loader(Numbers(20, lambda: time.sleep(60)), 4, shuffle=False, workers=1))
+        list(make_loader(Numbers(20, lambda: time.sleep(60)), 4, shuffle=False, workers=1))
 
 
 def test_sizes_that_cannot_be_are_refused():
@@ -185,5 +191,5 @@ def test_decays_count_epochs():
 
 
 def test_numbers_come_out_as_tensors():
-    batch = next(iter(loader(Numbers(4), 4, shuffle=False)))
+    batch = next(iter(make_loader(Numbers(4), 4, shuffle=False)))
     assert torch.equal(torch.as_tensor(batch["index"]), torch.from_numpy(np.arange(4)))

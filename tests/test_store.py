@@ -17,19 +17,21 @@ import numpy as np
 import pytest
 from soak import SEED
 
-from pipeline import cache, store
+from pipeline.cli import cache
 from pipeline.errors import StorageError, UsageError
-from pipeline.store import Shards, Store, Wanted
+from pipeline.files import entries, store
+from pipeline.files.entries import CacheSpecification
+from pipeline.files.store import Shards, Store
 
 forked = multiprocessing.get_context("fork")
 
 
-def wanted(key: int = 1, rows: int = 40) -> Wanted:
+def wanted(key: int = 1, rows: int = 40) -> CacheSpecification:
     layout = {"joints2d": ((rows, 3, 2), "<f4"), "score": ((rows, 3), "<f4")}
-    return Wanted("Study / walk", {"what": key}, layout, {"spans": {"walk": [0, rows]}})
+    return CacheSpecification("Study / walk", {"what": key}, layout, {"spans": {"walk": [0, rows]}})
 
 
-def made(wanted: Wanted) -> dict[str, np.ndarray]:
+def made(wanted: CacheSpecification) -> dict[str, np.ndarray]:
     numbers = np.random.default_rng(wanted.key["what"])
     return {
         name: numbers.normal(size=shape).astype(kind)
@@ -41,7 +43,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
-def build(cache: Store, wanted: Wanted) -> store.Entry:
+def build(cache: Store, wanted: CacheSpecification) -> entries.Entry:
     return cache.fetch(wanted, lambda shards: made(wanted))
 
 
@@ -52,7 +54,7 @@ def not_built(shards: Shards) -> dict[str, np.ndarray]:
 @pytest.fixture
 def cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
-    return store.place()
+    return store.default_store()
 
 
 def test_an_entry_is_built_once_and_then_memory_mapped(cache_folder):
@@ -82,8 +84,8 @@ def rewrite(entry: Path, **changes) -> None:
     manifest = json.loads((entry / "manifest.json").read_bytes())
     manifest.update(changes)
     manifest.pop("sha256")
-    manifest["sha256"] = store._digest(manifest)
-    (entry / "manifest.json").write_bytes(store._canonical(manifest))
+    manifest["sha256"] = entries._digest(manifest)
+    (entry / "manifest.json").write_bytes(entries.canonical_json(manifest))
 
 
 def flip(entry: Path, chosen: random.Random) -> None:
@@ -103,7 +105,7 @@ def empty(entry: Path, chosen: random.Random) -> None:
 
 
 def other_version(entry: Path, chosen: random.Random) -> None:
-    rewrite(entry, schema=store.SCHEMA + chosen.randrange(1, 9))
+    rewrite(entry, schema=entries.SCHEMA + chosen.randrange(1, 9))
 
 
 def other_key(entry: Path, chosen: random.Random) -> None:
@@ -210,12 +212,12 @@ def test_another_key_is_another_entry(cache_folder):
 
 def test_an_entry_is_found_by_its_key_alone_and_never_by_another_key(cache_folder, tmp_path):
     build(cache_folder, wanted(1))
-    assert cache_folder.find(Wanted(wanted(1).stem, {"what": 1})).facts["spans"]
+    assert cache_folder.find(CacheSpecification(wanted(1).stem, {"what": 1})).facts["spans"]
     entry = cache_folder.root / wanted(1).name
     other = build(Store(tmp_path / "other"), wanted(2))
     shutil.rmtree(entry)
     shutil.move(other.path, entry)
-    assert cache_folder.find(Wanted(wanted(1).stem, {"what": 1})) is None
+    assert cache_folder.find(CacheSpecification(wanted(1).stem, {"what": 1})) is None
 
 
 def build_counting(root: Path, counts: Path, pause: float = 0.0) -> None:
@@ -267,7 +269,7 @@ def test_eight_builders(tmp_path, soak):
 
 def rebuild_for_ever(root: Path) -> None:
     while True:
-        store.remove(root / wanted().name)
+        entries.remove_path(root / wanted().name)
         build(Store(root), wanted())
 
 

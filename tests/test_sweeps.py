@@ -8,10 +8,10 @@ import pytest
 from filelock import FileLock
 
 from pipeline.__main__ import main
-from pipeline.config import shipped_configs
+from pipeline.cli.configs import shipped_configs
 from pipeline.errors import UsageError
-from pipeline.run import UNFINISHED, write_state
-from pipeline.sweep import PointError, read_sweep, short, sweep
+from pipeline.experiments.sweep import PointError, read_sweep, shorten_value, sweep
+from pipeline.training.run_folder import UNFINISHED, write_state
 
 POINTS = {
     "paper000_branches": 4,
@@ -36,7 +36,7 @@ model:
   net: {class_path: pipeline.lift.MixSTE, init_args: {frames: 3, dim: 8, depth: 1, heads: 2}}
 data:
   source:
-    class_path: pipeline.datasets.synthetic.Synthetic
+    class_path: pipeline.mocap.Synthetic
     init_args: {train: 1, val: 1, test: 1, actions: [walk], seconds: 0.3}
 trainer: {max_epochs: 1, log_every_n_steps: 1}
 """
@@ -201,6 +201,6 @@ def test_parameters_without_values_are_refused(tmp_path):
 
 def test_classes_are_short_in_tables():
     net = '{"class_path": "pipeline.lift.CombinedDeepLearner", "init_args": {"branches": "gated"}}'
-    assert short(net) == "CombinedDeepLearner branches=gated"
-    assert short("null") == "null"
-    assert short([256, 256]) == "[256, 256]"
+    assert shorten_value(net) == "CombinedDeepLearner branches=gated"
+    assert shorten_value("null") == "null"
+    assert shorten_value([256, 256]) == "[256, 256]"

@@ -11,8 +11,11 @@ import pytest
 import torch
 from runs import TINY, WORDS, outcome
 
-from pipeline import chance, checkpoint, watch
-from pipeline.run import Run, read_metrics, read_state
+from pipeline import rng
+from pipeline.files import torch_files
+from pipeline.training import callbacks, saving, signals
+from pipeline.training.metrics_file import read_metrics
+from pipeline.training.run_folder import Run, read_state
 
 MPJPE = "val/mpjpe_mm"
 
@@ -36,7 +39,10 @@ def test_a_number_that_is_not_finite_stops_the_run_with_its_samples(
     assert line.startswith(f"heatlift: error: {what} at step 3, samples ")
     run = tmp_path / "runs" / stage / stage
     for path in (run / "checkpoints").iterdir():
-        assert all(value.isfinite().all() for value in checkpoint.read(path)["state_dict"].values())
+        assert all(
+            value.isfinite().all()
+            for value in torch_files.read_checkpoint(path)["state_dict"].values()
+        )
     assert "step-000000002.ckpt" in {path.name for path in (run / "checkpoints").iterdir()}
     assert read_state(run)["state"] == "unfinished"
 
@@ -62,12 +68,12 @@ def test_steps_that_end_a_run_early_are_saved(heatlift, tmp_path):
 def test_a_batch_begins_with_the_numbers_that_torch_draws_from_its_seed():
     trainer = SimpleNamespace(current_epoch=3, global_rank=1)
     module = SimpleNamespace(device=torch.device("cpu"))
-    watch.Seeds(7).on_train_batch_start(trainer, module, {}, 5)
+    callbacks.SeedEveryBatch(7).on_train_batch_start(trainer, module, {}, 5)
     drawn = torch.rand(4)
     others = random.random(), np.random.rand()  # noqa: NPY002
-    torch.manual_seed(chance.seed_of(7, "batch", 3, 5, 1))
+    torch.manual_seed(rng.derive_seed(7, "batch", 3, 5, 1))
     assert torch.equal(torch.rand(4), drawn)
-    watch.Seeds(7).on_train_batch_start(trainer, module, {}, 5)
+    callbacks.SeedEveryBatch(7).on_train_batch_start(trainer, module, {}, 5)
     assert others == (random.random(), np.random.rand())  # noqa: NPY002
 
 
@@ -100,18 +106,18 @@ def test_the_best_weights_are_those_that_were_validated_averages_too(heatlift, t
 
 def test_a_save_that_is_cut_off_does_not_count_as_saved(tmp_path):
     run = Run(tmp_path, {"digest": ""})
-    keeper = watch.Keeper(run, 1, None)
+    checkpoint_callback = saving.CheckpointCallback(run, 1, None)
 
     def save_checkpoint(path):
-        assert keeper.state_dict()["step"] == 4
-        raise watch.Stopped(15, "too late")
+        assert checkpoint_callback.state_dict()["step"] == 4
+        raise signals.StoppedBySignal(15, "too late")
 
     trainer = SimpleNamespace(global_step=4, log_every_n_steps=1, logged_metrics={})
     trainer.save_checkpoint = save_checkpoint
-    keeper.saved_at = 2
-    with pytest.raises(watch.Stopped):
-        keeper.save(trainer)
-    assert keeper.saved_at == 2
+    checkpoint_callback.saved_at = 2
+    with pytest.raises(signals.StoppedBySignal):
+        checkpoint_callback.save(trainer)
+    assert checkpoint_callback.saved_at == 2
 
 
 def test_the_lines_of_a_week_take_less_than_10_mb(monkeypatch, capsys):
@@ -119,8 +125,8 @@ def test_the_lines_of_a_week_take_less_than_10_mb(monkeypatch, capsys):
     trainer = SimpleNamespace(global_step=0, is_global_zero=True, max_epochs=100, max_steps=-1)
     trainer.num_training_batches, trainer.accumulate_grad_batches = seconds, 1
     trainer.current_epoch, trainer.callback_metrics = 0, {"train/loss": torch.tensor(0.1234567)}
-    progress = watch.Progress()
-    monkeypatch.setattr(watch.time, "monotonic", lambda: 5.0 * trainer.global_step)
+    progress = callbacks.Progress()
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: 5.0 * trainer.global_step)
     progress.on_train_start(trainer, None)
     for trainer.global_step in range(1, seconds // 5):
         progress.on_train_batch_end(trainer, None, None, None, 0)

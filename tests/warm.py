@@ -108,26 +108,26 @@ class Forked:
 
 def _start_ranks_warm():
     """The processes of a run on several devices need not import everything again."""
-    from pipeline import ranks
+    from pipeline.training import processes
 
     if "HEATLIFT_COLD" not in os.environ:
-        ranks.start = Forked
+        processes.start = Forked
 
 
 def _make_no_films():
     """They take four fifths of a tiny run's time and are tested with the dashboards."""
-    from pipeline import dashboard
+    from pipeline.dashboard import panels
 
-    dashboard.show_clip = lambda *rest, **options: None
+    panels.show_video = lambda *rest, **options: None
 
 
 def save_for_ever(path):
     """Save checkpoints under one name until killed."""
     import torch
 
-    from pipeline import checkpoint
+    from pipeline.training import checkpoints
 
     content = {"state_dict": {"w": torch.zeros(300_000)}}
     while True:
         content["state_dict"]["w"] += 1
-        checkpoint.WholeFiles().save_checkpoint(content, path)
+        checkpoints.AtomicCheckpointIO().save_checkpoint(content, path)

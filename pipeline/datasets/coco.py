@@ -11,11 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets import CocoTruth, Samples, Split
-from pipeline.datasets.documents import entry, number, numbers, of_kind, read_json
-from pipeline.datasets.photos import Photographs, below, without_bad
+from pipeline.datasets.photos import Photographs, drop_unreadable
 from pipeline.errors import DataError
+from pipeline.files.json_documents import (
+    expect_number,
+    expect_type,
+    number_array,
+    read_json,
+    required_key,
+)
+from pipeline.files.reading import safe_relative_name
 from pipeline.skeleton import COCO17, Skeleton
+from pipeline.sources import CocoGroundTruth, Samples, Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +66,7 @@ class DetectedPeople:
     scores: NDArray[np.float64]
 
 
-def inside(
+def require_inside(
     box: NDArray[np.floating], width: float, height: float, place: str
 ) -> NDArray[np.float64]:
     """A box (x, y, width, height) cut to the picture, (4,).
@@ -84,17 +91,17 @@ def read_images(document: Any, path: Path) -> dict[int, tuple[str, float, float]
     """Photographs of an annotation file: id -> file name, width, height."""
     images: dict[int, tuple[str, float, float]] = {}
     for index, record in enumerate(
-        of_kind(entry(document, "images", str(path)), list, f"{path}: images")
+        expect_type(required_key(document, "images", str(path)), list, f"{path}: images")
     ):
         place = f"{path}: images[{index}]"
-        number_of = of_kind(entry(record, "id", place), int, f"{place}: id")
-        name = below(
-            of_kind(entry(record, "file_name", place), str, f"{place}: file_name"),
+        number_of = expect_type(required_key(record, "id", place), int, f"{place}: id")
+        name = safe_relative_name(
+            expect_type(required_key(record, "file_name", place), str, f"{place}: file_name"),
             f"{place}: file_name",
         )
         if number_of in images:
             raise DataError(f"{place}: the id {number_of} comes twice")
-        size = number(record, "width", place), number(record, "height", place)
+        size = expect_number(record, "width", place), expect_number(record, "height", place)
         if min(size) < 1:
             raise DataError(f"{place}: {size[0]:g}x{size[1]:g} is no size of a picture")
         images[number_of] = (name, *size)
@@ -116,22 +123,24 @@ def read_people(path: Path, skeleton: Skeleton = COCO17) -> People:
     _check_names(document, path, skeleton)
     rows, people = (
         [],
-        of_kind(entry(document, "annotations", str(path)), list, f"{path}: annotations"),
+        expect_type(required_key(document, "annotations", str(path)), list, f"{path}: annotations"),
     )
     seen: set[int] = set()
     for index, record in enumerate(people):
         place = f"{path}: annotations[{index}]"
-        own = of_kind(entry(record, "id", place), int, f"{place}: id")
+        own = expect_type(required_key(record, "id", place), int, f"{place}: id")
         place = f"{path}: annotation {own}"
         if own in seen:
             raise DataError(f"{place}: the id comes twice")
         seen.add(own)
         if record.get("iscrowd"):
             continue
-        image_id = of_kind(entry(record, "image_id", place), int, f"{place}: image_id")
+        image_id = expect_type(required_key(record, "image_id", place), int, f"{place}: image_id")
         if image_id not in images:
             raise DataError(f"{place}: refers to the unknown image {image_id}")
-        flat = numbers(entry(record, "keypoints", place), (None,), f"{place}: keypoints")
+        flat = number_array(
+            required_key(record, "keypoints", place), (None,), f"{place}: keypoints"
+        )
         if len(flat) != 3 * len(skeleton):
             raise DataError(
                 f"{place}: has {len(flat)} numbers for joints; {skeleton.name} needs 3 x "
@@ -140,9 +149,9 @@ def read_people(path: Path, skeleton: Skeleton = COCO17) -> People:
         if not flat[2::3].any():
             continue
         name, width, height = images[image_id]
-        box = numbers(entry(record, "bbox", place), (4,), f"{place}: bbox")
-        area = number(record, "area", place) if "area" in record else float(box[2] * box[3])
-        rows.append((name, image_id, own, flat, inside(box, width, height, place), area))
+        box = number_array(required_key(record, "bbox", place), (4,), f"{place}: bbox")
+        area = expect_number(record, "area", place) if "area" in record else float(box[2] * box[3])
+        rows.append((name, image_id, own, flat, require_inside(box, width, height, place), area))
     if not rows:
         raise DataError(f"{path}: holds no person with a labelled joint")
     files, image_ids, ids, flats, boxes, areas = zip(*rows, strict=True)
@@ -161,11 +170,11 @@ def read_people(path: Path, skeleton: Skeleton = COCO17) -> People:
 
 
 def _check_names(document: dict[str, Any], path: Path, skeleton: Skeleton) -> None:
-    for record in of_kind(document.get("categories", []), list, f"{path}: categories"):
+    for record in expect_type(document.get("categories", []), list, f"{path}: categories"):
         names = record.get("keypoints") if isinstance(record, dict) else None
         if names is None or record.get("name", "person") != "person":
             continue
-        names = of_kind(names, list, f"{path}: categories: keypoints")
+        names = expect_type(names, list, f"{path}: categories: keypoints")
         if tuple(names) != skeleton.joints:
             raise DataError(
                 f"{path}: its joints are {', '.join(map(str, names))[:300]}; {skeleton.name} is "
@@ -185,7 +194,7 @@ def first_existing(root: Path, candidates: Many[str], what: str) -> Path:
     raise DataError(f"{root}: has no {what} (looked for {', '.join(candidates)}); see docs/data.md")
 
 
-def samples_of(people: People, folder: Path, skeleton: Skeleton) -> Samples:
+def make_samples(people: People, folder: Path, skeleton: Skeleton) -> Samples:
     """People on the photographs of a folder as samples."""
     return Samples(
         skeleton=skeleton,
@@ -255,16 +264,16 @@ class Coco:
         return read_people(self.annotations(split))
 
     def samples(self, split: Split) -> Samples:
-        """People of a split; see `pipeline.datasets.PictureSource`."""
+        """People of a split; see `pipeline.sources.ImageSource`."""
         if split == "test" and self.boxes:
             found = self.detected(split, str(self.root / self.boxes), threshold=self.box_score)
             samples, ids, scores = found.samples, found.image_ids, found.scores
             about = f"boxes of {self.boxes} with a score of at least {self.box_score:g}"
         else:
             people = self.people(split)
-            samples, ids = samples_of(people, self.folder(split), self.skeleton), people.image_ids
+            samples, ids = make_samples(people, self.folder(split), self.skeleton), people.image_ids
             scores, about = np.ones(len(people)), "exact boxes"
-        truth = CocoTruth(
+        truth = CocoGroundTruth(
             rows=np.arange(len(samples)),
             annotations=str(self.annotations(split)),
             image_ids=ids,
@@ -273,7 +282,7 @@ class Coco:
             about=about,
         )
         samples = dataclasses.replace(samples, truths=() if split == "train" else (truth,))
-        return without_bad(samples, self.skip_bad)[0] if self.skip_bad else samples
+        return drop_unreadable(samples, self.skip_bad)[0] if self.skip_bad else samples
 
     def detected(self, split: Split, boxes: str, *, threshold: float = 0.0) -> DetectedPeople:
         """Boxes that a person detector found on the photographs of a split.
@@ -289,17 +298,19 @@ class Coco:
         truth, path = self.annotations(split), Path(boxes)
         images = read_images(read_json(truth), truth)
         rows = []
-        for index, record in enumerate(of_kind(read_json(path), list, str(path))):
+        for index, record in enumerate(expect_type(read_json(path), list, str(path))):
             place = f"{path}: [{index}]"
-            image_id = of_kind(entry(record, "image_id", place), int, f"{place}: image_id")
+            image_id = expect_type(
+                required_key(record, "image_id", place), int, f"{place}: image_id"
+            )
             if image_id not in images:
                 raise DataError(f"{place}: refers to the unknown image {image_id}")
-            score = number(record, "score", place)
-            box = numbers(entry(record, "bbox", place), (4,), f"{place}: bbox")
-            if entry(record, "category_id", place) != 1 or score < threshold:
+            score = expect_number(record, "score", place)
+            box = number_array(required_key(record, "bbox", place), (4,), f"{place}: bbox")
+            if required_key(record, "category_id", place) != 1 or score < threshold:
                 continue
             name, width, height = images[image_id]
-            rows.append((name, image_id, inside(box, width, height, place), score))
+            rows.append((name, image_id, require_inside(box, width, height, place), score))
         if not rows:
             raise DataError(f"{path}: holds no person with a score of {threshold:g} or more")
         files, image_ids, cut, scores = zip(*rows, strict=True)

@@ -8,14 +8,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import store
 from pipeline.camera import human36m_cameras
-from pipeline.datasets import Sequence, Split
-from pipeline.datasets.archive import Npz, matching
-from pipeline.datasets.elsewhere import Detections, nested, pixels, skeleton_of
-from pipeline.datasets.mapped import mapped, pieces, progress
+from pipeline.datasets.videopose3d import check_nested, pixel_array, skeleton_from_metadata
 from pipeline.errors import DataError, UsageError
+from pipeline.files import entries
+from pipeline.files.archive import Npz
+from pipeline.files.pickles import check_array
+from pipeline.files.unpacked import split_rows, unpack_once
 from pipeline.skeleton import H36M17, SKELETONS
+from pipeline.sources import Sequence, Split, VideoDetections
+from pipeline.training.console import progress_bar
 
 KEPT = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
 """Which of the 32 recorded points are the joints of H36M17."""
@@ -33,7 +35,7 @@ SUBJECTS: dict[int, dict[str, tuple[str, ...]]] = {
 """Protocol -> subjects of each split; 2 is paper 004's second, with the aligned error."""
 
 
-def action_of(name: str) -> str:
+def action_name(name: str) -> str:
     """The action that tables group a recording under: its first word.
 
     >>> action_of("SittingDown 1"), action_of("TakingPhoto")
@@ -43,7 +45,7 @@ def action_of(name: str) -> str:
     return _OTHER_NAMES.get(first, first)
 
 
-def subjects_of(protocol: int, split: Split) -> tuple[str, ...]:
+def subject_names(protocol: int, split: Split) -> tuple[str, ...]:
     """Subjects of a split; `val` is `test`, as every paper has it.
 
     Raises:
@@ -73,19 +75,19 @@ class Human36M:
 
     def describe(self) -> str:
         """One line for the first lines of a run."""
-        train, test = (", ".join(subjects_of(self.protocol, s)) for s in ("train", "test"))
+        train, test = (", ".join(subject_names(self.protocol, s)) for s in ("train", "test"))
         return (
             f"Human3.6M (VideoPose3D npz) in {self.root}; protocol {self.protocol}: train {train}, "
             f"test {test}; 50 Hz, 17 joints; val is test"
         )
 
     def sequences(self, split: Split) -> list[Sequence]:
-        """Sequences named `subject/recording/camera`; see `pipeline.datasets.MotionSource`."""
+        """Sequences named `subject/recording/camera`; see `pipeline.sources.MotionSource`."""
         motion, cameras = self._motion(), human36m_cameras()
         lengths = [frames for _, _, frames in motion.facts["recordings"]]
-        wanted, found = subjects_of(self.protocol, split), []
+        wanted, found = subject_names(self.protocol, split), []
         for (subject, recording, _), joints3d in zip(
-            motion.facts["recordings"], pieces(motion.arrays["joints3d"], lengths), strict=True
+            motion.facts["recordings"], split_rows(motion.arrays["joints3d"], lengths), strict=True
         ):
             if subject not in wanted:
                 continue
@@ -93,7 +95,7 @@ class Human36M:
                 Sequence(
                     name=f"{subject}/{recording}/{name}",
                     subject=subject,
-                    action=action_of(recording),
+                    action=action_name(recording),
                     camera=camera,
                     fps=50.0,
                     skeleton=H36M17,
@@ -108,7 +110,7 @@ class Human36M:
             )
         return found
 
-    def detections(self, name: str) -> dict[str, Detections]:
+    def detections(self, name: str) -> dict[str, VideoDetections]:
         """Detections of `data_2d_h36m_<name>.npz`: name of the sequence -> its 2D joints.
 
         A video may have more frames than its recording; they are left out.
@@ -123,20 +125,24 @@ class Human36M:
         motion = self._motion()
         recordings = motion.facts["recordings"]
         files = [path, self.root / "data_3d_h36m.npz"]
-        entry = mapped(
+        entry = unpack_once(
             f"h36m-2d-{name}", files, "videopose3d 2d 1", lambda: _unpack_2d(path, recordings)
         )
         skeleton = SKELETONS[entry.facts["skeleton"]]
         lengths = [frames for _, _, frames in recordings for _ in CAMERAS]
         names = [f"{subject}/{action}/{c}" for subject, action, _ in recordings for c in CAMERAS]
         return {
-            key: Detections(skeleton, joints2d, np.isfinite(joints2d[..., 0]).astype(np.float32))
-            for key, joints2d in zip(names, pieces(entry.arrays["joints2d"], lengths), strict=True)
+            key: VideoDetections(
+                skeleton, joints2d, np.isfinite(joints2d[..., 0]).astype(np.float32)
+            )
+            for key, joints2d in zip(
+                names, split_rows(entry.arrays["joints2d"], lengths), strict=True
+            )
         }
 
-    def _motion(self) -> store.Entry:
+    def _motion(self) -> entries.Entry:
         path = self.root / "data_3d_h36m.npz"
-        return mapped("h36m-3d", [path], "videopose3d 3d 1", lambda: _unpack_3d(path))
+        return unpack_once("h36m-3d", [path], "videopose3d 3d 1", lambda: _unpack_3d(path))
 
 
 Recordings = list[tuple[str, str, int]]
@@ -144,7 +150,7 @@ Recordings = list[tuple[str, str, int]]
 
 
 def _unpack_3d(path: Path) -> tuple[dict[str, NDArray], dict]:
-    content = nested(Npz(path).objects("positions_3d"), f"{path}: positions_3d")
+    content = check_nested(Npz(path).objects("positions_3d"), f"{path}: positions_3d")
     arrays, recordings = [], []
     known = human36m_cameras()
     for subject, actions in content.items():
@@ -152,8 +158,8 @@ def _unpack_3d(path: Path) -> tuple[dict[str, NDArray], dict]:
             raise DataError(
                 f"{path}: the subject {subject!r} has no cameras ({', '.join(known)} have)"
             )
-        for recording, points in progress(actions.items(), f"{path.name} {subject}"):
-            points = matching(points, (None, 32, 3), f"{path}: {subject}/{recording}")
+        for recording, points in progress_bar(actions.items(), f"{path.name} {subject}"):
+            points = check_array(points, (None, 32, 3), f"{path}: {subject}/{recording}")
             arrays.append(points[:, KEPT])
             recordings.append((subject, recording, len(points)))
     if not arrays:
@@ -168,17 +174,17 @@ def _unpack_3d(path: Path) -> tuple[dict[str, NDArray], dict]:
 
 def _unpack_2d(path: Path, recordings: Recordings) -> tuple[dict[str, NDArray], dict]:
     archive = Npz(path)
-    skeleton = skeleton_of(archive)
+    skeleton = skeleton_from_metadata(archive)
     joints = len(skeleton)
-    content = nested(archive.objects("positions_2d"), f"{path}: positions_2d")
+    content = check_nested(archive.objects("positions_2d"), f"{path}: positions_2d")
     kept = []
-    for subject, recording, frames in progress(recordings, path.name):
+    for subject, recording, frames in progress_bar(recordings, path.name):
         videos = content.get(subject, {}).get(recording)
         place = f"{path}: {subject}/{recording}"
         if not isinstance(videos, (list, np.ndarray)) or len(videos) != len(CAMERAS):
             raise DataError(f"{place}: four videos are expected, in the order {', '.join(CAMERAS)}")
         for name, video in zip(CAMERAS, videos, strict=True):
-            video = pixels(video, joints, f"{place}/{name}")
+            video = pixel_array(video, joints, f"{place}/{name}")
             if len(video) < frames:
                 raise DataError(f"{place}/{name}: has {len(video)} frames, the motion has {frames}")
             kept.append(video[:frames])

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets import PictureSource, Samples, Split
-from pipeline.datasets.photos import JoinedPictures
+from pipeline.datasets.photos import ConcatenatedImages
 from pipeline.errors import UsageError
 from pipeline.skeleton import SKELETONS, Skeleton, conversion
+from pipeline.sources import ImageSource, Samples, Split
 
 
-def converted(samples: Samples, skeleton: Skeleton) -> Samples:
+def convert_joint_set(samples: Samples, skeleton: Skeleton) -> Samples:
     """Samples with the joints of another set; a joint is labelled if all its sources are.
 
     Raises:
@@ -55,7 +55,7 @@ class Mixed:
     """
 
     def __init__(
-        self, sources: Many[PictureSource], *, skeleton: str = "H36M17", root: str = "."
+        self, sources: Many[ImageSource], *, skeleton: str = "H36M17", root: str = "."
     ) -> None:
         if skeleton not in SKELETONS:
             raise UsageError(
@@ -72,14 +72,14 @@ class Mixed:
         return f"mixed to {self.skeleton.name}: {parts}"
 
     def samples(self, split: Split) -> Samples:
-        """Samples of all sources; see `pipeline.datasets.PictureSource`."""
-        parts = [converted(source.samples(split), self.skeleton) for source in self.sources]
+        """Samples of all sources; see `pipeline.sources.ImageSource`."""
+        parts = [convert_joint_set(source.samples(split), self.skeleton) for source in self.sources]
         names = [f"{part}:{index}" for part, s in enumerate(parts) for index in range(len(s))]
         ids = [name for s in parts for name in (s.ids or ("",) * len(s))]
         actions = [name for s in parts for name in (s.actions or ("unknown",) * len(s))]
         return Samples(
             skeleton=self.skeleton,
-            pictures=JoinedPictures([part.pictures for part in parts]),
+            pictures=ConcatenatedImages([part.pictures for part in parts]),
             joints2d=np.concatenate([part.joints2d for part in parts]),
             labelled=np.concatenate([part.labelled for part in parts]),
             boxes=np.concatenate([part.boxes for part in parts]),
@@ -96,7 +96,7 @@ class Mixed:
         )
 
 
-def _below(root: Path, source: PictureSource) -> PictureSource:
+def _below(root: Path, source: ImageSource) -> ImageSource:
     """The source with its root below a folder; one that reads no folder as it is."""
     if not isinstance(own := getattr(source, "root", None), Path):
         return source

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.camera import Camera
-from pipeline.datasets.archive import Npz, matching, read_pickle
-from pipeline.datasets.mapped import mapped
-from pipeline.datasets.photos import Photographs, below
+from pipeline.datasets.photos import Photographs
 from pipeline.errors import DataError
-from pipeline.metrics import MILLIMETRES
+from pipeline.files.archive import Npz
+from pipeline.files.pickles import check_array, read_pickle
+from pipeline.files.reading import safe_relative_name
+from pipeline.files.unpacked import unpack_once
+from pipeline.metrics.functional import MILLIMETRES
 
 _FAR = 1e7
 """Millimetres, ten kilometres: no number of a camera is larger."""
@@ -49,14 +51,14 @@ class Annotations:
         """Pictures that differ only in their last number: name, rows in order of frames."""
         if not len(self.names):
             return []
-        stems = [video_of(name.decode()) for name in self.names]
+        stems = [video_name(name.decode()) for name in self.names]
         found: dict[str, list[tuple[int, int]]] = {}
         for row, (stem, frame) in enumerate(stems):
             found.setdefault(stem, []).append((frame, row))
         return [(s, np.array([row for _, row in sorted(rows)])) for s, rows in found.items()]
 
 
-def video_of(name: str) -> tuple[str, int]:
+def video_name(name: str) -> tuple[str, int]:
     """Name of a picture -> name of its video, number of its frame.
 
     >>> video_of("S1/S1_Directions_1.54138969/S1_Directions_1.54138969_000001.jpg")
@@ -79,7 +81,7 @@ def read_annotations(path: Path, joints: int) -> Annotations:
         DataError: If the file is not what it claims to be.
     """
     stem = f"mmpose-{path.stem}"
-    entry = mapped(stem, [path], f"mmpose {joints} 1", lambda: (_unpack(path, joints), {}))
+    entry = unpack_once(stem, [path], f"mmpose {joints} 1", lambda: (_unpack(path, joints), {}))
     return Annotations(**entry.arrays)
 
 
@@ -96,22 +98,22 @@ def _unpack(path: Path, joints: int) -> dict[str, NDArray]:
     if not count:
         raise DataError(f"{path}: holds no picture")
     for name in names:
-        below(str(name), f"{path}: the picture")
+        safe_relative_name(str(name), f"{path}: the picture")
     try:
         for name in names:
-            video_of(str(name))
+            video_name(str(name))
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     part = archive.array("part")
     channels = part.shape[-1] if part.ndim == 3 and part.shape[-1] in (2, 3) else 3
-    part = matching(part, (count, joints, channels), f"{path}: part")
-    body = matching(archive.array("S"), (count, joints, 4), f"{path}: S")
+    part = check_array(part, (count, joints, channels), f"{path}: part")
+    body = check_array(archive.array("S"), (count, joints, 4), f"{path}: S")
     labelled = body[..., 3] > 0
     if channels == 3:
         labelled &= part[..., 2] > 0
     _check_metres(body[..., :3], path)
-    centre = matching(archive.array("center"), (count, 2), f"{path}: center")
-    scale = matching(archive.array("scale").reshape(-1), (count,), f"{path}: scale")
+    centre = check_array(archive.array("center"), (count, 2), f"{path}: center")
+    scale = check_array(archive.array("scale").reshape(-1), (count,), f"{path}: scale")
     if not (scale > 0).all():
         raise DataError(f"{path}: scale has sizes that are not positive")
     side = 200.0 * scale[:, None]

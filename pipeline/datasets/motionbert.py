@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import store
 from pipeline.camera import Camera
-from pipeline.datasets import Sequence, Split
-from pipeline.datasets.archive import matching, read_pickle
-from pipeline.datasets.elsewhere import Detections
-from pipeline.datasets.mapped import mapped, pieces, progress
 from pipeline.errors import DataError
+from pipeline.files import entries
+from pipeline.files.pickles import check_array, read_pickle
+from pipeline.files.unpacked import split_rows, unpack_once
 from pipeline.skeleton import H36M17
+from pipeline.sources import Sequence, Split, VideoDetections
+from pipeline.training.console import progress_bar
 
 SIDE = 1000
 """Pixels of a side of the picture that clips are put back into."""
@@ -51,8 +51,8 @@ def read_motionbert_clip(path: Path) -> MotionBertClip:
     content = read_pickle(path)
     if not isinstance(content, dict) or not {"data_input", "data_label"} <= content.keys():
         raise DataError(f"{path}: has no data_input and data_label; is it a clip of MotionBERT?")
-    label = matching(content["data_label"], (None, 17, 3), f"{path}: data_label")
-    joints = matching(content["data_input"], (len(label), 17, 3), f"{path}: data_input")
+    label = check_array(content["data_label"], (None, 17, 3), f"{path}: data_label")
+    joints = check_array(content["data_input"], (len(label), 17, 3), f"{path}: data_input")
     return MotionBertClip(joints, label)
 
 
@@ -81,12 +81,12 @@ class MotionBertClips:
         )
 
     def sequences(self, split: Split) -> list[Sequence]:
-        """Sequences named `train/00000001`; see `pipeline.datasets.MotionSource`."""
+        """Sequences named `train/00000001`; see `pipeline.sources.MotionSource`."""
         entry = self._entry(split)
         names, lengths, scales = (entry.facts[key] for key in ("names", "lengths", "scales"))
         found = []
         for name, scale, joints3d in zip(
-            names, scales, pieces(entry.arrays["joints3d"], lengths), strict=True
+            names, scales, split_rows(entry.arrays["joints3d"], lengths), strict=True
         ):
             camera = Camera(
                 rotation=_LEVEL,
@@ -99,7 +99,7 @@ class MotionBertClips:
             found.append(Sequence(name, "unknown", "clips", camera, 50.0, H36M17, joints3d))
         return found
 
-    def detections(self, name: str) -> Mapping[str, Detections]:
+    def detections(self, name: str) -> Mapping[str, VideoDetections]:
         """The clips' own 2D joints, called `input`.
 
         Raises:
@@ -114,25 +114,27 @@ class MotionBertClips:
                 continue
             entry = self._entry(split)
             lengths = entry.facts["lengths"]
-            parts = (pieces(entry.arrays[key], lengths) for key in ("joints2d", "score"))
+            parts = (split_rows(entry.arrays[key], lengths) for key in ("joints2d", "score"))
             for clip, joints2d, score in zip(entry.facts["names"], *parts, strict=True):
-                found[clip] = Detections(H36M17, joints2d, score)
+                found[clip] = VideoDetections(H36M17, joints2d, score)
         return found
 
-    def _entry(self, split: Split) -> store.Entry:
+    def _entry(self, split: Split) -> entries.Entry:
         name = "train" if split == "train" else "test"
         files = sorted((self.root / name).glob("*.pkl"))
         if not files:
             raise DataError(
                 f"{self.root / name}: holds no *.pkl; name the folder of train and test"
             )
-        return mapped(f"motionbert-{name}", files, "motionbert 1", lambda: _unpack(files, name))
+        return unpack_once(
+            f"motionbert-{name}", files, "motionbert 1", lambda: _unpack(files, name)
+        )
 
 
 def _unpack(files: list[Path], split: str) -> tuple[dict[str, NDArray], dict]:
     joints2d, score, joints3d = [], [], []
     names, lengths, scales = [], [], []
-    for path in progress(files, f"{split} clips"):
+    for path in progress_bar(files, f"{split} clips"):
         clip = read_motionbert_clip(path)
         scale = THIGH_AND_SHIN / _leg(clip.joints3d, path)
         deep = clip.joints3d * np.float32(scale) + np.array([0, 0, AWAY], np.float32)

@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import store
 from pipeline.camera import Camera, camera_to_world
-from pipeline.datasets import Sequence, Split
-from pipeline.datasets.archive import Npz, matching
-from pipeline.datasets.mapped import mapped, pieces, progress
 from pipeline.datasets.mmpose import read_annotations, read_cameras
 from pipeline.errors import DataError
-from pipeline.metrics import MILLIMETRES
+from pipeline.files import entries
+from pipeline.files.archive import Npz
+from pipeline.files.pickles import check_array
+from pipeline.files.unpacked import split_rows, unpack_once
+from pipeline.metrics.functional import MILLIMETRES
 from pipeline.skeleton import MPI3DHP17
+from pipeline.sources import Sequence, Split
+from pipeline.training.console import progress_bar
 
 KEPT = (7, 5, 14, 15, 16, 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6)
 """Which of the set's 28 joints are those of MPI3DHP17."""
@@ -56,11 +58,11 @@ class MpiInf3dhp:
         )
 
     def sequences(self, split: Split) -> list[Sequence]:
-        """Sequences named `S1/Seq1/camera` or `TS1`; see `pipeline.datasets.MotionSource`."""
+        """Sequences named `S1/Seq1/camera` or `TS1`; see `pipeline.sources.MotionSource`."""
         entry = self._entry(split)
         rows, arrays = entry.facts["sequences"], entry.arrays
         lengths = [frames for _, frames, *_ in rows]
-        parts = [pieces(arrays[name], lengths) for name in ("joints2d", "joints3d", "valid")]
+        parts = [split_rows(arrays[name], lengths) for name in ("joints2d", "joints3d", "valid")]
         found = []
         for (name, _, fps, size, lens), joints2d, joints3d, valid in zip(rows, *parts, strict=True):
             camera = Camera(
@@ -87,11 +89,11 @@ class MpiInf3dhp:
             )
         return found
 
-    def _entry(self, split: Split) -> store.Entry:
+    def _entry(self, split: Split) -> entries.Entry:
         name = "train" if split == "train" else "test"
         path = self.root / f"data_{name}_3dhp.npz"
         read = _train if split == "train" else _test
-        return mapped(f"3dhp-{name}", [path], f"p-stmo {name} 1", lambda: _unpack(path, read))
+        return unpack_once(f"3dhp-{name}", [path], f"p-stmo {name} 1", lambda: _unpack(path, read))
 
 
 _Video = tuple[str, float, tuple[int, int], NDArray, NDArray, NDArray]
@@ -108,12 +110,12 @@ def _content(path: Path) -> dict[str, Any]:
 def _pair(facts: Any, place: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     if not isinstance(facts, dict) or not {"data_2d", "data_3d"} <= facts.keys():
         raise DataError(f"{place}: has no data_2d and data_3d")
-    joints3d = matching(facts["data_3d"], (None, 17, 3), f"{place}: data_3d")
-    return matching(facts["data_2d"], (len(joints3d), 17, 2), f"{place}: data_2d"), joints3d
+    joints3d = check_array(facts["data_3d"], (None, 17, 3), f"{place}: data_3d")
+    return check_array(facts["data_2d"], (len(joints3d), 17, 2), f"{place}: data_2d"), joints3d
 
 
 def _train(path: Path) -> Iterator[_Video]:
-    for name, videos in progress(_content(path).items(), path.name):
+    for name, videos in progress_bar(_content(path).items(), path.name):
         place = f"{path}: {name}"
         cameras = videos[0] if isinstance(videos, list) and videos else None
         if not isinstance(cameras, dict) or len(name.split()) != 2:
@@ -201,7 +203,7 @@ class MpiInf3dhpPictures:
         )
 
     def sequences(self, split: Split) -> list[Sequence]:
-        """Videos, with their pictures if they are there; see `pipeline.datasets.MotionSource`."""
+        """Videos, with their pictures if they are there; see `pipeline.sources.MotionSource`."""
         name = "train" if split == "train" else "test"
         folder = self.root / "annotations"
         path = folder / f"mpi_inf_3dhp_{'train' if split == 'train' else 'test_valid'}.npz"

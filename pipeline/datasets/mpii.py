@@ -10,13 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets import MpiiTruth, Samples, Split
-from pipeline.datasets.coco import first_existing, read_people, samples_of
-from pipeline.datasets.documents import entry, number, numbers, of_kind, read_json
-from pipeline.datasets.matlab import read_arrays
-from pipeline.datasets.photos import Photographs, below, without_bad
+from pipeline.datasets.coco import first_existing, make_samples, read_people
+from pipeline.datasets.photos import Photographs, drop_unreadable
 from pipeline.errors import DataError
+from pipeline.files.json_documents import (
+    expect_number,
+    expect_type,
+    number_array,
+    read_json,
+    required_key,
+)
+from pipeline.files.matlab import read_matlab
+from pipeline.files.reading import safe_relative_name
 from pipeline.skeleton import MPII16
+from pipeline.sources import MpiiGroundTruth, Samples, Split
 
 _HEADS = ("annot/gt_valid.mat", "gt_valid.mat")
 
@@ -42,7 +49,7 @@ def read_head_truth(path: Path) -> HeadTruth:
     Raises:
         DataError: If the file is no such file.
     """
-    content = read_arrays(path)
+    content = read_matlab(path)
     names = ["jnt_missing", "pos_gt_src", "headboxes_src"]
     arrays = []
     for name, shape in zip(names, [(16, -1), (16, 2, -1), (2, 2, -1)], strict=True):
@@ -102,19 +109,19 @@ class Mpii:
         return read_head_truth(first_existing(self.root, _HEADS, "head sizes"))
 
     def samples(self, split: Split) -> Samples:
-        """People of a split; see `pipeline.datasets.PictureSource`."""
+        """People of a split; see `pipeline.sources.ImageSource`."""
         path = self.annotations(split)
         folder = first_existing(self.root, ["images"], "photographs")
         document = read_json(path)
         if isinstance(document, dict):
-            samples = samples_of(read_people(path, MPII16), folder, MPII16)
+            samples = make_samples(read_people(path, MPII16), folder, MPII16)
         else:
             samples = _listed(document, path, folder)
         if split != "train":
             samples = dataclasses.replace(samples, truths=(self._truth(samples),))
-        return without_bad(samples, self.skip_bad)[0] if self.skip_bad else samples
+        return drop_unreadable(samples, self.skip_bad)[0] if self.skip_bad else samples
 
-    def _truth(self, samples: Samples) -> MpiiTruth:
+    def _truth(self, samples: Samples) -> MpiiGroundTruth:
         """What PCKh compares with: `gt_valid.mat`, or the labels themselves where there is none."""
         try:
             truth = self.head_truth()
@@ -127,7 +134,7 @@ class Mpii:
                 f"{self.root}: gt_valid.mat has {len(truth.head)} people and the list "
                 f"{len(samples)}; they must be of the same list"
             )
-        return MpiiTruth(
+        return MpiiGroundTruth(
             rows=np.arange(len(samples)),
             joints2d=truth.joints2d,
             labelled=truth.labelled,
@@ -136,12 +143,12 @@ class Mpii:
         )
 
 
-def _truth_of_labels(samples: Samples) -> MpiiTruth:
+def _truth_of_labels(samples: Samples) -> MpiiGroundTruth:
     """Labels with the distance from neck to top of the head as 0.6 of the head box's diagonal."""
     ends = [MPII16.index("upper_neck"), MPII16.index("head_top")]
     length = np.linalg.norm(np.diff(samples.joints2d[:, ends], axis=1)[:, 0], axis=-1)
     rows = np.flatnonzero(samples.labelled[:, ends].all(axis=1) & (length > 0))
-    return MpiiTruth(
+    return MpiiGroundTruth(
         rows=rows,
         joints2d=samples.joints2d[rows].astype(np.float64),
         labelled=samples.labelled[rows],
@@ -153,17 +160,21 @@ def _truth_of_labels(samples: Samples) -> MpiiTruth:
 def _listed(document: Any, path: Path, folder: Path) -> Samples:
     """Samples of a list of {image, center, scale, joints, joints_vis}."""
     files, joints, visible, boxes = [], [], [], []
-    for index, record in enumerate(of_kind(document, list, str(path))):
+    for index, record in enumerate(expect_type(document, list, str(path))):
         place = f"{path}: [{index}]"
-        name = of_kind(entry(record, "image", place), str, f"{place}: image")
-        centre = numbers(entry(record, "center", place), (2,), f"{place}: center")
-        scale = number(record, "scale", place)
+        name = expect_type(required_key(record, "image", place), str, f"{place}: image")
+        centre = number_array(required_key(record, "center", place), (2,), f"{place}: center")
+        scale = expect_number(record, "scale", place)
         if not 0 < scale < 1000:
             raise DataError(f"{place}: the scale {scale:g} is no size of a person")
-        joints.append(numbers(entry(record, "joints", place), (16, 2), f"{place}: joints"))
-        visible.append(numbers(entry(record, "joints_vis", place), (16,), f"{place}: joints_vis"))
+        joints.append(
+            number_array(required_key(record, "joints", place), (16, 2), f"{place}: joints")
+        )
+        visible.append(
+            number_array(required_key(record, "joints_vis", place), (16,), f"{place}: joints_vis")
+        )
         x, y = centre[0] - 1.0, centre[1] + 15.0 * scale - 1.0
-        files.append(below(name, f"{place}: image"))
+        files.append(safe_relative_name(name, f"{place}: image"))
         boxes.append([x - 100.0 * scale, y - 100.0 * scale, 200.0 * scale, 200.0 * scale])
     if not files:
         raise DataError(f"{path}: holds no person")

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline import chance
+from pipeline import rng
 from pipeline.skeleton import Skeleton
 
 Floats = NDArray[np.float64]
@@ -81,7 +81,7 @@ def crop_matrix(
     return np.where(mirror[..., None, None], mirrored, matrix)
 
 
-def apply(matrix: Floats, points: ArrayLike) -> Floats:
+def apply_affine(matrix: Floats, points: ArrayLike) -> Floats:
     """Points through affine maps.
 
     Args:
@@ -95,7 +95,7 @@ def apply(matrix: Floats, points: ArrayLike) -> Floats:
     return turned + matrix[..., None, :, 2]
 
 
-def invert(matrix: Floats) -> Floats:
+def invert_affine(matrix: Floats) -> Floats:
     """The maps back, from pixels of crops to pixels of pictures, (..., 2, 3).
 
     >>> invert(crop_matrix((0, 0, 100, 100), (50, 50), padding=1))[0].tolist()
@@ -155,7 +155,7 @@ def tight_boxes(joints2d: ArrayLike, counted: NDArray[np.bool_]) -> Floats:
     return np.where(np.any(counted, axis=-1, keepdims=True), box, np.nan)
 
 
-def varied_matrices(
+def augmented_matrices(
     boxes: NDArray[np.floating],
     joints2d: NDArray[np.floating],
     labelled: NDArray[np.bool_],
@@ -182,8 +182,8 @@ def varied_matrices(
         Matrices (B, 2, 3), and which crops are mirrored (B,): swap left and right joints there.
     """
     a = augmentation
-    flip, turning, quarter, halving, upper, *where = chance.uniform("crop", *key, lanes=7).T
-    turn, grow = chance.normal("crop", *key, lanes=2).T
+    flip, turning, quarter, halving, upper, *where = rng.uniform("crop", *key, lanes=7).T
+    turn, grow = rng.normal("crop", *key, lanes=2).T
     rotation = np.clip(turn, -2, 2) * a.rotation * (turning < a.rotation_chance)
     if a.quarter_turns:
         rotation = rotation + 90.0 * np.floor(4 * quarter)
@@ -219,7 +219,7 @@ def _half_body_boxes(
     return np.concatenate([corner - 0.1 * extent, 1.2 * extent], axis=1)
 
 
-def varied_pictures(
+def augment_images(
     pictures: NDArray[np.uint8],
     *,
     augmentation: Augmentation,
@@ -237,11 +237,11 @@ def varied_pictures(
         return pictures
     height, width = pictures.shape[1:3]
     matrices = _colour_matrices(a.colour, key)
-    draws = chance.uniform("patch", *key, lanes=8)
+    draws = rng.uniform("patch", *key, lanes=8)
     colours = np.floor(256 * draws[:, 5:])
     sides = np.floor((0.1 + 0.2 * draws[:, 1:3]) * (width, height)).astype(int)
     corners = np.floor(draws[:, 3:5] * (np.array([width, height]) - sides)).astype(int)
-    starts = chance.bits("noise", *key, lanes=1)[:, 0] % (NOISE_BANK - height * width * 3)
+    starts = rng.bits("noise", *key, lanes=1)[:, 0] % (NOISE_BANK - height * width * 3)
     varied = np.empty_like(pictures)
     for i, picture in enumerate(pictures):
         if a.colour:
@@ -259,13 +259,13 @@ def varied_pictures(
 @functools.lru_cache(maxsize=2)
 def _noise(deviation: float) -> NDArray[np.int16]:
     """Noise in grey levels to cut pieces from: drawn per picture it would cost most of all."""
-    bank = chance.generator("noise").standard_normal(NOISE_BANK, np.float32)
+    bank = rng.generator("noise").standard_normal(NOISE_BANK, np.float32)
     return np.round(deviation * bank).astype(np.int16)
 
 
 def _colour_matrices(strength: float, key: tuple[int, int, NDArray[np.int64]]) -> Floats:
     """Tint, contrast, saturation and brightness in one map of colours, (B, 3, 4)."""
-    draws = strength * chance.uniform("colour", *key, lanes=6, low=-1.0, high=1.0)
+    draws = strength * rng.uniform("colour", *key, lanes=6, low=-1.0, high=1.0)
     saturation, contrast, brightness = (1 + draws[:, 0], 1 + draws[:, 1], 128 * draws[:, 2])
     grey = np.ones((3, 1)) * LUMINANCE
     mixed = saturation[:, None, None] * np.eye(3) + (1 - saturation)[:, None, None] * grey

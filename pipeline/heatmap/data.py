@@ -7,24 +7,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets import PictureSource, Samples, Split
 from pipeline.errors import DataError, UsageError
 from pipeline.heatmap.crop import (
     Augmentation,
-    apply,
+    apply_affine,
+    augment_images,
+    augmented_matrices,
     crop_matrix,
     tight_boxes,
-    varied_matrices,
-    varied_pictures,
 )
 from pipeline.skeleton import SKELETONS, Skeleton, conversion
-from pipeline.stage import BatchKey, StageData
+from pipeline.sources import ImageSource, Samples, Split
+from pipeline.training.loader import BatchKey, BatchSet
+from pipeline.training.stage import StageData
 
-PUBLISHED = Augmentation()
+HRNET_AUGMENTATION = Augmentation()
 """How HRNet was trained on COCO."""
 
 
-def skeleton_named(name: str) -> Skeleton:
+def get_skeleton(name: str) -> Skeleton:
     """The joint set of this name.
 
     Raises:
@@ -99,10 +100,10 @@ class Crops:
         if self.augmentation is None:
             matrix = crop_matrix(boxes, self.size, padding=self.padding)
             image = self._look(index, matrix)
-            cropped = apply(matrix, joints2d)
+            cropped = apply_affine(matrix, joints2d)
         else:
             draw = (self.seed, epoch, index)
-            matrix, mirrored = varied_matrices(
+            matrix, mirrored = augmented_matrices(
                 boxes,
                 joints2d,
                 labelled,
@@ -112,10 +113,10 @@ class Crops:
                 padding=self.padding,
                 key=draw,
             )
-            image = varied_pictures(
+            image = augment_images(
                 self._look(index, matrix), augmentation=self.augmentation, key=draw
             )
-            cropped = apply(matrix, joints2d)
+            cropped = apply_affine(matrix, joints2d)
             swap = list(self.skeleton.swap)
             cropped = np.where(mirrored[:, None, None], cropped[:, swap], cropped)
             labelled = np.where(mirrored[:, None], labelled[:, swap], labelled)
@@ -153,16 +154,16 @@ class HeatmapDataModule(StageData):
         UsageError: If a size or a name cannot be.
     """
 
-    source: PictureSource
+    source: ImageSource
 
     def __init__(
         self,
-        source: PictureSource,
+        source: ImageSource,
         *,
         skeleton: str = "H36M17",
         input_size: tuple[int, int] = (192, 256),
         padding: float = 1.25,
-        augmentation: Augmentation = PUBLISHED,
+        augmentation: Augmentation = HRNET_AUGMENTATION,
         batch_size: int = 32,
         evaluation_batch: int = 32,
         workers: int = 0,
@@ -171,22 +172,18 @@ class HeatmapDataModule(StageData):
         super().__init__(batch_size=batch_size, workers=workers, seed=seed)
         if min(input_size) < 32 or any(side % 32 for side in input_size):
             raise UsageError(f"input_size is {input_size}; width and height are multiples of 32")
-        self.source, self.skeleton = source, skeleton_named(skeleton)
+        self.source, self.skeleton = source, get_skeleton(skeleton)
         self.input_size, self.padding = input_size, padding
         self.augmentation, self.evaluation_batch = augmentation, evaluation_batch
         self.evaluation_workers = workers
 
-    def setup(self, stage: str) -> None:
-        """Read the splits that this stage needs.
+    def training_set(self) -> BatchSet:
+        """Augmented crops of the training split."""
+        return self._crops("train", self.augmentation)
 
-        Raises:
-            DataError: If files of the source are missing or damaged, or a split is empty.
-        """
-        splits: dict[str, tuple[Split, ...]] = {"fit": ("val",), "validate": ("val",)}
-        if stage == "fit":
-            self.train_set = self._crops("train", self.augmentation)
-        for split in splits.get(stage, ("test",)):
-            self.evaluation_sets[split] = self._crops(split, None)
+    def evaluation_set(self, split: Split) -> BatchSet:
+        """Plain crops of a split."""
+        return self._crops(split, None)
 
     def _crops(self, split: Split, augmentation: Augmentation | None) -> Crops:
         return Crops(

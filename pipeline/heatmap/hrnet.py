@@ -14,8 +14,8 @@ from pipeline.heatmap.resnet import (
     Bottleneck,
     bottlenecks,
     conv3x3,
-    draw_he,
-    draw_small,
+    init_he,
+    init_small,
 )
 
 
@@ -145,8 +145,8 @@ class HRNet(nn.Module):
         self.transition3 = _transition(widths)
         self.stage4 = _stage(widths, blocks, modules[2], outputs=1)
         self.final_layer = nn.Conv2d(width, joints, 1)
-        draw_he(self)
-        draw_small(self.final_layer)
+        init_he(self)
+        init_small(self.final_layer)
         self.attention = nn.ModuleDict(
             {f"{stage}_{subnet}": Attention(widths[subnet - 1]) for stage, subnet in places}
         )

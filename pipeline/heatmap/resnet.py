@@ -141,7 +141,7 @@ class ResNet(nn.Module):
         self.layer2 = bottlenecks(256, 128, blocks[1], 2)
         self.layer3 = bottlenecks(512, 256, blocks[2], 2)
         self.layer4 = bottlenecks(1024, 512, blocks[3], 2)
-        draw_he(self)
+        init_he(self)
 
     def features(self, images: Tensor) -> Tensor:
         """Normalised pictures (B, 3, H, W) -> features (B, 2048, H/32, W/32)."""
@@ -153,7 +153,7 @@ class ResNet(nn.Module):
         return self.features(images)
 
 
-def deconvolutions(channels: int = ResNet.channels, width: int = 256) -> nn.Sequential:
+def deconvolution_head(channels: int = ResNet.channels, width: int = 256) -> nn.Sequential:
     """Three times transposed convolution, norm and ReLU: (B, C, H, W) -> (B, width, 8 H, 8 W).
 
     Source: Xiao et al. 2018, section 2; weights N(0, 0.001).
@@ -166,18 +166,18 @@ def deconvolutions(channels: int = ResNet.channels, width: int = 256) -> nn.Sequ
             nn.ReLU(inplace=True),
         ]
     head = nn.Sequential(*layers)
-    draw_small(head)
+    init_small(head)
     return head
 
 
-def draw_he(module: nn.Module) -> None:
+def init_he(module: nn.Module) -> None:
     """Draw all convolutions of a module so that ReLUs keep gradients' size (He et al. 2015)."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
 
-def draw_small(module: nn.Module) -> None:
+def init_small(module: nn.Module) -> None:
     """Draw all convolutions of a module from N(0, 0.001), with zero biases (heatmap networks)."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pipeline.heatmap.resnet import ResNet, deconvolutions, draw_small
+from pipeline.heatmap.resnet import ResNet, deconvolution_head, init_small
 
 
 class SimpleBaseline(ResNet):
@@ -26,9 +26,9 @@ class SimpleBaseline(ResNet):
 
     def __init__(self, layers: int = 50, joints: int = 17) -> None:
         super().__init__(layers)
-        self.deconv_layers = deconvolutions()
+        self.deconv_layers = deconvolution_head()
         self.final_layer = nn.Conv2d(256, joints, 1)
-        draw_small(self.final_layer)
+        init_small(self.final_layer)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised pictures (B, 3, H, W) -> heatmaps (B, J, H/4, W/4)."""

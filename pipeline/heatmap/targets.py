@@ -12,14 +12,14 @@ from torch.autograd.function import once_differentiable
 STRIDE = 4
 """Pixels of the crop per cell of a heatmap."""
 
-EXACT = (STRIDE - 1) / 2
+EXACT_CELLS = (STRIDE - 1) / 2
 """Pixel of the crop at the centre of cell 0: cell c covers pixels 4c … 4c+3, with middle 4c+1.5."""
 
-PUBLISHED = 0.0
+PUBLISHED_CELLS = 0.0
 """Pixel of the crop that published networks mean by cell 0: for them pixel x is in cell x/4."""
 
 
-def to_cells(pixels: Tensor, *, offset: float = EXACT) -> Tensor:
+def to_cells(pixels: Tensor, *, offset: float = EXACT_CELLS) -> Tensor:
     """Pixels of the crop -> cells of the heatmap, any shape.
 
     >>> to_cells(torch.tensor([1.5, 5.5])).tolist()
@@ -28,12 +28,12 @@ def to_cells(pixels: Tensor, *, offset: float = EXACT) -> Tensor:
     return (pixels - offset) / STRIDE
 
 
-def to_pixels(cells: Tensor, *, offset: float = EXACT) -> Tensor:
+def to_pixels(cells: Tensor, *, offset: float = EXACT_CELLS) -> Tensor:
     """Cells of the heatmap -> pixels of the crop, any shape; the inverse of `to_cells`."""
     return cells * STRIDE + offset
 
 
-def encode(cells: Tensor, size: tuple[int, int], *, sigma: float = 2.0) -> Tensor:
+def encode_heatmaps(cells: Tensor, size: tuple[int, int], *, sigma: float = 2.0) -> Tensor:
     """Heatmaps with a Gaussian of peak 1 exactly where each joint is.
 
     Convention:
@@ -55,7 +55,7 @@ def encode(cells: Tensor, size: tuple[int, int], *, sigma: float = 2.0) -> Tenso
     return y[..., :, None] * x[..., None, :]
 
 
-def encode_rounded(cells: Tensor, size: tuple[int, int], *, sigma: float = 2.0) -> Tensor:
+def encode_heatmaps_rounded(cells: Tensor, size: tuple[int, int], *, sigma: float = 2.0) -> Tensor:
     """Heatmaps as published networks know them: centred on a cell, cut to 6 sigma + 1 cells.
 
     Args:
@@ -85,7 +85,7 @@ def _profiles(cells: Tensor, size: tuple[int, int], sigma: float) -> tuple[Tenso
     return _bell(columns - cells[..., :1], sigma), _bell(rows - cells[..., 1:], sigma)
 
 
-def in_reach(cells: Tensor, size: tuple[int, int], *, sigma: float = 2.0) -> Tensor:
+def is_in_reach(cells: Tensor, size: tuple[int, int], *, sigma: float = 2.0) -> Tensor:
     """Whether a joint's Gaussian, cut at 3 sigma, touches its heatmap: only then can it be learned.
 
     Args:
@@ -100,7 +100,7 @@ def in_reach(cells: Tensor, size: tuple[int, int], *, sigma: float = 2.0) -> Ten
     return ((cells >= -3 * sigma) & (cells <= limit)).all(dim=-1)
 
 
-def decode(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+def decode_quarter(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     """Joints from the peaks of heatmaps, moved a quarter cell towards the higher neighbour.
 
     Args:
@@ -131,13 +131,13 @@ def decode(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decode_argmax(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-    """Joints at the highest cells of heatmaps, as paper 002 reads them; otherwise as `decode`."""
+    """Joints at the highest cells of heatmaps, as paper 002 reads them; otherwise as `decode_quarter`."""
     x, y, score = _peaks(heatmaps.float())
     return torch.stack([x, y], dim=-1).float(), score
 
 
 def decode_expectation(heatmaps: Tensor, *, sharpness: float = 20.0) -> tuple[Tensor, Tensor]:
-    """Joints as the mean cell under a softmax over each heatmap; arguments and results as `decode`.
+    """Joints as the mean cell under a softmax over each heatmap; arguments and results as `decode_quarter`.
 
     Args:
         heatmaps: (B, J, H, W), peaks near 1.

@@ -7,20 +7,22 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import chance
-from pipeline.datasets import PictureSource, Samples, Split
+from pipeline import rng
 from pipeline.datasets.mixed import Mixed
 from pipeline.errors import DataError, UsageError
 from pipeline.heatmap.crop import Augmentation
 from pipeline.heatmap.data import Crops, HeatmapDataModule
 from pipeline.skeleton import Skeleton, conversion
-from pipeline.stage import BatchKey, Loader, loader
+from pipeline.sources import ImageSource, Samples, Split
+from pipeline.training.loader import BatchKey, BatchSet, ResumableLoader, make_loader
 
-PAPER004 = Augmentation(rotation=15.0, rotation_chance=1.0, scale=0.3, shift=0.02, half_body=0.0)
+PAPER004_AUGMENTATION = Augmentation(
+    rotation=15.0, rotation_chance=1.0, scale=0.3, shift=0.02, half_body=0.0
+)
 """Flips, turns up to 30 degrees, zooms up to 30 % and shifts up to 2 % (paper 004, sec. 3.5)."""
 
 
-class DeepCrops(Crops):
+class CropsWithDepth(Crops):
     """Crops with the depth of joints; see `pipeline.heatmap.data.Crops` for the rest.
 
     A batch has besides:
@@ -81,7 +83,7 @@ class DeepCrops(Crops):
         }
 
 
-class Halves:
+class HalfDepthBatches:
     """Batches of which one half has joints with depth and the other half has none.
 
     A sample of the set is a pair of people, one of each kind. The larger kind comes once per epoch,
@@ -94,7 +96,7 @@ class Halves:
     Source: paper 004, sec. 3.4. Differs from the paper: it does not say how the two are mixed.
     """
 
-    def __init__(self, crops: DeepCrops, *, seed: int) -> None:
+    def __init__(self, crops: CropsWithDepth, *, seed: int) -> None:
         deep = crops.has_depth()
         self.crops, self.seed = crops, seed
         self.halves = {"deep": np.flatnonzero(deep), "flat": np.flatnonzero(~deep)}
@@ -107,7 +109,7 @@ class Halves:
         epoch, pairs = key
         people, rounds = [], []
         for name, half in self.halves.items():
-            shift = int(chance.bits(self.seed, name, epoch, lanes=1)[0] % np.uint64(len(half)))
+            shift = int(rng.bits(self.seed, name, epoch, lanes=1)[0] % np.uint64(len(half)))
             lap, place = np.divmod(pairs + shift, len(half))
             people.append(half[place])
             rounds.append(epoch * (len(self) // len(half) + 2) + lap)
@@ -119,8 +121,8 @@ class Halves:
 class IntegralDataModule(HeatmapDataModule):
     """Crops for a network with 3D heatmaps: people with depth, and people on photographs without.
 
-    Where the training split has people of both kinds, half of every batch is of each; see `Halves`.
-    Validation and test are on `source` alone. See `DeepCrops` for what is in a batch.
+    Where the training split has people of both kinds, half of every batch is of each; see `HalfDepthBatches`.
+    Validation and test are on `source` alone. See `CropsWithDepth` for what is in a batch.
 
     Args:
         source: Where pictures and joints come from; some of its people have joints in 3D.
@@ -140,13 +142,13 @@ class IntegralDataModule(HeatmapDataModule):
 
     def __init__(
         self,
-        source: PictureSource,
-        photographs: PictureSource | None = None,
+        source: ImageSource,
+        photographs: ImageSource | None = None,
         *,
         skeleton: str = "H36M18",
         input_size: tuple[int, int] = (256, 256),
         padding: float = 1.25,
-        augmentation: Augmentation = PAPER004,
+        augmentation: Augmentation = PAPER004_AUGMENTATION,
         batch_size: int = 32,
         evaluation_batch: int = 32,
         workers: int = 0,
@@ -172,7 +174,7 @@ class IntegralDataModule(HeatmapDataModule):
         return f"{self.source.describe()}; 2D alone from {self.photographs.describe()}"
 
     def setup(self, stage: str) -> None:
-        """Read the splits that this stage needs.
+        """Read the splits that Lightning's stage needs.
 
         Raises:
             DataError: If files are missing or damaged, a split is empty, or nothing to train on or
@@ -180,32 +182,45 @@ class IntegralDataModule(HeatmapDataModule):
             UsageError: If a batch cannot be halved.
         """
         super().setup(stage)
-        if stage != "fit":
-            return
-        train, val = (cast(DeepCrops, s) for s in (self.train_set, self.evaluation_sets["val"]))
-        deep = train.has_depth()
-        if not deep.any() or not val.scored[val.people].any():
-            raise DataError(
-                f"{self.source.describe()}: has no joints in 3D with a known camera in its "
-                "training or validation split; depth cannot be learned from it"
+        if stage == "fit":
+            val = cast(CropsWithDepth, self.evaluation_sets["val"])
+            if not val.scored[val.people].any():
+                raise self._no_depth()
+
+    def training_set(self) -> BatchSet:
+        """Augmented crops of the training split; halves of a batch where some have no depth."""
+        crops = self._crops("train", self.augmentation)
+        deep = crops.has_depth()
+        if not deep.any():
+            raise self._no_depth()
+        if deep.all():
+            return crops
+        if self.batch_size % 2:
+            raise UsageError(
+                f"batch_size is {self.batch_size}; half of a batch has depth: give an even one"
             )
-        if not deep.all():
-            if self.batch_size % 2:
-                raise UsageError(
-                    f"batch_size is {self.batch_size}; half of a batch has depth: give an even one"
-                )
-            self.train_set = Halves(train, seed=self.seed)
+        return HalfDepthBatches(crops, seed=self.seed)
 
-    def train_dataloader(self) -> Loader:
+    def _no_depth(self) -> DataError:
+        return DataError(
+            f"{self.source.describe()}: has no joints in 3D with a known camera in its "
+            "training or validation split; depth cannot be learned from it"
+        )
+
+    def train_dataloader(self) -> ResumableLoader:
         """Shuffled batches of the training split."""
-        size = self.batch_size // 2 if isinstance(self.train_set, Halves) else self.batch_size
-        return loader(self.train_set, size, shuffle=True, seed=self.seed, workers=self.workers)
+        size = (
+            self.batch_size // 2
+            if isinstance(self.train_set, HalfDepthBatches)
+            else self.batch_size
+        )
+        return make_loader(self.train_set, size, shuffle=True, seed=self.seed, workers=self.workers)
 
-    def _crops(self, split: Split, augmentation: Augmentation | None) -> DeepCrops:
+    def _crops(self, split: Split, augmentation: Augmentation | None) -> CropsWithDepth:
         source = self.source
         if split == "train" and self.photographs is not None:
             source = Mixed([source, self.photographs], skeleton=self.skeleton.name)
-        return DeepCrops(
+        return CropsWithDepth(
             source.samples(split),
             self.skeleton,
             self.input_size,

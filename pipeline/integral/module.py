@@ -9,36 +9,31 @@ import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
-from pipeline import checkpoint, dashboard
+from pipeline.dashboard import panels
 from pipeline.errors import UsageError
 from pipeline.heatmap import targets
-from pipeline.heatmap.data import skeleton_named
-from pipeline.heatmap.judges import Judge, judges_of
-from pipeline.heatmap.module import examples_of, in_picture, log_found
-from pipeline.heatmap.resnet import Normalise
-from pipeline.integral.data import DeepCrops, IntegralDataModule
+from pipeline.heatmap.image_stage import ImageStage, make_examples, to_image_pixels
+from pipeline.integral.data import CropsWithDepth, IntegralDataModule
 from pipeline.integral.relations import joint_relations
 from pipeline.integral.san import centre, expectation, likelihood
-from pipeline.metrics import PCK, MotionReport, MotionTable, mpjpe, root_relative
-from pipeline.skeleton import H36M17, Skeleton
-from pipeline.stage import Schedule, Stage
+from pipeline.metrics.functional import mpjpe, root_relative
+from pipeline.metrics.motion_table import MotionReport, MotionTable
+from pipeline.skeleton import H36M17
+from pipeline.sources import Split
+from pipeline.training.schedules import Schedule
 
-DETECTION_VERSION = 1
-"""Raised whenever the same weights and settings would give other joints than before."""
-
-BODY = ("net.conv1.", "net.bn1.", "net.layer", "net.deconv_layers.")
+TRUNK = ("net.conv1.", "net.bn1.", "net.layer", "net.deconv_layers.")
 """What a 2D stage hands over: its trunk and deconvolutions; its heatmaps have no depth."""
 
 NEAR = 2
 """A joint's score is the share of its mass within so many cells, along x and along y."""
 
 
-class IntegralModule(Stage):
+class IntegralModule(ImageStage):
     """Learns joints in pictures with their depth behind the root, and detects joints in crops.
 
-    Batches: see `pipeline.integral.data.DeepCrops`. Logged: `train/loss`, `train/delta` (how much
+    Batches: see `pipeline.integral.data.CropsWithDepth`. Logged: `train/loss`, `train/delta` (how much
     the attention adds); `val/` and `test/` `loss`, `pck_0.05`, `pck_0.1`, `pck_0.2`, `oks_ap` of
     COCO's people, `pckh_0.5` of MPII's, and over the people whose joints are all known in 3D,
     visible or not, `mpjpe_mm`, `p_mpjpe_mm` and `n_mpjpe_mm` with their `_action_mean`: found
@@ -70,6 +65,11 @@ class IntegralModule(Stage):
     """
 
     stage = "integral"
+    data_class = IntegralDataModule
+    example_config = "integral/san_small"
+    test_settings = ("flip_test",)
+    weights_from = ("integral", "heatmap")
+    decoding = "soft-argmax"
 
     def __init__(
         self,
@@ -86,34 +86,26 @@ class IntegralModule(Stage):
         channels_last: bool = True,
         pretrained: str | None = None,
     ) -> None:
-        super().__init__(optimizer, schedule)
-        self.skeleton: Skeleton = skeleton_named(skeleton)
-        volumes = getattr(net, "joints", len(self.skeleton))
-        if volumes != len(self.skeleton):
-            raise UsageError(
-                f"the network gives {volumes} volumes and {skeleton} has {len(self.skeleton)} "
-                f"joints; set --model.net.joints {len(self.skeleton)}"
-            )
+        super().__init__(
+            net,
+            optimizer,
+            schedule,
+            skeleton=skeleton,
+            input_size=input_size,
+            padding=padding,
+            published_cells=published_cells,
+            flip_test=flip_test,
+            channels_last=channels_last,
+            pretrained=pretrained,
+        )
+        self.require_outputs(getattr(net, "joints", len(self.skeleton)), "volumes")
         if cube <= 0:
             raise UsageError(f"cube is {cube}; it is a length in metres, above 0")
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.net = net.to(memory_format=self.layout)  # type: ignore[call-overload]
-        self.input_size, self.padding, self.cube = input_size, padding, cube
-        self.offset = targets.PUBLISHED if published_cells else targets.EXACT
+        self.cube = cube
         self.bin_offset = 0.0 if published_cells else 0.5
-        self.flip_test = flip_test
         self.body = [j for j, name in enumerate(self.skeleton.joints) if name in H36M17.joints]
-        self.normalise = Normalise()
-        self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
-        self.hits = nn.ModuleDict(
-            {"val": PCK(self.skeleton.joints), "test": PCK(self.skeleton.joints)}
-        )
         self.table: MotionTable | None = None
-        self.judges: list[Judge] = []
-        self.pretrained = pretrained
-        self.examples: list[dict[str, Any]] = []
-        self.clips: list[dashboard.LiftedClip] = []
-        self.report: dict[str, float] = {}
+        self.clips: list[panels.LiftedClip] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """Crops -> volumes.
@@ -124,27 +116,12 @@ class IntegralModule(Stage):
         Returns:
             Logits, (B, J, D, H/4, W/4).
         """
-        volumes: Tensor = self.net(self._pictures(images))
+        volumes: Tensor = self.net(self.normalised(images))
         return volumes
 
-    def setup(self, stage: str) -> None:
-        """Take over the weights of an earlier run; a checkpoint of this one, if given, comes after.
-
-        Raises:
-            UsageError: If nothing is to be trained and the file has not all of `net`.
-        """
-        if self.pretrained:
-            giver = checkpoint.stage_of(checkpoint.read(self.pretrained), self.pretrained)
-            report = checkpoint.hand_over(
-                self,
-                self.pretrained,
-                stages=("integral", "heatmap"),
-                passing=("net.",) if giver == self.stage else BODY,
-                whole=stage != "fit",
-            )
-            self.pretrained = None  # once: what is learned from here on stays
-            self.origin = {"pretrained": report.plain()}
-            self.print(f"integral: {report.text()}")
+    def transferred_prefixes(self, source_stage: str, *, fitting: bool) -> tuple[str, ...]:
+        """All of `net` from this stage; from a 2D stage its trunk and deconvolutions."""
+        return ("net.",) if source_stage == self.stage else TRUNK
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch of crops."""
@@ -154,33 +131,45 @@ class IntegralModule(Stage):
             self.log("train/delta", self._delta)
         return loss
 
-    def on_validation_epoch_start(self) -> None:
-        """Forget the pictures and counts of the last validation."""
-        self._open("val")
+    def begin(self, split: Split) -> None:
+        """Forget the images and counts of the last evaluation."""
+        super().begin(split)
+        self.clips, self.table = [], None
+        crops = cast(CropsWithDepth, self.data_module.evaluation_sets[split])
+        if crops.scored[crops.people].any():
+            names = [self.skeleton.joints[j] for j in self.body]
+            self.table = MotionTable(crops.actions, names).to(self.device)
 
-    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+    def score(self, split: Split, batch: Mapping[str, Tensor]) -> None:
         """Score the joints found in a batch of crops."""
-        self._score("val", batch)
+        volumes = self(batch["image"])
+        loss = self._loss(volumes, batch)
+        found, score, maps = self._find(batch["image"], volumes)
+        self.score_joints(split, batch, loss, found[..., :2], score)
+        predicted = root_relative(self._joints3d(found, batch), self.skeleton.root)[:, self.body]
+        target = root_relative(batch["joints3d"].double(), self.skeleton.root)[:, self.body]
+        self._tabulate(batch["action"], predicted, target, batch["scored"])
+        if not self.examples:
+            peaks = maps / maps.amax((2, 3), keepdim=True).clamp(min=1e-9)
+            self.examples = make_examples(batch, peaks, found[..., :2], score)
+            self.clips = _lifted_clips(batch, predicted, target)
+            if self._delta is not None:
+                self._show_relations(split, batch["image"][:8], found[:8, :, :2], self._delta)
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the errors in 3D and the share of joints that were found."""
-        self._close("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Forget the pictures and counts of the last test."""
-        self._open("test")
-
-    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Score the joints found in a batch of crops."""
-        self._score("test", batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the errors, and print and show them per action."""
-        report = self._close("test")
-        if report is not None:
+    def conclude(self, split: Split) -> None:
+        """Log the errors in 3D and the share of joints found; print the test's per action."""
+        super().conclude(split)
+        if self.table is None:
+            return
+        report: MotionReport = self.table.compute()
+        for name in ("mpjpe", "p_mpjpe", "n_mpjpe"):
+            value = report.frame_mean[name]
+            self.log(f"{split}/{name}_mm", value, prog_bar=name == "mpjpe")
+            self.log(f"{split}/{name}_action_mean_mm", report.action_mean[name])
+        if split == "test":
             self.print(report.text(self.protocol("test")))
             skeleton = H36M17 if len(self.body) == len(H36M17) else self.skeleton
-            dashboard.lift_panels(self.trainer, self.clips, report, skeleton, films=0)
+            panels.lift_panels(self.trainer, self.clips, report, skeleton, films=0)
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """What was found in a batch of crops.
@@ -194,7 +183,7 @@ class IntegralModule(Stage):
         joints3d = self._joints3d(found, batch)
         return {
             "index": batch["index"],
-            "joints2d": in_picture(found[..., :2], batch["matrix"]).float(),
+            "joints2d": to_image_pixels(found[..., :2], batch["matrix"]).float(),
             "depth": found[..., 2],
             "score": score,
             "joints3d": joints3d.masked_fill(~batch["scored"][:, None, None], torch.nan).float(),
@@ -213,36 +202,17 @@ class IntegralModule(Stage):
         found, score, _ = self._find(images, self(images))
         return found[..., :2].contiguous(), score
 
-    def settings(self) -> dict[str, Any]:
-        """Everything besides the weights that decides what is detected, as plain values."""
-        return {
-            "version": DETECTION_VERSION,
-            "joints": self.skeleton.name,
-            "input_size": list(self.input_size),
-            "padding": self.padding,
-            "cell_offset": self.offset,
-            "decode": "soft-argmax",
-            "flip_test": self.flip_test,
-        }
-
     def protocol(self, split: str) -> str:
         """What a number of this run is a number of."""
-        source = self._data.source.describe()
+        source = self.data_module.source.describe()
         return (
             f"{split} split of {source}; pictures; {len(self.body)} joints, visible or not, "
             f"root-relative, true root depth; flip test {'on' if self.flip_test else 'off'}; mm"
         )
 
     @property
-    def _data(self) -> IntegralDataModule:
-        return cast(IntegralDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
-
-    @property
     def _delta(self) -> Tensor | None:
         return getattr(getattr(self.net, "attention", None), "delta", None)
-
-    def _pictures(self, images: Tensor) -> Tensor:
-        return self.normalise(images).contiguous(memory_format=self.layout)
 
     def _find(self, images: Tensor, volumes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Joints (B, J, 3), pixels of the crop and metres behind the root; scores; their maps."""
@@ -253,8 +223,7 @@ class IntegralModule(Stage):
         again, score2, maps2 = self._read(self(images.flip(2)))
         again = again[:, swap]
         again[..., 0] = images.shape[2] - 1 - again[..., 0]
-        columns = round((targets.EXACT - self.offset) * 2 / targets.STRIDE)
-        mirrored = targets.flip_back(maps2, swap, columns=columns)
+        mirrored = targets.flip_back(maps2, swap, columns=self.flip_columns)
         return (found + again) / 2, (score + score2[:, swap]) / 2, (maps + mirrored) / 2
 
     def _read(self, volumes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -286,50 +255,11 @@ class IntegralModule(Stage):
 
     def _joints3d(self, found: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Found joints behind the true root in the camera frame, metres, (B, J, 3), float64."""
-        pixels = in_picture(found[..., :2], batch["matrix"])
+        pixels = to_image_pixels(found[..., :2], batch["matrix"])
         root = batch["joints3d"][:, self.skeleton.root, 2].double()
         depth = (found[..., 2].double() + root[:, None])[..., None]
         rays = (pixels - batch["principal"][:, None]) / batch["focal"][:, None]
         return torch.cat([rays * depth, depth], dim=-1)
-
-    def _open(self, split: str) -> None:
-        self.examples, self.clips = [], []
-        cast(PCK, self.hits[split]).reset()
-        crops = cast(DeepCrops, self._data.evaluation_sets[split])
-        self.table = None
-        if crops.scored[crops.people].any():
-            names = [self.skeleton.joints[j] for j in self.body]
-            self.table = MotionTable(crops.actions, names).to(self.device)
-        self.judges = judges_of(crops.truths, self.skeleton, self.device)
-
-    def _close(self, split: str) -> MotionReport | None:
-        self.report = cast(PCK, self.hits[split]).compute()
-        log_found(self, split, self.report, self.judges)
-        if self.table is None:
-            return None
-        report: MotionReport = self.table.compute()
-        for name in ("mpjpe", "p_mpjpe", "n_mpjpe"):
-            value = report.frame_mean[name]
-            self.log(f"{split}/{name}_mm", value, prog_bar=name == "mpjpe")
-            self.log(f"{split}/{name}_action_mean_mm", report.action_mean[name])
-        return report
-
-    def _score(self, split: str, batch: Mapping[str, Tensor]) -> None:
-        images, volumes = batch["image"], self(batch["image"])
-        loss, hits = cast(MeanMetric, self.losses[split]), cast(PCK, self.hits[split])
-        loss.update(self._loss(volumes, batch), weight=len(images))
-        self.log(f"{split}/loss", loss)
-        found, score, maps = self._find(images, volumes)
-        joints2d = in_picture(found[..., :2], batch["matrix"])
-        true = in_picture(batch["joints2d"], batch["matrix"])
-        hits.update(joints2d, true, batch["scale"], batch["weight"] > 0)
-        for judge in self.judges:
-            judge.update(batch["index"], joints2d, score)
-        predicted = root_relative(self._joints3d(found, batch), self.skeleton.root)[:, self.body]
-        target = root_relative(batch["joints3d"].double(), self.skeleton.root)[:, self.body]
-        self._tabulate(batch["action"], predicted, target, batch["scored"])
-        if not self.examples:
-            self._remember(split, batch, found, score, maps, predicted, target)
 
     def _tabulate(self, action: Tensor, predicted: Tensor, target: Tensor, scored: Tensor) -> None:
         for number in action[scored].unique().tolist():
@@ -340,39 +270,36 @@ class IntegralModule(Stage):
             valid = torch.arange(len(found), device=action.device) % 2 == 0
             cast(MotionTable, self.table).update(number, found, true, valid)
 
-    def _remember(
-        self,
-        split: str,
-        batch: Mapping[str, Tensor],
-        found: Tensor,
-        score: Tensor,
-        maps: Tensor,
-        predicted: Tensor,
-        target: Tensor,
+    def _show_relations(
+        self, split: Split, images: Tensor, joints2d: Tensor, delta: Tensor
     ) -> None:
-        """Keep what the dashboard shows of the first batch; show which joints attend to which."""
-        peaks = maps / maps.amax((2, 3), keepdim=True).clamp(min=1e-9)
-        self.examples = examples_of(batch, peaks, found[..., :2], score)
-        for i in batch["scored"].nonzero()[:8, 0].tolist():
-            poses = [joints[i : i + 1].cpu().numpy() for joints in (predicted, target)]
-            self.clips.append(
-                dashboard.LiftedClip(
-                    name=f"sample {int(batch['index'][i])}",
-                    predicted=poses[0],
-                    target=poses[1],
-                    error=mpjpe(*poses),
-                    pictures=[batch["image"][i].cpu().numpy()],
-                )
-            )
-        if self._delta is None:
-            return
-        relations = cast(Any, self.net).relations(self._pictures(batch["image"][:8])).float()
+        """Show which joints attend to which: the mean over a few crops (N, H, W, 3)."""
+        relations = cast(Any, self.net).relations(self.normalised(images)).float()
         grid = tuple(side // 32 for side in reversed(self.input_size))
-        joints = joint_relations(relations, found[:8, :, :2], cast(tuple[int, int], grid))
-        dashboard.relations_panel(
+        joints = joint_relations(relations, joints2d, cast(tuple[int, int], grid))
+        panels.relations_panel(
             self.trainer,
             np.asarray(joints.mean(0).cpu()),
             self.skeleton,
-            float(self._delta),
+            float(delta),
             split=split,
         )
+
+
+def _lifted_clips(
+    batch: Mapping[str, Tensor], predicted: Tensor, target: Tensor
+) -> list[panels.LiftedClip]:
+    """The first eight crops of a batch with known 3D joints, as clips of one frame."""
+    clips = []
+    for i in batch["scored"].nonzero()[:8, 0].tolist():
+        poses = [joints[i : i + 1].cpu().numpy() for joints in (predicted, target)]
+        clips.append(
+            panels.LiftedClip(
+                name=f"sample {int(batch['index'][i])}",
+                predicted=poses[0],
+                target=poses[1],
+                error=mpjpe(*poses),
+                pictures=[batch["image"][i].cpu().numpy()],
+            )
+        )
+    return clips

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.heatmap.resnet import ResNet, deconvolutions, draw_small
+from pipeline.heatmap.resnet import ResNet, deconvolution_head, init_small
 
 
 class PositionAttention(nn.Module):
@@ -82,9 +82,9 @@ class SAN(ResNet):
         super().__init__(layers)
         self.joints, self.depth_bins = joints, depth_bins
         self.attention = PositionAttention(self.channels, grid) if attention else None
-        self.deconv_layers = deconvolutions()
+        self.deconv_layers = deconvolution_head()
         self.final_layer = nn.Conv2d(256, joints * depth_bins, 1)
-        draw_small(self.final_layer)
+        init_small(self.final_layer)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised pictures (B, 3, H, W) -> heatmaps (B, J, D, H/4, W/4)."""

@@ -49,7 +49,7 @@ class Centred(Lifter):
         turn = self._turn(joints2d[..., :2], seen)
         lifted = self.net(self._centred(joints2d, seen, turn), visible).float()
         first, frames = self.first_frame, lifted.shape[1]
-        return turned_back(lifted, *(part[:, first : first + frames] for part in turn))
+        return rotate_back(lifted, *(part[:, first : first + frames] for part in turn))
 
     def set_progress(self, done: float) -> None:
         """Tell the lifter."""
@@ -77,7 +77,7 @@ class Centred(Lifter):
         return torch.cat([centred, joints2d[..., 2:]], -1)
 
 
-def turned_back(
+def rotate_back(
     joints3d: Tensor, cos_yaw: Tensor, sin_yaw: Tensor, cos_pitch: Tensor, sin_pitch: Tensor
 ) -> Tensor:
     """From the frame of a camera that was turned to that of the camera as it stands.

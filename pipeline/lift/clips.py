@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.lift.lifter import Lifter
 
 
-class Padded:
+class PaddedClips:
     """Arrays of many clips in one, each clip edge-padded, so that any window is one contiguous row.
 
     Args:
@@ -65,7 +65,7 @@ def window_starts(
     return starts[bad[high] == bad[low]]
 
 
-def subset(length: int) -> Tensor:
+def subset_frames(length: int) -> Tensor:
     """Two frames in a row of every 16 of a clip, so that motion can be scored too: their numbers.
 
     A lifter that gives out one frame of each window is scored on them at an eighth of the cost.
@@ -77,7 +77,7 @@ def subset(length: int) -> Tensor:
     return frames[frames % 16 < 2]
 
 
-def stitch(
+def lift_in_windows(
     lift: Callable[[Tensor, Tensor], Tensor],
     lifter: Lifter,
     joints2d: Tensor,
@@ -138,7 +138,7 @@ def stitch(
     return torch.cat([torch.cat(body), last[overlap:]])[wanted]
 
 
-def smoothed(clip: Tensor, deviation: float) -> Tensor:
+def smooth(clip: Tensor, deviation: float) -> Tensor:
     """Each frame of a clip as a Gaussian mean over its neighbours.
 
     Args:

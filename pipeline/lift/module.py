@@ -1,104 +1,31 @@
-"""How room 3 learns: a LightningModule around any lifter; hand-over, flip test, stitching."""
+"""The lifting stage: a LightningModule around any lifter, with flip test and stitching."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, cast
+from collections.abc import Mapping
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from pipeline import dashboard
-from pipeline.checkpoint import HandOver, hand_over
+from pipeline.dashboard import panels
 from pipeline.errors import UsageError
-from pipeline.lift.clips import smoothed, stitch, subset
-from pipeline.lift.data import LiftDataModule, Videos, known_joints3d, mirror
+from pipeline.lift.clips import lift_in_windows, smooth, subset_frames
+from pipeline.lift.data import LiftDataModule
+from pipeline.lift.evaluation import OF_SUBSET, LiftEvaluation, in_subset, ranked_indices
 from pipeline.lift.lifter import Lifter
+from pipeline.lift.lifter_stage import LifterStage
 from pipeline.lift.losses import MixSTELoss, ZScoredMSE
 from pipeline.lift.martinez import ZScored
-from pipeline.metrics import QUANTITIES, MotionReport, MotionTable, mpjpe
-from pipeline.protocols import PCK3D, scored_joints
+from pipeline.lift.sequences import PreparedSequence, flip_joints, require_joints3d
+from pipeline.lift.windows import WholeSequences
+from pipeline.metrics.motion_table import QUANTITIES, MotionReport
+from pipeline.metrics.pck import evaluated_joints
 from pipeline.skeleton import MPI3DHP17
-from pipeline.stage import Schedule, Stage
-
-_UNSCORED = -1.0
-"""Stands for the error of a video that another process scores, or none."""
-
-_OF_SUBSET = QUANTITIES[:4]
-"""What can be measured on two frames in a row: all but accelerations."""
-
-
-class LifterStage(Stage):
-    """What pretraining and lifting share: a lifter, its mask token, and where weights come from.
-
-    Args:
-        net: The lifter.
-        optimizer: Makes the optimiser from the parameters.
-        schedule: Learning-rate factor by step.
-        pretrained: A checkpoint whose weights a fresh fit starts from, or that is tested as it is,
-            all of `net`, where no checkpoint of this stage is given. The checkpoints of this run
-            keep the digest and the report of the hand-over, not the path.
-    """
-
-    givers: ClassVar[tuple[str, ...]] = ("pretrain", "lift", "weights")
-
-    def __init__(
-        self,
-        net: Lifter,
-        optimizer: OptimizerCallable,
-        schedule: Schedule | None,
-        pretrained: str | None,
-    ) -> None:
-        super().__init__(optimizer, schedule)
-        self.net = net
-        self.pretrained = pretrained
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, 2))
-        self.swap = list(net.skeleton.swap)
-
-    def forward(self, joints2d: Tensor, visible: Tensor) -> Tensor:
-        """Lift clips; where a joint is not visible the lifter is given the mask token.
-
-        Args:
-            joints2d: Normalised 2D, (B, T, J, C).
-            visible: Which joints were seen, (B, T, J).
-
-        Returns:
-            Root-relative joints in the camera frame, metres, float32, (B, T', J, 3).
-        """
-        xy = torch.where(visible[..., None], joints2d[..., :2], self.mask_token)
-        given = torch.cat([xy, joints2d[..., 2:]], dim=-1) if joints2d.shape[-1] > 2 else xy
-        lifted: Tensor = self.net(given, visible)
-        return lifted.float()
-
-    def setup(self, stage: str) -> None:
-        """Take over the weights of an earlier stage; a checkpoint of this one, if any, comes after.
-
-        Raises:
-            UsageError: If nothing is to be trained and the file has not all of `net`.
-        """
-        if self.pretrained:
-            fitting = stage == "fit"
-            report = hand_over(
-                self,
-                self.pretrained,
-                stages=self.givers,
-                passing=("net.", "mask_token") + ("mean_pose",) * (not fitting),
-                whole=not fitting,
-            )
-            self.pretrained = None  # once: what is learned from here on stays
-            self.origin = {"pretrained": report.plain()}
-            self._report(report)
-
-    def on_train_epoch_start(self) -> None:
-        """Tell the lifter how much of the training is done."""
-        self.net.set_progress(self.current_epoch / max(1, self.trainer.max_epochs or 1))
-
-    def _report(self, report: HandOver) -> None:
-        if self.trainer.is_global_zero:
-            self.print(f"{self.stage}: {report.text()}")
-        dashboard.handover_panel(self.trainer, report)
+from pipeline.sources import Split
+from pipeline.training.schedules import Schedule
 
 
 class LiftModule(LifterStage):
@@ -119,15 +46,15 @@ class LiftModule(LifterStage):
         loss: Of (predicted, target, valid), see `pipeline.lift.losses`.
         flip_test: Lift each clip and its mirror image and average.
         pretrained: A checkpoint of `heatlift pretrain` to start from.
-        scored: Joints that errors are means over: 17, all of them; 16, without the nose; 14,
+        evaluated: Joints that errors are means over: 17, all of them; 16, without the nose; 14,
             without pelvis, spine and nose.
-        root_scored: Whether the root counts, whose error is zero.
+        root_evaluated: Whether the root counts, whose error is zero.
         overlap: `once` scores every frame once; `mixste` scores the frames that the last window of
             a video shares with the one before twice, as MixSTE's published evaluation does.
         smooth: Standard deviation, in frames, of a Gaussian over time that smooths what comes out
             in evaluation and prediction; 0 for none.
         frames: Those that are lifted and scored in evaluation: `all`, or, for lifters that give out
-            the centre frame alone, the `subset` of two in a row of every 16. They cannot be
+            the centre frame alone, the `subset_frames` of two in a row of every 16. They cannot be
             smoothed: their neighbours are not lifted.
 
     Raises:
@@ -135,6 +62,9 @@ class LiftModule(LifterStage):
     """
 
     stage = "lift"
+    data_class = LiftDataModule
+    example_config = "lift/mixste_small"
+    test_settings = ("flip_test", "evaluated", "root_evaluated", "overlap")
     mean_pose: Tensor
 
     def __init__(
@@ -146,8 +76,8 @@ class LiftModule(LifterStage):
         *,
         flip_test: bool = True,
         pretrained: str | None = None,
-        scored: Literal[17, 16, 14] = 17,
-        root_scored: bool = True,
+        evaluated: Literal[17, 16, 14] = 17,
+        root_evaluated: bool = True,
         overlap: Literal["once", "mixste"] = "once",
         smooth: float = 0.0,
         frames: Literal["all", "subset"] = "all",
@@ -165,14 +95,13 @@ class LiftModule(LifterStage):
             )
             raise UsageError(f"frames is subset, but {reason}")
         self.frames = frames
-        self.scored = list(scored_joints(net.skeleton, scored, root=root_scored))
-        self.root_scored, self.overlap, self.smooth = root_scored, overlap, smooth
-        self.near: dict[str, PCK3D] = {}
+        joints = evaluated_joints(net.skeleton, evaluated, root=root_evaluated)
+        self.evaluated = list(joints)
+        self.root_evaluated, self.overlap, self.smooth = root_evaluated, overlap, smooth
         self.loss = loss or MixSTELoss()
         self.flip_test = flip_test
         self.register_buffer("mean_pose", torch.zeros(len(net.skeleton), 3))
-        self.tables: dict[str, MotionTable] = {}
-        self.errors = torch.empty(0)
+        self.evaluation: LiftEvaluation
         self.report: MotionReport | None = None
 
     def lift(self, joints2d: Tensor, visible: Tensor) -> Tensor:
@@ -182,9 +111,9 @@ class LiftModule(LifterStage):
         included.
         """
         lifted = self._lift(joints2d, visible)
-        return smoothed(lifted, self.smooth) if self.smooth else lifted
+        return smooth(lifted, self.smooth) if self.smooth else lifted
 
-    def lift_scored(self, joints2d: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    def lift_evaluated(self, joints2d: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Lift the frames of a clip that are scored, see `frames`.
 
         Args:
@@ -197,17 +126,17 @@ class LiftModule(LifterStage):
         """
         if self.frames == "all":
             return self.lift(joints2d, visible), visible.new_ones(len(visible))
-        frames = subset(len(joints2d))
+        frames = subset_frames(len(joints2d))
         found = self._lift(joints2d, visible, frames)
         lifted = found.new_full((*visible.shape, 3), torch.nan)
         lifted[frames] = found
-        return lifted, self._in_subset(visible)
+        return lifted, in_subset(visible)
 
     def on_fit_start(self) -> None:
         """Give the training split's statistics to those who need them."""
         if self.trainer.ckpt_path:
             return
-        statistics = self._data.statistics()
+        statistics = self.data_module.statistics()
         self.mean_pose.copy_(statistics.mean3d)
         if isinstance(self.net, ZScored) and "pretrained" not in self.origin:
             self.net.set_statistics(statistics)
@@ -221,79 +150,44 @@ class LiftModule(LifterStage):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def on_validation_epoch_start(self) -> None:
-        """An empty table."""
-        self._open("val")
-
-    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Score one video."""
-        self._score("val", batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the errors over all videos of all processes."""
-        self._close("val")
-
-    def on_test_epoch_start(self) -> None:
-        """An empty table, one for the mean pose, and one per group of sequences."""
-        self.errors = torch.full((len(self._videos("test")),), _UNSCORED, device=self.device)
-        self._open("test")
-        self._open("mean_pose")
-        for name in ("group", "subset"):
-            self._open(name, self._videos("test").groups)
-
-    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Score one video, and the mean training pose on it."""
-        kept = self.scored
-        lifted, valid = self._score("test", batch)
-        predicted, target = lifted[:, kept], batch["joints3d"][0][:, kept]
-        if valid.any():
-            self.errors[int(batch["index"])] = mpjpe(predicted[valid], target[valid])
-        group = int(batch["group"])
-        self.tables["group"].update(group, predicted, target, valid)
-        self.tables["subset"].update(group, predicted, target, valid & self._in_subset(valid))
-        self.tables["mean_pose"].update(
-            int(batch["action"]), self.mean_pose[kept].expand_as(target), target, valid
+    def begin(self, split: Split) -> None:
+        """Empty tables for the sequences of a split."""
+        sequences = cast(WholeSequences, self.data_module.evaluation_sets[split])
+        self.evaluation = LiftEvaluation(
+            sequences,
+            self.net.skeleton,
+            self.evaluated,
+            with_pck=self.data_module.source.skeleton is MPI3DHP17,
+            device=self.device,
         )
 
-    def on_test_epoch_end(self) -> None:
-        """Log the errors, and print them per action beside the mean pose's."""
-        report = self._close("test")
-        groups = self.tables["group"].compute()
-        for row in groups.rows:
-            if row.name:
-                self.log(f"test/mpjpe_{row.name}_mm", row.mpjpe)
-        few = self.tables["subset"].compute()
-        for metric in _OF_SUBSET:
-            self.log(f"test/subset_{metric}_mm", few.frame_mean[metric])
-        for row in few.rows:
-            if row.name:
-                self.log(f"test/subset_mpjpe_{row.name}_mm", row.mpjpe)
-        known = bool(self.mean_pose.any())  # weights of others come without it
-        baseline = self.tables["mean_pose"].compute()
-        ratio = report.frame_mean["mpjpe"] / baseline.frame_mean["mpjpe"]
-        if known:
-            for metric in self._quantities:
-                self.log(f"test/mean_pose_{metric}_mm", baseline.frame_mean[metric])
-            self.log("test/of_mean_pose", ratio)
+    def score(self, split: Split, batch: Mapping[str, Tensor]) -> None:
+        """Score one whole sequence; in a test the mean training pose on it, too."""
+        names = ("joints2d", "visible", "joints3d", "valid")
+        joints2d, visible, target, valid = (batch[part][0] for part in names)
+        lifted, among = self.lift_evaluated(joints2d, visible)
+        counted = valid & among
+        action = int(batch["action"])
+        self.evaluation.update(action, lifted, target, counted)
+        twice = -len(target) % self.net.frames
+        if self.overlap == "mixste" and twice and len(target) > self.net.frames:
+            last = slice(-self.net.frames, None)
+            again = self.lift(joints2d[last], visible[last])
+            self.evaluation.update(action, again[:twice], target[last][:twice], valid[last][:twice])
+        if split == "test":
+            self.evaluation.update_test(batch, lifted, counted, self.mean_pose)
+
+    def conclude(self, split: Split) -> None:
+        """Log the errors over all sequences of all processes; print the test's per action."""
+        report = self.evaluation.log_errors(self, split, self._quantities)
+        if split != "test":
+            return
         self.report = report
+        self.evaluation.log_test(self, self._quantities)
         self.print(report.text(self.protocol("test")))
-        if any(row.name for row in groups.rows):
-            self.print(groups.text("per group of sequences:"))
-        numbers = ", ".join(f"{few.frame_mean[metric]:.2f}" for metric in _OF_SUBSET)
-        self.print(f"frames 0 and 1 of every 16: MPJPE, P-MPJPE, N-MPJPE, MPJVE {numbers} mm")
-        if "test" in self.near:
-            shares = self.near["test"].compute()
-            self.print(
-                f"3DPCK@150mm {100 * shares['pck3d@150mm']:.2f} %, AUC {100 * shares['auc']:.2f} % "
-                "(14 joints, errors strictly below 5 to 150 mm, mean over frames)"
-            )
-        self.print(
-            f"mean pose of the training split: {baseline.frame_mean['mpjpe']:.1f} mm; "
-            f"this lifter has {ratio:.3f} of it"
-            if known
-            else "mean pose of the training split: not known to these weights"
-        )
-        dashboard.lift_panels(self.trainer, self._clips(), report, self.net.skeleton)
+        for line in self.evaluation.lines(report, known_mean_pose=bool(self.mean_pose.any())):
+            self.print(line)
+        panels.lift_panels(self.trainer, self._clips(), report, self.net.skeleton)
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Lift one video, (T, J, 3)."""
@@ -301,122 +195,57 @@ class LiftModule(LifterStage):
 
     def protocol(self, split: str) -> str:
         """What a number of this run is a number of."""
-        data, counted = self._data, self.net.skeleton.root in self.scored
+        data, counted = self.data_module, self.net.skeleton.root in self.evaluated
         unseen = f" (without {', '.join(data.unseen)})" if data.unseen else ""
         twice = ", those of overlapping windows twice (as MixSTE's code)"
         frames = "every valid frame" if self.frames == "all" else "valid frames 0 and 1 of every 16"
         return (
             f"{split} split of {data.source.describe()}; 2D {data.detections}{unseen}; "
-            f"{len(self.scored)} joints, root-relative, re-rooted, root {'' if counted else 'not '}"
+            f"{len(self.evaluated)} joints, root-relative, re-rooted, root {'' if counted else 'not '}"
             f"counted; flip test {'on' if self.flip_test else 'off'}; {frames} once"
             f"{twice if self.overlap == 'mixste' else ''}; mm"
         )
 
     @property
-    def _data(self) -> LiftDataModule:
-        return self.trainer.datamodule  # type: ignore[attr-defined]
-
-    def _videos(self, name: str) -> Videos:
-        return self._data.evaluation_sets["val" if name == "val" else "test"]  # type: ignore[return-value]
-
-    @property
     def _quantities(self) -> tuple[str, ...]:
         """What can be measured on the frames that are scored."""
-        return QUANTITIES if self.frames == "all" else _OF_SUBSET
-
-    def _in_subset(self, like: Tensor) -> Tensor:
-        """Which frames of a clip, (N, ...), are in the subset, (N,)."""
-        mask = torch.zeros(len(like), dtype=torch.bool, device=like.device)
-        mask[subset(len(like))] = True
-        return mask
+        return QUANTITIES if self.frames == "all" else OF_SUBSET
 
     def _lift(self, joints2d: Tensor, visible: Tensor, frames: Tensor | None = None) -> Tensor:
         """`lift` before smoothing; of some frames alone if they are given."""
-        lifted = stitch(self, self.net, joints2d, visible, frames=frames)
+        lifted = lift_in_windows(self, self.net, joints2d, visible, frames=frames)
         if self.flip_test:
             swap = self.swap
-            mirrored, seen = mirror(joints2d, swap), visible[:, swap]
-            other = stitch(self, self.net, mirrored, seen, frames=frames)
-            lifted = (lifted + mirror(other, swap)) / 2
+            mirrored, seen = flip_joints(joints2d, swap), visible[:, swap]
+            other = lift_in_windows(self, self.net, mirrored, seen, frames=frames)
+            lifted = (lifted + flip_joints(other, swap)) / 2
         return lifted - lifted[:, self.net.skeleton.root, None]
 
-    def _open(self, name: str, rows: Sequence[str] | None = None) -> None:
-        rows = self._videos(name).actions if rows is None else rows
-        joints = [self.net.skeleton.joints[j] for j in self.scored]
-        self.tables[name] = MotionTable(rows, joints).to(self.device)
-        if name in ("val", "test") and self._data.source.skeleton is MPI3DHP17:
-            self.near[name] = PCK3D(self.net.skeleton).to(self.device)
-
-    def _score(self, name: str, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Score a video; what was lifted, (T, J, 3), and which frames count, (T,)."""
-        names = ("joints2d", "visible", "joints3d", "valid")
-        joints2d, visible, target, valid = (batch[part][0] for part in names)
-        lifted, among = self.lift_scored(joints2d, visible)
-        counted = valid & among
-        self._add(name, batch, lifted, target, counted)
-        twice = -len(target) % self.net.frames
-        if self.overlap == "mixste" and twice and len(target) > self.net.frames:
-            last = slice(-self.net.frames, None)
-            predicted = self.lift(joints2d[last], visible[last])
-            self._add(name, batch, predicted[:twice], target[last][:twice], valid[last][:twice])
-        return lifted, counted
-
-    def _add(
-        self,
-        name: str,
-        batch: Mapping[str, Tensor],
-        predicted: Tensor,
-        target: Tensor,
-        valid: Tensor,
-    ) -> None:
-        kept = self.scored
-        self.tables[name].update(int(batch["action"]), predicted[:, kept], target[:, kept], valid)
-        if name in self.near:
-            self.near[name].update(predicted, target, valid)
-
-    def _close(self, name: str) -> MotionReport:
-        report = self.tables[name].compute()
-        for metric in self._quantities:
-            value = report.frame_mean[metric]
-            self.log(f"{name}/{metric}_mm", value, prog_bar=metric == "mpjpe")
-            self.log(f"{name}/{metric}_action_mean_mm", report.action_mean[metric])
-        if name in self.near:
-            shares = self.near[name].compute()
-            self.log(f"{name}/pck3d_150mm", shares["pck3d@150mm"])
-            self.log(f"{name}/auc3d", shares["auc"])
-        return report
-
-    def _clips(self, frames: int = 250) -> list[dashboard.LiftedClip]:
-        """Test videos for the dashboard, with the error of all their scored frames; on rank 0.
-
-        The three worst of all processes, the middle one, and the three best: their first frames.
-        """
-        everyones = cast(Tensor, self.all_gather(self.errors))
-        errors = everyones.reshape(self.trainer.world_size, -1).amax(0)  # NaN stays
+    def _clips(self) -> list[panels.LiftedClip]:
+        """Test sequences for the dashboard; on rank 0."""
+        errors = self.evaluation.gathered_errors(self)
         if not self.trainer.is_global_zero:
             return []
-        order = errors.argsort(descending=True, stable=True)  # NaN first
-        ranked = order[errors[order] != _UNSCORED].tolist()
-        if len(ranked) > 7:
-            ranked = [*ranked[:3], ranked[len(ranked) // 2], *ranked[-3:]]
-        tracks = self._videos("test").tracks
-        clips = []
-        for index in ranked:
-            track = tracks[index]
-            joints2d, visible = track.joints2d[:frames], track.visible[:frames]
-            predicted = self.lift(
-                torch.from_numpy(joints2d).to(self.device),
-                torch.from_numpy(visible).to(self.device),
-            )
-            clips.append(
-                dashboard.LiftedClip(
-                    name=track.sequence.name,
-                    predicted=predicted.cpu().numpy(),
-                    target=known_joints3d(track)[:frames],
-                    error=errors[index].item(),
-                    joints2d=joints2d,
-                    score=visible.astype(np.float32),
-                    fps=track.sequence.fps,
-                )
-            )
-        return clips
+        return [
+            _lifted_clip(self, self.evaluation.sequences.sequences[index], errors[index].item())
+            for index in ranked_indices(errors)
+        ]
+
+
+def _lifted_clip(
+    module: LiftModule, prepared: PreparedSequence, error: float, frames: int = 250
+) -> panels.LiftedClip:
+    """The first frames of a sequence, lifted, with the error of all its evaluated frames."""
+    joints2d, visible = prepared.joints2d[:frames], prepared.visible[:frames]
+    predicted = module.lift(
+        torch.from_numpy(joints2d).to(module.device), torch.from_numpy(visible).to(module.device)
+    )
+    return panels.LiftedClip(
+        name=prepared.sequence.name,
+        predicted=predicted.cpu().numpy(),
+        target=require_joints3d(prepared)[:frames],
+        error=error,
+        joints2d=joints2d,
+        score=visible.astype(np.float32),
+        fps=prepared.sequence.fps,
+    )

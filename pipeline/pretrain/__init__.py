@@ -1,18 +1,7 @@
-"""ROOM 2: motion capture to corrupted 2D to 3D: the weights that room 3 starts from."""
+"""Stage 2: motion capture to corrupted 2D to 3D; its weights start lifting."""
 
-from __future__ import annotations
+from pipeline import lazy_names
 
-import importlib
-from typing import Any
+__all__ = ["PretrainDataModule", "PretrainModule"]
 
-_HOMES = {"PretrainDataModule": "data", "PretrainModule": "module"}
-"""Public name -> the file of this room that defines it."""
-
-__all__ = [*_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name's file when the name is first asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(__name__, {"PretrainDataModule": "data", "PretrainModule": "module"})

@@ -10,19 +10,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline import chance
+from pipeline import rng
 from pipeline.camera import random_cameras
-from pipeline.corrupt import pretraining_masks, pretraining_noise
-from pipeline.datasets import MotionSource, Split
 from pipeline.errors import DataError
-from pipeline.lift.clips import Padded, window_starts
-from pipeline.lift.data import mirror
+from pipeline.lift.clips import PaddedClips, window_starts
+from pipeline.lift.corruption import pretraining_masks, pretraining_noise
 from pipeline.lift.lifter import Lifter
+from pipeline.lift.sequences import flip_joints
 from pipeline.skeleton import Skeleton, conversion
-from pipeline.stage import BatchKey, StageData
+from pipeline.sources import MotionSource, Split
+from pipeline.training.loader import BatchKey, BatchSet
+from pipeline.training.stage import StageData
 
 
-class Projections:
+class ProjectedClips:
     """Batches of clips, each seen by a random camera of its own, then corrupted.
 
     A batch is a pure function of (epoch, indices).
@@ -58,7 +59,7 @@ class Projections:
         self.joint_mask, self.frame_mask, self.noise = joint_mask, frame_mask, noise
         self.swap = list(skeleton.swap)
         self.root = skeleton.root
-        self.world = Padded(motions, frames)
+        self.world = PaddedClips(motions, frames)
         self.first = torch.from_numpy(
             np.concatenate(
                 [
@@ -84,10 +85,10 @@ class Projections:
         exact2d = torch.from_numpy(projected)
         if self.flip:
             mirrored = torch.from_numpy(
-                chance.uniform(self.seed, "flip", epoch, indices, lanes=1)[:, 0] < 0.5
+                rng.uniform(self.seed, "flip", epoch, indices, lanes=1)[:, 0] < 0.5
             )
-            exact2d[mirrored] = mirror(exact2d[mirrored], self.swap)
-            joints3d[mirrored] = mirror(joints3d[mirrored], self.swap)
+            exact2d[mirrored] = flip_joints(exact2d[mirrored], self.swap)
+            joints3d[mirrored] = flip_joints(joints3d[mirrored], self.swap)
         B, T, J, _ = exact2d.shape
         noise = self.noise * pretraining_noise(T, self.seed, epoch, indices)
         visible = pretraining_masks(
@@ -154,16 +155,16 @@ class PretrainDataModule(StageData):
         """Data and 2D input, in a line."""
         return f"{self.source.describe()}; 2D input random cameras, masks and noise"
 
-    def setup(self, stage: str) -> None:
-        """Read the splits that the stage needs."""
-        T = self.lifter.frames
-        if stage == "fit":
-            self.train_set = self._projections("train", self.step or max(1, T // 3), flip=self.flip)
-        for split in ("val", "test"):
-            if split not in self.evaluation_sets and (stage == "fit") == (split == "val"):
-                self.evaluation_sets[split] = self._projections(split, T, flip=False)
+    def training_set(self) -> BatchSet:
+        """Overlapping clips of the training split, half of them mirrored."""
+        step = self.step or max(1, self.lifter.frames // 3)
+        return self._projections("train", step, flip=self.flip)
 
-    def _projections(self, split: Split, step: int, *, flip: bool) -> Projections:
+    def evaluation_set(self, split: Split) -> BatchSet:
+        """Clips of a split, one behind the other."""
+        return self._projections(split, self.lifter.frames, flip=False)
+
+    def _projections(self, split: Split, step: int, *, flip: bool) -> ProjectedClips:
         recordings = {}
         skeleton = self.lifter.skeleton
         for sequence in self.source.sequences(split):
@@ -179,7 +180,7 @@ class PretrainDataModule(StageData):
         if not recordings:
             raise DataError(f"{self.source.describe()}: no sequences in split {split}")
         motions, valid = zip(*recordings.values(), strict=True)
-        return Projections(
+        return ProjectedClips(
             motions,
             valid,
             skeleton,

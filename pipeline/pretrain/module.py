@@ -9,18 +9,21 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from pipeline import dashboard
+from pipeline.dashboard import panels
 from pipeline.lift.lifter import Lifter
+from pipeline.lift.lifter_stage import LifterStage
 from pipeline.lift.losses import PretrainLoss
-from pipeline.lift.module import LifterStage
-from pipeline.metrics import MPJPE, MPJVE, NMPJPE, mpjpe
-from pipeline.stage import Schedule
+from pipeline.metrics.functional import mpjpe
+from pipeline.metrics.modules import MPJPE, MPJVE, NMPJPE
+from pipeline.pretrain.data import PretrainDataModule
+from pipeline.sources import Split
+from pipeline.training.schedules import Schedule
 
 
 class PretrainModule(LifterStage):
     """Learns to recover 3D clips from corrupted projections.
 
-    Batches: see `pipeline.pretrain.data.Projections`. Logged: `train/loss`; `val/mpjpe_mm`,
+    Batches: see `pipeline.pretrain.data.ProjectedClips`. Logged: `train/loss`; `val/mpjpe_mm`,
         `val/n_mpjpe_mm`,
     `val/mpjve_mm` on corrupted clips of the validation split, the same clips at every validation.
 
@@ -35,6 +38,8 @@ class PretrainModule(LifterStage):
     """
 
     stage = "pretrain"
+    data_class = PretrainDataModule
+    example_config = "pretrain/mixste_small"
 
     def __init__(
         self,
@@ -47,6 +52,7 @@ class PretrainModule(LifterStage):
     ) -> None:
         super().__init__(net, optimizer, schedule, pretrained)
         self.loss = loss or PretrainLoss()
+        self.shown = False
         self.errors: Mapping[str, Metric] = nn.ModuleDict(  # type: ignore[assignment]
             {"mpjpe": MPJPE(), "n_mpjpe": NMPJPE(), "mpjve": MPJVE()}
         )
@@ -59,33 +65,31 @@ class PretrainModule(LifterStage):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Score corrupted clips."""
-        self._score("val", batch, batch_idx)
+    def begin(self, split: Split) -> None:
+        """Show the clips of the first batch again."""
+        self.shown = False
 
-    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+    def score(self, split: Split, batch: Mapping[str, Tensor]) -> None:
         """Score corrupted clips."""
-        self._score("test", batch, batch_idx)
+        predicted = self(batch["joints2d"], batch["visible"])
+        for name, metric in self.errors.items():
+            metric.update(predicted, batch["joints3d"])
+            self.log(f"{split}/{name}_mm", metric, prog_bar=name == "mpjpe", on_epoch=True)
+        if not self.shown and self.trainer.is_global_zero:
+            clips = [_clip(batch, predicted, i) for i in range(min(4, len(predicted)))]
+            panels.pretrain_panels(self.trainer, clips, self.net.skeleton, split=split)
+        self.shown = True
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Recover clips, (B, T, J, 3)."""
         recovered: Tensor = self(batch["joints2d"], batch["visible"])
         return recovered
 
-    def _score(self, split: str, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        predicted = self(batch["joints2d"], batch["visible"])
-        for name, metric in self.errors.items():
-            metric.update(predicted, batch["joints3d"])
-            self.log(f"{split}/{name}_mm", metric, prog_bar=name == "mpjpe", on_epoch=True)
-        if batch_idx == 0 and self.trainer.is_global_zero:
-            clips = [_clip(batch, predicted, i) for i in range(min(4, len(predicted)))]
-            dashboard.pretrain_panels(self.trainer, clips, self.net.skeleton, split=split)
 
-
-def _clip(batch: Mapping[str, Tensor], predicted: Tensor, i: int) -> dashboard.LiftedClip:
+def _clip(batch: Mapping[str, Tensor], predicted: Tensor, i: int) -> panels.LiftedClip:
     """Clip i of a batch, for the dashboard."""
     arrays = {name: batch[name][i].cpu().numpy() for name in batch}
-    return dashboard.LiftedClip(
+    return panels.LiftedClip(
         name=f"clip {arrays['index']}",
         predicted=predicted[i].cpu().numpy(),
         target=arrays["joints3d"],

@@ -4,18 +4,18 @@ import fabricate
 import numpy as np
 import pytest
 from malformed import changed_objects, check_lines, refusal
+from pipeline.mocap.prepare_recording import convert_amass, convert_amc
 from scipy.spatial.transform import Rotation
 
-from pipeline.datasets.amass import joints_of, read_body_model, read_motion, rotations
-from pipeline.datasets.convert import convert_amass, convert_amc
-from pipeline.datasets.mocap import read_positions
 from pipeline.errors import UsageError
+from pipeline.mocap.amass import read_body_model, read_motion, rotation_matrices, smpl_joints
+from pipeline.mocap.preparation import read_positions
 
 
 def test_rotation_vectors_are_those_of_scipy():
     vectors = np.array([[0.3, -2.0, 0.7], [0, 0, 0], [1e-9, 0, 0], [0, 3.14, 0]])
     expected = Rotation.from_rotvec(vectors).as_matrix()
-    np.testing.assert_allclose(rotations(vectors), expected, atol=1e-12)
+    np.testing.assert_allclose(rotation_matrices(vectors), expected, atol=1e-12)
 
 
 def test_a_bent_knee_moves_the_ankle_and_not_the_hip(tmp_path):
@@ -23,7 +23,7 @@ def test_a_bent_knee_moves_the_ankle_and_not_the_hip(tmp_path):
     read, model = read_motion(motion), read_body_model(body)
     read.poses[:] = 0
     read.poses[1, 4] = [np.pi / 2, 0, 0]  # the left knee, about x
-    joints = joints_of(read, model) - read.shift[:, None]
+    joints = smpl_joints(read, model) - read.shift[:, None]
     rest = model.regressor @ (model.surface + model.shapes[..., : len(read.shape)] @ read.shape)
     np.testing.assert_allclose(joints[0], rest, atol=1e-6)
     x, y, z = rest[7] - rest[4]
@@ -35,8 +35,8 @@ def test_a_regressor_of_points_on_the_bones_gives_the_models_own_joints(tmp_path
     """Points that follow one joint alone, and stand on it, move as it does."""
     motion, body = fabricate.amass(tmp_path)
     read, model = read_motion(motion), read_body_model(body)
-    own = joints_of(read, model)
-    np.testing.assert_allclose(joints_of(read, model, model.regressor), own, atol=1e-6)
+    own = smpl_joints(read, model)
+    np.testing.assert_allclose(smpl_joints(read, model, model.regressor), own, atol=1e-6)
     assert np.abs(own[0] - own[-1]).max() > 0.1
 
 
@@ -46,7 +46,7 @@ def test_converted_recordings_are_read_as_motion_capture(tmp_path):
     positions, fps, names = read_positions(tmp_path / "out.npz")
     assert (fps, names[4], positions.shape) == (60.0, "left_knee", (300, 23, 3))
     np.testing.assert_allclose(
-        positions[:, :22], joints_of(read_motion(motion), read_body_model(body)), atol=1e-6
+        positions[:, :22], smpl_joints(read_motion(motion), read_body_model(body)), atol=1e-6
     )
     assert names[22] == "head_top"
     assert 0.1 < np.linalg.norm(positions[:, 22] - positions[:, 15], axis=-1).mean() < 0.2

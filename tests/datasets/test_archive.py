@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from malformed import damaged, refusal
 
-from pipeline.datasets.archive import Npz, matching, read_npy, read_pickle
 from pipeline.errors import DataError
+from pipeline.files.archive import Npz, read_npy
+from pipeline.files.pickles import check_array, read_pickle
 
 JOINTS = np.arange(24, dtype=np.float32).reshape(2, 4, 3)
 
@@ -247,4 +248,4 @@ def test_damaged_archives_give_one_line_or_the_truth(tmp_path, count):
 )
 def test_a_wrong_array_is_described(array, reason):
     with pytest.raises(DataError, match=reason):
-        matching(array, (None, 4, 3), "a.npz: S1")
+        check_array(array, (None, 4, 3), "a.npz: S1")

@@ -6,8 +6,8 @@ from fabricate import AMC, ASF
 from malformed import damaged, refusal
 from scipy.spatial.transform import Rotation
 
-from pipeline.datasets.asf_amc import read_amc, read_asf, turned
 from pipeline.errors import DataError
+from pipeline.mocap.asf_amc import axis_rotation, read_amc, read_asf
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_bones_end_where_a_pencil_puts_them(files):
 def test_turns_are_about_x_then_y_then_z():
     angles = np.array([[10.0, -70, 33], [200, 5, -90]])
     expected = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
-    np.testing.assert_allclose(turned(angles), expected, atol=1e-12)
+    np.testing.assert_allclose(axis_rotation(angles), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(

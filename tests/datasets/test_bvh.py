@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from stick_figures import ORDERS, SMALL, hostile, motion, tree
 
-from pipeline.datasets.bvh import read_bvh
 from pipeline.errors import DataError
+from pipeline.mocap.bvh import read_bvh
 
 
 def read(tmp_path, text, name="a.bvh"):

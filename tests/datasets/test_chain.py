@@ -10,11 +10,10 @@ import scipy.io  # noqa: F401  (imported before warnings become errors)
 import yaml
 
 from pipeline.__main__ import main
-from pipeline.config import shipped_configs
-from pipeline.datasets.elsewhere import BODY25, HALPE26
+from pipeline.cli.configs import shipped_configs
 from pipeline.datasets.human36m import Human36M
-from pipeline.lift.data import exact_joints2d
-from pipeline.skeleton import COCO17, H36M17, conversion
+from pipeline.lift.sequences import exact_joints2d
+from pipeline.skeleton import BODY25, COCO17, H36M17, HALPE26, conversion
 
 TWO_STEPS = [
     *("--wandb", "off", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"),
@@ -292,7 +291,14 @@ def test_scored_joints_and_overlaps_change_the_number_and_are_printed(heatlift, 
     words += ["--data.detections", "exact"]
     before = fitted(heatlift, tmp_path, "lift", *words)
     best = tmp_path / "runs" / "lift" / "it" / "checkpoints" / "best.ckpt"
-    settings = ["--model.scored", 16, "--model.root_scored", "false", "--model.overlap", "mixste"]
+    settings = [
+        "--model.scored",
+        16,
+        "--model.root_evaluated",
+        "false",
+        "--model.overlap",
+        "mixste",
+    ]
     words += ["--runs", tmp_path / "runs", *TWO_STEPS]
     after = heatlift("lift", "test", *words, *settings, "--ckpt_path", best)
     assert "17 joints, root-relative, re-rooted, root counted; flip test on" in before

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from malformed import check_json_reader
 
-from pipeline.datasets import PictureSource
-from pipeline.datasets.coco import Coco, inside, read_people
+from pipeline.datasets.coco import Coco, read_people, require_inside
 from pipeline.errors import DataError
+from pipeline.sources import ImageSource
 
 
 def test_people_come_with_their_joints_boxes_and_ids(tmp_path):
     source = Coco(str(fabricate.coco(tmp_path)))
-    assert isinstance(source, PictureSource)
+    assert isinstance(source, ImageSource)
     document = fabricate.coco_document(seed=1)
     people, samples = source.people("val"), source.samples("val")
     assert len(samples) == 4
@@ -31,9 +31,11 @@ def test_people_come_with_their_joints_boxes_and_ids(tmp_path):
 
 
 def test_a_box_is_cut_to_the_picture():
-    np.testing.assert_allclose(inside(np.array([-3.0, 4, 20, 60]), 64, 48, "x"), [0, 4, 17, 44])
+    np.testing.assert_allclose(
+        require_inside(np.array([-3.0, 4, 20, 60]), 64, 48, "x"), [0, 4, 17, 44]
+    )
     with pytest.raises(DataError, match=r"x: the box .* lies outside 64x48"):
-        inside(np.array([70.0, 4, 20, 60]), 64, 48, "x")
+        require_inside(np.array([70.0, 4, 20, 60]), 64, 48, "x")
 
 
 def test_boxes_of_a_detector_become_unlabelled_samples(tmp_path):
@@ -85,7 +87,7 @@ def test_malformed_boxes_of_a_detector_give_one_line(tmp_path, count):
 
 
 def test_real_photographs_are_read_in_both_formats_alike(shared):
-    from pipeline.datasets.mixed import converted
+    from pipeline.datasets.mixed import convert_joint_set
     from pipeline.datasets.mpii import Mpii
     from pipeline.skeleton import H36M17
 
@@ -96,7 +98,7 @@ def test_real_photographs_are_read_in_both_formats_alike(shared):
     limbs = [
         H36M17.index(f"{side}_{part}") for side in ("left", "right") for part in ("knee", "wrist")
     ]
-    one, other = converted(coco, H36M17), converted(mpii, H36M17)
+    one, other = convert_joint_set(coco, H36M17), convert_joint_set(mpii, H36M17)
     both = one.labelled[:, limbs] & other.labelled[:, limbs]
     assert both.sum() > 150
     gap = np.abs(one.joints2d - other.joints2d)[:, limbs][both]

@@ -6,11 +6,11 @@ import pytest
 import scipy.io  # noqa: F401  (imported before warnings become errors)
 
 from pipeline.__main__ import main
-from pipeline.datasets.archive import Npz
-from pipeline.datasets.elsewhere import read_videopose3d
+from pipeline.datasets.body_checks import check_sequence
 from pipeline.datasets.human36m import Human36M
-from pipeline.datasets.mocap import Mocap
-from pipeline.datasets.validation import check_sequence
+from pipeline.datasets.videopose3d import read_videopose3d
+from pipeline.files.archive import Npz
+from pipeline.mocap.motion_capture import Mocap
 
 
 @pytest.fixture(autouse=True)

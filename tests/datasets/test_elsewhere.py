@@ -7,16 +7,11 @@ import numpy as np
 import pytest
 from malformed import changed_objects, check_json_reader, check_lines, refusal
 
-from pipeline.datasets.archive import Npz
-from pipeline.datasets.elsewhere import (
-    BODY25,
-    HALPE26,
-    by_symmetry,
-    read_detections,
-    read_videopose3d,
-)
+from pipeline.datasets.videopose3d import read_videopose3d, skeleton_by_symmetry
+from pipeline.detections.formats import read_detections
 from pipeline.errors import DataError
-from pipeline.skeleton import COCO17, H36M17, MPII16, conversion
+from pipeline.files.archive import Npz
+from pipeline.skeleton import BODY25, COCO17, H36M17, HALPE26, MPII16, conversion
 
 
 def person(joints, frame, score=0.8, shift=0.0):
@@ -130,10 +125,13 @@ def test_videopose3ds_archives_are_read_without_their_motion(tmp_path):
 
 
 def test_videopose3ds_symmetry_tells_the_set():
-    assert by_symmetry(16, [3, 4, 5, 13, 14, 15], [0, 1, 2, 10, 11, 12], "x") is MPII16
-    assert by_symmetry(17, [1, 3, 5, 7, 9, 11, 13, 15], [2, 4, 6, 8, 10, 12, 14, 16], "x") is COCO17
+    assert skeleton_by_symmetry(16, [3, 4, 5, 13, 14, 15], [0, 1, 2, 10, 11, 12], "x") is MPII16
+    assert (
+        skeleton_by_symmetry(17, [1, 3, 5, 7, 9, 11, 13, 15], [2, 4, 6, 8, 10, 12, 14, 16], "x")
+        is COCO17
+    )
     with pytest.raises(DataError, match="no known set"):
-        by_symmetry(16, [4, 5, 6], [1, 2, 3], "x")
+        skeleton_by_symmetry(16, [4, 5, 6], [1, 2, 3], "x")
 
 
 def rtmpose():

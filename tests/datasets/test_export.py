@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline.checkpoint import sweep
-from pipeline.datasets.archive import Npz
-from pipeline.datasets.export import LAYOUT, export_videopose3d, stretches
-from pipeline.datasets.mocap import Mocap
 from pipeline.errors import UsageError
+from pipeline.files.archive import Npz
+from pipeline.files.writing import remove_leftovers
+from pipeline.mocap.motion_capture import Mocap
+from pipeline.mocap.videopose3d_export import LAYOUT, export_videopose3d, valid_runs
 from pipeline.skeleton import H36M17
 
 KEPT = [0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27]  # as VideoPose3D's readers do
@@ -93,8 +93,8 @@ def test_the_seventeen_kept_of_thirty_two_joints_are_ours_in_order():
 
 def test_stretches_shorter_than_ten_frames_are_left_out():
     valid = np.array([1] * 9 + [0] + [1] * 10, bool)
-    assert stretches(valid) == [slice(10, 20)]
-    assert stretches(np.zeros(3, bool)) == []
+    assert valid_runs(valid) == [slice(10, 20)]
+    assert valid_runs(np.zeros(3, bool)) == []
 
 
 KILLED = """
@@ -110,7 +110,7 @@ def test_what_a_killed_process_was_exporting_is_swept_away(tmp_path):
     words = [sys.executable, "-c", KILLED, str(tmp_path / "a.npz")]
     assert subprocess.run(words, check=False).returncode == -9
     assert len(list(tmp_path.iterdir())) == 1
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,14 +7,15 @@ import fabricate
 import numpy as np
 import pytest
 from malformed import refusal
+from pipeline.mocap.prepare_recording import convert_npz
 
-from pipeline.datasets.archive import Npz, read_pickle
-from pipeline.datasets.convert import convert_npz
-from pipeline.datasets.elsewhere import read_videopose3d
 from pipeline.datasets.human36m import Human36M
-from pipeline.datasets.human36m_pictures import Human36MPictures
+from pipeline.datasets.human36m_images import Human36MPictures
 from pipeline.datasets.motionbert import MotionBertClips
 from pipeline.datasets.mpi_inf_3dhp import MpiInf3dhp, MpiInf3dhpPictures
+from pipeline.datasets.videopose3d import read_videopose3d
+from pipeline.files.archive import Npz
+from pipeline.files.pickles import read_pickle
 
 FOUND = "data_2d_h36m_cpn_ft_h36m_dbb.npz"
 READERS = {

@@ -12,13 +12,14 @@ from malformed import changed_objects, check_lines, refusal
 from scipy.spatial.transform import Rotation
 
 from pipeline.camera import project, world_to_camera
-from pipeline.datasets import MotionSource
-from pipeline.datasets.archive import Npz, read_pickle
-from pipeline.datasets.human36m import ACTIONS, Human36M, action_of
+from pipeline.datasets.body_checks import check_sequence
+from pipeline.datasets.human36m import ACTIONS, Human36M, action_name
 from pipeline.datasets.motionbert import MotionBertClips, read_motionbert_clip
-from pipeline.datasets.validation import check_sequence
 from pipeline.errors import DataError, UsageError
+from pipeline.files.archive import Npz
+from pipeline.files.pickles import read_pickle
 from pipeline.skeleton import H36M17
+from pipeline.sources import MotionSource
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +60,9 @@ def test_each_protocol_splits_by_subject(root, protocol, train, test):
 
 
 def test_actions_are_told_apart_by_their_first_word():
-    assert action_of("Sitting 2") == "Sitting"
-    assert action_of("SittingDown") == "SittingDown"
-    assert action_of("WalkingDog 1") == "WalkDog"
+    assert action_name("Sitting 2") == "Sitting"
+    assert action_name("SittingDown") == "SittingDown"
+    assert action_name("WalkingDog 1") == "WalkDog"
     assert len(ACTIONS) == 15
 
 

@@ -9,11 +9,12 @@ import pytest
 from malformed import changed_objects, check_json_reader, check_lines, refusal
 
 from pipeline.camera import human36m_cameras, project, world_to_camera
-from pipeline.datasets.archive import Npz, read_pickle
-from pipeline.datasets.human36m_pictures import Human36MPictures
+from pipeline.datasets.human36m_images import Human36MPictures
 from pipeline.datasets.mmpose import read_annotations, read_cameras
 from pipeline.errors import DataError
-from pipeline.heatmap.crop import apply, crop_matrix
+from pipeline.files.archive import Npz
+from pipeline.files.pickles import read_pickle
+from pipeline.heatmap.crop import apply_affine, crop_matrix
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +114,7 @@ def test_posenets_boxes_are_taken_as_they_are_and_a_crop_shows_a_quarter_more(tm
     np.testing.assert_allclose(samples.boxes[0], document["annotations"][0]["bbox"], rtol=1e-6)
     assert h + 41.5 > w + 60.0  # upright: 256 pixels of the crop show 1.25 heights
     corners = [[mine[0], mine[1]], [mine[0] + mine[2] / 2, mine[1] + mine[3] / 2]]
-    corner, middle = apply(crop_matrix(samples.boxes[1], (256, 256)), corners)
+    corner, middle = apply_affine(crop_matrix(samples.boxes[1], (256, 256)), corners)
     np.testing.assert_allclose(middle, 127.5, atol=1e-3)
     np.testing.assert_allclose(middle - corner, [102.4 * mine[2] / mine[3], 102.4], atol=1e-3)
 

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from stick_figures import SMALL
 
-from pipeline.datasets.bvh import read_bvh
-from pipeline.datasets.mapping import SHIPPED, read_mapping
 from pipeline.errors import DataError
+from pipeline.mocap.bvh import read_bvh
+from pipeline.mocap.mapping import SHIPPED, read_mapping
 from pipeline.skeleton import H36M17, MPII16
 
 

@@ -5,7 +5,7 @@ import pytest
 import scipy.io
 from malformed import damaged, refusal
 
-from pipeline.datasets.matlab import read_arrays
+from pipeline.files.matlab import read_matlab
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -21,7 +21,7 @@ def test_numbers_are_those_of_scipy(tmp_path, packed):
     }
     path = tmp_path / "a.mat"
     scipy.io.savemat(path, content, do_compression=packed)
-    found = read_arrays(path)
+    found = read_matlab(path)
     assert sorted(found) == ["a", "f", "flags", "long_name_of_an_array"]
     for name, array in found.items():
         np.testing.assert_array_equal(array, scipy.io.loadmat(path)[name])
@@ -35,6 +35,6 @@ def test_damaged_files_give_one_line_or_are_read(tmp_path, packed, count):
     lines = []
     for data in damaged(path.read_bytes(), count, seed=count):
         path.write_bytes(data)
-        lines.append(refusal(lambda: read_arrays(path)))
+        lines.append(refusal(lambda: read_matlab(path)))
     assert sum(line is not None for line in lines) > 0.4 * count
     assert all("a.mat" in line and "\n" not in line for line in lines if line)

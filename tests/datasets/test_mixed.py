@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.datasets.coco import Coco
-from pipeline.datasets.mixed import Mixed, converted
+from pipeline.datasets.mixed import Mixed, convert_joint_set
 from pipeline.datasets.mpii import Mpii
 from pipeline.errors import UsageError
 from pipeline.skeleton import COCO17, H36M17
@@ -28,7 +28,7 @@ def test_mixed_samples_keep_their_order_pictures_and_joints_by_name(tmp_path):
 
 def test_a_made_up_joint_is_labelled_only_if_all_its_sources_are(tmp_path):
     samples = Coco(str(fabricate.coco(tmp_path))).samples("train")
-    mixed = converted(samples, H36M17)
+    mixed = convert_joint_set(samples, H36M17)
     hips = [COCO17.index("left_hip"), COCO17.index("right_hip")]
     pelvis = H36M17.index("pelvis")
     np.testing.assert_array_equal(mixed.labelled[:, pelvis], samples.labelled[:, hips].all(axis=1))

@@ -14,21 +14,20 @@ from scipy.spatial.transform import Rotation
 from stick_figures import motion, tree
 
 from pipeline.camera import human36m_cameras, project, world_to_camera
-from pipeline.datasets import MotionSource
-from pipeline.datasets.mapping import read_mapping
-from pipeline.datasets.mocap import (
+from pipeline.errors import DataError, UsageError
+from pipeline.mocap.mapping import read_mapping
+from pipeline.mocap.motion_capture import Mocap, capture_rooms
+from pipeline.mocap.preparation import (
     BONES,
-    Mocap,
-    bones_of,
+    apply_bone_lengths,
+    draw_bone_lengths,
     good_frames,
     read_recording,
     resample,
-    rooms_of,
-    with_bones,
 )
-from pipeline.datasets.recordings import Recording
-from pipeline.errors import DataError, UsageError
+from pipeline.mocap.recordings import Recording
 from pipeline.skeleton import H36M17, MPII16
+from pipeline.sources import MotionSource
 
 FEW = {"02_01": "val", "09_03": "train", "08_08": "test", "10_03": "test"}
 
@@ -214,8 +213,8 @@ def test_a_frame_is_bad_when_the_nearest_file_frame_is():
 
 def test_a_body_keeps_directions_and_gets_its_own_lengths():
     joints = np.random.default_rng(1).normal(size=(5, 17, 3))
-    bones = bones_of(0, "07")
-    moved = with_bones(joints, H36M17, bones)
+    bones = draw_bone_lengths(0, "07")
+    moved = apply_bone_lengths(joints, H36M17, bones)
     for parent, child in H36M17.bones:
         before, after = joints[:, child] - joints[:, parent], moved[:, child] - moved[:, parent]
         length = np.linalg.norm(after, axis=1)
@@ -230,17 +229,17 @@ def test_the_root_path_grows_as_the_legs_do():
     pose[:, [3, 6], 2] = -0.9
     pose += np.array([[[1.0, 2, 0.9]], [[3, 2, 0.9]]])
     bones = dict.fromkeys(BONES, 0.45)
-    np.testing.assert_allclose(with_bones(pose, H36M17, bones)[:, 0], pose[:, 0])
-    taller = with_bones(pose, H36M17, bones | {"knee": 0.54})
+    np.testing.assert_allclose(apply_bone_lengths(pose, H36M17, bones)[:, 0], pose[:, 0])
+    taller = apply_bone_lengths(pose, H36M17, bones | {"knee": 0.54})
     np.testing.assert_allclose(taller[:, 0], pose[:, 0] * 1.1)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32), st.text(max_size=4))
 def test_bones_lie_in_the_ranges_of_adults(seed, subject):
-    bones = bones_of(seed, subject)
+    bones = draw_bone_lengths(seed, subject)
     assert all(low <= bones[name] <= high for name, (low, high) in BONES.items())
-    assert bones == bones_of(seed, subject)
+    assert bones == draw_bone_lengths(seed, subject)
 
 
 def test_positions_without_rotations_are_read_and_cut_into_splits(tmp_path):
@@ -262,7 +261,11 @@ def test_the_room_of_a_human36m_subject_is_centred_on_the_path(tmp_path):
 
 def test_subjects_share_rooms_so_that_frames_are_even():
     recordings = [Recording(f"r{i}", str(i), "test") for i in range(3)]
-    assert rooms_of(recordings, {"r0": 5, "r1": 9, "r2": 3}) == {"1": "S9", "0": "S11", "2": "S11"}
+    assert capture_rooms(recordings, {"r0": 5, "r1": 9, "r2": 3}) == {
+        "1": "S9",
+        "0": "S11",
+        "2": "S11",
+    }
 
 
 def test_pictures_show_the_person_where_the_joints_are(few):
@@ -316,7 +319,7 @@ def test_a_converted_set_is_a_root_without_the_recordings(tmp_path, cache):
 def test_two_processes_that_convert_at_once_end_with_the_same_set(tmp_path, cache):
     arguments = people(tmp_path)
     code = (
-        "import sys; from pipeline.datasets.mocap import Mocap\n"
+        "import sys; from pipeline.mocap.motion_capture import Mocap\n"
         "s = Mocap(sys.argv[1], splits=sys.argv[2], mapping='H36M17').sequences('test')[0]\n"
         "print(float(s.joints3d.sum()))"
     )

@@ -6,9 +6,9 @@ import pytest
 from malformed import changed_objects, check_lines, refusal
 
 from pipeline.camera import project, world_to_camera
-from pipeline.datasets.archive import Npz
 from pipeline.datasets.mpi_inf_3dhp import KEPT, MpiInf3dhp, MpiInf3dhpPictures
 from pipeline.errors import DataError
+from pipeline.files.archive import Npz
 from pipeline.skeleton import MPI3DHP17
 
 NAMES_28 = (

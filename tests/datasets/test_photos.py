@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from malformed import check_lines, damaged, refusal
 
-from pipeline.datasets import Pictures
-from pipeline.datasets.photos import Photographs, read_picture
+from pipeline.datasets.photos import Photographs
 from pipeline.errors import DataError
+from pipeline.files.images import read_picture
+from pipeline.sources import Images
 
 SHIFT = np.array([[1.0, 0, -10], [0, 1, -5]])
 
@@ -19,7 +20,7 @@ def test_a_shifted_crop_is_the_piece_of_the_whole_picture_in_rgb(tmp_path):
     path = fabricate.photograph(tmp_path / "a.png")
     whole = cv2.imread(str(path))
     pictures = Photographs([path])
-    assert isinstance(pictures, Pictures)
+    assert isinstance(pictures, Images)
     assert pictures.size(0) == (64, 48)
     piece = pictures.crop(0, SHIFT, (20, 30))
     np.testing.assert_array_equal(piece, whole[5:35, 10:30, ::-1])

@@ -4,7 +4,8 @@ import gzip
 
 import pytest
 
-from pipeline.datasets.recordings import (
+from pipeline.errors import DataError
+from pipeline.mocap.recordings import (
     SHIPPED,
     check_cmu,
     cmu_digests,
@@ -12,7 +13,6 @@ from pipeline.datasets.recordings import (
     get_cmu,
     read_splits,
 )
-from pipeline.errors import DataError
 
 
 @pytest.fixture(autouse=True)

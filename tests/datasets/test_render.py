@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.datasets import Pictures
-from pipeline.datasets.figure import FRAMES, MATERIALS, frames, mesh, pose_mesh, wardrobe
-from pipeline.datasets.render import Rendered, RenderedSequence, Shots
-from pipeline.datasets.synthetic import Synthetic
 from pipeline.errors import UsageError
+from pipeline.mocap.figure import FRAMES, MATERIALS, draw_clothes, frames, make_mesh, pose_mesh
+from pipeline.mocap.render import RenderedImages, RenderedSequence, Shots
+from pipeline.mocap.synthetic import Synthetic
+from pipeline.sources import Images
 
 SIZE = (128, 128)
 
@@ -47,12 +47,12 @@ def turntable(joints, azimuths, **settings):
         place, np.tile(joints[0], (count, 1)), np.zeros(count),
         np.full((count, 2), 1000.0), np.full((count, 2), 500.0), (1000, 1000),
     )  # fmt: skip
-    return Rendered(np.tile(joints, (count, 1, 1)), shots, **settings)
+    return RenderedImages(np.tile(joints, (count, 1, 1)), shots, **settings)
 
 
 def test_rendered_pictures_are_pictures(samples, sequence):
-    assert isinstance(samples.pictures, Pictures)
-    assert isinstance(sequence.pictures, Pictures)
+    assert isinstance(samples.pictures, Images)
+    assert isinstance(sequence.pictures, Images)
     assert len(sequence.pictures) == len(sequence)
     assert sequence.pictures.size(0) == sequence.camera.size
     crop = samples.pictures.crop(0, around(samples.boxes[0]), (96, 128))
@@ -113,8 +113,8 @@ def test_the_person_stands_where_the_joints_are(sequence):
 def test_faces_look_forward_and_hair_backward(sequence):
     joints = sequence.joints3d[30].astype(np.float64)
     people = turntable(joints, [0, 180], looks=np.full(2, 4), scenes=np.full(2, 4))
-    colours, _ = wardrobe(4)
-    skin = colours[mesh().material == MATERIALS.index("skin")][0]
+    colours, _ = draw_clothes(4)
+    skin = colours[make_mesh().material == MATERIALS.index("skin")][0]
     front, back = (_head(people, joints, i) for i in (0, 1))
     assert _near(front, skin) > 2 * _near(back, skin)
     assert apart(front, back) > 8
@@ -134,11 +134,11 @@ def _near(picture, colour):
 
 
 def test_nothing_worn_tells_left_from_right():
-    body = mesh()
+    body = make_mesh()
     names = np.array(FRAMES)[body.frame]
     sided = {side: np.char.startswith(names, side) for side in ("left", "right")}
     for key in range(20):
-        colours, _ = wardrobe(key)
+        colours, _ = draw_clothes(key)
         left, right = (colours[sided[side][body.faces].all(axis=1)] for side in ("left", "right"))
         np.testing.assert_allclose(left, right[_partner(left, right)], atol=1e-9)
         assert len(left) == len(right) > 100
@@ -160,7 +160,7 @@ def test_a_mirrored_body_has_the_mirrored_mesh(sequence):
 def test_faces_point_outwards():
     """Else the far side of the body would be drawn: the mesh must enclose a positive volume."""
     joints = Synthetic(val=1, actions=("walk",)).sequences("val")[0].joints3d[10]
-    body = mesh()
+    body = make_mesh()
     a, b, c, d = pose_mesh(joints.astype(np.float64), 1.0)[body.faces].transpose(1, 0, 2)
     volume = (np.cross(a, b) * c + np.cross(a, c) * d).sum(-1)[body.nearer == 0].sum() / 6
     assert 0.05 < volume < 0.13  # cubic metres; a person has about 0.07
@@ -175,7 +175,7 @@ def test_toes_point_where_the_walker_goes():
 
 
 def test_about_two_samples_in_five_have_something_in_front(samples):
-    bare = Rendered(
+    bare = RenderedImages(
         samples.pictures.joints3d, samples.pictures.shots,
         looks=samples.pictures.looks, scenes=samples.pictures.scenes, company=0.125,
     )  # fmt: skip

@@ -17,12 +17,14 @@ from soak import SEED
 from stick_figures import _DAMAGE
 from test_archive import gadgets, npy, poses, save_objects, zipped
 
-from pipeline.datasets.archive import Npz, read_npy, read_pickle
-from pipeline.datasets.bvh import read_bvh
 from pipeline.datasets.coco import read_people
-from pipeline.datasets.matlab import read_arrays
-from pipeline.datasets.photos import Photographs, read_picture
+from pipeline.datasets.photos import Photographs
 from pipeline.errors import DataError
+from pipeline.files.archive import Npz, read_npy
+from pipeline.files.images import read_picture
+from pipeline.files.matlab import read_matlab
+from pipeline.files.pickles import read_pickle
+from pipeline.mocap.bvh import read_bvh
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
@@ -149,7 +151,7 @@ def test_damaged_matlab(packed, tmp_path, soak):
     for _, data in zip(row.times(2500), versions, strict=False):
         path.write_bytes(data)
         before = memory()
-        _, _, bad = read_or_line(lambda: read_arrays(path))
+        _, _, bad = read_or_line(lambda: read_matlab(path))
         row.look(other=bad or memory() - before > 2**20)
 
 

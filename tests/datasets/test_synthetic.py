@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from pipeline.camera import project, world_to_camera
-from pipeline.datasets import MotionSource, PictureSource
-from pipeline.datasets.choreography import PROGRAMMES, mirrored, pose
-from pipeline.datasets.synthetic import ANKLE_HEIGHT, BONES, Synthetic, body, forward_kinematics
 from pipeline.errors import UsageError
+from pipeline.mocap.choreography import PROGRAMMES, mirrored, pose
+from pipeline.mocap.synthetic import ANKLE_HEIGHT, BONES, Synthetic, forward_kinematics, make_body
 from pipeline.skeleton import H36M17
+from pipeline.sources import ImageSource, MotionSource
 
 J = {name: i for i, name in enumerate(H36M17.joints)}
 SMALL = {"train": 2, "val": 1, "test": 1, "pictures": 900}
@@ -30,7 +30,7 @@ def lengths(joints3d):
 
 def test_it_is_a_source_of_motion_and_of_pictures():
     assert isinstance(Synthetic(), MotionSource)
-    assert isinstance(Synthetic(), PictureSource)
+    assert isinstance(Synthetic(), ImageSource)
 
 
 def test_bones_keep_their_length_and_are_equal_left_and_right(motions):
@@ -44,7 +44,7 @@ def test_bones_keep_their_length_and_are_equal_left_and_right(motions):
 
 
 def test_bodies_differ_between_subjects_and_are_adult():
-    first, second = body(0, "train01"), body(0, "train02")
+    first, second = make_body(0, "train01"), make_body(0, "train02")
     assert first != second
     assert all(low <= first[bone] <= high for bone, (low, high) in BONES.items())
 
@@ -129,7 +129,7 @@ def test_splits_have_different_people():
     names = [set(source.subjects(split)) for split in ("train", "val", "test")]
     assert not names[0] & names[1]
     assert not (names[0] | names[1]) & names[2]
-    assert body(0, "val01") != body(0, "train01")
+    assert make_body(0, "val01") != make_body(0, "train01")
 
 
 def test_detector_and_lifter_share_the_training_people_and_nobody_twice():

@@ -8,17 +8,11 @@ import numpy as np
 import pytest
 
 from pipeline.camera import project, world_to_camera
-from pipeline.datasets import Sequence
-from pipeline.datasets.validation import (
-    body_height,
-    check_sequence,
-    facing_share,
-    listing,
-    recognised,
-    validate,
-)
+from pipeline.datasets.body_checks import body_height, check_sequence, facing_share
+from pipeline.datasets.validate import list_datasets, recognise_layouts, validate
 from pipeline.errors import DataError
 from pipeline.skeleton import H36M17
+from pipeline.sources import Sequence
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +36,7 @@ WRITERS = {
 @pytest.mark.parametrize("layout", WRITERS)
 def test_each_layout_is_recognised_and_read(tmp_path, layout):
     folder = WRITERS[layout](tmp_path / "set")
-    assert [name for name, _ in recognised(folder)] == [layout]
+    assert [name for name, _ in recognise_layouts(folder)] == [layout]
     report = validate(folder)
     assert report.findings
     assert report.text().endswith(f"{report.faults} wrong")
@@ -158,10 +152,10 @@ def test_positions_are_checked_with_the_mapping_that_fits_their_names(tmp_path):
 def test_a_folder_of_folders_lists_each_set(tmp_path):
     fabricate.mpii(tmp_path / "mpii")
     fabricate.p_stmo(tmp_path / "3dhp")
-    lines = listing(tmp_path)
+    lines = list_datasets(tmp_path)
     assert [line.split(":")[0] for line in lines] == [
         "MPI-INF-3DHP univ_annot3, P-STMO npz",
         "MPII, HRNet's lists",
     ]
     with pytest.raises(DataError, match="no known layout"):
-        listing(tmp_path / "mpii" / "images")
+        list_datasets(tmp_path / "mpii" / "images")

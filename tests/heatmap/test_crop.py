@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from pipeline.heatmap.crop import (
     Augmentation,
-    apply,
+    apply_affine,
+    augment_images,
+    augmented_matrices,
     crop_matrix,
-    invert,
+    invert_affine,
     tight_boxes,
-    varied_matrices,
-    varied_pictures,
 )
 from pipeline.skeleton import COCO17, H36M17
 
@@ -39,7 +39,10 @@ def key(count: int, *, epoch: int = 2) -> tuple[int, int, np.ndarray]:
 def test_a_crop_maps_there_and_back(box, draw):
     matrix = crop_matrix(box, (192, 256), **draw)
     points = np.random.default_rng(0).uniform(-1000, 3000, (20, 2))
-    assert np.abs(apply(invert(matrix), apply(matrix, points)) - points).max() <= 1e-6
+    assert (
+        np.abs(apply_affine(invert_affine(matrix), apply_affine(matrix, points)) - points).max()
+        <= 1e-6
+    )
 
 
 @given(boxes, draws)
@@ -55,28 +58,30 @@ def test_a_crop_keeps_angles_and_mirrors_only_when_flipped(box, draw):
 @settings(max_examples=50, deadline=None)
 def test_a_flipped_crop_is_the_crop_with_x_counted_from_the_right(box, draw):
     points = np.random.default_rng(1).uniform(-100, 100, (9, 2))
-    plain = apply(crop_matrix(box, (96, 64), **draw | {"flip": False}), points)
-    flipped = apply(crop_matrix(box, (96, 64), **draw | {"flip": True}), points)
+    plain = apply_affine(crop_matrix(box, (96, 64), **draw | {"flip": False}), points)
+    flipped = apply_affine(crop_matrix(box, (96, 64), **draw | {"flip": True}), points)
     np.testing.assert_allclose(flipped, plain * [-1, 1] + [95, 0], atol=1e-9)
 
 
 def test_a_tall_box_fills_the_height_and_a_wide_one_the_width():
-    tall = apply(crop_matrix((10, 20, 30, 100), (60, 40), padding=1), [[25, 20], [25, 120]])
+    tall = apply_affine(crop_matrix((10, 20, 30, 100), (60, 40), padding=1), [[25, 20], [25, 120]])
     np.testing.assert_allclose(tall, [[29.5, -0.5], [29.5, 39.5]])
-    wide = apply(crop_matrix((10, 20, 90, 15), (60, 40), padding=1), [[10, 27.5], [100, 27.5]])
+    wide = apply_affine(
+        crop_matrix((10, 20, 90, 15), (60, 40), padding=1), [[10, 27.5], [100, 27.5]]
+    )
     np.testing.assert_allclose(wide, [[-0.5, 19.5], [59.5, 19.5]])
 
 
 def test_a_positive_rotation_turns_x_towards_y():
     matrix = crop_matrix((0, 0, 10, 10), (11, 11), padding=1.1, rotation=90)
-    np.testing.assert_allclose(apply(matrix, [[7.0, 5.0]]), [[5.0, 7.0]], atol=1e-12)
+    np.testing.assert_allclose(apply_affine(matrix, [[7.0, 5.0]]), [[5.0, 7.0]], atol=1e-12)
 
 
 def test_a_shift_is_a_share_of_the_crop_and_a_scale_shows_more():
     moved = crop_matrix((0, 0, 8, 8), (20, 10), padding=1, shift=(0.1, -0.2))
-    np.testing.assert_allclose(apply(moved, [[4.0, 4.0]]), [[11.5, 2.5]])
+    np.testing.assert_allclose(apply_affine(moved, [[4.0, 4.0]]), [[11.5, 2.5]])
     wider = crop_matrix((0, 0, 8, 8), (20, 10), padding=1, scale=2.0)
-    np.testing.assert_allclose(apply(wider, [[4.0, 0.0]]), [[9.5, 4.5 - 4 * 10 / 16]])
+    np.testing.assert_allclose(apply_affine(wider, [[4.0, 0.0]]), [[9.5, 4.5 - 4 * 10 / 16]])
 
 
 def test_matrices_of_many_boxes_are_those_of_each():
@@ -99,7 +104,7 @@ def test_opencv_warps_a_pixel_to_where_the_matrix_says():
     warped = cv2.warpAffine(picture, matrix, (64, 64))
     rows, columns = np.mgrid[:64, :64]
     centre = [(warped * columns).sum() / warped.sum(), (warped * rows).sum() / warped.sum()]
-    np.testing.assert_allclose(centre, apply(matrix, [[70, 30]])[0], atol=0.05)
+    np.testing.assert_allclose(centre, apply_affine(matrix, [[70, 30]])[0], atol=0.05)
 
 
 def test_tight_boxes_leave_out_joints_that_do_not_count():
@@ -113,7 +118,7 @@ def varied(augmentation, count=2000, skeleton=H36M17, **changes):
     joints = np.random.default_rng(0).uniform(0, 200, (count, 17, 2))
     labelled = np.ones((count, 17), bool)
     box = np.tile([0.0, 0.0, 200.0, 200.0], (count, 1))
-    return varied_matrices(
+    return augmented_matrices(
         box,
         joints,
         labelled,
@@ -134,7 +139,7 @@ def test_without_variation_a_training_crop_is_the_plain_crop():
 def test_augmentation_depends_on_seed_epoch_and_index_alone():
     everything, mirrored = varied(Augmentation(shift=0.1, quarter_turns=True), 50)
     chosen = np.array([31, 4, 17])
-    again, again_mirrored = varied_matrices(
+    again, again_mirrored = augmented_matrices(
         np.tile([0.0, 0.0, 200.0, 200.0], (3, 1)),
         np.random.default_rng(0).uniform(0, 200, (50, 17, 2))[chosen],
         np.ones((3, 17), bool),
@@ -175,7 +180,7 @@ def test_quarter_turns_come_equally_often():
 def test_half_bodies_fill_the_crop(skeleton):
     joints = np.random.default_rng(0).uniform(0, 200, (2000, 17, 2))
     matrices, _ = varied(Augmentation(0, 0, 0, 0, half_body=1.0), skeleton=skeleton)
-    shown = apply(matrices, joints)
+    shown = apply_affine(matrices, joints)
     low = [any(w in n for w in ("hip", "knee", "ankle", "pelvis")) for n in skeleton.joints]
     inside = ((shown > 0) & (shown < 63)).all(-1)
     upper = inside[:, ~np.array(low)].all(1)
@@ -189,7 +194,7 @@ def test_a_few_joints_are_never_halved():
     joints, labelled = np.random.default_rng(0).uniform(0, 9, (4, 17, 2)), np.zeros((4, 17), bool)
     labelled[:, :8] = True
     box = np.tile([0.0, 0.0, 9.0, 9.0], (4, 1))
-    matrices, _ = varied_matrices(
+    matrices, _ = augmented_matrices(
         box,
         joints,
         labelled,
@@ -210,20 +215,20 @@ def test_pictures_vary_by_their_own_key_and_the_given_ones_stay():
     given_pictures = pictures()
     before = given_pictures.copy()
     every = Augmentation(colour=0.3, patches=0.5, noise=8.0)
-    out = varied_pictures(given_pictures, augmentation=every, key=key(64))
+    out = augment_images(given_pictures, augmentation=every, key=key(64))
     np.testing.assert_array_equal(given_pictures, before)
-    one = varied_pictures(given_pictures[40:41], augmentation=every, key=(11, 2, np.array([40])))
+    one = augment_images(given_pictures[40:41], augmentation=every, key=(11, 2, np.array([40])))
     np.testing.assert_array_equal(one[0], out[40])
     assert (out != before).reshape(64, -1).any(axis=1).all()
 
 
 def test_without_variation_pictures_are_handed_through():
-    assert varied_pictures(shown := pictures(2), augmentation=STILL, key=key(2)) is shown
+    assert augment_images(shown := pictures(2), augmentation=STILL, key=key(2)) is shown
 
 
 def test_noise_has_the_deviation_asked_for():
     flat = np.full((8, 64, 64, 3), 128, np.uint8)
-    out = varied_pictures(flat, augmentation=Augmentation(noise=8.0), key=key(8)).astype(float)
+    out = augment_images(flat, augmentation=Augmentation(noise=8.0), key=key(8)).astype(float)
     assert abs(out.std() - 8.0) < 0.15
     assert abs(out.mean() - 128) < 0.15
     assert not np.array_equal(out[0], out[1])
@@ -232,14 +237,14 @@ def test_noise_has_the_deviation_asked_for():
 def test_colours_keep_grey_pictures_smooth_and_move_their_brightness():
     ramp = np.repeat(np.arange(64, 192, dtype=np.uint8)[None, :, None], 3, axis=2)[None]
     ramps = np.repeat(ramp, 40, axis=0)
-    out = varied_pictures(ramps, augmentation=Augmentation(colour=0.3), key=key(40)).astype(int)
+    out = augment_images(ramps, augmentation=Augmentation(colour=0.3), key=key(40)).astype(int)
     assert (np.diff(out, axis=2) >= 0).all()
     assert np.abs(out[:, 0, 64].astype(int) - 128).max() > 10
 
 
 def test_patches_cover_between_a_hundredth_and_a_tenth_of_their_picture():
     shown = pictures(200)
-    out = varied_pictures(shown, augmentation=Augmentation(patches=1.0), key=key(200))
+    out = augment_images(shown, augmentation=Augmentation(patches=1.0), key=key(200))
     share = (out != shown).any(axis=3).mean(axis=(1, 2))
     assert share.min() > 0.005
     assert share.max() <= 0.09

@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.datasets import Samples
-from pipeline.datasets.synthetic import Synthetic
 from pipeline.errors import DataError, UsageError
 from pipeline.heatmap import HeatmapDataModule
-from pipeline.heatmap.crop import Augmentation, apply, invert
+from pipeline.heatmap.crop import Augmentation, apply_affine, invert_affine
 from pipeline.heatmap.data import Crops
+from pipeline.mocap.synthetic import Synthetic
 from pipeline.skeleton import COCO17, H36M17, MPII16
+from pipeline.sources import Samples
 
 EVERYTHING = Augmentation(shift=0.1, quarter_turns=True, colour=0.2, patches=0.3, noise=4.0)
 
@@ -74,7 +74,7 @@ def test_labels_follow_the_picture_through_every_variation():
 def test_the_matrix_leads_back_to_the_joints_in_the_whole_picture():
     samples, _ = dotted(6)
     batch = Crops(samples, H36M17, (96, 128))[(0, np.arange(6))]
-    back = apply(invert(batch["matrix"]), batch["joints2d"])
+    back = apply_affine(invert_affine(batch["matrix"]), batch["joints2d"])
     np.testing.assert_allclose(back, samples.joints2d, atol=1e-4)
     longer = np.ptp(samples.joints2d, axis=1).max(axis=1)
     np.testing.assert_allclose(batch["scale"], longer, rtol=1e-6)

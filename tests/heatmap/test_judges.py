@@ -15,35 +15,38 @@ import fabricate
 from pipeline.datasets.coco import Coco
 from pipeline.datasets.mixed import Mixed
 from pipeline.datasets.mpii import Mpii
-from pipeline.datasets.photos import select
-from pipeline.heatmap.judges import CocoJudge, MpiiJudge, judges_of
+from pipeline.datasets.photos import select_samples
+from pipeline.heatmap.benchmark_metrics import CocoMetric, MpiiMetric, make_benchmark_metrics
 from pipeline.skeleton import COCO17, H36M17, MPII16, conversion
 
 CPU = torch.device("cpu")
 
 
-def told(judge, samples, joints2d, rows=None):
-    """The judge after it was told joints for some rows of the samples."""
+def told(benchmark_metric, samples, joints2d, rows=None):
+    """The benchmark_metric after it was told joints for some rows of the samples."""
     rows = np.arange(len(samples)) if rows is None else rows
     score = torch.full(joints2d.shape[:2], 0.9)
-    judge.update(torch.from_numpy(rows), torch.from_numpy(joints2d[rows]), score[rows])
-    return judge
+    benchmark_metric.update(torch.from_numpy(rows), torch.from_numpy(joints2d[rows]), score[rows])
+    return benchmark_metric
 
 
 def test_exact_joints_have_an_ap_of_one_and_say_what_they_are(tmp_path):
     samples = Coco(str(fabricate.coco(tmp_path))).samples("test")
-    judge = told(CocoJudge(samples.truths[0], COCO17, CPU), samples, samples.joints2d)
-    value, report = judge.compute()
+    benchmark_metric = told(CocoMetric(samples.truths[0], COCO17, CPU), samples, samples.joints2d)
+    value, report = benchmark_metric.compute()
     assert (value, len(report)) == (pytest.approx(1.0), 10)
-    assert "exact boxes, 17 joints, rescored by joints above 0.2, OKS-NMS 0.9" in judge.protocol()
+    assert (
+        "exact boxes, 17 joints, rescored by joints above 0.2, OKS-NMS 0.9"
+        in benchmark_metric.protocol()
+    )
 
 
 def test_joints_that_a_network_lacks_count_as_missed(tmp_path):
     samples = Coco(str(fabricate.coco(tmp_path))).samples("test")
     body = conversion(COCO17, H36M17, allow_missing=True).joints(samples.joints2d)
-    judge = told(CocoJudge(samples.truths[0], H36M17, CPU), samples, body)
-    assert judge.compute()[0] < 0.5
-    assert "missed for want of them: left_eye, right_eye, left_ear" in judge.protocol()
+    benchmark_metric = told(CocoMetric(samples.truths[0], H36M17, CPU), samples, body)
+    assert benchmark_metric.compute()[0] < 0.5
+    assert "missed for want of them: left_eye, right_eye, left_ear" in benchmark_metric.protocol()
 
 
 def test_boxes_of_a_detector_are_tested_on_with_their_scores(tmp_path):
@@ -52,9 +55,14 @@ def test_boxes_of_a_detector_are_tested_on_with_their_scores(tmp_path):
     assert len(source.samples("val")) == 4
     assert samples.truths[0].scores.tolist() == [0.9, 0.2]
     assert samples.truths[0].image_ids.tolist() == [7, 8]
-    judge = told(CocoJudge(samples.truths[0], COCO17, CPU), samples, np.zeros((2, 17, 2)))
-    assert judge.compute()[0] == 0.0
-    assert "boxes of person_detections.json with a score of at least 0.1" in judge.protocol()
+    benchmark_metric = told(
+        CocoMetric(samples.truths[0], COCO17, CPU), samples, np.zeros((2, 17, 2))
+    )
+    assert benchmark_metric.compute()[0] == 0.0
+    assert (
+        "boxes of person_detections.json with a score of at least 0.1"
+        in benchmark_metric.protocol()
+    )
 
 
 def test_pckh_by_hand_with_the_head_boxes_of_the_matlab_file(tmp_path):
@@ -63,11 +71,11 @@ def test_pckh_by_hand_with_the_head_boxes_of_the_matlab_file(tmp_path):
     np.testing.assert_allclose(truth.head, 5.0)  # boxes of 3 x 4 pixels: limits of 1.5 pixels
     moved = truth.joints2d + np.array([1.49, 0.0])
     moved[0] += [0.02, 0.0]
-    judge = told(MpiiJudge(truth, MPII16, CPU), samples, moved)
+    benchmark_metric = told(MpiiMetric(truth, MPII16, CPU), samples, moved)
     rest = [j for j, name in enumerate(MPII16.joints) if name not in ("pelvis", "thorax")]
     counts = truth.labelled[:, rest].sum(1)
-    assert judge.compute()[0] == pytest.approx(counts[1:].sum() / counts.sum())
-    assert "head boxes of gt_valid.mat" in judge.protocol()
+    assert benchmark_metric.compute()[0] == pytest.approx(counts[1:].sum() / counts.sum())
+    assert "head boxes of gt_valid.mat" in benchmark_metric.protocol()
 
 
 def test_without_head_boxes_half_the_way_from_neck_to_crown_counts(tmp_path):
@@ -89,7 +97,7 @@ def test_each_judge_of_a_mixture_counts_its_own_people(tmp_path):
     samples = Mixed(sources, skeleton="COCO17").samples("test")
     assert [truth.rows.tolist() for truth in samples.truths] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     exact = np.nan_to_num(samples.joints2d)
-    of_mpii, of_coco = judges_of(samples.truths, COCO17, CPU)
+    of_mpii, of_coco = make_benchmark_metrics(samples.truths, COCO17, CPU)
     told(of_coco, samples, exact)
     assert of_coco.compute()[0] == pytest.approx(1.0)
     told(of_mpii, samples, exact, rows=np.arange(4, 8))
@@ -98,21 +106,21 @@ def test_each_judge_of_a_mixture_counts_its_own_people(tmp_path):
 
 def test_left_out_photographs_take_their_truth_with_them(tmp_path):
     samples = Coco(str(fabricate.coco(tmp_path))).samples("test")
-    kept = select(samples, np.array([3, 1]))
+    kept = select_samples(samples, np.array([3, 1]))
     assert kept.truths[0].rows.tolist() == [0, 1]
     assert kept.truths[0].image_ids.tolist() == [10, 8]
 
 
 def both(root, rows):
-    """Both judges after they were told of some people, with errors of a pixel or two."""
+    """Both benchmark_metrics after they were told of some people, with errors of a pixel or two."""
     sources = [Mpii(f"{root}/mpii"), Coco(f"{root}/coco")]
     samples = Mixed(sources, skeleton="MPII16").samples("test")
     noise = np.random.default_rng(0).normal(0, 1.2, samples.joints2d.shape)
-    judges = judges_of(samples.truths, MPII16, CPU)
-    for judge in judges:
+    benchmark_metrics = make_benchmark_metrics(samples.truths, MPII16, CPU)
+    for benchmark_metric in benchmark_metrics:
         for row in np.array_split(rows, 2):
-            told(judge, samples, np.nan_to_num(samples.joints2d) + noise, rows=row)
-    return [judge.compute()[1] for judge in judges]
+            told(benchmark_metric, samples, np.nan_to_num(samples.joints2d) + noise, rows=row)
+    return [benchmark_metric.compute()[1] for benchmark_metric in benchmark_metrics]
 
 
 def _judged_in_two(rank, folder):

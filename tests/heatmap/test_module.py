@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import checkpoint
-from pipeline.datasets.synthetic import Synthetic
 from pipeline.errors import UsageError
 from pipeline.heatmap import HeatmapDataModule, HeatmapModule, HRNet, targets
 from pipeline.heatmap.crop import Augmentation
-from pipeline.heatmap.module import in_picture
-from pipeline.published import import_weights
+from pipeline.heatmap.image_stage import to_image_pixels
+from pipeline.mocap.synthetic import Synthetic
 from pipeline.skeleton import COCO17
+from pipeline.training import checkpoints
+from pipeline.weights.importing import import_weights
 
 SMALL = (64, 64)
 
@@ -57,9 +57,9 @@ def echo(**settings) -> tuple[HeatmapModule, torch.Tensor, torch.Tensor]:
     """A module that finds given joints, those joints in pixels, and crops to ask it with."""
     joints2d = 8 + torch.rand(3, 17, 2, generator=torch.Generator().manual_seed(2)) * 48
     mirrored = joints2d[:, list(COCO17.swap)] * torch.tensor([-1, 1]) + torch.tensor([63, 0])
-    offset = targets.PUBLISHED if settings.get("published_cells") else targets.EXACT
+    offset = targets.PUBLISHED_CELLS if settings.get("published_cells") else targets.EXACT_CELLS
     answers = [
-        targets.encode(targets.to_cells(joints, offset=offset), (16, 16))
+        targets.encode_heatmaps(targets.to_cells(joints, offset=offset), (16, 16))
         for joints in (joints2d, mirrored)
     ]
     images = torch.zeros(3, 64, 64, 3, dtype=torch.uint8)
@@ -87,7 +87,7 @@ def test_in_picture_undoes_the_crop_matrix():
     matrix = torch.tensor([[[0.5, 0.1, 3.0], [-0.1, 0.5, 7.0]]], dtype=torch.float64)
     there = torch.tensor([[[10.0, 20.0], [0.0, -4.0]]], dtype=torch.float64)
     crop = there @ matrix[0, :, :2].T + matrix[0, :, 2]
-    torch.testing.assert_close(in_picture(crop, matrix), there)
+    torch.testing.assert_close(to_image_pixels(crop, matrix), there)
 
 
 def test_pictures_are_normalised_as_imagenet_was():
@@ -195,7 +195,7 @@ def test_pretrained_weights_that_are_tested_give_the_numbers_of_their_checkpoint
 
     def numbers(**changes):
         fresh = HeatmapModule(narrow(), input_size=SMALL, **changes)
-        tester = trainer(tmp_path, plugins=[checkpoint.WholeFiles()])
+        tester = trainer(tmp_path, plugins=[checkpoints.AtomicCheckpointIO()])
         given = None if changes else path
         return fresh, tester.test(fresh, people(), ckpt_path=given, verbose=False)[0]
 
@@ -212,10 +212,10 @@ def test_a_test_after_a_fit_keeps_the_trained_weights(tmp_path):
     torch.save({"state_dict": first.state_dict(), "heatlift": {"stage": "heatmap"}}, path)
     module = HeatmapModule(narrow(), input_size=SMALL, pretrained=str(path))
     trainer(tmp_path, max_steps=2, limit_val_batches=0).fit(module, people(batch_size=4))
-    before = checkpoint.weights_digest(module.net.final_layer)
+    before = checkpoints.weights_digest(module.net.final_layer)
     trainer(tmp_path, limit_test_batches=1).test(module, people(), verbose=False)
-    assert checkpoint.weights_digest(module.net.final_layer) == before
-    assert before != checkpoint.weights_digest(first.net.final_layer)
+    assert checkpoints.weights_digest(module.net.final_layer) == before
+    assert before != checkpoints.weights_digest(first.net.final_layer)
 
 
 def test_a_backbone_alone_is_not_tested(tmp_path):

@@ -23,7 +23,7 @@ def slow_gaussian(x: float, y: float, sigma: float) -> np.ndarray:
 
 
 def test_a_target_is_a_gaussian_with_peak_one_where_the_joint_is():
-    maps = targets.encode(torch.tensor([[[10.0, 20.0], [10.3, 19.6]]]), SIZE, sigma=1.7)
+    maps = targets.encode_heatmaps(torch.tensor([[[10.0, 20.0], [10.3, 19.6]]]), SIZE, sigma=1.7)
     assert maps.shape == (1, 2, 64, 48)
     assert maps[0, 0, 20, 10] == 1
     np.testing.assert_allclose(maps[0, 1], slow_gaussian(10.3, 19.6, 1.7), atol=1e-6)
@@ -32,7 +32,9 @@ def test_a_target_is_a_gaussian_with_peak_one_where_the_joint_is():
 @given(st.floats(2, 45), st.floats(2, 61), st.sampled_from([1.0, 2.0, 3.0]))
 @settings(max_examples=50, deadline=None)
 def test_a_rounded_target_is_a_patch_of_six_sigma_and_one_around_a_cell(x, y, sigma):
-    (found,) = targets.encode_rounded(torch.tensor([[[x, y]]]), SIZE, sigma=sigma)[0].numpy()
+    (found,) = targets.encode_heatmaps_rounded(torch.tensor([[[x, y]]]), SIZE, sigma=sigma)[
+        0
+    ].numpy()
     column, row = (int(v) for v in np.floor(np.float32([x, y]) + np.float32(0.5)))
     expected = slow_gaussian(column, row, sigma)
     rows, columns = np.mgrid[: SIZE[1], : SIZE[0]]
@@ -44,7 +46,7 @@ def test_a_rounded_target_is_a_patch_of_six_sigma_and_one_around_a_cell(x, y, si
 @pytest.mark.parametrize("sigma", [1.0, 2.0, 3.0])
 def test_decoding_exact_targets_errs_by_a_quarter_cell_at_most(sigma):
     cells = somewhere(sigma)
-    found, score = targets.decode(targets.encode(cells, SIZE, sigma=sigma))
+    found, score = targets.decode_quarter(targets.encode_heatmaps(cells, SIZE, sigma=sigma))
     assert (found - cells).abs().max() <= 0.25 + 1e-5
     assert score.min() > 0.7
     assert score.max() <= 1
@@ -53,21 +55,23 @@ def test_decoding_exact_targets_errs_by_a_quarter_cell_at_most(sigma):
 @pytest.mark.parametrize("sigma", [1.0, 2.0, 3.0])
 def test_decoding_rounded_targets_errs_by_half_a_cell_at_most(sigma):
     cells = somewhere(sigma)
-    found, _ = targets.decode(targets.encode_rounded(cells, SIZE, sigma=sigma))
+    found, _ = targets.decode_quarter(targets.encode_heatmaps_rounded(cells, SIZE, sigma=sigma))
     assert (found - cells).abs().max() <= 0.5 + 1e-5
 
 
 def test_the_expectation_errs_by_a_tenth_of_a_cell_at_most():
     cells = somewhere(2.0)
-    found, score = targets.decode_expectation(targets.encode(cells, SIZE))
+    found, score = targets.decode_expectation(targets.encode_heatmaps(cells, SIZE))
     assert (found - cells).abs().max() <= 0.1
-    torch.testing.assert_close(score, targets.decode(targets.encode(cells, SIZE))[1])
+    torch.testing.assert_close(
+        score, targets.decode_quarter(targets.encode_heatmaps(cells, SIZE))[1]
+    )
 
 
 def test_the_highest_cell_and_its_higher_neighbours_decide():
     heatmap = torch.zeros(1, 1, 5, 6)
     heatmap[0, 0, 2, 3], heatmap[0, 0, 2, 4], heatmap[0, 0, 1, 3] = 0.8, 0.5, 0.4
-    found, score = targets.decode(heatmap)
+    found, score = targets.decode_quarter(heatmap)
     assert found.tolist() == [[[3.25, 1.75]]]
     assert score.item() == pytest.approx(0.8)
     assert targets.decode_argmax(heatmap)[0].tolist() == [[[3, 2]]]
@@ -77,12 +81,12 @@ def test_the_highest_cell_and_its_higher_neighbours_decide():
 def test_a_peak_in_a_corner_stays_there(row, column):
     heatmap = torch.rand(1, 1, 5, 6)
     heatmap[0, 0, row, column] = 2.0
-    assert targets.decode(heatmap)[0].tolist() == [[[column, row]]]
+    assert targets.decode_quarter(heatmap)[0].tolist() == [[[column, row]]]
 
 
 def test_decoding_agrees_with_a_loop_over_joints():
     heatmaps = torch.randn(3, 17, 12, 9, generator=torch.Generator().manual_seed(5))
-    found, score = targets.decode(heatmaps)
+    found, score = targets.decode_quarter(heatmaps)
     for b, j in np.ndindex(3, 17):
         heat = heatmaps[b, j].numpy()
         y, x = np.unravel_index(heat.argmax(), heat.shape)
@@ -96,7 +100,7 @@ def test_decoding_agrees_with_a_loop_over_joints():
 @settings(max_examples=50, deadline=None)
 def test_cells_and_pixels_map_back_under_either_convention(x):
     pixels = torch.tensor([x], dtype=torch.float64)
-    for offset in (targets.EXACT, targets.PUBLISHED):
+    for offset in (targets.EXACT_CELLS, targets.PUBLISHED_CELLS):
         back = targets.to_pixels(targets.to_cells(pixels, offset=offset), offset=offset)
         torch.testing.assert_close(back, pixels, rtol=0, atol=1e-9)
 
@@ -104,12 +108,12 @@ def test_cells_and_pixels_map_back_under_either_convention(x):
 def test_a_cell_lies_in_the_middle_of_its_four_pixels():
     assert targets.to_cells(torch.arange(4, 8).double()).mean() == 1
     assert targets.to_pixels(torch.tensor(0.0)) == 1.5
-    assert targets.to_pixels(torch.tensor(3.0), offset=targets.PUBLISHED) == 12
+    assert targets.to_pixels(torch.tensor(3.0), offset=targets.PUBLISHED_CELLS) == 12
 
 
 def test_joints_whose_gaussian_misses_the_heatmap_are_out_of_reach():
     cells = torch.tensor([[[0.0, 0.0], [-6.1, 5], [53.0, 69.0], [53.1, 5], [torch.nan, 5]]])
-    assert targets.in_reach(cells, SIZE, sigma=2).tolist() == [[True, False, True, False, False]]
+    assert targets.is_in_reach(cells, SIZE, sigma=2).tolist() == [[True, False, True, False, False]]
 
 
 @pytest.mark.parametrize("skeleton", [COCO17, H36M17])
@@ -127,8 +131,8 @@ def test_the_target_of_a_mirrored_crop_flips_back_to_the_target():
     mirrored = pixels.clone()
     mirrored[..., 0] = 191 - mirrored[..., 0]
     mirrored = mirrored[:, list(COCO17.swap)]
-    there = targets.encode(targets.to_cells(mirrored), SIZE)
-    here = targets.encode(targets.to_cells(pixels), SIZE)
+    there = targets.encode_heatmaps(targets.to_cells(mirrored), SIZE)
+    here = targets.encode_heatmaps(targets.to_cells(pixels), SIZE)
     torch.testing.assert_close(targets.flip_back(there, COCO17.swap), here, rtol=0, atol=1e-4)
 
 
@@ -164,7 +168,7 @@ def test_the_loss_is_computed_in_float32_under_autocast():
 
 def test_expectation_is_exact_in_mixed_precision():
     cells = 4 + 40 * torch.rand(4, 17, 2, generator=torch.Generator().manual_seed(0))
-    heatmaps = targets.encode(cells, (48, 48))
+    heatmaps = targets.encode_heatmaps(cells, (48, 48))
     with torch.autocast("cpu", torch.bfloat16):
         found, _ = targets.decode_expectation(heatmaps)
     assert torch.equal(found, targets.decode_expectation(heatmaps)[0])

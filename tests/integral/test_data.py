@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from pipeline.datasets.coco import Coco
-from pipeline.datasets.synthetic import Synthetic
 from pipeline.errors import DataError, UsageError
-from pipeline.heatmap.crop import Augmentation, apply, invert
+from pipeline.heatmap.crop import Augmentation, apply_affine, invert_affine
 from pipeline.integral import IntegralDataModule
-from pipeline.integral.data import DeepCrops
+from pipeline.integral.data import CropsWithDepth
+from pipeline.mocap.synthetic import Synthetic
 from pipeline.skeleton import H36M17, H36M18
 
 SMALL = (64, 64)
@@ -80,8 +80,8 @@ def test_a_pair_is_the_same_in_any_company():
 def test_depth_is_behind_the_root_and_changes_sides_with_a_mirrored_crop():
     samples = people().samples("train")
     mirror = Augmentation(flip=1.0, rotation=0, scale=0, half_body=0)
-    plain = DeepCrops(samples, H36M18, SMALL)[(0, np.arange(8))]
-    flipped = DeepCrops(samples, H36M18, SMALL, augmentation=mirror)[(0, np.arange(8))]
+    plain = CropsWithDepth(samples, H36M18, SMALL)[(0, np.arange(8))]
+    flipped = CropsWithDepth(samples, H36M18, SMALL, augmentation=mirror)[(0, np.arange(8))]
     depth = samples.joints3d[:8, :, 2] - samples.joints3d[:8, :1, 2]
     known = plain["has_depth"][:, :17] > 0
     np.testing.assert_allclose(plain["depth"][:, :17][known], depth[known], atol=1e-6)
@@ -90,14 +90,14 @@ def test_depth_is_behind_the_root_and_changes_sides_with_a_mirrored_crop():
 
 def test_the_point_between_the_shoulders_is_made_up_in_pictures_and_in_space():
     samples = people().samples("train")
-    batch = DeepCrops(samples, H36M18, SMALL)[(0, np.arange(8))]
+    batch = CropsWithDepth(samples, H36M18, SMALL)[(0, np.arange(8))]
     shoulders = [H36M17.index("left_shoulder"), H36M17.index("right_shoulder")]
     np.testing.assert_allclose(
         batch["joints3d"][:, 17], samples.joints3d[:8, shoulders].mean(1), atol=1e-6
     )
     seen = batch["weight"][:, 17] > 0
     assert seen.sum() > 4
-    back = apply(invert(batch["matrix"]), batch["joints2d"])[seen, 17]
+    back = apply_affine(invert_affine(batch["matrix"]), batch["joints2d"])[seen, 17]
     np.testing.assert_allclose(back, samples.joints2d[:8, shoulders].mean(1)[seen], atol=1e-3)
 
 
@@ -106,14 +106,14 @@ def test_people_are_scored_where_all_joints_and_the_camera_are_known():
     joints3d, focal = samples.joints3d.copy(), samples.focal.copy()
     joints3d[1, 5], focal[2] = np.nan, np.nan
     samples = dataclasses.replace(samples, joints3d=joints3d, focal=focal)
-    batch = DeepCrops(samples, H36M18, SMALL)[(0, np.arange(4))]
+    batch = CropsWithDepth(samples, H36M18, SMALL)[(0, np.arange(4))]
     assert batch["scored"].tolist() == [True, False, False, True]
     for name in ("depth", "joints3d", "focal", "principal"):
         assert np.isfinite(batch[name]).all()
 
 
 def test_actions_are_named():
-    crops = DeepCrops(people().samples("train"), H36M18, SMALL)
+    crops = CropsWithDepth(people().samples("train"), H36M18, SMALL)
     assert crops.actions == ["walk", "wave"]
     assert set(crops[(0, np.arange(40))]["action"]) == {0, 1}
 

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import checkpoint
 from pipeline.datasets.coco import Coco
-from pipeline.datasets.synthetic import Synthetic
-from pipeline.detections import detect_sequences
+from pipeline.detections.cache import detect_sequences
 from pipeline.errors import UsageError
+from pipeline.files.store import Store
 from pipeline.heatmap import HeatmapModule, SimpleBaseline
 from pipeline.integral import SAN, IntegralDataModule, IntegralModule
-from pipeline.integral.data import DeepCrops
+from pipeline.integral.data import CropsWithDepth
 from pipeline.integral.relations import joint_relations
 from pipeline.integral.san import PositionAttention, expectation
+from pipeline.mocap.synthetic import Synthetic
 from pipeline.skeleton import H36M17, H36M18, conversion
-from pipeline.store import Store
+from pipeline.training import checkpoints
 
 PHOTOS = Path(os.environ.get("HEATLIFT_SHARED", "../shared")) / "data" / "photos"
 SMALL = (64, 96)
@@ -32,7 +32,7 @@ def people(pictures=240):
 
 def batch_of(count, pictures=240):
     """Crops of people who are whole in the picture, as tensors."""
-    crops = DeepCrops(people(pictures).samples("train"), H36M18, SMALL)
+    crops = CropsWithDepth(people(pictures).samples("train"), H36M18, SMALL)
     whole = np.flatnonzero(crops.labelled.all(1))[:count]
     return {name: torch.from_numpy(a) for name, a in crops[(0, whole)].items()}
 
@@ -339,15 +339,15 @@ def test_pretrained_weights_that_are_tested_give_the_numbers_of_their_checkpoint
     numbers = []
     for pretrained, ckpt_path in ((None, path), (path, None)):
         fresh = IntegralModule(SAN(50, 18, 2), input_size=(64, 64), pretrained=pretrained)
-        tester = trainer(tmp_path, limit_test_batches=1, plugins=[checkpoint.WholeFiles()])
+        tester = trainer(tmp_path, limit_test_batches=1, plugins=[checkpoints.AtomicCheckpointIO()])
         numbers += tester.test(fresh, data, ckpt_path=ckpt_path, verbose=False)
         assert torch.equal(fresh.net.final_layer.weight, module.net.final_layer.weight)
     assert numbers[0] == numbers[1]
     trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(fresh, data)
-    before = checkpoint.weights_digest(fresh.net.final_layer)
+    before = checkpoints.weights_digest(fresh.net.final_layer)
     trainer(tmp_path, limit_test_batches=1).test(fresh, data, verbose=False)
-    assert checkpoint.weights_digest(fresh.net.final_layer) == before
-    assert before != checkpoint.weights_digest(module.net.final_layer)
+    assert checkpoints.weights_digest(fresh.net.final_layer) == before
+    assert before != checkpoints.weights_digest(module.net.final_layer)
 
 
 def test_a_2d_stage_is_not_tested_in_space(tmp_path):

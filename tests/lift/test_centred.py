@@ -9,7 +9,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from pipeline.lift import Centred, Lifter, Martinez, MixSTE, VideoPose3D
-from pipeline.lift.data import mirror
+from pipeline.lift.sequences import flip_joints
 
 
 class Rays(Lifter):
@@ -79,8 +79,8 @@ def test_nothing_visible_gives_finite_joints():
 def test_a_mirrored_picture_gives_the_mirrored_rays():
     joints2d, net = people(1, 2), Rays(2)
     swap = list(net.skeleton.swap)
-    lifted = Centred(net)(mirror(joints2d, swap))
-    assert torch.allclose(lifted, mirror(Centred(net)(joints2d), swap), atol=1e-6)
+    lifted = Centred(net)(flip_joints(joints2d, swap))
+    assert torch.allclose(lifted, flip_joints(Centred(net)(joints2d), swap), atol=1e-6)
 
 
 @pytest.mark.parametrize("causal", [False, True])

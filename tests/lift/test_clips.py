@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.lift.clips import Padded, smoothed, stitch, subset, window_starts
+from pipeline.lift.clips import PaddedClips, lift_in_windows, smooth, subset_frames, window_starts
 from pipeline.lift.lifter import Lifter
 
 T, R = 6, 5
@@ -45,43 +45,43 @@ def numbered(frames):
 def test_every_frame_is_predicted_exactly_once(output, causal, frames):
     net = Named(output, causal)
     joints2d, visible = numbered(frames)
-    lifted = stitch(net, net, joints2d, visible, at_once=2)
+    lifted = lift_in_windows(net, net, joints2d, visible, at_once=2)
     assert lifted.shape == (frames, 2, 3)
     assert lifted[:, 1, 2].tolist() == list(range(1, frames + 1))
 
 
 def test_a_clip_shorter_than_a_window_is_filled_with_its_last_frame():
     net = Named("every")
-    stitch(net, net, *numbered(4))
+    lift_in_windows(net, net, *numbered(4))
     assert net.windows == [[1, 2, 3, 4, 4, 4]]
 
 
 def test_the_last_window_ends_with_the_clip():
     net = Named("every")
-    stitch(net, net, *numbered(14))
+    lift_in_windows(net, net, *numbered(14))
     assert net.windows == [[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12], [9, 10, 11, 12, 13, 14]]
 
 
 def test_a_causal_lifter_is_shown_no_frame_to_come():
     net = Named("valid", causal=True)
-    stitch(net, net, *numbered(3))
+    lift_in_windows(net, net, *numbered(3))
     assert net.windows == [[1, 1, 1, 1, 1, 2, 3]]
 
 
 def test_a_centre_lifter_sees_each_frame_in_the_middle():
     net = Named("centre")
-    stitch(net, net, *numbered(3))
+    lift_in_windows(net, net, *numbered(3))
     assert net.windows == [[1, 1, 1, 2, 3], [1, 1, 2, 3, 3], [1, 2, 3, 3, 3]]
 
 
 @pytest.mark.parametrize(("frames", "expected"), [(1, [0]), (17, [0, 1, 16]), (18, [0, 1, 16, 17])])
 def test_the_subset_is_two_frames_in_a_row_of_every_sixteen(frames, expected):
-    assert subset(frames).tolist() == expected
+    assert subset_frames(frames).tolist() == expected
 
 
 def test_a_centre_lifter_lifts_no_frames_but_those_wanted():
     net = Named("centre")
-    lifted = stitch(net, net, *numbered(9), frames=torch.tensor([1, 6]))
+    lifted = lift_in_windows(net, net, *numbered(9), frames=torch.tensor([1, 6]))
     assert lifted[:, 0, 0].tolist() == [2, 7]
     assert net.windows == [[1, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
 
@@ -91,8 +91,8 @@ def test_a_centre_lifter_lifts_no_frames_but_those_wanted():
 def test_frames_that_are_wanted_are_those_of_the_whole_clip(output, frames):
     net = Named(output)
     wanted = torch.tensor([0, frames - 1])
-    lifted = stitch(net, net, *numbered(frames), frames=wanted)
-    assert torch.equal(lifted, stitch(net, net, *numbered(frames))[wanted])
+    lifted = lift_in_windows(net, net, *numbered(frames), frames=wanted)
+    assert torch.equal(lifted, lift_in_windows(net, net, *numbered(frames))[wanted])
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 5))
@@ -113,25 +113,25 @@ def test_windows_with_a_bad_frame_are_left_out():
 
 def test_windows_of_padded_clips_repeat_the_first_and_last_frame_of_their_own_clip():
     clips = [np.array([[1], [2]], np.float32), np.array([[7], [8], [9]], np.float32)]
-    padded = Padded(clips, 2)
+    padded = PaddedClips(clips, 2)
     first = torch.from_numpy(padded.starts + np.array([-2, 1]))
     assert padded.windows(first, 4)[..., 0].tolist() == [[1, 1, 1, 2], [8, 9, 9, 9]]
 
 
 def test_windows_are_copies():
-    padded = Padded([np.zeros((3, 2), np.float32)], 1)
+    padded = PaddedClips([np.zeros((3, 2), np.float32)], 1)
     padded.windows(torch.tensor([1]), 3).fill_(5.0)
     assert not padded.rows.any()
 
 
 def test_smoothing_keeps_even_motion_and_calms_trembling():
     line = torch.arange(40.0)[:, None, None].expand(40, 17, 3)
-    assert torch.allclose(smoothed(line, 2.0)[6:-6], line[6:-6], atol=1e-4)
+    assert torch.allclose(smooth(line, 2.0)[6:-6], line[6:-6], atol=1e-4)
     trembling = torch.randn(400, 17, 3, generator=torch.Generator().manual_seed(0))
     # White noise through a Gaussian of deviation s keeps 1 / (2 s sqrt(pi)) of its variance.
-    assert smoothed(trembling, 2.0).var() == pytest.approx(1 / (4 * np.pi**0.5), rel=0.1)
+    assert smooth(trembling, 2.0).var() == pytest.approx(1 / (4 * np.pi**0.5), rel=0.1)
 
 
 def test_one_frame_is_its_own_smooth_clip():
     frame = torch.randn(1, 17, 3)
-    assert torch.allclose(smoothed(frame, 3.0), frame, atol=1e-6)
+    assert torch.allclose(smooth(frame, 3.0), frame, atol=1e-6)

@@ -153,7 +153,7 @@ model:
   loss: {class_path: pipeline.lift.losses.ZScoredMSE}
 data:
   source:
-    class_path: pipeline.datasets.synthetic.Synthetic
+    class_path: pipeline.mocap.Synthetic
     init_args: {train: 1, val: 1, test: 1, actions: [walk], seconds: 0.4}
 trainer: {max_epochs: 2, num_sanity_val_steps: 0, limit_test_batches: 1}
 save_every: 1

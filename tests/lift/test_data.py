@@ -7,13 +7,15 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from pipeline.camera import project, world_to_camera
-from pipeline.datasets.synthetic import Synthetic
 from pipeline.errors import DataError, UsageError
 from pipeline.lift import LiftDataModule, LiftModule, MixSTE, VideoPose3D
-from pipeline.lift.data import Takes, Windows, exact_joints2d, filmed_anew, mirror, track
+from pipeline.lift.augmentation import RerenderedWindows, rerender
 from pipeline.lift.lifter import Lifter
+from pipeline.lift.sequences import exact_joints2d, flip_joints, prepare_sequence
+from pipeline.lift.windows import TrainingWindows
+from pipeline.mocap.synthetic import Synthetic
 from pipeline.skeleton import H36M17
-from pipeline.stage import loader
+from pipeline.training.loader import loader
 
 ROOT = H36M17.root
 
@@ -29,12 +31,12 @@ def sequences():
     return Synthetic(1, 1, 1, seconds=1.0, actions=("walk", "wave")).sequences("train")
 
 
-def tracks(seqs=None):
+def as_lifted(seqs=None):
     """Tracks whose 2D is the number of its frame, so that a window tells where it comes from."""
     found = []
     for n, s in enumerate(seqs or sequences()):
         number = 1000.0 * n + np.arange(len(s))
-        t = track(s, H36M17, exact_joints2d(s), np.ones((len(s), 17)))
+        t = prepare_sequence(s, H36M17, exact_joints2d(s), np.ones((len(s), 17)))
         numbers = np.broadcast_to(number[:, None, None], t.joints2d.shape).astype(np.float32)
         found.append(dataclasses.replace(t, joints2d=numbers))
     return found
@@ -42,12 +44,12 @@ def tracks(seqs=None):
 
 def windows(seqs=None, net=None, **changes):
     options = {"step": 2, "flip": False, "seed": 3} | changes
-    return Windows(tracks(seqs), net or lifter(), **options)
+    return TrainingWindows(as_lifted(seqs), net or lifter(), **options)
 
 
-def test_tracks_hold_normalised_2d_and_root_relative_metres_in_the_camera_frame():
+def test_prepared_sequences_hold_normalised_2d_and_root_relative_metres_in_the_camera_frame():
     s = sequences()[1]
-    t = track(s, H36M17, exact_joints2d(s), np.ones((len(s), 17)))
+    t = prepare_sequence(s, H36M17, exact_joints2d(s), np.ones((len(s), 17)))
     seen = world_to_camera(s.joints3d, s.camera)
     assert np.allclose(t.joints3d, seen - seen[:, ROOT, None], atol=1e-6)
     width, height = s.camera.size
@@ -61,7 +63,7 @@ def test_a_joint_without_position_or_score_is_not_visible_and_holds_zeros():
     joints2d, score = exact_joints2d(s), np.ones((len(s), 17))
     joints2d[2, 5] = np.nan
     score[3, 6] = 0.0
-    t = track(s, H36M17, joints2d, score)
+    t = prepare_sequence(s, H36M17, joints2d, score)
     assert np.argwhere(~t.visible).tolist() == [[2, 5], [3, 6]]
     assert not t.joints2d[~t.visible].any()
 
@@ -72,9 +74,9 @@ def test_3d_that_is_not_finite_is_refused_unless_marked():
     broken[4, 2] = np.nan
     bad = dataclasses.replace(s, joints2d=exact_joints2d(s).astype(np.float32), joints3d=broken)
     with pytest.raises(DataError, match="frame 4 has a 3D joint that is not finite"):
-        track(bad, H36M17, bad.joints2d, np.ones((len(s), 17)))
+        prepare_sequence(bad, H36M17, bad.joints2d, np.ones((len(s), 17)))
     marked = dataclasses.replace(bad, valid=np.arange(len(s)) != 4)
-    assert not track(marked, H36M17, bad.joints2d, np.ones((len(s), 17))).valid[4]
+    assert not prepare_sequence(marked, H36M17, bad.joints2d, np.ones((len(s), 17))).valid[4]
 
 
 @pytest.mark.parametrize("output", ["every", "centre", "valid"])
@@ -91,7 +93,7 @@ def test_targets_are_the_frames_that_the_lifter_gives_out(output, expected):
     starts = batch["joints2d"][:, 0, 0, 0] if output == "every" else None
     for b in range(0, len(found), 7):
         centre = int(batch["joints2d"][b, 2, 0, 0])
-        truth = tracks()[centre // 1000].joints3d
+        truth = as_lifted()[centre // 1000].joints3d
         frames = [centre % 1000 - 2 + k for k in expected]
         assert np.array_equal(batch["joints3d"][b].numpy(), truth[frames])
     assert starts is None or (starts >= 0).all()
@@ -127,10 +129,10 @@ def test_a_clip_shorter_than_a_window_gives_one_window():
 
 def test_mirroring_negates_x_and_exchanges_the_sides():
     joints = torch.randn(2, 17, 3)
-    mirrored = mirror(joints, H36M17.swap)
+    mirrored = flip_joints(joints, H36M17.swap)
     right, left = H36M17.index("right_knee"), H36M17.index("left_knee")
     assert torch.equal(mirrored[:, right], joints[:, left] * torch.tensor([-1.0, 1.0, 1.0]))
-    assert torch.equal(mirror(mirrored, H36M17.swap), joints)
+    assert torch.equal(flip_joints(mirrored, H36M17.swap), joints)
 
 
 def test_half_of_the_windows_are_mirrored_others_in_each_epoch():
@@ -140,8 +142,8 @@ def test_half_of_the_windows_are_mirrored_others_in_each_epoch():
     for epoch in (0, 1):
         one, two = plain[epoch, indices], flipped[epoch, indices]
         same = (one["joints3d"] == two["joints3d"]).flatten(1).all(1)
-        assert torch.equal(mirror(one["joints3d"][~same], H36M17.swap), two["joints3d"][~same])
-        assert torch.equal(mirror(one["joints2d"][~same], H36M17.swap), two["joints2d"][~same])
+        assert torch.equal(flip_joints(one["joints3d"][~same], H36M17.swap), two["joints3d"][~same])
+        assert torch.equal(flip_joints(one["joints2d"][~same], H36M17.swap), two["joints2d"][~same])
         taken.append(same)
     assert 0.25 < taken[0].float().mean() < 0.75
     assert not torch.equal(*taken)
@@ -180,7 +182,7 @@ def bones(joints3d):
 
 def test_motion_filmed_anew_keeps_directions_of_bones_and_little_else():
     before = sequences()[:4]
-    after = filmed_anew(before, 0, 1)
+    after = rerender(before, 0, 1)
     assert [s.name for s in after] == [s.name for s in before]
     assert all(s.joints3d is after[0].joints3d for s in after)
     assert len({tuple(s.camera.centre) for s in (*before, *after)}) == 8
@@ -193,7 +195,7 @@ def test_motion_filmed_anew_keeps_directions_of_bones_and_little_else():
 
 
 def test_a_take_depends_on_its_number_alone():
-    one, again, other = (filmed_anew(sequences()[4:8], 0, take) for take in (1, 1, 2))
+    one, again, other = (rerender(sequences()[4:8], 0, take) for take in (1, 1, 2))
     assert np.array_equal(one[2].joints3d, again[2].joints3d)
     assert np.array_equal(one[2].camera.centre, again[2].camera.centre)
     assert not np.array_equal(one[2].camera.centre, other[2].camera.centre)
@@ -201,7 +203,7 @@ def test_a_take_depends_on_its_number_alone():
 
 def test_a_take_lasts_as_many_epochs_as_asked():
     made = []
-    takes = Takes(lambda take: made.append(take) or windows(), 2)
+    takes = RerenderedWindows(lambda take: made.append(take) or windows(), 2)
     for epoch in (0, 1, 2, 2, 5, 0):
         assert len(takes[epoch, np.arange(3)]["index"]) == 3
     assert made == [0, 1, 2, 0]
@@ -209,7 +211,7 @@ def test_a_take_lasts_as_many_epochs_as_asked():
 
 def test_windows_are_filmed_anew_with_noise_of_their_own(trainer):
     net = MixSTE(frames=9, dim=16, depth=1, heads=2)
-    data = prepared(trainer, LiftDataModule(source(), "noisy", batch_size=4, refilm=1), net)
+    data = prepared(trainer, LiftDataModule(source(), "noisy", batch_size=4, augment_every=1), net)
     batches = [data.train_set[epoch, np.arange(6)] for epoch in (0, 1, 0)]
     assert torch.equal(batches[0]["joints2d"], batches[2]["joints2d"])
     assert not torch.equal(batches[0]["joints2d"], batches[1]["joints2d"])
@@ -217,8 +219,8 @@ def test_windows_are_filmed_anew_with_noise_of_their_own(trainer):
 
 
 def test_detections_cannot_be_filmed_anew():
-    with pytest.raises(UsageError, match="set refilm to 0"):
-        LiftDataModule(source(), "best.ckpt", refilm=1)
+    with pytest.raises(UsageError, match="set augment_every to 0"):
+        LiftDataModule(source(), "best.ckpt", augment_every=1)
 
 
 def prepared(trainer, data, net):
@@ -251,10 +253,10 @@ def test_statistics_leave_bad_frames_out(trainer):
         trainer, LiftDataModule(source(), batch_size=4), MixSTE(frames=9, dim=16, depth=1, heads=2)
     )
     before = data.statistics()
-    spoilt = data.tracks["train"][0]
+    spoilt = data.prepared["train"][0]
     spoilt.joints3d[:5] = 100.0
     valid = np.arange(len(spoilt.valid)) >= 5
-    data.tracks["train"][0] = dataclasses.replace(spoilt, valid=valid)
+    data.prepared["train"][0] = dataclasses.replace(spoilt, valid=valid)
     after = data.statistics()
     assert after.mean3d.abs().max() < 2
     assert (after.deviation3d - before.deviation3d).abs().max() < 0.1
@@ -265,10 +267,10 @@ def test_statistics_of_2d_count_joints_where_they_are_seen(trainer):
         trainer, LiftDataModule(source(), batch_size=4), MixSTE(frames=9, dim=16, depth=1, heads=2)
     )
     before = data.statistics()
-    for number, t in enumerate(data.tracks["train"]):
+    for number, t in enumerate(data.prepared["train"]):
         t.visible[: 7 + number, 4] = t.visible[:, 6] = False
         t.joints2d[~t.visible] = 0.0
-    seen = np.concatenate([t.joints2d[7 + n :, 4] for n, t in enumerate(data.tracks["train"])])
+    seen = np.concatenate([t.joints2d[7 + n :, 4] for n, t in enumerate(data.prepared["train"])])
     after = data.statistics()
     assert np.allclose(after.mean2d[4], seen.mean(0), atol=1e-6)
     assert np.allclose(after.deviation2d[4], seen.std(0), atol=1e-6)
@@ -283,9 +285,9 @@ def test_statistics_of_2d_count_joints_where_they_are_seen(trainer):
 def test_noisy_2d_is_the_same_in_every_run_and_differs_by_seed(trainer):
     def of(seed):
         data = LiftDataModule(source(), "noisy", batch_size=4, seed=seed)
-        return prepared(trainer, data, MixSTE(frames=9, dim=16, depth=1, heads=2)).tracks["train"][
-            0
-        ]
+        return prepared(trainer, data, MixSTE(frames=9, dim=16, depth=1, heads=2)).prepared[
+            "train"
+        ][0]
 
     one, again, other = of(1), of(1), of(2)
     assert np.array_equal(one.joints2d, again.joints2d)

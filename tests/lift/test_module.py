@@ -12,16 +12,17 @@ from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
-from pipeline import checkpoint
-from pipeline.datasets.synthetic import Synthetic
 from pipeline.errors import HeatliftError, UsageError
+from pipeline.files import torch_files
 from pipeline.lift import LiftDataModule, LiftModule, Martinez, MixSTE, PoseFormer, VideoPose3D
-from pipeline.lift.clips import stitch
-from pipeline.lift.data import Track, exact_joints2d, mirror, track
+from pipeline.lift.clips import lift_in_windows
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.losses import MPJPELoss
+from pipeline.lift.sequences import PreparedSequence, exact_joints2d, flip_joints, prepare_sequence
+from pipeline.mocap.synthetic import Synthetic
 from pipeline.pretrain import PretrainDataModule, PretrainModule
-from pipeline.published import import_weights
+from pipeline.training import checkpoints
+from pipeline.weights.importing import import_weights
 
 
 def net(frames=9, **changes):
@@ -73,10 +74,12 @@ def test_flip_test_is_the_average_of_clip_and_mirror_image(frames):
     module = LiftModule(net(), flip_test=True).eval()
     joints2d, visible = torch.randn(frames, 17, 2), torch.rand(frames, 17) < 0.8
     with torch.no_grad():
-        one = stitch(module, module.net, joints2d, visible)
+        one = lift_in_windows(module, module.net, joints2d, visible)
         swap = module.net.skeleton.swap
-        two = stitch(module, module.net, mirror(joints2d, swap), visible[:, list(swap)])
-        expected = (one + mirror(two, swap)) / 2
+        two = lift_in_windows(
+            module, module.net, flip_joints(joints2d, swap), visible[:, list(swap)]
+        )
+        expected = (one + flip_joints(two, swap)) / 2
         lifted = module.lift(joints2d, visible)
     assert torch.allclose(lifted, expected - expected[:, :1], atol=1e-6)
 
@@ -86,8 +89,8 @@ def test_flip_test_answers_a_mirror_image_with_the_mirror_image():
     joints2d, visible = torch.randn(11, 17, 2), torch.ones(11, 17, dtype=torch.bool)
     swap = module.net.skeleton.swap
     with torch.no_grad():
-        one, two = module.lift(joints2d, visible), module.lift(mirror(joints2d, swap), visible)
-    assert torch.allclose(mirror(one, swap), two, atol=1e-6)
+        one, two = module.lift(joints2d, visible), module.lift(flip_joints(joints2d, swap), visible)
+    assert torch.allclose(flip_joints(one, swap), two, atol=1e-6)
 
 
 def centre_net():
@@ -101,8 +104,8 @@ def test_the_subset_of_a_centre_lifter_is_as_in_the_whole_clip(flip_test):
     few = LiftModule(whole.net, flip_test=flip_test, frames="subset")
     joints2d, visible = torch.randn(20, 17, 2), torch.rand(20, 17) < 0.8
     with torch.no_grad():
-        expected, every = whole.lift_scored(joints2d, visible)
-        lifted, among = few.lift_scored(joints2d, visible)
+        expected, every = whole.lift_evaluated(joints2d, visible)
+        lifted, among = few.lift_evaluated(joints2d, visible)
     assert every.all()
     assert among.nonzero()[:, 0].tolist() == [0, 1, 16, 17]
     assert torch.allclose(lifted[among], expected[among], atol=1e-6)
@@ -133,7 +136,7 @@ def eight_clips():
     """Eight clips of embedded people, and the first frame of each in its video."""
     found = []
     for s in Synthetic(1, 1, 1, seconds=1.0).sequences("train")[::3][:8]:
-        t = track(s, s.skeleton, exact_joints2d(s), np.ones((len(s), 17)))
+        t = prepare_sequence(s, s.skeleton, exact_joints2d(s), np.ones((len(s), 17)))
         found.append((t.joints2d[:9], t.visible[:9], t.joints3d[:9]))
     joints2d, visible, joints3d = (
         torch.from_numpy(np.stack(arrays)) for arrays in zip(*found, strict=True)
@@ -191,24 +194,24 @@ def test_weights_of_another_network_are_refused_and_change_nothing(trainer, tmp_
         path
     )
     taker = LiftModule(net(), pretrained=str(path))
-    before = checkpoint.weights_digest(taker)
+    before = checkpoints.weights_digest(taker)
     taker.trainer = trainer()
     with pytest.raises(HeatliftError, match="Temporal_pos_embed"):
         taker.setup("fit")
-    assert checkpoint.weights_digest(taker) == before
+    assert checkpoints.weights_digest(taker) == before
 
 
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Drawing takes most of the time of a short test."""
-    monkeypatch.setattr("pipeline.dashboard.lift_panels", lambda *_, **__: None)
+    monkeypatch.setattr("pipeline.dashboard.panels.lift_panels", lambda *_, **__: None)
 
 
 STAGES = [(LiftModule, LiftDataModule), (PretrainModule, PretrainDataModule)]
 
 
 def numbers_of(trainer, module, data_class, **changes):
-    made = trainer(plugins=[checkpoint.WholeFiles()], limit_test_batches=2)
+    made = trainer(plugins=[checkpoints.AtomicCheckpointIO()], limit_test_batches=2)
     return made.test(module, data_class(source()), verbose=False, **changes)[0]
 
 
@@ -255,16 +258,19 @@ def test_a_test_after_a_fit_keeps_the_trained_weights(
     made.save_checkpoint(path)
     module = module_class(net(), pretrained=str(path))
     made = trainer(
-        max_steps=4, limit_val_batches=0, num_sanity_val_steps=0, plugins=[checkpoint.WholeFiles()]
+        max_steps=4,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        plugins=[checkpoints.AtomicCheckpointIO()],
     )
     made.fit(module, data_class(source()), ckpt_path=str(path) if resumed else None)
-    before = checkpoint.weights_digest(module.net)
+    before = checkpoints.weights_digest(module.net)
     numbers_of(trainer, module, data_class)
-    assert checkpoint.weights_digest(module.net) == before
-    assert before != checkpoint.weights_digest(
+    assert checkpoints.weights_digest(module.net) == before
+    assert before != checkpoints.weights_digest(
         {
             name.removeprefix("net."): value
-            for name, value in checkpoint.read(path)["state_dict"].items()
+            for name, value in torch_files.read_checkpoint(path)["state_dict"].items()
             if name.startswith("net.")
         }
     )
@@ -276,12 +282,12 @@ def test_a_part_of_a_network_is_not_tested(trainer, tmp_path, stage):
     weights.pop("net.head.1.bias")
     torch.save({"state_dict": weights, "heatlift": {"stage": "lift"}}, tmp_path / "part.ckpt")
     module = LiftModule(net(), pretrained=str(tmp_path / "part.ckpt"))
-    before = checkpoint.weights_digest(module)
+    before = checkpoints.weights_digest(module)
     with pytest.raises(
         UsageError, match=r"only a part of this network, without net\.head\.1\.bias; train"
     ):
         getattr(trainer(), stage)(module, LiftDataModule(source()))
-    assert checkpoint.weights_digest(module) == before
+    assert checkpoints.weights_digest(module) == before
     module.trainer = trainer()
     module.setup("fit")
     assert module.origin["pretrained"]["new"] == ["net.head.1.bias"]
@@ -325,7 +331,7 @@ class Standing(Lifter):
 class Drifting(LiftDataModule):
     """The wrist of one video drifts off by a millimetre per frame, that of another by two."""
 
-    def _tracks(self, split):
+    def _prepare(self, split):
         sequence = self.source.sequences(split)[0]
         found = []
         for group, frames, speed in (("seen", 18, 0.001), ("unseen", 17, 0.002)):
@@ -337,7 +343,9 @@ class Drifting(LiftDataModule):
             valid[1] = group == "seen"
             about = dataclasses.replace(sequence, group=group)
             visible = np.ones((frames, 17), bool)
-            found.append(Track(about, joints2d.repeat(frames, 0), visible, joints3d, valid))
+            found.append(
+                PreparedSequence(about, joints2d.repeat(frames, 0), visible, joints3d, valid)
+            )
         return found
 
 
@@ -365,8 +373,8 @@ class Straying(Drifting):
 
     strays = (3, 9, 4, 1, 20, 2, 5, 7, 6, 8, 30, 11, 14, 12, 13, 15, 16, 25, 17, 10)
 
-    def _tracks(self, split):
-        model, found = super()._tracks(split)[0], []
+    def _prepare(self, split):
+        model, found = super()._prepare(split)[0], []
         for number, stray in enumerate(self.strays):
             joints3d, valid = model.joints3d.copy(), model.valid.copy()
             joints3d[:, 13, 2] = stray / 1000
@@ -381,8 +389,10 @@ def test_the_clips_shown_are_the_worst_the_middle_and_the_best_by_the_error_that
     trainer, monkeypatch
 ):
     shown = []
-    monkeypatch.setattr("pipeline.dashboard.lift_panels", lambda *given: shown.extend(given[1]))
-    module = LiftModule(Standing(), flip_test=False, scored=16, root_scored=False)
+    monkeypatch.setattr(
+        "pipeline.dashboard.panels.lift_panels", lambda *given: shown.extend(given[1])
+    )
+    module = LiftModule(Standing(), flip_test=False, scored=16, root_evaluated=False)
     trainer().test(module, datamodule=Straying(source()), verbose=False)
     assert [clip.name for clip in shown] == [f"video {i}" for i in (10, 17, 4, 19, 0, 5, 3)]
     errors = [30, 25, 20, 10, 3, 2, 1]  # of the wrist, one of 15 joints; the invalid frames' is far
@@ -393,7 +403,9 @@ def scored(trainer):
     """Numbers of a test, and the errors of the clips that are shown by their names."""
     module, shown = LiftModule(net(), flip_test=False), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.dashboard.lift_panels", lambda *given: shown.extend(given[1]))
+        patch.setattr(
+            "pipeline.dashboard.panels.lift_panels", lambda *given: shown.extend(given[1])
+        )
         trainer.test(module, datamodule=LiftDataModule(OddVideos(), "noisy"), verbose=False)
     numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return numbers | {clip.name: clip.error for clip in shown}

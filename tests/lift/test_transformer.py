@@ -66,10 +66,10 @@ def test_drop_path_drops_whole_frames_or_whole_tracks_and_keeps_the_mean():
     block = Block(4, 2, drop_path=0.25)
     tokens, branch = torch.zeros(50, 10, 8, 4), torch.ones(50, 10, 8, 4)
     frames = block.add(tokens, branch, "joints")
-    tracks = block.add(tokens, branch, "frames")
+    sequences = block.add(tokens, branch, "frames")
     torch.testing.assert_close(frames.unique(), torch.tensor([0.0, 4 / 3]))
     assert (frames == frames[:, :, :1, :1]).all()
-    assert (tracks == tracks[:, :1, :, :1]).all()
+    assert (sequences == sequences[:, :1, :, :1]).all()
     assert frames.mean().item() == pytest.approx(1, abs=0.1)
     assert torch.equal(block.eval().add(tokens, branch, "joints"), branch)
 

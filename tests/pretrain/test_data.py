@@ -3,11 +3,11 @@ import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
-from pipeline.datasets.synthetic import Synthetic
 from pipeline.lift import MixSTE
-from pipeline.lift.data import mirror
+from pipeline.lift.sequences import flip_joints
+from pipeline.mocap.synthetic import Synthetic
 from pipeline.pretrain import PretrainDataModule, PretrainModule
-from pipeline.pretrain.data import Projections
+from pipeline.pretrain.data import ProjectedClips
 from pipeline.skeleton import H36M17
 
 
@@ -15,7 +15,7 @@ def projections(**changes):
     motions = [s.joints3d for s in Synthetic(1, 1, 1, seconds=1.0).sequences("train")[::4]]
     options = {"frames": 9, "step": 3, "seed": 2, "joint_mask": 0.05, "frame_mask": 0.1}
     options |= {"noise": 1.0, "flip": True} | changes
-    return Projections(motions, [np.ones(len(m), bool) for m in motions], H36M17, **options)
+    return ProjectedClips(motions, [np.ones(len(m), bool) for m in motions], H36M17, **options)
 
 
 def test_a_clip_is_a_pure_function_of_seed_epoch_and_index():
@@ -82,7 +82,7 @@ def test_mirrored_clips_are_mirror_images():
     same = (one["exact2d"] == two["exact2d"]).flatten(1).all(1)
     assert 3 < same.sum() < 17
     for name in ("exact2d", "joints3d"):
-        assert torch.equal(mirror(one[name][~same], H36M17.swap), two[name][~same])
+        assert torch.equal(flip_joints(one[name][~same], H36M17.swap), two[name][~same])
 
 
 def test_recordings_seen_by_four_cameras_are_taken_once(trainer):

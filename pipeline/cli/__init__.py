@@ -1,0 +1,1 @@
+"""The command line: stages, plain commands, strict configs, errors as one line."""

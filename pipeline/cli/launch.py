@@ -1,0 +1,118 @@
+"""Run a command line: configure, dispatch, and turn errors into an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from pipeline.cli import commands, explain
+from pipeline.cli.configs import resolve_configs
+from pipeline.cli.stage_cli import StageCLI
+from pipeline.cli.stages import load_stage
+from pipeline.cli.table import Command
+from pipeline.errors import UsageError, print_error
+from pipeline.training import checkpoints
+from pipeline.training.processes import signal_handlers
+from pipeline.training.signals import StoppedBySignal, StopSignals
+
+IGNORED_WARNINGS = (
+    r".*LeafSpec.*",  # lightning 2.6 with torch 2.13
+    r".*args parameter is intended to run from within Python.*",  # it gets what is left of argv
+    r".*does not have many workers.*",  # whole batches come from one gather, faster without
+    r".*Consider setting `persistent_workers=True`.*",
+    r".*The number of training batches .* is smaller than the logging interval.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*sync_dist=True.*",  # evaluation logs torchmetrics, which synchronise themselves
+    r".*It is recommended to use `self.log.*",
+    r".*torch.distributed.nn.functional.all_gather.*",  # what `self.all_gather` calls
+)
+"""Warnings of libraries that a user of Heatlift can do nothing about."""
+
+
+def run_stage(name: str, arguments: Sequence[str], *, debug: bool = False) -> int:
+    """Run a stage and turn whatever goes wrong into one line and an exit code.
+
+    Args:
+        name: Of the stage.
+        arguments: What follows it on the command line.
+        debug: Whether to print the traceback of an error, too.
+    """
+
+    def run(resolved: list[str]) -> None:
+        stops = StopSignals()
+        watched = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+        with signal_handlers(watched, stops.handle):
+            StageCLI(load_stage(name), resolved, [name, *arguments], stops)
+
+    return _exit_code(run, arguments, debug=debug)
+
+
+def run_command(
+    name: str, command: Command, arguments: Sequence[str], *, debug: bool = False
+) -> int:
+    """Run a plain command and turn whatever goes wrong into one line and an exit code.
+
+    Args:
+        name: Of the command.
+        command: Its entry in the command table.
+        arguments: What follows its name on the command line.
+        debug: Whether to print the traceback of an error, too.
+    """
+
+    def run(resolved: list[str]) -> None:
+        with signal_handlers((signal.SIGTERM, signal.SIGINT), _stop):
+            commands.run_plain_command(name, command, resolved)
+
+    return _exit_code(run, arguments, debug=debug)
+
+
+def _exit_code(run: Callable[[list[str]], None], arguments: Sequence[str], *, debug: bool) -> int:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", pattern)
+    try:
+        run(resolve_configs(_import_own_files(arguments)))
+    except StoppedBySignal as stop:
+        return print_error(stop.message, stop.exit_code)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return print_error(*explain.explain_error(error))
+    except KeyboardInterrupt:
+        return print_error("stopped by SIGINT", 130)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 2 if end.code else 0
+    return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise StoppedBySignal(number, f"stopped by {signal.Signals(number).name}")
+
+
+def _import_own_files(arguments: Sequence[str]) -> list[str]:
+    """Import the files given with --import, for their classes; return the other arguments."""
+    rest: list[str] = []
+    given = iter(arguments)
+    for argument in given:
+        if argument != "--import":
+            rest.append(argument)
+            continue
+        path = Path(next(given, ""))
+        if not path.is_file():
+            raise UsageError(f"--import {path}: no such file; give a Python file of your own")
+        sys.path.insert(0, str(path.resolve().parent))
+        module = importlib.import_module(path.stem)
+        if Path(module.__file__ or "").resolve() != path.resolve():
+            raise UsageError(
+                f"--import {path}: there is another module {path.stem}; rename the file"
+            )
+        checkpoints.allow_import(path.stem)
+    return rest

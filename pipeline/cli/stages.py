@@ -1,0 +1,45 @@
+"""The stages: name on the command line -> module class and one help line."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pipeline.training.stage import Stage
+
+
+class StageEntry(NamedTuple):
+    """One stage of the command line.
+
+    Args:
+        place: `module:class` of its LightningModule, which says everything else about it.
+        help: One line for `--help`.
+    """
+
+    place: str
+    help: str
+
+
+STAGES = {
+    "heatmap": StageEntry(
+        "pipeline.heatmap.module:HeatmapModule", "train or test a 2D stage: images to 2D joints"
+    ),
+    "integral": StageEntry(
+        "pipeline.integral.module:IntegralModule", "train or test a 2D stage with 3D heatmaps (SAN)"
+    ),
+    "pretrain": StageEntry(
+        "pipeline.pretrain.module:PretrainModule",
+        "train a lifter to recover motion from masked, noisy projections",
+    ),
+    "lift": StageEntry(
+        "pipeline.lift.module:LiftModule", "train or test a lifter: 2D clips to 3D clips"
+    ),
+}
+
+
+def load_stage(name: str) -> type[Stage]:
+    """Import the module class of a stage."""
+    module, _, attribute = STAGES[name].place.partition(":")
+    stage: type[Stage] = getattr(importlib.import_module(module), attribute)
+    return stage

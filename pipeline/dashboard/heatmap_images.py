@@ -1,0 +1,148 @@
+"""Heatmaps drawn over the image they belong to."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.dashboard.canvas import (
+    CENTRE,
+    LEFT,
+    PAPER,
+    RIGHT,
+    Image,
+    contact_sheet,
+    draw_disc,
+    draw_line,
+    enlarge,
+    side_colours,
+)
+from pipeline.dashboard.skeletons import draw_joints2d
+from pipeline.skeleton import Skeleton
+
+
+def draw_heatmaps(
+    image: Image, heatmaps: ArrayLike, skeleton: Skeleton, *, peak: float | None = None
+) -> Image:
+    """Lay all heatmaps over a dimmed picture, each in the colour of its joint's side.
+
+    Args:
+        image: The network's input as RGB, (H, W, 3).
+        heatmaps: (J, h, w), covering the same field as the picture.
+        skeleton: The joint set.
+        peak: Value that is drawn at full strength; by default the highest one of these maps.
+
+    Returns:
+        A new picture, (H, W, 3).
+    """
+    maps = _maps(heatmaps)
+    height, width = image.shape[:2]
+    top = peak or max(float(maps.max(initial=0.0)), 1e-6)
+    canvas = _dimmed(image)
+    colours = np.array(side_colours(skeleton), np.float32)
+    # The sides glow brighter than their line colours, or grey and blue would drown in the picture.
+    glow = {LEFT: (255, 150, 30), RIGHT: (60, 160, 255), CENTRE: (225, 230, 240)}
+    for side, bright in glow.items():
+        chosen = (colours == np.array(side, np.float32)).all(-1)
+        if not chosen.any():
+            continue
+        strength = _enlarged(maps[chosen].max(0) / top, width, height)[..., None]
+        canvas += (np.array(bright, np.float32) - canvas) * np.clip(strength, 0, 1)
+    return canvas.round().astype(np.uint8)
+
+
+def draw_heatmap_sheet(
+    image: Image, heatmaps: ArrayLike, skeleton: Skeleton, *, columns: int = 6, size: int = 160
+) -> Image:
+    """Every heatmap in a tile of its own, with the joint's name and the value of its peak.
+
+    Args:
+        image: The network's input as RGB, (H, W, 3).
+        heatmaps: (J, h, w).
+        skeleton: The joint set.
+        columns: Tiles in a row.
+        size: Height of a tile in pixels.
+
+    Returns:
+        RGB.
+    """
+    maps = _maps(heatmaps)
+    enlarged = enlarge(image, size)
+    height, width = enlarged.shape[:2]
+    top = max(float(maps.max(initial=0.0)), 1e-6)
+    dimmed = _dimmed(enlarged)
+    tiles, captions = [], []
+    for joint, heat in enumerate(maps):
+        strength = np.clip(_enlarged(heat / top, width, height), 0, 1)
+        coded = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+        colour = np.asarray(coded)[..., ::-1].astype(np.float32)
+        opacity = np.sqrt(strength)[..., None]
+        tiles.append((dimmed + (colour - dimmed) * opacity).round().astype(np.uint8))
+        captions.append(f"{heat.max():.2f}  {skeleton.joints[joint].replace('_', ' ')}")
+    return contact_sheet(tiles, columns, captions)
+
+
+def draw_detection(
+    image: Image,
+    maps: ArrayLike,
+    joints: ArrayLike,
+    truth: ArrayLike,
+    skeleton: Skeleton,
+    *,
+    score: ArrayLike | None = None,
+    size: int = 320,
+) -> Image:
+    """One panel for the 2D stage: exact joints, heatmaps, and the detection with its errors.
+
+    Args:
+        image: The network's input as RGB, (H, W, 3).
+        maps: Heatmaps, (J, h, w).
+        joints: Detected joints in pixels of `image`, (J, 2).
+        truth: Exact joints in pixels of `image`, (J, 2); NaN where unlabelled.
+        skeleton: The joint set.
+        score: Trust in each detected joint, (J,).
+        size: Height of the pictures in the panel.
+
+    Returns:
+        RGB, three pictures side by side; in the last a red line runs from each detected joint
+        to its exact place.
+    """
+    enlarged = enlarge(image, size)
+    scale = enlarged.shape[0] / image.shape[0]
+    # Integer coordinates are pixel centres, so enlarging moves them by half a pixel.
+    found = (np.asarray(joints, np.float64) + 0.5) * scale - 0.5
+    exact = (np.asarray(truth, np.float64) + 0.5) * scale - 0.5
+    detected = draw_joints2d(enlarged, found, skeleton, score)
+    for start, end in zip(found, exact, strict=True):
+        if np.hypot(*(end - start)) > 0.02 * size:
+            draw_line(detected, start, end, PAPER, 4)
+            draw_line(detected, start, end, (214, 30, 50), 2)
+            draw_disc(detected, end, 3, (214, 30, 50))
+    return contact_sheet(
+        [
+            draw_joints2d(enlarged, exact, skeleton),
+            draw_heatmaps(enlarged, maps, skeleton),
+            detected,
+        ],
+        3,
+        ["truth", "heatmaps", "detection, red: its error"],
+    )
+
+
+def _maps(heatmaps: ArrayLike) -> NDArray[np.float32]:
+    maps = np.nan_to_num(np.asarray(heatmaps, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    return np.maximum(maps, 0)
+
+
+def _enlarged(heat: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
+    resized = cv2.resize(
+        np.ascontiguousarray(heat), (width, height), interpolation=cv2.INTER_LINEAR
+    )
+    return np.asarray(resized, np.float32)
+
+
+def _dimmed(image: Image) -> NDArray[np.float32]:
+    """The picture in dark grey, (H, W, 3), for colours to stand out on."""
+    grey = np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY), np.float32)
+    return np.repeat(grey[..., None] * 0.5 + 10, 3, axis=2)

@@ -1,0 +1,108 @@
+"""VideoPose3D's archives of 2D detections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError
+from pipeline.files.archive import Npz
+from pipeline.files.pickles import check_array
+from pipeline.skeleton import COCO17, H36M17, MPI3DHP17, MPII16, Skeleton
+from pipeline.sources import VideoDetections
+
+_SYMMETRIES = {
+    (len(s), frozenset(s.left), frozenset(s.right)): s for s in (H36M17, COCO17, MPII16, MPI3DHP17)
+}
+
+
+def skeleton_by_symmetry(joints: int, left: list[int], right: list[int], place: str) -> Skeleton:
+    """The joint set with that many joints and those left and right ones (VideoPose3D's metadata).
+
+    Raises:
+        DataError: If it is not known; the message lists the known ones.
+    """
+    found = _SYMMETRIES.get((joints, frozenset(left), frozenset(right)))
+    if found is None:
+        known = "; ".join(
+            f"{s.name} has {n} joints, left {sorted(a)}, right {sorted(b)}"
+            for (n, a, b), s in _SYMMETRIES.items()
+        )
+        raise DataError(
+            f"{place}: its {joints} joints, left {left}, right {right}, are no known set: {known}"
+        )
+    return found
+
+
+def skeleton_from_metadata(archive: Npz) -> Skeleton:
+    """The joint set that the metadata of VideoPose3D's 2D archives describes.
+
+    Raises:
+        DataError: If it is not known.
+    """
+    about = archive.objects("metadata")
+    if not isinstance(about, dict):
+        raise DataError(f"{archive.path}: metadata is no dict; it must name the joints")
+    joints, sides = about.get("num_joints"), about.get("keypoints_symmetry")
+    try:
+        left, right = ([int(index) for index in side] for side in sides)  # type: ignore[union-attr]
+    except (TypeError, ValueError):
+        raise DataError(f"{archive.path}: metadata names no left and right joints") from None
+    if not isinstance(joints, int):
+        raise DataError(f"{archive.path}: metadata has no number of joints")
+    return skeleton_by_symmetry(joints, left, right, str(archive.path))
+
+
+def check_nested(content: object, place: str) -> dict[str, dict]:
+    """Subject -> recording -> something, as VideoPose3D's archives are built.
+
+    Raises:
+        DataError: If it is anything else.
+    """
+    if not isinstance(content, dict):
+        raise DataError(f"{place}: a dict of subjects is expected, not {type(content).__name__}")
+    for subject, actions in content.items():
+        if not isinstance(subject, str) or not isinstance(actions, dict):
+            raise DataError(
+                f"{place}: {subject!r:.40} holds {type(actions).__name__}, not recordings"
+            )
+        if not all(isinstance(name, str) for name in actions):
+            raise DataError(f"{place}: {subject} has recordings without a name")
+    return content
+
+
+def read_videopose3d(path: Path) -> dict[str, VideoDetections]:
+    """Detections of one of VideoPose3D's 2D archives: `subject/recording/number` -> 2D joints.
+
+    Raises:
+        DataError: If the archive is damaged or its joint set is not known.
+    """
+    archive = Npz(path)
+    skeleton, found = skeleton_from_metadata(archive), {}
+    content = check_nested(archive.objects("positions_2d"), f"{path}: positions_2d")
+    for subject, recordings in content.items():
+        for recording, videos in recordings.items():
+            place = f"{path}: {subject}/{recording}"
+            if not isinstance(videos, (list, np.ndarray)):
+                raise DataError(f"{place}: a list of videos is expected")
+            for index, video in enumerate(videos):
+                joints2d = pixel_array(video, len(skeleton), f"{place}/{index}")
+                score = np.isfinite(joints2d[..., 0]).astype(np.float32)
+                found[f"{subject}/{recording}/{index}"] = VideoDetections(skeleton, joints2d, score)
+    if not found:
+        raise DataError(f"{path}: holds no video")
+    return found
+
+
+def pixel_array(video: Any, joints: int, place: str) -> NDArray[np.float32]:
+    """x, y of an array (T, J, 2) or (T, J, 3), NaN where one of them is not finite, (T, J, 2).
+
+    Raises:
+        DataError: If it is no such array.
+    """
+    channels = 3 if isinstance(video, np.ndarray) and video.shape[-1:] == (3,) else 2
+    video = check_array(video, (None, joints, channels), place, finite=False)[..., :2]
+    return np.where(np.isfinite(video).all(axis=-1, keepdims=True), video, np.nan)

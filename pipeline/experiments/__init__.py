@@ -1,0 +1,1 @@
+"""What runs several trainings: the demo, the open benchmark, sweeps, robustness."""

@@ -1,0 +1,1 @@
+"""The trust boundary: every untrusted file is opened here."""

@@ -1,0 +1,137 @@
+"""JSON files read strictly: every fault is one line that names the file and the place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError
+from pipeline.files.reading import read_bytes
+
+MAX_BYTES = 2 * 2**30
+MAX_NUMBER = 1e30
+"""No number in a data set of people is larger; float32 still holds it."""
+
+Kind = TypeVar("Kind")
+_NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
+
+
+class _Refused(ValueError):
+    pass
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _Refused(f"holds {name}, which is no number")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise _Refused(f"has the key {twice[:60]!r} twice in one object")
+    return found
+
+
+def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
+    """Content of a JSON file.
+
+    Raises:
+        DataError: If it is missing, larger than `limit` bytes, not UTF-8, not valid, nested too
+            deep, has a key twice in one object or NaN among its numbers.
+    """
+    try:
+        return json.loads(
+            read_bytes(path, limit).decode("utf-8-sig"),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_distinct,
+        )
+    except _Refused as error:
+        raise DataError(f"{path}: {error}; write it again without") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise DataError(
+            f"{path}: {place}: is not valid JSON ({error.msg}); fetch it again"
+        ) from None
+    except RecursionError:
+        raise DataError(
+            f"{path}: is nested too deep; no data set of people looks like that"
+        ) from None
+    except ValueError as error:  # a whole number of more than 4300 digits
+        raise DataError(f"{path}: {str(error)[:80]}; fetch it again") from None
+
+
+def expect_type(value: Any, kind: type[Kind], place: str) -> Kind:
+    """The value itself, if it is of that kind.
+
+    Args:
+        value: From a JSON file.
+        kind: `dict`, `list`, `str` or `int`.
+        place: File and place, for the message.
+
+    Raises:
+        DataError: If it is of another kind, or a whole number beyond 64 bits.
+    """
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise DataError(f"{place}: {_NAMES[kind]} is expected, not {_shown(value)}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise DataError(f"{place}: a number of {value.bit_length()} bits is none of a data set")
+    return value
+
+
+def required_key(record: Any, name: str, place: str) -> Any:
+    """Value of a key of a JSON object.
+
+    Raises:
+        DataError: If this is no object or the key is missing; the message lists the keys there are.
+    """
+    expect_type(record, dict, place)
+    if name not in record:
+        has = ", ".join(map(str, list(record)[:12])) or "nothing"
+        raise DataError(f"{place}: has no {name!r} (it has {has})")
+    return record[name]
+
+
+def number_array(value: Any, shape: tuple[int | None, ...], place: str) -> NDArray[np.float64]:
+    """Finite numbers of a shape, float64; None in `shape` stands for any length.
+
+    Raises:
+        DataError: If these are other things than finite numbers, or of another shape.
+    """
+    try:
+        array = np.array(value)
+    except (ValueError, OverflowError, RecursionError):
+        array = np.array(None)
+    wanted = "x".join("n" if size is None else str(size) for size in shape) or "one"
+    if array.dtype.kind not in "iuf" and array.size:
+        raise DataError(f"{place}: {wanted} numbers are expected, not {_shown(value)}")
+    matches = array.ndim == len(shape) and all(
+        want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+    )
+    if not matches:
+        had = "x".join(map(str, array.shape)) or "one"
+        raise DataError(f"{place}: {wanted} numbers are expected, not {had}")
+    array = array.astype(np.float64)
+    if not (np.abs(array) < MAX_NUMBER).all():
+        raise DataError(f"{place}: has a number that is not finite or beyond all bounds")
+    return array
+
+
+def expect_number(record: Mapping[str, Any], name: str, place: str) -> float:
+    """One finite number under a key of a JSON object."""
+    value = required_key(record, name, place)
+    if type(value) in (int, float) and abs(value) < MAX_NUMBER:
+        return float(value)
+    return float(number_array(value, (), f"{place}: {name}"))
+
+
+def _shown(value: Any) -> str:
+    text = type(value).__name__ if isinstance(value, (dict, list)) else repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,296 @@
+"""The content store: content-addressed folders of memory-mapped arrays, checked on opening."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+import stat
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import numpy as np
+
+from pipeline.errors import StorageError
+from pipeline.files.entries import (
+    Arrays,
+    CacheSpecification,
+    DamagedEntryError,
+    Entry,
+    MissingEntryError,
+    canonical_json,
+    publish_entry,
+    read_entry,
+    remove_path,
+    write_flushed,
+)
+
+_log = logging.getLogger(__name__)
+
+
+_DIGESTS = ".digests.jsonl"
+
+
+_PATIENCE = 10.0  # seconds between two lines that say for whom a process waits
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Finished parts of an entry that is being built; they outlive a killed builder.
+
+    Args:
+        folder: Where they lie. Several processes may write different shards at once.
+    """
+
+    folder: Path
+
+    def put(self, name: str, arrays: Arrays) -> None:
+        """Write a shard whole or not at all."""
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, **arrays)
+        temporary = self.folder / f".{name}.{os.getpid()}.tmp"
+        with _storage(self.folder, "cannot write"):
+            write_flushed(temporary, content.getbuffer())
+            temporary.replace(self.folder / f"{name}.npz")
+
+    def get(self, name: str) -> Arrays | None:
+        """The arrays of a shard; none if it is not there or its checksums fail."""
+        try:
+            with _open(self.folder / f"{name}.npz") as file, zipfile.ZipFile(file) as archive:
+                if archive.testzip() is not None:
+                    return None
+                file.seek(0)
+                with np.load(file, allow_pickle=False) as members:
+                    return dict(members)
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError):
+            return None
+
+
+Build = Callable[[Shards], Arrays]
+"""Makes what is missing, keeping finished parts as shards, and returns all arrays of the entry."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """The cache: a folder of entries.
+
+    Convention:
+        An entry is a folder with one `.npy` file per array and `manifest.json`. The same key and
+        content give the same bytes, file for file. Names that start with a dot are locks,
+        unfinished entries and remembered digests.
+
+    Args:
+        root: The folder; made when the first entry is.
+    """
+
+    root: Path
+
+    def shards(self, specification: CacheSpecification) -> Shards:
+        """Where the finished parts of an entry lie while it is being built."""
+        return Shards(self.root / f".{specification.name}.building")
+
+    def find(self, specification: CacheSpecification) -> Entry | None:
+        """The entry if it is there and whole.
+
+        Raises:
+            StorageError: If the entry is a link or holds one.
+        """
+        try:
+            return self._checked(specification)
+        except (MissingEntryError, DamagedEntryError):
+            return None
+
+    def fetch(self, specification: CacheSpecification, build: Build) -> Entry:
+        """The entry, built if it is missing or damaged.
+
+        One process builds at a time, under a kernel lock that dies with it; others wait and say
+        so. A builder that was killed is taken over: its shards are kept.
+
+        Args:
+            specification: Which entry.
+            build: Called under the lock.
+
+        Raises:
+            StorageError: If the entry is missing and cannot be written, or is a link.
+        """
+        if entry := self.find(specification):
+            return entry
+        path = self.root / specification.name
+        with _storage(self.root, "cannot be written"):
+            self.root.mkdir(parents=True, exist_ok=True)
+        with self.lock(specification.name):
+            try:
+                return self._checked(specification)
+            except MissingEntryError:
+                pass
+            except DamagedEntryError as damage:
+                _log.warning("heatlift: warning: %s: %s; rebuilding", path, damage)
+            _warn_if_open_to_all(self.root)
+            self.sweep(specification.name)
+            self._room_for(2 * specification.size)
+            shards = self.shards(specification)
+            with _storage(shards.folder, "cannot be written"):
+                _real_folder(shards.folder)
+            arrays = build(shards)
+            with _storage(path, "cannot be written"):
+                publish_entry(path, specification, arrays)
+                shutil.rmtree(shards.folder)
+            return self._checked(specification)
+
+    def digest(self, file: Path) -> str:
+        """SHA-256 of a file's bytes, remembered by path, size and time of change.
+
+        Raises:
+            OSError: If the file cannot be read.
+        """
+        file = file.resolve()
+        status = file.stat()
+        mark = (str(file), status.st_size, status.st_mtime_ns)
+        known = _remembered(self.root / _DIGESTS)
+        if mark not in known:
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            # A file changed within the clock's last tick may change again and keep its time.
+            if time.time_ns() - status.st_mtime_ns < 2_000_000_000:
+                return digest
+            known[mark] = digest
+            with contextlib.suppress(OSError):
+                self.root.mkdir(parents=True, exist_ok=True)
+                with (self.root / _DIGESTS).open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps([*mark, digest]) + "\n")
+        return known[mark]
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold an entry alone; wait, and say for whom, while another process holds it."""
+        lock = filelock.FileLock(self.root / f".{name}.lock")
+        holder = self.root / f".{name}.pid"
+        began = time.monotonic()
+        with _storage(self.root / name, "is not complete and cannot be written"):
+            while not lock.is_locked:
+                try:
+                    lock.acquire(timeout=_PATIENCE)
+                except filelock.Timeout:
+                    pid = "?"
+                    with contextlib.suppress(OSError):
+                        pid = holder.read_text("ascii")
+                    waited = time.monotonic() - began
+                    _log.warning(
+                        "heatlift: %s: locked by process %s for %.0f s; waiting", name, pid, waited
+                    )
+            holder.write_text(str(os.getpid()), "ascii")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                holder.unlink()
+            lock.release()
+
+    def _checked(self, specification: CacheSpecification) -> Entry:
+        entry = read_entry(self.root / specification.name)
+        if entry.key != json.loads(canonical_json(specification.key)):
+            raise DamagedEntryError("was made for another key")
+        layout = {name: (array.shape, array.dtype.str) for name, array in entry.arrays.items()}
+        facts = (
+            entry.facts
+            if specification.facts is None
+            else json.loads(canonical_json(specification.facts))
+        )
+        if specification.layout not in (None, layout) or entry.facts != facts:
+            raise DamagedEntryError("holds arrays of other shapes, types or offsets")
+        return entry
+
+    def sweep(self, mine: str) -> None:
+        """Remove what is left of writers that are gone; `mine` is locked here.
+
+        Whether a writer of another entry is gone, its lock tells: in another container its process
+        id means nothing.
+        """
+        for temporary in self.root.glob(".*.tmp"):
+            owner, _, pid = temporary.name.removesuffix(".tmp").removesuffix(".old").rpartition(".")
+            if not pid.isdigit():
+                continue
+            if owner == f".{mine}":
+                remove_path(temporary)
+                continue
+            theirs = filelock.FileLock(self.root / f"{owner}.lock", timeout=0)
+            with contextlib.suppress(filelock.Timeout, OSError), theirs:  # at work, or another's
+                remove_path(temporary)
+        for temporary in (self.root / f".{mine}.building").glob(".*.tmp"):
+            remove_path(temporary)
+
+    def _room_for(self, size: int) -> None:
+        free = shutil.disk_usage(self.root).free
+        if size > free:
+            raise StorageError(
+                f"{self.root}: needs {format_bytes(size)}, {format_bytes(free)} free; "
+                f"make room or set HEATLIFT_CACHE to a folder on another disk"
+            )
+
+
+def default_store() -> Store:
+    """The cache: `$HEATLIFT_CACHE`, else `cache/` in the current folder, beside `runs/`."""
+    return Store(Path(os.environ.get("HEATLIFT_CACHE") or "cache").absolute())
+
+
+def _open(file: Path) -> io.BufferedReader:
+    return os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW), "rb")
+
+
+def _real_folder(folder: Path) -> None:
+    """Make a folder; refuse a link in its place."""
+    folder.mkdir(exist_ok=True)
+    if folder.is_symlink():
+        raise StorageError(f"{folder}: is a symbolic link; unfinished entries are never links")
+
+
+def _warn_if_open_to_all(root: Path) -> None:
+    mode = root.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        _log.warning("heatlift: warning: %s: the folder is writable by everyone", root)
+
+
+@functools.cache
+def _remembered(file: Path) -> dict[tuple[str, int, int], str]:
+    """Digests by path, size, time of change; a torn line only means reading that file again."""
+    known = {}
+    with contextlib.suppress(OSError), file.open(encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            with contextlib.suppress(ValueError, TypeError):
+                name, size, changed, digest = json.loads(line)
+                known[str(name), int(size), int(changed)] = str(digest)
+    return known
+
+
+@contextlib.contextmanager
+def _storage(path: Path, what: str) -> Iterator[None]:
+    """Turn what the system refuses into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: {what} ({error.strerror or error}); "
+            f"make room, change the permissions or set HEATLIFT_CACHE to another folder"
+        ) from error
+
+
+def format_bytes(size: float) -> str:
+    """A number of bytes for people.
+
+    >>> readable(312_400_000)
+    '312 MB'
+    """
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        del units[0]
+    return f"{size:.3g} {units[0]}"

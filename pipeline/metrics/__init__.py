@@ -1,0 +1,50 @@
+"""Errors of poses and motion in millimetres, and the shares that benchmarks define."""
+
+from pipeline import lazy_names
+
+__all__ = [
+    "MILLIMETRES",
+    "MPJPE",
+    "MPJVE",
+    "NMPJPE",
+    "PCK",
+    "PCK3D",
+    "PMPJPE",
+    "QUANTITIES",
+    "MotionReport",
+    "MotionTable",
+    "OksAP",
+    "PCKh",
+    "acceleration_error",
+    "mpjpe",
+    "mpjve",
+    "n_mpjpe",
+    "p_mpjpe",
+    "procrustes",
+    "root_relative",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "MILLIMETRES": "functional",
+        "MPJPE": "modules",
+        "MPJVE": "modules",
+        "MotionReport": "motion_table",
+        "MotionTable": "motion_table",
+        "NMPJPE": "modules",
+        "OksAP": "oks",
+        "PCK": "pck",
+        "PCK3D": "pck",
+        "PCKh": "pck",
+        "PMPJPE": "modules",
+        "QUANTITIES": "motion_table",
+        "acceleration_error": "functional",
+        "mpjpe": "functional",
+        "mpjve": "functional",
+        "n_mpjpe": "functional",
+        "p_mpjpe": "functional",
+        "procrustes": "functional",
+        "root_relative": "functional",
+    },
+)

@@ -1,0 +1,235 @@
+"""Acclaim motion capture, ASF and AMC: the files that the CMU database itself gives out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError
+from pipeline.files.reading import read_bytes
+
+MAX_BYTES = 256 * 2**20
+_AXES = {"rx": 0, "ry": 1, "rz": 2}
+_MOVES = {"tx": 0, "ty": 1, "tz": 2}
+
+
+@dataclass(frozen=True, eq=False)
+class AcclaimSkeleton:
+    """The bones of an ASF file.
+
+    Args:
+        bones: Names; `root` is the first, each stands behind its parent.
+        parents: Index of each bone's parent, -1 for the root.
+        ends: From a bone's start to its end in the world at rest, file units, (B, 3).
+        axes: How each bone's own frame is turned at rest, (B, 3, 3).
+        channels: What the numbers of each bone in the AMC file are: `tx` … `rz`.
+        scale: Metres in one unit of the file.
+        degrees: Whether angles are in degrees.
+    """
+
+    bones: tuple[str, ...]
+    parents: tuple[int, ...]
+    ends: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    channels: tuple[tuple[str, ...], ...]
+    scale: float
+    degrees: bool
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Number and words of each line that is no comment."""
+    try:
+        text = read_bytes(path, MAX_BYTES).decode("ascii")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is no text at byte {error.start}; fetch it again") from None
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split("#", 1)[0].split()
+        if words:
+            yield number, words
+
+
+def _numbers(words: list[str], count: int, place: str) -> NDArray[np.float64]:
+    try:
+        values = np.array([float(word) for word in words])
+    except ValueError:
+        raise DataError(
+            f"{place}: {count} numbers are expected, found {' '.join(words)[:60]!r}"
+        ) from None
+    if len(values) != count or not (np.abs(values) < 1e6).all():
+        raise DataError(f"{place}: {count} finite numbers are expected, found {len(values)}")
+    return values
+
+
+def axis_rotation(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotation about x, then y, then z of the fixed frame, (..., 3) degrees -> (..., 3, 3).
+
+    >>> turned(np.array([0.0, 0.0, 90.0])).round(6)[:2, 0].tolist()
+    [0.0, 1.0]
+    """
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    (cx, cy, cz), (sx, sy, sz) = np.moveaxis(c, -1, 0), np.moveaxis(s, -1, 0)
+    rows = [
+        [cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx],
+        [sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx],
+        [-sy, cy * sx, cy * cx],
+    ]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def read_asf(path: Path) -> AcclaimSkeleton:
+    """The skeleton of an ASF file.
+
+    Raises:
+        DataError: If the file is no such file; the message names the line.
+    """
+    section, inside = "", False
+    units: dict[str, str] = {}
+    root: dict[str, list[str]] = {}
+    bones: dict[str, dict[str, list[str]]] = {}
+    children: dict[str, str] = {}
+    current: dict[str, list[str]] = {}
+    for number, words in _lines(path):
+        place = f"{path}: line {number}"
+        if words[0].startswith(":"):
+            section, inside = words[0][1:], False
+            continue
+        if section == "units" and len(words) == 2:
+            units[words[0]] = words[1]
+        elif section == "root":
+            root[words[0]] = words[1:]
+        elif section == "bonedata":
+            if words == ["begin"]:
+                current, inside = {}, True
+            elif words == ["end"]:
+                name = (current.get("name") or [""])[0]
+                if not inside or not name or name in bones or name == "root":
+                    raise DataError(f"{place}: a bone without a name of its own ends here")
+                bones[name], inside = current, False
+            elif inside and (words[0].isalpha()):
+                current[words[0]] = words[1:]
+        elif section == "hierarchy" and words not in (["begin"], ["end"]):
+            for child in words[1:]:
+                if child in children:
+                    raise DataError(f"{place}: {child} has two parents")
+                children[child] = words[0]
+    if not bones or not root:
+        raise DataError(f"{path}: has no root and bones; is it an ASF file?")
+    if len(bones) > 1000:
+        raise DataError(f"{path}: has {len(bones)} bones; no person has")
+    return _assembled(path, units, root, bones, children)
+
+
+def _assembled(
+    path: Path,
+    units: dict[str, str],
+    root: dict[str, list[str]],
+    bones: dict[str, dict[str, list[str]]],
+    children: dict[str, str],
+) -> AcclaimSkeleton:
+    order, waiting = ["root"], [name for name in bones if name in children]
+    while waiting:
+        ready = [name for name in waiting if children[name] in order]
+        if not ready:
+            raise DataError(f"{path}: {waiting[0]} hangs on no root")
+        order += ready
+        waiting = [name for name in waiting if name not in ready]
+    length = _numbers([units.get("length", "1")], 1, f"{path}: length")[0]
+    if length <= 0:
+        raise DataError(f"{path}: length must be positive")
+    ends, axes = (
+        [np.zeros(3)],
+        [axis_rotation(_axis(root.get("orientation", ["0"] * 3), path, "root"))],
+    )
+    channels = [tuple(word.lower() for word in root.get("order", []))]
+    for name in order[1:]:
+        bone = bones[name]
+        direction = _numbers(bone.get("direction", []), 3, f"{path}: {name}: direction")
+        ends.append(direction * _numbers(bone.get("length", []), 1, f"{path}: {name}: length")[0])
+        axes.append(axis_rotation(_axis(bone.get("axis", []), path, name)))
+        channels.append(tuple(word.lower() for word in bone.get("dof", [])))
+    for name, kinds in zip(order, channels, strict=True):
+        known = {*_AXES, *_MOVES} if name == "root" else set(_AXES)
+        if not set(kinds) <= known or len(set(kinds)) != len(kinds):
+            raise DataError(
+                f"{path}: {name}: moves by {' '.join(kinds)[:60]!r}, not by {sorted(known)}"
+            )
+    return AcclaimSkeleton(
+        bones=tuple(order),
+        parents=(-1, *(order.index(children[name]) for name in order[1:])),
+        ends=np.stack(ends),
+        axes=np.stack(axes),
+        channels=tuple(channels),
+        scale=0.0254 / length,  # the units of `length` are inches
+        degrees=units.get("angle", "deg") == "deg",
+    )
+
+
+def _axis(words: list[str], path: Path, name: str) -> NDArray[np.float64]:
+    if len(words) == 4 and words[3].upper() != "XYZ":
+        raise DataError(f"{path}: {name}: its axis is in the order {words[3][:20]!r}; XYZ is read")
+    return _numbers(words[:3], 3, f"{path}: {name}: axis")
+
+
+def read_amc(path: Path, body: AcclaimSkeleton) -> NDArray[np.float64]:
+    """Where the bones end in each frame of an AMC file, metres, y up, (T, B, 3).
+
+    The root's end is where the root is.
+
+    Args:
+        path: Of the file.
+        body: The skeleton it moves.
+
+    Raises:
+        DataError: If the file is no such file or moves another skeleton; the message names the
+        line.
+    """
+    counts = [len(kinds) for kinds in body.channels]
+    starts = np.cumsum([0, *counts])
+    frames: list[NDArray[np.float64]] = []
+    missing: set[str] = set()
+    for number, words in _lines(path):
+        place = f"{path}: line {number}"
+        if words[0].startswith(":"):
+            continue
+        if words[0].isdigit() and len(words) == 1:
+            if missing:
+                raise DataError(
+                    f"{place}: the frame before has no {', '.join(sorted(missing))[:80]}"
+                )
+            frames.append(np.zeros(starts[-1]))
+            missing = {name for name, count in zip(body.bones, counts, strict=True) if count}
+            continue
+        if words[0] not in missing or not frames:
+            raise DataError(f"{place}: {words[0][:40]!r} is no bone that is still missing here")
+        bone = body.bones.index(words[0])
+        frames[-1][starts[bone] : starts[bone + 1]] = _numbers(words[1:], counts[bone], place)
+        missing.remove(words[0])
+    if not frames or missing:
+        raise DataError(f"{path}: ends inside a frame" if frames else f"{path}: holds no frame")
+    return _posed(np.stack(frames), body, starts)
+
+
+def _posed(
+    values: NDArray[np.float64], body: AcclaimSkeleton, starts: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    T, B = len(values), len(body.bones)
+    ends, turns = np.zeros((T, B, 3)), np.zeros((T, B, 3, 3))
+    for bone, (parent, kinds) in enumerate(zip(body.parents, body.channels, strict=True)):
+        columns = values[:, starts[bone] : starts[bone + 1]]
+        angles, moves = np.zeros((T, 3)), np.zeros((T, 3))
+        for kind, column in zip(kinds, columns.T, strict=True):
+            if kind in _AXES:
+                angles[:, _AXES[kind]] = column if body.degrees else np.degrees(column)
+            else:
+                moves[:, _MOVES[kind]] = column
+        own = body.axes[bone] @ axis_rotation(angles) @ body.axes[bone].T
+        if parent < 0:
+            turns[:, bone], ends[:, bone] = own, moves
+        else:
+            turns[:, bone] = turns[:, parent] @ own
+            ends[:, bone] = ends[:, parent] + turns[:, bone] @ body.ends[bone]
+    return ends * body.scale

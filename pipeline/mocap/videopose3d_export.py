@@ -1,0 +1,109 @@
+"""Motion capture written as the two npz files that VideoPose3D and its descendants train on."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.camera import project, world_to_camera
+from pipeline.errors import UsageError
+from pipeline.files.writing import write_atomically
+from pipeline.mocap.motion_capture import Mocap
+from pipeline.skeleton import H36M17
+from pipeline.sources import Split
+
+LAYOUT = (
+    *(0, 1, 2, 3, 3, 3, 4, 5, 6, 6, 6, 0, 7, 8, 9, 10),
+    *(8, 11, 12, 13, 13, 13, 13, 13, 8, 14, 15, 16, 16, 16, 16, 16),
+)
+"""H36M17 joint that fills each place of Human3.6M's 32; readers keep 17 and drop the copies."""
+SHORTEST = 10
+"""Stretches of fewer good frames are left out."""
+
+
+def export_videopose3d(source: Mocap, folder: Path) -> list[Path]:
+    """Write `data_3d_h36m.npz` and `data_2d_h36m_gt.npz`.
+
+    Subjects of train become S1 S5 S6 S7 S8 and those of test S9 S11 (`Mocap.rooms`); val is left
+    out, as these files know none. An action is called `<kind> <recording>`, so that readers who
+    group by the text before the first space group by kind; where bad frames cut a recording, each
+    further stretch has its number behind. World positions are metres, (T, 32, 3), float32; 2D is
+    projected from them through the lens with distortion, pixels, (T, 17, 2), float32, in the order
+    of the cameras.
+
+    Args:
+        source: With `cameras="human36m"`, H36M17, and 50 Hz.
+        folder: Where to; made if missing. Files of these names there are replaced.
+
+    Returns:
+        The two files.
+
+    Raises:
+        UsageError: If the source is another.
+        StorageError: If a file cannot be written.
+
+    Source: VideoPose3D (Pavllo et al. 2019), its data format.
+    """
+    if source.cameras != "human36m" or source.skeleton is not H36M17 or source.fps != 50:
+        raise UsageError(
+            f"{folder}: readers of this format expect Human3.6M's cameras, 17 joints and 50 Hz; "
+            "export a source with cameras: human36m, an H36M17 mapping and fps: 50"
+        )
+    positions: dict[str, dict[str, NDArray[np.float32]]] = {}
+    pixels: dict[str, dict[str, list[NDArray[np.float32]]]] = {}
+    splits: tuple[Split, ...] = ("train", "test")
+    for split in splits:
+        rooms, sequences = source.rooms(split), source.sequences(split)
+        for i, recording in enumerate(source.recordings(split)):
+            views = sequences[4 * i : 4 * i + 4]
+            room, joints3d, valid = rooms[recording.subject], views[0].joints3d, views[0].valid
+            if joints3d is None:
+                raise AssertionError("motion capture without joints")
+            good = np.ones(len(joints3d), bool) if valid is None else valid
+            kind = recording.kind.replace(" ", "_")
+            for n, kept in enumerate(valid_runs(good)):
+                name = f"{kind} {recording.name}" + (f" {n + 1}" if n else "")
+                piece = joints3d[kept]
+                positions.setdefault(room, {})[name] = piece[:, LAYOUT]
+                pixels.setdefault(room, {})[name] = [
+                    project(world_to_camera(piece, view.camera), view.camera).astype(np.float32)
+                    for view in views
+                ]
+    metadata = {
+        "layout_name": "h36m",
+        "num_joints": len(H36M17),
+        "keypoints_symmetry": [list(H36M17.left), list(H36M17.right)],
+    }
+    order = sorted(positions, key=lambda room: int(room[1:]))
+    return [
+        _write(folder / "data_3d_h36m.npz", positions_3d={room: positions[room] for room in order}),
+        _write(
+            folder / "data_2d_h36m_gt.npz",
+            positions_2d={room: pixels[room] for room in order},
+            metadata=metadata,
+        ),
+    ]
+
+
+def valid_runs(valid: NDArray[np.bool_]) -> list[slice]:
+    """Runs of at least `SHORTEST` good frames.
+
+    >>> stretches(np.array([1] * 12 + [0] + [1] * 3 + [0] * 2 + [1] * 10, bool))
+    [slice(0, 12, None), slice(18, 28, None)]
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], valid, [False]]).astype(np.int8)))
+    runs = edges.reshape(-1, 2).tolist()
+    return [slice(start, end) for start, end in runs if end - start >= SHORTEST]
+
+
+def _write(file: Path, **members: Any) -> Path:
+    """One archive, there whole or not at all; its readers expect dicts as arrays of objects."""
+    content = io.BytesIO()
+    arrays = {name: np.array(member, dtype=object) for name, member in members.items()}
+    np.savez_compressed(content, allow_pickle=True, **arrays)
+    write_atomically(file, lambda part: part.write(content.getbuffer()))
+    return file

@@ -1,0 +1,17 @@
+"""What every stage shares: base classes, loader, schedules, run folder, callbacks, processes."""
+
+from pipeline import lazy_names
+
+__all__ = ["EpochDecay", "Schedule", "Stage", "StageData", "StepDecay", "WarmupCosine"]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "EpochDecay": "schedules",
+        "Schedule": "schedules",
+        "Stage": "stage",
+        "StageData": "stage",
+        "StepDecay": "schedules",
+        "WarmupCosine": "schedules",
+    },
+)

@@ -1,0 +1,139 @@
+"""Checkpoints of runs: written whole, and turned into modules again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from torch import Tensor, nn
+
+from pipeline.errors import DataError
+from pipeline.files.torch_files import read_checkpoint
+from pipeline.files.writing import write_atomically
+
+ALLOWED_IMPORTS = (
+    "pipeline",
+    "torch.optim",
+    "torch.nn",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.profilers",
+    "lightning.pytorch.strategies",
+    "lightning.pytorch.plugins",
+    "lightning.pytorch.cli",
+)
+"""What a YAML file or a checkpoint may name; the command line adds to it with --import."""
+
+
+jsonargparse.set_parsing_settings(
+    import_path_denylist=["*"], import_path_allowlist=list(ALLOWED_IMPORTS)
+)
+
+
+def allow_import(name: str) -> None:
+    """Let configs and checkpoints name classes of a module that the command line named."""
+    jsonargparse.set_parsing_settings(import_path_allowlist=[name])
+
+
+def stage_of(content: Mapping[str, Any], path: str | Path) -> str:
+    """Which stage a checkpoint is of.
+
+    Raises:
+        DataError: If it does not say.
+    """
+    stage = content.get("heatlift", {}).get("stage")
+    if stage is None:
+        raise DataError(
+            f"{path}: does not say which stage it is of; if others published it, use "
+            "`heatlift weights import` first"
+        )
+    return str(stage)
+
+
+WEIGHTS_ALONE = "weights alone"
+"""Told to `AtomicCheckpointIO`: leave out what only a run that goes on needs."""
+
+
+_TO_GO_ON = (
+    "callbacks",
+    "optimizer_states",
+    "lr_schedulers",
+    "MixedPrecision",
+    "averaging_state",
+    "current_model_state",
+)
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints, written whole or not at all and verified before use."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write a checkpoint: temporary file in the same folder, fsync, one rename."""
+        if storage_options == WEIGHTS_ALONE:
+            checkpoint = {key: checkpoint[key] for key in checkpoint if key not in _TO_GO_ON}
+        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint; see `read_checkpoint`."""
+        return read_checkpoint(path)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint."""
+        with contextlib.suppress(FileNotFoundError):
+            Path(path).unlink()
+
+
+def weights_digest(weights: nn.Module | Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, types and values of all weights and buffers."""
+    state = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_module(path: str | Path, classes: Sequence[type[Any]]) -> Any:
+    """The module that a checkpoint holds, with its weights, in evaluation mode on the CPU.
+
+    Args:
+        path: A checkpoint of a run.
+        classes: Stages (subclasses of `Stage`) that it may be of.
+
+    Raises:
+        DataError: If the file is damaged, of another stage, or does not say how its module is made.
+    """
+    content = read_checkpoint(path)
+    stage = stage_of(content, path)
+    cls = next((known for known in classes if known.stage == stage), None)
+    if cls is None:
+        wanted = " or ".join(known.stage for known in classes)
+        raise DataError(f"{path}: is a checkpoint of stage {stage}; wanted {wanted}")
+    if "_instantiator" not in content.get("hyper_parameters", {}):
+        what = "does not say how its network is made; train it with the CLI"
+        if "published" in content["heatlift"]:
+            what = (
+                "is imported from published weights, without settings of a run; give it as "
+                "--model.pretrained, or, to be a detector, import a whole 2D network with its "
+                "--skeleton"
+            )
+        raise DataError(f"{path}: {what}")
+    try:
+        module = cls.load_from_checkpoint(path, map_location="cpu")
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"{path}: cannot be turned into a {cls.__name__} ({reason})") from error
+    return module.eval()

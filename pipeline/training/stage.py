@@ -1,0 +1,295 @@
+"""Base classes of the stages: the LightningModule and the LightningDataModule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from pipeline.errors import UsageError
+from pipeline.sources import Source, Split
+from pipeline.training.loader import BatchSet, ResumableLoader, make_loader
+from pipeline.training.schedules import Schedule
+from pipeline.training.transfer import WeightsReport, transfer_weights
+
+FORMAT = 1
+"""Version of what `Stage` adds to a checkpoint."""
+
+SPLITS: dict[str, tuple[Split, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("test",),
+}
+"""Lightning's stage -> the splits of the data that it reads."""
+
+
+class StageData(pl.LightningDataModule):
+    """Base of the LightningDataModules: batch sets become loaders, ordered by the seed alone.
+
+    A subclass gives `training_set` and `evaluation_set`; which split is read when is decided here.
+
+    Args:
+        batch_size: Training samples per batch and process.
+        workers: DataLoader workers while training.
+        seed: Seed of shuffling, augmentation and noise.
+
+    Raises:
+        UsageError: If `batch_size` is below 1 or `workers` below 0.
+    """
+
+    train_set: BatchSet
+    source: Source
+
+    evaluation_batch: int = 1
+    """Samples per batch in validation and test."""
+
+    evaluation_workers: int = 0
+    """DataLoader workers in validation and test."""
+
+    def __init__(self, *, batch_size: int, workers: int, seed: int) -> None:
+        super().__init__()
+        if batch_size < 1 or workers < 0:
+            raise UsageError(
+                f"batch_size is {batch_size} and workers is {workers}; give at least 1 and 0"
+            )
+        self.batch_size, self.workers, self.seed = batch_size, workers, seed
+        self.evaluation_sets: dict[str, BatchSet] = {}
+
+    def training_set(self) -> BatchSet:
+        """Make the batch set of the training split."""
+        raise NotImplementedError
+
+    def evaluation_set(self, split: Split) -> BatchSet:
+        """Make the batch set of the validation or the test split."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """Where the data come from, in one line."""
+        return self.source.describe()
+
+    def setup(self, stage: str) -> None:
+        """Read the splits that Lightning's stage needs, see `SPLITS`.
+
+        Raises:
+            DataError: If files are missing or damaged, or a split is empty.
+        """
+        for split in SPLITS[stage]:
+            if split == "train":
+                self.train_set = self.training_set()
+            else:
+                self.evaluation_sets[split] = self.evaluation_set(split)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Shuffled batches of the training split."""
+        return make_loader(
+            self.train_set, self.batch_size, shuffle=True, seed=self.seed, workers=self.workers
+        )
+
+    def val_dataloader(self) -> ResumableLoader:
+        """Batches of the validation split, in order."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> ResumableLoader:
+        """Batches of the test split, in order."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> ResumableLoader:
+        """Batches of the test split, in order."""
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, split: Split) -> ResumableLoader:
+        return make_loader(
+            self.evaluation_sets[split],
+            self.evaluation_batch,
+            shuffle=False,
+            seed=self.seed,
+            workers=self.evaluation_workers,
+        )
+
+
+class Stage(pl.LightningModule):
+    """Base of the LightningModules. A subclass says everything about its stage in one place.
+
+    It sets the class attributes below and writes three hooks, which validation and test call for
+    their split: `begin` before the first batch, `score` with every batch, `conclude` after the
+    last one, to log and print the metrics.
+
+    A checkpoint gets a dictionary `heatlift`: the stage, a format version, the number of processes,
+    and `origin`, whatever the module wants remembered of its making (the report of transferred
+    weights).
+
+    Args:
+        optimizer: Makes the optimizer from the parameters.
+        schedule: Learning-rate factor by step; none keeps the rate constant.
+        pretrained: Checkpoint whose weights a fresh fit starts from.
+
+    Attributes:
+        stage: Name of the stage on the command line and in checkpoints.
+        data_class: Its data module.
+        monitor: Logged metric that decides which weights are best.
+        mode: Whether the best value of `monitor` is the smallest (`min`) or the largest (`max`).
+        example_config: A shipped config, named in the help.
+        test_settings: Arguments that a test may choose anew, because they change metrics and no
+            weights.
+        weights_from: Stages whose checkpoints `pretrained` may name.
+        linked_arguments: Arguments of the data module that the module gets with the same value.
+    """
+
+    stage: ClassVar[str]
+    data_class: ClassVar[type[StageData]]
+    monitor: ClassVar[str] = "val/mpjpe_mm"
+    mode: ClassVar[Literal["min", "max"]] = "min"
+    example_config: ClassVar[str]
+    test_settings: ClassVar[tuple[str, ...]] = ()
+    weights_from: ClassVar[tuple[str, ...]] = ()
+    linked_arguments: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable,
+        schedule: Schedule | None = None,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.optimizer = optimizer
+        self.schedule = schedule or Schedule()
+        self.pretrained = pretrained
+        self.origin: dict[str, Any] = {}
+
+    def begin(self, split: Split) -> None:
+        """Prepare the metrics of a validation or test."""
+
+    def score(self, split: Split, batch: Mapping[str, Tensor]) -> None:
+        """Add a batch to the metrics."""
+        raise NotImplementedError
+
+    def conclude(self, split: Split) -> None:
+        """Log and print the metrics."""
+
+    def transferred_prefixes(self, source_stage: str, *, fitting: bool) -> tuple[str, ...]:
+        """How the names of weights begin that `pretrained` passes on.
+
+        Args:
+            source_stage: Stage of the source checkpoint.
+            fitting: Whether training follows, or the weights are tested as they are.
+        """
+        return ("net.",)
+
+    def report_weights(self, report: WeightsReport) -> None:
+        """Print what became of the weights of `pretrained`."""
+        self.print(f"{self.stage}: {report.text()}")
+
+    def setup(self, stage: str) -> None:
+        """Load the weights of `pretrained`; a checkpoint of this stage, if given, comes after.
+
+        Raises:
+            DataError: If the file is damaged or its weights do not fit.
+            UsageError: If nothing is to be trained and the file does not have all of `net`.
+        """
+        if not self.pretrained:
+            return
+        fitting = stage == "fit"
+        report = transfer_weights(
+            self,
+            self.pretrained,
+            stages=self.weights_from,
+            prefixes=lambda source: self.transferred_prefixes(source, fitting=fitting),
+            whole=not fitting,
+        )
+        self.pretrained = None  # once: what is learned from here on stays
+        self.origin = {"pretrained": report.plain()}
+        self.report_weights(report)
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin the validation split."""
+        self.begin("val")
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Score a batch of the validation split."""
+        self.score("val", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Conclude the validation split."""
+        self.conclude("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin the test split."""
+        self.begin("test")
+
+    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Score a batch of the test split."""
+        self.score("test", batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Conclude the test split."""
+        self.conclude("test")
+
+    @property
+    def data_module(self) -> Any:
+        """The data module that the trainer runs with."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and a schedule stepped after every optimizer step."""
+        optimizer = self.optimizer(
+            parameter for parameter in self.parameters() if parameter.requires_grad
+        )
+        per_epoch = self._steps_per_epoch()
+        limit = self.trainer.max_steps
+        epochs = self.trainer.max_epochs
+        whole = per_epoch * epochs if epochs is not None and epochs > 0 else limit
+        total = max(1, min(whole, limit) if limit > 0 else whole)
+        schedule = self.schedule
+
+        def factor(step: int) -> float:
+            return schedule.factor(step / total, step / per_epoch)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _steps_per_epoch(self) -> int:
+        # Not trainer.estimated_stepping_batches: asking for it loses the loader's state (lightning
+        # issue 20550).
+        batches = len(self.data_module.train_dataloader())
+        share = self.trainer.limit_train_batches
+        if share is not None:
+            batches = min(batches, share) if isinstance(share, int) else int(batches * share)
+        return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write into the checkpoint which stage it belongs to."""
+        checkpoint["heatlift"] = {
+            "stage": self.stage,
+            "format": FORMAT,
+            "processes": self.trainer.world_size,
+            "origin": self.origin,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that a checkpoint belongs to this stage and number of processes.
+
+        Raises:
+            UsageError: If it is of another stage, or of another number of processes while fitting.
+        """
+        about = checkpoint.get("heatlift", {})
+        if about.get("stage") != self.stage:
+            raise UsageError(
+                f"a checkpoint of stage {about.get('stage')} is not one of {self.stage}"
+            )
+        fitting = self._trainer is not None and self._trainer.state.fn == "fit"
+        if fitting and about["processes"] != self.trainer.world_size:
+            raise UsageError(
+                f"the run to resume had {about['processes']} processes and this has "
+                f"{self.trainer.world_size}: the batches would differ; "
+                "give a new --name, or as many devices as before"
+            )
+        self.origin = about.get("origin", {})
