@@ -186,14 +186,14 @@ def hang_in(hook):
 
 def hang_in_imports():
     """Say HERE and never come back from the imports that the command line begins with."""
-    import pipeline
+    import pipeline.__main__
 
     class Finder:
         def find_spec(self, *rest):
             _say()
             time.sleep(1000)
 
-    del sys.modules["pipeline.cli.stage_cli"], pipeline.cli.stage_cli
+    del sys.modules["pipeline.cli.launch"], pipeline.cli.launch
     sys.meta_path.insert(0, Finder())
 
 

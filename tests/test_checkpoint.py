@@ -270,10 +270,12 @@ def test_a_tensor_that_lies_about_its_size_is_refused(changes, text, tmp_path):
     assert text in refused(file_with(tmp_path / "a.ckpt", tensor_of(**changes)))
 
 
-def costs(paths: list[Path], read: str = "checkpoint.read") -> list[tuple[str, int, float]]:
+def costs(
+    paths: list[Path], read: str = "torch_files.read_checkpoint"
+) -> list[tuple[str, int, float]]:
     """What a process says that reads files, the MiB it has taken since its begin, and seconds."""
     code = (
-        "import resource, sys, time; from pipeline import checkpoint, published\n"
+        "import resource, sys, time; from pipeline.files import torch_files; from pipeline.weights import published_files\n"
         "def taken(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = taken()\n"
         "for path in sys.argv[1:]:\n"

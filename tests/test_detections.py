@@ -28,6 +28,7 @@ from pipeline.detections.cache import (
     detect_sequences,
     get_detections,
 )
+from pipeline.detections.request import DetectionRequest
 from pipeline.errors import DataError, UsageError
 from pipeline.files.store import Store
 from pipeline.heatmap import HeatmapModule, HRNet
@@ -345,7 +346,7 @@ def trained(tmp_path, monkeypatch):
 
 
 def test_training_makes_few_detections_itself_and_finds_those_of_the_console(trained, tmp_path):
-    made = get_detections(Walks("a"), trained, "test")
+    made = get_detections(Walks("a"), DetectionRequest.parse(str(trained)), "test")
     entry = content(Store(tmp_path / "cache"))
     assert made.of("walk 2")[0].shape == (PIECE + CHUNK + 5, 17, 2)
     detect(Walks("b"), trained, "test", accelerator="cpu", batch_size=7)
@@ -354,13 +355,17 @@ def test_training_makes_few_detections_itself_and_finds_those_of_the_console(tra
 
 def test_training_does_not_make_many_detections_but_names_the_command(trained):
     with pytest.raises(UsageError, match="151 pictures are more than 100") as caught:
-        get_detections(Walks("a b", (3, 4)), trained, "test", limit=100)
+        get_detections(
+            Walks("a b", (3, 4)), DetectionRequest.parse(str(trained)), "test", limit=100
+        )
     line = str(caught.value).partition("first run: ")[2]
     name = f"--source={Walks.__module__}.Walks"
     words = ["heatlift", "detect", name, "--source.folder=a b", "--source.people=[3, 4]"]
     assert shlex.split(line) == [*words, f"--detector={trained}", "--split=test"]
     detect(Walks("a b", (3, 4)), trained, "test", accelerator="cpu")
-    assert get_detections(Walks("a b", (3, 4)), trained, "test", limit=100).of("walk 1")
+    assert get_detections(
+        Walks("a b", (3, 4)), DetectionRequest.parse(str(trained)), "test", limit=100
+    ).of("walk 1")
 
 
 def test_the_console_makes_all_splits_on_several_processes(trained, tmp_path, capsys):
@@ -371,26 +376,28 @@ def test_the_console_makes_all_splits_on_several_processes(trained, tmp_path, ca
 
 
 def test_one_process_of_many_makes_all_pieces_when_only_it_is_asked(trained, tmp_path):
-    get_detections(Walks("a"), trained, "test")
+    get_detections(Walks("a"), DetectionRequest.parse(str(trained)), "test")
     alone = content(Store(tmp_path / "cache"))
     shutil.rmtree(tmp_path / "cache")
 
     def prepare(fabric: Fabric) -> None:
         if fabric.global_rank == 0:
-            get_detections(Walks("a"), trained, "test")
+            get_detections(Walks("a"), DetectionRequest.parse(str(trained)), "test")
         fabric.barrier()
-        assert get_detections(Walks("a"), trained, "test", limit=0).of("walk 1")
+        assert get_detections(Walks("a"), DetectionRequest.parse(str(trained)), "test", limit=0).of(
+            "walk 1"
+        )
 
     Fabric(accelerator="cpu", devices=2, strategy="ddp_fork").launch(prepare)
     assert content(Store(tmp_path / "cache")) == alone
 
 
 def test_the_number_of_threads_changes_no_bit(trained, tmp_path):
-    get_detections(Walks("a"), trained, "test")
+    get_detections(Walks("a"), DetectionRequest.parse(str(trained)), "test")
     alone = content(Store(tmp_path / "cache"))
     shutil.rmtree(tmp_path / "cache")
     torch.set_num_threads(2)
-    get_detections(Walks("a"), trained, "test")
+    get_detections(Walks("a"), DetectionRequest.parse(str(trained)), "test")
     assert content(Store(tmp_path / "cache")) == alone
 
 
@@ -418,7 +425,7 @@ FAULTY = '''
 import os, signal, sys, time
 import cv2, numpy as np
 from pipeline.camera import Camera
-from pipeline.datasets import Sequence, Split
+from pipeline.sources import Sequence, Split
 from pipeline.errors import DataError
 from pipeline.skeleton import H36M17
 

@@ -215,13 +215,13 @@ def test_a_film_in_a_folder_that_takes_no_file_says_so():
 KILLED = """
 import os, pathlib, sys
 import numpy as np
-from pipeline import draw
+from pipeline.dashboard.media import write_video
 
 def frames():
     yield np.zeros((32, 32, 3), np.uint8)
     os.kill(os.getpid(), 9)
 
-draw.write_clip(pathlib.Path(sys.argv[1]), frames(), 25.0)
+write_video(pathlib.Path(sys.argv[1]), frames(), 25.0)
 """
 
 

@@ -158,7 +158,7 @@ def test_links_of_every_index_lead_to_files(folders):
 ODD = '''
 import dataclasses
 
-from pipeline.datasets import Sequence, Split
+from pipeline.sources import Sequence, Split
 from pipeline.datasets.synthetic import Synthetic
 
 

@@ -73,7 +73,7 @@ def test_videos_cannot_be_taken_every_nought(every):
 def test_a_lifter_is_measured_in_a_table_that_says_where_it_is_written(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(robustness, "rebuild", lambda path, stages: LiftModule(Flat()).eval())
+    monkeypatch.setattr(robustness, "load_module", lambda path, classes: LiftModule(Flat()).eval())
     source = Synthetic(1, 1, 1, seconds=1.0, actions=("walk",))
     robustness.robustness(source, str(tmp_path / "checkpoints" / "best.ckpt"))
     lines = capsys.readouterr().out.splitlines()

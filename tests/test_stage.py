@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.errors import DataError, ProcessLostError, UsageError
-from pipeline.training import loader, stage
+from pipeline.training import loader
 from pipeline.training.loader import SeededSampler, make_loader
 from pipeline.training.schedules import EpochDecay, StepDecay, WarmupCosine
 from pipeline.training.stage import StageData
@@ -148,7 +148,7 @@ def test_a_loader_process_that_dies_handing_over_a_batch_is_named(monkeypatch, b
         os.kill(self._workers[0].pid, signal.SIGKILL)
         raise broken
 
-    monkeypatch.setattr(stage._MultiProcessingDataLoaderIter, "_try_get_data", breaks)
+    monkeypatch.setattr(loader._MultiProcessingDataLoaderIter, "_try_get_data", breaks)
     with pytest.raises(ProcessLostError, match=r"killed \(out of memory\?\), at batch 0"):
         list(make_loader(Numbers(20, lambda: time.sleep(60)), 4, shuffle=False, workers=1))
 
@@ -160,7 +160,7 @@ def test_a_connection_that_breaks_though_all_loader_processes_live_is_not_blamed
         raise EOFError("something else")
 
     monkeypatch.setattr(loader, "WORKER_CHECK", 0.2)
-    monkeypatch.setattr(stage._MultiProcessingDataLoaderIter, "_try_get_data", breaks)
+    monkeypatch.setattr(loader._MultiProcessingDataLoaderIter, "_try_get_data", breaks)
     with pytest.raises(EOFError, match="something else"):
         list(make_loader(Numbers(20), 4, shuffle=False, workers=1))
 

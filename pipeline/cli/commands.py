@@ -99,7 +99,7 @@ ANY_NUMBER = "1000000000"
 def normalise_options(words: Sequence[str]) -> list[str]:
     """A plain command line with `--skip-bad` as `--skip_bad`, and a number behind it.
 
-    >>> spelled(["--skip-bad", "folder"]), spelled(["--skip_bad=3"])
+    >>> normalise_options(["--skip-bad", "folder"]), normalise_options(["--skip_bad=3"])
     (['--skip_bad', '1000000000', 'folder'], ['--skip_bad=3'])
     """
     found: list[str] = []
@@ -115,7 +115,7 @@ def normalise_options(words: Sequence[str]) -> list[str]:
 def weights_import_options(words: Sequence[str]) -> list[str]:
     """`FILE --as NETWORK -o OUT` in the names of `published.import_weights`.
 
-    >>> importing(["a.bin", "--as", "mixste", "-o", "b.ckpt"])
+    >>> weights_import_options(["a.bin", "--as", "mixste", "-o", "b.ckpt"])
     ['--file', 'a.bin', '--as_', 'mixste', '--output', 'b.ckpt']
     """
     names = {"--as": "--as_", "-o": "--output"}

@@ -61,7 +61,7 @@ def check_finite(value: Any, key: str = "") -> None:
 def resolve_configs(words: Sequence[str]) -> list[str]:
     """A command line in which every config is two words, `-c FILE`, however it was given.
 
-    >>> [Path(word).name for word in with_found_configs(["-c=lift/demo", "-clift/demo", "--x=-c"])]
+    >>> [Path(word).name for word in resolve_configs(["-c=lift/demo", "-clift/demo", "--x=-c"])]
     ['-c', 'demo.yaml', '-c', 'demo.yaml', '--x=-c']
     """
     found: list[str] = []

@@ -10,7 +10,7 @@ from typing import Literal
 from pipeline.datasets.validate import list_datasets
 from pipeline.datasets.validate import validate as validate_folder
 from pipeline.errors import DataError, UsageError
-from pipeline.mocap import prepare_recording
+from pipeline.mocap import convert
 from pipeline.mocap.motion_capture import Mocap
 from pipeline.mocap.recordings import get_cmu
 from pipeline.mocap.videopose3d_export import export_videopose3d
@@ -60,7 +60,7 @@ def amc(asf: str, amc: str, out: str, *, fps: float = 120.0) -> None:
         out: The npz file that is written.
         fps: Frames per second, Hz; CMU's recordings have 120.
     """
-    prepare_recording.convert_amc(Path(asf), Path(amc), _new(out), fps=fps)
+    convert.convert_amc(Path(asf), Path(amc), _new(out), fps=fps)
     _print(f"{out}: positions for a source with mapping: asf_amc")
 
 
@@ -74,7 +74,7 @@ def amass(recording: str, body: str, out: str, *, regressor: str | None = None) 
         regressor: Npz file with one array (17, V), surface to H36M17; none for the model's joints.
     """
     matrix = None if regressor is None else Path(regressor)
-    prepare_recording.convert_amass(Path(recording), Path(body), _new(out), regressor=matrix)
+    convert.convert_amass(Path(recording), Path(body), _new(out), regressor=matrix)
     _print(f"{out}: positions for a source with mapping: {'H36M17' if regressor else 'amass'}")
 
 
@@ -85,7 +85,7 @@ def npz(archive: str, out: str) -> None:
         archive: An npz file as VideoPose3D and P-STMO share them.
         out: The npz file that is written, by the same name in another folder.
     """
-    prepare_recording.convert_npz(Path(archive), _new(out))
+    convert.convert_npz(Path(archive), _new(out))
     _print(f"{out}: plain arrays only")
 
 

@@ -201,7 +201,7 @@ class StageCLI(LightningCLI):
             config.model.pretrained = None
         if config.model.get("pretrained") == "newest":
             config.model.pretrained = newest_weights(runs, self.stage, config)
-        if str(config.data.get("detections")) == "newest":
+        if config.data.get("detections") == "newest":
             source = plain_values(config.data).get("source", {})
             config.data.detections = newest_detector(runs, source)
 

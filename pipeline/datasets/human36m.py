@@ -38,7 +38,7 @@ SUBJECTS: dict[int, dict[str, tuple[str, ...]]] = {
 def action_name(name: str) -> str:
     """The action that tables group a recording under: its first word.
 
-    >>> action_of("SittingDown 1"), action_of("TakingPhoto")
+    >>> action_name("SittingDown 1"), action_name("TakingPhoto")
     ('SittingDown', 'Photo')
     """
     first = name.split(" ", 1)[0]

@@ -61,7 +61,7 @@ class Annotations:
 def video_name(name: str) -> tuple[str, int]:
     """Name of a picture -> name of its video, number of its frame.
 
-    >>> video_of("S1/S1_Directions_1.54138969/S1_Directions_1.54138969_000001.jpg")
+    >>> video_name("S1/S1_Directions_1.54138969/S1_Directions_1.54138969_000001.jpg")
     ('S1_Directions_1.54138969', 1)
     """
     found = re.fullmatch(r"(.+)_(\d{1,9})", Path(name).stem)

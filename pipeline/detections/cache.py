@@ -134,7 +134,7 @@ def detect_sequences(
 
 def get_detections(
     source: MotionSource,
-    detections: DetectionRequest | str,
+    request: DetectionRequest,
     split: Split,
     *,
     limit: int = SMALL,
@@ -146,8 +146,7 @@ def get_detections(
 
     Args:
         source: Of the sequences.
-        detections: A checkpoint of a 2D stage, a file or folder of detections made elsewhere (see
-            `pipeline.detections.exchange`), or what the source calls those that come with it.
+        request: Where they come from; none that is projected.
         split: Of the source.
         limit: Pictures up to which missing detections are made now.
         precision: Of the detector.
@@ -159,7 +158,6 @@ def get_detections(
         DataError: If a file is not what it claims to be.
     """
     sequences = source.sequences(split)
-    request = DetectionRequest.parse(detections)
     if request.kind == "archive" and isinstance(source, SourceWithDetections):
         return detections_from_source(source, request.text, sequences)
     if request.kind != "checkpoint":
@@ -175,7 +173,7 @@ def get_detections(
         rows = sum(map(len, sequences))
         if rows > limit:
             raise UsageError(
-                f"{detections}: no detections of split {split} yet, and {rows:,} pictures are more "
+                f"{request}: no detections of split {split} yet, and {rows:,} pictures are more "
                 f"than {limit:,} to look at on the way; first run: "
                 f"{_command(source, request.text, split, precision)}"
             )

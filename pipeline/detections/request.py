@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse.typing import register_type
-
 Kind = Literal["exact", "noisy", "newest", "checkpoint", "file", "folder", "archive"]
 
 
@@ -27,8 +25,8 @@ class DetectionRequest:
     text: str
 
     @classmethod
-    def parse(cls, text: str | DetectionRequest) -> DetectionRequest:
-        """Tell what a text means; what is parsed already stays as it is.
+    def parse(cls, text: str) -> DetectionRequest:
+        """Tell what a text means.
 
         A text that is neither a word nor a path that exists is the name of an archive.
 
@@ -39,8 +37,6 @@ class DetectionRequest:
         >>> DetectionRequest.parse("cpn_ft_h36m_dbb").kind
         'archive'
         """
-        if isinstance(text, DetectionRequest):
-            return text
         kind: Kind
         match text:
             case "exact" | "noisy" | "newest":
@@ -67,8 +63,3 @@ class DetectionRequest:
 
     def __str__(self) -> str:
         return self.text
-
-
-EXACT = DetectionRequest("exact", "exact")
-
-register_type(DetectionRequest, serializer=str, deserializer=DetectionRequest.parse)

@@ -101,7 +101,7 @@ def plan_steps(seconds: float, step: float, start: float, batches_per_pass: int)
     Raises:
         UsageError: If it does not buy one step in each of four passes.
 
-    >>> plan(100.0, 0.5, 1.0, 30)
+    >>> plan_steps(100.0, 0.5, 1.0, 30)
     Plan(epochs=7, batches=26, validate_every=1)
     """
     for least in range(4, 100_000):

@@ -85,7 +85,7 @@ def robustness(
 def robustness_table(points: Sequence[Point]) -> str:
     """Errors as lines of text: one for each corruption, MPJPE in millimetres by level.
 
-    >>> print(table([Point("noise", 0.0, 41.25, 3.0), Point("noise", 0.5, 50.0, 3.0)]))
+    >>> print(robustness_table([Point("noise", 0.0, 41.25, 3.0), Point("noise", 0.5, 50.0, 3.0)]))
     MPJPE, mm
     noise           0: 41.2  0.5: 50.0
     """

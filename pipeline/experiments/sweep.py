@@ -97,7 +97,7 @@ def format_value(value: Any) -> str:
 def shorten_value(value: Any) -> str:
     """A value as a table shows it: of classes the last word and what they are made with.
 
-    >>> short('{"class_path": "pipeline.lift.Martinez", "init_args": {"blocks": 4}}')
+    >>> shorten_value('{"class_path": "pipeline.lift.Martinez", "init_args": {"blocks": 4}}')
     'Martinez blocks=4'
     """
     try:

@@ -286,7 +286,7 @@ def _storage(path: Path, what: str) -> Iterator[None]:
 def format_bytes(size: float) -> str:
     """A number of bytes for people.
 
-    >>> readable(312_400_000)
+    >>> format_bytes(312_400_000)
     '312 MB'
     """
     units = ["B", "kB", "MB", "GB", "TB"]

@@ -43,7 +43,7 @@ def crop_matrix(
         0) without padding is shown at half size in a 50 x 50 crop:
 
         >>> matrix = crop_matrix((0, 0, 100, 100), (50, 50), padding=1)
-        >>> apply(matrix, [[50.0, 50.0], [60.0, 50.0]]).tolist()
+        >>> apply_affine(matrix, [[50.0, 50.0], [60.0, 50.0]]).tolist()
         [[24.5, 24.5], [29.5, 24.5]]
 
     Args:
@@ -98,7 +98,7 @@ def apply_affine(matrix: Floats, points: ArrayLike) -> Floats:
 def invert_affine(matrix: Floats) -> Floats:
     """The maps back, from pixels of crops to pixels of pictures, (..., 2, 3).
 
-    >>> invert(crop_matrix((0, 0, 100, 100), (50, 50), padding=1))[0].tolist()
+    >>> invert_affine(crop_matrix((0, 0, 100, 100), (50, 50), padding=1))[0].tolist()
     [2.0, 0.0, 1.0]
     """
     linear = np.linalg.inv(matrix[..., :2]) + 0.0  # no negative zeros

@@ -39,7 +39,7 @@ def encode_heatmaps(cells: Tensor, size: tuple[int, int], *, sigma: float = 2.0)
     Convention:
         x counts columns, y rows; a joint at (1, 0) has its peak in row 0, column 1.
 
-        >>> encode(torch.tensor([[[1.0, 0.0]]]), (3, 2), sigma=1.0)
+        >>> encode_heatmaps(torch.tensor([[[1.0, 0.0]]]), (3, 2), sigma=1.0)
         tensor([[[[0.6065, 1.0000, 0.6065],
                   [0.3679, 0.6065, 0.3679]]]])
 

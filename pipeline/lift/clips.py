@@ -70,7 +70,7 @@ def subset_frames(length: int) -> Tensor:
 
     A lifter that gives out one frame of each window is scored on them at an eighth of the cost.
 
-    >>> subset(34).tolist()
+    >>> subset_frames(34).tolist()
     [0, 1, 16, 17, 32, 33]
     """
     frames = torch.arange(length)

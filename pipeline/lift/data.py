@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pipeline.detections.cache import get_detections
-from pipeline.detections.request import EXACT, DetectionRequest
+from pipeline.detections.request import DetectionRequest
 from pipeline.errors import DataError, UsageError
 from pipeline.lift.augmentation import RerenderedWindows, rerender
 from pipeline.lift.corruption import detection_noise
@@ -59,7 +59,7 @@ class LiftDataModule(StageData):
     def __init__(
         self,
         source: MotionSource,
-        detections: DetectionRequest | str = EXACT,
+        detections: str = "exact",
         *,
         batch_size: int = 64,
         step: int | None = None,

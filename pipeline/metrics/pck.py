@@ -108,7 +108,7 @@ def evaluated_joints(skeleton: Skeleton, count: int = 17, *, root: bool = True) 
     Raises:
         DataError: If the joint set does not have that many.
 
-    >>> [len(scored_joints(MPI3DHP17, count, root=False)) for count in (17, 16, 14)]
+    >>> [len(evaluated_joints(MPI3DHP17, count, root=False)) for count in (17, 16, 14)]
     [16, 15, 14]
     """
     dropped: tuple[str, ...] = {17: (), 16: ("nose",), 14: ("pelvis", "spine", "nose")}[count]
@@ -135,6 +135,7 @@ def pck3d(
 
     Source: Mehta et al. 2017, Monocular 3D Human Pose Estimation In The Wild.
 
+    >>> import numpy as np
     >>> pair = np.zeros((2, 17, 3))
     >>> moved = pair + np.array([[[0.0]], [[0.15]]]) * np.array([0.0, 0.0, 1.0])
     >>> [round(31 * share, 6) for share in pck3d(moved, pair)]

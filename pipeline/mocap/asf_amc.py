@@ -67,7 +67,7 @@ def _numbers(words: list[str], count: int, place: str) -> NDArray[np.float64]:
 def axis_rotation(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
     """Rotation about x, then y, then z of the fixed frame, (..., 3) degrees -> (..., 3, 3).
 
-    >>> turned(np.array([0.0, 0.0, 90.0])).round(6)[:2, 0].tolist()
+    >>> axis_rotation(np.array([0.0, 0.0, 90.0])).round(6)[:2, 0].tolist()
     [0.0, 1.0]
     """
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))

@@ -92,7 +92,7 @@ def export_videopose3d(source: Mocap, folder: Path) -> list[Path]:
 def valid_runs(valid: NDArray[np.bool_]) -> list[slice]:
     """Runs of at least `SHORTEST` good frames.
 
-    >>> stretches(np.array([1] * 12 + [0] + [1] * 3 + [0] * 2 + [1] * 10, bool))
+    >>> valid_runs(np.array([1] * 12 + [0] + [1] * 3 + [0] * 2 + [1] * 10, bool))
     [slice(0, 12, None), slice(18, 28, None)]
     """
     edges = np.flatnonzero(np.diff(np.concatenate([[False], valid, [False]]).astype(np.int8)))

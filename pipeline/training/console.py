@@ -12,7 +12,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 def format_duration(seconds: float) -> str:
     """A time for people: `8 s`, `3 min`, `2 h 10 min`.
 
-    >>> duration(8.2), duration(170), duration(7800)
+    >>> format_duration(8.2), format_duration(170), format_duration(7800)
     ('8 s', '3 min', '2 h 10 min')
     """
     if seconds < 90:

@@ -21,7 +21,7 @@ class WeightsReport:
     """What became of the weights of another stage, or of weights that others published.
 
     Args:
-        source: The file, or "state dict".
+        source: Published file, "state dict", or stage of the source checkpoint (not its path).
         digest: SHA-256 of the weights or of the published file, or "".
         loaded: Names of this network that got values.
         kept: Names of this network that kept theirs.
@@ -103,7 +103,7 @@ def transfer_weights(
         _require_whole(module, shared, path)
     module.load_state_dict({name: given[name] for name in shared}, strict=False)
     return WeightsReport(
-        str(path),
+        f"checkpoint of {stage}",
         weights_digest(given),
         tuple(shared),
         tuple(name for name in wanted if name not in given),

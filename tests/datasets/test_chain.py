@@ -292,7 +292,7 @@ def test_scored_joints_and_overlaps_change_the_number_and_are_printed(heatlift, 
     before = fitted(heatlift, tmp_path, "lift", *words)
     best = tmp_path / "runs" / "lift" / "it" / "checkpoints" / "best.ckpt"
     settings = [
-        "--model.scored",
+        "--model.evaluated",
         16,
         "--model.root_evaluated",
         "false",

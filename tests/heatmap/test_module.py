@@ -182,7 +182,7 @@ def test_a_fit_can_start_from_another_runs_weights(tmp_path):
     )
     trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(second, people(batch_size=4))
     assert torch.equal(second.net.conv1.weight, first.net.conv1.weight)
-    assert all("attention" in name for name in second.origin["pretrained"]["new"])
+    assert all("attention" in name for name in second.origin["pretrained"]["kept"])
 
 
 @pytest.mark.usefixtures("quiet")

@@ -324,7 +324,7 @@ def test_a_fit_can_start_from_a_2d_stage_with_the_same_trunk(tmp_path):
     assert {name.split(".")[1] for name in report["loaded"]} == {
         *("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "deconv_layers")
     }
-    assert not report["new"]
+    assert not report["kept"]
 
 
 @pytest.mark.usefixtures("quiet")

@@ -15,7 +15,7 @@ from pipeline.lift.sequences import exact_joints2d, flip_joints, prepare_sequenc
 from pipeline.lift.windows import TrainingWindows
 from pipeline.mocap.synthetic import Synthetic
 from pipeline.skeleton import H36M17
-from pipeline.training.loader import loader
+from pipeline.training.loader import make_loader
 
 ROOT = H36M17.root
 
@@ -159,8 +159,8 @@ def test_a_sample_is_the_same_in_any_company():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_the_same_for_any_number_of_workers(workers):
-    batches = list(loader(windows(flip=True), 8, shuffle=True, seed=5, workers=workers))
-    expected = list(loader(windows(flip=True), 8, shuffle=True, seed=5))
+    batches = list(make_loader(windows(flip=True), 8, shuffle=True, seed=5, workers=workers))
+    expected = list(make_loader(windows(flip=True), 8, shuffle=True, seed=5))
     assert len(batches) == len(expected) > 4
     for one, two in zip(batches, expected, strict=True):
         assert all(torch.equal(one[name], two[name]) for name in two)

@@ -290,7 +290,7 @@ def test_a_part_of_a_network_is_not_tested(trainer, tmp_path, stage):
     assert checkpoints.weights_digest(module) == before
     module.trainer = trainer()
     module.setup("fit")
-    assert module.origin["pretrained"]["new"] == ["net.head.1.bias"]
+    assert module.origin["pretrained"]["kept"] == ["net.head.1.bias"]
 
 
 def test_a_z_scored_lifter_gets_the_statistics_of_the_training_split(trainer):
@@ -392,7 +392,7 @@ def test_the_clips_shown_are_the_worst_the_middle_and_the_best_by_the_error_that
     monkeypatch.setattr(
         "pipeline.dashboard.panels.lift_panels", lambda *given: shown.extend(given[1])
     )
-    module = LiftModule(Standing(), flip_test=False, scored=16, root_evaluated=False)
+    module = LiftModule(Standing(), flip_test=False, evaluated=16, root_evaluated=False)
     trainer().test(module, datamodule=Straying(source()), verbose=False)
     assert [clip.name for clip in shown] == [f"video {i}" for i in (10, 17, 4, 19, 0, 5, 3)]
     errors = [30, 25, 20, 10, 3, 2, 1]  # of the wrist, one of 15 joints; the invalid frames' is far
