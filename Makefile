@@ -48,7 +48,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(VENV)/bin/python -c 'import cv2' || { echo 'heatlift: error: OpenCV does not import; on Debian or Ubuntu run: apt-get install libgl1 libglib2.0-0'; exit 5; }
 	@touch $@
 
-demo: install ## The whole chain on embedded people: numbers and pictures in a quarter of an hour
+demo: install ## The whole chain on embedded people: numbers and images in a quarter of an hour
 	$(HEATLIFT) demo $(ARGS)
 
 heatmap: install ## Train a 2D stage
@@ -92,7 +92,7 @@ lint: install ## Formatter, linter, types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-docs: install ## Redraw the pictures in docs/
+docs: install ## Redraw the images in docs/
 	@for script in docs/*.py; do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done
 
 notebooks: install ## Execute the notebooks

@@ -2,8 +2,8 @@
 
 Run as `python benchmarks/heatmap.py [rounds]`; the Makefile sets the allocator. One thread;
 the contestants take turns, so that what slows the machine slows all; medians of processor time. The
-yardsticks are written here from what papers describe: one joint at a time, one picture at a time,
-pictures in floats.
+yardsticks are written here from what papers describe: one joint at a time, one image at a time,
+images in floats.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.heatmap.resnet import DEVIATION, MEAN, Normalise, fold_norms
 from pipeline.skeleton import COCO17
 
 B, J, SIZE, CROP = 32, 17, (48, 64), (192, 256)
-PICTURE = (640, 480)
+IMAGE = (640, 480)
 SIGMA = 2.0
 
 Timed = tuple[str, Callable[[], Any]]
@@ -101,13 +101,13 @@ def decode_batched(heatmaps: Tensor, matrices: NDArray[np.float64]) -> NDArray[n
     return apply_affine(invert_affine(matrices), targets.to_pixels(cells).numpy())
 
 
-def crop_by_picture(
-    pictures: list[NDArray[np.uint8]], boxes: NDArray[np.float64], joints2d: NDArray[np.float64]
+def crop_by_image(
+    images: list[NDArray[np.uint8]], boxes: NDArray[np.float64], joints2d: NDArray[np.float64]
 ) -> Tensor:
-    """Mirror the picture, find the map from three points, warp, normalise in floats."""
+    """Mirror the image, find the map from three points, warp, normalise in floats."""
     crops = []
     draw = np.random.default_rng(0)
-    for whole, box, joints in zip(pictures, boxes, joints2d, strict=True):
+    for whole, box, joints in zip(images, boxes, joints2d, strict=True):
         moved = joints.copy()
         x, y, w, h = box
         centre = np.array([x + w / 2, y + h / 2])
@@ -136,7 +136,7 @@ def crop_by_picture(
 
 
 def crop_batched(
-    pictures: list[NDArray[np.uint8]], boxes: NDArray[np.float64], joints2d: NDArray[np.float64]
+    images: list[NDArray[np.uint8]], boxes: NDArray[np.float64], joints2d: NDArray[np.float64]
 ) -> Tensor:
     """What room 1's data do: all matrices at once, mirrored where drawn, and bytes out."""
     matrices, _ = augmented_matrices(
@@ -151,7 +151,7 @@ def crop_batched(
     )
     apply_affine(matrices, joints2d)
     crops = np.empty((len(boxes), CROP[1], CROP[0], 3), np.uint8)
-    for i, (whole, matrix) in enumerate(zip(pictures, matrices, strict=True)):
+    for i, (whole, matrix) in enumerate(zip(images, matrices, strict=True)):
         crops[i] = cv2.warpAffine(whole, matrix, CROP, flags=cv2.INTER_LINEAR)
     return torch.from_numpy(crops)
 
@@ -212,14 +212,14 @@ def pieces(rounds: int) -> None:
 
     noise = rng.generator("heatmap benchmark")
     normalise = Normalise()
-    # One picture many times: in training a picture is in the cache, because it was just decoded.
-    pictures = [noise.integers(0, 256, (*PICTURE[::-1], 3), dtype=np.uint8)] * B
+    # One image many times: in training an image is in the cache, because it was just decoded.
+    images = [noise.integers(0, 256, (*IMAGE[::-1], 3), dtype=np.uint8)] * B
     race(
-        f"crop and vary, {B} pictures of {PICTURE[0]} x {PICTURE[1]}",
+        f"crop and vary, {B} images of {IMAGE[0]} x {IMAGE[1]}",
         [
-            ("in floats", lambda: crop_by_picture(pictures, boxes, joints2d)),
-            ("in bytes", lambda: crop_batched(pictures, boxes, joints2d)),
-            ("and normalised", lambda: normalise(crop_batched(pictures, boxes, joints2d))),
+            ("in floats", lambda: crop_by_image(images, boxes, joints2d)),
+            ("in bytes", lambda: crop_batched(images, boxes, joints2d)),
+            ("and normalised", lambda: normalise(crop_batched(images, boxes, joints2d))),
         ],
         rounds,
         (5, 3),

@@ -24,7 +24,7 @@ def measure(samples: Samples, size: int, count: int = 300) -> tuple[float, float
     matrices = [around(samples.boxes[i], size) for i in range(count)]
     wall, cpu = time.perf_counter(), time.process_time()
     for i, matrix in enumerate(matrices):
-        samples.pictures.crop(i, matrix, (size, size))
+        samples.images.crop(i, matrix, (size, size))
     return (
         1e3 * (time.process_time() - cpu) / count,
         1e3 * (time.perf_counter() - wall) / count,

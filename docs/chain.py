@@ -1,6 +1,6 @@
 """Draws docs/chain.png: a clip of a held-out person through every door of a finished demo.
 
-.venv/bin/python docs/chain.py [--runs runs] [--picture docs/chain.png]
+.venv/bin/python docs/chain.py [--runs runs] [--image docs/chain.png]
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from pipeline.training import checkpoints
 from pipeline.training.run_folder import newest_finished_run, read_state
 
 SIDE = 250
-"""Of a picture on the sheet, pixels."""
+"""Of an image on the sheet, pixels."""
 
 
 def main() -> None:
     """Draw the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--picture", type=Path, default=Path(__file__).with_suffix(".png"))
+    parser.add_argument("--image", type=Path, default=Path(__file__).with_suffix(".png"))
     parser.add_argument("--action", default="jumping jack")
     parser.add_argument("--camera", type=int, default=3)
     parser.add_argument("--frames", type=int, nargs="+", default=[6, 22, 38])
@@ -56,7 +56,7 @@ def main() -> None:
     detector, lifter, sequences = chain(*paths)
     name = f"{arguments.action} camera{arguments.camera}"
     sequence = next(sequence for sequence in sequences if sequence.name.endswith(name))
-    write_png(arguments.picture, sheet(sequence, detector, lifter, arguments.frames))
+    write_png(arguments.image, sheet(sequence, detector, lifter, arguments.frames))
 
 
 def chain(detector: Path, lifter: Path) -> tuple[Any, Any, list[Sequence]]:
@@ -72,12 +72,12 @@ def chain(detector: Path, lifter: Path) -> tuple[Any, Any, list[Sequence]]:
 
 @torch.no_grad()
 def sheet(sequence: Sequence, detector: Any, lifter: Any, frames: list[int]) -> NDArray[np.uint8]:
-    """One row per frame: picture, heatmaps, joints, lifted from the front and from the side."""
+    """One row per frame: image, heatmaps, joints, lifted from the front and from the side."""
     skeleton = detector.skeleton
     size = detector.input_size
     small = crop_matrix(person_boxes(sequence), size, padding=detector.padding)
     large = crop_matrix(person_boxes(sequence), (SIDE, SIDE), padding=detector.padding)
-    crops = [sequence.pictures.crop(t, small[t], size) for t in range(len(sequence))]
+    crops = [sequence.images.crop(t, small[t], size) for t in range(len(sequence))]
     images = torch.from_numpy(np.stack(crops))
     found, score = (
         torch.cat(part) for part in zip(*map(detector.detect, images.split(32)), strict=True)
@@ -91,18 +91,18 @@ def sheet(sequence: Sequence, detector: Any, lifter: Any, frames: list[int]) -> 
     bounds = bounding_square(flat[frames])
     tiles = []
     for heat, t in zip(heatmaps, frames, strict=True):
-        picture = sequence.pictures.crop(t, large[t], (SIDE, SIDE))
+        image = sequence.images.crop(t, large[t], (SIDE, SIDE))
         at = apply_affine(large[t], joints2d[t])
         views = draw_views3d(lifted[t], given.joints3d[t], skeleton, reach=reach, size=SIDE)
         views = views[-SIDE - GAP : -GAP, GAP:]  # without its captions
         tiles += [
-            picture,
-            draw_heatmaps(picture, heat, skeleton, peak=1.3 * heat.max()),
-            draw_joints2d(picture, at, skeleton, score[t].numpy()),
+            image,
+            draw_heatmaps(image, heat, skeleton, peak=1.3 * heat.max()),
+            draw_joints2d(image, at, skeleton, score[t].numpy()),
             draw_joints2d_alone(flat[t], skeleton, bounds=bounds, size=SIDE),
             *(view[:, :SIDE] for view in np.split(views, 2, axis=1)),
         ]
-    captions = ["picture", "heatmaps", "joints", "2D clip"]
+    captions = ["image", "heatmaps", "joints", "2D clip"]
     captions += ["3D from the front, truth in grey", "3D from the side, truth in grey"]
     return contact_sheet(tiles, 6, captions + [""] * (len(tiles) - 6))
 

@@ -1,6 +1,6 @@
 """Draws docs/mocap.png: one recording from its four cameras, exact and noisy 2D over the render.
 
-    .venv/bin/python docs/mocap.py [folder with the CMU recordings] [--picture docs/mocap.png]
+    .venv/bin/python docs/mocap.py [folder with the CMU recordings] [--image docs/mocap.png]
 
 Without a folder it takes $ROOT, $HEATLIFT_DATA/mocap or ../shared/data/cmu_mocap, whichever exists.
 """
@@ -33,7 +33,7 @@ def main() -> None:
     """Draw the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("root", type=Path, nargs="?", default=default_root())
-    parser.add_argument("--picture", type=Path, default=Path(__file__).with_suffix(".png"))
+    parser.add_argument("--image", type=Path, default=Path(__file__).with_suffix(".png"))
     parser.add_argument("--recording", default="10_03")
     parser.add_argument("--frames", type=int, nargs="+", default=[20, 50, 80, 110])
     arguments = parser.parse_args()
@@ -42,7 +42,7 @@ def main() -> None:
         return
     sequences = [
         sequence
-        for sequence in Mocap(arguments.root, pictures=True).sequences("test")
+        for sequence in Mocap(arguments.root, images=True).sequences("test")
         if sequence.name.split(".")[0] == arguments.recording
     ]
     tiles, captions = [], []
@@ -54,7 +54,7 @@ def main() -> None:
     title = f"{sequences[0].action} {arguments.recording}: exact 2D green, "
     title += "noisy 2D in colour (body's left orange, right blue)"
     sheet = add_title(contact_sheet(tiles, len(sequences), captions), title)
-    write_png(arguments.picture, sheet)
+    write_png(arguments.image, sheet)
 
 
 def default_root() -> Path:
@@ -81,12 +81,12 @@ def tile(
     middle = (exact.min(axis=0) + exact.max(axis=0)) / 2
     scale = SIDE / (1.25 * (exact.max(axis=0) - exact.min(axis=0)).max())
     matrix = np.c_[scale * np.eye(2), SIDE / 2 - scale * middle]
-    if sequence.pictures is None:
-        raise AssertionError("asked for with pictures")
-    picture = sequence.pictures.crop(frame, matrix, (SIDE, SIDE))
+    if sequence.images is None:
+        raise AssertionError("asked for with images")
+    image = sequence.images.crop(frame, matrix, (SIDE, SIDE))
     placed = [joints @ matrix[:, :2].T + matrix[:, 2] for joints in (exact, noisy)]
-    picture = draw_joints2d(picture, placed[0], H36M17, colour=EXACT, thickness=4)
-    return draw_joints2d(picture, placed[1], H36M17, thickness=1)
+    image = draw_joints2d(image, placed[0], H36M17, colour=EXACT, thickness=4)
+    return draw_joints2d(image, placed[1], H36M17, thickness=1)
 
 
 if __name__ == "__main__":

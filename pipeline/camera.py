@@ -36,7 +36,7 @@ class Camera:
         centre: Position in the world, metres, (3,).
         focal: Focal lengths fx, fy in pixels, (2,).
         principal: Principal point cx, cy in pixels, (2,).
-        size: Width and height of the picture in pixels.
+        size: Width and height of the image in pixels.
         distortion: k1, k2, p1, p2, k3 in OpenCV's order, (5,).
         lens: Which distortion formula: OpenCV's, or the one Human3.6M's files are made with.
     """
@@ -97,11 +97,11 @@ def in_front(points: Array) -> Array:
 
 
 def project(points: Array, camera: Camera) -> Array:
-    """Project points from the camera frame onto the picture.
+    """Project points from the camera frame onto the image.
 
     Convention:
         A point on the optical axis lands on the principal point. Points that are not in front of
-        the camera have no picture and become NaN: nothing behind it is ever mirrored into view (see
+        the camera have no image and become NaN: nothing behind it is ever mirrored into view (see
         `in_front`).
 
     Args:
@@ -154,7 +154,7 @@ def back_project(
         camera: The camera that made the pixels.
 
     Returns:
-        Camera frame, metres, (..., 3). Where the lens folds the picture over itself (far outside of
+        Camera frame, metres, (..., 3). Where the lens folds the image over itself (far outside of
         any real one), and beyond Human3.6M's clamp, there is no inverse.
 
     Source: Newton's method on `project`'s formula, ten steps from the undistorted ray.
@@ -180,12 +180,12 @@ def normalise(pixels: Array, size: tuple[int, int]) -> Array:
     """Bring pixels to the units of lifters: x from -1 to 1 over the width, y in the same scale.
 
     Convention:
-        `x / w * 2 - 1` and `y / w * 2 - h / w`; flipping the picture negates x. The type stays what
+        `x / w * 2 - 1` and `y / w * 2 - h / w`; flipping the image negates x. The type stays what
         it is.
 
     Args:
         pixels: (..., 2).
-        size: Width and height of the picture.
+        size: Width and height of the image.
 
     Returns:
         Normalised 2D, (..., 2).
@@ -261,10 +261,10 @@ def random_cameras(
     focal: tuple[float, float] = (2.2, 2.4),
     offset: float = 0.5,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Film each clip with a random camera of its own: any side, a little up or down.
+    """Video each clip with a random camera of its own: any side, a little up or down.
 
     The middle of a clip stands `distance` from the camera and up to `offset` metres beside its
-    axis. Where a joint would leave the (square) picture or come closer than 1 m, the camera stands
+    axis. Where a joint would leave the (square) image or come closer than 1 m, the camera stands
     back until none does.
 
     Args:
@@ -349,7 +349,7 @@ def ring_of_cameras(
     1.65 m, ground distance 4.2 to 5.6 m from the middle of the root's path, aimed 0.35 to 0.55 m
     over it (higher by half of what tall poses exceed 1.9 m), roll of 2 degrees standard deviation;
     1000 x 1000 pixels, f = (1145, 1144), c = (512, 515), no distortion. A camera stands back in
-    steps of 0.2 m until all joints lie at least 10 pixels inside the picture in 99.5 % of the valid
+    steps of 0.2 m until all joints lie at least 10 pixels inside the image in 99.5 % of the valid
     frames.
 
     Args:

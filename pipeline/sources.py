@@ -16,28 +16,28 @@ Split = Literal["train", "val", "test"]
 
 @runtime_checkable
 class Images(Protocol):
-    """Pictures that can be looked at through a crop: a video, a folder, or a renderer.
+    """Images that can be looked at through a crop: a video, a folder, or a renderer.
 
-    A rendered picture is drawn straight through the crop's camera, a stored one is warped: both
-    give what a person would see who cut that piece out of the whole picture.
+    A rendered image is drawn straight through the crop's camera, a stored one is warped: both
+    give what a person would see who cut that piece out of the whole image.
     """
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         ...
 
     def size(self, index: int) -> tuple[int, int]:
-        """Width and height of a whole picture in pixels."""
+        """Width and height of a whole image in pixels."""
         ...
 
     def crop(
         self, index: int, matrix: NDArray[np.float64], size: tuple[int, int]
     ) -> NDArray[np.uint8]:
-        """A piece of a picture.
+        """A piece of an image.
 
         Args:
-            index: Which picture.
-            matrix: Affine map from pixels of the whole picture to pixels of the crop, (2, 3): a
+            index: Which image.
+            matrix: Affine map from pixels of the whole image to pixels of the crop, (2, 3): a
                 similarity, possibly mirrored.
             size: Width and height of the crop.
 
@@ -45,12 +45,12 @@ class Images(Protocol):
             RGB, (H, W, 3).
 
         Raises:
-            DataError: If the picture cannot be read whole.
+            DataError: If the image cannot be read whole.
         """
         ...
 
     def fingerprint(self, index: int) -> str:
-        """Hexadecimal digest of everything that decides what the picture looks like.
+        """Hexadecimal digest of everything that decides what the image looks like.
 
         The bytes of a file; renderer version, seed and settings of a rendering.
         """
@@ -68,9 +68,9 @@ class Sequence:
         camera: Where from.
         fps: Frames per second, Hz.
         skeleton: The joint set of the arrays.
-        joints3d: World metres, (T, J, 3), float32; none where only pictures exist.
+        joints3d: World metres, (T, J, 3), float32; none where only images exist.
         joints2d: Exact pixels, (T, J, 2), float32; none to project `joints3d` instead.
-        pictures: One per frame; none where nothing can be seen.
+        images: One per frame; none where nothing can be seen.
         valid: Frames that may be trained on and scored, (T,); none where all are.
         group: A second grouping for tables (whether the action occurs in training, say), or "".
     """
@@ -83,12 +83,12 @@ class Sequence:
     skeleton: Skeleton
     joints3d: NDArray[np.float32] | None = None
     joints2d: NDArray[np.float32] | None = None
-    pictures: Images | None = None
+    images: Images | None = None
     valid: NDArray[np.bool_] | None = None
     group: str = ""
 
     def __len__(self) -> int:
-        arrays = (self.joints3d, self.joints2d, self.pictures)
+        arrays = (self.joints3d, self.joints2d, self.images)
         return next(len(array) for array in arrays if array is not None)
 
 
@@ -137,17 +137,17 @@ GroundTruth = CocoGroundTruth | MpiiGroundTruth
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Single pictures of people with joints; sample i is on picture i of `pictures`.
+    """Single images of people with joints; sample i is on image i of `images`.
 
     Args:
         skeleton: The joint set of the arrays.
-        pictures: One picture per sample.
-        joints2d: Pixels in the whole picture, (N, J, 2), float32; NaN where unlabelled.
+        images: One image per sample.
+        joints2d: Pixels in the whole image, (N, J, 2), float32; NaN where unlabelled.
         labelled: Joints that may be trained on and scored, (N, J).
         boxes: x, y, width, height of the person in pixels, (N, 4), float32: the tight box of the
             joints where the data set has no box of its own.
         joints3d: Camera frame, metres, (N, J, 3), float32; none where only 2D is known.
-        focal: Focal lengths of the picture's camera in pixels, (N, 2); none where unknown.
+        focal: Focal lengths of the image's camera in pixels, (N, 2); none where unknown.
         principal: Principal points in pixels, (N, 2); none where unknown.
         ids: How each sample is called in messages (a file, a frame of a sequence).
         actions: What the person of each sample does, as tables group it; none where unknown.
@@ -155,7 +155,7 @@ class Samples:
     """
 
     skeleton: Skeleton
-    pictures: Images
+    images: Images
     joints2d: NDArray[np.float32]
     labelled: NDArray[np.bool_]
     boxes: NDArray[np.float32]
@@ -173,7 +173,7 @@ class Samples:
 class Source(Protocol):
     """Where data comes from; a class in `pipeline.datasets` that a config names by class_path.
 
-    A source with motion has `sequences`, one with pictures to train a 2D stage on has `samples`;
+    A source with motion has `sequences`, one with images to train a 2D stage on has `samples`;
     the embedded people have both. Constructors only keep their arguments; files are read when asked
     for.
     """
@@ -203,7 +203,7 @@ class MotionSource(Source, Protocol):
 
 @runtime_checkable
 class ImageSource(Source, Protocol):
-    """A source of single pictures with joints."""
+    """A source of single images with joints."""
 
     def samples(self, split: Split) -> Samples:
         """All samples of a split, in a fixed order.

@@ -43,7 +43,7 @@ def server():
     """A forkserver whose children have everything imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["warm", "torch", "lightning.pytorch", "pipeline.cli.stage_cli", *ROOMS]
+        ["warm", "torch", "lightning.pytorch", "pipeline.cli.launch", *ROOMS]
     )
     return context
 

@@ -31,22 +31,22 @@ def upwards(width, height, maps):
     return cells * 16 * 256 * (2048 + 4 * 256 + 16 * 256) + width * height // 16 * 256 * maps
 
 
-def simple_baseline(picture, layers=50, joints=17):
-    return resnet(*picture, layers) + upwards(*picture, joints)
+def simple_baseline(image, layers=50, joints=17):
+    return resnet(*image, layers) + upwards(*image, joints)
 
 
-def san(picture, layers=50, joints=18, depth_bins=64, attention=True):
+def san(image, layers=50, joints=18, depth_bins=64, attention=True):
     """Queries and keys of 256 and values of 2048 at a 32nd, and two products of N x N."""
-    N = picture[0] * picture[1] // 1024
+    N = image[0] * image[1] // 1024
     looks = N * 2048 * (256 + 256 + 2048) + N * N * (256 + 2048)
-    return resnet(*picture, layers) + upwards(*picture, joints * depth_bins) + attention * looks
+    return resnet(*image, layers) + upwards(*image, joints * depth_bins) + attention * looks
 
 
 def hrnet(
-    picture, width=32, joints=17, attention=(), stem=64, planes=64, blocks=4, modules=(1, 4, 3)
+    image, width=32, joints=17, attention=(), stem=64, planes=64, blocks=4, modules=(1, 4, 3)
 ):
     """Branch i has width 2^i C at 4^-i of the cells, so that each costs the same."""
-    cells = picture[0] * picture[1] // 16
+    cells = image[0] * image[1] // 16
     C, p = width, planes
     total = 4 * cells * 27 * stem + cells * 9 * stem * stem
     total += cells * (stem * p + 9 * p * p + 4 * p * p + 4 * p * stem)
@@ -135,10 +135,10 @@ FREE = {"dropout", "drop_path", "heads", "spread"}
 """Arguments that change no multiply-add."""
 
 
-def cost(class_path, arguments, picture=None):
+def cost(class_path, arguments, image=None):
     """Multiply-adds of one sample of a network as a config or `models` names it."""
     name = class_path.rpartition(".")[2]
     if name == "Centred":
         return cost(arguments["net"]["class_path"], arguments["net"].get("init_args", {}))
     known = {key: value for key, value in arguments.items() if key not in FREE}
-    return COSTS[name](*([picture] if picture else []), **known)
+    return COSTS[name](*([image] if image else []), **known)

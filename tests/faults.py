@@ -96,7 +96,7 @@ def slow():
 
 
 def slow_detector(seconds):
-    """The first look at pictures takes longer."""
+    """The first look at images takes longer."""
     from pipeline.detections import cache
 
     whole = cache.run_first_rank

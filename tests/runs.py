@@ -24,7 +24,7 @@ data:
 trainer: {max_epochs: 3, log_every_n_steps: 1}
 save_every: 2
 """
-PICTURES = """
+IMAGES = """
 model:
   net:
     class_path: pipeline.heatmap.HRNet
@@ -34,7 +34,7 @@ model:
 data:
   source:
     class_path: pipeline.mocap.Synthetic
-    init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 2.0, pictures: 64}
+    init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 2.0, images: 64}
   input_size: [64, 64]
   batch_size: 16
 trainer: {max_epochs: 2, log_every_n_steps: 1}
@@ -48,16 +48,16 @@ model:
 data:
   source:
     class_path: pipeline.mocap.Synthetic
-    init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 2.0, pictures: 64}
+    init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 2.0, images: 64}
   photographs:
     class_path: own.Flat
-    init_args: {train: 2, val: 1, test: 1, actions: [walk], seconds: 1.0, pictures: 32, seed: 5}
+    init_args: {train: 2, val: 1, test: 1, actions: [walk], seconds: 1.0, images: 32, seed: 5}
   input_size: [64, 64]
   batch_size: 16
 trainer: {max_epochs: 2, log_every_n_steps: 1}
 save_every: 2
 """
-TINY = {"heatmap": PICTURES, "integral": MIXED, "pretrain": MOTION, "lift": MOTION}
+TINY = {"heatmap": IMAGES, "integral": MIXED, "pretrain": MOTION, "lift": MOTION}
 """A config of each stage that trains in seconds."""
 
 OWN = str(Path(__file__).parent / "own.py")

@@ -156,9 +156,9 @@ FAULTS = {
     "json": Fault("malformed COCO-style JSON", READ, "refused in one line", 20000),
     "bvh": Fault("malformed BVH", READ, "refused in one line", 20000),
     "mat": Fault("damaged MATLAB files", READ, "refused in one line", 5000),
-    "picture": Fault(
+    "image": Fault(
         "damaged JPEG and PNG",
-        "another picture, 100 of 100; grey rows",
+        "another image, 100 of 100; grey rows",
         "refused, or found by its digest",
         5000,
     ),

@@ -127,8 +127,8 @@ def test_a_planted_downward_import_or_string_is_let_pass():
 def test_every_string_that_names_a_module_names_one_that_exists():
     for module, tree in TREES.items():
         for place in named(module, tree):
-            found = module_of(place)
-            assert found or place.split(".")[0] in ("published", "configs"), f"{module}: {place}"
+            known = place.split(".")[0] in ("published", "lazy_names")
+            assert known or module_of(place), f"{module}: {place}"
 
 
 def test_modules_are_loaded_by_name_only_where_laziness_needs_it():
@@ -230,7 +230,7 @@ def test_the_tree_in_the_architecture_page_is_that_of_the_files():
 
 
 def test_the_order_in_the_architecture_page_is_the_one_that_is_checked():
-    assert ORDER in " ".join(TEXT.split())
+    assert ORDER in " ".join(TEXT.replace("`", "").split())
 
 
 def test_every_package_is_in_the_wheel():

@@ -42,7 +42,7 @@ def any_camera(draw, lenses=("opencv", "human36m")):
 
 
 def points_in_view(seed, count=40):
-    """Points whose rays lean at most 0.45 to each side, as Human3.6M's pictures do."""
+    """Points whose rays lean at most 0.45 to each side, as Human3.6M's images do."""
     random = np.random.default_rng(seed)
     depth = random.uniform(0.5, 20, (count, 1))
     return np.concatenate([random.uniform(-0.45, 0.45, (count, 2)) * depth, depth], axis=1)
@@ -162,7 +162,7 @@ def test_normalisation_keeps_the_aspect_and_flipping_negates_x():
 
 @settings(max_examples=50, deadline=None)
 @given(camera=any_camera(), seed=st.integers(0, 99))
-def test_a_mirrored_camera_sees_the_mirrored_body_in_the_flipped_picture(camera, seed):
+def test_a_mirrored_camera_sees_the_mirrored_body_in_the_flipped_image(camera, seed):
     k1, k2, p1, p2, k3 = camera.distortion
     last = camera.size[0] - 1
     mirrored = dataclasses.replace(
@@ -195,7 +195,7 @@ def test_looking_at_a_point_puts_it_on_the_axis_with_the_head_up():
     assert np.linalg.det(camera.rotation) == pytest.approx(1)
 
 
-def test_a_camera_that_rolls_clockwise_turns_the_picture_counter_clockwise():
+def test_a_camera_that_rolls_clockwise_turns_the_image_counter_clockwise():
     rotation = cameras.look_at(np.zeros(3), [0, 1, 0], roll=90)
     np.testing.assert_allclose(rotation @ [0, 0, 1], [-1, 0, 0], atol=1e-12)
 

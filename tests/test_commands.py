@@ -187,12 +187,12 @@ def test_make_passes_on_values_as_they_were_given(target):
 
 
 def test_the_newest_run_is_one_on_the_same_root(tmp_path, capsys):
-    source = {"class_path": "pipeline.datasets.Coco", "init_args": {"root": "pictures"}}
+    source = {"class_path": "pipeline.datasets.Coco", "init_args": {"root": "images"}}
     run = open_run(tmp_path, "heatmap", "coco", {"data": {"source": source}})
     run.checkpoints.mkdir()
     (run.checkpoints / "best.ckpt").touch()
     run.write(state=FINISHED, finished=1.0, checkpoint="checkpoints/best.ckpt")
     words = ["newest", "heatmap", "--data", "data/coco", "--runs", str(tmp_path), "--root"]
-    assert main([*words, str(Path.cwd() / "pictures")]) == 0
+    assert main([*words, str(Path.cwd() / "images")]) == 0
     assert capsys.readouterr().out.strip() == str(run.checkpoints / "best.ckpt")
     assert main([*words, "elsewhere"]) == 2

@@ -31,7 +31,7 @@ SMALL = """
 data:
   source:
     class_path: pipeline.mocap.Synthetic
-    init_args: {train: 2, val: 1, test: 1, actions: [walk], seconds: 1.0, pictures: 60}
+    init_args: {train: 2, val: 1, test: 1, actions: [walk], seconds: 1.0, images: 60}
 """
 TIMES = r"\b(seconds?|minutes?|hours?|days?|\d+ s)\b"
 
@@ -149,14 +149,14 @@ def test_its_network_costs_what_its_formula_says(path):
     config = yaml.safe_load(path.read_text())
     stage, named = path.parent.name, config["model"]["net"]
     usual = {"heatmap": [192, 256], "integral": [256, 256]}.get(stage)
-    picture = tuple(config["data"].get("input_size", usual)) if usual else None
+    image = tuple(config["data"].get("input_size", usual)) if usual else None
     net = network(path)
-    if picture:
-        example = torch.empty(1, 3, *reversed(picture), device="meta")
+    if image:
+        example = torch.empty(1, 3, *reversed(image), device="meta")
     else:
         net.set_progress(1.0)
         example = torch.empty(1, net.frames, len(net.skeleton), 2, device="meta")
-    expected = cost(named["class_path"], named.get("init_args", {}), picture)
+    expected = cost(named["class_path"], named.get("init_args", {}), image)
     assert count_multiply_adds(net, example) == expected
 
 

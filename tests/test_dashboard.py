@@ -158,7 +158,7 @@ def test_every_quantity_of_the_motion_tables_has_a_declared_name_for_both_means(
 # ---- W&B ---------------------------------------------------------------------------------------
 
 
-def test_an_offline_run_keeps_numbers_pictures_films_and_tables_in_its_folder(
+def test_an_offline_run_keeps_numbers_images_films_and_tables_in_its_folder(
     tmp_path, caplog, capsys
 ):
     folder = tmp_path / "run"
@@ -241,7 +241,7 @@ def test_secrets_never_reach_the_settings(tmp_path, monkeypatch):
 # ---- the run folder ----------------------------------------------------------------------------
 
 
-def test_a_run_writes_a_page_with_its_numbers_curves_pictures_films_and_tables(trainer, caplog):
+def test_a_run_writes_a_page_with_its_numbers_curves_images_films_and_tables(trainer, caplog):
     folder = Path(trainer.default_root_dir)
     module = Line(lambda trainer: panels.lift_panels(trainer, [clip("walk", 30)], report()))
     trainer.fit(module, batches(), batches())
@@ -255,8 +255,8 @@ def test_a_run_writes_a_page_with_its_numbers_curves_pictures_films_and_tables(t
     charts = re.findall(r'aria-label="([^"]+) over steps"', page)
     assert charts == ["mpjpe_mm (mm)", "loss", "lr", "samples_per_s (1/s)"]
     for name in ("poses", "motion", "per_action", "per_joint"):
-        assert f'src="pictures/test-{name}-000006.png"' in page
-    assert '<video src="pictures/test-worst_clip_1-000006.webm"' in page
+        assert f'src="images/test-{name}-000006.png"' in page
+    assert '<video src="images/test-worst_clip_1-000006.webm"' in page
     assert "mean over actions" in page
     assert not warnings_in(caplog)
     assert "http" not in re.sub(r"<style>.*</style>", "", page)
@@ -264,7 +264,7 @@ def test_a_run_writes_a_page_with_its_numbers_curves_pictures_films_and_tables(t
 
 def test_what_comes_from_files_is_escaped(tmp_path, trainer):
     folder = Path(trainer.default_root_dir)
-    (folder / "pictures").mkdir(parents=True)
+    (folder / "images").mkdir(parents=True)
     state = {"name": "<script>alert(1)</script>", "settings": {"a": "</pre><b>"}}
     (folder / "run.json").write_text(json.dumps(state))
     (folder / "metrics.csv").write_text("step,name,value\n1,val/<i>x,0.5\n2,val/<i>x,0.25\n")
@@ -292,7 +292,7 @@ def test_the_page_of_a_chain_leads_to_each_stage(tmp_path, trainer):
     page = out.read_text()
     assert page.index("heatmap/a%20b/index.html") < page.index("lift/demo/index.html")
     assert "<b>0.9125</b>" in page
-    assert 'src="lift/demo/pictures/test-poses-000000.png"' in page
+    assert 'src="lift/demo/images/test-poses-000000.png"' in page
 
 
 def test_a_table_is_written_as_csv_with_plain_cells(trainer):
@@ -304,26 +304,26 @@ def test_a_table_is_written_as_csv_with_plain_cells(trainer):
 
 
 def test_the_handover_table_names_the_fate_of_each_weight(trainer):
-    panels.weights_panel(trainer, WeightsReport("d1", ("a", "b"), ("head",), ("old",)))
-    table = (Path(trainer.default_root_dir) / "tables" / "handover.csv").read_text()
-    assert table.splitlines()[1:] == ["a,loaded", "b,loaded", "head,new", "old,left over"]
+    panels.weights_panel(trainer, WeightsReport("file", "d1", ("a", "b"), ("head",), ("old",)))
+    table = (Path(trainer.default_root_dir) / "tables" / "weights.csv").read_text()
+    assert table.splitlines()[1:] == ["a,loaded", "b,loaded", "head,kept", "old,dropped"]
 
 
 def test_the_worst_clip_becomes_the_first_film(trainer):
     clips = [clip("good", 5), clip("bad", 80), clip("lost", float("nan")), clip("fair", 20)]
-    panels.lift_panels(trainer, clips, report(), films=2)
-    folder = Path(trainer.default_root_dir) / "pictures"
+    panels.lift_panels(trainer, clips, report(), videos=2)
+    folder = Path(trainer.default_root_dir) / "images"
     captions = json.loads((folder / "captions.json").read_text())
     assert captions["test-worst_clip_1-000000.webm"].startswith("lost")
     strip = cv2.imread(str(folder / "test-motion-000000.png"))
     bare = skeletons.draw_motion_strip(clips[2].predicted, clips[2].target, H36M17)
     assert strip.shape[0] == bare.shape[0] + 30  # its title: name and error
     assert captions["test-worst_clip_2-000000.webm"].startswith("bad  80.0 mm")
-    film = cv2.VideoCapture(str(folder / "test-worst_clip_2-000000.webm"))
-    assert sum(film.read()[0] for _ in range(20)) == len(WALK)
+    video = cv2.VideoCapture(str(folder / "test-worst_clip_2-000000.webm"))
+    assert sum(video.read()[0] for _ in range(20)) == len(WALK)
 
 
-def test_the_2d_stage_and_pretraining_show_their_pictures(trainer, caplog):
+def test_the_2d_stage_and_pretraining_show_their_images(trainer, caplog):
     rng = np.random.default_rng(1)
     example = {
         "image": rng.integers(0, 255, (64, 48, 3), np.uint8),
@@ -335,14 +335,14 @@ def test_the_2d_stage_and_pretraining_show_their_pictures(trainer, caplog):
     }
     panels.heatmap_panels(trainer, [example, example, example], H36M17)
     panels.pretrain_panels(trainer, [clip("walk", 30)], H36M17)
-    names = sorted(p.name for p in (Path(trainer.default_root_dir) / "pictures").glob("*.png"))
+    names = sorted(p.name for p in (Path(trainer.default_root_dir) / "images").glob("*.png"))
     shown = ("corruption", "heatmap_sheet", "heatmaps", "recovered")
     assert names == [f"val-{name}-000000.png" for name in shown]
     assert not warnings_in(caplog)
 
 
-def test_only_the_first_and_the_newest_versions_of_a_picture_are_kept(trainer):
-    folder = Path(trainer.default_root_dir) / "pictures"
+def test_only_the_first_and_the_newest_versions_of_a_image_are_kept(trainer):
+    folder = Path(trainer.default_root_dir) / "images"
     folder.mkdir(parents=True)
     for step in range(5, 30):
         (folder / f"val-a-{step:06d}.png").write_bytes(b"")
@@ -356,10 +356,10 @@ def test_only_the_first_and_the_newest_versions_of_a_picture_are_kept(trainer):
     assert len(list(folder.glob("*"))) == 12
 
 
-def test_a_picture_that_cannot_be_written_costs_a_warning(tmp_path, trainer, caplog):
+def test_a_image_that_cannot_be_written_costs_a_warning(tmp_path, trainer, caplog):
     folder = Path(trainer.default_root_dir)
     folder.mkdir(parents=True)
-    (folder / "pictures").write_text("in the way")
+    (folder / "images").write_text("in the way")
     show.show_image(trainer, "val/a", np.zeros((4, 4, 3), np.uint8))
     show.show_video(trainer, "val/b", [], 25.0)
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
@@ -375,10 +375,10 @@ def test_the_callback_shows_what_a_2d_stage_kept(trainer):
     module.skeleton = H36M17
     module.report = {f"pck@0.1/{joint}": 0.5 for joint in H36M17.joints} | {"pck@0.1": 0.25}
     trainer.test(module, batches(), verbose=False)
-    names = {path.name for path in (Path(trainer.default_root_dir) / "pictures").glob("*.png")}
+    names = {path.name for path in (Path(trainer.default_root_dir) / "images").glob("*.png")}
     panels = ("heatmap_sheet", "heatmaps", "pck_per_joint")
     assert names == {f"test-{name}-000000.png" for name in panels}
-    folder = Path(trainer.default_root_dir) / "pictures"
+    folder = Path(trainer.default_root_dir) / "images"
     bars = cv2.imread(str(folder / "test-pck_per_joint-000000.png"))[..., ::-1]
     counted = charts.draw_bars(H36M17.joints, [50.0] * 17, "%", "PCK@0.1", mean=25.0)
     assert np.array_equal(bars, counted)  # the line is where the printed number is

@@ -50,7 +50,7 @@ def one_thread():
 
 
 class Blobs:
-    """Pictures of noise, a pure function of seed and frame."""
+    """Images of noise, a pure function of seed and frame."""
 
     def __init__(self, seed: int, count: int) -> None:
         self.seed, self.count = seed, count
@@ -71,7 +71,7 @@ class Blobs:
 
 
 class Counted(nn.Module):
-    """A small network with real convolutions that writes down how many pictures it saw."""
+    """A small network with real convolutions that writes down how many images it saw."""
 
     def __init__(self, seed: int = 0, log: Path | None = None, pause: float = 0.0) -> None:
         super().__init__()
@@ -105,8 +105,8 @@ class Counted(nn.Module):
 def sequence(name: str, count: int, seed: int) -> Sequence:
     numbers = np.random.default_rng((seed, 99))
     joints2d = numbers.uniform(20, 100, (count, 17, 2)).astype(np.float32)
-    pictures = Blobs(seed, count)
-    return Sequence(name, "s", "a", CAMERA, 50.0, H36M17, joints2d=joints2d, pictures=pictures)
+    images = Blobs(seed, count)
+    return Sequence(name, "s", "a", CAMERA, 50.0, H36M17, joints2d=joints2d, images=images)
 
 
 def walks() -> list[Sequence]:
@@ -134,7 +134,7 @@ def test_a_second_run_asks_the_detector_nothing(tmp_path):
     np.testing.assert_array_equal(first.of("walk 2")[0], again.of("walk 2")[0])
 
 
-def test_detections_are_what_the_detector_finds_brought_back_to_the_picture(tmp_path):
+def test_detections_are_what_the_detector_finds_brought_back_to_the_image(tmp_path):
     found = detect_sequences(walks(), Counted(), "d", store=Store(tmp_path))
     one = walks()[2]
     joints2d, score = found.of("walk 2")
@@ -143,7 +143,7 @@ def test_detections_are_what_the_detector_finds_brought_back_to_the_picture(tmp_
     shown = max(width, height * 48 / 64) * 1.25
     zoom, middle = 48 / shown, np.array([x + width / 2, y + height / 2])
     matrix = np.array([[zoom, 0, 23.5 - zoom * middle[0]], [0, zoom, 31.5 - zoom * middle[1]]])
-    crop = torch.from_numpy(one.pictures.crop(7, matrix, (48, 64)))[None]
+    crop = torch.from_numpy(one.images.crop(7, matrix, (48, 64)))[None]
     with torch.inference_mode():
         in_crop, by_hand = Counted().detect(crop)
     expected = (in_crop[0].numpy() - [23.5, 31.5]) / zoom + middle
@@ -221,8 +221,8 @@ def changed(what: str) -> str:
     """Name of the entry after one thing has changed."""
     people, detector, digest, precision = walks(), Counted(), "d", "32-true"
     match what:
-        case "pictures":
-            people[1] = dataclasses.replace(people[1], pictures=Blobs(7, 1))
+        case "images":
+            people[1] = dataclasses.replace(people[1], images=Blobs(7, 1))
         case "boxes":
             people[1] = dataclasses.replace(people[1], joints2d=people[1].joints2d * 1.5)
         case "name":
@@ -248,7 +248,7 @@ def changed(what: str) -> str:
     return cache_specification(people, detector, digest, precision=precision).name
 
 
-KEY = ("pictures", "boxes", "name", "weights", "input size", "padding", "decode", "flip test")
+KEY = ("images", "boxes", "name", "weights", "input size", "padding", "decode", "flip test")
 KEY = (*KEY, "precision", "joint set", "one frame less", "less")
 
 
@@ -273,7 +273,7 @@ def test_a_box_is_tight_around_the_projected_joints():
     joints3d = np.zeros((1, 17, 3), np.float32)
     joints3d[0, :, 2] = 4
     joints3d[0, 1] = (0.2, -0.6, 4)
-    joints3d[0, 2] = (0, 0.4, -1)  # behind the camera: no picture
+    joints3d[0, 2] = (0, 0.4, -1)  # behind the camera: no image
     person = Sequence("s", "s", "a", CAMERA, 50.0, H36M17, joints3d=joints3d)
     np.testing.assert_array_equal(person_boxes(person), [[60, 30, 10, 30]])
 
@@ -294,14 +294,14 @@ def test_joints_are_converted_by_name_and_refused_where_they_do_not_fit(tmp_path
         found.of("run")
 
 
-def test_sequences_without_pictures_joints_or_names_of_their_own_are_refused():
-    blind = dataclasses.replace(walks()[0], pictures=None)
-    with pytest.raises(DataError, match="walk 0: has no pictures"):
+def test_sequences_without_images_joints_or_names_of_their_own_are_refused():
+    blind = dataclasses.replace(walks()[0], images=None)
+    with pytest.raises(DataError, match="walk 0: has no images"):
         cache_specification([blind], Counted(), "d")
     with pytest.raises(DataError, match="walk 0: has no joints"):
         cache_specification([dataclasses.replace(walks()[0], joints2d=None)], Counted(), "d")
-    with pytest.raises(DataError, match="1 pictures and 63 frames"):
-        cache_specification([dataclasses.replace(walks()[0], pictures=Blobs(0, 1))], Counted(), "d")
+    with pytest.raises(DataError, match="1 images and 63 frames"):
+        cache_specification([dataclasses.replace(walks()[0], images=Blobs(0, 1))], Counted(), "d")
     with pytest.raises(DataError, match="same name"):
         cache_specification([walks()[0], walks()[0]], Counted(), "d")
 
@@ -354,7 +354,7 @@ def test_training_makes_few_detections_itself_and_finds_those_of_the_console(tra
 
 
 def test_training_does_not_make_many_detections_but_names_the_command(trained):
-    with pytest.raises(UsageError, match="151 pictures are more than 100") as caught:
+    with pytest.raises(UsageError, match="151 images are more than 100") as caught:
         get_detections(
             Walks("a b", (3, 4)), DetectionRequest.parse(str(trained)), "test", limit=100
         )
@@ -408,8 +408,8 @@ def test_a_long_run_tells_how_long_it_will_take(tmp_path, capsys, monkeypatch):
         advance(10)
         advance(90)
     first, last = capsys.readouterr().err.splitlines()
-    assert first == "walks: 10 of 100 pictures seen, about 3 min left"
-    assert last == "walks: 100 of 100 pictures seen, about 0 s left"
+    assert first == "walks: 10 of 100 images seen, about 3 min left"
+    assert last == "walks: 100 of 100 images seen, about 0 s left"
 
 
 def test_a_terminal_gets_a_bar(capsys, monkeypatch):
@@ -433,7 +433,7 @@ CAMERA = Camera(
     np.eye(3), np.zeros(3), np.full(2, 200.0), np.full(2, 60.0), (120, 120), np.zeros(5)
 )
 
-class Pictures:
+class Images:
     def __len__(self):
         return 300
 
@@ -451,22 +451,22 @@ class Pictures:
             if act == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             if act == "refuse":
-                raise DataError("walk/7.png: is no picture; mend it")
+                raise DataError("walk/7.png: is no image; mend it")
             while act == "hang":
                 time.sleep(1)
-        picture = np.random.default_rng(index).integers(0, 256, (120, 120, 3), np.uint8)
-        return cv2.warpAffine(picture, matrix, size)
+        image = np.random.default_rng(index).integers(0, 256, (120, 120, 3), np.uint8)
+        return cv2.warpAffine(image, matrix, size)
 
 class Faulty:
-    """A source whose pictures make trouble from the third piece on."""
+    """A source whose images make trouble from the third piece on."""
 
     skeleton = H36M17
 
     def sequences(self, split: Split) -> list[Sequence]:
         joints2d = np.random.default_rng(0).uniform(20, 100, (300, 17, 2)).astype(np.float32)
-        pictures = Pictures()
+        images = Images()
         return [
-            Sequence("w", "s", "a", CAMERA, 50.0, H36M17, joints2d=joints2d, pictures=pictures)
+            Sequence("w", "s", "a", CAMERA, 50.0, H36M17, joints2d=joints2d, images=images)
         ]
 
     def describe(self) -> str:
@@ -476,7 +476,7 @@ class Faulty:
 
 @pytest.fixture
 def command(trained, heatlift, tmp_path):
-    """Starts `heatlift detect` on pictures that make trouble."""
+    """Starts `heatlift detect` on images that make trouble."""
     (tmp_path / "faulty.py").write_text(FAULTY)
     words = ("detect", "--import", "faulty.py", "--source=faulty.Faulty", "--split=test")
     words += (f"--detector={trained}", "--accelerator=cpu")
@@ -505,10 +505,10 @@ def test_a_killed_loader_process_ends_with_6_and_the_same_command_goes_on(comman
     assert content(Store(tmp_path / "cache")) == broken
 
 
-def test_a_bad_picture_in_a_loader_process_is_one_line(command):
+def test_a_bad_image_in_a_loader_process_is_one_line(command):
     child = command("--workers=1", ACT="refuse")
     assert child.wait(120) == 4
-    assert last(child) == "heatlift: error: walk/7.png: is no picture; mend it"
+    assert last(child) == "heatlift: error: walk/7.png: is no image; mend it"
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -529,7 +529,7 @@ def test_a_signal_ends_the_command_and_its_stuck_loader_processes(command, numbe
 
 
 class Stuck(Blobs):
-    """Pictures that never come; the process that waits for one leaves its number."""
+    """Images that never come; the process that waits for one leaves its number."""
 
     def crop(self, index, matrix, size):
         self.note.with_suffix(".part").write_text(f"{os.getpid()}")
@@ -539,16 +539,16 @@ class Stuck(Blobs):
 
 def test_a_stuck_loader_process_does_not_outlive_a_killed_command(tmp_path):
     stuck = sequence("walk", 3, 0)
-    pictures = Stuck(0, 3)
-    pictures.note = tmp_path / "process"
-    stuck = dataclasses.replace(stuck, pictures=pictures)
+    images = Stuck(0, 3)
+    images.note = tmp_path / "process"
+    stuck = dataclasses.replace(stuck, images=images)
     settings = {"store": Store(tmp_path / "cache"), "workers": 1, "accelerator": "cpu"}
     run = forked.Process(target=detect_sequences, args=([stuck], Counted(), "d"), kwargs=settings)
     run.start()
     end = time.monotonic() + 60
-    while not pictures.note.exists() and time.monotonic() < end:
+    while not images.note.exists() and time.monotonic() < end:
         time.sleep(0.01)
-    worker = Path("/proc", pictures.note.read_text(), "stat")
+    worker = Path("/proc", images.note.read_text(), "stat")
     run.kill()
     run.join(10)
     end = time.monotonic() + 5

@@ -51,12 +51,12 @@ def turning(frames):
     return np.einsum("ijt,kj->tki", np.array(rows), person())
 
 
-def picture(height=128, width=96):
+def image(height=128, width=96):
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     return np.stack([x + 90, y + 60, x + y], -1).astype(np.uint8)
 
 
-def in_picture():
+def in_image():
     return person()[:, :2] * 60 + (48, 64)
 
 
@@ -68,8 +68,8 @@ def near(image, point, colour):
 
 
 def test_the_left_wrist_is_orange_the_right_one_blue_and_the_head_grey():
-    joints = in_picture()
-    drawn = skeletons.draw_joints2d(picture(), joints, H36M17)
+    joints = in_image()
+    drawn = skeletons.draw_joints2d(image(), joints, H36M17)
     assert near(drawn, joints[LEFT_WRIST], canvas.LEFT)
     assert near(drawn, joints[RIGHT_WRIST], canvas.RIGHT)
     assert near(drawn, joints[HEAD], canvas.CENTRE)
@@ -77,51 +77,51 @@ def test_the_left_wrist_is_orange_the_right_one_blue_and_the_head_grey():
 
 
 def test_a_mirrored_joint_order_swaps_the_colours():
-    joints = in_picture()
-    drawn = skeletons.draw_joints2d(picture(), joints[list(H36M17.swap)], H36M17)
+    joints = in_image()
+    drawn = skeletons.draw_joints2d(image(), joints[list(H36M17.swap)], H36M17)
     assert near(drawn, joints[LEFT_WRIST], canvas.RIGHT)
     assert near(drawn, joints[RIGHT_WRIST], canvas.LEFT)
 
 
 def test_a_missing_joint_is_left_out_with_its_bones_and_nothing_else_is():
-    joints = in_picture()
+    joints = in_image()
     joints[LEFT_WRIST] = np.nan
-    drawn = skeletons.draw_joints2d(picture(), joints, H36M17)
-    assert not near(drawn, in_picture()[LEFT_WRIST], canvas.LEFT)
+    drawn = skeletons.draw_joints2d(image(), joints, H36M17)
+    assert not near(drawn, in_image()[LEFT_WRIST], canvas.LEFT)
     assert near(drawn, joints[RIGHT_WRIST], canvas.RIGHT)
 
 
 def test_a_joint_of_low_score_is_hollow():
-    joints, score = in_picture(), np.ones(17)
+    joints, score = in_image(), np.ones(17)
     score[LEFT_WRIST] = 0.05
     x, y = np.round(joints[LEFT_WRIST]).astype(int)
-    full = skeletons.draw_joints2d(picture(), joints, H36M17, np.ones(17))
-    hollow = skeletons.draw_joints2d(picture(), joints, H36M17, score)
+    full = skeletons.draw_joints2d(image(), joints, H36M17, np.ones(17))
+    hollow = skeletons.draw_joints2d(image(), joints, H36M17, score)
     assert tuple(full[y, x]) == canvas.LEFT
     assert tuple(hollow[y, x]) != canvas.LEFT
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 1e30, np.nan])
-def test_joints_that_no_picture_can_hold_do_not_break_it(value):
-    joints, pose = in_picture(), person()
+def test_joints_that_no_image_can_hold_do_not_break_it(value):
+    joints, pose = in_image(), person()
     joints[3], pose[3] = value, value
-    assert skeletons.draw_joints2d(picture(), joints, H36M17).shape == (128, 96, 3)
+    assert skeletons.draw_joints2d(image(), joints, H36M17).shape == (128, 96, 3)
     assert skeletons.draw_views3d(pose, person(), H36M17, size=64).dtype == np.uint8
     assert skeletons.draw_joints2d_alone(np.full((17, 2), np.nan), H36M17, size=32).min() == 255
 
 
 def test_nothing_that_is_drawn_from_is_changed():
-    image, joints, clip = picture(), in_picture(), turning(6)
+    whole, joints, clip = image(), in_image(), turning(6)
     maps = np.random.default_rng(0).random((17, 32, 24)).astype(np.float32)
-    given = [image, joints, clip, maps]
+    given = [whole, joints, clip, maps]
     before = [array.copy() for array in given]
-    skeletons.draw_joints2d(image, joints, H36M17, maps.max((1, 2)))
-    heatmap_images.draw_heatmaps(image, maps, H36M17)
-    heatmap_images.draw_heatmap_sheet(image, maps, H36M17)
-    heatmap_images.draw_detection(image, maps, joints, joints + 3, H36M17)
+    skeletons.draw_joints2d(whole, joints, H36M17, maps.max((1, 2)))
+    heatmap_images.draw_heatmaps(whole, maps, H36M17)
+    heatmap_images.draw_heatmap_sheet(whole, maps, H36M17)
+    heatmap_images.draw_detection(whole, maps, joints, joints + 3, H36M17)
     skeletons.draw_views3d(clip[0], clip[1], H36M17)
-    skeletons.draw_motion_strip(clip, clip, H36M17, pictures=[image] * 6)
-    list(skeletons.draw_clip(clip, clip, H36M17, pictures=[image] * 6, title="walk"))
+    skeletons.draw_motion_strip(clip, clip, H36M17, images=[whole] * 6)
+    list(skeletons.draw_clip(clip, clip, H36M17, images=[whole] * 6, title="walk"))
     for array, copy in zip(given, before, strict=True):
         np.testing.assert_array_equal(array, copy)
 
@@ -170,10 +170,10 @@ def test_a_film_has_as_many_frames_as_it_was_given_and_their_size(tmp_path):
     frames = list(skeletons.draw_clip(clip, clip, H36M17, joints2d=clip[..., :2], size=80))
     frames = [frame[:95, :131] for frame in frames]
     assert media.write_video(tmp_path / "clip.webm", frames, 25.0) == 7
-    film = cv2.VideoCapture(str(tmp_path / "clip.webm"))
+    video = cv2.VideoCapture(str(tmp_path / "clip.webm"))
     read = []
-    while (picture := film.read())[0]:
-        read.append(picture[1])
+    while (image := video.read())[0]:
+        read.append(image[1])
     assert len(read) == 7
     assert read[0].shape == (96, 132, 3)
     assert np.abs(read[3][:95, :131, ::-1].astype(int) - frames[3]).mean() < 8
@@ -196,20 +196,20 @@ def test_a_film_that_breaks_half_way_leaves_the_old_one_alone(tmp_path):
 
 
 def test_a_png_comes_back_as_it_was_written(tmp_path):
-    media.write_png(tmp_path / "new" / "a.png", picture())
+    media.write_png(tmp_path / "new" / "a.png", image())
     read = cv2.imread(str(tmp_path / "new" / "a.png"))
-    np.testing.assert_array_equal(read[..., ::-1], picture())
+    np.testing.assert_array_equal(read[..., ::-1], image())
 
 
-def test_a_picture_that_cannot_be_written_says_where(tmp_path):
+def test_a_image_that_cannot_be_written_says_where(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"file/a\.png: cannot be written"):
-        media.write_png(tmp_path / "file" / "a.png", picture())
+        media.write_png(tmp_path / "file" / "a.png", image())
 
 
 def test_a_film_in_a_folder_that_takes_no_file_says_so():
     with pytest.raises(StorageError, match=r"/proc/a\.webm: cannot be written"):
-        media.write_video(Path("/proc/a.webm"), [picture()], 25.0)
+        media.write_video(Path("/proc/a.webm"), [image()], 25.0)
 
 
 KILLED = """
@@ -233,21 +233,19 @@ def test_what_a_killed_process_was_drawing_is_swept_away(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sheet_holds_every_picture_unchanged():
+def test_a_sheet_holds_every_image_unchanged():
     images = [np.full((20, 30, 3), shade, np.uint8) for shade in (10, 90, 170)]
     sheet = canvas.contact_sheet(images, 2, ["a", "b", "c"])
     for shade in (10, 90, 170):
         assert (sheet == shade).all(-1).sum() >= 20 * 30
-    with pytest.raises(ValueError, match="3 pictures and 1 captions"):
+    with pytest.raises(ValueError, match="3 images and 1 captions"):
         canvas.contact_sheet(images, 2, ["a"])
 
 
-def test_a_strip_has_one_row_per_view_and_one_for_the_pictures():
+def test_a_strip_has_one_row_per_view_and_one_for_the_images():
     clip = turning(9)
     bare = skeletons.draw_motion_strip(clip, None, H36M17, frames=4, size=50)
-    seen = skeletons.draw_motion_strip(
-        clip, None, H36M17, frames=4, size=50, pictures=[picture()] * 9
-    )
+    seen = skeletons.draw_motion_strip(clip, None, H36M17, frames=4, size=50, images=[image()] * 9)
     assert bare.shape[1] == seen.shape[1] == 4 * 60 + canvas.GAP
     assert seen.shape[0] == bare.shape[0] + 60
 
@@ -338,7 +336,7 @@ def test_nine_lines_have_nine_colours_and_a_legend_that_shows_their_dashes(monke
 def test_more_lines_than_colours_differ_in_their_strokes():
     def inked(place):
         series = {str(i): ([0, 1], [0, float(i == place)]) for i in range(len(charts.SERIES) + 1)}
-        picture = charts.draw_curves(series, "", "", "")[20:-60, 80:500]
-        return (picture == charts.SERIES[0]).all(-1).sum()
+        image = charts.draw_curves(series, "", "", "")[20:-60, 80:500]
+        return (image == charts.SERIES[0]).all(-1).sum()
 
     assert inked(len(charts.SERIES)) < 0.9 * inked(0)

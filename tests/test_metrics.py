@@ -312,11 +312,11 @@ def test_the_text_of_a_table_starts_with_its_protocol():
     assert len({len(line) for line in text[1:]}) == 1
 
 
-def test_the_text_of_single_pictures_has_no_columns_of_motion():
+def test_the_text_of_single_images_has_no_columns_of_motion():
     table = motion_table.MotionTable(["walk"], H36M17.joints)
     for seed in range(3):
         table.update(0, *poses(seed, 1))
-    lines = table.compute().text("pictures").splitlines()
+    lines = table.compute().text("images").splitlines()
     assert lines[1].split() == ["mm", "frames", "MPJPE", "P-MPJPE", "N-MPJPE"]
     assert "nan" not in "".join(lines)
     table.update(0, *poses(3, 2))

@@ -62,16 +62,16 @@ def named(name):
 
 
 def test_every_system_has_its_facts():
-    assert {(system.name, system.picture) for system in SYSTEMS} == set(FACTS)
+    assert {(system.name, system.image) for system in SYSTEMS} == set(FACTS)
 
 
-@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: f"{system.name} {system.picture}")
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: f"{system.name} {system.image}")
 def test_parameters_and_operations_are_those_of_the_papers(system):
     net = system.build()
-    assert count_parameters(net) == FACTS[system.name, system.picture]
+    assert count_parameters(net) == FACTS[system.name, system.image]
     counted = count_multiply_adds(net, system.example(net))
-    assert counted == cost(system.class_path, system.arguments, system.picture)
-    quoted = QUOTED.get((system.name, system.picture), counted)
+    assert counted == cost(system.class_path, system.arguments, system.image)
+    quoted = QUOTED.get((system.name, system.image), counted)
     assert counted == pytest.approx(quoted, rel=1e-3)
 
 

@@ -21,7 +21,7 @@ def test_outputs_are_stripped(path):
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore")  # of the kernel's machinery; the code runs in its process
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_shows_its_pictures(path, tmp_path):
+def test_a_notebook_runs_and_shows_its_images(path, tmp_path):
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)

@@ -15,7 +15,7 @@ from pipeline.training.metrics_file import read_metrics
 
 PEOPLE = """
     class_path: pipeline.mocap.Synthetic
-    init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 0.8, pictures: 60}
+    init_args: {train: 2, val: 1, test: 1, actions: [walk, wave], seconds: 0.8, images: 60}
 """
 HEATMAP = f"""
 model:
@@ -138,7 +138,7 @@ def test_declared_panels_are_there_and_no_others(folders):
     for folder in folders:
         shown = {
             re.fullmatch(r"(?:val-|test-)?(\w+?)(?:_\d)?-\d+", path.stem)[1]
-            for path in (folder / "pictures").glob("*.[pw]*")
+            for path in (folder / "images").glob("*.[pw]*")
         }
         assert shown
         assert shown <= {name.removesuffix("_1") for name in declared}
@@ -159,7 +159,7 @@ ODD = '''
 import dataclasses
 
 from pipeline.sources import Sequence, Split
-from pipeline.datasets.synthetic import Synthetic
+from pipeline.mocap import Synthetic
 
 
 class Odd(Synthetic):
@@ -167,7 +167,7 @@ class Odd(Synthetic):
 
     def sequences(self, split: Split) -> list[Sequence]:
         return [
-            dataclasses.replace(video, joints3d=video.joints3d[: 11 + 4 * i], pictures=None)
+            dataclasses.replace(video, joints3d=video.joints3d[: 11 + 4 * i], images=None)
             for i, video in enumerate(super().sequences(split)[:7])
         ]
 '''

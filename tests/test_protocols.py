@@ -131,11 +131,11 @@ def test_a_person_is_rescored_by_the_joints_above_the_threshold():
     np.testing.assert_allclose(scores, [0.35, 0.0])
 
 
-def crowd(seed=0, pictures=12):
-    """Annotations with crowds, unlabelled people and empty pictures, and many detections."""
+def crowd(seed=0, images=12):
+    """Annotations with crowds, unlabelled people and empty images, and many detections."""
     rng = np.random.default_rng(seed)
     annotations, found = [], []
-    for image in range(1, pictures + 1):
+    for image in range(1, images + 1):
         for _ in range(0 if image % 4 == 0 else int(rng.integers(1, 4))):
             side = rng.uniform(20, 160)
             corner = rng.uniform(0, 400, 2)
@@ -162,7 +162,7 @@ def crowd(seed=0, pictures=12):
             found.append((image, rng.uniform(0, 500, (17, 2)), rng.uniform(), 900.0))
     document = {
         "info": {},
-        "images": [{"id": i, "width": 640, "height": 640} for i in range(1, pictures + 1)],
+        "images": [{"id": i, "width": 640, "height": 640} for i in range(1, images + 1)],
         "annotations": annotations,
         "categories": [{"id": 1, "name": "person", "keypoints": list(COCO17.joints)}],
     }
@@ -187,7 +187,7 @@ def similarity(person, found):
 
 
 def taken(similar, ignored, crowd, threshold):
-    """Whom each detection of a picture is, best score first; -1 for nobody, (N,)."""
+    """Whom each detection of an image is, best score first; -1 for nobody, (N,)."""
     order = np.argsort(ignored, kind="stable")
     free, found = np.ones(len(order), bool), np.full(len(similar), -1)
     for d, row in enumerate(similar):
@@ -202,20 +202,20 @@ def taken(similar, ignored, crowd, threshold):
 
 def independent_numbers(document, ids, joints, scores):
     """COCO's ten numbers from its definition, without pycocotools."""
-    pictures = []
+    images = []
     for image in document["images"]:
         people = [a for a in document["annotations"] if a["image_id"] == image["id"]]
         mine = np.flatnonzero(ids == image["id"])
         mine = mine[np.argsort(-scores[mine], kind="stable")][:20]
         similar = np.stack([similarity(person, joints[mine]) for person in people] or [[]], 1)
-        pictures.append((people, mine, similar.reshape(len(mine), len(people))))
+        images.append((people, mine, similar.reshape(len(mine), len(people))))
     extent = np.ptp(joints[..., :2], axis=1).prod(-1)
     thresholds = np.linspace(0.5, 0.95, 10)
     precision, recall = np.zeros((3, 10, 101)), np.zeros((3, 10))
     for size, (low, high) in enumerate([(0, 1e10), (32**2, 96**2), (96**2, 1e10)]):
         for t, threshold in enumerate(thresholds):
             rows, wanted = [], 0
-            for people, mine, similar in pictures:
+            for people, mine, similar in images:
                 area = np.array([a["area"] for a in people])
                 crowd = np.array([a["iscrowd"] for a in people], bool)
                 unlabelled = np.array([a["num_keypoints"] == 0 for a in people], bool)
@@ -256,7 +256,7 @@ def test_perfect_people_give_one(tmp_path):
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(document))
     assert oks_ap(path, ids, joints, np.ones(len(ids)))["AP"] == pytest.approx(1.0)
-    with pytest.raises(DataError, match="no picture 99"):
+    with pytest.raises(DataError, match="no image 99"):
         oks_ap(path, np.array([99]), joints[:1], np.ones(1))
 
 

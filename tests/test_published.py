@@ -27,6 +27,7 @@ from pipeline.heatmap.resnet import ResNet
 from pipeline.integral import SAN
 from pipeline.lift import Martinez, MixSTE, PoseFormer, VideoPose3D
 from pipeline.lift.martinez import ResidualMLP
+from pipeline.lift.module import LiftModule
 from pipeline.skeleton import H36M17
 from pipeline.training import checkpoints
 from pipeline.weights import architectures, matching, published_files
@@ -896,4 +897,4 @@ def test_detections_of_an_imported_network_reach_a_lifter(tmp_path, monkeypatch,
 def test_an_imported_lifter_says_what_it_is_good_for(tmp_path):
     path, _ = imported(tmp_path, small_mixste(), "mixste")
     with pytest.raises(DataError, match="without settings of a run; give it as"):
-        checkpoints.load_module(path, ("lift",))
+        checkpoints.load_module(path, (LiftModule,))

@@ -119,7 +119,7 @@ def test_two_processes_wait_for_a_cache_longer_than_their_patience_and_fill_it_a
     def cache_of(name, *more, faults=()):
         config = tmp_path / name / "lift.yaml"
         config.parent.mkdir()
-        small = "actions: [walk], seconds: 0.6, pictures: 64"
+        small = "actions: [walk], seconds: 0.6, images: 64"
         config.write_text(TINY["lift"].replace("actions: [walk, wave], seconds: 2.0", small))
         words = ("lift", "fit", "-c", "lift.yaml", "--data.detections", detector, *more)
         child = heatlift_in(tmp_path / name)(*words, faults=faults)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.__main__ import COMMANDS, STAGES, main
-from pipeline.cli.commands import PLAIN
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "ARCHITECTURE.md")]
@@ -104,7 +103,7 @@ def test_heatlift_understands_what_pages_tell_to_type(page, words, capsys):
     if command in STAGES and rest and rest[0] in ("fit", "validate", "test", "predict"):
         code = main([command, *rest, "--print_config"])
     else:
-        inner = PLAIN.get(command)
+        inner = COMMANDS[command].places
         chosen = (
             rest[:1] if isinstance(inner, dict) and rest[:1] in [[name] for name in inner] else []
         )

@@ -65,7 +65,7 @@ def test_a_first_write_that_was_cut_off_leaves_the_name_free(opened, tmp_path):
 
 def test_what_a_killed_process_was_drawing_is_swept(opened, tmp_path):
     run = opened()
-    left = run.folder / "pictures" / ".val-poses-000007.png.999999999.part"
+    left = run.folder / "images" / ".val-poses-000007.png.999999999.part"
     left.parent.mkdir()
     left.write_text("half")
     run.release()

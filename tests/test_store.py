@@ -493,7 +493,7 @@ def test_an_entry_without_rows_is_an_entry(cache_folder):
 
 
 def test_a_file_is_read_again_only_when_it_changed(cache_folder, tmp_path, monkeypatch):
-    file = tmp_path / "picture.jpg"
+    file = tmp_path / "image.jpg"
     file.write_bytes(b"one")
     os.utime(file, (1, 1))
     digest = cache_folder.digest(file)
@@ -509,7 +509,7 @@ def test_a_file_is_read_again_only_when_it_changed(cache_folder, tmp_path, monke
 def test_torn_lines_of_remembered_digests_are_passed_over(cache_folder, tmp_path):
     cache_folder.root.mkdir()
     (cache_folder.root / ".digests.jsonl").write_bytes(b'["/a", 1, 2, "ab"]\n{"\xff\n[1]\n["/b", 1')
-    file = tmp_path / "picture.jpg"
+    file = tmp_path / "image.jpg"
     file.write_bytes(b"one")
     assert cache_folder.digest(file) == hashlib.sha256(b"one").hexdigest()
 

@@ -127,8 +127,8 @@ FRAME = (
 def _shorter(cause: str) -> str:
     """What is wrong with a class that a config names, in fewer words.
 
-    >>> _shorter("Import path own.Lens does not implement protocol PictureSource")
-    'own.Lens is no PictureSource: it lacks methods, arguments or types of one'
+    >>> _shorter("Import path own.Lens does not implement protocol ImageSource")
+    'own.Lens is no ImageSource: it lacks methods, arguments or types of one'
     >>> _shorter("the following arguments are required: root")
     'needs root'
     """

@@ -25,14 +25,14 @@ class System:
         paper: Whose it is, or who quotes it.
         class_path: Of the network.
         arguments: It is made with.
-        picture: Width and height of what a 2D network sees; none for lifters.
+        image: Width and height of what a 2D network sees; none for lifters.
     """
 
     name: str
     paper: str
     class_path: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    picture: tuple[int, int] | None = None
+    image: tuple[int, int] | None = None
 
     def build(self) -> nn.Module:
         """The network in evaluation mode on the meta device: shapes without numbers."""
@@ -47,8 +47,8 @@ class System:
         """One sample of what the network takes: (1, 3, H, W), or (1, T, J, 2) for lifters."""
         if isinstance(net, Lifter):
             return torch.empty(1, net.frames, len(net.skeleton), 2, device="meta")
-        assert self.picture is not None
-        return torch.empty(1, 3, *reversed(self.picture), device="meta")
+        assert self.image is not None
+        return torch.empty(1, 3, *reversed(self.image), device="meta")
 
 
 def _systems() -> tuple[System, ...]:
@@ -146,7 +146,7 @@ def table_row(system: System) -> tuple[str, ...]:
     """Name, paper, input, frames in and out, parameters, multiply-adds, and as paper 004 counts."""
     net = system.build()
     example = system.example(net)
-    size, frames, other = "x".join(map(str, system.picture or ())), "-", ""
+    size, frames, other = "x".join(map(str, system.image or ())), "-", ""
     if isinstance(net, Lifter):
         size = f"{net.frames}x{len(net.skeleton)}x2"
         frames = f"{net.frames} -> {net(example).shape[1]}"
@@ -170,7 +170,7 @@ def models() -> None:
     lines.insert(1, "-" * max(map(len, lines)))
     lines += [
         "",
-        "Input: width x height of pictures; frames x joints x 2 of clips. MACs: of one sample, by",
+        "Input: width x height of images; frames x joints x 2 of clips. MACs: of one sample, by",
         "torch's counter; as 004 counts: transposed convolutions by their output, norms too.",
     ]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,10 @@ from lightning.pytorch.callbacks import Callback
 from pipeline.dashboard import page
 from pipeline.dashboard.catalog import METRICS
 from pipeline.dashboard.panels import heatmap_panels, pck_panel
-from pipeline.dashboard.show import _log, wandb_loggers
+from pipeline.dashboard.show import wandb_loggers
 from pipeline.skeleton import Skeleton
+
+_log = logging.getLogger(__name__)
 
 
 class Dashboard(Callback):

@@ -62,21 +62,21 @@ def side_colours(skeleton: Skeleton) -> tuple[Colour, ...]:
 def contact_sheet(
     images: Sequence[Image], columns: int, captions: Sequence[str] | None = None
 ) -> Image:
-    """Pictures in a grid on white paper, captions above them.
+    """Images in a grid on white paper, captions above them.
 
     Args:
-        images: RGB pictures, not necessarily of one size; smaller ones are centred in their cell.
-        columns: Pictures in a row.
-        captions: One per picture, or none; a caption that is too wide is cut.
+        images: RGB images, not necessarily of one size; smaller ones are centred in their cell.
+        columns: Images in a row.
+        captions: One per image, or none; a caption that is too wide is cut.
 
     Returns:
         RGB.
 
     Raises:
-        ValueError: If there is no picture, or not one caption per picture.
+        ValueError: If there is no image, or not one caption per image.
     """
     if not images or (captions is not None and len(captions) != len(images)):
-        raise ValueError(f"{len(images)} pictures and {len(captions or [])} captions make no sheet")
+        raise ValueError(f"{len(images)} images and {len(captions or [])} captions make no sheet")
     columns = min(columns, len(images))
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
     heads = [
@@ -97,7 +97,7 @@ def contact_sheet(
 
 
 def place_side_by_side(*images: Image) -> Image:
-    """Pictures in one row, top edges aligned, on white paper."""
+    """Images in one row, top edges aligned, on white paper."""
     height = max(image.shape[0] for image in images)
     row = [
         np.pad(
@@ -112,14 +112,14 @@ def place_side_by_side(*images: Image) -> Image:
 
 
 def add_title(image: Image, title: str) -> Image:
-    """A picture with a bold line of text above it."""
+    """An image with a bold line of text above it."""
     head = blank_canvas(30, image.shape[1])
     draw_text(head, title, (GAP, 21), size=15, bold=True, width=image.shape[1] - 2 * GAP)
     return np.concatenate([head, image])
 
 
 def enlarge(image: Image, height: int) -> Image:
-    """A picture at another height, its proportions kept; always a new array."""
+    """An image at another height, its proportions kept; always a new array."""
     rows, columns = image.shape[:2]
     width = max(1, round(columns * height / rows))
     how = cv2.INTER_CUBIC if height > rows else cv2.INTER_AREA

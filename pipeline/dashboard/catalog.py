@@ -79,55 +79,49 @@ METRICS: tuple[Metric, ...] = (
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture, film or table that the loggers get.
+    """An image, video or table that the loggers get.
 
     Args:
         name: As logged; `<split>` stands for val or test.
-        kind: Picture, film or table.
+        kind: Image, video or table.
         stage: Which stage shows it.
         meaning: One line for people.
     """
 
     name: str
-    kind: Literal["picture", "film", "table"]
+    kind: Literal["image", "video", "table"]
     stage: str
     meaning: str
 
 
 PANELS: tuple[Panel, ...] = (
-    Panel(
-        "<split>/heatmaps", "picture", "heatmap", "exact joints, heatmaps, detection with errors"
-    ),
-    Panel(
-        "<split>/heatmap_sheet", "picture", "heatmap", "every heatmap of one picture, with its peak"
-    ),
-    Panel("<split>/pck_per_joint", "picture", "heatmap", "PCK@0.1 of each joint as bars"),
+    Panel("<split>/heatmaps", "image", "heatmap", "exact joints, heatmaps, detection with errors"),
+    Panel("<split>/heatmap_sheet", "image", "heatmap", "every heatmap of one image, with its peak"),
+    Panel("<split>/pck_per_joint", "image", "heatmap", "PCK@0.1 of each joint as bars"),
     Panel("<split>/oks_ap", "table", "heatmap", "COCO's ten numbers"),
     Panel("<split>/pckh_0.5", "table", "heatmap", "PCKh@0.5 of each part of the body (MPII)"),
-    Panel("<split>/relations", "picture", "integral", "how much each joint attends to each other"),
+    Panel("<split>/relations", "image", "integral", "how much each joint attends to each other"),
+    Panel("<split>/corruption", "image", "pretrain", "exact 2D beside what the network was given"),
     Panel(
-        "<split>/corruption", "picture", "pretrain", "exact 2D beside what the network was given"
-    ),
-    Panel(
-        "<split>/recovered", "picture", "pretrain", "3D recovered from corrupted 2D, truth in grey"
+        "<split>/recovered", "image", "pretrain", "3D recovered from corrupted 2D, truth in grey"
     ),
     Panel(
         "<split>/poses",
-        "picture",
+        "image",
         "lift",
         "a pose of the worst, middle and best clip, front and side, truth in grey",
     ),
     Panel(
         "<split>/motion",
-        "picture",
+        "image",
         "lift",
         "frames of the worst clip, front and side, truth in grey",
     ),
-    Panel("<split>/per_action", "picture", "lift", "MPJPE of each action as bars"),
-    Panel("<split>/per_joint", "picture", "lift", "MPJPE of each joint as bars"),
+    Panel("<split>/per_action", "image", "lift", "MPJPE of each action as bars"),
+    Panel("<split>/per_joint", "image", "lift", "MPJPE of each joint as bars"),
     Panel("<split>/per_action", "table", "lift", "all errors of each action, and both means"),
     Panel("<split>/per_joint", "table", "lift", "MPJPE of each joint"),
-    Panel("<split>/worst_clip_<n>", "film", "lift", "the clips with the largest errors"),
-    Panel("handover", "table", "lift", "weights loaded from pretraining, new, left over"),
+    Panel("<split>/worst_clip_<n>", "video", "lift", "the clips with the largest errors"),
+    Panel("weights", "table", "lift", "weights loaded from pretraining, kept, dropped"),
 )
 """Every panel with a fixed name; docs/dashboards.md lists the same."""

@@ -25,23 +25,23 @@ from pipeline.skeleton import Skeleton
 def draw_heatmaps(
     image: Image, heatmaps: ArrayLike, skeleton: Skeleton, *, peak: float | None = None
 ) -> Image:
-    """Lay all heatmaps over a dimmed picture, each in the colour of its joint's side.
+    """Lay all heatmaps over a dimmed image, each in the colour of its joint's side.
 
     Args:
         image: The network's input as RGB, (H, W, 3).
-        heatmaps: (J, h, w), covering the same field as the picture.
+        heatmaps: (J, h, w), covering the same field as the image.
         skeleton: The joint set.
         peak: Value that is drawn at full strength; by default the highest one of these maps.
 
     Returns:
-        A new picture, (H, W, 3).
+        A new image, (H, W, 3).
     """
     maps = _maps(heatmaps)
     height, width = image.shape[:2]
     top = peak or max(float(maps.max(initial=0.0)), 1e-6)
     canvas = _dimmed(image)
     colours = np.array(side_colours(skeleton), np.float32)
-    # The sides glow brighter than their line colours, or grey and blue would drown in the picture.
+    # The sides glow brighter than their line colours, or grey and blue would drown in the image.
     glow = {LEFT: (255, 150, 30), RIGHT: (60, 160, 255), CENTRE: (225, 230, 240)}
     for side, bright in glow.items():
         chosen = (colours == np.array(side, np.float32)).all(-1)
@@ -102,10 +102,10 @@ def draw_detection(
         truth: Exact joints in pixels of `image`, (J, 2); NaN where unlabelled.
         skeleton: The joint set.
         score: Trust in each detected joint, (J,).
-        size: Height of the pictures in the panel.
+        size: Height of the images in the panel.
 
     Returns:
-        RGB, three pictures side by side; in the last a red line runs from each detected joint
+        RGB, three images side by side; in the last a red line runs from each detected joint
         to its exact place.
     """
     enlarged = enlarge(image, size)
@@ -143,6 +143,6 @@ def _enlarged(heat: NDArray[np.float32], width: int, height: int) -> NDArray[np.
 
 
 def _dimmed(image: Image) -> NDArray[np.float32]:
-    """The picture in dark grey, (H, W, 3), for colours to stand out on."""
+    """The image in dark grey, (H, W, 3), for colours to stand out on."""
     grey = np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY), np.float32)
     return np.repeat(grey[..., None] * 0.5 + 10, 3, axis=2)

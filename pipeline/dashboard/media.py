@@ -18,7 +18,7 @@ from pipeline.files.writing import atomic_path
 
 
 def write_png(path: Path, image: Image) -> None:
-    """Write an RGB picture, (H, W, 3), as a PNG that is whole or absent.
+    """Write an RGB image, (H, W, 3), as a PNG that is whole or absent.
 
     Raises:
         StorageError: If the disk does not take it.
@@ -29,7 +29,7 @@ def write_png(path: Path, image: Image) -> None:
 
 
 def write_video(path: Path, frames: Iterable[Image], fps: float) -> int:
-    """Write RGB frames of one size, (H, W, 3), as a VP9 film that is whole or absent.
+    """Write RGB frames of one size, (H, W, 3), as a VP9 video that is whole or absent.
 
     Args:
         path: Ends in .webm, which browsers play.
@@ -41,7 +41,7 @@ def write_video(path: Path, frames: Iterable[Image], fps: float) -> int:
 
     Raises:
         ValueError: If there are no frames.
-        StorageError: If the film cannot be written (OpenCV without VP9, a full disk).
+        StorageError: If the video cannot be written (OpenCV without VP9, a full disk).
     """
     writer: Any = None
     count = 0
@@ -50,31 +50,31 @@ def write_video(path: Path, frames: Iterable[Image], fps: float) -> int:
             for frame in frames:
                 height, width = frame.shape[:2]
                 odd = ((0, height % 2), (0, width % 2), (0, 0))
-                picture = np.pad(frame, odd, mode="constant", constant_values=255)[..., ::-1]
+                image = np.pad(frame, odd, mode="constant", constant_values=255)[..., ::-1]
                 if writer is None:
-                    writer = _film(temporary, picture.shape[1], picture.shape[0], fps)
-                writer.write(np.ascontiguousarray(picture))
+                    writer = _video_writer(temporary, image.shape[1], image.shape[0], fps)
+                writer.write(np.ascontiguousarray(image))
                 count += 1
         finally:
             if writer is not None:
                 writer.release()
         if not count:
-            raise ValueError(f"{path}: a film needs at least one frame")
+            raise ValueError(f"{path}: a video needs at least one frame")
         if temporary.stat().st_size == 0:
-            raise StorageError(f"{path}: OpenCV wrote no film; check the disk")
+            raise StorageError(f"{path}: OpenCV wrote no video; check the disk")
     return count
 
 
-def _film(path: Path, width: int, height: int, fps: float) -> Any:
+def _video_writer(path: Path, width: int, height: int, fps: float) -> Any:
     code = cv2.VideoWriter.fourcc(*"VP90")
     with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / "film.webm"  # FFmpeg wants the ending; what it has opened it keeps
+        link = Path(folder) / "video.webm"  # FFmpeg wants the ending; what it has opened it keeps
         link.symlink_to(path.resolve())
         with _without_stderr():  # it says that webm has no such tag, and writes it all the same
             writer = cv2.VideoWriter(str(link), code, float(fps), (width, height))
     if not writer.isOpened():
         raise StorageError(
-            f"{path}: this OpenCV cannot write VP9 films; install opencv-python from PyPI"
+            f"{path}: this OpenCV cannot write VP9 videos; install opencv-python from PyPI"
         )
     return writer
 

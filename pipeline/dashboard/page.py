@@ -1,4 +1,4 @@
-"""A run folder as one index.html: facts, numbers, learning curves, pictures, films and tables."""
+"""A run folder as one index.html: facts, numbers, learning curves, images, videos and tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.training import metrics_file
 Points = list[tuple[float, float]]
 """(step, value), by step."""
 
-_PICTURE = re.compile(r"(?P<name>.+)-(?P<step>\d{6,})\.(png|webm)")
+_IMAGE = re.compile(r"(?P<name>.+)-(?P<step>\d{6,})\.(png|webm)")
 _MOST_ROWS = 60
 _WIDTH, _HEIGHT = 420, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 24
@@ -32,7 +32,7 @@ def write_index(folder: Path, metrics: Sequence[Metric]) -> Path:
     """Write `index.html` into a run folder: one page that needs nothing from outside the folder.
 
     Args:
-        folder: Of the run: `run.json`, `metrics.csv`, `pictures/`, `tables/`; any may be missing.
+        folder: Of the run: `run.json`, `metrics.csv`, `images/`, `tables/`; any may be missing.
         metrics: Units and meanings of the numbers.
 
     Returns:
@@ -49,8 +49,8 @@ def write_index(folder: Path, metrics: Sequence[Metric]) -> Path:
         _facts(facts),
         _section("Numbers", _numbers(series, known)),
         _section("Learning curves", _curves(series, known)),
-        _section("Pictures", _pictures(folder, ".png")),
-        _section("Films", _pictures(folder, ".webm")),
+        _section("Images", _images(folder, ".png")),
+        _section("Videos", _images(folder, ".webm")),
         _section("Tables", _tables(folder)),
         _section("Files", _files(folder)),
     ]
@@ -75,10 +75,10 @@ def write_chain_index(folders: Sequence[Path], out: Path, metrics: Sequence[Metr
     for folder in folders:
         link = quote(Path(os.path.relpath(folder, out.parent)).as_posix())
         series = read_series(folder)
-        pictures = [newest for _, (newest, *_) in _shown(folder, ".png")]
+        images = [newest for _, (newest, *_) in _shown(folder, ".png")]
         image = (
-            f'<img src="{link}/pictures/{quote(pictures[0].name)}" alt="" loading="lazy">'
-            if pictures
+            f'<img src="{link}/images/{quote(images[0].name)}" alt="" loading="lazy">'
+            if images
             else ""
         )
         cards.append(
@@ -86,7 +86,7 @@ def write_chain_index(folders: Sequence[Path], out: Path, metrics: Sequence[Metr
             f"{_cards(series, known)}{image}</a>"
         )
     body = [
-        "<h1>Heatlift: from pictures to motion</h1>",
+        "<h1>Heatlift: from images to motion</h1>",
         f'<div class="cards">{"".join(cards)}</div>',
     ]
     _write(out, "Heatlift", body)
@@ -123,10 +123,10 @@ def _float(text: object, otherwise: float) -> float:
 
 
 def _shown(folder: Path, suffix: str) -> Iterator[tuple[str, list[Path]]]:
-    """Pictures by name, the newest of each first."""
+    """Images by name, the newest of each first."""
     found: dict[str, list[tuple[int, Path]]] = {}
-    for path in (folder / "pictures").glob(f"*{suffix}"):
-        match = _PICTURE.fullmatch(path.name)
+    for path in (folder / "images").glob(f"*{suffix}"):
+        match = _IMAGE.fullmatch(path.name)
         if match and not path.name.startswith("."):
             found.setdefault(match["name"], []).append((int(match["step"]), path))
     for name, steps in sorted(found.items()):
@@ -268,8 +268,8 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
 
 
-def _pictures(folder: Path, suffix: str) -> str:
-    captions = read_json_or_empty(folder / "pictures" / "captions.json")
+def _images(folder: Path, suffix: str) -> str:
+    captions = read_json_or_empty(folder / "images" / "captions.json")
     figures = []
     for name, (newest, *older) in _shown(folder, suffix):
         shown = _medium(newest)
@@ -284,18 +284,18 @@ def _pictures(folder: Path, suffix: str) -> str:
             f"<figure>{shown}<figcaption><b>{_e(name)}</b> {_e(caption)}{earlier}"
             "</figcaption></figure>"
         )
-    return f'<div class="pictures">{"".join(figures)}</div>' if figures else ""
+    return f'<div class="images">{"".join(figures)}</div>' if figures else ""
 
 
 def _medium(path: Path) -> str:
-    source = f"pictures/{quote(path.name)}"
+    source = f"images/{quote(path.name)}"
     if path.suffix == ".webm":
         return f'<video src="{source}" controls loop muted playsinline preload="metadata"></video>'
     return f'<a href="{source}"><img src="{source}" alt="{_e(path.stem)}" loading="lazy"></a>'
 
 
 def _link(path: Path) -> str:
-    return f'<a href="pictures/{quote(path.name)}">{_e(path.name)}</a>'
+    return f'<a href="images/{quote(path.name)}">{_e(path.name)}</a>'
 
 
 def _tables(folder: Path) -> str:
@@ -399,7 +399,7 @@ svg text {{ font-size: 11px; fill: var(--soft); }} .grid {{ stroke: var(--line);
 .line.train {{ stroke: var(--train); }} .line.val {{ stroke: var(--val); }}
 circle.train {{ fill: var(--train); }} circle.val {{ fill: var(--val); }}
 span.train {{ color: var(--train); }} span.val {{ color: var(--val); }}
-.pictures {{ display: grid; gap: 1.6rem; }}
+.images {{ display: grid; gap: 1.6rem; }}
 img, video {{ max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: .4rem;
   background: #fff; }}
 .cards {{ display: grid;

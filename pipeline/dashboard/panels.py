@@ -116,7 +116,7 @@ class LiftedClip:
         joints2d: What the lifter was given, in any unit, (T, J, C), or none.
         exact2d: The exact 2D where `joints2d` was corrupted, (T, J, C), or none.
         score: Trust in each joint given, (T, J), 0 where it was hidden; or none.
-        pictures: What the camera saw, one RGB picture per frame, or none.
+        images: What the camera saw, one RGB image per frame, or none.
         fps: Frames per second, Hz.
     """
 
@@ -127,7 +127,7 @@ class LiftedClip:
     joints2d: NDArray[Any] | None = None
     exact2d: NDArray[Any] | None = None
     score: NDArray[Any] | None = None
-    pictures: Sequence[canvas.Image] | None = None
+    images: Sequence[canvas.Image] | None = None
     fps: float = 25.0
 
     @property
@@ -154,7 +154,7 @@ def lift_panels(
     skeleton: Skeleton = H36M17,
     *,
     split: str = "test",
-    films: int = 3,
+    videos: int = 3,
 ) -> None:
     """Show how well a lifter does: errors per action and joint, poses, motion, the worst clips.
 
@@ -164,7 +164,7 @@ def lift_panels(
         report: Errors over the whole split.
         skeleton: The joint set.
         split: val or test.
-        films: How many of the worst clips become films.
+        videos: How many of the worst clips become videos.
     """
     _report_panels(trainer, report, split)
     # A clip whose error is NaN is the worst of all.
@@ -184,7 +184,7 @@ def lift_panels(
     show_image(trainer, f"{split}/poses", canvas.place_side_by_side(*poses), what)
     worst = ranked[0]
     strip = skeletons.draw_motion_strip(
-        worst.predicted, worst.target, skeleton, pictures=worst.pictures
+        worst.predicted, worst.target, skeleton, images=worst.images
     )
     show_image(
         trainer,
@@ -192,13 +192,13 @@ def lift_panels(
         canvas.add_title(strip, worst.title),
         f"{worst.title}; truth in grey.",
     )
-    for rank, clip in enumerate(ranked[:films], start=1):
+    for rank, clip in enumerate(ranked[:videos], start=1):
         every = math.ceil(len(clip.predicted) / MAX_VIDEO_FRAMES)
         frames = skeletons.draw_clip(
             clip.predicted,
             clip.target,
             skeleton,
-            pictures=clip.pictures,
+            images=clip.images,
             joints2d=clip.given2d,
             title=clip.title,
             every=every,
@@ -265,7 +265,7 @@ def pretrain_panels(
 
 @best_effort
 def weights_panel(trainer: pl.Trainer, report: WeightsReport) -> None:
-    """Show which weights were loaded, which are new, which were left over: the table `handover`."""
+    """Show which weights were loaded, which are new, which were left over: the table `weights`."""
     fates = (("loaded", report.loaded), ("kept", report.kept), ("dropped", report.dropped))
     rows = [(name, fate) for fate, names in fates for name in names]
-    show_table(trainer, "handover", ["weight", "what became of it"], rows)
+    show_table(trainer, "weights", ["weight", "what became of it"], rows)

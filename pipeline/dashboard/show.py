@@ -33,15 +33,15 @@ def wandb_loggers(trainer: pl.Trainer) -> list[ResilientWandbLogger]:
 
 
 _VERSIONS = 10
-"""Steps of a picture that are kept."""
+"""Steps of an image that are kept."""
 
 
 MAX_VIDEO_FRAMES = 75
-"""A film has no more frames than this: encoding them takes about 25 ms each."""
+"""A video has no more frames than this: encoding them takes about 25 ms each."""
 
 
 def best_effort(show_one: Callable[..., None]) -> Callable[..., None]:
-    """Only on rank zero, not while sanity checking; a failure costs a picture, not the run."""
+    """Only on rank zero, not while sanity checking; a failure costs an image, not the run."""
 
     @functools.wraps(show_one)
     def guarded(trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
@@ -49,7 +49,7 @@ def best_effort(show_one: Callable[..., None]) -> Callable[..., None]:
             return
         try:
             show_one(trainer, *args, **kwargs)
-        except Exception as error:  # a picture is never worth a run
+        except Exception as error:  # an image is never worth a run
             name = show_one.__name__
             _log.warning("%s: %s: %s; the run goes on", name, type(error).__name__, error)
 
@@ -58,7 +58,7 @@ def best_effort(show_one: Callable[..., None]) -> Callable[..., None]:
 
 @best_effort
 def show_image(trainer: pl.Trainer, name: str, image: canvas.Image, caption: str = "") -> None:
-    """Show a picture: `pictures/<name>-<step>.png` in the run folder, slashes as dashes, and W&B.
+    """Show an image: `images/<name>-<step>.png` in the run folder, slashes as dashes, and W&B.
 
     Args:
         trainer: Its `default_root_dir` is the run folder.
@@ -66,7 +66,7 @@ def show_image(trainer: pl.Trainer, name: str, image: canvas.Image, caption: str
         image: RGB, (H, W, 3).
         caption: One line for people.
     """
-    path = _picture(trainer, name, ".png")
+    path = _image(trainer, name, ".png")
     media.write_png(path, image)
     _thin_out(path, name)
     _keep_caption(path, caption)
@@ -77,7 +77,7 @@ def show_image(trainer: pl.Trainer, name: str, image: canvas.Image, caption: str
 def show_video(
     trainer: pl.Trainer, name: str, frames: Iterable[canvas.Image], fps: float, caption: str = ""
 ) -> None:
-    """Show a film: `pictures/<name>-<step>.webm` in the run folder, and W&B.
+    """Show a video: `images/<name>-<step>.webm` in the run folder, and W&B.
 
     Args:
         trainer: Its `default_root_dir` is the run folder.
@@ -86,7 +86,7 @@ def show_video(
         fps: Frames per second, Hz.
         caption: One line for people.
     """
-    path = _picture(trainer, name, ".webm")
+    path = _image(trainer, name, ".webm")
     media.write_video(path, frames, fps)
     _thin_out(path, name)
     _keep_caption(path, caption)
@@ -158,13 +158,13 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "unnamed"
 
 
-def _picture(trainer: pl.Trainer, name: str, suffix: str) -> Path:
+def _image(trainer: pl.Trainer, name: str, suffix: str) -> Path:
     stem = f"{_file_name(name)}-{trainer.global_step:06d}"
-    return Path(trainer.default_root_dir) / "pictures" / f"{stem}{suffix}"
+    return Path(trainer.default_root_dir) / "images" / f"{stem}{suffix}"
 
 
 def _thin_out(path: Path, name: str) -> None:
-    """Keep the first and the newest of a picture's steps: a long run must not fill the disk."""
+    """Keep the first and the newest of an image's steps: a long run must not fill the disk."""
     steps = re.compile(re.escape(_file_name(name)) + r"-\d{6,}")
     versions = sorted(
         (other for other in path.parent.glob(f"*{path.suffix}") if steps.fullmatch(other.stem)),
@@ -175,7 +175,7 @@ def _thin_out(path: Path, name: str) -> None:
 
 
 def _keep_caption(path: Path, caption: str) -> None:
-    """Captions lie beside the pictures for index.html to find."""
+    """Captions lie beside the images for index.html to find."""
     captions = page.read_json_or_empty(path.parent / "captions.json")
     if caption and captions.get(path.name) != caption:
         captions[path.name] = caption

@@ -37,7 +37,7 @@ def draw_joints2d(
     colour: Colour | None = None,
     thickness: int | None = None,
 ) -> Image:
-    """Draw a 2D skeleton over a picture.
+    """Draw a 2D skeleton over an image.
 
     Args:
         image: RGB, (H, W, 3).
@@ -46,10 +46,10 @@ def draw_joints2d(
         score: Trust in each joint, (J,); below `least_score` it is hollow and its bones are thin.
         least_score: Where trust ends.
         colour: One colour for all joints instead of one per side.
-        thickness: Of the bones in pixels; by default it grows with the picture.
+        thickness: Of the bones in pixels; by default it grows with the image.
 
     Returns:
-        A new picture of the same size.
+        A new image of the same size.
     """
     canvas = np.array(image, dtype=np.uint8, order="C")
     points = np.asarray(joints2d, dtype=np.float64)
@@ -88,7 +88,7 @@ def draw_joints2d_alone(
         truth: A second skeleton, (J, 2), thin and grey behind the first.
         score: Trust in each joint, (J,); see `draw_joints2d`.
         bounds: Left, top, right, bottom of what is shown; by default `bounding_square` of what is drawn.
-        size: Height and width of the picture in pixels.
+        size: Height and width of the image in pixels.
 
     Returns:
         RGB, (size, size, 3).
@@ -219,7 +219,7 @@ def draw_motion_strip(
     skeleton: Skeleton,
     *,
     frames: int = 8,
-    pictures: Sequence[Image] | None = None,
+    images: Sequence[Image] | None = None,
     azimuths: Sequence[float] = (0.0, 90.0),
     size: int = 150,
 ) -> Image:
@@ -230,7 +230,7 @@ def draw_motion_strip(
         target: The truth, (T, J, 3), or none.
         skeleton: The joint set.
         frames: How many frames, evenly spread from first to last.
-        pictures: What goes above each frame, one per frame of the clip, or none.
+        images: What goes above each frame, one per frame of the clip, or none.
         azimuths: One row each; see `draw_views3d`.
         size: Height and width of a cell in pixels.
 
@@ -241,7 +241,7 @@ def draw_motion_strip(
     truths = None if target is None else np.asarray(target, np.float64)
     reach = view_radius(poses, *([] if truths is None else [truths]))
     chosen = np.unique(np.linspace(0, len(poses) - 1, min(frames, len(poses))).round().astype(int))
-    rows: list[Image] = [] if pictures is None else [enlarge(pictures[t], size) for t in chosen]
+    rows: list[Image] = [] if images is None else [enlarge(images[t], size) for t in chosen]
     for azimuth in azimuths:
         for t in chosen:
             both = [poses[t]] if truths is None else [poses[t], truths[t]]
@@ -255,20 +255,20 @@ def draw_clip(
     target: ArrayLike | None,
     skeleton: Skeleton,
     *,
-    pictures: Sequence[Image] | None = None,
+    images: Sequence[Image] | None = None,
     joints2d: ArrayLike | None = None,
     title: str = "",
     size: int = 200,
     every: int = 1,
 ) -> Iterator[Image]:
-    """The frames of a clip as a film: what went in, front, and side.
+    """The frames of a clip as a video: what went in, front, and side.
 
     Args:
         predicted: Root-relative joints in the camera frame, metres, (T, J, 3).
         target: The truth, (T, J, 3), or none.
         skeleton: The joint set.
-        pictures: What was seen, one per frame, or none.
-        joints2d: 2D that went in, in any unit, (T, J, 2); drawn where there are no pictures.
+        images: What was seen, one per frame, or none.
+        joints2d: 2D that went in, in any unit, (T, J, 2); drawn where there are no images.
         title: Written above.
         size: Height of the views in pixels.
         every: Show each n-th frame only.
@@ -284,8 +284,8 @@ def draw_clip(
         truth = None if truths is None else truths[t]
         panel = draw_views3d(poses[t], truth, skeleton, reach=reach, size=size)
         seen = None
-        if pictures is not None:
-            seen = enlarge(pictures[t], size)
+        if images is not None:
+            seen = enlarge(images[t], size)
         elif joints2d is not None:
             seen = draw_joints2d_alone(np.asarray(joints2d)[t], skeleton, bounds=bounds, size=size)
         if seen is not None:

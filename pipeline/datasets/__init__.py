@@ -5,11 +5,11 @@ from pipeline import lazy_names
 __all__ = [
     "Coco",
     "Human36M",
-    "Human36MPictures",
+    "Human36MImages",
     "Mixed",
     "MotionBertClips",
     "MpiInf3dhp",
-    "MpiInf3dhpPictures",
+    "MpiInf3dhpImages",
     "Mpii",
 ]
 
@@ -18,11 +18,11 @@ __getattr__ = lazy_names(
     {
         "Coco": "coco",
         "Human36M": "human36m",
-        "Human36MPictures": "human36m_images",
+        "Human36MImages": "human36m_images",
         "Mixed": "mixed",
         "MotionBertClips": "motionbert",
         "MpiInf3dhp": "mpi_inf_3dhp",
-        "MpiInf3dhpPictures": "mpi_inf_3dhp",
+        "MpiInf3dhpImages": "mpi_inf_3dhp",
         "Mpii": "mpii",
     },
 )

@@ -58,7 +58,7 @@ def check_sequence(sequence: Sequence) -> Finding:
             pixels = sequence.joints2d
             pixels = pixels if sequence.valid is None else pixels[sequence.valid]
             _check_projection(joints3d, pixels, sequence, facts, faults)
-    _check_pictures(sequence, facts, faults)
+    _check_images(sequence, facts, faults)
     return Finding(sequence.name, tuple(facts), tuple(faults))
 
 
@@ -80,7 +80,7 @@ def check_samples(
     share, looked = samples.labelled.mean(), min(len(samples), looked)
     people = f"{len(samples)} people" if len(samples) != 1 else "1 person"
     facts = [people, samples.skeleton.name, f"{100 * share:.0f} % of the joints labelled"]
-    facts.append(f"pictures of {'all' if looked == len(samples) else f'the first {looked}'} found")
+    facts.append(f"images of {'all' if looked == len(samples) else f'the first {looked}'} found")
     faults = []
     joints, labelled = samples.joints2d, samples.labelled
     if not np.isfinite(joints[labelled]).all():
@@ -92,7 +92,7 @@ def check_samples(
         faults.append(f"{100 * away:.0f} % of the joints lie far from their person's box")
     for index in range(looked):
         try:
-            own = samples.pictures.size(index)
+            own = samples.images.size(index)
         except DataError as error:
             faults.append(str(error))
             facts.pop()
@@ -218,17 +218,17 @@ def _check_projection(
         faults.append("2D and 3D do not belong together, or the camera is another")
 
 
-def _check_pictures(sequence: Sequence, facts: list[str], faults: list[str]) -> None:
-    if sequence.pictures is None:
+def _check_images(sequence: Sequence, facts: list[str], faults: list[str]) -> None:
+    if sequence.images is None:
         return
-    if len(sequence.pictures) != len(sequence):
-        faults.append(f"{len(sequence.pictures)} pictures for {len(sequence)} frames")
+    if len(sequence.images) != len(sequence):
+        faults.append(f"{len(sequence.images)} images for {len(sequence)} frames")
     try:
-        size = sequence.pictures.size(0)
+        size = sequence.images.size(0)
     except DataError as error:
         faults.append(str(error))
         return
-    facts.append(f"pictures {size[0]}x{size[1]}")
+    facts.append(f"images {size[0]}x{size[1]}")
     if size != sequence.camera.size:
         faults.append(f"the camera is made for {sequence.camera.size[0]}x{sequence.camera.size[1]}")
 

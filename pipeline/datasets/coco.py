@@ -69,7 +69,7 @@ class DetectedPeople:
 def require_inside(
     box: NDArray[np.floating], width: float, height: float, place: str
 ) -> NDArray[np.float64]:
-    """A box (x, y, width, height) cut to the picture, (4,).
+    """A box (x, y, width, height) cut to the image, (4,).
 
     Raises:
         DataError: If nothing of it is inside.
@@ -103,7 +103,7 @@ def read_images(document: Any, path: Path) -> dict[int, tuple[str, float, float]
             raise DataError(f"{place}: the id {number_of} comes twice")
         size = expect_number(record, "width", place), expect_number(record, "height", place)
         if min(size) < 1:
-            raise DataError(f"{place}: {size[0]:g}x{size[1]:g} is no size of a picture")
+            raise DataError(f"{place}: {size[0]:g}x{size[1]:g} is no size of an image")
         images[number_of] = (name, *size)
     return images
 
@@ -198,7 +198,7 @@ def make_samples(people: People, folder: Path, skeleton: Skeleton) -> Samples:
     """People on the photographs of a folder as samples."""
     return Samples(
         skeleton=skeleton,
-        pictures=Photographs([folder / name for name in people.files]),
+        images=Photographs([folder / name for name in people.files]),
         joints2d=people.joints2d,
         labelled=people.labelled,
         boxes=people.boxes,
@@ -317,7 +317,7 @@ class Coco:
         shape = (len(rows), len(self.skeleton))
         samples = Samples(
             skeleton=self.skeleton,
-            pictures=Photographs([self.folder(split) / name for name in files]),
+            images=Photographs([self.folder(split) / name for name in files]),
             joints2d=np.full((*shape, 2), np.nan, np.float32),
             labelled=np.zeros(shape, bool),
             boxes=np.stack(cut).astype(np.float32),

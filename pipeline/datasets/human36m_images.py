@@ -1,4 +1,4 @@
-"""Human3.6M's pictures with joints in 2D and 3D, in PoseNet's and in mmpose's layout."""
+"""Human3.6M's images with joints in 2D and 3D, in PoseNet's and in mmpose's layout."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ _ACTS = {
 """Numbers of the actions in PoseNet's file names (act_02 and so on) and what they stand for."""
 
 
-class Human36MPictures:
-    """Human3.6M's pictures with 17 joints in pixels and in the camera frame.
+class Human36MImages:
+    """Human3.6M's images with 17 joints in pixels and in the camera frame.
 
     Two layouts are recognised. PoseNet's (also Integral's):
-    `annotations/Human36M_subject{N}_data.json`, `_camera.json` and `_joint_3d.json`, pictures in
+    `annotations/Human36M_subject{N}_data.json`, `_camera.json` and `_joint_3d.json`, images in
     `images/`; pinhole cameras without distortion. mmpose's:
     `annotation_body3d/fps{10,50}/h36m_{train,test}.npz`, `annotation_body3d/cameras.pkl` (else the
-    cameras that come with Heatlift), pictures in `images/`; S9 and S11 are its test file, so it
+    cameras that come with Heatlift), images in `images/`; S9 and S11 are its test file, so it
     knows protocol 1 only.
 
     Args:
@@ -77,7 +77,7 @@ class Human36MPictures:
         """One line for the first lines of a run."""
         train, test = (", ".join(subject_names(self.protocol, s)) for s in ("train", "test"))
         return (
-            f"Human3.6M pictures in {self.root}; protocol {self.protocol}: train {train}, every "
+            f"Human3.6M images in {self.root}; protocol {self.protocol}: train {train}, every "
             f"{self.train_every}. frame; test {test}, every {self.test_every}. frame; val is test"
         )
 
@@ -91,7 +91,7 @@ class Human36MPictures:
         return drop_unreadable(samples, self.skip_bad)[0] if self.skip_bad else samples
 
     def sequences(self, split: Split) -> list[Sequence]:
-        """Videos of mmpose's layout, with their pictures if they are there."""
+        """Videos of mmpose's layout, with their images if they are there."""
         path, fps = self._mmpose_file(split)
         people, cameras = read_annotations(path, len(H36M17)), self._cameras()
         found = []
@@ -108,7 +108,7 @@ class Human36MPictures:
                     skeleton=H36M17,
                     joints3d=joints3d.astype(np.float32),
                     joints2d=np.asarray(people.joints2d[rows]),
-                    pictures=people.pictures(self.root / "images", rows),
+                    images=people.images(self.root / "images", rows),
                 )
             )
         return found
@@ -150,7 +150,7 @@ class Human36MPictures:
         names, joints2d, joints3d, boxes, focal, principal, visible, acts = zip(*rows, strict=True)
         return Samples(
             skeleton=H36M17,
-            pictures=Photographs([self.root / "images" / name for name in names]),
+            images=Photographs([self.root / "images" / name for name in names]),
             joints2d=np.stack(joints2d).astype(np.float32),
             labelled=np.stack(visible),
             boxes=np.stack(boxes).astype(np.float32),
@@ -184,7 +184,7 @@ def _samples(
     labelled = np.asarray(people.labelled[rows])
     return Samples(
         skeleton=H36M17,
-        pictures=Photographs([folder / name for name in names]),
+        images=Photographs([folder / name for name in names]),
         joints2d=np.where(labelled[..., None], people.joints2d[rows], np.nan).astype(np.float32),
         labelled=labelled,
         boxes=np.asarray(people.boxes[rows]),
@@ -249,7 +249,7 @@ def _posenet_subject(folder: Path, subject: str, every: int) -> list[tuple]:
     if inside[shifts_first] < 0.9 * len(rows):
         raise DataError(
             f"{views}: the pelvis lies in the person's box in {inside[shifts_first]} of "
-            f"{len(rows)} pictures, whether t is read as a centre or as a shift; check the cameras"
+            f"{len(rows)} images, whether t is read as a centre or as a shift; check the cameras"
         )
     found = []
     for name, joints, box, turn, move, *lens, visible, action in rows:

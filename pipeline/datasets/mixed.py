@@ -1,4 +1,4 @@
-"""Several sources of pictures as one, their joints converted by name to one joint set."""
+"""Several sources of images as one, their joints converted by name to one joint set."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def convert_joint_set(samples: Samples, skeleton: Skeleton) -> Samples:
     joints2d = np.where(labelled[..., None], how.joints(samples.joints2d), np.nan)
     return Samples(
         skeleton=skeleton,
-        pictures=samples.pictures,
+        images=samples.images,
         joints2d=joints2d.astype(np.float32),
         labelled=labelled,
         boxes=samples.boxes,
@@ -43,7 +43,7 @@ def convert_joint_set(samples: Samples, skeleton: Skeleton) -> Samples:
 
 
 class Mixed:
-    """Pictures of several sources in a row; what only some of them know is NaN in the others.
+    """Images of several sources in a row; what only some of them know is NaN in the others.
 
     Args:
         sources: Whose samples.
@@ -79,7 +79,7 @@ class Mixed:
         actions = [name for s in parts for name in (s.actions or ("unknown",) * len(s))]
         return Samples(
             skeleton=self.skeleton,
-            pictures=ConcatenatedImages([part.pictures for part in parts]),
+            images=ConcatenatedImages([part.images for part in parts]),
             joints2d=np.concatenate([part.joints2d for part in parts]),
             labelled=np.concatenate([part.labelled for part in parts]),
             boxes=np.concatenate([part.boxes for part in parts]),

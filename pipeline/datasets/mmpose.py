@@ -25,10 +25,10 @@ _FAR = 1e7
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """People of one file; all arrays have one row per picture and are memory-mapped.
+    """People of one file; all arrays have one row per image and are memory-mapped.
 
     Args:
-        names: Of the pictures, relative to the folder of pictures, bytes, (N,).
+        names: Of the images, relative to the folder of images, bytes, (N,).
         joints2d: Pixels, (N, J, 2), float32.
         labelled: Joints that are marked visible in 2D and 3D, (N, J).
         joints3d: Camera frame, metres, (N, J, 3), float32.
@@ -41,14 +41,14 @@ class Annotations:
     joints3d: NDArray[np.float32]
     boxes: NDArray[np.float32]
 
-    def pictures(self, folder: Path, rows: NDArray[np.int64]) -> Photographs | None:
-        """The pictures of some rows in a folder; none where the folder is not there."""
+    def images(self, folder: Path, rows: NDArray[np.int64]) -> Photographs | None:
+        """The images of some rows in a folder; none where the folder is not there."""
         if not folder.is_dir():
             return None
         return Photographs([folder / self.names[row].decode() for row in rows])
 
     def videos(self) -> list[tuple[str, NDArray[np.int64]]]:
-        """Pictures that differ only in their last number: name, rows in order of frames."""
+        """Images that differ only in their last number: name, rows in order of frames."""
         if not len(self.names):
             return []
         stems = [video_name(name.decode()) for name in self.names]
@@ -59,14 +59,14 @@ class Annotations:
 
 
 def video_name(name: str) -> tuple[str, int]:
-    """Name of a picture -> name of its video, number of its frame.
+    """Name of an image -> name of its video, number of its frame.
 
     >>> video_name("S1/S1_Directions_1.54138969/S1_Directions_1.54138969_000001.jpg")
     ('S1_Directions_1.54138969', 1)
     """
     found = re.fullmatch(r"(.+)_(\d{1,9})", Path(name).stem)
     if found is None:
-        raise DataError(f"the picture {name[:80]!r} does not end in the number of a frame")
+        raise DataError(f"the image {name[:80]!r} does not end in the number of a frame")
     return found[1], int(found[2])
 
 
@@ -96,9 +96,9 @@ def _unpack(path: Path, joints: int) -> dict[str, NDArray]:
         raise DataError(f"{path}: imgname holds names that are not ASCII") from None
     count = len(encoded)
     if not count:
-        raise DataError(f"{path}: holds no picture")
+        raise DataError(f"{path}: holds no image")
     for name in names:
-        safe_relative_name(str(name), f"{path}: the picture")
+        safe_relative_name(str(name), f"{path}: the image")
     try:
         for name in names:
             video_name(str(name))
@@ -170,7 +170,7 @@ def _camera(facts: Any, place: str, to_world: bool) -> Camera:
         move = move / MILLIMETRES  # so are the calibration files of both sets
     size = int(values("w", 1)[0]), int(values("h", 1)[0])
     if not 0.5 < size[0] / max(size[1], 1) < 2.5:
-        raise DataError(f"{place}: {size[0]}x{size[1]} is no size of a picture; check w and h")
+        raise DataError(f"{place}: {size[0]}x{size[1]} is no size of an image; check w and h")
     radial = values("k", 3) if "k" in facts else np.zeros(3)
     tangential = values("p", 2) if "p" in facts else np.zeros(2)
     return Camera(

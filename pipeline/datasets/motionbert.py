@@ -1,4 +1,4 @@
-"""MotionBERT's clips: Human3.6M in units of the picture, cut into pieces of 243 frames."""
+"""MotionBERT's clips: Human3.6M in units of the image, cut into pieces of 243 frames."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pipeline.sources import Sequence, Split, VideoDetections
 from pipeline.training.console import progress_bar
 
 SIDE = 1000
-"""Pixels of a side of the picture that clips are put back into."""
+"""Pixels of a side of the image that clips are put back into."""
 AWAY = 200.0
-"""Metres to the camera: so far that its pictures are parallel projections but for 1 in 200."""
+"""Metres to the camera: so far that its images are parallel projections but for 1 in 200."""
 LEGS = (("right_hip", "right_knee"), ("right_knee", "right_ankle"))
 THIGH_AND_SHIN = 0.9
 """Metres from hip to ankle in which every clip's person is measured (Human3.6M's mean)."""
@@ -31,10 +31,10 @@ _LEVEL = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 
 @dataclass(frozen=True, eq=False)
 class MotionBertClip:
-    """A clip of MotionBERT's data set, in the units of the picture and not in metres.
+    """A clip of MotionBERT's data set, in the units of the image and not in metres.
 
     Args:
-        joints2d: Normalised by the picture's width, with the score, (T, 17, 3).
+        joints2d: Normalised by the image's width, with the score, (T, 17, 3).
         joints3d: x, y as in `joints2d`, z in the same unit relative to the root, (T, 17, 3).
     """
 
@@ -60,7 +60,7 @@ class MotionBertClips:
     """MotionBERT's folder of clips, `train/*.pkl` and `test/*.pkl`, as sequences of one clip each.
 
     The clips have no camera, no metres and no names of actions: each person is scaled so that hip
-    to ankle measure 0.9 m, and stands so far from a camera that its picture is a parallel
+    to ankle measure 0.9 m, and stands so far from a camera that its image is a parallel
     projection. Errors are millimetres of those people, and are comparable with no paper's.
     `detections("input")` are the clips' own 2D joints with their scores.
 
@@ -152,11 +152,11 @@ def _unpack(files: list[Path], split: str) -> tuple[dict[str, NDArray], dict]:
 
 
 def _leg(joints3d: NDArray[np.float32], path: Path) -> float:
-    """Median length from hip to ankle along the bones, in units of the picture."""
+    """Median length from hip to ankle along the bones, in units of the image."""
     bones = [
         joints3d[:, H36M17.index(one)] - joints3d[:, H36M17.index(other)] for one, other in LEGS
     ]
     length = float(np.median(sum(np.linalg.norm(bone, axis=-1) for bone in bones)))
     if not 1e-3 < length < 10:
-        raise DataError(f"{path}: legs of {length:.3g} picture sizes; is data_label normalised?")
+        raise DataError(f"{path}: legs of {length:.3g} image sizes; is data_label normalised?")
     return length

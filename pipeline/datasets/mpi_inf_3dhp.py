@@ -181,7 +181,7 @@ def _lens(pixels: NDArray, points: NDArray[np.float64], place: str) -> list[floa
     return [float(lens[axis][part]) for part in range(2) for axis in range(2)]
 
 
-class MpiInf3dhpPictures:
+class MpiInf3dhpImages:
     """MPI-INF-3DHP as mmpose shares it: target annot3, true sizes in the camera frame.
 
     Args:
@@ -203,7 +203,7 @@ class MpiInf3dhpPictures:
         )
 
     def sequences(self, split: Split) -> list[Sequence]:
-        """Videos, with their pictures if they are there; see `pipeline.sources.MotionSource`."""
+        """Videos, with their images if they are there; see `pipeline.sources.MotionSource`."""
         name = "train" if split == "train" else "test"
         folder = self.root / "annotations"
         path = folder / f"mpi_inf_3dhp_{'train' if split == 'train' else 'test_valid'}.npz"
@@ -226,7 +226,7 @@ class MpiInf3dhpPictures:
                     skeleton=MPI3DHP17,
                     joints3d=joints3d.astype(np.float32),
                     joints2d=np.asarray(people.joints2d[rows]),
-                    pictures=people.pictures(self.root / "images", rows),
+                    images=people.images(self.root / "images", rows),
                 )
             )
         return found

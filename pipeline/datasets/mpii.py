@@ -182,7 +182,7 @@ def _listed(document: Any, path: Path, folder: Path) -> Samples:
     joints2d = np.where(labelled[..., None], np.stack(joints) - 1.0, np.nan)
     return Samples(
         skeleton=MPII16,
-        pictures=Photographs([folder / name for name in files]),
+        images=Photographs([folder / name for name in files]),
         joints2d=joints2d.astype(np.float32),
         labelled=labelled,
         boxes=np.array(boxes, np.float32),

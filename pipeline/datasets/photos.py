@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
-from pipeline.files.images import picture_size, read_picture
+from pipeline.files.images import image_size, read_image
 from pipeline.files.reading import read_bytes
 from pipeline.sources import GroundTruth, Images, Samples
 
@@ -27,10 +27,10 @@ def _digest(path: str, size: int, modified: int) -> str:
 
 
 class Photographs:
-    """JPEG and PNG files, one per picture.
+    """JPEG and PNG files, one per image.
 
     Args:
-        paths: Of the files; a file may stand for several pictures.
+        paths: Of the files; a file may stand for several images.
     """
 
     def __init__(self, paths: Many[Path | str]) -> None:
@@ -41,18 +41,18 @@ class Photographs:
         return len(self.paths)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Width and height of a picture in pixels; a file is read for it once."""
+        """Width and height of an image in pixels; a file is read for it once."""
         path = self.paths[index]
         if path not in self._sizes:
-            self._sizes[path] = picture_size(read_bytes(Path(path)), path)
+            self._sizes[path] = image_size(read_bytes(Path(path)), path)
         return self._sizes[path]
 
     def crop(
         self, index: int, matrix: NDArray[np.float64], size: tuple[int, int]
     ) -> NDArray[np.uint8]:
-        """A piece of a picture, RGB, (H, W, 3), bilinear, black outside."""
+        """A piece of an image, RGB, (H, W, 3), bilinear, black outside."""
         path = self.paths[index]
-        whole = read_picture(Path(path))
+        whole = read_image(Path(path))
         self._sizes[path] = (whole.shape[1], whole.shape[0])
         piece = cv2.warpAffine(whole, np.asarray(matrix, np.float64), size, flags=cv2.INTER_LINEAR)
         return cv2.cvtColor(piece, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
@@ -69,7 +69,7 @@ class Photographs:
 
 
 class ConcatenatedImages:
-    """Several sets of pictures, one after the other.
+    """Several sets of images, one after the other.
 
     Args:
         parts: The sets.
@@ -84,24 +84,24 @@ class ConcatenatedImages:
 
     def _find(self, index: int) -> tuple[Images, int]:
         if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
+            raise IndexError(f"image {index} of {len(self)}")
         which = int(np.searchsorted(self.ends, index, side="right"))
         return self.parts[which], int(index - (self.ends[which] - len(self.parts[which])))
 
     def size(self, index: int) -> tuple[int, int]:
-        """Width and height of a picture in pixels."""
+        """Width and height of an image in pixels."""
         part, at = self._find(index)
         return part.size(at)
 
     def crop(
         self, index: int, matrix: NDArray[np.float64], size: tuple[int, int]
     ) -> NDArray[np.uint8]:
-        """A piece of a picture, RGB, (H, W, 3)."""
+        """A piece of an image, RGB, (H, W, 3)."""
         part, at = self._find(index)
         return part.crop(at, matrix, size)
 
     def fingerprint(self, index: int) -> str:
-        """Digest of what decides the picture."""
+        """Digest of what decides the image."""
         part, at = self._find(index)
         return part.fingerprint(at)
 
@@ -116,19 +116,19 @@ def drop_unreadable(samples: Samples, limit: int) -> tuple[Samples, list[str]]:
     Raises:
         DataError: If more than `limit` files are bad.
     """
-    pictures = samples.pictures
-    if not isinstance(pictures, Photographs):
-        raise TypeError(f"only Photographs can be checked, not {type(pictures).__name__}")
+    images = samples.images
+    if not isinstance(images, Photographs):
+        raise TypeError(f"only Photographs can be checked, not {type(images).__name__}")
     faults: dict[str, str] = {}
-    for path in dict.fromkeys(pictures.paths):
+    for path in dict.fromkeys(images.paths):
         try:
-            read_picture(Path(path))
+            read_image(Path(path))
         except DataError as error:
             faults[path] = str(error)
     if len(faults) > limit:
         first = next(iter(faults.values()))
         raise DataError(f"{len(faults)} photographs are bad, {limit} may be; the first: {first}")
-    keep = np.array([path not in faults for path in pictures.paths], bool)
+    keep = np.array([path not in faults for path in images.paths], bool)
     for line in faults.values():
         _log.warning("skipped %s", line)
     return select_samples(samples, np.flatnonzero(keep)), list(faults.values())
@@ -136,11 +136,9 @@ def drop_unreadable(samples: Samples, limit: int) -> tuple[Samples, list[str]]:
 
 def select_samples(samples: Samples, indices: NDArray[np.integer]) -> Samples:
     """Some of the samples on photographs, in the order of `indices`, (M,)."""
-    pictures = samples.pictures
-    if not isinstance(pictures, Photographs):
-        raise TypeError(
-            f"only samples on Photographs can be selected, not {type(pictures).__name__}"
-        )
+    images = samples.images
+    if not isinstance(images, Photographs):
+        raise TypeError(f"only samples on Photographs can be selected, not {type(images).__name__}")
     chosen = {
         part.name: value[indices]
         for part in dataclasses.fields(samples)
@@ -148,7 +146,7 @@ def select_samples(samples: Samples, indices: NDArray[np.integer]) -> Samples:
     }
     return dataclasses.replace(
         samples,
-        pictures=Photographs([pictures.paths[i] for i in indices]),
+        images=Photographs([images.paths[i] for i in indices]),
         ids=None if samples.ids is None else tuple(samples.ids[i] for i in indices),
         actions=None if samples.actions is None else tuple(samples.actions[i] for i in indices),
         truths=tuple(_selected(truth, indices) for truth in samples.truths),

@@ -18,9 +18,9 @@ from pipeline.datasets.body_checks import (
 )
 from pipeline.datasets.coco import Coco, read_images
 from pipeline.datasets.human36m import Human36M
-from pipeline.datasets.human36m_images import Human36MPictures
+from pipeline.datasets.human36m_images import Human36MImages
 from pipeline.datasets.motionbert import MotionBertClips
-from pipeline.datasets.mpi_inf_3dhp import MpiInf3dhp, MpiInf3dhpPictures
+from pipeline.datasets.mpi_inf_3dhp import MpiInf3dhp, MpiInf3dhpImages
 from pipeline.datasets.mpii import Mpii
 from pipeline.datasets.photos import drop_unreadable
 from pipeline.errors import DataError
@@ -74,14 +74,14 @@ Kind = Callable[[str], Source]
 
 LAYOUTS: tuple[tuple[str, str, Kind], ...] = (
     ("Human3.6M, VideoPose3D npz", "data_3d_h36m.npz", Human36M),
-    ("Human3.6M pictures, mmpose npz", "annotation_body3d/fps*/h36m_*.npz", Human36MPictures),
+    ("Human3.6M images, mmpose npz", "annotation_body3d/fps*/h36m_*.npz", Human36MImages),
     (
-        "Human3.6M pictures, PoseNet json",
+        "Human3.6M images, PoseNet json",
         "annotations/Human36M_subject*_data.json",
-        Human36MPictures,
+        Human36MImages,
     ),
     ("MPI-INF-3DHP univ_annot3, P-STMO npz", "data_*_3dhp.npz", MpiInf3dhp),
-    ("MPI-INF-3DHP annot3, mmpose npz", "annotations/mpi_inf_3dhp_*.npz", MpiInf3dhpPictures),
+    ("MPI-INF-3DHP annot3, mmpose npz", "annotations/mpi_inf_3dhp_*.npz", MpiInf3dhpImages),
     ("MotionBERT's clips", "train/*.pkl", MotionBertClips),
     ("COCO people", "annotations/person_keypoints_*.json", Coco),
     ("COCO people", "person_keypoints_*.json", Coco),
@@ -272,20 +272,20 @@ def _claimed_sizes(source: Source, split: Split) -> dict[str, tuple[float, float
 
 
 def _seen_or_not(sequence: Sequence, skip_bad: int, skipped: dict[str, str]) -> Sequence:
-    """The sequence, without its pictures if the first is damaged and may be left out."""
+    """The sequence, without its images if the first is damaged and may be left out."""
     try:
-        if sequence.pictures is not None:
-            sequence.pictures.size(0)
+        if sequence.images is not None:
+            sequence.images.size(0)
     except DataError as error:
         if len(skipped) < skip_bad:
-            skipped[str(error)] = f"the pictures of {sequence.name}"
-            return dataclasses.replace(sequence, pictures=None)
+            skipped[str(error)] = f"the images of {sequence.name}"
+            return dataclasses.replace(sequence, images=None)
     return sequence
 
 
 def _only_samples(source: Source) -> bool:
-    """PoseNet's layout has single pictures and no videos."""
-    return isinstance(source, Human36MPictures) and not (source.root / "annotation_body3d").is_dir()
+    """PoseNet's layout has single images and no videos."""
+    return isinstance(source, Human36MImages) and not (source.root / "annotation_body3d").is_dir()
 
 
 def _splits(source: Source) -> Iterator[Split]:

@@ -1,4 +1,4 @@
-"""Pictures through a detector, piece by piece, on any number of processes, with the same result."""
+"""Images through a detector, piece by piece, on any number of processes, with the same result."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from pipeline.training import processes
 from pipeline.training.loader import WORKER_TIMEOUT, ResumableLoader, ignore_interrupts
 
 PIECE = 64
-"""Pictures in a shard. Picture i of a split is always number i % 64 of shard i // 64."""
+"""Images in a shard. Image i of a split is always number i % 64 of shard i // 64."""
 
 CHUNK = 16
-"""Pictures that a CPU puts through the network at once, always.
+"""Images that a CPU puts through the network at once, always.
 
-The last bits of a convolution depend on how many pictures it is given: 1, 3 and 8 at once differ
+The last bits of a convolution depend on how many images it is given: 1, 3 and 8 at once differ
 from each other on one thread, and with the number of threads (torch 2.13, oneDNN).
 """
 
@@ -91,10 +91,10 @@ class DetectionJob:
     """The detections of one split, in pieces.
 
     Args:
-        sequences: Of the split, with pictures.
+        sequences: Of the split, with images.
         detector: A `Detector` that is a module.
         specification: The entry that they become.
-        batch_size: Pictures at once on each device; a CPU always takes `CHUNK`.
+        batch_size: Images at once on each device; a CPU always takes `CHUNK`.
         workers: Processes per device that make crops.
     """
 
@@ -109,7 +109,7 @@ class DetectionJob:
 
     @property
     def rows(self) -> int:
-        """Pictures."""
+        """Images."""
         return sum(map(len, self.sequences))
 
     @property
@@ -119,7 +119,7 @@ class DetectionJob:
         return {"joints2d": ((rows, joints, 2), "<f4"), "score": ((rows, joints), "<f4")}
 
     def range(self, piece: int) -> range:
-        """The pictures of a piece."""
+        """The images of a piece."""
         return _range(piece, self.rows)
 
     def whole(self, shards: Shards, piece: int) -> dict[str, NDArray[Any]] | None:
@@ -152,7 +152,7 @@ class _Crops:
             of = int(np.searchsorted(self.ends, rows[at], side="right"))
             sequence = self.sequences[of]
             frame = int(rows[at] - self.ends[of] + len(sequence))
-            images[at] = sequence.pictures.crop(frame, matrices[at], size)  # type: ignore[union-attr]
+            images[at] = sequence.images.crop(frame, matrices[at], size)  # type: ignore[union-attr]
         # Tensors go through shared memory; an array in a pipe is cut in two if its process dies.
         shared = {"images": torch.from_numpy(images), "matrices": torch.from_numpy(matrices)}
         return {**shared, "seen": seen, "pieces": pieces}
@@ -219,7 +219,7 @@ def _make(fabric: Fabric, job: DetectionJob, shards: Shards, pieces: list[int]) 
 
 
 def _look(fabric: Fabric, job: DetectionJob, shards: Shards, mine: list[int], count: int) -> None:
-    """Make pieces and keep them as shards; `count` pictures are to be seen by all processes."""
+    """Make pieces and keep them as shards; `count` images are to be seen by all processes."""
     together = max(1, job.batch_size // PIECE)
     step = CHUNK if fabric.device.type == "cpu" else min(job.batch_size, together * PIECE)
     loader = _Loader(
@@ -255,7 +255,7 @@ def _look(fabric: Fabric, job: DetectionJob, shards: Shards, mine: list[int], co
 def _found(
     fabric: Fabric, detector: Any, images: NDArray[np.uint8], step: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Joints in crop pixels and scores; the network always sees `step` pictures, some black."""
+    """Joints in crop pixels and scores; the network always sees `step` images, some black."""
     found = []
     for start in range(0, len(images), step):
         part = images[start : start + step]
@@ -301,7 +301,7 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def _progress(name: str, count: int, fabric: Fabric) -> Iterator[Callable[[int], None]]:
-    """Count pictures on the first process: a bar on a terminal, else a line about every 10 s."""
+    """Count images on the first process: a bar on a terminal, else a line about every 10 s."""
     if fabric.global_rank or not count:
         yield lambda done: None
         return
@@ -324,7 +324,7 @@ def _progress(name: str, count: int, fabric: Fabric) -> Iterator[Callable[[int],
         # The first batch tells how long it will take, if that is long.
         if now - told > 10 or (first and left > 10):
             told = now
-            say(f"{name}: {total:,} of {count:,} pictures seen, about {_duration(left)} left")
+            say(f"{name}: {total:,} of {count:,} images seen, about {_duration(left)} left")
 
     yield advance
 

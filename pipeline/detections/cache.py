@@ -43,7 +43,7 @@ VERSION = 1
 """Of the code here and in `detecting` that shapes a detection; raise it and all are made anew."""
 
 SMALL = 20_000
-"""Pictures up to which a training run makes its own detections."""
+"""Images up to which a training run makes its own detections."""
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -77,7 +77,7 @@ def cache_specification(
         stem: Readable beginning of the entry's name.
 
     Raises:
-        DataError: If a sequence has no pictures or no joints.
+        DataError: If a sequence has no images or no joints.
     """
     spans = {name: list(rows) for name, rows in sequence_spans(sequences).items()}
     rows, joints = sum(map(len, sequences)), len(detector.skeleton)
@@ -92,7 +92,7 @@ def cache_specification(
         "sequences": [_content(sequence) for sequence in sequences],
     }
     layout = {"joints2d": ((rows, joints, 2), "<f4"), "score": ((rows, joints), "<f4")}
-    facts = {"skeleton": detector.skeleton.name, "pictures": rows, "spans": spans}
+    facts = {"skeleton": detector.skeleton.name, "images": rows, "spans": spans}
     return CacheSpecification(stem, key, layout, facts)
 
 
@@ -111,18 +111,18 @@ def detect_sequences(
     """Detections of a split from the cache, made by this process if they are not there.
 
     Args:
-        sequences: Of the split, with pictures.
+        sequences: Of the split, with images.
         detector: A `Detector` that is a module.
         digest: Of its weights.
         precision: Of its arithmetic.
-        batch_size: Pictures at once; a CPU always takes `CHUNK`.
+        batch_size: Images at once; a CPU always takes `CHUNK`.
         workers: Processes that make crops.
         accelerator: As Lightning calls it.
         stem: Readable beginning of the entry's name.
         store: The cache; none for this machine's.
 
     Raises:
-        DataError: If a picture cannot be read or a sequence has none.
+        DataError: If an image cannot be read or a sequence has none.
         StorageError: If the cache cannot be written.
     """
     store = store or default_store()
@@ -148,13 +148,13 @@ def get_detections(
         source: Of the sequences.
         request: Where they come from; none that is projected.
         split: Of the source.
-        limit: Pictures up to which missing detections are made now.
+        limit: Images up to which missing detections are made now.
         precision: Of the detector.
-        batch_size: Pictures at once.
+        batch_size: Images at once.
         workers: Processes that make crops.
 
     Raises:
-        UsageError: If more pictures than `limit` are to be looked at first; names the command.
+        UsageError: If more images than `limit` are to be looked at first; names the command.
         DataError: If a file is not what it claims to be.
     """
     sequences = source.sequences(split)
@@ -173,7 +173,7 @@ def get_detections(
         rows = sum(map(len, sequences))
         if rows > limit:
             raise UsageError(
-                f"{request}: no detections of split {split} yet, and {rows:,} pictures are more "
+                f"{request}: no detections of split {split} yet, and {rows:,} images are more "
                 f"than {limit:,} to look at on the way; first run: "
                 f"{_command(source, request.text, split, precision)}"
             )
@@ -193,7 +193,7 @@ def detect(
     batch_size: int = 64,
     workers: int = 0,
 ) -> None:
-    """Look at all pictures of a source once, on all devices, and keep the joints in the cache.
+    """Look at all images of a source once, on all devices, and keep the joints in the cache.
 
     Every process writes its own shards, the first one merges them; a run that was killed goes on
     where it stopped. The result has the same bytes for any number of processes (CPU, 32-true).
@@ -206,7 +206,7 @@ def detect(
         accelerator: As Lightning calls it.
         strategy: As Lightning calls it.
         precision: Of the detector; part of the key.
-        batch_size: Pictures at once on each device; a CPU always takes `CHUNK`.
+        batch_size: Images at once on each device; a CPU always takes `CHUNK`.
         workers: Processes per device that make crops.
 
     Raises:
@@ -249,7 +249,7 @@ def detect_jobs(jobs: Many[DetectionJob], fabric: Fabric, store: Store) -> None:
         fabric.launch(run_rank, store, jobs)  # type: ignore[arg-type]
     if fabric.global_rank == 0:
         for job in jobs:
-            say(f"detections: {store.root / job.specification.name} ({job.rows:,} pictures)")
+            say(f"detections: {store.root / job.specification.name} ({job.rows:,} images)")
 
 
 def _open(store: Store, job: DetectionJob) -> Detections:
@@ -268,18 +268,18 @@ def _open(store: Store, job: DetectionJob) -> Detections:
 
 def _content(sequence: Sequence) -> dict[str, Any]:
     """What a sequence adds to a key."""
-    pictures = sequence.pictures
-    if pictures is None:
-        raise DataError(f"{sequence.name}: has no pictures to detect joints in")
-    if len(pictures) != len(sequence):
+    images = sequence.images
+    if images is None:
+        raise DataError(f"{sequence.name}: has no images to detect joints in")
+    if len(images) != len(sequence):
         raise DataError(
-            f"{sequence.name}: {len(pictures)} pictures and {len(sequence)} frames of joints"
+            f"{sequence.name}: {len(images)} images and {len(sequence)} frames of joints"
         )
-    marks = "\n".join(pictures.fingerprint(frame) for frame in range(len(pictures)))
+    marks = "\n".join(images.fingerprint(frame) for frame in range(len(images)))
     return {
         "name": sequence.name,
         "frames": len(sequence),
-        "pictures": hashlib.sha256(marks.encode()).hexdigest(),
+        "images": hashlib.sha256(marks.encode()).hexdigest(),
         "boxes": hashlib.sha256(person_boxes(sequence).astype("<f8").tobytes()).hexdigest(),
     }
 

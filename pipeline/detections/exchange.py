@@ -27,7 +27,7 @@ class Detections:
 
     Args:
         skeleton: The joint set of the arrays.
-        found: Name of a sequence -> its joints in pixels of the whole picture, (T, J, 2), float32,
+        found: Name of a sequence -> its joints in pixels of the whole image, (T, J, 2), float32,
             NaN where missing; and their scores, (T, J), float32, 0 where missing.
         origin: Where they come from, in a few words.
     """

@@ -66,7 +66,7 @@ def results(
     runs: str = "runs",
     docs: str | None = None,
 ) -> None:
-    """Train the compared set row by row and write `results.md` with its pictures.
+    """Train the compared set row by row and write `results.md` with its images.
 
     Each row gets the same CPU time of one thread. A row that is finished is kept, one that was
     stopped goes on where it was; the page is written after each. What is measured on other data
@@ -178,7 +178,7 @@ class Benchmark:
             raise UsageError(f"row {ROWS[0].name} is not finished; train it first")
         few = self.folder / "chain.csv"
         write_atomically(few, lambda file: file.write(_few(CHAIN).encode()))
-        beside = {"splits": str(few), "pictures": True}
+        beside = {"splits": str(few), "images": True}
         shown = {**self.source, "init_args": {**self.source["init_args"], **beside}}
         found = {}
         for detections in ("exact", "noisy", detector):
@@ -274,7 +274,7 @@ class Benchmark:
         return bought
 
     def write_page(self) -> None:
-        """Write the page and its pictures from the rows that are finished."""
+        """Write the page and its images from the rows that are finished."""
         done = {
             row: folder for row in ROWS if (folder := self.finished("lift", row.name, row.config))
         }
@@ -284,7 +284,7 @@ class Benchmark:
         curves = {row: robustness.read_points(folder) for row, folder in done.items()}
         parts = [self._head(), *error_tables(done, curves, self.seconds)]
         parts.append(subset_table(done, self.seconds))
-        parts += self._pictures(done, curves)
+        parts += self._images(done, curves)
         parts += self._chained()
         text = "\n\n".join(parts) + f"\n\n{MARK}{below}"
         write_atomically(page, lambda file: file.write(text.encode()))
@@ -299,7 +299,7 @@ class Benchmark:
             **SMOOTH,
         )
 
-    def _pictures(
+    def _images(
         self, done: Mapping[Row, Path], curves: Mapping[Row, list[robustness.Point]]
     ) -> list[str]:
         parts = []

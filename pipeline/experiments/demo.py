@@ -63,7 +63,7 @@ STEPS = (
 
 
 def demo(runs: str = "runs", wandb: str = "auto") -> None:
-    """Train every stage on embedded people, then print a table and say where the pictures are.
+    """Train every stage on embedded people, then print a table and say where the images are.
 
     A demo that was stopped goes on with the stage it was in; a finished one starts anew.
 
@@ -135,7 +135,7 @@ def _finished(runs: Path, step: Step) -> Path:
 
 
 def _summary(runs: Path, folders: Sequence[Path]) -> None:
-    """The table, the times taken, and where the pictures are."""
+    """The table, the times taken, and where the images are."""
     states: list[dict[str, Any]] = [read_state(folder) or {} for folder in folders]
     heat, pretrained, exact, detected = [state["numbers"] for state in states]
 
@@ -157,4 +157,4 @@ def _summary(runs: Path, folders: Sequence[Path]) -> None:
     print_line("\ntime taken:")
     for step, state in zip(STEPS, states, strict=True):
         print_line(f"  {format_duration(state['seconds']):>8}  {step.what}")
-    print_line(f"\npictures and curves: {page}")
+    print_line(f"\nimages and curves: {page}")

@@ -1,4 +1,4 @@
-"""How a lifter's error grows with hidden joints, dropped frames and noise: table and picture."""
+"""How a lifter's error grows with hidden joints, dropped frames and noise: table and image."""
 
 from __future__ import annotations
 

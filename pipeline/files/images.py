@@ -14,7 +14,7 @@ from pipeline.errors import DataError
 from pipeline.files.reading import read_bytes
 
 MAX_PIXELS = 100_000_000
-"""Larger pictures are refused from their header, before anything is unpacked."""
+"""Larger images are refused from their header, before anything is unpacked."""
 
 
 _MARKER = re.compile(
@@ -28,7 +28,7 @@ _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # ITU T.81 t
 _NO_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 
 
-def picture_size(data: bytes, name: str) -> tuple[int, int]:
+def image_size(data: bytes, name: str) -> tuple[int, int]:
     """Width and height of a JPEG or PNG file that is whole up to its end marker.
 
     The decoder alone is not enough: it fills what a cut JPEG lacks with grey and says nothing.
@@ -93,7 +93,7 @@ def _jpeg_size(data: bytes, name: str) -> tuple[int, int]:
             end = found.start()
         at = end
     if size is None:
-        raise DataError(f"{name}: is a JPEG file without a picture; fetch it again")
+        raise DataError(f"{name}: is a JPEG file without an image; fetch it again")
     return size
 
 
@@ -110,21 +110,21 @@ def _png_size(data: bytes, name: str) -> tuple[int, int]:
     raise _cut(data, name, at)
 
 
-def read_picture(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path) -> NDArray[np.uint8]:
     """A photograph as OpenCV keeps it: BGR, (H, W, 3).
 
     In the orientation of its pixels: EXIF is not applied, as COCO and MPII were labelled.
 
     Raises:
-        DataError: If the file is missing, cut, damaged or no picture.
+        DataError: If the file is missing, cut, damaged or no image.
     """
     data = read_bytes(path)
-    width, height = picture_size(data, str(path))
+    width, height = image_size(data, str(path))
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
-        picture = None
-    if picture is None or picture.shape != (height, width, 3):
+        image = None
+    if image is None or image.shape != (height, width, 3):
         raise DataError(f"{path}: cannot be decoded; fetch it again")
-    return picture  # type: ignore[return-value]
+    return image  # type: ignore[return-value]

@@ -11,7 +11,7 @@ MAX_BYTES = 256 * 2**20
 
 
 def safe_relative_name(name: str, place: str) -> str:
-    """The name of a picture in a data set, if it stays below the folder it is looked for in.
+    """The name of an image in a data set, if it stays below the folder it is looked for in.
 
     Raises:
         DataError: If it leads out of the folder.

@@ -32,7 +32,7 @@ class BenchmarkMetric(Protocol):
         ...
 
     def update(self, index: Tensor, joints2d: Tensor, score: Tensor) -> None:
-        """Add what was found: samples (B,), pixels of whole pictures (B, J, 2), scores (B, J)."""
+        """Add what was found: samples (B,), pixels of whole images (B, J, 2), scores (B, J)."""
         ...
 
     def compute(self) -> tuple[float, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Crops: the map from a picture to what a network sees of it, and how training varies it."""
+"""Crops: the map from an image to what a network sees of it, and how training varies it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def crop_matrix(
     shift: ArrayLike = (0.0, 0.0),
     flip: ArrayLike = False,
 ) -> Floats:
-    """Map from pixels of a picture to pixels of a crop around a box.
+    """Map from pixels of an image to pixels of a crop around a box.
 
     Convention:
         Integer coordinates are pixel centres. The centre of the box, (x + w/2, y + h/2), lands on
@@ -96,7 +96,7 @@ def apply_affine(matrix: Floats, points: ArrayLike) -> Floats:
 
 
 def invert_affine(matrix: Floats) -> Floats:
-    """The maps back, from pixels of crops to pixels of pictures, (..., 2, 3).
+    """The maps back, from pixels of crops to pixels of images, (..., 2, 3).
 
     >>> invert_affine(crop_matrix((0, 0, 100, 100), (50, 50), padding=1))[0].tolist()
     [2.0, 0.0, 1.0]
@@ -169,8 +169,8 @@ def augmented_matrices(
     """Crop matrices of training samples, each drawn by its own key.
 
     Args:
-        boxes: x, y, width, height in pixels of the picture, (B, 4).
-        joints2d: Pixels of the picture, (B, J, 2).
+        boxes: x, y, width, height in pixels of the image, (B, 4).
+        joints2d: Pixels of the image, (B, J, 2).
         labelled: Joints to go by, (B, J).
         size: Width and height of the crops.
         skeleton: The joint set of J.
@@ -220,7 +220,7 @@ def _half_body_boxes(
 
 
 def augment_images(
-    pictures: NDArray[np.uint8],
+    images: NDArray[np.uint8],
     *,
     augmentation: Augmentation,
     key: tuple[int, int, NDArray[np.int64]],
@@ -228,28 +228,28 @@ def augment_images(
     """Crops with colours, patches and noise, each drawn by its own key.
 
     Args:
-        pictures: RGB, (B, H, W, 3); not changed.
+        images: RGB, (B, H, W, 3); not changed.
         augmentation: What to vary, and how far.
         key: Seed, epoch and sample indices (B,).
     """
     a = augmentation
     if not (a.colour or a.patches or a.noise):
-        return pictures
-    height, width = pictures.shape[1:3]
+        return images
+    height, width = images.shape[1:3]
     matrices = _colour_matrices(a.colour, key)
     draws = rng.uniform("patch", *key, lanes=8)
     colours = np.floor(256 * draws[:, 5:])
     sides = np.floor((0.1 + 0.2 * draws[:, 1:3]) * (width, height)).astype(int)
     corners = np.floor(draws[:, 3:5] * (np.array([width, height]) - sides)).astype(int)
     starts = rng.bits("noise", *key, lanes=1)[:, 0] % (NOISE_BANK - height * width * 3)
-    varied = np.empty_like(pictures)
-    for i, picture in enumerate(pictures):
+    varied = np.empty_like(images)
+    for i, image in enumerate(images):
         if a.colour:
-            picture = cv2.transform(picture, matrices[i])
+            image = cv2.transform(image, matrices[i])
         if a.noise:
-            grain = _noise(a.noise)[starts[i] :][: picture.size].reshape(picture.shape)
-            picture = cv2.add(picture, grain, dtype=cv2.CV_8U)
-        varied[i] = picture
+            grain = _noise(a.noise)[starts[i] :][: image.size].reshape(image.shape)
+            image = cv2.add(image, grain, dtype=cv2.CV_8U)
+        varied[i] = image
         if draws[i, 0] < a.patches:
             (x, y), (w, h) = corners[i], sides[i]
             varied[i, y : y + h, x : x + w] = colours[i]
@@ -258,7 +258,7 @@ def augment_images(
 
 @functools.lru_cache(maxsize=2)
 def _noise(deviation: float) -> NDArray[np.int16]:
-    """Noise in grey levels to cut pieces from: drawn per picture it would cost most of all."""
+    """Noise in grey levels to cut pieces from: drawn per image it would cost most of all."""
     bank = rng.generator("noise").standard_normal(NOISE_BANK, np.float32)
     return np.round(deviation * bank).astype(np.int16)
 

@@ -1,4 +1,4 @@
-"""What room 1 sees: crops of people as uint8 pictures, and where their joints are in them."""
+"""What room 1 sees: crops of people as uint8 images, and where their joints are in them."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ class Crops:
     ============= ================ =======================================================
     `image`       (B, H, W, 3)     RGB, uint8
     `joints2d`    (B, J, 2)        pixels of the crop, float32; 0 where `weight` is 0
-    `weight`      (B, J)           1 for joints that are labelled and inside the picture
-    `matrix`      (B, 2, 3)        from pixels of the whole picture to pixels of the crop
+    `weight`      (B, J)           1 for joints that are labelled and inside the image
+    `matrix`      (B, 2, 3)        from pixels of the whole image to pixels of the crop
     `scale`       (B,)             longer side of the tight box of those joints, in pixels
-                                   of the whole picture: the unit of PCK
+                                   of the whole image: the unit of PCK
     `index`       (B,)             which samples of the source
     ============= ================ =======================================================
 
     Args:
         samples: The people; their joints become those of `skeleton` by name, and a joint that they
-            lack has weight 0. People whose box is not finite (out of the picture) are left out.
+            lack has weight 0. People whose box is not finite (out of the image) are left out.
         skeleton: The joint set of the network.
         size: Width and height of the crops.
         padding: Factor on the boxes.
@@ -76,11 +76,11 @@ class Crops:
     ) -> None:
         self.people = np.flatnonzero(np.isfinite(samples.boxes).all(axis=1))
         if not len(self.people):
-            raise DataError("there is no picture to look at in this split; check the data source")
+            raise DataError("there is no image to look at in this split; check the data source")
         converted = conversion(samples.skeleton, skeleton, allow_missing=True)
         self.skeleton, self.size, self.padding = skeleton, size, padding
         self.augmentation, self.seed = augmentation, seed
-        self.pictures, self.boxes, self.truths = samples.pictures, samples.boxes, samples.truths
+        self.images, self.boxes, self.truths = samples.images, samples.boxes, samples.truths
         self.joints2d = converted.joints(samples.joints2d)
         labelled = converted.score(samples.labelled.astype(np.float32)) > 0
         self.labelled = labelled & np.isfinite(self.joints2d).all(axis=-1)
@@ -92,7 +92,7 @@ class Crops:
         """The batch of these samples in this epoch."""
         epoch, index = key[0], self.people[key[1]]
         boxes, joints2d = self.boxes[index].astype(np.float64), self.joints2d[index]
-        sizes = np.array([self.pictures.size(i) for i in index.tolist()])
+        sizes = np.array([self.images.size(i) for i in index.tolist()])
         inside = ((joints2d >= -0.5) & (joints2d <= sizes[:, None] - 0.5)).all(axis=-1)
         labelled = self.labelled[index] & inside
         box = tight_boxes(joints2d, labelled)
@@ -132,7 +132,7 @@ class Crops:
     def _look(self, index: NDArray[np.int64], matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
         image = np.empty((len(index), self.size[1], self.size[0], 3), np.uint8)
         for i, (sample, look) in enumerate(zip(index.tolist(), matrix, strict=True)):
-            image[i] = self.pictures.crop(sample, look, self.size)
+            image[i] = self.images.crop(sample, look, self.size)
         return image
 
 
@@ -140,7 +140,7 @@ class HeatmapDataModule(StageData):
     """Crops of a source's people for a heatmap network; see `Crops` for what is in a batch.
 
     Args:
-        source: Where pictures and joints come from.
+        source: Where images and joints come from.
         skeleton: Name of the network's joint set.
         input_size: Width and height of what the network sees: multiples of 32.
         padding: Factor on the boxes.

@@ -78,7 +78,7 @@ class HRNet(nn.Module):
     """Heatmaps from a high-resolution network.
 
     ================== ======================================================================
-    normalised picture (B, 3, H, W)
+    normalised image (B, 3, H, W)
     stem               (B, stem, H/4, W/4)
     layer1             (B, 4 planes, H/4, W/4)
     stage2             (B, C, H/4, W/4), (B, 2C, H/8, W/8)
@@ -94,7 +94,7 @@ class HRNet(nn.Module):
             from 1: stage s is HRNet's stage s+1 with s+1 sub-networks, and a module sits at the
             input of its sub-network. The paper's own set is `attention.PAPER003`. They add keys
             under `attention.` and leave all others as published.
-        stem: Channels of the two convolutions that quarter the picture.
+        stem: Channels of the two convolutions that quarter the image.
         planes: Inner channels of the bottlenecks of layer1. At width 8 stem and bottlenecks are 73
             % of the work: narrow them together with `width`.
         blocks: Residual blocks per branch and bottlenecks in layer1.
@@ -152,7 +152,7 @@ class HRNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised pictures (B, 3, H, W) -> heatmaps (B, J, H/4, W/4); 32 divides H and W."""
+        """Normalised images (B, 3, H, W) -> heatmaps (B, J, H/4, W/4); 32 divides H and W."""
         x = self.bn1(self.conv1(images)).relu_()
         x = self.layer1(self.bn2(self.conv2(x)).relu_())
         branches = [transition(x) for transition in self.transition1]

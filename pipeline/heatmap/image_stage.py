@@ -209,11 +209,11 @@ def make_examples(
 
 
 def to_image_pixels(joints2d: Tensor, matrix: Tensor) -> Tensor:
-    """Pixels of crops -> pixels of whole pictures.
+    """Pixels of crops -> pixels of whole images.
 
     Args:
         joints2d: (B, J, 2).
-        matrix: From the picture to the crop, (B, 2, 3).
+        matrix: From the image to the crop, (B, 2, 3).
 
     Returns:
         (B, J, 2), float64.

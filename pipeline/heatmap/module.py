@@ -30,7 +30,7 @@ class HeatmapModule(ImageStage):
 
     Batches: see `pipeline.heatmap.data.Crops`. Logged: `train/loss`; `val/` and `test/` `loss`,
     `pck_0.05`, `pck_0.1` and `pck_0.2`, the share of joints within that part of the person's size
-    in the whole picture; of COCO's people `oks_ap` and of MPII's `pckh_0.5`, as these benchmarks
+    in the whole image; of COCO's people `oks_ap` and of MPII's `pckh_0.5`, as these benchmarks
     count. After a validation `report` has the shares per joint too, and `examples` a
     few crops: image, heatmaps, joints2d and truth in pixels of the crop, score, name.
 
@@ -135,7 +135,7 @@ class HeatmapModule(ImageStage):
             self.print(f"of the longer side of the joints' box: {shares}")
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Joints in pixels of whole pictures (B, J, 2), their scores, and the samples' indices."""
+        """Joints in pixels of whole images (B, J, 2), their scores, and the samples' indices."""
         joints2d, score = self.detect(batch["image"])
         return {
             "index": batch["index"],

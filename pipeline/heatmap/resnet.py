@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from pipeline.errors import UsageError
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's red, green and blue in [0, 1]; published weights expect pictures without them."""
+"""Of ImageNet's red, green and blue in [0, 1]; published weights expect images without them."""
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 """Residual blocks per layer of each ResNet (He et al. 2016, table 1)."""
@@ -144,12 +144,12 @@ class ResNet(nn.Module):
         init_he(self)
 
     def features(self, images: Tensor) -> Tensor:
-        """Normalised pictures (B, 3, H, W) -> features (B, 2048, H/32, W/32)."""
+        """Normalised images (B, 3, H, W) -> features (B, 2048, H/32, W/32)."""
         x = self.maxpool(self.bn1(self.conv1(images)).relu_())
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised pictures (B, 3, H, W) -> features (B, 2048, H/32, W/32)."""
+        """Normalised images (B, 3, H, W) -> features (B, 2048, H/32, W/32)."""
         return self.features(images)
 
 

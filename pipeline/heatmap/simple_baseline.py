@@ -11,7 +11,7 @@ class SimpleBaseline(ResNet):
     """Heatmaps from a ResNet and three transposed convolutions.
 
     ====================== ========================
-    normalised pictures    (B, 3, H, W)
+    normalised images    (B, 3, H, W)
     ResNet                 (B, 2048, H/32, W/32)
     deconvolutions         (B, 256, H/4, W/4)
     1x1 convolution        (B, J, H/4, W/4)
@@ -31,5 +31,5 @@ class SimpleBaseline(ResNet):
         init_small(self.final_layer)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised pictures (B, 3, H, W) -> heatmaps (B, J, H/4, W/4)."""
+        """Normalised images (B, 3, H, W) -> heatmaps (B, J, H/4, W/4)."""
         return self.final_layer(self.deconv_layers(self.features(images)))

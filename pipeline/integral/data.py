@@ -30,10 +30,10 @@ class CropsWithDepth(Crops):
     ============= ================ =======================================================
     `depth`       (B, J)           behind the root, metres, float32; 0 where unknown
     `has_depth`   (B, J)           1 where `weight` is 1 and the depth is known
-    `joints3d`    (B, J, 3)        camera frame of the whole picture, metres, float32; not
+    `joints3d`    (B, J, 3)        camera frame of the whole image, metres, float32; not
                                    mirrored or turned; 0 where `scored` is 0
-    `focal`       (B, 2)           pixels of the whole picture; 1 where `scored` is 0
-    `principal`   (B, 2)           pixels of the whole picture; 0 where `scored` is 0
+    `focal`       (B, 2)           pixels of the whole image; 1 where `scored` is 0
+    `principal`   (B, 2)           pixels of the whole image; 0 where `scored` is 0
     `scored`      (B,)             1 where all joints and the camera are known
     `action`      (B,)             number of the action in `actions`
     ============= ================ =======================================================
@@ -125,8 +125,8 @@ class IntegralDataModule(HeatmapDataModule):
     Validation and test are on `source` alone. See `CropsWithDepth` for what is in a batch.
 
     Args:
-        source: Where pictures and joints come from; some of its people have joints in 3D.
-        photographs: Pictures for training besides, with joints in 2D.
+        source: Where images and joints come from; some of its people have joints in 3D.
+        photographs: Images for training besides, with joints in 2D.
         skeleton: Name of the network's joint set.
         input_size: Width and height of what the network sees: multiples of 32.
         padding: Factor on the boxes.

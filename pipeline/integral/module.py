@@ -31,7 +31,7 @@ NEAR = 2
 
 
 class IntegralModule(ImageStage):
-    """Learns joints in pictures with their depth behind the root, and detects joints in crops.
+    """Learns joints in images with their depth behind the root, and detects joints in crops.
 
     Batches: see `pipeline.integral.data.CropsWithDepth`. Logged: `train/loss`, `train/delta` (how much
     the attention adds); `val/` and `test/` `loss`, `pck_0.05`, `pck_0.1`, `pck_0.2`, `oks_ap` of
@@ -169,13 +169,13 @@ class IntegralModule(ImageStage):
         if split == "test":
             self.print(report.text(self.protocol("test")))
             skeleton = H36M17 if len(self.body) == len(H36M17) else self.skeleton
-            panels.lift_panels(self.trainer, self.clips, report, skeleton, films=0)
+            panels.lift_panels(self.trainer, self.clips, report, skeleton, videos=0)
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """What was found in a batch of crops.
 
         Returns:
-            `index` of the samples (B,); `joints2d`, pixels of whole pictures (B, J, 2); `depth`
+            `index` of the samples (B,); `joints2d`, pixels of whole images (B, J, 2); `depth`
             behind the root, metres (B, J); `score` (B, J); `joints3d`, camera frame, metres (B, J,
             3), NaN where `scored` is not true: it needs the camera and the root's depth.
         """
@@ -206,7 +206,7 @@ class IntegralModule(ImageStage):
         """What a number of this run is a number of."""
         source = self.data_module.source.describe()
         return (
-            f"{split} split of {source}; pictures; {len(self.body)} joints, visible or not, "
+            f"{split} split of {source}; images; {len(self.body)} joints, visible or not, "
             f"root-relative, true root depth; flip test {'on' if self.flip_test else 'off'}; mm"
         )
 
@@ -264,7 +264,7 @@ class IntegralModule(ImageStage):
     def _tabulate(self, action: Tensor, predicted: Tensor, target: Tensor, scored: Tensor) -> None:
         for number in action[scored].unique().tolist():
             chosen = scored & (action == number)
-            # Pictures are not motion: a frame that does not count lies between any two.
+            # Images are not motion: a frame that does not count lies between any two.
             found = predicted[chosen].repeat_interleave(2, 0)
             true = target[chosen].repeat_interleave(2, 0)
             valid = torch.arange(len(found), device=action.device) % 2 == 0
@@ -299,7 +299,7 @@ def _lifted_clips(
                 predicted=poses[0],
                 target=poses[1],
                 error=mpjpe(*poses),
-                pictures=[batch["image"][i].cpu().numpy()],
+                images=[batch["image"][i].cpu().numpy()],
             )
         )
     return clips

@@ -22,7 +22,7 @@ class PositionAttention(nn.Module):
     Source: paper 004, eq. 1-4; 5,245,441 parameters at 2048 channels.
     Differs from the paper: it speaks of attention between feature maps, which its own sizes rule
     out (queries have C/8 channels, values C); positions attend. It gives no formula for its
-    positional term P: `grid` is one reading. There is no attention across the pictures of a batch.
+    positional term P: `grid` is one reading. There is no attention across the images of a batch.
     As in the paper, logits are not divided by sqrt(C/8).
     """
 
@@ -52,7 +52,7 @@ class SAN(ResNet):
     """Heatmaps in three dimensions from a ResNet with self-attention.
 
     ====================== ============================
-    normalised pictures    (B, 3, H, W)
+    normalised images    (B, 3, H, W)
     ResNet                 (B, 2048, H/32, W/32)
     position attention     the same
     deconvolutions         (B, 256, H/4, W/4)
@@ -87,7 +87,7 @@ class SAN(ResNet):
         init_small(self.final_layer)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised pictures (B, 3, H, W) -> heatmaps (B, J, D, H/4, W/4)."""
+        """Normalised images (B, 3, H, W) -> heatmaps (B, J, D, H/4, W/4)."""
         features = self.features(images)
         if self.attention is not None:
             features = self.attention(features)
@@ -95,7 +95,7 @@ class SAN(ResNet):
         return maps.unflatten(1, (self.joints, self.depth_bins))
 
     def relations(self, images: Tensor) -> Tensor:
-        """Normalised pictures -> how much positions look at each other, (B, H/32 W/32, H/32 W/32).
+        """Normalised images -> how much positions look at each other, (B, H/32 W/32, H/32 W/32).
 
         Raises:
             ValueError: If the network has no attention.

@@ -14,24 +14,24 @@ Turn = tuple[Tensor, Tensor, Tensor, Tensor]
 class Centred(Lifter):
     """A lifter that sees every frame as a camera turned towards the root would.
 
-    A person at the rim of a picture is seen from the side, so the same pose has another 2D there
+    A person at the rim of an image is seen from the side, so the same pose has another 2D there
     and another 3D in the camera frame. This wrapper turns the rays of each frame (yaw, then pitch,
-    no roll) until the root lies on the optical axis, enlarges the picture, lets the lifter work
+    no roll) until the root lies on the optical axis, enlarges the image, lets the lifter work
     there, and turns the 3D back. The root's 2D, which would always be zero, keeps its place in the
-    picture, so that nothing is lost. A frame whose root is not visible is turned towards the mean
+    image, so that nothing is lost. A frame whose root is not visible is turned towards the mean
     of its visible joints; a joint that is not visible keeps what stands in its place.
 
     Args:
         net: The lifter.
         focal: Focal length that is assumed, in normalised units (pixels / (w / 2)); 2.29 is that of
             Human3.6M's cameras, 1145 pixels at a width of 1000. Another one, or a distorted
-            picture, makes the turn inexact, not wrong: 3D is turned back by the same angles.
+            image, makes the turn inexact, not wrong: 3D is turned back by the same angles.
         zoom: How many times larger joints stand around the root.
 
     Source: the rotation is that of perspective crop layers (Yu et al., "PCLs", CVPR 2021, sec. 3.2)
     without their scale.
     Differs from the paper: turned towards the root's 2D in each frame, not the crop's middle; the
-    principal point is taken in the middle of the picture; a network on z-scored vectors is not
+    principal point is taken in the middle of the image; a network on z-scored vectors is not
     told the statistics of what it sees.
     """
 

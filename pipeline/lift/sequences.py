@@ -36,7 +36,7 @@ class PreparedSequence:
 
 
 def exact_joints2d(sequence: Sequence) -> NDArray[np.float64]:
-    """Where the joints of a sequence are in its pictures, pixels, (T, J, 2), in its joint set.
+    """Where the joints of a sequence are in its images, pixels, (T, J, 2), in its joint set.
 
     Raises:
         DataError: If it has neither 2D nor 3D joints.
@@ -110,7 +110,7 @@ def require_joints3d(track: PreparedSequence) -> NDArray[np.float32]:
 
 
 def flip_joints(joints: torch.Tensor, swap: Many[int]) -> torch.Tensor:
-    """Joints of a mirrored picture, (..., J, C): x negated, left and right exchanged; a copy."""
+    """Joints of a mirrored image, (..., J, C): x negated, left and right exchanged; a copy."""
     order = torch.as_tensor(swap, device=joints.device)
     mirrored = joints.index_select(-2, order)
     mirrored[..., 0].neg_()

@@ -72,7 +72,7 @@ class MotionReport:
     def text(self, protocol: str) -> str:
         """Plain table; the line above it says under which protocol the numbers hold.
 
-        Pictures have no motion: without frames in a row there are no columns for it.
+        Images have no motion: without frames in a row there are no columns for it.
         """
         frames = sum(row.frames for row in self.rows)
         lines: list[tuple[str, int, Sequence[float]]] = [

@@ -51,7 +51,7 @@ def oks_nms(
     *,
     threshold: float = 0.9,
 ) -> NDArray[np.int64]:
-    """Indices of the people of one picture that are nobody twice, best score first.
+    """Indices of the people of one image that are nobody twice, best score first.
 
     Args:
         joints: Pixels, COCO17, (N, 17, 2).
@@ -94,20 +94,20 @@ def oks_ap(
     joints: NDArray[np.floating],
     scores: NDArray[np.floating],
 ) -> dict[str, float]:
-    """COCO's ten numbers for people found on its pictures, by pycocotools.
+    """COCO's ten numbers for people found on its images, by pycocotools.
 
     Args:
         annotations: COCO's annotation file, or its content.
-        image_ids: Picture of each person, (N,).
+        image_ids: Image of each person, (N,).
         joints: Pixels and score, COCO17, (N, 17, 3).
         scores: Of each person, (N,).
 
     Returns:
         `AP_NAMES` -> share from 0 to 1; -1 where nobody of that size is labelled. Of the people in
-        a picture the best 20 count.
+        an image the best 20 count.
 
     Raises:
-        DataError: If a picture is not of this annotation file.
+        DataError: If an image is not of this annotation file.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -120,7 +120,7 @@ def oks_ap(
         unknown = sorted(set(map(int, image_ids)) - set(truth.getImgIds()))
         if unknown:
             raise DataError(
-                f"{_name(annotations)}: has no picture {unknown[0]}; the people found are on others"
+                f"{_name(annotations)}: has no image {unknown[0]}; the people found are on others"
             )
         people = [
             {"image_id": int(i), "category_id": 1, "keypoints": flat, "score": float(score)}
@@ -166,7 +166,7 @@ class OksAP(ExactMetric):
         """Add people.
 
         Args:
-            image_ids: Picture of each person, (B,).
+            image_ids: Image of each person, (B,).
             joints: Pixels and score, COCO17, (B, 17, 3).
             scores: Of each person (see `rescore`), (B,).
             areas: Of each person's box in square pixels, (B,).

@@ -39,7 +39,7 @@ class PCK(ExactMetric):
     def update(
         self, predicted: Tensor, target: Tensor, scale: Tensor, counted: Tensor | None = None
     ) -> None:
-        """Add pictures.
+        """Add images.
 
         Args:
             predicted: Pixels, (B, J, 2); NaN is not found.

@@ -72,7 +72,7 @@ class Mocap:
         seed: Of bodies and cameras.
         own_bodies: Whether each subject gets its own bone lengths; else all have those of the
             files.
-        pictures: Whether sequences can be seen: a renderer draws them.
+        images: Whether sequences can be seen: a renderer draws them.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Mocap:
         fps: float = 50.0,
         seed: int = 0,
         own_bodies: bool = True,
-        pictures: bool = False,
+        images: bool = False,
     ) -> None:
         if cameras not in ("virtual", "human36m"):
             raise UsageError(f"cameras is {cameras!r}; choose virtual or human36m")
@@ -93,7 +93,7 @@ class Mocap:
             raise UsageError(f"fps is {fps}; choose a rate from {SLOWEST:g} to {FASTEST:g} Hz")
         self.root, self.mapping, self.splits = root, mapping, splits
         self.cameras, self.fps, self.seed = cameras, fps, seed
-        self.own_bodies, self.pictures = own_bodies, pictures
+        self.own_bodies, self.images = own_bodies, images
 
     @functools.cached_property
     def skeleton(self) -> Skeleton:
@@ -144,7 +144,7 @@ class Mocap:
                 fps=self.fps,
                 skeleton=self.skeleton,
                 joints3d=joints3d,
-                pictures=self._pictures(recording, k, joints3d, camera) if self.pictures else None,
+                images=self._images(recording, k, joints3d, camera) if self.images else None,
                 valid=valid,
                 group=recording.group if split != "train" else "",
             )
@@ -246,7 +246,7 @@ class Mocap:
         entry = prepare_recording(names, files, digest, self._mapping, self.fps)
         return unpack_recording(entry, self._mapping, self.fps)
 
-    def _pictures(
+    def _images(
         self, recording: Recording, k: int, joints3d: NDArray[np.float32], camera: Camera
     ) -> Images:
         from pipeline.mocap.render import RenderedSequence
@@ -254,7 +254,7 @@ class Mocap:
         if self.skeleton is not H36M17:
             raise UsageError(
                 f"mocap: the renderer draws H36M17, the mapping makes {self.skeleton.name}; "
-                "set pictures: false"
+                "set images: false"
             )
         look = rng.derive_seed(f"{self.seed}:{recording.name}", "look")
         scene = rng.derive_seed(f"{self.seed}:{recording.name}", "scene", k)

@@ -1,4 +1,4 @@
-"""Pictures of people drawn from their joints, straight through a crop, always the same."""
+"""Images of people drawn from their joints, straight through a crop, always the same."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ FINER = 2
 
 @dataclass(frozen=True, eq=False)
 class Shots:
-    """One pinhole camera per picture, or one for all (N = 1).
+    """One pinhole camera per image, or one for all (N = 1).
 
     Args:
         rotation: World to camera, (N, 3, 3).
         centre: World metres, (N, 3).
         focal: Pixels, (N, 2).
         principal: Pixels, (N, 2).
-        size: Width and height of every picture.
+        size: Width and height of every image.
     """
 
     rotation: Array
@@ -49,7 +49,7 @@ class Shots:
             UsageError: If its lens bends lines.
         """
         if np.any(camera.distortion):
-            raise UsageError("pictures are drawn by pinhole cameras; this one has lens distortion")
+            raise UsageError("images are drawn by pinhole cameras; this one has lens distortion")
         return cls(
             np.asarray(camera.rotation)[None],
             np.asarray(camera.centre)[None],
@@ -85,21 +85,21 @@ class Shots:
         return points[..., :2] / points[..., 2:] * self.focal[:, None] + self.principal[:, None]
 
     def one(self, index: int) -> Shots:
-        """The camera of one picture."""
+        """The camera of one image."""
         i = slice(index, index + 1) if len(self.rotation) > 1 else slice(None)
         return Shots(self.rotation[i], self.centre[i], self.focal[i], self.principal[i], self.size)
 
 
 class RenderedImages:
-    """Drawn pictures of people (a `Pictures`).
+    """Drawn images of people (a `Images`).
 
     Args:
         joints3d: H36M17, world metres, z up, floor at 0, (N, 17, 3).
-        shots: Where each picture is taken from.
-        looks: A number per picture that decides skin, hair and clothes, (N,).
-        scenes: A number per picture that decides room, light, and what else is in view, (N,).
-        hidden: Part of the pictures with something in front of the person.
-        company: Part of the pictures with a second person, who stands further from the middle.
+        shots: Where each image is taken from.
+        looks: A number per image that decides skin, hair and clothes, (N,).
+        scenes: A number per image that decides room, light, and what else is in view, (N,).
+        hidden: Part of the images with something in front of the person.
+        company: Part of the images with a second person, who stands further from the middle.
     """
 
     def __init__(
@@ -119,20 +119,20 @@ class RenderedImages:
         return len(self.joints3d)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Width and height of a whole picture in pixels."""
+        """Width and height of a whole image in pixels."""
         return self.shots.size
 
     def crop(
         self, index: int, matrix: NDArray[np.float64], size: tuple[int, int]
     ) -> NDArray[np.uint8]:
-        """A piece of a picture, RGB, (H, W, 3); see `Pictures.crop`.
+        """A piece of an image, RGB, (H, W, 3); see `Images.crop`.
 
         Raises:
             ValueError: If the matrix is not finite, or a joint is missing.
         """
         joints, anchor = self._body(index), self._anchor(index)
         if not (np.isfinite(matrix).all() and np.isfinite(joints).all()):
-            raise ValueError(f"picture {index} cannot be drawn: its joints or the crop are NaN")
+            raise ValueError(f"image {index} cannot be drawn: its joints or the crop are NaN")
         canvas = _Canvas(matrix, size)
         shot = self.shots.one(index)
         draw = rng.uniform(int(self.scenes[index]), "scene", lanes=_LANES)
@@ -148,7 +148,7 @@ class RenderedImages:
         if draw[4] < self.hidden:
             around = shot.project(shot.to_camera(anchor[None]))[0]
             _things_in_front(canvas, around, draw[40:64])
-        return canvas.picture()
+        return canvas.finished()
 
     def _body(self, index: int) -> Array:
         return np.asarray(self.joints3d[index], np.float64)
@@ -158,7 +158,7 @@ class RenderedImages:
         return self._body(index)
 
     def _other(self, index: int) -> tuple[Array, int] | None:
-        """Joints and look of the second person in a picture, if there is one."""
+        """Joints and look of the second person in an image, if there is one."""
         if not self.company:
             return None
         draw = rng.uniform(int(self.scenes[index]), "company", lanes=6)
@@ -177,7 +177,7 @@ class RenderedImages:
         return moved, int(draw[5] * 2**31)
 
     def fingerprint(self, index: int) -> str:
-        """Digest of everything that decides what the picture looks like."""
+        """Digest of everything that decides what the image looks like."""
         shot, other = self.shots.one(index), self._other(index)
         body, person = other if other is not None else (np.zeros(0), None)
         settings = (RENDERER_VERSION, int(self.looks[index]), int(self.scenes[index]), person)
@@ -189,7 +189,7 @@ class RenderedImages:
 
 
 class RenderedSequence(RenderedImages):
-    """Drawn pictures of one person filmed by one camera, in the same clothes and room throughout.
+    """Drawn images of one person filmed by one camera, in the same clothes and room throughout.
 
     Args:
         joints3d: H36M17, world metres, z up, floor at 0, (T, 17, 3).
@@ -221,7 +221,7 @@ class RenderedSequence(RenderedImages):
 
 
 class _Canvas:
-    """A crop being drawn in coordinates of the whole picture."""
+    """A crop being drawn in coordinates of the whole image."""
 
     def __init__(self, matrix: NDArray[np.float64], size: tuple[int, int]) -> None:
         self.size, self.crop = size, matrix
@@ -229,30 +229,30 @@ class _Canvas:
         self.matrix = matrix * FINER
         self.matrix[:, 2] += (FINER - 1) / 2
         width, height = size
-        self.image = np.empty((height * FINER, width * FINER, 3), np.uint8)
+        self.fine = np.empty((height * FINER, width * FINER, 3), np.uint8)
 
     def place(self, points: Array) -> NDArray[np.int32]:
-        """Whole-picture pixels (..., 2) -> OpenCV's fixed point on the fine crop (..., 2)."""
+        """Whole-image pixels (..., 2) -> OpenCV's fixed point on the fine crop (..., 2)."""
         fine = points @ self.matrix[:, :2].T + self.matrix[:, 2]
         return np.rint(fine.clip(-30000, 30000) * 16).astype(np.int32)
 
     def polygon(self, points: Array, colour: Array) -> None:
-        """Fill a convex polygon, (K, 2) whole-picture pixels."""
-        cv2.fillConvexPoly(self.image, self.place(points), colour.tolist(), cv2.LINE_8, 4)
+        """Fill a convex polygon, (K, 2) whole-image pixels."""
+        cv2.fillConvexPoly(self.fine, self.place(points), colour.tolist(), cv2.LINE_8, 4)
 
     def cloth(self, texture: NDArray[np.uint8], spread: float) -> None:
-        """Cover everything with a texture whose pixels are `spread` whole-picture pixels apart."""
+        """Cover everything with a texture whose pixels are `spread` whole-image pixels apart."""
         # it is so smooth that half the crop's resolution is enough
         width, height = ((side + 1) // 2 for side in self.size)
         scale = np.array([[width / self.size[0]], [height / self.size[1]]])
         matrix = self.crop * [spread, spread, 1.0] * scale
         matrix[:, 2:] += scale / 2 - 0.5
         coarse = cv2.warpAffine(texture, matrix, (width, height), borderMode=cv2.BORDER_REFLECT)
-        cv2.resize(coarse, self.image.shape[1::-1], dst=self.image)
+        cv2.resize(coarse, self.fine.shape[1::-1], dst=self.fine)
 
-    def picture(self) -> NDArray[np.uint8]:
+    def finished(self) -> NDArray[np.uint8]:
         """The crop."""
-        small = cv2.resize(self.image, self.size, interpolation=cv2.INTER_AREA)
+        small = cv2.resize(self.fine, self.size, interpolation=cv2.INTER_AREA)
         return np.asarray(small, np.uint8)
 
 
@@ -329,7 +329,7 @@ def _person(
     shaded = np.clip(colours[order] * shade[:, None], 0, 255).tolist()
     flat = canvas.place(shot.project(vertices[None])[0])[body.faces[order]]
     for polygon, colour in zip(flat, shaded, strict=True):
-        cv2.fillConvexPoly(canvas.image, polygon, colour, cv2.LINE_8, 4)
+        cv2.fillConvexPoly(canvas.fine, polygon, colour, cv2.LINE_8, 4)
 
 
 def _things_in_front(canvas: _Canvas, joints2d: Array, draw: Array) -> None:

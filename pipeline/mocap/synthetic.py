@@ -1,4 +1,4 @@
-"""Embedded people: bodies, procedural motions and pictures, made from a seed, no download."""
+"""Embedded people: bodies, procedural motions and images, made from a seed, no download."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 FPS = 50.0
 ANKLE_HEIGHT = 0.08
-PICTURE = (1000, 1000)
+IMAGE = (1000, 1000)
 
 BONES = {
     "hip": (0.119, 0.147),
@@ -205,7 +205,7 @@ def make_motion(seed: int, subject: str, action: str, frames: int) -> NDArray[np
 
 
 class Synthetic:
-    """Embedded people: sequences for the lifter, single pictures for the 2D stage.
+    """Embedded people: sequences for the lifter, single images for the 2D stage.
 
     Args:
         train: Number of training subjects.
@@ -213,7 +213,7 @@ class Synthetic:
         test: Number of test subjects; other people again.
         actions: Names out of `PROGRAMMES`; none for all.
         seconds: Length of a training motion; validation and test motions are half as long.
-        pictures: Single pictures of the training split; validation and test have a thirtieth.
+        images: Single images of the training split; validation and test have a thirtieth.
         share: Which training subjects to take: the first half are the detector's, the others the
             lifter's, so that a lifter trains on detections of people new to the detector.
         seed: Of everything: bodies, motions, cameras, clothes.
@@ -229,13 +229,13 @@ class Synthetic:
         *,
         actions: tuple[str, ...] | None = None,
         seconds: float = 8.0,
-        pictures: int = 60_000,
+        images: int = 60_000,
         share: Literal["all", "detector", "lifter"] = "all",
         seed: int = 0,
     ) -> None:
         self.people = {"train": train, "val": val, "test": test}
         self.actions = tuple(actions) if actions is not None else tuple(PROGRAMMES)
-        self.seconds, self.pictures, self.share, self.seed = seconds, pictures, share, seed
+        self.seconds, self.images, self.share, self.seed = seconds, images, share, seed
 
     def describe(self) -> str:
         """One line for the first lines of a run."""
@@ -272,7 +272,7 @@ class Synthetic:
         ]
 
     def sequences(self, split: Split) -> list[Sequence]:
-        """Every motion of a split seen by four cameras; pictures are drawn when they are looked at.
+        """Every motion of a split seen by four cameras; images are drawn when they are looked at.
 
         Raises:
             UsageError: If the split is not one, or nobody is in it.
@@ -282,30 +282,28 @@ class Synthetic:
             key = (self.seed, subject, action)
             for k, camera in enumerate(ring_of_cameras(*key, joints3d=joints3d)):
                 name = f"{subject} {action} camera{k + 1}"
-                pictures = RenderedSequence(
+                images = RenderedSequence(
                     joints3d,
                     camera,
                     look=rng.derive_seed(*key, "look"),
                     scene=rng.derive_seed(*key, "scene", k),
                 )
                 found.append(
-                    Sequence(
-                        name, subject, action, camera, FPS, H36M17, joints3d, pictures=pictures
-                    )
+                    Sequence(name, subject, action, camera, FPS, H36M17, joints3d, images=images)
                 )
         return found
 
     def samples(self, split: Split) -> Samples:
-        """Single pictures of a split's people from all sides, near and far.
+        """Single images of a split's people from all sides, near and far.
 
-        Sample i is a pure function of (seed, split, share, i). Joints outside the picture are not
-        labelled; hidden ones are. About two pictures in five have something in front of the person,
+        Sample i is a pure function of (seed, split, share, i). Joints outside the image are not
+        labelled; hidden ones are. About two images in five have something in front of the person,
         one in eight a second person.
 
         Raises:
             UsageError: If the split is not one, or nobody is in it.
         """
-        count = self.pictures if split == "train" else max(1, self.pictures // 30)
+        count = self.images if split == "train" else max(1, self.images // 30)
         motions = self._motions(split)
         pool = np.concatenate([joints for *_, joints in motions])
         actions = np.repeat([action for _, action, _ in motions], [len(j) for *_, j in motions])
@@ -316,15 +314,15 @@ class Synthetic:
         keys = rng.bits(*key, "look", lanes=2).astype(np.int64) & 0x7FFFFFFF
         seen = shots.to_camera(joints3d.astype(np.float64))
         joints2d = shots.project(seen).astype(np.float32)
-        labelled = np.all((joints2d >= 0) & (joints2d <= np.array(PICTURE) - 1), axis=-1)
+        labelled = np.all((joints2d >= 0) & (joints2d <= np.array(IMAGE) - 1), axis=-1)
         joints2d[~labelled] = np.nan
         low, high = np.nanmin(joints2d, axis=1), np.nanmax(joints2d, axis=1)
-        pictures = RenderedImages(
+        images = RenderedImages(
             joints3d, shots, looks=keys[:, 0], scenes=keys[:, 1], hidden=0.4, company=0.125
         )
         return Samples(
             H36M17,
-            pictures,
+            images,
             joints2d,
             labelled,
             np.concatenate([low, high - low], axis=1),
@@ -347,7 +345,7 @@ def _snapshots(joints3d: NDArray[np.float32], key: tuple[rng.Key, ...]) -> Shots
     place[:, 2] = 0.5 + 1.9 * draw[:, 2]
     focal = ((900 + 400 * draw[:, 4]) * np.sqrt(distance / 4))[:, None].repeat(2, axis=1)
     careless = np.where(draw[:, 3] < 0.15, 0.58, 0.12)  # in units of half the field of view
-    reach = careless * distance * PICTURE[0] / 2 / focal[:, 0]
+    reach = careless * distance * IMAGE[0] / 2 / focal[:, 0]
     aim = centre + reach[:, None] * np.tanh(noise[:, :3])
-    principal = np.array(PICTURE) / 2 + 20 * (draw[:, 5:7] - 0.5)
-    return Shots.aimed(place, aim, np.deg2rad(3.0) * noise[:, 3], focal, principal, PICTURE)
+    principal = np.array(IMAGE) / 2 + 20 * (draw[:, 5:7] - 0.5)
+    return Shots.aimed(place, aim, np.deg2rad(3.0) * noise[:, 3], focal, principal, IMAGE)

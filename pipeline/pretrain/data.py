@@ -108,7 +108,7 @@ class ProjectedClips:
 
 
 class PretrainDataModule(StageData):
-    """Motion without pictures, projected at random: each recording of a source once.
+    """Motion without images, projected at random: each recording of a source once.
 
     Args:
         source: Where the motion comes from.

@@ -162,7 +162,7 @@ def make_folder(folder: Path) -> None:
 
 def remove_partial_files(folder: Path) -> None:
     """Remove the unfinished files that killed processes left in a run folder."""
-    for part in ("", "checkpoints", "pictures", "tables"):
+    for part in ("", "checkpoints", "images", "tables"):
         remove_leftovers(folder / part)
 
 

@@ -53,7 +53,7 @@ def import_weights(
         output: Where the checkpoint goes.
         stats: For martinez, an .npz of the statistics its weights were trained with: mean2d,
             deviation2d (pixels), mean3d, deviation3d (of the 16 joints besides the root), metres
-            (length of their unit), size (width and height of the pictures).
+            (length of their unit), size (width and height of the images).
         part: whole; base, without modules that start as the identity (group attention, attention
             modules, SAN's attention); or backbone, the trunk of a 2D network without its head.
         skeleton: Joint set of a 2D network. Unless given, 17 joints of hrnet and simple_baseline

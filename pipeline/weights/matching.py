@@ -92,7 +92,7 @@ def read_statistics(path: str | Path, joints2d: int) -> dict[str, Tensor]:
         path: An .npz with `mean2d` and `deviation2d`, pixels, of the joints that come in, (J, 2) or
             flat; `mean3d` and `deviation3d` of the 16 joints besides the root, (16, 3) or flat;
             `metres`, the length of a unit of these in metres (a thousandth for millimetres);
-            `size`, width and height of the pictures in pixels.
+            `size`, width and height of the images in pixels.
         joints2d: J: 17, or 16 without the nose.
 
     Raises:

@@ -25,7 +25,7 @@ def photograph(path: Path, width: int = 64, height: int = 48, seed: int = 0) -> 
 
 
 def coco_document(people: int = 4, width: int = 64, height: int = 48, seed: int = 0) -> dict:
-    """COCO's annotation file: one person per picture, one picture without people, one crowd."""
+    """COCO's annotation file: one person per image, one image without people, one crowd."""
     rng = np.random.default_rng(seed)
     annotations = []
     for index in range(people):
@@ -61,7 +61,7 @@ def coco_document(people: int = 4, width: int = 64, height: int = 48, seed: int 
 
 
 def coco(root: Path, people: int = 4) -> Path:
-    """COCO 2017 as it unpacks, and boxes of a person detector for its validation pictures."""
+    """COCO 2017 as it unpacks, and boxes of a person detector for its validation images."""
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     for seed, split in enumerate(("train", "val")):
         document = coco_document(people, seed=seed)
@@ -220,7 +220,7 @@ def human36m(
 
 
 def _seen(joints3d: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels and camera-frame metres of a person in the middle of a camera's picture."""
+    """Pixels and camera-frame metres of a person in the middle of a camera's image."""
     points = world_to_camera(joints3d, camera)
     return project(points, camera), points
 
@@ -239,7 +239,7 @@ TO_3DHP = conversion(H36M17, MPI3DHP17)
 
 
 def motionbert(root: Path, frames: int = 30) -> Path:
-    """MotionBERT's clips: pickles in units of the picture, by a camera that sees in parallel."""
+    """MotionBERT's clips: pickles in units of the image, by a camera that sees in parallel."""
     for split, count in {"train": 3, "test": 2}.items():
         (root / split).mkdir(parents=True)
         for number in range(count):
@@ -301,7 +301,7 @@ def _facts(camera: Camera, *, to_world: bool) -> dict:
 
 
 def human36m_mmpose(root: Path) -> Path:
-    """mmpose's Human3.6M: one npz per split, cameras in a pickle, a picture per row."""
+    """mmpose's Human3.6M: one npz per split, cameras in a pickle, an image per row."""
     folder = root / "annotation_body3d"
     (folder / "fps50").mkdir(parents=True)
     cameras, kept = human36m_cameras(), {}

@@ -4,11 +4,11 @@ import fabricate
 import numpy as np
 import pytest
 from malformed import changed_objects, check_lines, refusal
-from pipeline.mocap.prepare_recording import convert_amass, convert_amc
 from scipy.spatial.transform import Rotation
 
 from pipeline.errors import UsageError
 from pipeline.mocap.amass import read_body_model, read_motion, rotation_matrices, smpl_joints
+from pipeline.mocap.convert import convert_amass, convert_amc
 from pipeline.mocap.preparation import read_positions
 
 

@@ -32,16 +32,16 @@ TINY = {
 """What makes each network small; the rest stays as its config has it."""
 
 FORMATS = {
-    "human36m": ("lift", fabricate.human36m, "human36m.Human36M"),
-    "human36m_mmpose": ("lift", fabricate.human36m_mmpose, "human36m_pictures.Human36MPictures"),
-    "motionbert": ("lift", fabricate.motionbert, "motionbert.MotionBertClips"),
-    "p_stmo": ("lift", fabricate.p_stmo, "mpi_inf_3dhp.MpiInf3dhp"),
-    "3dhp_mmpose": ("lift", fabricate.mpi_inf_3dhp_mmpose, "mpi_inf_3dhp.MpiInf3dhpPictures"),
-    "coco": ("heatmap", fabricate.coco, "coco.Coco"),
-    "mpii": ("heatmap", fabricate.mpii, "mpii.Mpii"),
-    "mpii_coco": ("heatmap", fabricate.mpii_coco, "mpii.Mpii"),
-    "posenet": ("heatmap", fabricate.human36m_posenet, "human36m_pictures.Human36MPictures"),
-    "mmpose": ("heatmap", fabricate.human36m_mmpose, "human36m_pictures.Human36MPictures"),
+    "human36m": ("lift", fabricate.human36m, "Human36M"),
+    "human36m_mmpose": ("lift", fabricate.human36m_mmpose, "Human36MImages"),
+    "motionbert": ("lift", fabricate.motionbert, "MotionBertClips"),
+    "p_stmo": ("lift", fabricate.p_stmo, "MpiInf3dhp"),
+    "3dhp_mmpose": ("lift", fabricate.mpi_inf_3dhp_mmpose, "MpiInf3dhpImages"),
+    "coco": ("heatmap", fabricate.coco, "Coco"),
+    "mpii": ("heatmap", fabricate.mpii, "Mpii"),
+    "mpii_coco": ("heatmap", fabricate.mpii_coco, "Mpii"),
+    "posenet": ("heatmap", fabricate.human36m_posenet, "Human36MImages"),
+    "mmpose": ("heatmap", fabricate.human36m_mmpose, "Human36MImages"),
 }
 SAYS = {
     "human36m": "protocol 1: train S1, S5, S6, S7, S8, test S9, S11",

@@ -27,10 +27,10 @@ def test_people_come_with_their_joints_boxes_and_ids(tmp_path):
     assert np.isnan(samples.joints2d[2][flat[:, 2] == 0]).all()
     np.testing.assert_allclose(samples.boxes[2], [7, 4, 44, 38])
     assert samples.ids[2] == "000000000009.jpg#102"
-    assert samples.pictures.size(2) == (64, 48)
+    assert samples.images.size(2) == (64, 48)
 
 
-def test_a_box_is_cut_to_the_picture():
+def test_a_box_is_cut_to_the_image():
     np.testing.assert_allclose(
         require_inside(np.array([-3.0, 4, 20, 60]), 64, 48, "x"), [0, 4, 17, 44]
     )
@@ -103,4 +103,4 @@ def test_real_photographs_are_read_in_both_formats_alike(shared):
     assert both.sum() > 150
     gap = np.abs(one.joints2d - other.joints2d)[:, limbs][both]
     assert gap.max() < 0.02
-    assert coco.pictures.crop(3, np.eye(2, 3), (50, 40)).std() > 5
+    assert coco.images.crop(3, np.eye(2, 3), (50, 40)).std() > 5

@@ -96,7 +96,7 @@ def test_what_is_left_out_with_a_damaged_file_is_said(data, tmp_path):
     assert "data_train_3dhp.npz" in error
 
 
-def test_a_damaged_picture_of_a_video_is_skipped_or_wrong(data, tmp_path):
+def test_a_damaged_image_of_a_video_is_skipped_or_wrong(data, tmp_path):
     folder = fabricate.mpi_inf_3dhp_mmpose(tmp_path / "3dhp")
     (folder / "images" / "TS1_000001.jpg").write_bytes(b"")
     code, printed, _ = data("validate", folder)
@@ -104,7 +104,7 @@ def test_a_damaged_picture_of_a_video_is_skipped_or_wrong(data, tmp_path):
     assert "TS1_000001.jpg: is empty" in printed
     code, printed, _ = data("validate", folder, "--skip-bad", "1")
     assert code == 0
-    assert "(left out: the pictures of TS1)" in printed
+    assert "(left out: the images of TS1)" in printed
 
 
 def test_an_archive_without_objects_reads_as_the_one_it_was_made_of(data, tmp_path):

@@ -7,15 +7,15 @@ import fabricate
 import numpy as np
 import pytest
 from malformed import refusal
-from pipeline.mocap.prepare_recording import convert_npz
 
 from pipeline.datasets.human36m import Human36M
-from pipeline.datasets.human36m_images import Human36MPictures
+from pipeline.datasets.human36m_images import Human36MImages
 from pipeline.datasets.motionbert import MotionBertClips
-from pipeline.datasets.mpi_inf_3dhp import MpiInf3dhp, MpiInf3dhpPictures
+from pipeline.datasets.mpi_inf_3dhp import MpiInf3dhp, MpiInf3dhpImages
 from pipeline.datasets.videopose3d import read_videopose3d
 from pipeline.files.archive import Npz
 from pipeline.files.pickles import read_pickle
+from pipeline.mocap.convert import convert_npz
 
 FOUND = "data_2d_h36m_cpn_ft_h36m_dbb.npz"
 READERS = {
@@ -57,17 +57,17 @@ READERS = {
     "cameras of Human3.6M": (
         fabricate.human36m_mmpose,
         "annotation_body3d/cameras.pkl",
-        lambda root: Human36MPictures(root).sequences("test"),
+        lambda root: Human36MImages(root).sequences("test"),
     ),
-    "names of pictures": (
+    "names of images": (
         fabricate.human36m_mmpose,
         "annotation_body3d/fps50/h36m_test.npz:imgname",
-        lambda root: Human36MPictures(root).sequences("test"),
+        lambda root: Human36MImages(root).sequences("test"),
     ),
     "cameras of MPI-INF-3DHP": (
         fabricate.mpi_inf_3dhp_mmpose,
         "annotations/cameras_test.pkl",
-        lambda root: MpiInf3dhpPictures(root).sequences("test"),
+        lambda root: MpiInf3dhpImages(root).sequences("test"),
     ),
     "clips": (
         fabricate.motionbert,

@@ -1,4 +1,4 @@
-"""Several picture sources as one."""
+"""Several image sources as one."""
 
 import fabricate
 import numpy as np
@@ -11,19 +11,19 @@ from pipeline.errors import UsageError
 from pipeline.skeleton import COCO17, H36M17
 
 
-def test_mixed_samples_keep_their_order_pictures_and_joints_by_name(tmp_path):
+def test_mixed_samples_keep_their_order_images_and_joints_by_name(tmp_path):
     coco = Coco(str(fabricate.coco(tmp_path / "coco")))
     mpii = Mpii(str(fabricate.mpii(tmp_path / "mpii")))
     mixed = Mixed([coco, mpii]).samples("val")
     first, second = coco.samples("val"), mpii.samples("val")
-    assert len(mixed) == len(mixed.pictures) == 8
+    assert len(mixed) == len(mixed.images) == 8
     assert mixed.skeleton is H36M17
     wrist = H36M17.index("left_wrist")
     np.testing.assert_array_equal(mixed.joints2d[:4, wrist], first.joints2d[:, 9])
     np.testing.assert_array_equal(mixed.joints2d[4:, wrist], second.joints2d[:, 15])
     for index, (part, at) in {0: (first, 0), 3: (first, 3), 4: (second, 0), 7: (second, 3)}.items():
-        assert mixed.pictures.fingerprint(index) == part.pictures.fingerprint(at)
-        assert mixed.pictures.size(index) == (64, 48)
+        assert mixed.images.fingerprint(index) == part.images.fingerprint(at)
+        assert mixed.images.size(index) == (64, 48)
 
 
 def test_a_made_up_joint_is_labelled_only_if_all_its_sources_are(tmp_path):

@@ -170,7 +170,7 @@ def test_real_recordings_have_the_frames_and_bad_frames_of_the_table(few):
     assert found["10_03.2"].action == "soccer"
 
 
-def test_every_frame_of_a_real_recording_stands_on_the_floor_and_in_the_picture(few):
+def test_every_frame_of_a_real_recording_stands_on_the_floor_and_in_the_image(few):
     for sequence in Mocap(**few).sequences("test"):
         feet = sequence.joints3d[:, [3, 6], 2]
         assert -0.05 < np.percentile(feet, 5) < 0.12
@@ -268,12 +268,12 @@ def test_subjects_share_rooms_so_that_frames_are_even():
     }
 
 
-def test_pictures_show_the_person_where_the_joints_are(few):
-    sequence = Mocap(**few, pictures=True).sequences("train")[1]
-    assert len(sequence.pictures) == len(sequence.joints3d)
-    picture = sequence.pictures.crop(20, np.eye(2, 3) * 0.25, (250, 250))
-    assert picture.shape == (250, 250, 3)
-    assert picture.std() > 5
+def test_images_show_the_person_where_the_joints_are(few):
+    sequence = Mocap(**few, images=True).sequences("train")[1]
+    assert len(sequence.images) == len(sequence.joints3d)
+    image = sequence.images.crop(20, np.eye(2, 3) * 0.25, (250, 250))
+    assert image.shape == (250, 250, 3)
+    assert image.std() > 5
 
 
 def test_the_second_pass_takes_the_cache_and_a_changed_file_does_not(tmp_path, cache):
@@ -434,5 +434,5 @@ def test_cameras_find_a_body_of_another_joint_set(tmp_path):
     assert 4 < np.linalg.norm(sequence.camera.centre[:2] - sequence.joints3d[0, 6, :2]) < 8
     with pytest.raises(UsageError, match="set own_bodies: false"):
         Mocap(**arguments).sequences("train")
-    with pytest.raises(UsageError, match="set pictures: false"):
-        Mocap(**arguments, own_bodies=False, pictures=True).sequences("train")
+    with pytest.raises(UsageError, match="set images: false"):
+        Mocap(**arguments, own_bodies=False, images=True).sequences("train")

@@ -6,7 +6,7 @@ import pytest
 from malformed import changed_objects, check_lines, refusal
 
 from pipeline.camera import project, world_to_camera
-from pipeline.datasets.mpi_inf_3dhp import KEPT, MpiInf3dhp, MpiInf3dhpPictures
+from pipeline.datasets.mpi_inf_3dhp import KEPT, MpiInf3dhp, MpiInf3dhpImages
 from pipeline.errors import DataError
 from pipeline.files.archive import Npz
 from pipeline.skeleton import MPI3DHP17
@@ -52,18 +52,18 @@ def test_test_frames_that_are_not_valid_are_marked_and_ts5_is_wide(tmp_path):
 
 def test_the_two_targets_say_their_names(tmp_path):
     assert "univ_annot3" in MpiInf3dhp("x").describe().split(";")[1]
-    assert " annot3" in MpiInf3dhpPictures("x").describe().split(";")[1]
+    assert " annot3" in MpiInf3dhpImages("x").describe().split(";")[1]
 
 
-def test_mmposes_form_gives_world_positions_and_pictures(tmp_path):
-    source = MpiInf3dhpPictures(str(fabricate.mpi_inf_3dhp_mmpose(tmp_path)))
+def test_mmposes_form_gives_world_positions_and_images(tmp_path):
+    source = MpiInf3dhpImages(str(fabricate.mpi_inf_3dhp_mmpose(tmp_path)))
     (test,) = source.sequences("test")
     joints3d = fabricate.TO_3DHP.joints(fabricate.motion(5, 0))
     np.testing.assert_allclose(test.joints3d, joints3d, atol=1e-5)
     seen = project(world_to_camera(test.joints3d, test.camera), test.camera)
     np.testing.assert_allclose(seen, test.joints2d, atol=0.01)
     assert [s.name for s in source.sequences("train")] == ["S1/Seq1/Cam0", "S2/Seq1/Cam8"]
-    assert test.pictures.paths[4].endswith("images/TS1_000005.jpg")
+    assert test.images.paths[4].endswith("images/TS1_000005.jpg")
 
 
 def test_metres_where_millimetres_belong_are_refused(tmp_path):

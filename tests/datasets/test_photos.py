@@ -10,42 +10,42 @@ from malformed import check_lines, damaged, refusal
 
 from pipeline.datasets.photos import Photographs
 from pipeline.errors import DataError
-from pipeline.files.images import read_picture
+from pipeline.files.images import read_image
 from pipeline.sources import Images
 
 SHIFT = np.array([[1.0, 0, -10], [0, 1, -5]])
 
 
-def test_a_shifted_crop_is_the_piece_of_the_whole_picture_in_rgb(tmp_path):
+def test_a_shifted_crop_is_the_piece_of_the_whole_image_in_rgb(tmp_path):
     path = fabricate.photograph(tmp_path / "a.png")
     whole = cv2.imread(str(path))
-    pictures = Photographs([path])
-    assert isinstance(pictures, Images)
-    assert pictures.size(0) == (64, 48)
-    piece = pictures.crop(0, SHIFT, (20, 30))
+    images = Photographs([path])
+    assert isinstance(images, Images)
+    assert images.size(0) == (64, 48)
+    piece = images.crop(0, SHIFT, (20, 30))
     np.testing.assert_array_equal(piece, whole[5:35, 10:30, ::-1])
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_a_picture_cut_anywhere_is_refused(tmp_path, suffix):
+def test_a_image_cut_anywhere_is_refused(tmp_path, suffix):
     data = fabricate.photograph(tmp_path / f"a.{suffix}").read_bytes()
     cut = tmp_path / f"cut.{suffix}"
     for fraction in np.linspace(0.02, 0.99, 20):
         cut.write_bytes(data[: int(fraction * len(data))])
         with pytest.raises(DataError, match=r"cut\.(jpg|png): "):
-            read_picture(cut)
-    cut.write_bytes(data + b"trailing")  # some cameras append to the picture: harmless
-    assert read_picture(cut).shape == (48, 64, 3)
+            read_image(cut)
+    cut.write_bytes(data + b"trailing")  # some cameras append to the image: harmless
+    assert read_image(cut).shape == (48, 64, 3)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 @pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
-def test_damaged_pictures_give_one_line_or_a_picture(tmp_path, suffix, count):
+def test_damaged_images_give_one_line_or_a_image(tmp_path, suffix, count):
     whole = fabricate.photograph(tmp_path / f"a.{suffix}").read_bytes()
     path, lines = tmp_path / f"b.{suffix}", []
     for data in damaged(whole, count, seed=count):
         path.write_bytes(data)
-        lines.append(refusal(lambda: read_picture(path)))
+        lines.append(refusal(lambda: read_image(path)))
     check_lines(lines, path.name, 0.5)  # the others have other colours
 
 
@@ -54,13 +54,13 @@ def test_damaged_pictures_give_one_line_or_a_picture(tmp_path, suffix, count):
     [
         (b"", "is empty"),
         (b"GIF89a" + bytes(20), "neither JPEG nor PNG"),
-        (b"\xff\xd8\xff\xd9", "without a picture"),
+        (b"\xff\xd8\xff\xd9", "without an image"),
     ],
 )
-def test_what_is_no_picture_is_named(tmp_path, data, reason):
+def test_what_is_no_image_is_named(tmp_path, data, reason):
     (tmp_path / "x.jpg").write_bytes(data)
     with pytest.raises(DataError, match=reason):
-        read_picture(tmp_path / "x.jpg")
+        read_image(tmp_path / "x.jpg")
 
 
 def test_a_huge_claim_is_refused_before_decoding(tmp_path):
@@ -69,14 +69,14 @@ def test_a_huge_claim_is_refused_before_decoding(tmp_path):
     data[start + 5 : start + 9] = (30000).to_bytes(2, "big") * 2
     (tmp_path / "a.jpg").write_bytes(data)
     with pytest.raises(DataError, match="30000x30000"):
-        read_picture(tmp_path / "a.jpg")
+        read_image(tmp_path / "a.jpg")
 
 
 def test_folders_pipes_and_nothing_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     for name, reason in [("", "directory"), ("pipe.jpg", "regular"), ("none.jpg", "not found")]:
         with pytest.raises(DataError, match=reason):
-            read_picture(tmp_path / name)
+            read_image(tmp_path / name)
         with pytest.raises(DataError):
             Photographs([tmp_path / name]).fingerprint(0)
 
@@ -85,10 +85,10 @@ def test_folders_pipes_and_nothing_are_refused(tmp_path):
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_grey_alpha_and_16_bit_become_three_bytes(tmp_path, shape, kind):
     cv2.imwrite(str(tmp_path / "a.png"), np.full(shape, np.iinfo(kind).max // 2, kind))
-    picture = read_picture(tmp_path / "a.png")
-    assert picture.dtype == np.uint8
-    assert picture.shape == (4, 5, 3)
-    assert abs(int(picture.mean()) - 127) <= 1
+    image = read_image(tmp_path / "a.png")
+    assert image.dtype == np.uint8
+    assert image.shape == (4, 5, 3)
+    assert abs(int(image.mean()) - 127) <= 1
 
 
 def test_a_fingerprint_follows_the_bytes(tmp_path):

@@ -17,7 +17,7 @@ SIZE = (128, 128)
 
 @pytest.fixture(scope="module")
 def samples():
-    return Synthetic(train=1, val=1, test=1, pictures=600).samples("train")
+    return Synthetic(train=1, val=1, test=1, images=600).samples("train")
 
 
 @pytest.fixture(scope="module")
@@ -50,21 +50,21 @@ def turntable(joints, azimuths, **settings):
     return RenderedImages(np.tile(joints, (count, 1, 1)), shots, **settings)
 
 
-def test_rendered_pictures_are_pictures(samples, sequence):
-    assert isinstance(samples.pictures, Images)
-    assert isinstance(sequence.pictures, Images)
-    assert len(sequence.pictures) == len(sequence)
-    assert sequence.pictures.size(0) == sequence.camera.size
-    crop = samples.pictures.crop(0, around(samples.boxes[0]), (96, 128))
+def test_rendered_images_are_images(samples, sequence):
+    assert isinstance(samples.images, Images)
+    assert isinstance(sequence.images, Images)
+    assert len(sequence.images) == len(sequence)
+    assert sequence.images.size(0) == sequence.camera.size
+    crop = samples.images.crop(0, around(samples.boxes[0]), (96, 128))
     assert crop.shape == (128, 96, 3)
     assert crop.dtype == np.uint8
 
 
 def test_a_crop_is_always_the_same(samples):
     matrix = around(samples.boxes[5])
-    first = samples.pictures.crop(5, matrix, SIZE)
-    samples.pictures.crop(6, around(samples.boxes[6]), SIZE)
-    np.testing.assert_array_equal(samples.pictures.crop(5, matrix, SIZE), first)
+    first = samples.images.crop(5, matrix, SIZE)
+    samples.images.crop(6, around(samples.boxes[6]), SIZE)
+    np.testing.assert_array_equal(samples.images.crop(5, matrix, SIZE), first)
 
 
 def test_a_crop_is_what_one_would_cut_out_of_a_larger_rendering(samples):
@@ -72,13 +72,13 @@ def test_a_crop_is_what_one_would_cut_out_of_a_larger_rendering(samples):
         turn = np.deg2rad(25.0 * (i % 3 - 1))
         spin = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         matrix = around(samples.boxes[i])
-        large = samples.pictures.crop(i, around(samples.boxes[i], 384, 1.9), (384, 384))
+        large = samples.images.crop(i, around(samples.boxes[i], 384, 1.9), (384, 384))
         middle = np.array([63.5, 63.5])
         wanted = np.column_stack([spin @ matrix[:, :2], spin @ (matrix[:, 2] - middle) + middle])
         to_large = np.vstack([around(samples.boxes[i], 384, 1.9), [0, 0, 1]])
         between = (np.vstack([wanted, [0, 0, 1]]) @ np.linalg.inv(to_large))[:2]
         cut = cv2.warpAffine(large, between, SIZE, flags=cv2.INTER_LINEAR)
-        crop = samples.pictures.crop(i, wanted, SIZE)
+        crop = samples.images.crop(i, wanted, SIZE)
         inside = cv2.warpAffine(np.ones((384, 384), np.uint8), between, SIZE) > 0
         assert np.abs(crop.astype(int) - cut)[inside].mean() < 6
 
@@ -89,8 +89,8 @@ def test_a_mirrored_crop_is_the_mirror_of_the_crop(samples):
         matrix = around(samples.boxes[i])
         flipped = mirror[:, :2] @ matrix
         flipped[:, 2] += mirror[:, 2]
-        crop = samples.pictures.crop(i, matrix, SIZE)
-        assert apart(samples.pictures.crop(i, flipped, SIZE)[:, ::-1], crop) < 2
+        crop = samples.images.crop(i, matrix, SIZE)
+        assert apart(samples.images.crop(i, flipped, SIZE)[:, ::-1], crop) < 2
 
 
 def test_the_person_stands_where_the_joints_are(sequence):
@@ -127,9 +127,9 @@ def _head(people, joints, index):
     return people.crop(index, matrix, (24, 24))
 
 
-def _near(picture, colour):
-    """Part of a picture that has a colour's hue, whatever the light."""
-    hue = picture / np.maximum(np.linalg.norm(picture, axis=-1, keepdims=True), 1)
+def _near(image, colour):
+    """Part of an image that has a colour's hue, whatever the light."""
+    hue = image / np.maximum(np.linalg.norm(image, axis=-1, keepdims=True), 1)
     return (hue @ (colour / np.linalg.norm(colour)) > 0.995).mean()
 
 
@@ -176,12 +176,12 @@ def test_toes_point_where_the_walker_goes():
 
 def test_about_two_samples_in_five_have_something_in_front(samples):
     bare = RenderedImages(
-        samples.pictures.joints3d, samples.pictures.shots,
-        looks=samples.pictures.looks, scenes=samples.pictures.scenes, company=0.125,
+        samples.images.joints3d, samples.images.shots,
+        looks=samples.images.looks, scenes=samples.images.scenes, company=0.125,
     )  # fmt: skip
     differ = [
         apart(
-            samples.pictures.crop(i, around(samples.boxes[i], 48), (48, 48)),
+            samples.images.crop(i, around(samples.boxes[i], 48), (48, 48)),
             bare.crop(i, around(samples.boxes[i], 48), (48, 48)),
         )
         > 0
@@ -191,18 +191,18 @@ def test_about_two_samples_in_five_have_something_in_front(samples):
 
 
 def test_the_second_person_is_further_from_the_middle(samples):
-    others = [(i, samples.pictures._other(i)) for i in range(600)]
+    others = [(i, samples.images._other(i)) for i in range(600)]
     found = [(i, other[0]) for i, other in others if other is not None]
     assert 0.08 < len(found) / 600 < 0.18
     for i, joints in found:
-        away = np.linalg.norm((joints - samples.pictures.joints3d[i])[0, :2])
+        away = np.linalg.norm((joints - samples.images.joints3d[i])[0, :2])
         assert away > 0.7
 
 
-def test_the_fingerprint_changes_with_anything_that_changes_the_picture(sequence):
+def test_the_fingerprint_changes_with_anything_that_changes_the_image(sequence):
     def digest(joints=sequence.joints3d, camera=sequence.camera, look=1, scene=2, hidden=0.0):
-        pictures = RenderedSequence(joints, camera, look=look, scene=scene, hidden=hidden)
-        return pictures.fingerprint(3)
+        images = RenderedSequence(joints, camera, look=look, scene=scene, hidden=hidden)
+        return images.fingerprint(3)
 
     moved = sequence.joints3d.copy()
     moved[3, 16, 1] += 1e-4
@@ -221,6 +221,6 @@ def test_bent_lenses_and_missing_joints_are_refused(sequence):
         RenderedSequence(sequence.joints3d, bent, look=1, scene=1)
     holed = sequence.joints3d.copy()
     holed[0, 3] = np.nan
-    pictures = RenderedSequence(holed, sequence.camera, look=1, scene=1)
+    images = RenderedSequence(holed, sequence.camera, look=1, scene=1)
     with pytest.raises(ValueError, match="NaN"):
-        pictures.crop(0, np.eye(2, 3), SIZE)
+        images.crop(0, np.eye(2, 3), SIZE)

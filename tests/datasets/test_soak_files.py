@@ -21,7 +21,7 @@ from pipeline.datasets.coco import read_people
 from pipeline.datasets.photos import Photographs
 from pipeline.errors import DataError
 from pipeline.files.archive import Npz, read_npy
-from pipeline.files.images import read_picture
+from pipeline.files.images import read_image
 from pipeline.files.matlab import read_matlab
 from pipeline.files.pickles import read_pickle
 from pipeline.mocap.bvh import read_bvh
@@ -156,15 +156,15 @@ def test_damaged_matlab(packed, tmp_path, soak):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_damaged_pictures(suffix, tmp_path, soak):
+def test_damaged_images(suffix, tmp_path, soak):
     path = fabricate.photograph(tmp_path / f"a.{suffix}")
     whole = path.read_bytes()
-    pixels = read_picture(path)
-    row = soak("picture")
+    pixels = read_image(path)
+    row = soak("image")
     for number, data in zip(row.times(2500), damaged(whole, 2500, seed=SEED), strict=False):
         place = tmp_path / f"{number}.{suffix}"
         place.write_bytes(data)
-        found, _, bad = read_or_line(lambda place=place: read_picture(place))
+        found, _, bad = read_or_line(lambda place=place: read_image(place))
         other = found is not None and not np.array_equal(found, pixels)
         cut = number % 2 == 1  # what was flipped is another file, with another digest in its key
         digest = (

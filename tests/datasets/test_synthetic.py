@@ -11,7 +11,7 @@ from pipeline.skeleton import H36M17
 from pipeline.sources import ImageSource, MotionSource
 
 J = {name: i for i, name in enumerate(H36M17.joints)}
-SMALL = {"train": 2, "val": 1, "test": 1, "pictures": 900}
+SMALL = {"train": 2, "val": 1, "test": 1, "images": 900}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def lengths(joints3d):
     return np.linalg.norm(joints3d[:, children] - joints3d[:, parents], axis=-1)
 
 
-def test_it_is_a_source_of_motion_and_of_pictures():
+def test_it_is_a_source_of_motion_and_of_images():
     assert isinstance(Synthetic(), MotionSource)
     assert isinstance(Synthetic(), ImageSource)
 
@@ -164,7 +164,7 @@ def test_every_motion_is_seen_by_four_cameras_in_full():
 def test_samples_label_hidden_joints_and_not_those_outside():
     samples = Synthetic(**SMALL).samples("train")
     assert len(samples) == 900
-    pixels = samples.pictures.shots.project(samples.joints3d.astype(np.float64))
+    pixels = samples.images.shots.project(samples.joints3d.astype(np.float64))
     inside = ((pixels >= 0) & (pixels <= 999)).all(axis=-1)
     assert (inside == samples.labelled).mean() > 0.9999
     np.testing.assert_array_equal(np.isnan(samples.joints2d).any(axis=-1), ~samples.labelled)
@@ -185,7 +185,7 @@ def test_sample_boxes_are_tight_and_projection_agrees_with_focal_and_principal()
 
 
 def test_a_sample_does_not_depend_on_how_many_are_asked_for():
-    few, many = (Synthetic(**{**SMALL, "pictures": n}).samples("train") for n in (40, 90))
+    few, many = (Synthetic(**{**SMALL, "images": n}).samples("train") for n in (40, 90))
     np.testing.assert_array_equal(few.joints2d, many.joints2d[:40])
 
 

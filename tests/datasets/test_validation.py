@@ -22,8 +22,8 @@ def cache(tmp_path, monkeypatch):
 
 WRITERS = {
     "Human3.6M, VideoPose3D npz": fabricate.human36m,
-    "Human3.6M pictures, mmpose npz": fabricate.human36m_mmpose,
-    "Human3.6M pictures, PoseNet json": fabricate.human36m_posenet,
+    "Human3.6M images, mmpose npz": fabricate.human36m_mmpose,
+    "Human3.6M images, PoseNet json": fabricate.human36m_posenet,
     "MPI-INF-3DHP univ_annot3, P-STMO npz": fabricate.p_stmo,
     "MPI-INF-3DHP annot3, mmpose npz": fabricate.mpi_inf_3dhp_mmpose,
     "MotionBERT's clips": fabricate.motionbert,
@@ -124,14 +124,14 @@ def test_a_photograph_of_another_size_than_its_annotations_say_is_noticed(tmp_pa
     folder = writer(tmp_path)
     path = folder / name
     document = json.loads(path.read_text())
-    picture = document["images"][1]
-    right = f"{picture['width']}x{picture['height']}"
-    picture["width"] = 9999
+    image = document["images"][1]
+    right = f"{image['width']}x{image['height']}"
+    image["width"] = 9999
     path.write_text(json.dumps(document))
     report = validate(folder)
     assert [f.name for f in report.findings if f.faults] == ["test"]
-    wrong = f"9999x{picture['height']}"
-    assert f"{picture['file_name']} is {right}, but the annotations say {wrong}" in report.text()
+    wrong = f"9999x{image['height']}"
+    assert f"{image['file_name']} is {right}, but the annotations say {wrong}" in report.text()
 
 
 def test_positions_are_checked_with_the_mapping_that_fits_their_names(tmp_path):

@@ -98,10 +98,10 @@ def test_matrices_of_many_boxes_are_those_of_each():
 
 
 def test_opencv_warps_a_pixel_to_where_the_matrix_says():
-    picture = np.zeros((90, 120), np.float32)
-    picture[30, 70] = 1
+    image = np.zeros((90, 120), np.float32)
+    image[30, 70] = 1
     matrix = crop_matrix((50, 20, 40, 40), (64, 64), rotation=25, flip=True)
-    warped = cv2.warpAffine(picture, matrix, (64, 64))
+    warped = cv2.warpAffine(image, matrix, (64, 64))
     rows, columns = np.mgrid[:64, :64]
     centre = [(warped * columns).sum() / warped.sum(), (warped * rows).sum() / warped.sum()]
     np.testing.assert_allclose(centre, apply_affine(matrix, [[70, 30]])[0], atol=0.05)
@@ -207,23 +207,23 @@ def test_a_few_joints_are_never_halved():
     np.testing.assert_array_equal(matrices, crop_matrix(box, (64, 64)))
 
 
-def pictures(count: int = 64) -> np.ndarray:
+def images(count: int = 64) -> np.ndarray:
     return np.random.default_rng(2).integers(90, 160, (count, 32, 48, 3)).astype(np.uint8)
 
 
-def test_pictures_vary_by_their_own_key_and_the_given_ones_stay():
-    given_pictures = pictures()
-    before = given_pictures.copy()
+def test_images_vary_by_their_own_key_and_the_given_ones_stay():
+    given_images = images()
+    before = given_images.copy()
     every = Augmentation(colour=0.3, patches=0.5, noise=8.0)
-    out = augment_images(given_pictures, augmentation=every, key=key(64))
-    np.testing.assert_array_equal(given_pictures, before)
-    one = augment_images(given_pictures[40:41], augmentation=every, key=(11, 2, np.array([40])))
+    out = augment_images(given_images, augmentation=every, key=key(64))
+    np.testing.assert_array_equal(given_images, before)
+    one = augment_images(given_images[40:41], augmentation=every, key=(11, 2, np.array([40])))
     np.testing.assert_array_equal(one[0], out[40])
     assert (out != before).reshape(64, -1).any(axis=1).all()
 
 
-def test_without_variation_pictures_are_handed_through():
-    assert augment_images(shown := pictures(2), augmentation=STILL, key=key(2)) is shown
+def test_without_variation_images_are_handed_through():
+    assert augment_images(shown := images(2), augmentation=STILL, key=key(2)) is shown
 
 
 def test_noise_has_the_deviation_asked_for():
@@ -234,7 +234,7 @@ def test_noise_has_the_deviation_asked_for():
     assert not np.array_equal(out[0], out[1])
 
 
-def test_colours_keep_grey_pictures_smooth_and_move_their_brightness():
+def test_colours_keep_grey_images_smooth_and_move_their_brightness():
     ramp = np.repeat(np.arange(64, 192, dtype=np.uint8)[None, :, None], 3, axis=2)[None]
     ramps = np.repeat(ramp, 40, axis=0)
     out = augment_images(ramps, augmentation=Augmentation(colour=0.3), key=key(40)).astype(int)
@@ -242,8 +242,8 @@ def test_colours_keep_grey_pictures_smooth_and_move_their_brightness():
     assert np.abs(out[:, 0, 64].astype(int) - 128).max() > 10
 
 
-def test_patches_cover_between_a_hundredth_and_a_tenth_of_their_picture():
-    shown = pictures(200)
+def test_patches_cover_between_a_hundredth_and_a_tenth_of_their_image():
+    shown = images(200)
     out = augment_images(shown, augmentation=Augmentation(patches=1.0), key=key(200))
     share = (out != shown).any(axis=3).mean(axis=(1, 2))
     assert share.min() > 0.005

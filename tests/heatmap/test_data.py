@@ -15,7 +15,7 @@ EVERYTHING = Augmentation(shift=0.1, quarter_turns=True, colour=0.2, patches=0.3
 
 
 class Dots:
-    """Black pictures of 400 x 300 pixels, each with a soft white dot on one joint."""
+    """Black images of 400 x 300 pixels, each with a soft white dot on one joint."""
 
     def __init__(self, joints2d: np.ndarray, which: np.ndarray) -> None:
         self.centres = joints2d[np.arange(len(joints2d)), which]
@@ -46,14 +46,14 @@ def dotted(count: int = 34) -> tuple[Samples, np.ndarray]:
     return Samples(H36M17, Dots(joints2d, which), joints2d, labelled, boxes), which
 
 
-def test_evaluation_reads_pictures_in_as_many_processes_as_training():
-    source = Synthetic(train=2, val=1, test=1, actions=["walk"], seconds=1.0, pictures=60)
+def test_evaluation_reads_images_in_as_many_processes_as_training():
+    source = Synthetic(train=2, val=1, test=1, actions=["walk"], seconds=1.0, images=60)
     data = HeatmapDataModule(source, input_size=(64, 64), workers=2)
     data.setup("fit")
     assert data.val_dataloader().num_workers == data.train_dataloader().num_workers == 2
 
 
-def test_labels_follow_the_picture_through_every_variation():
+def test_labels_follow_the_image_through_every_variation():
     samples, which = dotted()
     varied = Augmentation(shift=0.05, quarter_turns=True, half_body=0.5)
     batch = Crops(samples, H36M17, (96, 128), augmentation=varied, seed=3)[(1, np.arange(34))]
@@ -63,15 +63,15 @@ def test_labels_follow_the_picture_through_every_variation():
     expected = batch["joints2d"][np.arange(34), label]
     rows, columns = np.mgrid[:128, :96]
     found = 0
-    for picture, (x, y) in zip(batch["image"][..., 0].astype(float), expected, strict=True):
+    for image, (x, y) in zip(batch["image"][..., 0].astype(float), expected, strict=True):
         if 12 < x < 83 and 12 < y < 115:
-            centre = [(picture * v).sum() / picture.sum() for v in (columns, rows)]
+            centre = [(image * v).sum() / image.sum() for v in (columns, rows)]
             np.testing.assert_allclose(centre, [x, y], atol=0.1)
             found += 1
     assert found > 15
 
 
-def test_the_matrix_leads_back_to_the_joints_in_the_whole_picture():
+def test_the_matrix_leads_back_to_the_joints_in_the_whole_image():
     samples, _ = dotted(6)
     batch = Crops(samples, H36M17, (96, 128))[(0, np.arange(6))]
     back = apply_affine(invert_affine(batch["matrix"]), batch["joints2d"])
@@ -90,7 +90,7 @@ def test_a_sample_is_the_same_in_any_company_and_differs_between_epochs():
 
 def test_batches_do_not_depend_on_the_number_of_workers():
     data = HeatmapDataModule(
-        Synthetic(1, 1, 1, pictures=8, seconds=0.2, actions=("walk",)),
+        Synthetic(1, 1, 1, images=8, seconds=0.2, actions=("walk",)),
         input_size=(64, 64),
         augmentation=EVERYTHING,
         batch_size=3,
@@ -104,7 +104,7 @@ def test_batches_do_not_depend_on_the_number_of_workers():
 
 def test_evaluation_shows_plain_crops_in_order():
     data = HeatmapDataModule(
-        Synthetic(1, 1, 1, pictures=120, seconds=0.2, actions=("walk",)),
+        Synthetic(1, 1, 1, images=120, seconds=0.2, actions=("walk",)),
         input_size=(64, 96),
         evaluation_batch=3,
     )
@@ -127,7 +127,7 @@ def test_joints_that_a_source_lacks_have_no_weight():
     assert batch["weight"].sum() == 2 * 13
 
 
-def test_unlabelled_joints_and_those_outside_the_picture_have_no_weight():
+def test_unlabelled_joints_and_those_outside_the_image_have_no_weight():
     samples, _ = dotted(3)
     samples.labelled[0, 5] = False
     samples.joints2d[1, 6] = np.nan
@@ -162,7 +162,7 @@ def test_an_empty_split_is_refused():
         np.zeros((0, 16), bool),
         np.zeros((0, 4), np.float32),
     )
-    with pytest.raises(DataError, match="no picture"):
+    with pytest.raises(DataError, match="no image"):
         Crops(samples, MPII16, (64, 64))
 
 

@@ -24,7 +24,7 @@ def narrow(joints: int = 17) -> HRNet:
 
 
 def people(**changes) -> HeatmapDataModule:
-    source = Synthetic(1, 1, 1, pictures=120, seconds=0.5, actions=("walk", "wave"))
+    source = Synthetic(1, 1, 1, images=120, seconds=0.5, actions=("walk", "wave"))
     return HeatmapDataModule(source, input_size=SMALL, **changes)
 
 
@@ -83,14 +83,14 @@ def test_detection_finds_joints_in_pixels_of_the_crop(decode, cells, flip_test, 
     assert score.min() > 0.8
 
 
-def test_in_picture_undoes_the_crop_matrix():
+def test_in_image_undoes_the_crop_matrix():
     matrix = torch.tensor([[[0.5, 0.1, 3.0], [-0.1, 0.5, 7.0]]], dtype=torch.float64)
     there = torch.tensor([[[10.0, 20.0], [0.0, -4.0]]], dtype=torch.float64)
     crop = there @ matrix[0, :, :2].T + matrix[0, :, 2]
     torch.testing.assert_close(to_image_pixels(crop, matrix), there)
 
 
-def test_pictures_are_normalised_as_imagenet_was():
+def test_images_are_normalised_as_imagenet_was():
     net = torch.nn.Identity()
     module = HeatmapModule(net, input_size=SMALL)
     seen = module(torch.tensor([255, 0, 128], dtype=torch.uint8).expand(1, 4, 4, 3))
@@ -155,7 +155,7 @@ def test_a_short_training_logs_losses_and_pck_and_keeps_examples(tmp_path):
 
 
 @pytest.mark.usefixtures("quiet")
-def test_pck_counts_in_the_whole_picture_and_predictions_come_in_its_pixels(tmp_path):
+def test_pck_counts_in_the_whole_image_and_predictions_come_in_its_pixels(tmp_path):
     module, data = HeatmapModule(narrow(), input_size=SMALL), people(evaluation_batch=3)
     run = trainer(tmp_path)
     (results,) = run.test(module, data, verbose=False)

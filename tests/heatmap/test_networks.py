@@ -97,7 +97,7 @@ def test_hrnet_has_1754_tensors_and_the_simple_baseline_338():
         assert len(SimpleBaseline().state_dict()) == 338
 
 
-def test_heatmaps_have_a_quarter_of_the_pictures_sides():
+def test_heatmaps_have_a_quarter_of_the_images_sides():
     net = HRNet(joints=5, **NARROW)
     assert net(torch.zeros(2, 3, 64, 96)).shape == (2, 5, 16, 24)
 

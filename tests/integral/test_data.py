@@ -17,17 +17,17 @@ SMALL = (64, 64)
 PHOTOS = Path(os.environ.get("HEATLIFT_SHARED", "../shared")) / "data" / "photos"
 
 
-def people(pictures=40):
-    return Synthetic(1, 1, 1, actions=("walk", "wave"), seconds=0.5, pictures=pictures)
+def people(images=40):
+    return Synthetic(1, 1, 1, actions=("walk", "wave"), seconds=0.5, images=images)
 
 
 class Flat:
-    """People whose joints are known in pictures alone, not in space."""
+    """People whose joints are known in images alone, not in space."""
 
     skeleton = H36M17
 
-    def __init__(self, pictures):
-        self.source = people(pictures)
+    def __init__(self, images):
+        self.source = people(images)
 
     def describe(self):
         return "flat people"
@@ -88,7 +88,7 @@ def test_depth_is_behind_the_root_and_changes_sides_with_a_mirrored_crop():
     np.testing.assert_array_equal(flipped["depth"], plain["depth"][:, list(H36M18.swap)])
 
 
-def test_the_point_between_the_shoulders_is_made_up_in_pictures_and_in_space():
+def test_the_point_between_the_shoulders_is_made_up_in_images_and_in_space():
     samples = people().samples("train")
     batch = CropsWithDepth(samples, H36M18, SMALL)[(0, np.arange(8))]
     shoulders = [H36M17.index("left_shoulder"), H36M17.index("right_shoulder")]

@@ -26,13 +26,13 @@ SMALL = (64, 96)
 COLUMNS, ROWS, BINS = 16, 24, 10
 
 
-def people(pictures=240):
-    return Synthetic(1, 1, 1, actions=("walk", "wave"), seconds=0.5, pictures=pictures)
+def people(images=240):
+    return Synthetic(1, 1, 1, actions=("walk", "wave"), seconds=0.5, images=images)
 
 
-def batch_of(count, pictures=240):
-    """Crops of people who are whole in the picture, as tensors."""
-    crops = CropsWithDepth(people(pictures).samples("train"), H36M18, SMALL)
+def batch_of(count, images=240):
+    """Crops of people who are whole in the image, as tensors."""
+    crops = CropsWithDepth(people(images).samples("train"), H36M18, SMALL)
     whole = np.flatnonzero(crops.labelled.all(1))[:count]
     return {name: torch.from_numpy(a) for name, a in crops[(0, whole)].items()}
 
@@ -111,7 +111,7 @@ def test_the_right_volumes_lead_back_to_the_true_joints_in_space(flip_test):
     batch = batch_of(4)
     module, images = knowing(batch, flip_test=flip_test)
     predicted = module.predict_step(batch | {"image": images}, 0)
-    # The middle of two joints in a picture is only about the picture of their middle in space.
+    # The middle of two joints in an image is only about the image of their middle in space.
     found, true = predicted["joints3d"][:, :17], batch["joints3d"][:, :17]
     torch.testing.assert_close(found, true, atol=2e-4, rtol=0)
     torch.testing.assert_close(predicted["depth"], batch["depth"], atol=1e-4, rtol=0)
@@ -241,7 +241,7 @@ def quiet():
 
 
 @pytest.mark.usefixtures("quiet")
-def test_a_short_training_logs_errors_in_space_and_shares_in_pictures(tmp_path):
+def test_a_short_training_logs_errors_in_space_and_shares_in_images(tmp_path):
     net = Narrow()
     net.attention = PositionAttention(8)
     net.relations = lambda images: torch.full((len(images), 6, 6), 1 / 6)
@@ -258,7 +258,7 @@ def test_a_short_training_logs_errors_in_space_and_shares_in_pictures(tmp_path):
     assert logged["val/pck_0.05"] <= logged["val/pck_0.2"]
     assert set(module.report) > {"pck@0.1", "pck@0.1/mid_shoulder"}
     assert module.examples[0]["heatmaps"].shape == (18, ROWS, COLUMNS)
-    assert len(list((tmp_path / "pictures").glob("val-relations-*.png"))) == 1
+    assert len(list((tmp_path / "images").glob("val-relations-*.png"))) == 1
 
 
 @pytest.mark.usefixtures("quiet")

@@ -32,7 +32,7 @@ def test_attention_block_alone(channels, parameters):
         assert count(PositionAttention(channels)) == parameters
 
 
-def test_volumes_have_a_quarter_of_the_pictures_size():
+def test_volumes_have_a_quarter_of_the_images_size():
     with torch.device("meta"):
         maps = SAN(50, 18, 72)(torch.zeros(2, 3, 384, 288))
     assert maps.shape == (2, 18, 72, 96, 72)
@@ -59,7 +59,7 @@ def test_attention_starts_as_the_identity_and_learns():
     assert block.delta.grad.abs() > 0
 
 
-def test_pictures_of_a_batch_do_not_see_each_other():
+def test_images_of_a_batch_do_not_see_each_other():
     torch.manual_seed(0)
     block, x = PositionAttention(16), torch.randn(3, 16, 3, 4)
     torch.nn.init.ones_(block.delta)

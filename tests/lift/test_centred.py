@@ -76,7 +76,7 @@ def test_nothing_visible_gives_finite_joints():
     assert torch.isfinite(lifted).all()
 
 
-def test_a_mirrored_picture_gives_the_mirrored_rays():
+def test_a_mirrored_image_gives_the_mirrored_rays():
     joints2d, net = people(1, 2), Rays(2)
     swap = list(net.skeleton.swap)
     lifted = Centred(net)(flip_joints(joints2d, swap))

@@ -202,7 +202,7 @@ def test_weights_of_another_network_are_refused_and_change_nothing(trainer, tmp_
 
 
 @pytest.fixture
-def no_pictures(monkeypatch):
+def no_images(monkeypatch):
     """Drawing takes most of the time of a short test."""
     monkeypatch.setattr("pipeline.dashboard.panels.lift_panels", lambda *_, **__: None)
 
@@ -215,7 +215,7 @@ def numbers_of(trainer, module, data_class, **changes):
     return made.test(module, data_class(source()), verbose=False, **changes)[0]
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("no_images")
 @pytest.mark.parametrize(("module_class", "data_class"), STAGES)
 def test_pretrained_weights_that_are_tested_give_the_numbers_of_their_checkpoint(
     trainer, tmp_path, module_class, data_class
@@ -230,7 +230,7 @@ def test_pretrained_weights_that_are_tested_give_the_numbers_of_their_checkpoint
     )
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("no_images")
 def test_an_imported_file_is_tested_without_a_mean_pose(trainer, tmp_path):
     theirs = net()
     torch.nn.init.constant_(theirs.head[1].bias, 0.25)
@@ -247,7 +247,7 @@ def test_an_imported_file_is_tested_without_a_mean_pose(trainer, tmp_path):
     assert "test/of_mean_pose" not in numbers["ours"]
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("no_images")
 @pytest.mark.parametrize(("module_class", "data_class"), STAGES)
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_test_after_a_fit_keeps_the_trained_weights(

@@ -69,7 +69,7 @@ def test_without_noise_2d_is_the_projection_of_the_3d_joints():
         assert root[2] > 2.0
 
 
-def test_no_joint_leaves_the_picture_or_comes_behind_the_camera():
+def test_no_joint_leaves_the_image_or_comes_behind_the_camera():
     found = projections(step=1)
     exact2d = found[1, np.arange(len(found))]["exact2d"]
     assert exact2d.isfinite().all()

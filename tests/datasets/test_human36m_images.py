@@ -1,4 +1,4 @@
-"""Human3.6M's pictures in mmpose's and PoseNet's layout."""
+"""Human3.6M's images in mmpose's and PoseNet's layout."""
 
 import json
 import pickle
@@ -9,7 +9,7 @@ import pytest
 from malformed import changed_objects, check_json_reader, check_lines, refusal
 
 from pipeline.camera import human36m_cameras, project, world_to_camera
-from pipeline.datasets.human36m_images import Human36MPictures
+from pipeline.datasets.human36m_images import Human36MImages
 from pipeline.datasets.mmpose import read_annotations, read_cameras
 from pipeline.errors import DataError
 from pipeline.files.archive import Npz
@@ -32,8 +32,8 @@ def test_mmposes_cameras_are_those_that_come_with_heatlift(tmp_path):
     assert theirs.size == ours.size == (1000, 1002)
 
 
-def test_mmposes_rows_become_videos_with_pictures(tmp_path):
-    source = Human36MPictures(str(fabricate.human36m_mmpose(tmp_path)))
+def test_mmposes_rows_become_videos_with_images(tmp_path):
+    source = Human36MImages(str(fabricate.human36m_mmpose(tmp_path)))
     found = {s.name: s for s in source.sequences("train")}
     assert len(found) == 4
     sequence = found["S5/Directions 1/60457274"]
@@ -41,11 +41,11 @@ def test_mmposes_rows_become_videos_with_pictures(tmp_path):
     np.testing.assert_allclose(sequence.joints3d, fabricate.motion(6, 1), atol=1e-5)
     seen = project(world_to_camera(sequence.joints3d, sequence.camera), sequence.camera)
     np.testing.assert_allclose(seen, sequence.joints2d, atol=0.01)
-    assert sequence.pictures.size(5) == sequence.camera.size
+    assert sequence.images.size(5) == sequence.camera.size
 
 
 def test_mmposes_samples_are_every_nth_frame_in_the_camera_frame(tmp_path):
-    source = Human36MPictures(str(fabricate.human36m_mmpose(tmp_path)), train_every=4, test_every=6)
+    source = Human36MImages(str(fabricate.human36m_mmpose(tmp_path)), train_every=4, test_every=6)
     samples = source.samples("train")
     assert [name[-10:-4] for name in samples.ids] == ["000001", "000005"] * 4
     slope = samples.joints3d[..., :2] / samples.joints3d[..., 2:]
@@ -64,7 +64,7 @@ def test_mmposes_rows_without_a_known_camera_are_refused(tmp_path):
     content["imgname"] = np.array([name.replace("S9", "S4") for name in content["imgname"]])
     np.savez(path, **content)
     with pytest.raises(DataError, match="S4_Directions"):
-        Human36MPictures(str(root)).sequences("test")
+        Human36MImages(str(root)).sequences("test")
 
 
 @pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
@@ -90,7 +90,7 @@ def test_malformed_cameras_give_one_line(tmp_path, count):
 
 @pytest.mark.parametrize("shifted", [False, True])
 def test_posenets_cameras_are_understood_in_both_conventions(tmp_path, shifted):
-    source = Human36MPictures(str(fabricate.human36m_posenet(tmp_path, shifted=shifted)))
+    source = Human36MImages(str(fabricate.human36m_posenet(tmp_path, shifted=shifted)))
     samples = source.samples("train")
     assert len(samples) == 5 * 4 * 3  # subjects, cameras, frames 0, 5, 10
     camera = human36m_cameras()["S1"][0]
@@ -109,7 +109,7 @@ def test_posenets_boxes_are_taken_as_they_are_and_a_crop_shows_a_quarter_more(tm
     mine = [x - 7.25, y - 30.0, w + 60.0, h + 41.5]  # left, top, width, height; of frame 5
     document["annotations"][5]["bbox"] = mine
     path.write_text(json.dumps(document))
-    samples = Human36MPictures(str(root), protocol=2, test_every=5).samples("test")
+    samples = Human36MImages(str(root), protocol=2, test_every=5).samples("test")
     np.testing.assert_allclose(samples.boxes[1], mine, rtol=1e-6)
     np.testing.assert_allclose(samples.boxes[0], document["annotations"][0]["bbox"], rtol=1e-6)
     assert h + 41.5 > w + 60.0  # upright: 256 pixels of the crop show 1.25 heights
@@ -120,7 +120,7 @@ def test_posenets_boxes_are_taken_as_they_are_and_a_crop_shows_a_quarter_more(tm
 
 
 def test_posenets_protocol_2_tests_on_s11(tmp_path):
-    source = Human36MPictures(str(fabricate.human36m_posenet(tmp_path)), protocol=2)
+    source = Human36MImages(str(fabricate.human36m_posenet(tmp_path)), protocol=2)
     assert len(source.samples("test")) == 4
     assert source.samples("test").ids[0].startswith("s_11")
 
@@ -133,7 +133,7 @@ def test_posenets_cameras_that_miss_the_box_are_refused(tmp_path):
     cameras["2"]["t"][0] += 5000
     path.write_text(json.dumps(cameras))
     with pytest.raises(DataError, match=r"subject9_camera\.json: the pelvis lies"):
-        Human36MPictures(str(root)).samples("test")
+        Human36MImages(str(root)).samples("test")
 
 
 @pytest.mark.parametrize("part", ["data", "camera", "joint_3d"])
@@ -144,7 +144,7 @@ def test_malformed_posenet_files_give_one_line(tmp_path, part, count):
     document = json.loads(path.read_text())
     if part == "data":
         document = {name: rows[::10] for name, rows in document.items()}
-    source = Human36MPictures(str(root), protocol=2, test_every=1)
+    source = Human36MImages(str(root), protocol=2, test_every=1)
     check_json_reader(
         document, path, lambda _: source.samples("test"), count=count, says="subject11"
     )
