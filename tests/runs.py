@@ -106,3 +106,12 @@ def same(one, other) -> bool:
 
 def differing(one: dict, other: dict) -> list[str]:
     return [key for key in one if not same(one[key], other[key])]
+
+
+DEATHS = {
+    "kill": (6, "process {} died by signal 9, SIGKILL (out of memory?); the others were stopped"),
+    "crash": (6, "process {} died by signal 11, SIGSEGV; the others were stopped"),
+    "exit": (9, "process {}: ended with exit code 9"),
+    "raise": (1, "process {}: RuntimeError: thrown by a test"),
+}
+"""Way to die -> exit code of the run, and its line."""

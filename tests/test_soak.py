@@ -9,9 +9,8 @@ import signal
 import time
 
 import pytest
-from runs import TINY, TWO, WORDS, differing, outcome
+from runs import DEATHS, TINY, TWO, WORDS, differing, outcome
 from soak import SEED
-from test_ranks import DEATHS
 
 from pipeline.errors import DataError
 from pipeline.files import torch_files

@@ -12,10 +12,10 @@ import fabricate
 import numpy as np
 import pytest
 import scipy.io
+from gadgets import gadgets, npy, poses, save_objects, zipped
 from malformed import _versions, damaged
 from soak import SEED
 from stick_figures import _DAMAGE
-from test_archive import gadgets, npy, poses, save_objects, zipped
 
 from pipeline.datasets.coco import read_people
 from pipeline.datasets.photos import Photographs

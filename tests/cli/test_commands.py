@@ -173,7 +173,7 @@ def test_make_passes_on_values_as_they_were_given(target):
     given |= {"CONFIG": "g&h i.yaml", "PRETRAINED": "newest"}
     words = [f"{name}={value.replace('$', '$$')}" for name, value in given.items()]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     planned = subprocess.run(
         ["make", "-n", target, *words],
         cwd=root,

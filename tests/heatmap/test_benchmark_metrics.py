@@ -1,16 +1,13 @@
 """COCO's and MPII's numbers of a 2D stage: whose they are, by hand, and over two processes."""
 
 import json
-import sys
 from pathlib import Path
 
+import fabricate
 import numpy as np
 import pytest
 import scipy.io  # noqa: F401  (imported before warnings become errors)
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
-import fabricate
 
 from pipeline.datasets.coco import Coco
 from pipeline.datasets.mixed import Mixed

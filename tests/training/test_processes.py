@@ -7,7 +7,7 @@ import shutil
 import time
 
 import pytest
-from runs import TINY, TWO, WORDS
+from runs import DEATHS, TINY, TWO, WORDS
 
 from pipeline.training import processes
 from pipeline.training.metrics_file import read_metrics
@@ -21,14 +21,6 @@ def ended(child, seconds):
     assert time.monotonic() - begun < seconds
     assert child.orphans() == []
     return code, child.stderr.splitlines()[-1]
-
-
-DEATHS = {
-    "kill": (6, "process {} died by signal 9, SIGKILL (out of memory?); the others were stopped"),
-    "crash": (6, "process {} died by signal 11, SIGSEGV; the others were stopped"),
-    "exit": (9, "process {}: ended with exit code 9"),
-    "raise": (1, "process {}: RuntimeError: thrown by a test"),
-}
 
 
 @pytest.mark.parametrize(

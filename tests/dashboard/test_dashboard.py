@@ -31,7 +31,7 @@ from pipeline.training.transfer import WeightsReport
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
-DOCS = Path(__file__).parent.parent / "docs" / "dashboards.md"
+DOCS = Path(__file__).parents[2] / "docs" / "dashboards.md"
 WALK = np.random.default_rng(0).normal(0, 0.3, (12, 17, 3)).astype(np.float32)
 
 

@@ -35,7 +35,7 @@ from pipeline.weights.importing import import_weights
 from pipeline.weights.matching import load_published
 from pipeline.weights.published_files import read_published
 
-SHARED = Path(os.environ.get("HEATLIFT_SHARED", Path(__file__).parents[2] / "shared"))
+SHARED = Path(os.environ.get("HEATLIFT_SHARED", Path(__file__).parents[3] / "shared"))
 GOLDEN = sorted((SHARED / "golden").glob("*.npz"))
 BUILD = {
     "hrnet": lambda c: HRNet(c["width"], c["joints"]),
