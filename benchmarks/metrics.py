@@ -1,7 +1,7 @@
-"""P-MPJPE against a batched NumPy decomposition, MPJVE against NumPy's differences, side by side.
+"""P-MPJPE against a batched NumPy decomposition, and MPJVE against NumPy's differences.
 
-Run as `python benchmarks/metrics.py [frames] [rounds]`. One thread; the two take turns, so that
-what slows the machine slows both; medians of processor time.
+Run as `python benchmarks/metrics.py [frames] [rounds]`. One thread; both
+alternate, so that other load on the machine slows both; medians of CPU time.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""How long motion capture takes to read, convert and open again, against the yardstick of 60 s.
+"""Time to read motion capture, convert it and open it again, against a limit of 60 s.
 
     .venv/bin/python benchmarks/mocap.py [folder with the CMU recordings]
 
-Without a folder it takes $ROOT, $HEATLIFT_DATA/mocap or ../shared/data/cmu_mocap, whichever exists.
-Yardstick: 142 files, 190 MB of text, in at most 60 s on two cores, once; then from the cache, which
-is a temporary folder, so that every run is a first one. One process, one core.
+Without a folder it uses the first that exists of $ROOT, $HEATLIFT_DATA/mocap and
+../shared/data/cmu_mocap. Limit: 142 files, 190 MB of text, in at most 60 s on two cores, once; after
+that they come from the cache. The cache is a temporary folder, so that every run starts without it.
+One process, one core.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pipeline.mocap.videopose3d_export import export_videopose3d
 from pipeline.sources import Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-BESIDE = Path(__file__).parents[2] / "shared" / "data" / "cmu_mocap"
+FALLBACK_ROOT = Path(__file__).parents[2] / "shared" / "data" / "cmu_mocap"
 
 
 def main() -> None:
@@ -57,15 +58,15 @@ def main() -> None:
 
 
 def default_root() -> Path:
-    """Of the folders in which recordings may lie, the first that exists."""
+    """The first existing folder of those in which recordings may be."""
     data = os.environ.get("HEATLIFT_DATA")
     places = [os.environ.get("ROOT"), data and f"{data}/mocap"]
-    return next((Path(place) for place in places if place and Path(place).is_dir()), BESIDE)
+    return next((Path(place) for place in places if place and Path(place).is_dir()), FALLBACK_ROOT)
 
 
 @contextmanager
 def measured(what: str) -> Iterator[None]:
-    """Print how long the block took, and the most memory held so far."""
+    """Print the time of the block, and the peak memory of the process so far."""
     wall, cpu = time.perf_counter(), time.process_time()
     yield
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

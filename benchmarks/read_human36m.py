@@ -1,8 +1,8 @@
-"""First and second reading of 500,000 frames of Human3.6M by four cameras: time, memory.
+"""Time and memory of reading 500,000 frames of Human3.6M by four cameras, twice.
 
-That is about the whole set: 2 million frames of video with their detections. Run:
-`python benchmarks/read_human36m.py [frames]`. Writes to a temporary folder, needs about 2 GB there.
-Ends with 1 if a reading takes more than 2 GB of memory.
+This is about the size of the whole set: 2 million frames of video with their detections. Run:
+`python benchmarks/read_human36m.py [frames]`. Writes about 2 GB to a temporary folder. Exits with 1
+if a reading needs more than 2 GB of memory.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 LIMIT = 2.0
-"""Gigabytes that a reading may take, with all imports."""
+"""Largest accepted memory of a reading with all imports, GB."""
 
 ROOT = Path(__file__).parents[1]
 
 
 def fabricate(folder: Path, frames: int) -> None:
-    """Write archives of the true layout with that many frames in 210 recordings."""
+    """Write archives in the published layout with that many frames in 210 recordings."""
     sys.path.insert(0, str(ROOT / "tests" / "datasets"))
     import fabricate as tiny
 
@@ -40,12 +40,12 @@ def fabricate(folder: Path, frames: int) -> None:
                  for s in subjects}  # fmt: skip
     pixels = {s: {a: [rng.uniform(0, 1000, (length + 2, 17, 2)).astype("f4") for _ in range(4)]
                   for a in actions} for s in subjects}  # fmt: skip
-    about = {"num_joints": 17, "keypoints_symmetry": [[4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]]}
+    metadata = {"num_joints": 17, "keypoints_symmetry": [[4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]]}
     np.savez_compressed(folder / "data_3d_h36m.npz", positions_3d=tiny.boxed(positions))
     np.savez_compressed(
         folder / "data_2d_h36m_cpn_ft_h36m_dbb.npz",
         positions_2d=tiny.boxed(pixels),
-        metadata=tiny.boxed(about),
+        metadata=tiny.boxed(metadata),
     )
 
 
@@ -73,7 +73,7 @@ def read(folder: Path) -> None:
     seconds, used = time.perf_counter() - start, time.process_time() - used
     frames = sum(map(len, sequences))
     print(
-        f"{frames:,} frames of video: {seconds:.1f} s, {used:.1f} s of processor, "
+        f"{frames:,} frames of video: {seconds:.1f} s, {used:.1f} s of CPU, "
         f"peak {peak():.2f} GB (imports {before:.2f})",
         flush=True,
     )
@@ -97,7 +97,7 @@ def main() -> None:
             print(f"{turn}: {line}", flush=True)
             found.append(json.loads(facts))
         first, second = found
-        print(f"the second takes {first['used'] / second['used']:.1f} times less of the processor")
+        print(f"the second reading takes {first['used'] / second['used']:.1f} times less CPU time")
         if max(first["peak"], second["peak"]) > LIMIT:
             sys.exit(f"more than {LIMIT} GB")
 

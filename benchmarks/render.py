@@ -1,4 +1,4 @@
-"""Drawn crops per second on one thread; the yardstick is 1,150 crops of 128 x 128 on two cores."""
+"""Rendered crops per second on one thread; the goal is 1,150 crops of 128 x 128 on two cores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.mocap.synthetic import Synthetic
 from pipeline.sources import Samples
 
 
-def around(box: np.ndarray, size: int) -> np.ndarray:
+def crop_around(box: np.ndarray, size: int) -> np.ndarray:
     """Crop matrix of a square a quarter wider than a person's box."""
     scale = size / (1.25 * float(box[2:].max()))
     centre = box[:2] + box[2:] / 2
@@ -20,8 +20,8 @@ def around(box: np.ndarray, size: int) -> np.ndarray:
 
 
 def measure(samples: Samples, size: int, count: int = 300) -> tuple[float, float]:
-    """Milliseconds of processor time and of wall time per crop."""
-    matrices = [around(samples.boxes[i], size) for i in range(count)]
+    """Milliseconds of CPU time and of wall time per crop."""
+    matrices = [crop_around(samples.boxes[i], size) for i in range(count)]
     wall, cpu = time.perf_counter(), time.process_time()
     for i, matrix in enumerate(matrices):
         samples.images.crop(i, matrix, (size, size))

@@ -1,4 +1,4 @@
-"""Draws docs/chain.png: a clip of a held-out person through every door of a finished demo.
+"""Draws docs/chain.png: a clip of a test person through all stages of a finished demo.
 
 .venv/bin/python docs/chain.py [--runs runs] [--image docs/chain.png]
 """
@@ -34,7 +34,7 @@ from pipeline.training import checkpoints
 from pipeline.training.run_folder import newest_finished_run, read_state
 
 SIDE = 250
-"""Of an image on the sheet, pixels."""
+"""Width and height of an image on the sheet, pixels."""
 
 
 def main() -> None:
@@ -60,46 +60,46 @@ def main() -> None:
 
 
 def chain(detector: Path, lifter: Path) -> tuple[Any, Any, list[Sequence]]:
-    """The networks of these checkpoints, and the people held out from them."""
+    """The modules of two checkpoints, and the test sequences of the lifter's source."""
     state = read_state(lifter.parents[1])
-    made = state["settings"]["data"]["source"]["init_args"]
+    source_arguments = state["settings"]["data"]["source"]["init_args"]
     return (
         checkpoints.load_module(detector, stages=("heatmap",)),
         checkpoints.load_module(lifter, stages=("lift",)),
-        Synthetic(**made).sequences("test"),
+        Synthetic(**source_arguments).sequences("test"),
     )
 
 
 @torch.no_grad()
 def sheet(sequence: Sequence, detector: Any, lifter: Any, frames: list[int]) -> NDArray[np.uint8]:
-    """One row per frame: image, heatmaps, joints, lifted from the front and from the side."""
+    """One row per frame: image, heatmaps, joints, and 3D from the front and from the side."""
     skeleton = detector.skeleton
     size = detector.input_size
-    small = crop_matrix(person_boxes(sequence), size, padding=detector.padding)
-    large = crop_matrix(person_boxes(sequence), (SIDE, SIDE), padding=detector.padding)
-    crops = [sequence.images.crop(t, small[t], size) for t in range(len(sequence))]
+    input_crops = crop_matrix(person_boxes(sequence), size, padding=detector.padding)
+    shown_crops = crop_matrix(person_boxes(sequence), (SIDE, SIDE), padding=detector.padding)
+    crops = [sequence.images.crop(t, input_crops[t], size) for t in range(len(sequence))]
     images = torch.from_numpy(np.stack(crops))
-    found, score = (
+    crop_joints2d, score = (
         torch.cat(part) for part in zip(*map(detector.detect, images.split(32)), strict=True)
     )
-    joints2d = to_image_pixels(found, torch.from_numpy(small)).numpy()
+    joints2d = to_image_pixels(crop_joints2d, torch.from_numpy(input_crops)).numpy()
     heatmaps = detector(images[frames]).numpy()
-    given = prepare_sequence(sequence, lifter.net.skeleton, joints2d, score.numpy())
-    lifted = lifter.lift(torch.from_numpy(given.joints2d), torch.from_numpy(given.visible)).numpy()
-    reach = view_radius(lifted[frames], given.joints3d[frames])
-    flat = normalise(joints2d, sequence.camera.size)
-    bounds = bounding_square(flat[frames])
+    prepared = prepare_sequence(sequence, lifter.net.skeleton, joints2d, score.numpy())
+    lifted = lifter.lift(torch.from_numpy(prepared.joints2d), torch.from_numpy(prepared.visible)).numpy()
+    radius = view_radius(lifted[frames], prepared.joints3d[frames])
+    normalised = normalise(joints2d, sequence.camera.size)
+    bounds = bounding_square(normalised[frames])
     tiles = []
     for heat, t in zip(heatmaps, frames, strict=True):
-        image = sequence.images.crop(t, large[t], (SIDE, SIDE))
-        at = apply_affine(large[t], joints2d[t])
-        views = draw_views3d(lifted[t], given.joints3d[t], skeleton, reach=reach, size=SIDE)
-        views = views[-SIDE - GAP : -GAP, GAP:]  # without its captions
+        image = sequence.images.crop(t, shown_crops[t], (SIDE, SIDE))
+        shown_joints2d = apply_affine(shown_crops[t], joints2d[t])
+        views = draw_views3d(lifted[t], prepared.joints3d[t], skeleton, reach=radius, size=SIDE)
+        views = views[-SIDE - GAP : -GAP, GAP:]  # without the captions
         tiles += [
             image,
             draw_heatmaps(image, heat, skeleton, peak=1.3 * heat.max()),
-            draw_joints2d(image, at, skeleton, score[t].numpy()),
-            draw_joints2d_alone(flat[t], skeleton, bounds=bounds, size=SIDE),
+            draw_joints2d(image, shown_joints2d, skeleton, score[t].numpy()),
+            draw_joints2d_alone(normalised[t], skeleton, bounds=bounds, size=SIDE),
             *(view[:, :SIDE] for view in np.split(views, 2, axis=1)),
         ]
     captions = ["image", "heatmaps", "joints", "2D clip"]

@@ -1,8 +1,9 @@
-"""Draws docs/mocap.png: one recording from its four cameras, exact and noisy 2D over the render.
+"""Draws docs/mocap.png: a recording from its four cameras, with exact and noisy 2D joints.
 
     .venv/bin/python docs/mocap.py [folder with the CMU recordings] [--image docs/mocap.png]
 
-Without a folder it takes $ROOT, $HEATLIFT_DATA/mocap or ../shared/data/cmu_mocap, whichever exists.
+Without a folder it uses the first that exists of $ROOT, $HEATLIFT_DATA/mocap and
+../shared/data/cmu_mocap.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from pipeline.skeleton import H36M17
 from pipeline.sources import Sequence
 
 EXACT = (0, 150, 80)
-BESIDE = Path(__file__).parents[2] / "shared" / "data" / "cmu_mocap"
+FALLBACK_ROOT = Path(__file__).parents[2] / "shared" / "data" / "cmu_mocap"
 SIDE = 270
-"""Of a crop on the sheet, pixels."""
+"""Width and height of a crop on the sheet, pixels."""
 
 
 def main() -> None:
@@ -46,10 +47,10 @@ def main() -> None:
         if sequence.name.split(".")[0] == arguments.recording
     ]
     tiles, captions = [], []
-    views = [sequences(sequence) for sequence in sequences]
+    joints2d = [exact_and_noisy_joints2d(sequence) for sequence in sequences]
     for frame in arguments.frames:
-        for k, (sequence, (exact, noisy)) in enumerate(zip(sequences, views, strict=True)):
-            tiles.append(tile(sequence, frame, exact[frame], noisy[frame]))
+        for k, (sequence, (exact, noisy)) in enumerate(zip(sequences, joints2d, strict=True)):
+            tiles.append(draw_tile(sequence, frame, exact[frame], noisy[frame]))
             captions.append(f"camera {k}, {frame / sequence.fps:.2f} s")
     title = f"{sequences[0].action} {arguments.recording}: exact 2D green, "
     title += "noisy 2D in colour (body's left orange, right blue)"
@@ -58,20 +59,20 @@ def main() -> None:
 
 
 def default_root() -> Path:
-    """Of the folders in which recordings may lie, the first that exists."""
+    """The first existing folder of those in which recordings may be."""
     data = os.environ.get("HEATLIFT_DATA")
     places = [os.environ.get("ROOT"), data and f"{data}/mocap"]
-    return next((Path(place) for place in places if place and Path(place).is_dir()), BESIDE)
+    return next((Path(place) for place in places if place and Path(place).is_dir()), FALLBACK_ROOT)
 
 
-def sequences(sequence: Sequence) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Exact and noisy pixels of a sequence, (T, 17, 2) each."""
+def exact_and_noisy_joints2d(sequence: Sequence) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Exact and noisy joints of a sequence, pixels, (T, 17, 2) each."""
     joints3d = np.asarray(sequence.joints3d, np.float64)
     exact = project(world_to_camera(joints3d, sequence.camera), sequence.camera)
     return exact, detection_noise(exact, sequence.fps, 0, sequence.name)[0]
 
 
-def tile(
+def draw_tile(
     sequence: Sequence,
     frame: int,
     exact: NDArray[np.float64],
@@ -82,7 +83,7 @@ def tile(
     scale = SIDE / (1.25 * (exact.max(axis=0) - exact.min(axis=0)).max())
     matrix = np.c_[scale * np.eye(2), SIDE / 2 - scale * middle]
     if sequence.images is None:
-        raise AssertionError("asked for with images")
+        raise AssertionError("the source was created with images")
     image = sequence.images.crop(frame, matrix, (SIDE, SIDE))
     placed = [joints @ matrix[:, :2].T + matrix[:, 2] for joints in (exact, noisy)]
     image = draw_joints2d(image, placed[0], H36M17, colour=EXACT, thickness=4)

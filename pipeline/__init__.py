@@ -18,11 +18,11 @@ from typing import Any
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package whose public names are imported when first used.
+    """Make the `__getattr__` of a package whose public names are imported when first used.
 
     Args:
         package: `__name__` of the package.
-        modules: Public name -> module of the package that defines it.
+        modules: Public name -> module of the package that defines the name.
     """
 
     def load(name: str) -> Any:

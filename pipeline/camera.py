@@ -1,4 +1,4 @@
-"""World to camera to pixel to normalised and back; lens distortion; random cameras."""
+"""Cameras: world to camera to pixels to normalised 2D and back, lens distortion, random cameras."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     import torch
 
 Array = TypeVar("Array", NDArray[np.floating], "torch.Tensor")
-"""What comes in is what goes out: NumPy arrays as float64, tensors in their own type and
-device, those of whole numbers as float32."""
+"""NumPy array or tensor; a function returns the kind that it gets. Arrays become float64; tensors
+keep type and device, and integer tensors become float32."""
 
 
 @dataclass(frozen=True, eq=False)
 class Camera:
-    """A pinhole camera with lens distortion, standing in the world.
+    """A pinhole camera with lens distortion and a pose in the world.
 
     Convention:
         World: metres, z up. Camera: x right, y down, z forward. A world point X is at `rotation @
@@ -38,7 +38,7 @@ class Camera:
         principal: Principal point cx, cy in pixels, (2,).
         size: Width and height of the image in pixels.
         distortion: k1, k2, p1, p2, k3 in OpenCV's order, (5,).
-        lens: Which distortion formula: OpenCV's, or the one Human3.6M's files are made with.
+        lens: Distortion formula: OpenCV's or Human3.6M's.
     """
 
     rotation: NDArray[np.float64]
@@ -50,49 +50,49 @@ class Camera:
     lens: Literal["opencv", "human36m"] = "opencv"
 
 
-def _like(points: Array, numbers: ArrayLike) -> Array:
-    """Numbers as an array or tensor that computes with `points`."""
+def _as_type_of(points: Array, numbers: ArrayLike) -> Array:
+    """Numbers as an array or tensor of the type and device of `points`."""
     if isinstance(points, np.ndarray):
         return np.asarray(numbers, points.dtype)
     return points.new_tensor(np.asarray(numbers))
 
 
-def _exact(points: Array) -> Array:
-    """Arrays as float64; tensors as they are, whole numbers as float32."""
+def _to_float(points: Array) -> Array:
+    """Convert arrays to float64 and integer tensors to float32."""
     if isinstance(points, np.ndarray):
         return points.astype(np.float64)
     return points if points.is_floating_point() else points.float()
 
 
-def _positive(depth: Array) -> Array:
-    """Depths, with NaN for those that are not above zero."""
+def _positive_or_nan(depth: Array) -> Array:
+    """Depths, with NaN where they are not above zero."""
     if isinstance(depth, np.ndarray):
         return np.where(depth > 0, depth, np.nan)
     return depth.where(depth > 0, float("nan"))
 
 
 def world_to_camera(points: Array, camera: Camera) -> Array:
-    """Move points from the world into the camera frame.
+    """Transform points from the world to the camera frame.
 
     Args:
         points: World, metres, (..., 3).
-        camera: Where it stands.
+        camera: The camera, of which the pose is used.
 
     Returns:
         Camera frame, metres, (..., 3).
     """
-    points = _exact(points)
-    return (points - _like(points, camera.centre)) @ _like(points, camera.rotation.T)
+    points = _to_float(points)
+    return (points - _as_type_of(points, camera.centre)) @ _as_type_of(points, camera.rotation.T)
 
 
 def camera_to_world(points: Array, camera: Camera) -> Array:
-    """Move points from the camera frame, (..., 3), metres, back into the world."""
-    points = _exact(points)
-    return points @ _like(points, camera.rotation) + _like(points, camera.centre)
+    """Transform points from the camera frame, metres, (..., 3), to the world."""
+    points = _to_float(points)
+    return points @ _as_type_of(points, camera.rotation) + _as_type_of(points, camera.centre)
 
 
 def in_front(points: Array) -> Array:
-    """Tell which points of the camera frame, (..., 3), lie before the camera: depth > 0, (...)."""
+    """Whether points of the camera frame, (..., 3), are in front of the camera (z > 0), (...)."""
     return points[..., 2] > 0  # type: ignore[return-value]
 
 
@@ -100,91 +100,94 @@ def project(points: Array, camera: Camera) -> Array:
     """Project points from the camera frame onto the image.
 
     Convention:
-        A point on the optical axis lands on the principal point. Points that are not in front of
-        the camera have no image and become NaN: nothing behind it is ever mirrored into view (see
-        `in_front`).
+        A point on the optical axis is projected to the principal point. Points that are not in
+        front of the camera become NaN; see `in_front`.
 
     Args:
         points: Camera frame, metres, (..., 3).
-        camera: Focal length, principal point, distortion.
+        camera: The camera, of which focal length, principal point and lens are used.
 
     Returns:
         Pixels, (..., 2).
 
-    Source: OpenCV's pinhole model with k1, k2, p1, p2, k3; for `human36m` the formula that
-    Human3.6M's own files follow, which clamps the ray to [-1, 1] and has half of the usual first
-    tangential term. Its files store the tangential pair as (p2, p1); here both lenses keep OpenCV's
-    order.
+    Source: OpenCV's pinhole model with k1, k2, p1, p2, k3; for `human36m` the formula of
+    Human3.6M's own files, which clamps the ray to [-1, 1] and has half of the first tangential
+    term. Human3.6M stores the tangential pair as (p2, p1); here both lenses have OpenCV's order.
 
     >>> focal, principal = np.array([1000.0, 900.0]), np.array([500.0, 400.0])
     >>> eye = Camera(np.eye(3), np.zeros(3), focal, principal, (1000, 800), np.zeros(5))
     >>> [float(x) for x in project(np.array([0.5, -0.2, 4.0]), eye)]
     [625.0, 355.0]
     """
-    points = _exact(points)
-    ray = points[..., :2] / _positive(points[..., 2:])
+    points = _to_float(points)
+    ray = points[..., :2] / _positive_or_nan(points[..., 2:])
     if camera.lens == "human36m":
         ray = ray.clip(-1, 1)
-    return _distort(ray, camera) * _like(points, camera.focal) + _like(points, camera.principal)
+    focal, principal = _as_type_of(points, camera.focal), _as_type_of(points, camera.principal)
+    return _distort(ray, camera) * focal + principal
 
 
 def _distort(ray: Array, camera: Camera) -> Array:
-    """Rays x/z, y/z, (..., 2), as the lens bends them."""
+    """Apply lens distortion to rays x/z, y/z, (..., 2)."""
     k1, k2, p1, p2, k3 = (float(number) for number in camera.distortion)
     square = (ray * ray).sum(-1)[..., None]
-    tangent = _like(ray, (p2, p1))
+    tangent = _as_type_of(ray, (p2, p1))
     radial = 1 + square * (k1 + square * (k2 + square * k3))
-    slant = (ray * tangent).sum(-1)[..., None] * _slants(camera)
+    slant = (ray * tangent).sum(-1)[..., None] * _tangential_weight(camera)
     return ray * (radial + slant) + tangent * square
 
 
-def _slants(camera: Camera) -> float:
-    """How often ray times tangential pair counts: the one term in which the two lenses differ."""
+def _tangential_weight(camera: Camera) -> float:
+    """Factor on the term ray times tangential pair, in which the two lenses differ."""
     return 1.0 if camera.lens == "human36m" else 2.0
 
 
 def back_project(
     pixels: NDArray[np.floating], depth: NDArray[np.floating], camera: Camera
 ) -> NDArray[np.float64]:
-    """Find the points of the camera frame that a camera sees at these pixels: undo `project`.
+    """Compute points of the camera frame from pixels and depths: the inverse of `project`.
 
     Args:
-        pixels: (..., 2).
+        pixels: Pixels, (..., 2).
         depth: z in the camera frame, metres, (...).
-        camera: The camera that made the pixels.
+        camera: The camera of the pixels.
 
     Returns:
-        Camera frame, metres, (..., 3). Where the lens folds the image over itself (far outside of
-        any real one), and beyond Human3.6M's clamp, there is no inverse.
+        Camera frame, metres, (..., 3). There is no inverse where the distortion formula is not
+        unique (far outside of any real image), and beyond Human3.6M's clamp.
 
-    Source: Newton's method on `project`'s formula, ten steps from the undistorted ray.
+    Source: Newton's method on `project`'s formula, ten steps, starting at the distorted ray.
     """
     k1, k2, p1, p2, k3 = (float(number) for number in camera.distortion)
-    seen = (np.asarray(pixels, np.float64) - camera.principal) / camera.focal
+    distorted = (np.asarray(pixels, np.float64) - camera.principal) / camera.focal
     tangent = np.array([p2, p1])
-    ray = seen
+    ray = distorted
     for _ in range(10 if np.any(camera.distortion) else 0):
         square = (ray * ray).sum(-1)
         growth = 2 * k1 + square * (4 * k2 + square * 6 * k3)
-        scale = 1 + square * (k1 + square * (k2 + square * k3)) + _slants(camera) * (ray @ tangent)
+        scale = (
+            1
+            + square * (k1 + square * (k2 + square * k3))
+            + _tangential_weight(camera) * (ray @ tangent)
+        )
         slope = scale[..., None, None] * np.eye(2) + 2 * tangent[:, None] * ray[..., None, :]
-        across = growth[..., None] * ray + _slants(camera) * tangent
+        across = growth[..., None] * ray + _tangential_weight(camera) * tangent
         slope = slope + ray[..., :, None] * across[..., None, :]
-        error = seen - _distort(ray, camera)
+        error = distorted - _distort(ray, camera)
         ray = ray + np.linalg.solve(slope, error[..., None])[..., 0]
     depth = np.asarray(depth, np.float64)[..., None]
     return np.concatenate([ray * depth, depth + 0 * ray[..., :1]], axis=-1)
 
 
 def normalise(pixels: Array, size: tuple[int, int]) -> Array:
-    """Bring pixels to the units of lifters: x from -1 to 1 over the width, y in the same scale.
+    """Normalise pixels, as lifters need it: x from -1 to 1 over the width, y in the same scale.
 
     Convention:
-        `x / w * 2 - 1` and `y / w * 2 - h / w`; flipping the image negates x. The type stays what
-        it is.
+        `x / w * 2 - 1` and `y / w * 2 - h / w`; flipping the image negates x. The data type is
+        kept.
 
     Args:
-        pixels: (..., 2).
+        pixels: Pixels, (..., 2).
         size: Width and height of the image.
 
     Returns:
@@ -197,18 +200,18 @@ def normalise(pixels: Array, size: tuple[int, int]) -> Array:
     """
     width, height = size
     scaled = pixels / width * 2
-    return scaled - _like(scaled, (1.0, height / width))
+    return scaled - _as_type_of(scaled, (1.0, height / width))
 
 
 def denormalise(normalised: Array, size: tuple[int, int]) -> Array:
-    """Bring normalised 2D, (..., 2), back to pixels: the inverse of `normalise`."""
+    """Convert normalised 2D, (..., 2), to pixels: the inverse of `normalise`."""
     width, height = size
     scaled = normalised * width / 2
-    return scaled + _like(scaled, (width / 2, height / 2))
+    return scaled + _as_type_of(scaled, (width / 2, height / 2))
 
 
 def from_quaternion(quaternion: ArrayLike) -> NDArray[np.float64]:
-    """Turn quaternions w, x, y, z, (..., 4), of any length but zero into rotations, (..., 3, 3)."""
+    """Convert quaternions w, x, y, z, (..., 4), not necessarily unit, to rotations, (..., 3, 3)."""
     q = np.asarray(quaternion, np.float64)
     w, x, y, z = np.moveaxis(q / np.linalg.norm(q, axis=-1, keepdims=True), -1, 0)
     rows = [
@@ -220,20 +223,20 @@ def from_quaternion(quaternion: ArrayLike) -> NDArray[np.float64]:
 
 
 def look_at(centre: ArrayLike, target: ArrayLike, roll: ArrayLike = 0.0) -> NDArray[np.float64]:
-    """Turn a camera towards a point, with the horizon level before it rolls.
+    """Rotation of a camera that looks at a point, with a level horizon if `roll` is 0.
 
     Args:
-        centre: Where the camera stands, world, (..., 3).
-        target: What lands on the principal point, world, (..., 3).
-        roll: Turn about the viewing direction, degrees, clockwise as seen from behind the camera,
+        centre: Position of the camera in the world, (..., 3).
+        target: Point of the world on the optical axis, (..., 3).
+        roll: Rotation about the optical axis in degrees, clockwise as seen from behind the camera,
             (...).
 
     Returns:
         Rotations from world to camera, (..., 3, 3).
 
     Raises:
-        ValueError: If the target is straight above or below the camera, or in it: the horizon is
-            not defined.
+        ValueError: If the target is straight above or below the camera, or at its position; then
+            the horizon is not defined.
     """
     forward = np.asarray(target, np.float64) - np.asarray(centre, np.float64)
     right = np.cross(forward, [0.0, 0.0, 1.0])
@@ -261,19 +264,19 @@ def random_cameras(
     focal: tuple[float, float] = (2.2, 2.4),
     offset: float = 0.5,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Video each clip with a random camera of its own: any side, a little up or down.
+    """Project each clip with its own random camera, from any side.
 
-    The middle of a clip stands `distance` from the camera and up to `offset` metres beside its
-    axis. Where a joint would leave the (square) image or come closer than 1 m, the camera stands
-    back until none does.
+    The middle of a clip is at `distance` from the camera and up to `offset` metres beside the
+    optical axis. If a joint would be outside of the (square) image or closer than 1 m, the camera
+    moves back until none is.
 
     Args:
         clips: World, metres, (B, T, J, 3).
-        seed: Of the run.
-        epoch: Of the run; every epoch sees other cameras.
-        index: Number of each clip, (B,); the camera depends on (seed, epoch, number) alone.
-        pitch: Range of the angle at which the camera looks up (above zero) or down, degrees.
-        distance: Range, metres.
+        seed: Seed of the run.
+        epoch: Epoch; each epoch has other cameras.
+        index: Index of each clip, (B,); a camera depends on (seed, epoch, index) only.
+        pitch: Range of the angle at which the camera looks up (positive) or down, degrees.
+        distance: Range of the distance, metres.
         focal: Range of the focal length in normalised units (2 f / width); Human3.6M's cameras have
             2.29 to 2.30.
         offset: Largest distance of the clip's middle from the optical axis, to each side, metres.
@@ -282,16 +285,16 @@ def random_cameras(
         Clips in the camera frame, metres, (B, T, J, 3), float32, and normalised 2D, (B, T, J, 2),
         float32.
 
-    Source: Paper 001 projects motion capture "at random" without saying how; the ranges are
-    Human3.6M's, with the pitch to both sides. A roll of 2 degrees standard deviation is added, as
-    hand-mounted cameras have.
+    Source: Paper 001 projects motion capture "at random" without details; the ranges are those of
+    Human3.6M, with the pitch in both directions. A roll with 2 degrees standard deviation is added,
+    as for cameras mounted by hand.
     """
     B, T, J, _ = clips.shape
     draw = rng.uniform(seed, "camera", epoch, np.asarray(index), lanes=6)
     yaw = 2 * np.pi * draw[:, 0]
     up = np.radians(pitch[0] + (pitch[1] - pitch[0]) * draw[:, 1])
-    away = distance[0] + (distance[1] - distance[0]) * draw[:, 2]
-    lens = focal[0] + (focal[1] - focal[0]) * draw[:, 3]
+    distances = distance[0] + (distance[1] - distance[0]) * draw[:, 2]
+    focals = focal[0] + (focal[1] - focal[0]) * draw[:, 3]
     forward = [np.cos(up) * np.cos(yaw), np.cos(up) * np.sin(yaw), np.sin(up)]
     roll = 2 * rng.normal(seed, "camera roll", epoch, np.asarray(index), lanes=1)[:, 0]
     rotation = look_at(np.zeros(3), np.stack(forward, axis=-1), roll)
@@ -299,18 +302,18 @@ def random_cameras(
     points = (points - points.mean(axis=1, keepdims=True)).astype(np.float32)
     points = points @ rotation.transpose(0, 2, 1).astype(np.float32)
     points[..., :2] += (offset * (2 * draw[:, None, 4:] - 1)).astype(np.float32)
-    reach = np.abs(points[..., :2]).max(axis=-1) * lens[:, None]
+    reach = np.abs(points[..., :2]).max(axis=-1) * focals[:, None]
     closest = np.maximum(reach, 1.0) - points[..., 2]
-    points[..., 2] += np.maximum(away, closest.max(axis=1))[:, None].astype(np.float32)
-    joints2d = points[..., :2] * (lens[:, None, None].astype(np.float32) / points[..., 2:])
+    points[..., 2] += np.maximum(distances, closest.max(axis=1))[:, None].astype(np.float32)
+    joints2d = points[..., :2] * (focals[:, None, None].astype(np.float32) / points[..., 2:])
     return points.reshape(B, T, J, 3), joints2d.reshape(B, T, J, 2)
 
 
 def human36m_cameras() -> dict[str, list[Camera]]:
-    """Give the four cameras of each Human3.6M subject: 54138969, 55011271, 58860488, 60457274.
+    """Read the four cameras of each Human3.6M subject: 54138969, 55011271, 58860488, 60457274.
 
-    Human3.6M stores the tangential pair as (p2, p1), its centres in millimetres and its quaternions
-    camera to world; here they are OpenCV's order, metres, and matrices from world to camera.
+    Human3.6M stores the tangential pair as (p2, p1), centres in millimetres and quaternions from
+    camera to world; here they are in OpenCV's order, metres, and matrices from world to camera.
     """
     text = resources.files("pipeline").joinpath("human36m_cameras.json").read_text("utf-8")
     facts = json.loads(text)
@@ -318,15 +321,16 @@ def human36m_cameras() -> dict[str, list[Camera]]:
     return {
         subject: [
             dataclasses.replace(
-                lens, rotation=from_quaternion(turn).T, centre=np.array(millimetres) / 1000
+                lens, rotation=from_quaternion(quaternion).T, centre=np.array(millimetres) / 1000
             )
-            for lens, (turn, millimetres) in zip(lenses, stands, strict=True)
+            for lens, (quaternion, millimetres) in zip(lenses, poses, strict=True)
         ]
-        for subject, stands in facts["extrinsics"].items()
+        for subject, poses in facts["extrinsics"].items()
     }
 
 
 def _human36m_lens(facts: dict[str, list[float]]) -> Camera:
+    """Camera at the origin with these intrinsic parameters."""
     k1, k2, k3 = facts["radial"]
     p2, p1 = facts["tangential"]
     return Camera(
@@ -343,24 +347,24 @@ def _human36m_lens(facts: dict[str, list[float]]) -> Camera:
 def ring_of_cameras(
     *key: int | str, joints3d: NDArray[np.floating], valid: NDArray[np.bool_] | None = None
 ) -> list[Camera]:
-    """Stand four cameras like Human3.6M's around a sequence.
+    """Place four cameras like Human3.6M's around a sequence.
 
-    Azimuths are one random yaw plus 67, 109, 247 and 292 degrees, give or take 5; height 1.45 to
-    1.65 m, ground distance 4.2 to 5.6 m from the middle of the root's path, aimed 0.35 to 0.55 m
-    over it (higher by half of what tall poses exceed 1.9 m), roll of 2 degrees standard deviation;
-    1000 x 1000 pixels, f = (1145, 1144), c = (512, 515), no distortion. A camera stands back in
-    steps of 0.2 m until all joints lie at least 10 pixels inside the image in 99.5 % of the valid
-    frames.
+    Azimuths are one random yaw plus 67, 109, 247 and 292 degrees, each plus or minus 5. Height is
+    1.45 to 1.65 m; ground distance is 4.2 to 5.6 m from the middle of the root's path. The cameras
+    look at a point 0.35 to 0.55 m above it (higher by half of what poses exceed 1.9 m), with a roll
+    of 2 degrees standard deviation. Images have 1000 x 1000 pixels, f = (1145, 1144), c =
+    (512, 515), no distortion. A camera moves back in steps of 0.2 m until all joints are at least
+    10 pixels inside the image in 99.5 % of the valid frames.
 
     Args:
-        key: Whatever names the sequence; the cameras depend on nothing else but its motion.
+        key: Key of the sequence; the cameras depend on the key and the motion only.
         joints3d: World, metres, floor at z = 0, H36M17, (T, 17, 3).
-        valid: Frames that count, (T,); none for all.
+        valid: Frames that count, (T,); None for all.
 
     Returns:
         Four cameras.
 
-    Source: the 28 public Human3.6M cameras, whose ranges these are.
+    Source: the 28 public Human3.6M cameras, which have these ranges.
     """
     joints3d = np.asarray(joints3d if valid is None else joints3d[valid], np.float64)
     path = joints3d[:, H36M17.root, :2]

@@ -1,4 +1,4 @@
-"""What goes wrong at the doors: one exception per exit code, each with one line for people."""
+"""Exceptions for the user: one class per exit code, each printed as one line."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import sys
 
 
 class HeatliftError(Exception):
-    """Something a person can mend: the text names the file, what is wrong and what to do.
+    """An error that the user can fix; the text names the file, the problem and what to do.
 
-    The console prints it as one line, `heatlift: error: <text>`, and exits with `exit_code`.
+    The command prints it as one line, `heatlift: error: <text>`, and exits with `exit_code`.
     """
 
     exit_code = 1
@@ -21,19 +21,19 @@ class UsageError(HeatliftError):
 
 
 class NumbersError(HeatliftError):
-    """A loss, gradient or weight that is no longer finite."""
+    """A loss, gradient, weight or metric that is not finite."""
 
     exit_code = 3
 
 
 class DataError(HeatliftError):
-    """A file whose content is not what its reader needs."""
+    """A file that is missing, damaged or has the wrong content."""
 
     exit_code = 4
 
 
 class StorageError(HeatliftError):
-    """A disk, lock or permission that stands in the way."""
+    """A file or folder that cannot be written, because of the disk, a lock or permissions."""
 
     exit_code = 5
 
@@ -45,7 +45,7 @@ class ProcessLostError(HeatliftError):
 
 
 def print_error(message: str, code: int) -> int:
-    """Print one line on stderr and return the exit code."""
+    """Print an error as one line on stderr and return its exit code."""
     sys.stderr.write(f"heatlift: error: {' '.join(message.split())}\n")
     sys.stderr.flush()
     return code

@@ -1,4 +1,4 @@
-"""Keyed randomness: numbers as a pure function of (seed, epoch, index, …), in any order."""
+"""Random numbers as a pure function of a key (seed, epoch, index, …), in any order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Key = int | str | NDArray[np.integer]
-"""A part of a key: a number, a name (which stream), or an array with one number per sample."""
+"""Part of a key: a number, the name of a stream, or an array with one number per sample."""
 
 
 def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -19,6 +19,7 @@ def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _word(part: Key) -> NDArray[np.uint64]:
+    """Part of a key as 64-bit words; names are hashed."""
     if isinstance(part, str):
         part = int.from_bytes(hashlib.sha256(part.encode()).digest()[:8], "little")
     if isinstance(part, int):
@@ -27,15 +28,15 @@ def _word(part: Key) -> NDArray[np.uint64]:
 
 
 def bits(*key: Key, lanes: int) -> NDArray[np.uint64]:
-    """Random 64-bit words for a key.
+    """Draw random 64-bit words for a key.
 
     Args:
         key: Numbers, names and arrays of numbers; arrays broadcast against each other.
-        lanes: Independent words per sample.
+        lanes: Number of independent words per sample.
 
     Returns:
-        Words, (..., lanes), where ... is the broadcast shape of the arrays in `key` (nothing if
-        there are none).
+        Words, (..., lanes); ... is the broadcast shape of the arrays in `key`, nothing if there are
+        none.
     """
     with np.errstate(over="ignore"):
         state = np.zeros(1, np.uint64)
@@ -47,7 +48,7 @@ def bits(*key: Key, lanes: int) -> NDArray[np.uint64]:
 
 
 def uniform(*key: Key, lanes: int, low: float = 0.0, high: float = 1.0) -> NDArray[np.float64]:
-    """Uniform numbers in [low, high) for a key, (..., lanes); see `bits`.
+    """Draw uniform numbers in [low, high) for a key, (..., lanes); see `bits`.
 
     >>> whole = uniform(7, "flip", np.arange(3), lanes=2)
     >>> bool((whole[1] == uniform(7, "flip", np.array([1]), lanes=5)[0, :2]).all())
@@ -58,17 +59,17 @@ def uniform(*key: Key, lanes: int, low: float = 0.0, high: float = 1.0) -> NDArr
 
 
 def normal(*key: Key, lanes: int) -> NDArray[np.float64]:
-    """Standard normal numbers for a key, (..., lanes), by Box and Muller's transform."""
+    """Draw standard normal numbers for a key, (..., lanes), by the Box-Muller transform."""
     unit = uniform(*key, lanes=2 * lanes)
     radius = np.sqrt(-2.0 * np.log1p(-unit[..., :lanes]))
     return radius * np.cos(2.0 * np.pi * unit[..., lanes:])
 
 
 def generator(*key: int | str) -> np.random.Generator:
-    """NumPy generator for a key; too slow to make one per sample (use `uniform`)."""
+    """NumPy generator for a key; slow to make, so use `uniform` for numbers per sample."""
     return np.random.Generator(np.random.Philox(key=bits(*key, lanes=2)))
 
 
 def derive_seed(*key: int | str) -> int:
-    """Non-negative 63-bit seed for a key, as `torch.manual_seed` takes it."""
+    """Non-negative 63-bit seed for a key, for `torch.manual_seed`."""
     return int(bits(*key, lanes=1)[0] >> np.uint64(1))

@@ -1,4 +1,4 @@
-"""Named joint sets, their trees and pairs; conversion by name, which refuses what does not fit."""
+"""Joint sets (skeletons): names, parents, left-right pairs, and conversion between sets by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,11 @@ class Skeleton:
     """A set of named joints.
 
     Args:
-        name: Name of the set, as configs and manifests write it.
+        name: Name of the set, as in configs and manifests.
         joints: Joint names in the order of the array axis J.
         parents: Index of each joint's parent, -1 for the root.
-        meanings: What a joint is in the common vocabulary where its own set calls it otherwise
-            (MPII's `upper_neck` is what Human3.6M calls `thorax`).
+        meanings: Own name -> common name of the joints whose two names differ (MPII's
+            `upper_neck` is the `thorax` of Human3.6M).
     """
 
     name: str
@@ -39,19 +39,19 @@ class Skeleton:
 
     @functools.cached_property
     def left(self) -> tuple[int, ...]:
-        """Indices of the joints of the body's left side, paired in order with `right`."""
+        """Indices of the left joints; entry i is the pair of entry i of `right`."""
         return tuple(i for i, name in enumerate(self.joints) if name.startswith("left_"))
 
     @functools.cached_property
     def right(self) -> tuple[int, ...]:
-        """Indices of the joints of the body's right side, paired in order with `left`."""
+        """Indices of the right joints; entry i is the pair of entry i of `left`."""
         return tuple(
             self.joints.index("right_" + self.joints[i].removeprefix("left_")) for i in self.left
         )
 
     @functools.cached_property
     def swap(self) -> tuple[int, ...]:
-        """Permutation of the joint axis that exchanges left and right (an involution)."""
+        """Permutation of the joint axis that swaps left and right; applied twice it is identity."""
         order = list(range(len(self.joints)))
         for left, right in zip(self.left, self.right, strict=True):
             order[left], order[right] = right, left
@@ -59,7 +59,7 @@ class Skeleton:
 
     @functools.cached_property
     def bones(self) -> tuple[tuple[int, int], ...]:
-        """(parent, child) index pairs."""
+        """Bones as (parent, child) index pairs."""
         return tuple((parent, child) for child, parent in enumerate(self.parents) if parent >= 0)
 
     @functools.cached_property
@@ -73,7 +73,7 @@ class Skeleton:
         return {self.meanings.get(name, name): i for i, name in enumerate(self.joints)}
 
     def index(self, name: str) -> int:
-        """Index of a joint by its own name.
+        """Index of a joint, by the name it has in this set.
 
         Raises:
             KeyError: If there is no such joint.
@@ -110,10 +110,10 @@ H36M17 = Skeleton(
     ),
     (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 9, 8, 11, 12, 8, 14, 15),
 )
-"""The body in which lifters work: `thorax` is the base of the neck, `head` the top of the head."""
+"""Human3.6M's 17 joints; lifters use them. `thorax`: base of the neck; `head`: top of the head."""
 
 H36M18 = Skeleton("H36M18", (*H36M17.joints, "mid_shoulder"), (*H36M17.parents, 8))
-"""H36M17 and the mid-shoulder point, as Integral and 3DMPPE train on."""
+"""H36M17 and the midpoint of the shoulders; Integral and 3DMPPE train on it."""
 
 COCO17 = Skeleton(
     "COCO17",
@@ -170,28 +170,69 @@ MPI3DHP17 = Skeleton(
     {"head_top": "head", "neck": "thorax", "head": "nose"},
 )
 
-SKELETONS = {s.name: s for s in (H36M17, H36M18, COCO17, MPII16, MPI3DHP17)}
+_ARMS = tuple(
+    f"{side}_{name}" for side in ("right", "left") for name in ("shoulder", "elbow", "wrist")
+)
+_LEGS = tuple(f"{side}_{name}" for side in ("right", "left") for name in ("hip", "knee", "ankle"))
+_FACE = ("right_eye", "left_eye", "right_ear", "left_ear")
+_FEET = tuple(
+    f"{side}_{name}" for side in ("left", "right") for name in ("big_toe", "small_toe", "heel")
+)
 
-MADE_UP = {
+BODY25 = Skeleton(
+    "BODY25",
+    ("nose", "thorax", *_ARMS, "pelvis", *_LEGS, *_FACE, *_FEET),
+    (1, 8, 1, 2, 3, 1, 5, 6, -1, 8, 9, 10, 8, 12, 13, 0, 0, 15, 16, 14, 19, 14, 11, 22, 11),
+)
+"""OpenPose's 25 joints. OpenPose's neck is the midpoint of the shoulders, as is our `thorax`."""
+
+_COCO_PARENTS = (18, 0, 0, 1, 2, 18, 18, 5, 6, 7, 8, 19, 19, 11, 12, 13, 14)
+
+HALPE26 = Skeleton(
+    "HALPE26",
+    (*COCO17.joints, "head", "thorax", "pelvis", *_sides("big_toe", "small_toe", "heel")),
+    (*_COCO_PARENTS, 18, 19, -1, 15, 16, 15, 16, 15, 16),
+)
+"""Halpe's 26 joints (AlphaPose, RTMPose): COCO17, top of the head, neck, pelvis and feet."""
+
+SKELETONS = {s.name: s for s in (H36M17, H36M18, COCO17, MPII16, MPI3DHP17)}
+"""Joint sets that configs and commands accept by name."""
+
+DETECTOR_SKELETONS = {s.name: s for s in (COCO17, HALPE26, BODY25, MPII16, H36M17, MPI3DHP17)}
+"""Joint sets that files with 2D detections may have; tried in this order."""
+
+
+def get_skeleton(name: str) -> Skeleton:
+    """Look up a joint set of `SKELETONS` by name.
+
+    Raises:
+        UsageError: If there is no joint set of this name.
+    """
+    if name not in SKELETONS:
+        raise UsageError(f"no joint set {name!r}; there are {', '.join(SKELETONS)}")
+    return SKELETONS[name]
+
+
+MIDPOINTS = {
     "pelvis": ("left_hip", "right_hip"),
     "mid_shoulder": ("left_shoulder", "right_shoulder"),
     "thorax": ("left_shoulder", "right_shoulder"),
     "spine": ("pelvis", "thorax"),
 }
-"""Joints that are made up as a midpoint where a joint set lacks them."""
+"""Joint -> the two joints whose midpoint replaces it where a joint set lacks it."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """How the joints of one set become those of another; made by `conversion`.
+    """Mapping of joints from one joint set to another; made by `conversion`.
 
     Args:
-        source: The joint set that comes in.
-        target: The joint set that goes out.
-        sources: Source joints whose mean is each target joint, (J, 4), repeated to fill the row; -1
-            where missing.
-        made_up: Names of target joints that are midpoints of others.
-        missing: Names of target joints without any source.
+        source: Joint set of the input.
+        target: Joint set of the output.
+        sources: Indices of the source joints whose mean is each target joint, (J, 4), repeated to
+            fill the row; -1 where missing.
+        made_up: Names of target joints that are midpoints of source joints.
+        missing: Names of target joints that have no source.
     """
 
     source: Skeleton
@@ -201,14 +242,14 @@ class Conversion:
     missing: tuple[str, ...]
 
     def joints(self, joints: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Joints of the source set -> of the target set, (..., J, C); missing ones are NaN."""
+        """Convert joints, (..., J, C), from source to target; missing joints are NaN."""
         self._check(joints.shape[-2])
         converted = joints[..., self.sources, :].mean(axis=-2, dtype=joints.dtype)
         converted[..., self.sources[:, 0] < 0, :] = np.nan
         return converted
 
     def score(self, score: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Scores, (..., J) -> (..., J): the least of a joint's sources, 0 if it has none."""
+        """Convert scores, (..., J): the lowest score of a joint's sources, 0 if it has none."""
         self._check(score.shape[-1])
         converted = score[..., self.sources].min(axis=-1)
         converted[..., self.sources[:, 0] < 0] = 0
@@ -224,15 +265,15 @@ class Conversion:
 
 @functools.lru_cache
 def conversion(source: Skeleton, target: Skeleton, *, allow_missing: bool = False) -> Conversion:
-    """How to turn joints of `source` into joints of `target`, by name.
+    """Map the joints of one set to those of another by name.
 
     Args:
-        source: The joint set at hand.
-        target: The joint set wanted.
+        source: Joint set of the input.
+        target: Joint set of the output.
         allow_missing: Accept target joints that have no source; they become NaN with score 0.
 
     Raises:
-        DataError: If a target joint has no source and `allow_missing` is off, or if nothing is
+        DataError: If a target joint has no source and `allow_missing` is false, or if no joint is
             shared.
     """
     rows = [_sources(meaning, source.vocabulary) for meaning in target.vocabulary]
@@ -250,50 +291,11 @@ def conversion(source: Skeleton, target: Skeleton, *, allow_missing: bool = Fals
 
 
 def _sources(meaning: str, vocabulary: dict[str, int]) -> tuple[int, ...]:
-    """Indices whose plain mean is the joint: 1, 2 or 4 of them, or none."""
+    """Indices of the 1, 2 or 4 source joints whose mean is the joint; empty if there are none."""
     if meaning in vocabulary:
         return (vocabulary[meaning],)
-    parts = [_sources(part, vocabulary) for part in MADE_UP.get(meaning, ())]
+    parts = [_sources(part, vocabulary) for part in MIDPOINTS.get(meaning, ())]
     if not parts or not all(parts):
         return ()
     longest = max(len(part) for part in parts)
     return tuple(i for part in parts for i in part * (longest // len(part)))
-
-
-_RIGHT_LEFT = tuple(
-    f"{side}_{name}" for side in ("right", "left") for name in ("shoulder", "elbow", "wrist")
-)
-
-
-_LEGS = tuple(f"{side}_{name}" for side in ("right", "left") for name in ("hip", "knee", "ankle"))
-
-
-_FACE = ("right_eye", "left_eye", "right_ear", "left_ear")
-
-
-_FEET = tuple(
-    f"{side}_{name}" for side in ("left", "right") for name in ("big_toe", "small_toe", "heel")
-)
-
-
-BODY25 = Skeleton(
-    "BODY25",
-    ("nose", "thorax", *_RIGHT_LEFT, "pelvis", *_LEGS, *_FACE, *_FEET),
-    (1, 8, 1, 2, 3, 1, 5, 6, -1, 8, 9, 10, 8, 12, 13, 0, 0, 15, 16, 14, 19, 14, 11, 22, 11),
-)
-"""OpenPose's 25 joints; its neck is the middle of the shoulders, which is our made-up `thorax`."""
-
-
-_COCO_PARENTS = (18, 0, 0, 1, 2, 18, 18, 5, 6, 7, 8, 19, 19, 11, 12, 13, 14)
-
-
-HALPE26 = Skeleton(
-    "HALPE26",
-    (*COCO17.joints, "head", "thorax", "pelvis", *_sides("big_toe", "small_toe", "heel")),
-    (*_COCO_PARENTS, 18, 19, -1, 15, 16, 15, 16, 15, 16),
-)
-"""Halpe's 26 joints, of AlphaPose and RTMPose: COCO17, top of the head, neck, pelvis, feet."""
-
-
-DETECTED = {s.name: s for s in (COCO17, HALPE26, BODY25, MPII16, H36M17, MPI3DHP17)}
-"""Joint sets that detections may come in."""

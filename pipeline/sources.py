@@ -1,4 +1,4 @@
-"""Files on disk, and embedded people, as plain sequences and samples: no batches, no network."""
+"""Data sources: what a data set gives to the stages, as sequences (motion) and samples (images)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Split = Literal["train", "val", "test"]
 
 @runtime_checkable
 class Images(Protocol):
-    """Images that can be looked at through a crop: a video, a folder, or a renderer.
+    """Images that give crops: of a video, of a folder of files, or of a renderer.
 
-    A rendered image is drawn straight through the crop's camera, a stored one is warped: both
-    give what a person would see who cut that piece out of the whole image.
+    A stored image is warped to the crop. A rendered image is drawn directly in the crop's pixels,
+    with the same result.
     """
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         ...
 
     def size(self, index: int) -> tuple[int, int]:
@@ -33,46 +33,47 @@ class Images(Protocol):
     def crop(
         self, index: int, matrix: NDArray[np.float64], size: tuple[int, int]
     ) -> NDArray[np.uint8]:
-        """A piece of an image.
+        """Cut a crop out of an image.
 
         Args:
-            index: Which image.
+            index: Index of the image.
             matrix: Affine map from pixels of the whole image to pixels of the crop, (2, 3): a
                 similarity, possibly mirrored.
             size: Width and height of the crop.
 
         Returns:
-            RGB, (H, W, 3).
+            RGB crop, (H, W, 3).
 
         Raises:
-            DataError: If the image cannot be read whole.
+            DataError: If the image cannot be read completely.
         """
         ...
 
     def fingerprint(self, index: int) -> str:
-        """Hexadecimal digest of everything that decides what the image looks like.
+        """Hexadecimal digest of everything that determines the pixels of an image.
 
-        The bytes of a file; renderer version, seed and settings of a rendering.
+        For a file these are its bytes; for a renderer its version, seed and settings.
         """
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
-    """One person filmed by one camera.
+    """Motion of one person seen by one camera.
 
     Args:
-        name: Unique within its source.
-        subject: Who.
-        action: What, as tables group it.
-        camera: Where from.
-        fps: Frames per second, Hz.
-        skeleton: The joint set of the arrays.
-        joints3d: World metres, (T, J, 3), float32; none where only images exist.
-        joints2d: Exact pixels, (T, J, 2), float32; none to project `joints3d` instead.
-        images: One per frame; none where nothing can be seen.
-        valid: Frames that may be trained on and scored, (T,); none where all are.
-        group: A second grouping for tables (whether the action occurs in training, say), or "".
+        name: Name, unique within the source.
+        subject: Identifier of the person.
+        action: Name of the action, by which tables group sequences.
+        camera: The camera.
+        fps: Frame rate in Hz.
+        skeleton: Joint set of the arrays.
+        joints3d: Joints in the world, metres, (T, J, 3), float32; None if only images exist.
+        joints2d: Exact joints in pixels, (T, J, 2), float32; None to project `joints3d` instead.
+        images: One image per frame; None if there are no images.
+        valid: Frames used in training and evaluation, (T,); None if all are.
+        group: A second grouping for tables, for example whether the action occurs in training, or
+            "".
     """
 
     name: str
@@ -93,16 +94,31 @@ class Sequence:
 
 
 @dataclass(frozen=True, eq=False)
-class CocoGroundTruth:
-    """Which samples COCO's OKS-AP is computed of, and what it needs to know of them.
+class VideoDetections:
+    """2D joints of one person in a video, as a detector found them.
 
     Args:
-        rows: The samples, ascending, (M,).
-        annotations: COCO's annotation file; people in it who are no samples count as missed.
-        image_ids: Of each sample's photograph, (M,).
-        scores: Of each sample's box, (M,); 1 where boxes are exact.
-        areas: Of each sample's box in square pixels, (M,).
-        about: What boxes these are, for the line that says what the numbers are numbers of.
+        skeleton: Joint set of the arrays.
+        joints2d: Pixels, (T, J, 2), float32; NaN where a joint is missing.
+        score: Confidence, (T, J), float32; 0 where a joint is missing, above 0 elsewhere.
+    """
+
+    skeleton: Skeleton
+    joints2d: NDArray[np.float32]
+    score: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class CocoGroundTruth:
+    """Ground truth of COCO's OKS-AP.
+
+    Args:
+        rows: Indices of the samples that count, ascending, (M,).
+        annotations: COCO's annotation file; its people without a sample count as missed.
+        image_ids: COCO's image id of each sample, (M,).
+        scores: Score of each sample's box, (M,); 1 for exact boxes.
+        areas: Area of each sample's box in square pixels, (M,).
+        about: Description of the boxes, printed with the evaluation protocol.
     """
 
     rows: NDArray[np.int64]
@@ -115,14 +131,14 @@ class CocoGroundTruth:
 
 @dataclass(frozen=True, eq=False)
 class MpiiGroundTruth:
-    """Which samples MPII's PCKh is computed of, and what it compares them with.
+    """Ground truth of MPII's PCKh.
 
     Args:
-        rows: The samples, ascending, (M,).
-        joints2d: Pixels of the photograph, MPII16, (M, 16, 2).
+        rows: Indices of the samples that count, ascending, (M,).
+        joints2d: Joints in pixels of the whole image, MPII16, (M, 16, 2).
         labelled: Joints that count, (M, 16).
-        head: Diagonal of the head's box in pixels, (M,).
-        about: What head sizes these are.
+        head: Head size: diagonal of the head's box in pixels, (M,).
+        about: Description of the head sizes, printed with the evaluation protocol.
     """
 
     rows: NDArray[np.int64]
@@ -137,21 +153,21 @@ GroundTruth = CocoGroundTruth | MpiiGroundTruth
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Single images of people with joints; sample i is on image i of `images`.
+    """Single images of people with labelled joints; sample i is a person on image i of `images`.
 
     Args:
-        skeleton: The joint set of the arrays.
+        skeleton: Joint set of the arrays.
         images: One image per sample.
-        joints2d: Pixels in the whole image, (N, J, 2), float32; NaN where unlabelled.
-        labelled: Joints that may be trained on and scored, (N, J).
-        boxes: x, y, width, height of the person in pixels, (N, 4), float32: the tight box of the
-            joints where the data set has no box of its own.
-        joints3d: Camera frame, metres, (N, J, 3), float32; none where only 2D is known.
-        focal: Focal lengths of the image's camera in pixels, (N, 2); none where unknown.
-        principal: Principal points in pixels, (N, 2); none where unknown.
-        ids: How each sample is called in messages (a file, a frame of a sequence).
-        actions: What the person of each sample does, as tables group it; none where unknown.
-        truths: What published benchmarks need to know of the samples.
+        joints2d: Joints in pixels of the whole image, (N, J, 2), float32; NaN where not labelled.
+        labelled: Joints used in training and evaluation, (N, J).
+        boxes: x, y, width and height of the person in pixels, (N, 4), float32; the tight box of the
+            joints where the data set has no boxes.
+        joints3d: Joints in the camera frame, metres, (N, J, 3), float32; None if only 2D is known.
+        focal: Focal lengths of the image's camera in pixels, (N, 2); None if unknown.
+        principal: Principal points in pixels, (N, 2); None if unknown.
+        ids: Name of each sample in messages (a file, a frame of a sequence).
+        actions: Action in each sample, by which tables group samples; None if unknown.
+        truths: Ground truth of published benchmarks.
     """
 
     skeleton: Skeleton
@@ -171,59 +187,43 @@ class Samples:
 
 
 class Source(Protocol):
-    """Where data comes from; a class in `pipeline.datasets` that a config names by class_path.
+    """A data set; configs name its class by `class_path`.
 
-    A source with motion has `sequences`, one with images to train a 2D stage on has `samples`;
-    the embedded people have both. Constructors only keep their arguments; files are read when asked
-    for.
+    A source of motion has `sequences`; a source of images for the 2D stages has `samples`. A class
+    may have both. Constructors only store their arguments; files are read on demand.
     """
 
     @property
     def skeleton(self) -> Skeleton:
-        """The joint set of its sequences and samples."""
+        """Joint set of the sequences and samples."""
         ...
 
     def describe(self) -> str:
-        """One line for the first lines of a run: what this is, and from where."""
+        """One line for the start of a run: name and origin of the data."""
         ...
 
 
 @runtime_checkable
 class MotionSource(Source, Protocol):
-    """A source of sequences."""
+    """A source of motion."""
 
     def sequences(self, split: Split) -> list[Sequence]:
-        """All sequences of a split, in a fixed order.
+        """Read all sequences of a split, in a fixed order.
 
         Raises:
-            DataError: If files are missing, damaged or not what they claim to be.
+            DataError: If files are missing, damaged or of another format.
         """
         ...
 
 
 @runtime_checkable
 class ImageSource(Source, Protocol):
-    """A source of single images with joints."""
+    """A source of single images with labelled joints."""
 
     def samples(self, split: Split) -> Samples:
-        """All samples of a split, in a fixed order.
+        """Read all samples of a split, in a fixed order.
 
         Raises:
-            DataError: If files are missing, damaged or not what they claim to be.
+            DataError: If files are missing, damaged or of another format.
         """
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class VideoDetections:
-    """2D joints of one person in a video.
-
-    Args:
-        skeleton: The joint set of the arrays.
-        joints2d: Pixels, (T, J, 2), float32; NaN where missing.
-        score: From 0, missing, on, (T, J), float32.
-    """
-
-    skeleton: Skeleton
-    joints2d: NDArray[np.float32]
-    score: NDArray[np.float32]

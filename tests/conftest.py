@@ -1,4 +1,4 @@
-"""Warm children that run command lines, tiny configs of every stage, and the shared data."""
+"""Fixtures: child processes that run command lines, uninterrupted runs, shared data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 import warm
-from runs import TINY, WORDS, outcome
+from runs import COMMANDS, TINY, outcome
 from soak import PAGE, Soak, Tries
 
 SOAK = pytest.StashKey()
@@ -31,7 +31,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def shared():
-    """Folder of the shared data and goldens; without it the test is skipped, visibly."""
+    """Folder of the shared data and reference values; without it the test is skipped."""
     folder = Path(os.environ.get("HEATLIFT_SHARED", Path(__file__).parents[2] / "shared"))
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}")
@@ -40,15 +40,17 @@ def shared():
 
 @pytest.fixture(scope="session")
 def server():
-    """A forkserver whose children have everything imported."""
+    """A forkserver whose children start with all modules imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["warm", "torch", "lightning.pytorch", "pipeline.cli.launch", *ROOMS]
+        ["warm", "torch", "lightning.pytorch", "pipeline.cli.launch", *PRELOADED_MODULES]
     )
     return context
 
 
-ROOMS = [f"pipeline.{room}.{part}" for room in TINY for part in ("module", "data")] + [
+PRELOADED_MODULES = [
+    f"pipeline.{stage}.{part}" for stage in TINY for part in ("module", "data")
+] + [
     "pipeline.mocap.synthetic",
     "pipeline.datasets.mixed",
     "pipeline.lift.mixste",
@@ -58,11 +60,11 @@ ROOMS = [f"pipeline.{room}.{part}" for room in TINY for part in ("module", "data
 
 @dataclass
 class Child:
-    """A command line in a process of its own."""
+    """A command line that runs in a child process."""
 
     process: multiprocessing.Process
     folder: Path
-    begun: float = field(default_factory=time.monotonic)
+    start_time: float = field(default_factory=time.monotonic)
 
     @property
     def stdout(self) -> str:
@@ -73,7 +75,7 @@ class Child:
         return (self.folder / "stderr.txt").read_text()
 
     def wait(self, seconds: float = 240) -> int:
-        """Exit code; negative if a signal killed it."""
+        """Wait for the end; return the exit code, negative if a signal killed the process."""
         self.process.join(seconds)
         if self.process.exitcode is None:
             self.kill_all()
@@ -81,7 +83,7 @@ class Child:
         return self.process.exitcode
 
     def wait_for(self, text: str, seconds: float = 60) -> None:
-        """Until stdout has it."""
+        """Wait until a text is on stdout."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             with contextlib.suppress(OSError):
@@ -96,7 +98,7 @@ class Child:
         os.kill(self.process.pid, number)
 
     def alive(self) -> list[int]:
-        """Processes of its session that still live."""
+        """Ids of the running processes of its session."""
         found = []
         for path in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
@@ -106,7 +108,7 @@ class Child:
         return found
 
     def orphans(self, seconds: float = 5) -> list[int]:
-        """Who outlives the command by more than this."""
+        """Ids of the processes that still run some seconds after the command has ended."""
         end = time.monotonic() + seconds
         while self.alive() and time.monotonic() < end:
             time.sleep(0.05)
@@ -119,9 +121,9 @@ class Child:
 
 
 def _starter(server, folder, children):
-    """Starts `heatlift WORDS`: start("lift", "fit", …, faults=[…], env={…}, limits={…})."""
+    """Starts `heatlift ARGUMENTS`: start("lift", "fit", …, faults=[…], env={…}, limits={…})."""
 
-    def start(*words, faults=(), env=None, limits=None):
+    def start(*arguments, faults=(), env=None, limits=None):
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("stdout.txt", "stderr.txt"):
             (folder / name).unlink(missing_ok=True)
@@ -130,10 +132,10 @@ def _starter(server, folder, children):
                 (folder / f"{stage}.yaml").write_text(text)
         environment = {"HEATLIFT_CACHE": str(folder / "cache"), "WANDB": "off", **(env or {})}
         file = Path(__file__).parent / "faults.py"
-        places = [(f"{file}:{name}", *rest) for name, *rest in faults]
+        calls = [(f"{file}:{name}", *rest) for name, *rest in faults]
         process = server.Process(
             target=warm.run,
-            args=([str(word) for word in words], str(folder), environment, places, limits or {}),
+            args=(list(map(str, arguments)), str(folder), environment, calls, limits or {}),
         )
         process.start()
         children.append(Child(process, folder))
@@ -144,7 +146,7 @@ def _starter(server, folder, children):
 
 @pytest.fixture(scope="session")
 def heatlift_in(server):
-    """Gives for a folder the function that starts command lines there; see `_starter`."""
+    """Makes a function that starts command lines in a folder; see `_starter`."""
     children = []
     yield lambda folder: _starter(server, folder, children)
     for child in children:
@@ -153,7 +155,7 @@ def heatlift_in(server):
 
 @pytest.fixture
 def heatlift(server, tmp_path):
-    """Starts command lines in the test's own folder; see `_starter`."""
+    """Starts command lines in the folder of the test; see `_starter`."""
     children = []
     yield _starter(server, tmp_path, children)
     for child in children:
@@ -162,18 +164,18 @@ def heatlift(server, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def unbroken(server, tmp_path_factory, heatlift_in):
-    """What an unbroken run of a stage leaves; its folder is in `folders`."""
-    known = {}
+def uninterrupted(server, tmp_path_factory, heatlift_in):
+    """Outcome of an uninterrupted run of a stage; `folders` has its run folder."""
+    outcomes = {}
 
     def run(stage, *more):
-        if (stage, more) not in known:
-            folder = tmp_path_factory.mktemp(f"unbroken-{stage}")
-            child = heatlift_in(folder)(*WORDS[stage], *more)
+        if (stage, more) not in outcomes:
+            folder = tmp_path_factory.mktemp(f"uninterrupted-{stage}")
+            child = heatlift_in(folder)(*COMMANDS[stage], *more)
             assert child.wait() == 0, child.stderr
-            known[stage, more] = outcome(folder, stage)
+            outcomes[stage, more] = outcome(folder, stage)
             run.folders[stage, *more] = folder / "runs" / stage / stage
-        return known[stage, more]
+        return outcomes[stage, more]
 
     run.folders = {}
     return run
@@ -181,7 +183,7 @@ def unbroken(server, tmp_path_factory, heatlift_in):
 
 @pytest.fixture
 def soak(request):
-    """Counts tries on a row of the soak's table: soak("kill lift").times(10); see `soak.Tries`."""
+    """Makes a row of the soak table that counts tries: soak("kill lift"); see `soak.Tries`."""
     rows = []
 
     def begin(name):
@@ -193,13 +195,13 @@ def soak(request):
         request.node.user_properties.append(("soak", row.record()))
 
 
-# ---- the table that `make soak` ends in ----------------------------------------------------------
+# ---- the table of `make soak` --------------------------------------------------------------------
 
 
 def _soak_of(config):
-    """Of the process that sees all tests; none in the others and where no soak was asked for."""
-    asked = config.option.markexpr.strip() == "soak" and not hasattr(config, "workerinput")
-    return config.stash.setdefault(SOAK, Soak()) if asked else None
+    """The soak table in the main pytest process of `make soak`; None elsewhere."""
+    is_soak = config.option.markexpr.strip() == "soak" and not hasattr(config, "workerinput")
+    return config.stash.setdefault(SOAK, Soak()) if is_soak else None
 
 
 def pytest_configure(config):
@@ -211,33 +213,33 @@ def pytest_configure(config):
         os.environ.setdefault("HEATLIFT_SOAK_END", str(time.time() + 60 * minutes))
 
 
-class Watcher:
-    """Adds up what the tests of a soak counted, wherever they ran."""
+class SoakPlugin:
+    """Adds the counts of all tests of a soak, from all pytest workers, and prints the table."""
 
     def __init__(self, soak):
-        self.soak, self.bad = soak, set()
+        self.soak, self.failed = soak, set()
 
     def pytest_runtest_logreport(self, report):
         if report.failed:
-            self.bad.add(report.nodeid)
+            self.failed.add(report.nodeid)
             if report.nodeid not in self.soak.failed:
                 self.soak.failed.append(report.nodeid)
         if report.when == "teardown":
             records = [record for name, record in report.user_properties if name == "soak"]
-            self.soak.add(records, failed=report.nodeid in self.bad)
+            self.soak.add(records, failed=report.nodeid in self.failed)
 
     def pytest_terminal_summary(self, terminalreporter):
         self.soak.seconds += time.time()
         terminalreporter.section("soak")
         if self.soak.rows:
             page = Path(os.environ.get("HEATLIFT_SOAK_PAGE", PAGE))
-            said = self.soak.write(page)
+            line = self.soak.write(page)
             terminalreporter.write_line(self.soak.text())
             terminalreporter.write_line(self.soak.projection())
-            terminalreporter.write_line(said)
+            terminalreporter.write_line(line)
 
 
 def pytest_sessionstart(session):
     soak = _soak_of(session.config)
     if soak is not None:
-        session.config.pluginmanager.register(Watcher(soak), "soak-watcher")
+        session.config.pluginmanager.register(SoakPlugin(soak), "soak-table")

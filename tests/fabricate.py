@@ -1,4 +1,4 @@
-"""Writers of tiny archives in the true layouts of the field's data sets: the formats, as code."""
+"""Writers of tiny data sets in the original layouts and formats."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def photograph(path: Path, width: int = 64, height: int = 48, seed: int = 0) -> 
 
 
 def coco_document(people: int = 4, width: int = 64, height: int = 48, seed: int = 0) -> dict:
-    """COCO's annotation file: one person per image, one image without people, one crowd."""
+    """COCO's annotation file: one person per image, an image without people, and a crowd."""
     rng = np.random.default_rng(seed)
     annotations = []
     for index in range(people):
@@ -61,7 +61,7 @@ def coco_document(people: int = 4, width: int = 64, height: int = 48, seed: int 
 
 
 def coco(root: Path, people: int = 4) -> Path:
-    """COCO 2017 as it unpacks, and boxes of a person detector for its validation images."""
+    """COCO 2017 as unpacked, and boxes of a person detector for its validation images."""
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     for seed, split in enumerate(("train", "val")):
         document = coco_document(people, seed=seed)
@@ -100,7 +100,7 @@ def mpii_list(people: int = 4, seed: int = 0) -> list[dict]:
 
 
 def mpii(root: Path, people: int = 4) -> Path:
-    """MPII with HRNet's lists and the MATLAB file that PCKh is computed from."""
+    """MPII with HRNet's lists and the MATLAB file for PCKh."""
     import scipy.io
 
     (root / "annot").mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def mpii(root: Path, people: int = 4) -> Path:
 
 
 def mpii_coco(root: Path, people: int = 4) -> Path:
-    """MPII in COCO's form with 16 joints, as PoseNet shares it: pixels counted from 0."""
+    """MPII in COCO's format with 16 joints, as PoseNet shares it: pixels counted from 0."""
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     for seed, split in enumerate(("train", "test")):
         document = coco_document(people, seed=seed)
@@ -157,11 +157,11 @@ STANDING = {
     "right_elbow": (0.22, 0, 1.1),
     "right_wrist": (0.22, 0.1, 0.86),
 }
-"""A standing person who looks along +y: world metres, z up, so that the right side is at +x."""
+"""A standing person who faces +y, so that the right side is at +x: world metres, z up."""
 
 
 def motion(frames: int, seed: int = 0) -> np.ndarray:
-    """A person of fixed bones who turns and walks a little, H36M17, world metres, (T, 17, 3)."""
+    """A person with constant bone lengths who turns and walks, H36M17, world metres, (T, 17, 3)."""
     body = np.array([STANDING[name] for name in H36M17.joints])
     rng = np.random.default_rng(seed)
     time = np.arange(frames) / 50.0
@@ -173,7 +173,7 @@ def motion(frames: int, seed: int = 0) -> np.ndarray:
 
 
 def boxed(value: object) -> np.ndarray:
-    """A value as the 0-d array of objects that np.savez makes of a dict."""
+    """A 0-d array of objects with one value, as np.savez stores a dict."""
     box = np.empty((), object)
     box[()] = value
     return box
@@ -187,7 +187,7 @@ def human36m(
     subjects: tuple[str, ...] = ("S1", "S5", "S9", "S11"),
     actions: tuple[str, ...] = H36M_ACTIONS,
 ) -> Path:
-    """VideoPose3D's two archives: 32 points in world metres, and 17 joints in pixels by 4 cameras.
+    """VideoPose3D's two archives: 32 points in world metres, and 17 joints in pixels of 4 cameras.
 
     The detections are exact, one frame longer than the motion, and 1 pixel to the right.
     """
@@ -220,7 +220,7 @@ def human36m(
 
 
 def _seen(joints3d: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels and camera-frame metres of a person in the middle of a camera's image."""
+    """Joints in pixels, and in the camera frame in metres."""
     points = world_to_camera(joints3d, camera)
     return project(points, camera), points
 
@@ -233,26 +233,26 @@ PINHOLE = Camera(
     size=(2048, 2048),
     distortion=np.zeros(5),
 )
-"""Looks along +y at `motion`."""
+"""A camera that looks along +y at `motion`."""
 
 TO_3DHP = conversion(H36M17, MPI3DHP17)
 
 
 def motionbert(root: Path, frames: int = 30) -> Path:
-    """MotionBERT's clips: pickles in units of the image, by a camera that sees in parallel."""
+    """MotionBERT's clips: pickles in units of the image, from a parallel projection."""
     for split, count in {"train": 3, "test": 2}.items():
         (root / split).mkdir(parents=True)
         for number in range(count):
             points = world_to_camera(motion(frames, seed=number), PINHOLE) - np.array([0, 0, 4.0])
             label = (points / 2.5).astype(np.float32)
-            given = np.concatenate([label[..., :2], np.ones((frames, 17, 1), np.float32)], axis=-1)
-            clip = {"data_input": given, "data_label": label - label[:, :1] * [0, 0, 1]}
+            joints = np.concatenate([label[..., :2], np.ones((frames, 17, 1), np.float32)], axis=-1)
+            clip = {"data_input": joints, "data_label": label - label[:, :1] * [0, 0, 1]}
             (root / split / f"{number:08d}.pkl").write_bytes(pickle.dumps(clip))
     return root
 
 
 def p_stmo(root: Path) -> Path:
-    """P-STMO's archives of MPI-INF-3DHP: millimetres in the frame of each camera."""
+    """P-STMO's archives of MPI-INF-3DHP: millimetres in the camera frame."""
     root.mkdir(parents=True, exist_ok=True)
     train: dict = {}
     for seed, (name, fps) in enumerate({"S1 Seq1": 25, "S1 Seq2": 50, "S2 Seq1": 25}.items()):
@@ -301,7 +301,7 @@ def _facts(camera: Camera, *, to_world: bool) -> dict:
 
 
 def human36m_mmpose(root: Path) -> Path:
-    """mmpose's Human3.6M: one npz per split, cameras in a pickle, an image per row."""
+    """mmpose's Human3.6M: an npz file per split, a pickle of cameras, an image per row."""
     folder = root / "annotation_body3d"
     (folder / "fps50").mkdir(parents=True)
     cameras, kept = human36m_cameras(), {}
@@ -323,7 +323,7 @@ def human36m_mmpose(root: Path) -> Path:
 
 
 def human36m_posenet(root: Path, *, shifted: bool = False) -> Path:
-    """PoseNet's Human3.6M: three json files per subject; t as a centre, or as a shift."""
+    """PoseNet's Human3.6M: three json files per subject; t is the centre or a translation."""
     (root / "annotations").mkdir(parents=True)
     cameras = human36m_cameras()
     for subject in ("S1", "S5", "S6", "S7", "S8", "S9", "S11"):
@@ -379,7 +379,7 @@ def human36m_posenet(root: Path, *, shifted: bool = False) -> Path:
 
 
 def mpi_inf_3dhp_mmpose(root: Path) -> Path:
-    """mmpose's MPI-INF-3DHP: as its Human3.6M, cameras from world to camera."""
+    """mmpose's MPI-INF-3DHP: like its Human3.6M, but cameras map world to camera."""
     folder = root / "annotations"
     folder.mkdir(parents=True)
     for split, videos in {"train": ["S1_Seq1_Cam0", "S2_Seq1_Cam8"], "test": ["TS1"]}.items():
@@ -398,9 +398,9 @@ def mpi_inf_3dhp_mmpose(root: Path) -> Path:
 
 
 def amass(root: Path) -> tuple[Path, Path]:
-    """A recording of AMASS and a body model of 23 points: on the joints, and on top of the head.
+    """A recording of AMASS and a body model of 23 vertices: the joints, and the top of the head.
 
-    The body rests with y up and looks along z; the recording stands it upright with z up.
+    In the rest pose y is up and the body faces z; the recording turns it so that z is up.
     """
     root.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
@@ -484,7 +484,6 @@ ASF = """# AST/ASF file
     lower hand
   end
 """
-
 """An arm of three bones."""
 
 AMC = """#!OML:ASF arm
@@ -503,7 +502,7 @@ root 0 0 0 0 0 0
 upper 90 0 0
 lower 0
 """
-"""Three frames of it."""
+"""Three frames of the arm."""
 
 _HALF = {
     "hipjoint": ("root", (0.1, -0.02, 0)),
@@ -527,7 +526,7 @@ _TURNS = {"femur": "rx ry rz", "tibia": "rx", "humerus": "rx ry rz", "lowerback"
 
 
 def acclaim(root: Path, frames: int = 60) -> tuple[Path, Path]:
-    """A skeleton with the bones of CMU's ASF files, and a walk of it."""
+    """A skeleton with the bones of CMU's ASF files, and a recording of it walking."""
     root.mkdir(parents=True, exist_ok=True)
     unit = 0.0254 / 0.45
     bones = dict(_MIDDLE)

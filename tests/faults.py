@@ -1,4 +1,4 @@
-"""Faults that tests put into children: each changes what a library or callback does there."""
+"""Faults for child processes of tests: each changes a library, a callback or a dataset."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pipeline.cli import stage_cli
 from pipeline.training import callbacks
 
 
-def _say():
+def _print_here():
     sys.stdout.write("HERE\n")
     sys.stdout.flush()
 
 
-class At(pl.Callback):
-    """Does something at a place of a run.
+class ActAt(pl.Callback):
+    """Calls a function at a place of a run, from a step on.
 
-    Places: `batch` (after it, before anything is saved), `saved` (after it and what was saved),
+    Places: `batch` (after a training batch, before a checkpoint is saved), `saved` (after that),
     `validation`, `epoch`, `test`.
     """
 
@@ -30,9 +30,9 @@ class At(pl.Callback):
         self.place, self.step, self.act, self.rank = place, step, act, rank
 
     def _do(self, place, trainer):
-        mine = self.rank is None or trainer.global_rank == self.rank
-        if place == self.place and mine and trainer.global_step >= self.step:
-            _say()
+        is_rank = self.rank is None or trainer.global_rank == self.rank
+        if place == self.place and is_rank and trainer.global_step >= self.step:
+            _print_here()
             self.act()
 
     def on_train_batch_end(self, trainer, *rest):
@@ -52,13 +52,15 @@ class At(pl.Callback):
         self._do("test", trainer)
 
 
-def _with_callback(callback):
+def _add_callback(callback):
+    """Insert a callback before those of the run."""
+
     def instantiate(self, **options):
-        trainer = whole(self, **options)
+        trainer = original(self, **options)
         trainer.callbacks.insert(0, callback)
         return trainer
 
-    whole = stage_cli.StageCLI.instantiate_trainer
+    original = stage_cli.StageCLI.instantiate_trainer
     stage_cli.StageCLI.instantiate_trainer = instantiate
 
 
@@ -69,7 +71,7 @@ ACTS = {
     "hang": lambda: time.sleep(1000),
     "linger": lambda: time.sleep(0.2),
     "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
-    "say": lambda: None,
+    "print": lambda: None,
 }
 
 
@@ -81,50 +83,50 @@ ACTS["raise"] = _raise
 
 
 def at(place, step, act, rank=None):
-    """Print HERE and do something at a place of a run."""
-    _with_callback(At(place, step, ACTS[act], rank))
+    """Print HERE and do one of `ACTS` at a place of a run; see `ActAt`."""
+    _add_callback(ActAt(place, step, ACTS[act], rank))
 
 
 def slow():
-    """Every batch takes 50 ms longer."""
+    """Make every training batch 50 ms slower."""
 
     class Slow(pl.Callback):
         def on_train_batch_end(self, *rest):
             time.sleep(0.05)
 
-    _with_callback(Slow())
+    _add_callback(Slow())
 
 
 def slow_detector(seconds):
-    """The first look at images takes longer."""
+    """Make detection some seconds slower."""
     from pipeline.detections import cache
 
-    whole = cache.run_first_rank
+    original = cache.run_first_rank
 
     def run_first_rank(*rest):
         time.sleep(seconds)
-        whole(*rest)
+        original(*rest)
 
     cache.run_first_rank = run_first_rank
 
 
 def few_videos(count):
-    """A split to test on has no more than this."""
+    """Limit the number of sequences of an evaluation split."""
     from pipeline.lift import windows
 
-    whole = windows.WholeSequences.__init__
-    windows.WholeSequences.__init__ = lambda self, sequences: whole(self, sequences[:count])
+    original = windows.WholeSequences.__init__
+    windows.WholeSequences.__init__ = lambda self, sequences: original(self, sequences[:count])
 
 
 def no_seeds():
-    """Switch the re-seeding before every batch off, and seed once at the start."""
+    """Disable the seeding before every batch."""
     callbacks.SeedEveryBatch.on_train_batch_start = lambda *rest: None
 
 
 def not_finite(step, where, rank=None):
-    """A loss or a gradient that is NaN or infinite at a step."""
+    """Make the loss NaN or a gradient infinite at a step."""
 
-    class Poison(pl.Callback):
+    class MakeNonFinite(pl.Callback):
         def on_train_batch_start(self, trainer, module, *rest):
             if trainer.global_step == step and rank in (None, trainer.global_rank):
                 weights = next(module.net.parameters())
@@ -133,7 +135,7 @@ def not_finite(step, where, rank=None):
                 else:
                     weights.register_hook(lambda gradient: gradient * float("inf"))
 
-    _with_callback(Poison())
+    _add_callback(MakeNonFinite())
 
 
 def _scaled(step, factor):
@@ -141,8 +143,8 @@ def _scaled(step, factor):
 
 
 def kill_in_save(number):
-    """Die in the middle of the writing of a checkpoint, counted from 1."""
-    whole, count = torch.save, [0]
+    """Die while writing the checkpoint of this number, counted from 1."""
+    original, count = torch.save, [0]
 
     def save(content, file, *rest):
         count[0] += 1
@@ -150,47 +152,47 @@ def kill_in_save(number):
             file.write(b"half a file")
             file.flush()
             ACTS["kill"]()
-        return whole(content, file, *rest)
+        return original(content, file, *rest)
 
     torch.save = save
 
 
 def kill_in_replace(number):
-    """Die after a checkpoint was written and before it gets its name, counted from 1."""
+    """Die after writing and before renaming the checkpoint of this number, counted from 1."""
     from pathlib import Path
 
-    whole, count = Path.replace, [0]
+    original, count = Path.replace, [0]
 
     def replace(self, target):
         count[0] += str(target).endswith(".ckpt")
         if count[0] == number:
             ACTS["kill"]()
-        return whole(self, target)
+        return original(self, target)
 
     Path.replace = replace
 
 
 def hang_in(hook):
-    """Say HERE and never come back from a hook of the module."""
+    """Print HERE and hang in a hook of the callbacks."""
 
     class Hang(pl.Callback):
         pass
 
     def hang(self, *rest, **options):
-        _say()
+        _print_here()
         time.sleep(1000)
 
     setattr(Hang, hook, hang)
-    _with_callback(Hang())
+    _add_callback(Hang())
 
 
 def hang_in_imports():
-    """Say HERE and never come back from the imports that the command line begins with."""
+    """Print HERE and hang in the imports at the start of the command."""
     import pipeline.__main__
 
     class Finder:
         def find_spec(self, *rest):
-            _say()
+            _print_here()
             time.sleep(1000)
 
     del sys.modules["pipeline.cli.launch"], pipeline.cli.launch
@@ -198,77 +200,78 @@ def hang_in_imports():
 
 
 def hang_in_command():
-    """Say HERE and never come back from a command that is no stage."""
+    """Print HERE and hang in a command that is not a stage."""
     from pipeline.cli import commands
 
     def run_plain(*rest):
-        _say()
+        _print_here()
         time.sleep(1000)
 
     commands.run_plain_command = run_plain
 
 
 def term_at_the_end():
-    """SIGTERM comes when the run is finished and writes its last page."""
+    """Send SIGTERM when the run is finished and writes its last page."""
     from pipeline.dashboard import callback
 
-    whole = callback.write_index
+    original = callback.write_index
 
     def write_index(folder):
         if (folder / "run.json").exists() and '"finished"' in (folder / "run.json").read_text():
-            _say()
+            _print_here()
             ACTS["term"]()
-        return whole(folder)
+        return original(folder)
 
     callback.write_index = write_index
 
 
 def limit_file_size(step):
-    """From a step on, no file may grow beyond 20 kB."""
+    """Limit the size of written files to 20 kB from a step on."""
     import resource
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
-    _with_callback(At("batch", step, limit))
+    _add_callback(ActAt("batch", step, limit))
 
 
-class Bad:
-    """A data set in whose loader process an act happens at a batch."""
+class FaultyDataset:
+    """A dataset with a fault in the DataLoader worker at a batch; see `worker`."""
 
-    def __init__(self, whole, act, batch):
-        self.whole, self.act, self.batch, self.made = whole, act, batch, 0
+    def __init__(self, dataset, act, batch):
+        self.dataset, self.act, self.batch, self.count = dataset, act, batch, 0
 
     def __len__(self):
-        return len(self.whole)
+        return len(self.dataset)
 
     def __getitem__(self, key):
         from pipeline.errors import DataError
 
-        self.made += 1
-        if self.made > self.batch:
+        self.count += 1
+        if self.count > self.batch:
             if self.act == "bad file":
                 raise DataError("walk.avi: frame 7 is grey; repair it")
             ACTS[self.act]()
-        return self.whole[key]
+        return self.dataset[key]
 
 
 def worker(act, batch):
-    """The process that makes this training batch dies, hangs or meets a bad file."""
+    """Make the DataLoader worker of this training batch die, hang or read a damaged file."""
     from pipeline.training import loader
 
     def faulty(dataset, *rest, **options):
-        bad = Bad(dataset, act, batch) if options.get("workers") else dataset
-        return whole(bad, *rest, **options)
+        if options.get("workers"):
+            dataset = FaultyDataset(dataset, act, batch)
+        return original(dataset, *rest, **options)
 
-    whole, loader.make_loader = loader.make_loader, faulty
+    original, loader.make_loader = loader.make_loader, faulty
     if act == "hang":
         loader.WORKER_TIMEOUT = 5.0
 
 
 def full_wandb_disk():
-    """The folder that W&B writes to is a disk of 32 kB (needs root)."""
+    """Mount a disk of 32 kB as the folder of W&B (needs root)."""
     import subprocess
 
     from pipeline.dashboard import wandb_logger
@@ -278,9 +281,9 @@ def full_wandb_disk():
         folder.mkdir(parents=True, exist_ok=True)
         mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)]
         subprocess.run(mount, check=True)
-        return whole(self)
+        return original(self)
 
-    whole, wandb_logger.ResilientWandbLogger._start = (
+    original, wandb_logger.ResilientWandbLogger._start = (
         wandb_logger.ResilientWandbLogger._start,
         start,
     )

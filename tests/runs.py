@@ -1,4 +1,4 @@
-"""Tiny runs of every stage: configs, command lines that start them, and what they must leave."""
+"""Tiny runs of every stage: configs, command lines, and their outcome."""
 
 from __future__ import annotations
 
@@ -58,23 +58,23 @@ trainer: {max_epochs: 2, log_every_n_steps: 1}
 save_every: 2
 """
 TINY = {"heatmap": IMAGES, "integral": MIXED, "pretrain": MOTION, "lift": MOTION}
-"""A config of each stage that trains in seconds."""
+"""Stage -> config of a run that takes seconds."""
 
-OWN = str(Path(__file__).parent / "own.py")
+USER_CODE = str(Path(__file__).parent / "own.py")
 LIFT = ("--data.detections", "exact")
-WORDS = {
+COMMANDS = {
     "heatmap": ("heatmap", "fit", "-c", "heatmap.yaml"),
-    "integral": ("integral", "fit", "-c", "integral.yaml", "--import", OWN),
+    "integral": ("integral", "fit", "-c", "integral.yaml", "--import", USER_CODE),
     "pretrain": ("pretrain", "fit", "-c", "pretrain.yaml"),
     "lift": ("lift", "fit", "-c", "lift.yaml", *LIFT),
 }
+"""Stage -> arguments that start its run."""
 
-
-TWO = ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
+TWO_RANKS = ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
 
 
 def outcome(folder: Path, stage: str) -> dict:
-    """What a finished run leaves that must not depend on its interruptions."""
+    """Results of a finished run that must not depend on interruptions."""
     run = folder / "runs" / stage / stage
     state = read_state(run)
     assert state is not None, sorted(map(str, folder.rglob("*")))
@@ -94,7 +94,7 @@ def outcome(folder: Path, stage: str) -> dict:
 
 
 def same(one, other) -> bool:
-    """Bit-equal, all the way down."""
+    """Whether two nested structures are bit-equal."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):
@@ -104,7 +104,8 @@ def same(one, other) -> bool:
     return one == other
 
 
-def differing(one: dict, other: dict) -> list[str]:
+def differences(one: dict, other: dict) -> list[str]:
+    """Keys of an outcome whose values differ."""
     return [key for key in one if not same(one[key], other[key])]
 
 
@@ -114,4 +115,4 @@ DEATHS = {
     "exit": (9, "process {}: ended with exit code 9"),
     "raise": (1, "process {}: RuntimeError: thrown by a test"),
 }
-"""Way to die -> exit code of the run, and its line."""
+"""Fault of a rank -> exit code of the run, and its error line."""

@@ -1,4 +1,4 @@
-"""Writes BVH files of bodies that no camera ever saw, and damages them."""
+"""Made-up BVH files for tests, and damaged variants of them."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ ORDERS = ("ZXY", "YXZ", "XYZ", "ZYX", "XZY", "YZX")
 
 
 def tree(names: list[str], parents: list[int], offsets: np.ndarray, channels: list[str]) -> str:
-    """A HIERARCHY: `channels` holds for each joint letters, lower case for positions (xyzZXY)."""
+    """A HIERARCHY section; `channels` has letters per joint, lower case for positions (xyzZXY)."""
     lines = ["HIERARCHY"]
 
-    def put(joint: int, depth: int) -> None:
+    def write_joint(joint: int, depth: int) -> None:
         pad = "\t" * depth
         kind = "ROOT" if parents[joint] < 0 else "JOINT"
         words = [c.upper() + ("position" if c.islower() else "rotation") for c in channels[joint]]
@@ -49,20 +49,21 @@ def tree(names: list[str], parents: list[int], offsets: np.ndarray, channels: li
         lines.append(f"{pad}\tCHANNELS {len(words)} {' '.join(words)}")
         for child, parent in enumerate(parents):
             if parent == joint:
-                put(child, depth + 1)
+                write_joint(child, depth + 1)
         lines.append(pad + "}")
 
-    put(0, 0)
+    write_joint(0, 0)
     return "\n".join(lines) + "\n"
 
 
 def motion(values: np.ndarray, seconds: float) -> str:
+    """A MOTION section with one row of `values` per frame."""
     rows = "\n".join(" ".join(map(repr, row)) for row in values.tolist())
     return f"MOTION\nFrames: {len(values)}\nFrame Time: {seconds}\n{rows}\n"
 
 
 def hostile(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
-    """What the damage is, and the damaged file: none of them may be read."""
+    """Pairs of a kind of damage and a damaged file, all of which a reader must reject."""
     rng = np.random.default_rng(seed)
     kinds = list(_DAMAGE)
     for case in range(count):
@@ -85,7 +86,7 @@ def _cut_lines(rng):
     return "".join(lines[: int(rng.integers(0, len(lines)))]) or " "
 
 
-def _lie(rng):
+def _frame_count(rng):
     wrong = rng.choice(["0", "-3", "2", "4", "999999999", "3.5", "three", "", "1_0", "9" * 5000])
     return SMALL.replace("Frames: 3", f"Frames: {wrong}")
 
@@ -147,7 +148,7 @@ def _columns(rng):
     lines = SMALL.splitlines()
     line = int(rng.integers(18, 21))
     lines[line] = rng.choice([lines[line] + " 7", lines[line].rsplit(" ", 1)[0], "5"])
-    if rng.random() < 0.5 and line < 20:  # the total is right, no line is
+    if rng.random() < 0.5 and line < 20:  # the total number is right, but no line is
         lines[line], lines[line + 1] = lines[18] + " 7", lines[20].rsplit(" ", 1)[0]
     return "\n".join(lines)
 
@@ -183,7 +184,7 @@ def _long_line(rng):
 _DAMAGE = {
     "cut at a token": _cut,
     "cut at a line": _cut_lines,
-    "frames": _lie,
+    "frames": _frame_count,
     "brace": _brace,
     "depth": _deep,
     "number": _number,

@@ -1,4 +1,4 @@
-"""Projection and back, lenses, Human3.6M's cameras, random cameras."""
+"""Projection and its inverse, lenses, Human3.6M's cameras, random cameras."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ SIMPLE = Camera(
 
 @st.composite
 def any_camera(draw, lenses=("opencv", "human36m")):
-    """A camera anywhere, with a lens that bends about as much as Human3.6M's."""
+    """A camera anywhere, with about as much distortion as Human3.6M's."""
     number = st.floats(-1, 1)
     turn = draw(st.lists(number, min_size=3, max_size=3))
     distortion = np.array(draw(st.lists(number, min_size=5, max_size=5)))
@@ -42,7 +42,7 @@ def any_camera(draw, lenses=("opencv", "human36m")):
 
 
 def points_in_view(seed, count=40):
-    """Points whose rays lean at most 0.45 to each side, as Human3.6M's images do."""
+    """Points with |x/z| and |y/z| up to 0.45, as in Human3.6M's images."""
     random = np.random.default_rng(seed)
     depth = random.uniform(0.5, 20, (count, 1))
     return np.concatenate([random.uniform(-0.45, 0.45, (count, 2)) * depth, depth], axis=1)
@@ -51,8 +51,8 @@ def points_in_view(seed, count=40):
 def test_projection_of_a_point_on_the_axis_is_the_principal_point():
     bent = dataclasses.replace(SIMPLE, distortion=np.array([0.1, -0.2, 0.01, 0.02, 0.3]))
     for lens in ("opencv", "human36m"):
-        looked = cameras.project(np.array([0, 0, 2.5]), dataclasses.replace(bent, lens=lens))
-        assert looked.tolist() == [510, 390]
+        pixel = cameras.project(np.array([0, 0, 2.5]), dataclasses.replace(bent, lens=lens))
+        assert pixel.tolist() == [510, 390]
 
 
 def test_x_goes_right_and_y_goes_down():
@@ -111,7 +111,7 @@ def test_float32_tensors_project_like_float64_arrays_and_carry_gradients():
 
 @settings(max_examples=50, deadline=None)
 @given(camera=any_camera(), depth=st.floats(-50, 0), x=st.floats(-3, 3), y=st.floats(-3, 3))
-def test_points_behind_the_camera_are_flagged_and_never_mirrored(camera, depth, x, y):
+def test_points_behind_the_camera_are_flagged_and_become_nan(camera, depth, x, y):
     points = np.array([[x, y, depth], [0.1, 0.1, 1.0]])
     assert cameras.in_front(points).tolist() == [False, True]
     tensor = cameras.project(torch.tensor(points), camera)
@@ -126,13 +126,13 @@ def test_world_to_camera_to_world_returns_the_point(camera, seed):
     points = np.random.default_rng(seed).normal(0, 5, (2, 9, 3))
     moved = cameras.world_to_camera(points, camera)
     np.testing.assert_allclose(cameras.camera_to_world(moved, camera), points, rtol=1e-9, atol=1e-9)
-    nothing = cameras.world_to_camera(camera.centre, camera)
-    np.testing.assert_allclose(nothing, 0, atol=1e-12)
+    origin = cameras.world_to_camera(camera.centre, camera)
+    np.testing.assert_allclose(origin, 0, atol=1e-12)
 
 
 @settings(max_examples=10, deadline=None)
 @given(camera=any_camera())
-def test_whole_numbers_in_tensors_move_like_those_in_arrays(camera):
+def test_integer_tensors_give_the_same_as_integer_arrays(camera):
     points = np.array([[3, -2, 9], [0, 1, -4]])
     whole = torch.tensor(points)
     for move in (cameras.world_to_camera, cameras.camera_to_world, cameras.project):
@@ -145,10 +145,10 @@ def test_whole_numbers_in_tensors_move_like_those_in_arrays(camera):
 
 @settings(max_examples=50, deadline=None)
 @given(width=st.integers(1, 10**4), height=st.integers(1, 10**4), seed=st.integers(0, 99))
-def test_normalised_and_back_is_the_same_pixel(width, height, seed):
+def test_denormalise_is_the_inverse_of_normalise(width, height, seed):
     pixels = np.random.default_rng(seed).uniform(-100, 10**4, (5, 2))
-    there = cameras.normalise(pixels, (width, height))
-    np.testing.assert_allclose(cameras.denormalise(there, (width, height)), pixels, atol=1e-6)
+    normalised = cameras.normalise(pixels, (width, height))
+    np.testing.assert_allclose(cameras.denormalise(normalised, (width, height)), pixels, atol=1e-6)
 
 
 def test_normalisation_keeps_the_aspect_and_flipping_negates_x():
@@ -178,14 +178,14 @@ def test_a_mirrored_camera_sees_the_mirrored_body_in_the_flipped_image(camera, s
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=4, max_size=4).filter(lambda q: np.linalg.norm(q) > 0.1))
-def test_quaternions_become_the_rotations_that_scipy_makes(quaternion):
+def test_rotations_from_quaternions_agree_with_scipy(quaternion):
     w, x, y, z = quaternion
     matrix = cameras.from_quaternion(quaternion)
     np.testing.assert_allclose(matrix, Rotation.from_quat([x, y, z, w]).as_matrix(), atol=1e-12)
     assert np.linalg.det(matrix) == pytest.approx(1)
 
 
-def test_looking_at_a_point_puts_it_on_the_axis_with_the_head_up():
+def test_looking_at_a_point_puts_it_on_the_axis_with_up_as_up():
     centre, target = np.array([3.0, -2.0, 1.5]), np.array([0.4, 0.3, 0.9])
     camera = dataclasses.replace(SIMPLE, rotation=cameras.look_at(centre, target), centre=centre)
     seen = cameras.world_to_camera(np.array([target, target + np.array([0, 0, 0.5])]), camera)
@@ -200,12 +200,12 @@ def test_a_camera_that_rolls_clockwise_turns_the_image_counter_clockwise():
     np.testing.assert_allclose(rotation @ [0, 0, 1], [-1, 0, 0], atol=1e-12)
 
 
-def test_looking_straight_down_is_refused():
+def test_looking_straight_down_raises_an_error():
     with pytest.raises(ValueError, match="straight up or down"):
         cameras.look_at([0, 0, 3], [0, 0, 1])
 
 
-def test_human36m_cameras_stand_around_the_room_and_look_at_its_middle():
+def test_human36m_cameras_surround_the_origin_and_look_at_it():
     found = cameras.human36m_cameras()
     assert list(found) == ["S1", "S5", "S6", "S7", "S8", "S9", "S11"]
     for camera in (camera for four in found.values() for camera in four):
@@ -224,7 +224,7 @@ def test_human36m_cameras_stand_around_the_room_and_look_at_its_middle():
     )
 
 
-def test_the_four_cameras_of_a_subject_agree_on_where_a_point_is():
+def test_the_four_cameras_of_a_subject_give_back_the_same_point():
     point = np.array([0.3, -0.4, 1.1])
     for camera in cameras.human36m_cameras()["S11"]:
         seen = cameras.world_to_camera(point, camera)
@@ -233,13 +233,13 @@ def test_the_four_cameras_of_a_subject_agree_on_where_a_point_is():
 
 
 def walk(frames=30, length=1.0):
-    """A stick of 17 joints that walks `length` metres along x."""
+    """Motion of 17 joints that move `length` metres along x."""
     body = np.random.default_rng(1).normal(0, 0.25, (17, 3)) + np.array([0, 0, 0.9])
     path = np.linspace(-length / 2, length / 2, frames)
     return body + path[:, None, None] * np.array([1.0, 0, 0])
 
 
-def test_random_cameras_keep_every_joint_in_view_and_project_what_they_return():
+def test_random_cameras_keep_every_joint_in_the_image_and_return_its_projection():
     clips = np.stack([walk(length=length) for length in np.linspace(0, 12, 24)]).astype(np.float32)
     seen, joints2d = cameras.random_cameras(clips, 3, 1, np.arange(24))
     assert seen.dtype == joints2d.dtype == np.float32
@@ -252,14 +252,14 @@ def test_random_cameras_keep_every_joint_in_view_and_project_what_they_return():
     np.testing.assert_allclose(np.linalg.norm(np.diff(seen, axis=2), axis=-1), bones, atol=1e-5)
 
 
-def test_random_cameras_look_from_all_sides_with_the_head_up():
+def test_random_cameras_look_from_all_sides_with_up_as_up():
     clips = np.zeros((400, 1, 3, 3)) + np.array([[0, 0, 0], [0, 0, 1.0], [1.0, 0, 0]])
     seen, _ = cameras.random_cameras(clips, 0, 0, np.arange(400))
     up, ahead = seen[:, 0, 1] - seen[:, 0, 0], seen[:, 0, 2] - seen[:, 0, 0]
     assert (up[:, 1] < -0.9).all()
     assert abs(np.degrees(np.arcsin(up[:, 2]))).max() < 15.001
-    turned, _ = np.histogram(np.arctan2(ahead[:, 0], ahead[:, 2]), bins=8, range=(-np.pi, np.pi))
-    assert turned.min() > 25
+    sides, _ = np.histogram(np.arctan2(ahead[:, 0], ahead[:, 2]), bins=8, range=(-np.pi, np.pi))
+    assert sides.min() > 25
     distance = seen[..., 2].mean(axis=(1, 2))
     assert 2.99 < distance.min() < 3.3 < 6.7 < distance.max() < 7.01
 
@@ -273,7 +273,7 @@ def test_a_clip_gets_the_same_random_camera_in_any_batch():
     assert abs(later[0] - alone[0]).max() > 0.1
 
 
-def test_a_ring_of_cameras_is_like_human36ms():
+def test_a_ring_of_cameras_has_the_ranges_of_human36m():
     body = walk()
     ring = cameras.ring_of_cameras(1, "walk", joints3d=body)
     azimuth = np.degrees([np.arctan2(*camera.centre[1::-1]) for camera in ring])
@@ -291,7 +291,7 @@ def test_a_ring_of_cameras_is_like_human36ms():
     assert abs(other[0].centre - ring[0].centre).max() > 0.01
 
 
-def test_a_ring_stands_back_for_a_long_walk_but_not_for_frames_that_do_not_count():
+def test_a_ring_moves_back_for_a_long_walk_but_not_for_frames_that_are_not_valid():
     body = walk(frames=200, length=8)
     far = cameras.ring_of_cameras(2, joints3d=body)
     near = cameras.ring_of_cameras(2, joints3d=body, valid=abs(np.linspace(-4, 4, 200)) < 0.2)

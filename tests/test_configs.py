@@ -13,7 +13,7 @@ from costs import cost
 from pipeline.__main__ import STAGES, main
 from pipeline.cli.configs import shipped_configs
 from pipeline.cli.models import count_multiply_adds
-from pipeline.heatmap.data import get_skeleton
+from pipeline.skeleton import get_skeleton
 
 WIDE = re.compile(
     r"hrnet_w|simple_baseline|san|resnet|videopose3d|mixste(?!_small|_mocap)|poseformer(?!_group)"

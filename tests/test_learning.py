@@ -12,7 +12,7 @@ import torch
 from pipeline.heatmap import SimpleBaseline
 from pipeline.heatmap.targets import encode_heatmaps, heatmap_loss
 from pipeline.integral import SAN
-from pipeline.integral.san import expectation
+from pipeline.integral.volumes import expectation
 from pipeline.lift import Cascade
 
 TESTS = Path(__file__).parent

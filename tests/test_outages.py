@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import WORDS, differing, outcome
+from runs import COMMANDS, differences, outcome
 from wandb_stub import Server
 
 OUTAGES = (
@@ -31,10 +31,10 @@ QUIET = ("offline",)
 
 
 @pytest.fixture
-def plain(heatlift_in, tmp_path, unbroken):
+def plain(heatlift_in, tmp_path, uninterrupted):
     """The outcome without W&B and the seconds it took."""
     begun = time.monotonic()
-    child = heatlift_in(tmp_path / "plain")(*WORDS["lift"])
+    child = heatlift_in(tmp_path / "plain")(*COMMANDS["lift"])
     assert child.wait() == 0, child.stderr
     return outcome(tmp_path / "plain", "lift"), time.monotonic() - begun
 
@@ -69,10 +69,10 @@ def suffer(kind, start, folder):
     if kind == "full disk":
         faults = [("full_wandb_disk",)]
     if "dies" in kind:
-        faults = [("at", "batch", 4, "say"), ("slow",)]
+        faults = [("at", "batch", 4, "print"), ("slow",)]
     mode = "offline" if kind == "offline" else "online"
     begun = time.monotonic()
-    child = start(*WORDS["lift"], "--wandb", mode, faults=faults, env=env)
+    child = start(*COMMANDS["lift"], "--wandb", mode, faults=faults, env=env)
     try:
         if "dies" in kind:
             child.wait_for("HERE")
@@ -104,7 +104,7 @@ def check(kind, heatlift_in, folder, plain):
     if code:
         bad["other"] = [f"exit {code}", child.stderr[-300:]]
         return bad
-    bad["wrong"] = differing(outcome(folder, "lift"), want)
+    bad["wrong"] = differences(outcome(folder, "lift"), want)
     if seconds - usual > 15:
         bad["other"].append(f"{seconds - usual:.1f} s more")
     expected = 0 if kind in QUIET else 1
@@ -118,7 +118,7 @@ def check(kind, heatlift_in, folder, plain):
 def test_a_server_that_answers_well_is_no_outage(heatlift, tmp_path):
     server = Server("well")
     env = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": server.url}
-    child = heatlift(*WORDS["lift"], "--wandb", "online", env=env)
+    child = heatlift(*COMMANDS["lift"], "--wandb", "online", env=env)
     assert child.wait() == 0, child.stderr
     server.die()
     assert server.asked > 3, child.stderr

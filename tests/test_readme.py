@@ -1,4 +1,4 @@
-"""What README, the other pages and the Makefile tell people to type exists."""
+"""Every command in README, the other pages and the Makefile works."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def blocks(text):
 
 
 def commands():
-    """(page, words) of everything that pages tell to type, also in a line of text."""
+    """(page, words) of every command on the pages, in code blocks and in lines of text."""
     for page in PAGES:
         text = page.read_text()
         spans = re.findall(r"(?<!`)`((?:make|heatlift) [^`\n]+)`", text)
@@ -54,7 +55,7 @@ OF_MAKE = [(page, words) for page, words in TYPED if words[0] == "make"]
 
 
 def heatlift_words(words):
-    """What follows `heatlift`, however it is started; none for other programs."""
+    """Arguments of `heatlift`, with any way to start it; None for other programs."""
     if words[0].endswith("heatlift"):
         return list(words[1:])
     if "pipeline" in words:
@@ -71,15 +72,20 @@ def ids(pairs):
 
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
-    """An empty folder with the one file that README brings along."""
+    """An empty folder with the Python files that the pages import."""
+    for name in ("my_lifter", "my_video"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_lifter.py").write_text(
         "from pipeline.lift import Martinez\n\n\nclass MyLifter(Martinez):\n    pass\n"
     )
+    page = (ROOT / "docs" / "data.md").read_text()
+    example = re.search(r"```python\n(# my_video\.py\n.*?)```", page, re.DOTALL)[1]
+    (tmp_path / "my_video.py").write_text(example)
 
 
-def test_readme_tells_enough():
+def test_readme_has_commands():
     pages = {page for page, _ in TYPED}
     assert "README.md" in pages
     assert len(OF_HEATLIFT) >= 5
@@ -95,7 +101,7 @@ def test_make_has_the_targets_and_variables_that_pages_use(page, words):
 
 @pytest.mark.parametrize(("page", "words"), OF_HEATLIFT, ids=ids(OF_HEATLIFT))
 @pytest.mark.usefixtures("nowhere")
-def test_heatlift_understands_what_pages_tell_to_type(page, words, capsys):
+def test_heatlift_accepts_the_commands_of_the_pages(page, words, capsys):
     command, *rest = [word for word in heatlift_words(words) if word not in ("…", "...")]
     if command.startswith("-") or command in ("STAGE", "COMMAND"):
         return

@@ -1,4 +1,4 @@
-"""Keyed randomness: the same whatever the order, and random enough."""
+"""Keyed random numbers do not depend on order, and have the right distribution."""
 
 import numpy as np
 import pytest
@@ -17,21 +17,21 @@ from pipeline import rng
 def test_a_sample_gets_the_same_numbers_in_any_batch_and_order(seed, numbers, data):
     order = data.draw(st.permutations(range(len(numbers))))
     whole = rng.bits(seed, "noise", np.array(numbers), lanes=3)
-    turned = rng.bits(seed, "noise", np.array(numbers)[list(order)], lanes=3)
-    assert np.array_equal(whole[list(order)], turned)
+    permuted = rng.bits(seed, "noise", np.array(numbers)[list(order)], lanes=3)
+    assert np.array_equal(whole[list(order)], permuted)
     assert np.array_equal(whole[0], rng.bits(seed, "noise", numbers[0], lanes=3))
     assert len(np.unique(whole)) == whole.size
 
 
-def test_more_lanes_leave_the_first_as_they_are():
+def test_the_first_lanes_do_not_depend_on_the_number_of_lanes():
     few, many = (rng.uniform(1, "x", np.arange(5), lanes=lanes) for lanes in (2, 9))
     assert np.array_equal(few, many[:, :2])
 
 
 @pytest.mark.parametrize("other", [(2, "a", 3), (1, "b", 3), (1, "a", 4), (1, 3, "a"), (1, "a")])
 def test_another_key_is_another_stream(other):
-    mine, theirs = rng.bits(1, "a", 3, lanes=64), rng.bits(*other, lanes=64)
-    assert not np.isin(mine, theirs).any()
+    first, second = rng.bits(1, "a", 3, lanes=64), rng.bits(*other, lanes=64)
+    assert not np.isin(first, second).any()
 
 
 def test_the_numbers_of_a_key_never_change():
@@ -55,13 +55,13 @@ def test_normal_numbers_have_mean_zero_deviation_one_and_normal_tails():
     assert (abs(drawn) > 1.96).mean() == pytest.approx(0.05, abs=0.005)
 
 
-def test_neighbouring_samples_and_lanes_are_not_related():
+def test_neighbouring_samples_and_lanes_are_not_correlated():
     drawn = rng.normal(0, "c", np.arange(4000), lanes=2)
     pairs = (drawn[:, :1] * drawn[:, 1:], drawn[1:] * drawn[:-1])
     assert all(abs(products.mean()) < 5 / products.size**0.5 for products in pairs)
 
 
-def test_asking_changes_no_global_state():
+def test_drawing_numbers_changes_no_global_state():
     np.random.seed(5)  # noqa: NPY002
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     rng.generator(1, "g").random(10)

@@ -1,4 +1,4 @@
-"""Joint sets: trees, sides, and conversion by name."""
+"""Joint sets: parents, left and right, and conversion by name."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def pose(skeleton, *, seed=0):
 
 
 @pytest.mark.parametrize("skeleton", ALL)
-def test_every_joint_hangs_on_the_root(skeleton):
+def test_every_joint_is_a_descendant_of_the_root(skeleton):
     for joint in range(len(skeleton)):
         steps = 0
         while joint != skeleton.root:
@@ -72,7 +72,7 @@ def test_a_mirrored_body_has_the_same_bones_on_the_other_side(skeleton):
             np.testing.assert_allclose(after[partner], length)
 
 
-def test_lifters_work_in_the_order_of_human36m():
+def test_h36m17_has_the_joint_order_of_human36m():
     assert H36M17.joints[:4] == ("pelvis", "right_hip", "right_knee", "right_ankle")
     assert H36M17.left == (4, 5, 6, 11, 12, 13)
     assert H36M17.right == (1, 2, 3, 14, 15, 16)
@@ -81,11 +81,11 @@ def test_lifters_work_in_the_order_of_human36m():
 
 @pytest.mark.parametrize("source", ALL)
 @pytest.mark.parametrize("target", ALL)
-def test_shared_joints_survive_the_way_there_and_back_by_name(source, target):
-    there = conversion(source, target, allow_missing=True)
-    back = conversion(target, source, allow_missing=True)
+def test_converting_to_another_set_and_back_keeps_shared_joints(source, target):
+    forward = conversion(source, target, allow_missing=True)
+    backward = conversion(target, source, allow_missing=True)
     joints = pose(source)
-    returned = back.joints(there.joints(joints))
+    returned = backward.joints(forward.joints(joints))
     shared = set(source.vocabulary) & set(target.vocabulary)
     assert len(shared) >= 12
     for name in shared:
@@ -93,7 +93,7 @@ def test_shared_joints_survive_the_way_there_and_back_by_name(source, target):
         np.testing.assert_array_equal(returned[:, index], joints[:, index])
 
 
-def test_joints_that_mpii_lacks_are_made_up_and_flagged():
+def test_joints_missing_in_mpii_are_midpoints_and_flagged():
     found = conversion(MPII16, H36M17, allow_missing=True)
     joints = pose(MPII16)
     converted = found.joints(joints)
@@ -104,7 +104,7 @@ def test_joints_that_mpii_lacks_are_made_up_and_flagged():
     assert np.isnan(converted[:, H36M17.index("nose")]).all()
 
 
-def test_a_joint_from_four_is_their_plain_mean_and_has_their_least_score():
+def test_a_joint_from_four_sources_has_their_mean_and_their_lowest_score():
     found = conversion(COCO17, H36M17, allow_missing=True)
     parts = [
         COCO17.index(name) for name in ("left_hip", "right_hip", "left_shoulder", "right_shoulder")
@@ -117,13 +117,13 @@ def test_a_joint_from_four_is_their_plain_mean_and_has_their_least_score():
     assert found.score(score)[0, H36M17.index("head")] == 0
 
 
-def test_the_maps_of_the_published_data_sets():
+def test_conversions_of_published_data_sets():
     to_h36m = conversion(MPI3DHP17, H36M17).sources[:, 0]
     assert to_h36m.tolist() == [14, 8, 9, 10, 11, 12, 13, 15, 1, 16, 0, 5, 6, 7, 2, 3, 4]
     assert conversion(H36M17, H36M18).made_up == ("mid_shoulder",)
 
 
-def test_a_set_that_lacks_a_joint_is_refused_with_its_name():
+def test_a_set_without_a_needed_joint_raises_an_error_with_its_name():
     with pytest.raises(DataError, match="COCO17 cannot become H36M17: no source for head"):
         conversion(COCO17, H36M17)
     hands = Skeleton("hands", ("left_palm", "right_palm"), (-1, 0))
@@ -131,12 +131,12 @@ def test_a_set_that_lacks_a_joint_is_refused_with_its_name():
         conversion(hands, COCO17, allow_missing=True)
 
 
-def test_an_array_with_other_joints_is_refused():
+def test_an_array_with_another_number_of_joints_raises_an_error():
     with pytest.raises(DataError, match=r"16 joints is not H36M17 \(17 joints\)"):
         conversion(H36M17, H36M18).joints(np.zeros((3, 16, 2)))
 
 
-def test_a_set_whose_names_do_not_match_its_tree_is_refused():
+def test_a_set_with_more_names_than_parents_raises_an_error():
     with pytest.raises(ValueError, match="2 joints need as many parents"):
         Skeleton("pair", ("a", "b"), (-1,))
     with pytest.raises(KeyError, match="no joint 'tail'"):

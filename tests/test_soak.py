@@ -9,7 +9,7 @@ import signal
 import time
 
 import pytest
-from runs import DEATHS, TINY, TWO, WORDS, differing, outcome
+from runs import COMMANDS, DEATHS, TINY, TWO_RANKS, differences, outcome
 from soak import SEED
 
 from pipeline.errors import DataError
@@ -40,13 +40,13 @@ def unreadable(paths):
 def finish(row, start, folder, stage, want, what, *more, done=None):
     """Run the same command to its end and look at everything that must hold then."""
     lost = unreadable(states_of(folder, stage))
-    child = start(*WORDS[stage], *more)
+    child = start(*COMMANDS[stage], *more)
     code = child.wait()
     state = read_state(folder / "runs" / stage / stage) or {}
     whole = code == 0 and state.get("state") == "finished"
     row.look(
         what,
-        wrong=whole and differing(outcome(folder, stage), want),
+        wrong=whole and differences(outcome(folder, stage), want),
         lost=lost,
         zero=code == 0 and not whole,
         orphans=child.orphans(),
@@ -78,35 +78,35 @@ def killed(start, words, place, chance, seconds):
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("stage", TINY)
-def test_kills(stage, part, unbroken, heatlift_in, tmp_path, soak):
-    want = unbroken(stage)
+def test_kills(stage, part, uninterrupted, heatlift_in, tmp_path, soak):
+    want = uninterrupted(stage)
     chance = random.Random(f"{SEED} {stage} {part}")
     begun = time.monotonic()
-    assert heatlift_in(tmp_path / "whole")(*WORDS[stage]).wait() == 0
+    assert heatlift_in(tmp_path / "whole")(*COMMANDS[stage]).wait() == 0
     seconds = time.monotonic() - begun
-    assert differing(outcome(tmp_path / "whole", stage), want) == []
+    assert differences(outcome(tmp_path / "whole", stage), want) == []
     row = soak(f"kill {stage}")
     for number in row.times(10):
         place = dict(enumerate(PLACES)).get(number)  # 4 at a place, 6 at random moments
         folder = tmp_path / str(number)
         start = heatlift_in(folder)
-        while not killed(start, WORDS[stage], place, chance, seconds):
+        while not killed(start, COMMANDS[stage], place, chance, seconds):
             shutil.rmtree(folder)  # it had finished before
         finish(row, start, folder, stage, want, place)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_kills_of_one_of_two(rank, unbroken, heatlift_in, tmp_path, soak):
-    want = unbroken("lift", *TWO)
+def test_kills_of_one_of_two(rank, uninterrupted, heatlift_in, tmp_path, soak):
+    want = uninterrupted("lift", *TWO_RANKS)
     chance = random.Random(f"{SEED} two {rank}")
     row = soak("kill two")
     for number in row.times(10):
         start = heatlift_in(tmp_path / str(number))
         fault = ("at", chance.choice(["batch", "saved", "validation"]), chance.randint(1, 7))
-        child = start(*WORDS["lift"], *TWO, faults=[(*fault, "kill", rank)])
+        child = start(*COMMANDS["lift"], *TWO_RANKS, faults=[(*fault, "kill", rank)])
         code = child.wait()
         row.look(fault, zero=code == 0, orphans=child.orphans(), other=code not in (0, 6))
-        finish(row, start, tmp_path / str(number), "lift", want, fault, *TWO)
+        finish(row, start, tmp_path / str(number), "lift", want, fault, *TWO_RANKS)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -119,10 +119,10 @@ def test_kills_of_a_chain(part, heatlift_in, tmp_path, soak):
             if chance:
                 step = chance.randint(1, 5)  # of 6 and 24
                 fault = [("at", "batch", step, "kill")]
-                assert start(*WORDS[stage], *more, faults=fault).wait() == -signal.SIGKILL
+                assert start(*COMMANDS[stage], *more, faults=fault).wait() == -signal.SIGKILL
             if chance and stage == "pretrain":
-                early.append(start(*WORDS["lift"], *taken).wait())
-            assert start(*WORDS[stage], *more).wait() == 0
+                early.append(start(*COMMANDS["lift"], *taken).wait())
+            assert start(*COMMANDS[stage], *more).wait() == 0
         return outcome(folder, "lift")
 
     early = []
@@ -131,13 +131,13 @@ def test_kills_of_a_chain(part, heatlift_in, tmp_path, soak):
     row = soak("kill chain")
     for number in row.times(4):
         got = chain(tmp_path / str(number), chance)
-        row.look(wrong=differing(got, want), zero=early[-1] == 0, other=early[-1] != 2)
+        row.look(wrong=differences(got, want), zero=early[-1] == 0, other=early[-1] != 2)
 
 
 @pytest.mark.parametrize("part", range(2))
-def test_kills_of_detect(part, unbroken, heatlift_in, tmp_path, soak):
-    unbroken("heatmap")
-    detector = unbroken.folders[("heatmap",)] / "checkpoints" / "best.ckpt"
+def test_kills_of_detect(part, uninterrupted, heatlift_in, tmp_path, soak):
+    uninterrupted("heatmap")
+    detector = uninterrupted.folders[("heatmap",)] / "checkpoints" / "best.ckpt"
     text = TINY["heatmap"].partition("data:")[2].partition("  input_size")[0]
     words = ("detect", "-c", "detect.yaml", "--detector", detector)
 
@@ -168,46 +168,46 @@ def test_kills_of_detect(part, unbroken, heatlift_in, tmp_path, soak):
 
 
 @pytest.mark.parametrize("stage", TINY)
-def test_a_kill_after_every_step(stage, unbroken, heatlift_in, tmp_path, soak):
-    want = unbroken(stage)
+def test_a_kill_after_every_step(stage, uninterrupted, heatlift_in, tmp_path, soak):
+    want = uninterrupted(stage)
     steps = want["step"] - 1
     row = soak("kill step")
     for number in row.times(steps):
         folder = tmp_path / str(number)
         start = heatlift_in(folder)
-        words = (*WORDS[stage], "--save_every", "1")
+        words = (*COMMANDS[stage], "--save_every", "1")
         fault = ("at", "saved", number + 1, "kill")
         assert start(*words, faults=[fault]).wait() == -signal.SIGKILL
         finish(row, start, folder, stage, want, fault, "--save_every", "1")
 
 
 @pytest.mark.parametrize("stage", ["integral", "pretrain", "lift"])  # HRNet draws no numbers
-def test_the_control(stage, unbroken, heatlift_in, tmp_path, soak):
+def test_the_control(stage, uninterrupted, heatlift_in, tmp_path, soak):
     row = soak("control")
     for _ in row.times(1):
         start = heatlift_in(tmp_path)
         off = ("no_seeds",)
         fault = ("at", "saved", 4, "kill")
-        assert start(*WORDS[stage], faults=[off, fault]).wait() == -signal.SIGKILL
-        assert start(*WORDS[stage], faults=[off]).wait() == 0
-        row.look(other="weights" not in differing(outcome(tmp_path, stage), unbroken(stage)))
+        assert start(*COMMANDS[stage], faults=[off, fault]).wait() == -signal.SIGKILL
+        assert start(*COMMANDS[stage], faults=[off]).wait() == 0
+        row.look(other="weights" not in differences(outcome(tmp_path, stage), uninterrupted(stage)))
 
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
-@pytest.mark.parametrize("more", [(), TWO], ids=["one", "two"])
+@pytest.mark.parametrize("more", [(), TWO_RANKS], ids=["one", "two"])
 @pytest.mark.parametrize("number", CODES)
 @pytest.mark.parametrize("stage", TINY)
-def test_signals(stage, number, more, unbroken, heatlift_in, tmp_path, soak):
-    want = unbroken(stage, *more)
+def test_signals(stage, number, more, uninterrupted, heatlift_in, tmp_path, soak):
+    want = uninterrupted(stage, *more)
     row = soak("signal")
     for turn in row.times(5):
         folder = tmp_path / str(turn)
         start = heatlift_in(folder)
         step = 1 + turn % (2 if more else 4)  # pretraining has 3 and 6
-        faults = [("at", "batch", step, "say"), ("slow",)]
-        child = start(*WORDS[stage], *more, faults=faults)
+        faults = [("at", "batch", step, "print"), ("slow",)]
+        child = start(*COMMANDS[stage], *more, faults=faults)
         child.wait_for("HERE")
         child.send(number)
         begun = time.monotonic()
@@ -226,7 +226,7 @@ def test_deaths_of_a_process(act, rank, heatlift_in, tmp_path, soak):
     for number in row.times(10):
         folder = tmp_path / str(number)
         child = heatlift_in(folder)(
-            *WORDS["lift"], *TWO, faults=[("at", "batch", 1 + number % 7, act, rank)]
+            *COMMANDS["lift"], *TWO_RANKS, faults=[("at", "batch", 1 + number % 7, act, rank)]
         )
         child.wait_for("HERE")
         begun = time.monotonic()
@@ -247,7 +247,7 @@ def test_deaths_of_a_process(act, rank, heatlift_in, tmp_path, soak):
 def test_hangs_of_a_process(rank, heatlift_in, tmp_path, soak):
     row = soak("hang")
     for number in row.times(5):
-        words = (*WORDS["lift"], *TWO, "--patience", "3")
+        words = (*COMMANDS["lift"], *TWO_RANKS, "--patience", "3")
         fault = ("at", "batch", 1 + number, "hang", rank)
         child = heatlift_in(tmp_path / str(number))(*words, faults=[fault])
         child.wait_for("HERE")
@@ -264,8 +264,8 @@ def test_another_number_of_processes(heatlift_in, tmp_path, soak):
     for number in row.times(3):
         start = heatlift_in(tmp_path / str(number))
         fault = ("at", "saved", 2 + 2 * number, "kill")
-        assert start(*WORDS["lift"], faults=[fault]).wait() == -signal.SIGKILL
-        child = start(*WORDS["lift"], *TWO)
+        assert start(*COMMANDS["lift"], faults=[fault]).wait() == -signal.SIGKILL
+        child = start(*COMMANDS["lift"], *TWO_RANKS)
         code = child.wait()
         named = "had 1 processes and this has 2" in child.stderr
         row.look(zero=code == 0, orphans=child.orphans(), other=code != 2 or not named)
@@ -279,7 +279,7 @@ def test_numbers_that_are_not_finite(stage, where, heatlift_in, tmp_path, soak):
     for number in row.times(5):
         step = 1 + number
         child = heatlift_in(tmp_path / str(number))(
-            *WORDS[stage], faults=[("not_finite", step, where)]
+            *COMMANDS[stage], faults=[("not_finite", step, where)]
         )
         code = child.wait()
         line = child.stderr.splitlines()[-1]
@@ -301,13 +301,13 @@ WORKERS = {"kill": 6, "hang": 6, "bad file": 4}
 def test_loader_processes(act, heatlift_in, tmp_path, soak):
     row = soak("worker")
     for number in row.times(10):
-        words = (*WORDS["lift"], "--data.workers", str(1 + number % 2))
+        words = (*COMMANDS["lift"], "--data.workers", str(1 + number % 2))
         child = heatlift_in(tmp_path / str(number))(*words, faults=[("worker", act, number % 3)])
         begun = time.monotonic()
         code = child.wait(60)
         late = time.monotonic() - begun > 30
         lines = child.stderr.splitlines()
-        cause = {"kill": "was killed", "hang": "gave nothing for", "bad file": "walk.avi"}[act]
+        cause = {"kill": "was killed", "hang": "gave no batch for", "bad file": "walk.avi"}[act]
         bad = code not in (0, WORKERS[act]) or late or cause not in lines[-1] or len(lines) > 2
         row.look(
             act,
@@ -318,15 +318,15 @@ def test_loader_processes(act, heatlift_in, tmp_path, soak):
         )
 
 
-def test_a_damaged_newest_state(unbroken, heatlift_in, tmp_path, soak):
-    want = unbroken("lift")
+def test_a_damaged_newest_state(uninterrupted, heatlift_in, tmp_path, soak):
+    want = uninterrupted("lift")
     chance = random.Random(f"{SEED} fallback")
     row = soak("fallback")
     for number in row.times(20):
         folder = tmp_path / str(number)
         start = heatlift_in(folder)
         fault = ("at", "saved", 5 + number % 3, "kill")
-        assert start(*WORDS["lift"], faults=[fault]).wait() == -signal.SIGKILL
+        assert start(*COMMANDS["lift"], faults=[fault]).wait() == -signal.SIGKILL
         old, new = sorted((folder / "runs/lift/lift/checkpoints").glob("step-*.ckpt"))
         data = bytearray(new.read_bytes())
         kind = ("bit", "cut", "empty", "older one in its place")[number % 4]
@@ -339,13 +339,13 @@ def test_a_damaged_newest_state(unbroken, heatlift_in, tmp_path, soak):
         else:
             data = old.read_bytes()
         new.write_bytes(data)
-        child = start(*WORDS["lift"])
+        child = start(*COMMANDS["lift"])
         code = child.wait()
         named = old.name in child.stdout and new.name in child.stdout
         harmless = kind == "bit" and f"resumed from {new.name}" in child.stdout
         row.look(
             kind,
-            wrong=code == 0 and differing(outcome(folder, "lift"), want),
+            wrong=code == 0 and differences(outcome(folder, "lift"), want),
             orphans=child.orphans(),
             other=(code != 0 or not (named or harmless)) and child.stdout[-200:],
         )

@@ -1,4 +1,4 @@
-"""What runs in the children of a warm forkserver: a command line, with its output in files."""
+"""Code for the children of the forkserver: runs a command line with its output in files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import threading
 import traceback
 
 
-def run(words, folder, environment, faults, limits):
-    """Be `heatlift WORDS` in a session and folder of its own, after calling what `faults` names."""
+def run(arguments, folder, environment, faults, limits):
+    """Run `heatlift ARGUMENTS` in a new session, in a folder, after calling the faults."""
     os.setsid()
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     os.chdir(folder)
@@ -28,16 +28,16 @@ def run(words, folder, environment, faults, limits):
         )
     for name, limit in limits.items():
         resource.setrlimit(getattr(resource, name), (limit, limit))
-    sys.argv = ["heatlift", *words]
+    sys.argv = ["heatlift", *arguments]
     code = 1
     try:
-        _start_ranks_warm()
-        _make_no_films()
+        _fork_ranks()
+        _skip_videos()
         for fault in faults:
             _call(fault)
         from pipeline.__main__ import main
 
-        code = main(words)
+        code = main(arguments)
     except BaseException:
         traceback.print_exc()
     sys.stdout.flush()
@@ -46,7 +46,7 @@ def run(words, folder, environment, faults, limits):
 
 
 def _call(fault):
-    """Call `file.py:function` with the arguments that follow it."""
+    """Call a fault: `file.py:function`, then its arguments."""
     place, *arguments = fault
     path, _, name = place.partition(":")
     spec = importlib.util.spec_from_file_location("faults", path)
@@ -56,10 +56,10 @@ def _call(fault):
     getattr(module, name)(*arguments)
 
 
-class Forked:
-    """A process of several, forked, not started: as `subprocess.Popen`, as far as it is used."""
+class ForkedRank:
+    """A rank that is forked instead of started; has the used part of the API of `Popen`."""
 
-    def __init__(self, words, environment):
+    def __init__(self, arguments, environment):
         from pipeline.__main__ import main
 
         reading, writing = os.pipe()
@@ -76,7 +76,7 @@ class Forked:
             rank_zero_only.rank = int(environment["LOCAL_RANK"])
             code = 1
             try:
-                code = main(words)
+                code = main(arguments)
             except BaseException:
                 traceback.print_exc()
             sys.stdout.flush()
@@ -106,23 +106,23 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def _start_ranks_warm():
-    """The processes of a run on several devices need not import everything again."""
+def _fork_ranks():
+    """Fork the ranks of a run, so that they do not import everything again."""
     from pipeline.training import processes
 
     if "HEATLIFT_COLD" not in os.environ:
-        processes.start = Forked
+        processes.start_process = ForkedRank
 
 
-def _make_no_films():
-    """They take four fifths of a tiny run's time and are tested with the dashboards."""
+def _skip_videos():
+    """Write no videos: they take most of the time of a tiny run, and have their own tests."""
     from pipeline.dashboard import panels
 
     panels.show_video = lambda *rest, **options: None
 
 
 def save_for_ever(path):
-    """Save checkpoints under one name until killed."""
+    """Save checkpoints to one path until the process is killed."""
     import torch
 
     from pipeline.training import checkpoints

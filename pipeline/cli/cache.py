@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.errors import StorageError, UsageError
-from pipeline.files import entries, store
+from pipeline.files import entries, store, writing
 
 
 def ls() -> None:
@@ -47,9 +47,9 @@ def rm(name: str) -> None:
         )
     for chosen in present if name == "all" else [name]:
         with cache.lock(chosen):
-            entries.remove_path(cache.root / chosen)
-            entries.remove_path(cache.root / f".{chosen}.building")
-            cache.sweep(chosen)
+            writing.remove_path(cache.root / chosen)
+            writing.remove_path(cache.root / f".{chosen}.building")
+            cache.remove_leftovers(chosen)
 
 
 def _entries() -> list[Path]:

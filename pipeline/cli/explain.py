@@ -59,9 +59,9 @@ def explain_error(error: BaseException) -> tuple[str, int]:
         return f"{line}; if the precision is bf16-true or 16-true, take bf16-mixed", 2
     for cause in _causes(error):  # noticed outside the loader
         if re.search(r"DataLoader worker .*(killed|exited)", str(cause)):
-            return "a loader process was killed (out of memory?); lower the number of workers", 6
+            return "a DataLoader worker was killed (out of memory?); lower the number of workers", 6
     if processes.is_process_loss(error):
-        return "lost another process of this run; the same command goes on from the newest state", 6
+        return "lost another process of this run; run the same command again to resume", 6
     line = " ".join(str(error).split())[:400]
     return (
         f"{type(error).__name__}: {line} (a bug, or something unforeseen; --debug shows where)",

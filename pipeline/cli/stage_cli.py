@@ -29,8 +29,8 @@ from pipeline.errors import NumbersError, UsageError, print_error
 from pipeline.files.digests import file_digest
 from pipeline.files.torch_files import read_checkpoint
 from pipeline.training import processes
-from pipeline.training.callbacks import NonFiniteGuard, Predictions, Progress, SeedEveryBatch
-from pipeline.training.checkpoints import AtomicCheckpointIO, stage_of
+from pipeline.training.callbacks import NonFiniteGuard, PredictionWriter, ProgressLines, SeedEveryBatch
+from pipeline.training.checkpoints import AtomicCheckpointIO, checkpoint_stage
 from pipeline.training.console import format_duration, print_line
 from pipeline.training.metrics_file import MetricsFile, finite_or_none
 from pipeline.training.run_folder import FINISHED, Run, open_run, step_in_name
@@ -135,7 +135,7 @@ class StageCLI(LightningCLI):
                 "initialise weights from a checkpoint use --model.pretrained"
             )
         content = read_checkpoint(path)
-        stage = stage_of(content, path)
+        stage = checkpoint_stage(content, path)
         if stage != self.stage.stage:
             raise UsageError(
                 f"{path}: is a checkpoint of stage {stage}; this is {self.stage.stage}"
@@ -250,7 +250,7 @@ class StageCLI(LightningCLI):
         seed = int(self._get(self.config, "seed_everything"))
         callbacks: list[pl.Callback] = [SeedEveryBatch(seed), NonFiniteGuard()]
         if not bar:
-            callbacks.append(Progress())
+            callbacks.append(ProgressLines())
         if not config.fast_dev_run:
             callbacks.append(Dashboard())
             if self.run:
@@ -259,7 +259,7 @@ class StageCLI(LightningCLI):
                 self.checkpoint_callback = self.stops.checkpoint_callback = saving
                 callbacks.append(saving)
             if self.subcommand == "predict":
-                callbacks.append(Predictions(self.folder))
+                callbacks.append(PredictionWriter(self.folder))
         return [*callbacks, self.stops]
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -283,7 +283,7 @@ class StageCLI(LightningCLI):
         """Test the best weights of the run, then mark it as finished."""
         if self.run is None or self.checkpoint_callback is None:
             return
-        chosen = self.checkpoint_callback.chosen()
+        chosen = self.checkpoint_callback.selected_checkpoint()
         if chosen is None:
             raise UsageError(
                 "not a single step was trained; check --trainer.max_epochs, --trainer.max_steps "

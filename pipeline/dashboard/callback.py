@@ -23,9 +23,9 @@ _log = logging.getLogger(__name__)
 
 
 class Dashboard(Callback):
-    """Declares the numbers, logs speed and learning rate, keeps index.html up to date.
+    """Declares metrics, logs speed and learning rate, keeps index.html up to date.
 
-    It never raises: what goes wrong here is one warning.
+    A failure to write index.html or a panel is logged as a warning; training goes on.
     """
 
     def __init__(self) -> None:
@@ -33,12 +33,12 @@ class Dashboard(Callback):
         self._since = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Tell W&B what the numbers are."""
+        """Define the metrics in W&B."""
         for logger in wandb_loggers(trainer):
             logger.declare(METRICS)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock; evaluation is not counted."""
+        """Start measuring time; evaluation is not counted."""
         self._samples, self._since = 0, time.perf_counter()
 
     def on_train_batch_end(
@@ -49,7 +49,7 @@ class Dashboard(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Log `train/lr` and `train/samples_per_s` as often as the trainer logs."""
+        """Log `train/lr` and `train/samples_per_s` every `log_every_n_steps` steps."""
         self._samples += _batch_size(batch) * trainer.world_size
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if not every or trainer.global_step % every or not trainer.global_step:
@@ -63,7 +63,7 @@ class Dashboard(Callback):
             logger.log_metrics(numbers, step=trainer.global_step - 1)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show what the module kept, and bring index.html up to date while training goes on."""
+        """Show the module's examples and update index.html."""
         self._samples, self._since = 0, time.perf_counter()
         if trainer.sanity_checking:
             return
@@ -71,17 +71,17 @@ class Dashboard(Callback):
         update_index(trainer)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show what the module kept."""
+        """Show the module's examples."""
         self._show_examples(trainer, pl_module, "test")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Bring index.html up to date."""
+        """Update index.html."""
         update_index(trainer)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Bring index.html up to date, whatever happened."""
+        """Update index.html after an error."""
         update_index(trainer)
 
     @staticmethod
@@ -93,14 +93,14 @@ class Dashboard(Callback):
 
 
 def update_index(trainer: pl.Trainer) -> None:
-    """Write the run folder's `index.html` anew; a failure is a line, not the end of the run."""
+    """Rewrite the run folder's `index.html`; a failure is logged and the run goes on."""
     if not trainer.is_global_zero:
         return
     try:
         for logger in trainer.loggers:
             logger.save()
         write_index(Path(trainer.default_root_dir))
-    except Exception as error:  # a page is never worth a run
+    except Exception as error:  # a failing page must not stop a run
         _log.warning("index.html: %s: %s; the run goes on", type(error).__name__, error)
 
 
@@ -110,12 +110,12 @@ def write_index(folder: Path) -> Path:
 
 
 def write_chain_index(folders: Sequence[Path], out: Path) -> Path:
-    """Write one page that leads to the runs of a chain; see `page.chain_index`."""
+    """Write one page with links to the runs of a chain; see `page.write_chain_index`."""
     return page.write_chain_index(folders, out, METRICS)
 
 
 def _batch_size(batch: Any) -> int:
-    """Samples in a batch: the first axis of its first array."""
+    """Number of samples in a batch: the first axis of its first array."""
     values = batch.values() if isinstance(batch, Mapping) else batch
     for value in values if isinstance(values, Iterable) else ():
         if isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim:

@@ -8,13 +8,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that the loggers get.
+    """A metric that is logged.
 
     Args:
-        name: As logged, `<split>/<quantity>`.
-        unit: What it is counted in.
-        meaning: One line for people.
-        goal: Which way is better, or none where there is no better.
+        name: Name in the logs, `<split>/<quantity>`.
+        unit: Unit of the values, - if none.
+        meaning: Description, one line.
+        goal: min if lower is better, max if higher is better, None if neither.
     """
 
     name: str
@@ -24,16 +24,16 @@ class Metric:
 
 
 _POSE = (
-    ("mpjpe", "distance of joints to their exact places, both root-relative"),
-    ("p_mpjpe", "the same after the best rotation, scale and shift of each pose"),
-    ("n_mpjpe", "the same after the best scale of each pose"),
-    ("mpjve", "error of the joints' movement from frame to frame"),
-    ("acceleration", "error of the change of that movement"),
+    ("mpjpe", "distance between predicted and true joints, both root-relative"),
+    ("p_mpjpe", "MPJPE after the best rotation, scale and shift of each pose"),
+    ("n_mpjpe", "MPJPE after the best scale of each pose"),
+    ("mpjve", "error of the joint velocities between frames"),
+    ("acceleration", "error of the joint accelerations between frames"),
 )
 
 
 _EVALUATED = (
-    Metric("loss", "-", "what training minimises, on data it has not seen", "min"),
+    Metric("loss", "-", "training loss on this split", "min"),
     Metric("pck_0.05", "share", "joints within 0.05 of the longer side of the joints' box", "max"),
     Metric("pck_0.1", "share", "joints within 0.1 of the longer side of the joints' box", "max"),
     Metric("pck_0.2", "share", "joints within 0.2 of the longer side of the joints' box", "max"),
@@ -45,47 +45,47 @@ _EVALUATED = (
         for name, what in _POSE
     ),
     *(
-        Metric(f"mean_pose_{name}_mm", "mm", f"{what}; of the mean pose in every frame")
+        Metric(f"mean_pose_{name}_mm", "mm", f"{what}; for the mean pose in every frame")
         for name, what in _POSE
     ),
-    Metric("of_mean_pose", "share", "MPJPE as a share of the mean pose's", "min"),
-    Metric("pck3d_150mm", "share", "joints within 150 mm of their exact places", "max"),
+    Metric("of_mean_pose", "share", "MPJPE divided by the MPJPE of the mean pose", "min"),
+    Metric("pck3d_150mm", "share", "joints within 150 mm of their true positions", "max"),
     Metric("auc3d", "share", "area under 3D PCK from 0 to 150 mm", "max"),
 )
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("train/loss", "-", "what training minimises", "min"),
+    Metric("train/loss", "-", "training loss", "min"),
     Metric("train/loss_position", "m", "part of the loss: positions", "min"),
     Metric("train/loss_scale", "m", "part of the loss: positions after the best scale", "min"),
     Metric("train/loss_velocity", "m", "part of the loss: velocities", "min"),
-    Metric("train/loss_smoothness", "m", "part of the loss: jerkiness over time", "min"),
-    Metric("train/delta", "-", "how much the attention of a SAN adds to what it was given"),
-    Metric("train/lr", "-", "learning rate of the first group of weights"),
-    Metric("train/grad_norm", "-", "length of the gradient before clipping"),
-    Metric("train/samples_per_s", "1/s", "samples trained on per second, all processes together"),
+    Metric("train/loss_smoothness", "m", "part of the loss: smoothness over time", "min"),
+    Metric("train/delta", "-", "weight of the attention output in a SAN; 0 at the start"),
+    Metric("train/lr", "-", "learning rate of the first parameter group"),
+    Metric("train/grad_norm", "-", "norm of the gradient before clipping"),
+    Metric("train/samples_per_s", "1/s", "training samples per second, all processes together"),
     *(
         Metric(f"{split}/{metric.name}", metric.unit, metric.meaning, metric.goal)
         for split in ("val", "test")
         for metric in _EVALUATED
     ),
     *(
-        Metric(f"test/subset_{name}_mm", "mm", f"{what}; of frames 0 and 1 of every 16", "min")
+        Metric(f"test/subset_{name}_mm", "mm", f"{what}; frames 0 and 1 of every 16", "min")
         for name, what in _POSE[:4]
     ),
 )
-"""Every number with a fixed name; docs/dashboards.md lists the same."""
+"""Every metric with a fixed name; docs/dashboards.md lists the same."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """An image, video or table that the loggers get.
+    """An image, video or table that is logged.
 
     Args:
-        name: As logged; `<split>` stands for val or test.
+        name: Name in the logs; `<split>` stands for val or test.
         kind: Image, video or table.
-        stage: Which stage shows it.
-        meaning: One line for people.
+        stage: Name of the stage that shows it.
+        meaning: Description, one line.
     """
 
     name: str
@@ -95,13 +95,20 @@ class Panel:
 
 
 PANELS: tuple[Panel, ...] = (
-    Panel("<split>/heatmaps", "image", "heatmap", "exact joints, heatmaps, detection with errors"),
-    Panel("<split>/heatmap_sheet", "image", "heatmap", "every heatmap of one image, with its peak"),
+    Panel(
+        "<split>/heatmaps", "image", "heatmap", "true joints, heatmaps, detected joints with errors"
+    ),
+    Panel(
+        "<split>/heatmap_sheet",
+        "image",
+        "heatmap",
+        "every heatmap of one image, with the value of its peak",
+    ),
     Panel("<split>/pck_per_joint", "image", "heatmap", "PCK@0.1 of each joint as bars"),
-    Panel("<split>/oks_ap", "table", "heatmap", "COCO's ten numbers"),
-    Panel("<split>/pckh_0.5", "table", "heatmap", "PCKh@0.5 of each part of the body (MPII)"),
-    Panel("<split>/relations", "image", "integral", "how much each joint attends to each other"),
-    Panel("<split>/corruption", "image", "pretrain", "exact 2D beside what the network was given"),
+    Panel("<split>/oks_ap", "table", "heatmap", "the ten metrics of COCO"),
+    Panel("<split>/pckh_0.5", "table", "heatmap", "PCKh@0.5 of each body part (MPII)"),
+    Panel("<split>/relations", "image", "integral", "attention between each pair of joints"),
+    Panel("<split>/corruption", "image", "pretrain", "exact 2D beside the corrupted input"),
     Panel(
         "<split>/recovered", "image", "pretrain", "3D recovered from corrupted 2D, truth in grey"
     ),
@@ -109,7 +116,7 @@ PANELS: tuple[Panel, ...] = (
         "<split>/poses",
         "image",
         "lift",
-        "a pose of the worst, middle and best clip, front and side, truth in grey",
+        "one pose of the worst, median and best clip, front and side, truth in grey",
     ),
     Panel(
         "<split>/motion",
@@ -119,7 +126,12 @@ PANELS: tuple[Panel, ...] = (
     ),
     Panel("<split>/per_action", "image", "lift", "MPJPE of each action as bars"),
     Panel("<split>/per_joint", "image", "lift", "MPJPE of each joint as bars"),
-    Panel("<split>/per_action", "table", "lift", "all errors of each action, and both means"),
+    Panel(
+        "<split>/per_action",
+        "table",
+        "lift",
+        "all errors of each action, mean over frames, mean over actions",
+    ),
     Panel("<split>/per_joint", "table", "lift", "MPJPE of each joint"),
     Panel("<split>/worst_clip_<n>", "video", "lift", "the clips with the largest errors"),
     Panel("weights", "table", "lift", "weights loaded from pretraining, kept, dropped"),

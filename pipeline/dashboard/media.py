@@ -18,10 +18,10 @@ from pipeline.files.writing import atomic_path
 
 
 def write_png(path: Path, image: Image) -> None:
-    """Write an RGB image, (H, W, 3), as a PNG that is whole or absent.
+    """Write an RGB image, (H, W, 3), as a PNG file, atomically.
 
     Raises:
-        StorageError: If the disk does not take it.
+        StorageError: If the file cannot be written.
     """
     _, encoded = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))
     with atomic_path(path) as temporary:
@@ -29,15 +29,16 @@ def write_png(path: Path, image: Image) -> None:
 
 
 def write_video(path: Path, frames: Iterable[Image], fps: float) -> int:
-    """Write RGB frames of one size, (H, W, 3), as a VP9 video that is whole or absent.
+    """Write RGB frames of one size, (H, W, 3), as a VP9 video, atomically.
 
     Args:
-        path: Ends in .webm, which browsers play.
-        frames: At least one; odd sizes gain a white row or column, as the codec needs even ones.
+        path: Path of the video, ending in .webm.
+        frames: At least one frame; the codec needs even sizes, so a white row or column is added
+            to odd ones.
         fps: Frames per second, Hz.
 
     Returns:
-        How many frames were written.
+        Number of frames written.
 
     Raises:
         ValueError: If there are no frames.
@@ -68,9 +69,10 @@ def write_video(path: Path, frames: Iterable[Image], fps: float) -> int:
 def _video_writer(path: Path, width: int, height: int, fps: float) -> Any:
     code = cv2.VideoWriter.fourcc(*"VP90")
     with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / "video.webm"  # FFmpeg wants the ending; what it has opened it keeps
+        # FFmpeg needs the suffix .webm; it keeps the opened file when the link is removed.
+        link = Path(folder) / "video.webm"
         link.symlink_to(path.resolve())
-        with _without_stderr():  # it says that webm has no such tag, and writes it all the same
+        with _silent_stderr():  # FFmpeg prints a harmless line about an unknown tag
             writer = cv2.VideoWriter(str(link), code, float(fps), (width, height))
     if not writer.isOpened():
         raise StorageError(
@@ -80,14 +82,14 @@ def _video_writer(path: Path, width: int, height: int, fps: float) -> Any:
 
 
 @contextlib.contextmanager
-def _without_stderr() -> Iterator[None]:
-    """Keep what a C library prints out of the terminal; nothing else may happen in the block."""
+def _silent_stderr() -> Iterator[None]:
+    """Redirect file descriptor 2 to /dev/null, because a C library prints there."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
-            kept = os.dup(2)
-            stack.callback(os.close, kept)
-            stack.callback(os.dup2, kept, 2)
-            void = os.open(os.devnull, os.O_WRONLY)
-            stack.callback(os.close, void)
-            os.dup2(void, 2)
+            original = os.dup(2)
+            stack.callback(os.close, original)
+            stack.callback(os.dup2, original, 2)
+            null = os.open(os.devnull, os.O_WRONLY)
+            stack.callback(os.close, null)
+            os.dup2(null, 2)
         yield

@@ -33,15 +33,15 @@ def heatmap_panels(
     *,
     split: str = "val",
 ) -> None:
-    """Show what the 2D stage sees: `<split>/heatmaps`, and `<split>/heatmap_sheet` of one example.
+    """Show the output of the 2D stage: `<split>/heatmaps`, and `<split>/heatmap_sheet`.
 
     Args:
-        trainer: Its `default_root_dir` is the run folder.
-        examples: Crops, as `HeatmapModule.examples` keeps them: `image` (H, W, 3) RGB, `heatmaps`
-            (J, H/4, W/4), detected `joints2d` and exact `truth` (J, 2) in pixels of the crop (NaN
+        trainer: Trainer; its `default_root_dir` is the run folder.
+        examples: Crops from `HeatmapModule.examples`: `image` (H, W, 3) RGB, `heatmaps`
+            (J, H/4, W/4), detected `joints2d` and true `truth` (J, 2) in pixels of the crop (NaN
             where unlabelled), `score` (J,), and the `name` of the sample.
-        skeleton: The joint set.
-        split: val or test.
+        skeleton: Joint set.
+        split: Split, val or test.
     """
     if not examples:
         return
@@ -57,18 +57,19 @@ def heatmap_panels(
         )
         for example in examples
     ]
-    what = "Exact joints, heatmaps, detection; orange left, blue right, red the error."
-    show_image(trainer, f"{split}/heatmaps", canvas.contact_sheet(panels, 2), what)
+    caption = "True joints, heatmaps, detected joints; orange left, blue right, red the error."
+    show_image(trainer, f"{split}/heatmaps", canvas.contact_sheet(panels, 2), caption)
     first = examples[0]
     sheet = heatmap_images.draw_heatmap_sheet(first["image"], first["heatmaps"], skeleton)
-    what = f"Every heatmap of sample {first['name']}, with its peak."
-    show_image(trainer, f"{split}/heatmap_sheet", sheet, what)
+    caption = f"Every heatmap of sample {first['name']}, with the value of its peak."
+    show_image(trainer, f"{split}/heatmap_sheet", sheet, caption)
 
 
 @best_effort
 def pck_panel(
     trainer: pl.Trainer, report: Mapping[str, float], skeleton: Skeleton, split: str
 ) -> None:
+    """Show PCK@0.1 of each joint as bars: `<split>/pck_per_joint`."""
     shares = [100 * report[f"pck@0.1/{joint}"] for joint in skeleton.joints]
     show_bars(
         trainer,
@@ -90,33 +91,34 @@ def relations_panel(
     *,
     split: str = "val",
 ) -> None:
-    """Show how much each joint (row) attends to each other, (J, J): `<split>/relations`.
+    """Show the attention between joints: `<split>/relations`.
 
     Args:
-        trainer: Its `default_root_dir` is the run folder.
-        relations: 1 where attention is as if spread evenly.
-        skeleton: The joint set.
-        delta: How much the attention adds.
-        split: val or test.
+        trainer: Trainer; its `default_root_dir` is the run folder.
+        relations: Attention of each joint (row) to each joint (column), (J, J); 1 means as much
+            as if all positions got equal attention.
+        skeleton: Joint set.
+        delta: Weight of the attention output.
+        split: Split, val or test.
     """
     image = charts.draw_matrix(skeleton.joints, relations, f"attention, delta {delta:.3g}")
-    what = "Each row is what a joint looks at; 1: as if all places were looked at alike."
-    show_image(trainer, f"{split}/relations", image, what)
+    caption = "Each row: attention of one joint; 1: as much as if spread evenly over all positions."
+    show_image(trainer, f"{split}/relations", image, caption)
 
 
 @dataclass(frozen=True, eq=False)
 class LiftedClip:
-    """One clip that went through a lifter.
+    """One clip with the prediction of a lifter.
 
     Args:
-        name: Of the sequence.
-        predicted: Root-relative joints in the camera frame, metres, (T, J, 3).
-        target: The truth, (T, J, 3).
+        name: Name of the sequence.
+        predicted: Predicted root-relative joints in the camera frame, metres, (T, J, 3).
+        target: True joints, (T, J, 3).
         error: MPJPE of the clip in millimetres.
-        joints2d: What the lifter was given, in any unit, (T, J, C), or none.
-        exact2d: The exact 2D where `joints2d` was corrupted, (T, J, C), or none.
-        score: Trust in each joint given, (T, J), 0 where it was hidden; or none.
-        images: What the camera saw, one RGB image per frame, or none.
+        joints2d: 2D input of the lifter, in any unit, (T, J, C), or None.
+        exact2d: Exact 2D if `joints2d` was corrupted, (T, J, C), or None.
+        score: Score of each input joint, (T, J), 0 where hidden; or None.
+        images: RGB images of the camera, one per frame, or None.
         fps: Frames per second, Hz.
     """
 
@@ -136,14 +138,14 @@ class LiftedClip:
         return f"{self.name}  {self.error:.1f} mm"
 
     @property
-    def given2d(self) -> NDArray[np.float64] | None:
-        """`joints2d` as (T, J, 2) with hidden joints left out."""
+    def visible2d(self) -> NDArray[np.float64] | None:
+        """`joints2d` as (T, J, 2), NaN where hidden."""
         if self.joints2d is None:
             return None
-        given = np.array(self.joints2d[..., :2], np.float64)
+        visible = np.array(self.joints2d[..., :2], np.float64)
         if self.score is not None:
-            given[self.score <= 0] = np.nan
-        return given
+            visible[self.score <= 0] = np.nan
+        return visible
 
 
 @best_effort
@@ -156,32 +158,32 @@ def lift_panels(
     split: str = "test",
     videos: int = 3,
 ) -> None:
-    """Show how well a lifter does: errors per action and joint, poses, motion, the worst clips.
+    """Show the results of a lifter: errors per action and joint, poses, and the worst clips.
 
     Args:
-        trainer: Its `default_root_dir` is the run folder.
-        clips: Some clips, the worst, the middle and the best among them.
+        trainer: Trainer; its `default_root_dir` is the run folder.
+        clips: Clips to show, including the worst, the median and the best.
         report: Errors over the whole split.
-        skeleton: The joint set.
-        split: val or test.
-        videos: How many of the worst clips become videos.
+        skeleton: Joint set.
+        split: Split, val or test.
+        videos: Number of worst clips written as videos.
     """
     _report_panels(trainer, report, split)
-    # A clip whose error is NaN is the worst of all.
+    # A clip whose error is NaN ranks first.
     ranked = sorted(clips, key=lambda clip: -np.nan_to_num(clip.error, nan=np.inf))
     if not ranked:
         return
     poses = []
-    for word, clip in (
+    for label, clip in (
         ("worst", ranked[0]),
-        ("middle", ranked[len(ranked) // 2]),
+        ("median", ranked[len(ranked) // 2]),
         ("best", ranked[-1]),
     ):
         t = len(clip.predicted) // 2
         views = skeletons.draw_views3d(clip.predicted[t], clip.target[t], skeleton, size=256)
-        poses.append(canvas.add_title(views, f"{word}: {clip.title}"))
-    what = "Of the clips shown; prediction in colour, truth in grey."
-    show_image(trainer, f"{split}/poses", canvas.place_side_by_side(*poses), what)
+        poses.append(canvas.add_title(views, f"{label}: {clip.title}"))
+    caption = "Worst, median and best of the clips shown; prediction in colour, truth in grey."
+    show_image(trainer, f"{split}/poses", canvas.place_side_by_side(*poses), caption)
     worst = ranked[0]
     strip = skeletons.draw_motion_strip(
         worst.predicted, worst.target, skeleton, images=worst.images
@@ -199,7 +201,7 @@ def lift_panels(
             clip.target,
             skeleton,
             images=clip.images,
-            joints2d=clip.given2d,
+            joints2d=clip.visible2d,
             title=clip.title,
             every=every,
         )
@@ -234,38 +236,38 @@ def pretrain_panels(
     *,
     split: str = "val",
 ) -> None:
-    """Show what pretraining does to the middle frame of each clip.
+    """Show the middle frame of each clip of pretraining.
 
-    `<split>/corruption`: exact 2D beside what was given. `<split>/recovered`: 3D beside the truth.
+    `<split>/corruption`: exact 2D and corrupted input. `<split>/recovered`: recovered and true 3D.
     """
-    recovered, given = [], []
+    recovered, corrupted = [], []
     for clip in clips:
         t = len(clip.predicted) // 2
         views = skeletons.draw_views3d(clip.predicted[t], clip.target[t], skeleton, size=230)
         recovered.append(canvas.add_title(views, clip.title))
-        if clip.given2d is None or clip.exact2d is None:
+        if clip.visible2d is None or clip.exact2d is None:
             continue
         exact = clip.exact2d[t, :, :2]
         bounds = skeletons.bounding_square(exact)
         pair = [
             skeletons.draw_joints2d_alone(exact, skeleton, bounds=bounds, size=230),
             skeletons.draw_joints2d_alone(
-                clip.given2d[t], skeleton, truth=exact, bounds=bounds, size=230
+                clip.visible2d[t], skeleton, truth=exact, bounds=bounds, size=230
             ),
         ]
-        sheet = canvas.contact_sheet(pair, 2, ["exact 2D", "given, exact in grey"])
-        given.append(canvas.add_title(sheet, clip.name))
-    if given:
-        what = "What the network is given beside the exact 2D: joints moved, hidden ones missing."
-        show_image(trainer, f"{split}/corruption", canvas.contact_sheet(given, 2), what)
+        sheet = canvas.contact_sheet(pair, 2, ["exact 2D", "input, exact in grey"])
+        corrupted.append(canvas.add_title(sheet, clip.name))
+    if corrupted:
+        caption = "Exact 2D and the input of the network: joints moved, hidden joints missing."
+        show_image(trainer, f"{split}/corruption", canvas.contact_sheet(corrupted, 2), caption)
     if recovered:
-        what = "3D recovered from corrupted 2D in colour, truth in grey."
-        show_image(trainer, f"{split}/recovered", canvas.contact_sheet(recovered, 2), what)
+        caption = "3D recovered from corrupted 2D in colour, truth in grey."
+        show_image(trainer, f"{split}/recovered", canvas.contact_sheet(recovered, 2), caption)
 
 
 @best_effort
 def weights_panel(trainer: pl.Trainer, report: WeightsReport) -> None:
-    """Show which weights were loaded, which are new, which were left over: the table `weights`."""
-    fates = (("loaded", report.loaded), ("kept", report.kept), ("dropped", report.dropped))
-    rows = [(name, fate) for fate, names in fates for name in names]
-    show_table(trainer, "weights", ["weight", "what became of it"], rows)
+    """Show which weights were loaded, kept and dropped: the table `weights`."""
+    groups = (("loaded", report.loaded), ("kept", report.kept), ("dropped", report.dropped))
+    rows = [(name, status) for status, names in groups for name in names]
+    show_table(trainer, "weights", ["weight", "status"], rows)

@@ -23,25 +23,26 @@ _log = logging.getLogger(__name__)
 
 
 def finish_wandb(trainer: pl.Trainer) -> None:
-    """End the W&B run of a trainer that logs no more; else the end of the process does."""
+    """End the W&B runs of a trainer that has finished logging; else they end with the process."""
     for logger in wandb_loggers(trainer):
         logger.finish()
 
 
 def wandb_loggers(trainer: pl.Trainer) -> list[ResilientWandbLogger]:
+    """The W&B loggers of a trainer."""
     return [logger for logger in trainer.loggers if isinstance(logger, ResilientWandbLogger)]
 
 
-_VERSIONS = 10
-"""Steps of an image that are kept."""
+_MAX_VERSIONS = 10
+"""Number of steps whose image or video is kept, per name."""
 
 
 MAX_VIDEO_FRAMES = 75
-"""A video has no more frames than this: encoding them takes about 25 ms each."""
+"""Most frames of a video: encoding takes about 25 ms per frame."""
 
 
 def best_effort(show_one: Callable[..., None]) -> Callable[..., None]:
-    """Only on rank zero, not while sanity checking; a failure costs an image, not the run."""
+    """Decorator: run on rank zero only, not during the sanity check; log exceptions as warnings."""
 
     @functools.wraps(show_one)
     def guarded(trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
@@ -49,7 +50,7 @@ def best_effort(show_one: Callable[..., None]) -> Callable[..., None]:
             return
         try:
             show_one(trainer, *args, **kwargs)
-        except Exception as error:  # an image is never worth a run
+        except Exception as error:  # a failing panel must not stop a run
             name = show_one.__name__
             _log.warning("%s: %s: %s; the run goes on", name, type(error).__name__, error)
 
@@ -58,51 +59,55 @@ def best_effort(show_one: Callable[..., None]) -> Callable[..., None]:
 
 @best_effort
 def show_image(trainer: pl.Trainer, name: str, image: canvas.Image, caption: str = "") -> None:
-    """Show an image: `images/<name>-<step>.png` in the run folder, slashes as dashes, and W&B.
+    """Write an image to `images/<name>-<step>.png`, slashes as dashes, and log it to W&B.
 
     Args:
-        trainer: Its `default_root_dir` is the run folder.
-        name: As in `PANELS`.
-        image: RGB, (H, W, 3).
-        caption: One line for people.
+        trainer: Trainer; its `default_root_dir` is the run folder.
+        name: Name as in `PANELS`.
+        image: RGB image, (H, W, 3).
+        caption: Caption, one line.
     """
-    path = _image(trainer, name, ".png")
+    path = _media_path(trainer, name, ".png")
     media.write_png(path, image)
-    _thin_out(path, name)
-    _keep_caption(path, caption)
-    _send(trainer, name, lambda wandb: wandb.Image(str(path), caption=caption or None))
+    _remove_old_versions(path, name)
+    _save_caption(path, caption)
+    _send_to_wandb(trainer, name, lambda wandb: wandb.Image(str(path), caption=caption or None))
 
 
 @best_effort
 def show_video(
     trainer: pl.Trainer, name: str, frames: Iterable[canvas.Image], fps: float, caption: str = ""
 ) -> None:
-    """Show a video: `images/<name>-<step>.webm` in the run folder, and W&B.
+    """Write a video to `images/<name>-<step>.webm`, slashes as dashes, and log it to W&B.
 
     Args:
-        trainer: Its `default_root_dir` is the run folder.
-        name: As in `PANELS`.
-        frames: RGB, all of one size.
+        trainer: Trainer; its `default_root_dir` is the run folder.
+        name: Name as in `PANELS`.
+        frames: RGB images, all of one size.
         fps: Frames per second, Hz.
-        caption: One line for people.
+        caption: Caption, one line.
     """
-    path = _image(trainer, name, ".webm")
+    path = _media_path(trainer, name, ".webm")
     media.write_video(path, frames, fps)
-    _thin_out(path, name)
-    _keep_caption(path, caption)
-    _send(trainer, name, lambda wandb: wandb.Video(str(path), caption=caption, format="webm"))
+    _remove_old_versions(path, name)
+    _save_caption(path, caption)
+    _send_to_wandb(
+        trainer, name, lambda wandb: wandb.Video(str(path), caption=caption, format="webm")
+    )
 
 
 @best_effort
 def show_table(
     trainer: pl.Trainer, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> None:
-    """Show a table: `tables/<name>.csv` in the run folder, the newest only, and W&B."""
-    cells = [[_cell(cell) for cell in row] for row in rows]
+    """Write a table to `tables/<name>.csv`, replacing an older one, and log it to W&B."""
+    cells = [[_plain_cell(cell) for cell in row] for row in rows]
     path = Path(trainer.default_root_dir) / "tables" / f"{_file_name(name)}.csv"
     with writing.atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         csv.writer(file).writerows([list(columns), *cells])
-    _send(trainer, f"{name}_table", lambda wandb: wandb.Table(columns=list(columns), data=cells))
+    _send_to_wandb(
+        trainer, f"{name}_table", lambda wandb: wandb.Table(columns=list(columns), data=cells)
+    )
 
 
 @best_effort
@@ -117,7 +122,7 @@ def show_bars(
     caption: str = "",
     mean: float | None = None,
 ) -> None:
-    """Show one bar per name; see `show_image` and, for the mean, `draw.bars`."""
+    """Draw one bar per name and show the chart; see `show_image` and `charts.draw_bars`."""
     show_image(
         trainer, name, charts.draw_bars(names, values, unit, title, mean=mean), caption or title
     )
@@ -125,7 +130,7 @@ def show_bars(
 
 @best_effort
 def log_artifact(trainer: pl.Trainer, path: Path, kind: str) -> None:
-    """Give W&B a checkpoint or a cache entry, a file or a folder; without W&B nothing happens."""
+    """Log a checkpoint or a cache entry, a file or a folder, to W&B as an artifact."""
     run_name = _file_name(str(Path(trainer.default_root_dir).name))
 
     def add(run: Any) -> None:
@@ -142,7 +147,7 @@ def log_artifact(trainer: pl.Trainer, path: Path, kind: str) -> None:
         logger.attempt(add)
 
 
-def _send(trainer: pl.Trainer, name: str, make: Callable[[Any], Any]) -> None:
+def _send_to_wandb(trainer: pl.Trainer, name: str, make: Callable[[Any], Any]) -> None:
     step = trainer.global_step
 
     def log(run: Any) -> None:
@@ -158,24 +163,24 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "unnamed"
 
 
-def _image(trainer: pl.Trainer, name: str, suffix: str) -> Path:
+def _media_path(trainer: pl.Trainer, name: str, suffix: str) -> Path:
     stem = f"{_file_name(name)}-{trainer.global_step:06d}"
     return Path(trainer.default_root_dir) / "images" / f"{stem}{suffix}"
 
 
-def _thin_out(path: Path, name: str) -> None:
-    """Keep the first and the newest of an image's steps: a long run must not fill the disk."""
+def _remove_old_versions(path: Path, name: str) -> None:
+    """Delete all but the first and the newest steps of an image, to save disk space."""
     steps = re.compile(re.escape(_file_name(name)) + r"-\d{6,}")
     versions = sorted(
         (other for other in path.parent.glob(f"*{path.suffix}") if steps.fullmatch(other.stem)),
         key=lambda other: int(other.stem.rpartition("-")[2]),
     )
-    for old in versions[1 : 1 - _VERSIONS]:
+    for old in versions[1 : 1 - _MAX_VERSIONS]:
         old.unlink(missing_ok=True)
 
 
-def _keep_caption(path: Path, caption: str) -> None:
-    """Captions lie beside the images for index.html to find."""
+def _save_caption(path: Path, caption: str) -> None:
+    """Store a caption in `captions.json` beside the images; index.html reads it."""
     captions = page.read_json_or_empty(path.parent / "captions.json")
     if caption and captions.get(path.name) != caption:
         captions[path.name] = caption
@@ -183,7 +188,8 @@ def _keep_caption(path: Path, caption: str) -> None:
             temporary.write_text(json.dumps(captions, indent=1, ensure_ascii=False))
 
 
-def _cell(value: Any) -> Any:
+def _plain_cell(value: Any) -> Any:
+    """A table cell as None, bool, int, str, or float with four decimals; None if not finite."""
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float):
         return round(value, 4) if math.isfinite(value) else None

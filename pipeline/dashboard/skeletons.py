@@ -20,8 +20,8 @@ from pipeline.dashboard.canvas import (
     draw_disc,
     draw_line,
     draw_text,
-    enlarge,
     place_side_by_side,
+    resize_to_height,
     side_colours,
 )
 from pipeline.skeleton import Skeleton
@@ -40,24 +40,26 @@ def draw_joints2d(
     """Draw a 2D skeleton over an image.
 
     Args:
-        image: RGB, (H, W, 3).
+        image: RGB image, (H, W, 3).
         joints2d: Pixels, (J, 2); joints that are not finite are left out, with their bones.
-        skeleton: The joint set of `joints2d`.
-        score: Trust in each joint, (J,); below `least_score` it is hollow and its bones are thin.
-        least_score: Where trust ends.
+        skeleton: Joint set of `joints2d`.
+        score: Score of each joint, (J,), or None; joints below `least_score` are drawn hollow,
+            with thin bones.
+        least_score: Score from which a joint is drawn filled.
         colour: One colour for all joints instead of one per side.
-        thickness: Of the bones in pixels; by default it grows with the image.
+        thickness: Thickness of the bones in pixels; by default proportional to the image size.
 
     Returns:
-        A new image of the same size.
+        New image of the same size.
     """
     canvas = np.array(image, dtype=np.uint8, order="C")
     points = np.asarray(joints2d, dtype=np.float64)
-    sure = np.ones(len(points), bool) if score is None else np.asarray(score) >= least_score
+    confident = np.ones(len(points), bool) if score is None else np.asarray(score) >= least_score
     width = thickness or max(1, round(min(canvas.shape[:2]) / 90))
     colours = side_colours(skeleton) if colour is None else (colour,) * len(skeleton)
     bones = [
-        (a, b, width if sure[a] and sure[b] else max(1, width // 2)) for a, b in skeleton.bones
+        (a, b, width if confident[a] and confident[b] else max(1, width // 2))
+        for a, b in skeleton.bones
     ]
     for parent, child, thick in bones:
         draw_line(canvas, points[parent], points[child], PAPER, thick + 2)
@@ -66,7 +68,7 @@ def draw_joints2d(
     for joint, point in enumerate(points):
         draw_disc(canvas, point, width + 1.5, PAPER)
         draw_disc(canvas, point, width + 0.5, colours[joint])
-        if not sure[joint]:
+        if not confident[joint]:
             draw_disc(canvas, point, max(width - 0.5, 1), PAPER)
     return canvas
 
@@ -80,18 +82,19 @@ def draw_joints2d_alone(
     bounds: tuple[float, float, float, float] | None = None,
     size: int = 320,
 ) -> Image:
-    """Draw a 2D skeleton on white paper, in any 2D unit.
+    """Draw a 2D skeleton in any unit on a white background.
 
     Args:
-        joints2d: (J, 2), x right, y down.
-        skeleton: The joint set.
-        truth: A second skeleton, (J, 2), thin and grey behind the first.
-        score: Trust in each joint, (J,); see `draw_joints2d`.
-        bounds: Left, top, right, bottom of what is shown; by default `bounding_square` of what is drawn.
+        joints2d: Joints, (J, 2), x right, y down.
+        skeleton: Joint set.
+        truth: True joints, (J, 2), drawn thin and grey behind the others; or None.
+        score: Score of each joint, (J,); see `draw_joints2d`.
+        bounds: Left, top, right, bottom of the visible area; by default `bounding_square` of the
+            joints.
         size: Height and width of the image in pixels.
 
     Returns:
-        RGB, (size, size, 3).
+        RGB image, (size, size, 3).
     """
     both = [np.asarray(joints2d, np.float64)]
     if truth is not None:
@@ -131,41 +134,41 @@ def draw_views3d(
     """Draw a 3D skeleton from the front and from the side, with the truth thin and grey behind it.
 
     Convention:
-        Azimuth 0 looks as the camera does. Azimuth 90 looks along -x: depth grows to the right,
-        the camera stands on the left. One scale for all views; lines are half a metre apart.
+        Azimuth 0 is the view of the camera. Azimuth 90 looks along -x: depth grows to the right,
+        the camera is on the left. One scale for all views; grid lines are half a metre apart.
 
     Args:
-        predicted: Root-relative joints in the camera frame, metres, (J, 3); those that are not
+        predicted: Root-relative joints in the camera frame, metres, (J, 3); joints that are not
             finite are left out.
-        target: The truth, (J, 3), or none.
-        skeleton: The joint set.
-        azimuths: One view each, degrees around the vertical axis.
-        reach: Metres from the root to the border of a view; by default `view_radius` of what is drawn.
+        target: True joints, (J, 3), or None.
+        skeleton: Joint set.
+        azimuths: Azimuth of each view, degrees around the vertical axis.
+        reach: Metres from the root to the border of a view; by default `view_radius` of the joints.
         size: Height and width of a view in pixels.
 
     Returns:
-        RGB, the views side by side.
+        RGB image, the views side by side.
     """
     both = [np.asarray(predicted, np.float64)]
     if target is not None:
         both.append(np.asarray(target, np.float64))
     reach = reach or view_radius(*both)
-    views = [_view(both, skeleton, np.radians(azimuth), reach, size) for azimuth in azimuths]
-    captions = [_AZIMUTHS.get(azimuth, f"from {azimuth:g}°") for azimuth in azimuths]
+    views = [_draw_view(both, skeleton, np.radians(azimuth), reach, size) for azimuth in azimuths]
+    captions = [_VIEW_CAPTIONS.get(azimuth, f"from {azimuth:g}°") for azimuth in azimuths]
     return contact_sheet(views, len(views), captions)
 
 
-_AZIMUTHS = {0.0: "front, as the camera sees", 90.0: "side, camera on the left"}
+_VIEW_CAPTIONS = {0.0: "front, as the camera sees", 90.0: "side, camera on the left"}
 
 
 def view_radius(*joints3d: ArrayLike) -> float:
-    """Metres from the root to the border of a view of all finite joints, (..., 3); at most 3."""
+    """Metres from the root to the border of a view that shows all joints, (..., 3); 0.5 to 3."""
     values = np.concatenate([np.abs(np.asarray(part, np.float64)).ravel() for part in joints3d])
     values = values[np.isfinite(values)]
     return float(np.clip(values.max(initial=0.5) * 1.12, 0.5, 3.0))
 
 
-def _view(
+def _draw_view(
     poses: Sequence[NDArray[np.float64]],
     skeleton: Skeleton,
     azimuth: float,
@@ -175,19 +178,21 @@ def _view(
     canvas = blank_canvas(size, size)
     scale = size / (2 * reach)
     for metres in np.arange(-np.floor(reach * 2), np.floor(reach * 2) + 1) / 2:
-        at = size / 2 + metres * scale
+        offset = size / 2 + metres * scale
         shade = (205, 209, 216) if metres == 0 else FAINT
-        draw_line(canvas, np.array([at, 0]), np.array([at, size]), shade, 1)
-        draw_line(canvas, np.array([0, at]), np.array([size, at]), shade, 1)
-    for given, is_truth in reversed(list(zip(poses, (False, True), strict=False))):
-        pose = np.where(np.isfinite(given), given, np.nan)
+        draw_line(canvas, np.array([offset, 0]), np.array([offset, size]), shade, 1)
+        draw_line(canvas, np.array([0, offset]), np.array([size, offset]), shade, 1)
+    for joints3d, is_truth in reversed(list(zip(poses, (False, True), strict=False))):
+        pose = np.where(np.isfinite(joints3d), joints3d, np.nan)
         across = pose[:, 0] * np.cos(azimuth) + pose[:, 2] * np.sin(azimuth)
-        away = pose[:, 2] * np.cos(azimuth) - pose[:, 0] * np.sin(azimuth)
+        depth = pose[:, 2] * np.cos(azimuth) - pose[:, 0] * np.sin(azimuth)
         points = np.stack([across, pose[:, 1]], -1) * scale + size / 2
         if is_truth:
-            _bones(canvas, points, away, skeleton, (TRUTH,) * len(skeleton), max(2, size // 140))
+            _draw_bones(
+                canvas, points, depth, skeleton, (TRUTH,) * len(skeleton), max(2, size // 140)
+            )
         else:
-            _bones(canvas, points, away, skeleton, side_colours(skeleton), max(2, size // 80))
+            _draw_bones(canvas, points, depth, skeleton, side_colours(skeleton), max(2, size // 80))
     bar = 0.5 * scale
     corner = np.array([size - 12.0, size - 12.0])
     draw_line(canvas, corner - [bar, 0], corner, INK, 2)
@@ -195,17 +200,17 @@ def _view(
     return canvas
 
 
-def _bones(
+def _draw_bones(
     canvas: Image,
     points: NDArray[np.float64],
-    away: NDArray[np.float64],
+    depth: NDArray[np.float64],
     skeleton: Skeleton,
     colours: Sequence[Colour],
     width: int,
 ) -> None:
     """Draw bones onto `canvas`, the farthest first, so that near limbs cover far ones."""
-    depth = [away[parent] + away[child] for parent, child in skeleton.bones]
-    for bone in np.argsort(depth)[::-1]:
+    bone_depth = [depth[parent] + depth[child] for parent, child in skeleton.bones]
+    for bone in np.argsort(bone_depth)[::-1]:
         parent, child = skeleton.bones[bone]
         draw_line(canvas, points[parent], points[child], PAPER, width + 2)
         draw_line(canvas, points[parent], points[child], colours[child], width)
@@ -223,29 +228,31 @@ def draw_motion_strip(
     azimuths: Sequence[float] = (0.0, 90.0),
     size: int = 150,
 ) -> Image:
-    """Several frames of a clip side by side, one row per view.
+    """Draw several frames of a clip side by side, one row per view.
 
     Args:
         predicted: Root-relative joints in the camera frame, metres, (T, J, 3).
-        target: The truth, (T, J, 3), or none.
-        skeleton: The joint set.
-        frames: How many frames, evenly spread from first to last.
-        images: What goes above each frame, one per frame of the clip, or none.
-        azimuths: One row each; see `draw_views3d`.
+        target: True joints, (T, J, 3), or None.
+        skeleton: Joint set.
+        frames: Number of frames, evenly spaced from first to last.
+        images: Images shown above the views, one per frame of the clip, or None.
+        azimuths: Azimuth of each row; see `draw_views3d`.
         size: Height and width of a cell in pixels.
 
     Returns:
-        RGB.
+        RGB image.
     """
     poses = np.asarray(predicted, np.float64)
     truths = None if target is None else np.asarray(target, np.float64)
     reach = view_radius(poses, *([] if truths is None else [truths]))
     chosen = np.unique(np.linspace(0, len(poses) - 1, min(frames, len(poses))).round().astype(int))
-    rows: list[Image] = [] if images is None else [enlarge(images[t], size) for t in chosen]
+    rows: list[Image] = (
+        [] if images is None else [resize_to_height(images[t], size) for t in chosen]
+    )
     for azimuth in azimuths:
         for t in chosen:
             both = [poses[t]] if truths is None else [poses[t], truths[t]]
-            rows.append(_view(both, skeleton, np.radians(azimuth), reach, size))
+            rows.append(_draw_view(both, skeleton, np.radians(azimuth), reach, size))
     captions = [f"frame {t}" for t in chosen] + [""] * (len(rows) - len(chosen))
     return contact_sheet(rows, len(chosen), captions)
 
@@ -261,20 +268,20 @@ def draw_clip(
     size: int = 200,
     every: int = 1,
 ) -> Iterator[Image]:
-    """The frames of a clip as a video: what went in, front, and side.
+    """Draw the frames of a video of a clip: 2D input, front view and side view.
 
     Args:
         predicted: Root-relative joints in the camera frame, metres, (T, J, 3).
-        target: The truth, (T, J, 3), or none.
-        skeleton: The joint set.
-        images: What was seen, one per frame, or none.
-        joints2d: 2D that went in, in any unit, (T, J, 2); drawn where there are no images.
-        title: Written above.
+        target: True joints, (T, J, 3), or None.
+        skeleton: Joint set.
+        images: Images of the camera, one per frame, or None.
+        joints2d: 2D input in any unit, (T, J, 2), or None; drawn if there are no images.
+        title: Title of the video.
         size: Height of the views in pixels.
-        every: Show each n-th frame only.
+        every: Interval between drawn frames; 1 draws all.
 
     Yields:
-        RGB, all of one size.
+        RGB images, all of one size.
     """
     poses = np.asarray(predicted, np.float64)
     truths = None if target is None else np.asarray(target, np.float64)
@@ -283,11 +290,13 @@ def draw_clip(
     for t in range(0, len(poses), every):
         truth = None if truths is None else truths[t]
         panel = draw_views3d(poses[t], truth, skeleton, reach=reach, size=size)
-        seen = None
+        input2d = None
         if images is not None:
-            seen = enlarge(images[t], size)
+            input2d = resize_to_height(images[t], size)
         elif joints2d is not None:
-            seen = draw_joints2d_alone(np.asarray(joints2d)[t], skeleton, bounds=bounds, size=size)
-        if seen is not None:
-            panel = place_side_by_side(contact_sheet([seen], 1, ["2D input"]), panel)
+            input2d = draw_joints2d_alone(
+                np.asarray(joints2d)[t], skeleton, bounds=bounds, size=size
+            )
+        if input2d is not None:
+            panel = place_side_by_side(contact_sheet([input2d], 1, ["2D input"]), panel)
         yield add_title(panel, f"{title}  frame {t}".strip())

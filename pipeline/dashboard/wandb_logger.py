@@ -28,14 +28,13 @@ from pipeline.training.console import print_line
 _log = logging.getLogger(__name__)
 
 _PROJECT = "heatlift"
-_PROBE_S = 3.0
-_INIT_S = 6.0
-_ANSWER_S = 6.0
-# Waited for at the end of a run; with the probe and the start, or with an answer that never comes,
-# this stays below 15 s in all.
-_FINISH_S = 5.0
-_failed: set[str] = set()
-"""Servers that a run of this process gave up on; the next stage of a chain does not wait again."""
+_PROBE_TIMEOUT_S = 3.0
+_INIT_TIMEOUT_S = 6.0
+_CALL_TIMEOUT_S = 6.0
+# The waits of one run (probe, start, one call or the end) add up to less than 15 s.
+_FINISH_TIMEOUT_S = 5.0
+_failed_servers: set[str] = set()
+"""Servers that did not answer a run of this process; later stages of the chain skip the wait."""
 
 _SECRET = re.compile(r"(?i)(^|_|-)(api_?key|key|token|secret|password|passwd|credentials?)$")
 _USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
@@ -53,19 +52,19 @@ def make_wandb_loggers(
     """The W&B logger of a run, or none.
 
     Args:
-        folder: Of the run; everything W&B writes goes under it.
-        stage: Which stage this is; becomes the job type.
-        name: Of the run within its stage.
-        group: What the stages of one chain share.
+        folder: Run folder; W&B writes its files below it.
+        stage: Name of the stage, used as the job type.
+        name: Name of the run within its stage.
+        group: W&B group; the stages of one chain have the same.
         config: Settings of the run; entries that look like secrets are left out.
-        wandb_mode: `auto` and `online` log online where a key is there and the server answers
-            within 3 s, else offline; `online` warns where there is no key; `offline`; `off`.
+        wandb_mode: `auto` and `online` log online if there is an API key and the server answers
+            within 3 s, else offline; `online` also warns if there is no key; `offline`; `off`.
 
     Returns:
-        At most one logger. It never raises; its first failure is its last call.
+        At most one logger. It never raises: after its first failure it is switched off.
 
     Raises:
-        UsageError: If there is no such mode.
+        UsageError: If the mode is unknown.
     """
     if wandb_mode not in ("auto", "online", "offline", "off"):
         raise UsageError(f"WANDB={wandb_mode}: no such mode; take auto, online, offline or off")
@@ -76,31 +75,32 @@ def make_wandb_loggers(
     online = (
         wandb_mode != "offline"
         and getattr(rank_zero_only, "rank", 0) == 0
-        and _can_go_online(must=wandb_mode == "online")
+        and _can_go_online(warn_without_key=wandb_mode == "online")
     )
-    facts = {"stage": stage, "name": name, "group": group, "config": _plain(config)}
+    facts = {"stage": stage, "name": name, "group": group, "config": _without_secrets(config)}
     return [ResilientWandbLogger(Path(folder), mode="online" if online else "offline", **facts)]
 
 
-def _server() -> str:
+def _server_url() -> str:
     return os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
 
 
-def _can_go_online(*, must: bool) -> bool:
-    url = urllib.parse.urlsplit(_server())
-    if not _has_key(url.hostname or ""):
-        if must:
+def _can_go_online(*, warn_without_key: bool) -> bool:
+    """Whether there is an API key and the server answers; the reason is logged if it does not."""
+    url = urllib.parse.urlsplit(_server_url())
+    if not _has_api_key(url.hostname or ""):
+        if warn_without_key:
             _log.warning("W&B: no API key (WANDB_API_KEY or netrc); logging offline")
         return False
-    if _server() in _failed or not _answers(url):
+    if _server_url() in _failed_servers or not _server_answers(url):
         _log.warning(
-            "W&B: %s does not answer within %.0f s; logging offline", url.hostname, _PROBE_S
+            "W&B: %s does not answer within %.0f s; logging offline", url.hostname, _PROBE_TIMEOUT_S
         )
         return False
     return True
 
 
-def _has_key(host: str) -> bool:
+def _has_api_key(host: str) -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
     named = os.environ.get("NETRC")
@@ -112,7 +112,7 @@ def _has_key(host: str) -> bool:
     return False
 
 
-def _answers(url: urllib.parse.SplitResult) -> bool:
+def _server_answers(url: urllib.parse.SplitResult) -> bool:
     """Whether the server, or the proxy on the way to it, accepts a connection."""
     proxy = urllib.request.getproxies().get(url.scheme)
     if proxy and not urllib.request.proxy_bypass(url.hostname or ""):
@@ -122,24 +122,26 @@ def _answers(url: urllib.parse.SplitResult) -> bool:
     def probe() -> None:
         with contextlib.suppress(OSError, ValueError):
             port = url.port or {"https": 443}.get(url.scheme, 80)
-            socket.create_connection((url.hostname or "", port), timeout=_PROBE_S).close()
+            socket.create_connection((url.hostname or "", port), timeout=_PROBE_TIMEOUT_S).close()
             reached.set()
 
-    # Looking up a name has no timeout of its own, so it is the thread that is given up.
+    # A DNS lookup has no timeout of its own, so it runs in a thread that may be abandoned.
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
-    thread.join(_PROBE_S)
+    thread.join(_PROBE_TIMEOUT_S)
     return reached.is_set()
 
 
-def _plain(value: Any) -> Any:
-    """Settings as JSON has them, without what looks like a secret."""
+def _without_secrets(value: Any) -> Any:
+    """Settings as plain JSON values, without entries that look like secrets."""
     if isinstance(value, Mapping):
         return {
-            str(key): _plain(entry) for key, entry in value.items() if not _SECRET.search(str(key))
+            str(key): _without_secrets(entry)
+            for key, entry in value.items()
+            if not _SECRET.search(str(key))
         }
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(entry) for entry in value]
+        return [_without_secrets(entry) for entry in value]
     if value is None or isinstance(value, (bool, int, float)):
         return value
     text = _USER_IN_URL.sub("", str(value))
@@ -148,18 +150,18 @@ def _plain(value: Any) -> Any:
 
 
 class ResilientWandbLogger(Logger):
-    """A W&B run that cannot hurt the run it logs: one failure, one warning, and it is switched off.
+    """A logger for W&B that switches itself off, with one warning, at the first failure.
 
-    The W&B run starts at the first call, on rank zero only, and ends in `finish`, which the process
-    calls at its end if nobody else does; not in `finalize`, so that `test` after `fit` logs too.
+    The W&B run starts at the first call, on rank zero only. It ends in `finish`, which is also
+    called when the process exits; not in `finalize`, so that `test` after `fit` logs too.
 
     Args:
-        folder: Of the run; W&B writes to `folder/wandb`.
-        mode: Online sends as it goes; offline writes files that `wandb sync` sends later.
-        stage: Becomes the job type.
-        name: Of the run.
-        group: What the stages of one chain share.
-        config: Plain settings.
+        folder: Run folder; W&B writes to `folder/wandb`.
+        mode: `online` sends at once; `offline` writes files that `wandb sync` sends later.
+        stage: Name of the stage, used as the job type.
+        name: Name of the run.
+        group: W&B group; the stages of one chain have the same.
+        config: Plain settings of the run.
     """
 
     def __init__(
@@ -186,12 +188,12 @@ class ResilientWandbLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Of the run."""
+        """Name of the run."""
         return self._name
 
     @property
     def version(self) -> str:
-        """Always empty: the run folder already tells runs apart."""
+        """Always empty: the run folder identifies the run."""
         return ""
 
     @property
@@ -201,7 +203,7 @@ class ResilientWandbLogger(Logger):
 
     @property
     def experiment(self) -> Any:
-        """The W&B run; none off rank zero and after a failure."""
+        """The W&B run; None on other ranks and after a failure."""
         self.attempt(lambda run: None)
         return self._run
 
@@ -213,13 +215,13 @@ class ResilientWandbLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Add to the settings that the run shows."""
-        plain = _plain(params if isinstance(params, Mapping) else vars(params))
+        """Add to the settings of the W&B run."""
+        plain = _without_secrets(params if isinstance(params, Mapping) else vars(params))
         self.attempt(lambda run: run.config.update(plain, allow_val_change=True))
 
     @rank_zero_only
     def declare(self, metrics: Iterable[Metric]) -> None:
-        """Tell W&B which way each number is better, and that the trainer's step is the x axis."""
+        """Define each metric in W&B: lower or higher is better, x axis is the trainer's step."""
 
         def define(run: Any) -> None:
             run.define_metric("trainer/global_step")
@@ -236,40 +238,40 @@ class ResilientWandbLogger(Logger):
 
     @rank_zero_only
     def attempt(self, act: Callable[[Any], Any]) -> None:
-        """Do something with the W&B run; whatever goes wrong ends W&B, not the training."""
+        """Call a function with the W&B run; an exception switches W&B off and training goes on."""
         if self._off:
             return
         try:
             if self._run is None:
                 self._run = self._start()
             if self.mode == "online":
-                _within(_ANSWER_S, act, self._run)
+                _call_with_timeout(_CALL_TIMEOUT_S, act, self._run)
             else:
                 act(self._run)
         except Exception as error:
             self._off, self._run = True, None
             if self.mode == "online":
-                _failed.add(_server())
-                _let_go()
+                _failed_servers.add(_server_url())
+                _abandon_wandb_process()
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             _log.warning("W&B: %s; this run goes on without it (numbers: metrics.csv)", reason)
 
     def _start(self) -> Any:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):  # else it writes into the home folder
+        for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):  # the default is the home folder
             os.environ.setdefault(name, str((self.folder / "wandb" / "cache").absolute()))
-        # W&B's reports on itself are sent at exit, and wait 10 s and more for a slow server.
+        # W&B sends error reports at exit; with a slow server that takes 10 s and more.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         os.environ.setdefault("WANDB_SILENT", "true")
-        # What it cannot write into its own log on a full disk would be a traceback on the terminal.
+        # On a full disk W&B's own log fails; logging would print a traceback for each record.
         logging.raiseExceptions = False
-        # The process of another program's W&B may work in another folder, and ends with that.
+        # An inherited W&B service belongs to another program, and ends with it.
         os.environ.pop("WANDB_SERVICE", None)
         import wandb
 
-        wanted = {
-            "init_timeout": _INIT_S,
-            "finish_timeout": float(os.environ.get("WANDB_FINISH_TIMEOUT", _FINISH_S)),
+        settings = {
+            "init_timeout": _INIT_TIMEOUT_S,
+            "finish_timeout": float(os.environ.get("WANDB_FINISH_TIMEOUT", _FINISH_TIMEOUT_S)),
             "finish_timeout_raises": True,
             "silent": True,
             "console": "off",
@@ -277,11 +279,11 @@ class ResilientWandbLogger(Logger):
             "disable_job_creation": True,
             "save_code": False,
         }
-        known = wandb.Settings.model_fields
+        known = wandb.Settings.model_fields  # older versions lack some
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", _PROJECT),
             dir=str(self.folder.absolute()),
-            id=self._identity(),
+            id=self._wandb_id(),
             resume="allow" if self.mode == "online" else None,
             name=f"{self.stage}/{self._name}",
             group=self.group,
@@ -289,15 +291,15 @@ class ResilientWandbLogger(Logger):
             mode=self.mode,
             config=self.config,
             reinit="create_new",
-            settings={key: value for key, value in wanted.items() if key in known},
+            settings={key: value for key, value in settings.items() if key in known},
         )
         atexit.register(self.finish)
         if self.mode == "online":
             print_line(f"W&B: {run.url}")
         return run
 
-    def _identity(self) -> str:
-        """The W&B name of this run folder, the same after a resume."""
+    def _wandb_id(self) -> str:
+        """The W&B id of this run folder, the same after a resume."""
         path = self.folder / "wandb" / "id"
         if not path.exists():
             with writing.atomic_path(path) as temporary:
@@ -306,13 +308,13 @@ class ResilientWandbLogger(Logger):
 
     @rank_zero_only
     def finish(self) -> None:
-        """End the W&B run, within seconds; an offline one prints the line that sends it later."""
+        """End the W&B run within seconds; offline, print the command that sends it later."""
         atexit.unregister(self.finish)
         run = self._run
         if run is None or self._off:
             return
-        kept = Path(getattr(run.settings, "sync_dir", "") or self.folder / "wandb")
-        send = f"`wandb sync {kept}` sends it"
+        files = Path(getattr(run.settings, "sync_dir", "") or self.folder / "wandb")
+        send = f"`wandb sync {files}` sends it"
         try:
             run.finish()
             if self.mode == "offline":
@@ -321,14 +323,17 @@ class ResilientWandbLogger(Logger):
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             _log.warning("W&B: could not finish (%s); %s", reason, send)
             if self.mode == "online":
-                _let_go()
+                _abandon_wandb_process()
         self._off, self._run = True, None
 
 
-def _within(seconds: float, act: Callable[[Any], Any], run: Any) -> None:
-    """Do something with a W&B run in a thread that is left behind when it takes longer.
+def _call_with_timeout(seconds: float, act: Callable[[Any], Any], run: Any) -> None:
+    """Call a function with a W&B run in a thread that is abandoned after the timeout.
 
-    Some calls, a table's for one, ask the server and retry for as long as it is away.
+    Some calls, such as logging a table, retry as long as the server does not answer.
+
+    Raises:
+        TimeoutError: If the call takes longer than `seconds`.
     """
     raised: list[Exception] = []
 
@@ -347,15 +352,15 @@ def _within(seconds: float, act: Callable[[Any], Any], run: Any) -> None:
         raise raised[0]
 
 
-def _let_go() -> None:
-    """End W&B's own process without waiting for what it still wants to send."""
+def _abandon_wandb_process() -> None:
+    """Stop the W&B service process without waiting for its uploads."""
     import wandb
 
     def teardown() -> None:
         with contextlib.suppress(Exception):
             wandb.teardown()
 
-    # It takes its hook at exit away first, and then waits for the server: that is left behind.
+    # `teardown` first removes its exit hook, then waits for the server; that wait is abandoned.
     thread = threading.Thread(target=teardown, daemon=True)
     thread.start()
     thread.join(1.0)

@@ -16,22 +16,21 @@ from pipeline.errors import DataError
 from pipeline.skeleton import Skeleton, conversion
 from pipeline.sources import Samples, Sequence, Split, VideoDetections
 
-HEIGHTS = (1.0, 2.3)
-"""Metres between which the median height of a body lies."""
+HEIGHT_RANGE = (1.0, 2.3)
+"""Accepted median height of a body, metres."""
 
-
-LOOKED = 20
-"""So many photographs of a set are looked at unless damaged ones may be left out."""
+IMAGES_CHECKED = 20
+"""Photographs of a split that are checked, unless damaged ones may be left out."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found in one sequence or one set of samples.
+    """Result of checking one sequence or one set of samples.
 
     Args:
-        name: Of the sequence, or of the split.
-        facts: What there is, for people.
-        faults: What is wrong, for people; empty if nothing is.
+        name: Name of the sequence or of the split.
+        facts: Short descriptions of what is there, for people.
+        faults: Short descriptions of what is wrong, for people; empty if nothing is.
     """
 
     name: str
@@ -39,13 +38,15 @@ class Finding:
     faults: tuple[str, ...] = ()
 
     def line(self) -> str:
-        """One line: name, facts, faults."""
-        faults = "; ".join(self.faults)
-        return f"{self.name}: {', '.join(self.facts)}" + (f" -- WRONG: {faults}" if faults else "")
+        """Report line: name, facts, faults."""
+        line = f"{self.name}: {', '.join(self.facts)}"
+        if self.faults:
+            line += f" -- WRONG: {'; '.join(self.faults)}"
+        return line
 
 
 def check_sequence(sequence: Sequence) -> Finding:
-    """Check joints, sides, units and cameras of a sequence."""
+    """Check the joints, sides, units and camera of a sequence."""
     facts = [f"{len(sequence)} frames", f"{sequence.fps:g} Hz", sequence.skeleton.name]
     faults: list[str] = []
     joints3d = sequence.joints3d
@@ -66,128 +67,168 @@ def check_samples(
     samples: Samples,
     name: str,
     *,
-    looked: int = LOOKED,
+    checked: int = IMAGES_CHECKED,
     sizes: Mapping[str, tuple[float, float]] | None = None,
 ) -> Finding:
-    """Check labels, boxes and photographs of a set of samples.
+    """Check the labels, boxes and photographs of a set of samples.
 
     Args:
-        samples: Of a split.
-        name: Of the split.
-        looked: How many photographs are looked at.
-        sizes: File -> width and height in pixels that its photograph is said to have.
+        samples: Samples of a split.
+        name: Name of the split.
+        checked: Number of photographs that are checked, from the first one on.
+        sizes: File -> width and height in pixels of its photograph, as annotated.
     """
-    share, looked = samples.labelled.mean(), min(len(samples), looked)
+    share, checked = samples.labelled.mean(), min(len(samples), checked)
     people = f"{len(samples)} people" if len(samples) != 1 else "1 person"
     facts = [people, samples.skeleton.name, f"{100 * share:.0f} % of the joints labelled"]
-    facts.append(f"images of {'all' if looked == len(samples) else f'the first {looked}'} found")
     faults = []
     joints, labelled = samples.joints2d, samples.labelled
     if not np.isfinite(joints[labelled]).all():
-        faults.append("labelled joints that are not finite")
+        faults.append("some labelled joints are not finite")
     low, size = samples.boxes[:, None, :2], samples.boxes[:, None, 2:]
     with np.errstate(invalid="ignore"):
         near = np.all((joints > low - 0.5 * size) & (joints < low + 1.5 * size), axis=-1)
-    if (away := 1 - np.asarray(near)[labelled].mean()) > 0.02:
-        faults.append(f"{100 * away:.0f} % of the joints lie far from their person's box")
-    for index in range(looked):
+    if (far := 1 - np.asarray(near)[labelled].mean()) > 0.02:
+        faults.append(f"{100 * far:.0f} % of the joints are far from their person's box")
+    _check_photographs(samples, checked, sizes or {}, facts, faults)
+    if samples.joints3d is not None:
+        subset = samples.joints3d[:: max(1, len(samples) // 2000)]
+        check_body(subset.astype(np.float64), samples.skeleton, facts, faults)
+    return Finding(name, tuple(facts), tuple(faults))
+
+
+def _check_photographs(
+    samples: Samples,
+    checked: int,
+    sizes: Mapping[str, tuple[float, float]],
+    facts: list[str],
+    faults: list[str],
+) -> None:
+    """Check that the first photographs are there and have their annotated sizes."""
+    for index in range(checked):
         try:
-            own = samples.images.size(index)
+            size = samples.images.size(index)
         except DataError as error:
             faults.append(str(error))
-            facts.pop()
-            break
+            return
         file = samples.ids[index].rpartition("#")[0] if samples.ids else ""
-        said = (sizes or {}).get(file, own)
-        if said != own:
-            size_said = f"{said[0]:g}x{said[1]:g}"
-            faults.append(f"{file} is {own[0]}x{own[1]}, but the annotations say {size_said}")
+        annotated = sizes.get(file, size)
+        if annotated != size:
+            faults.append(
+                f"{file} is {size[0]}x{size[1]}, but the annotations have "
+                f"{annotated[0]:g}x{annotated[1]:g}"
+            )
             break
-    if samples.joints3d is not None:
-        check_body(samples.joints3d[:: max(1, len(samples) // 2000)].astype(np.float64),
-                    samples.skeleton, facts, faults)  # fmt: skip
-    return Finding(name, tuple(facts), tuple(faults))
+    facts.append("all images found" if checked == len(samples) else f"first {checked} images found")
 
 
 def check_body(
     joints3d: NDArray[np.float64], skeleton: Skeleton, facts: list[str], faults: list[str]
 ) -> None:
+    """Check the height, sides and bone lengths of a body; append what is found.
+
+    Args:
+        joints3d: Metres, (T, J, 3).
+        skeleton: Joint set of `joints3d`.
+        facts: List that the descriptions are appended to.
+        faults: List that the errors are appended to.
+    """
     if not np.isfinite(joints3d).all():
         frame, joint = np.argwhere(~np.isfinite(joints3d))[0][:2]
         faults.append(f"not finite, first at frame {frame} {skeleton.joints[joint]}")
         return
     height = float(np.median(body_height(joints3d, skeleton)))
     facts.append(f"height {height:.2f} m")
-    if not HEIGHTS[0] <= height <= HEIGHTS[1]:
-        faults.append(f"a height of {height:.3g} m is none of a person in metres")
-    facing = float(facing_share(joints3d, skeleton))
-    facts.append(f"left is left in {100 * facing:.0f} % of the frames")
-    if facing < 0.5:
+    if not HEIGHT_RANGE[0] <= height <= HEIGHT_RANGE[1]:
+        faults.append(f"a height of {height:.3g} m is not that of a person; are the units metres?")
+    on_left = float(share_with_left_on_left(joints3d, skeleton))
+    facts.append(f"left hip on the left in {100 * on_left:.0f} % of the frames")
+    if on_left < 0.5:
         faults.append("left and right are swapped, or the world is mirrored")
-    aligned = _aligned_share(joints3d, skeleton)
-    if aligned < 0.95:
-        share = f"{100 * (1 - aligned):.0f} % of the frames"
-        faults.append(f"hips and shoulders disagree about left in {share}")
-    lengths = np.stack([joints3d[:, b] - joints3d[:, a] for a, b in skeleton.bones], axis=1)
-    lengths = np.linalg.norm(lengths, axis=-1)
+    matching = _share_with_matching_sides(joints3d, skeleton)
+    if matching < 0.95:
+        faults.append(
+            f"the left hip and the left shoulder are on different sides in "
+            f"{100 * (1 - matching):.0f} % of the frames"
+        )
+    _check_bones(joints3d, skeleton, facts, faults)
+
+
+def _check_bones(
+    joints3d: NDArray[np.float64], skeleton: Skeleton, facts: list[str], faults: list[str]
+) -> None:
+    """Check that bones keep their length, and that left and right bones are equally long."""
+    bones = np.stack([joints3d[:, b] - joints3d[:, a] for a, b in skeleton.bones], axis=1)
+    lengths = np.linalg.norm(bones, axis=-1)
     mean = np.maximum(lengths.mean(axis=0), 1e-9)
-    wobble = lengths.std(axis=0) / mean
-    facts.append(f"bone lengths vary by up to {100 * wobble.max():.1f} %")
-    if np.median(wobble) > 0.15:
-        worst = skeleton.joints[skeleton.bones[int(wobble.argmax())][1]]
-        faults.append(f"bones change their length, most at {worst}; is this the joint order?")
+    variation = lengths.std(axis=0) / mean
+    facts.append(f"bone lengths vary by up to {100 * variation.max():.1f} %")
+    if np.median(variation) > 0.15:
+        worst = skeleton.joints[skeleton.bones[int(variation.argmax())][1]]
+        faults.append(
+            f"bones change their length, most at {worst}; are the joints in another order?"
+        )
     by_child = dict(zip((child for _, child in skeleton.bones), mean, strict=True))
-    pairs = [(by_child[a], by_child[b], a)
-             for a, b in zip(skeleton.left, skeleton.right, strict=True)
-             if a in by_child and b in by_child]  # fmt: skip
-    uneven = [skeleton.joints[a] for one, other, a in pairs if not 0.75 < one / other < 1.33]
+    uneven = [
+        skeleton.joints[left]
+        for left, right in zip(skeleton.left, skeleton.right, strict=True)
+        if left in by_child
+        and right in by_child
+        and not 0.75 < by_child[left] / by_child[right] < 1.33
+    ]
     if uneven:
         faults.append(f"left and right bones differ at {', '.join(uneven)}")
 
 
-_MIDDLE = ("pelvis", "thorax", "head", "nose")
+_MIDDLE_JOINTS = ("pelvis", "thorax", "head", "nose")
+_PAIRED_JOINTS = ("hip", "knee", "ankle", "shoulder")
 
-
-_PAIRS = ("hip", "knee", "ankle", "shoulder")
-
-
-_NAMED = Skeleton(
+_CHECKED_JOINTS = Skeleton(
     "CHECKED",
-    (*_MIDDLE, *(f"{side}_{name}" for name in _PAIRS for side in ("left", "right"))),
+    (
+        *_MIDDLE_JOINTS,
+        *(f"{side}_{name}" for name in _PAIRED_JOINTS for side in ("left", "right")),
+    ),
     (-1, 0, 1, 1, 0, 0, 4, 5, 6, 7, 1, 1),
 )
 
 
-def _by_name(joints3d: NDArray[np.float64], skeleton: Skeleton) -> dict[str, NDArray]:
-    joints = conversion(skeleton, _NAMED, allow_missing=True).joints(joints3d)
-    return {name: joints[..., i, :] for i, name in enumerate(_NAMED.joints)}
+def _joints_by_name(joints3d: NDArray[np.float64], skeleton: Skeleton) -> dict[str, NDArray]:
+    """Name of a checked joint -> its positions, (T, 3); NaN where the joint set has none."""
+    joints = conversion(skeleton, _CHECKED_JOINTS, allow_missing=True).joints(joints3d)
+    return {name: joints[..., i, :] for i, name in enumerate(_CHECKED_JOINTS.joints)}
 
 
 def body_height(joints3d: NDArray[np.float64], skeleton: Skeleton) -> NDArray[np.float64]:
-    """Height of a body stretched out, ankles to head, metres, (T,): whatever the pose.
+    """Height of a stretched body, ankles to head along the bones, in any pose, metres, (T,).
 
     Args:
         joints3d: Metres, (T, J, 3).
-        skeleton: The joint set; where it has no head the neck ends the body.
+        skeleton: Joint set; without a head the body ends at the neck.
     """
-    at = _by_name(joints3d, skeleton)
+    at = _joints_by_name(joints3d, skeleton)
 
-    def far(one: str, other: str) -> NDArray[np.float64]:
+    def distance(one: str, other: str) -> NDArray[np.float64]:
         return np.linalg.norm(at[one] - at[other], axis=-1)
 
     legs = [
-        far(f"{s}_hip", f"{s}_knee") + far(f"{s}_knee", f"{s}_ankle") for s in ("left", "right")
+        distance(f"{side}_hip", f"{side}_knee") + distance(f"{side}_knee", f"{side}_ankle")
+        for side in ("left", "right")
     ]
-    head = far("thorax", "head") if np.isfinite(at["head"]).all() else 0.0
-    return np.mean(legs, axis=0) + far("pelvis", "thorax") + head
+    head = distance("thorax", "head") if np.isfinite(at["head"]).all() else 0.0
+    return np.mean(legs, axis=0) + distance("pelvis", "thorax") + head
 
 
-def facing_share(joints3d: NDArray[np.float64], skeleton: Skeleton) -> float:
-    """Share of frames in which the left hip is on the left of a body that looks ahead.
+def share_with_left_on_left(joints3d: NDArray[np.float64], skeleton: Skeleton) -> float:
+    """Share of frames in which the left hip is on the left of a body that faces ahead.
 
-    Ahead is where the nose stands out from the line of neck and head, and where the knees bend to.
+    Ahead is the direction of the nose from the line of neck and head, and of bent knees.
+
+    Args:
+        joints3d: Metres, (T, J, 3).
+        skeleton: Joint set of `joints3d`.
     """
-    at = _by_name(joints3d, skeleton)
+    at = _joints_by_name(joints3d, skeleton)
     ahead = np.zeros_like(at["pelvis"])
     if np.isfinite(at["nose"]).all():
         top = at["head"] if np.isfinite(at["head"]).all() else at["thorax"]
@@ -198,27 +239,30 @@ def facing_share(joints3d: NDArray[np.float64], skeleton: Skeleton) -> float:
     return float((np.einsum("ti,ti->t", np.cross(left, up), ahead) > 0).mean())
 
 
-def _aligned_share(joints3d: NDArray[np.float64], skeleton: Skeleton) -> float:
-    at = _by_name(joints3d, skeleton)
-    hips, arms = (at[f"left_{name}"] - at[f"right_{name}"] for name in ("hip", "shoulder"))
-    return float((np.einsum("ti,ti->t", hips, arms) > 0).mean())
+def _share_with_matching_sides(joints3d: NDArray[np.float64], skeleton: Skeleton) -> float:
+    """Share of frames in which the left hip and the left shoulder are on the same side."""
+    at = _joints_by_name(joints3d, skeleton)
+    hips, shoulders = (at[f"left_{name}"] - at[f"right_{name}"] for name in ("hip", "shoulder"))
+    return float((np.einsum("ti,ti->t", hips, shoulders) > 0).mean())
 
 
 def _check_projection(
     joints3d: NDArray, pixels: NDArray, sequence: Sequence, facts: list[str], faults: list[str]
 ) -> None:
-    seen = project(world_to_camera(joints3d, sequence.camera), sequence.camera)
-    gap = np.linalg.norm(seen - pixels, axis=-1)
-    gap = gap[np.isfinite(gap)]
-    if not len(gap):
+    """Check that the projected 3D joints are near the 2D joints."""
+    projected = project(world_to_camera(joints3d, sequence.camera), sequence.camera)
+    distance = np.linalg.norm(projected - pixels, axis=-1)
+    distance = distance[np.isfinite(distance)]
+    if not len(distance):
         faults.append("no joint is in front of the camera")
         return
-    facts.append(f"2D {np.median(gap):.2f} px from projected 3D (median)")
-    if np.median(gap) > 0.02 * max(sequence.camera.size):
-        faults.append("2D and 3D do not belong together, or the camera is another")
+    facts.append(f"2D {np.median(distance):.2f} px from projected 3D (median)")
+    if np.median(distance) > 0.02 * max(sequence.camera.size):
+        faults.append("2D and 3D do not belong together, or the camera is another one")
 
 
 def _check_images(sequence: Sequence, facts: list[str], faults: list[str]) -> None:
+    """Check the number of the images and the size of the first one."""
     if sequence.images is None:
         return
     if len(sequence.images) != len(sequence):
@@ -230,33 +274,41 @@ def _check_images(sequence: Sequence, facts: list[str], faults: list[str]) -> No
         return
     facts.append(f"images {size[0]}x{size[1]}")
     if size != sequence.camera.size:
-        faults.append(f"the camera is made for {sequence.camera.size[0]}x{sequence.camera.size[1]}")
+        width, height = sequence.camera.size
+        faults.append(f"the camera has images of {width}x{height}")
 
 
 def check_detections(source: Human36M, path: Path) -> list[Finding]:
+    """Check an archive of detections against the projected motion.
+
+    Args:
+        source: Human3.6M with the motion.
+        path: Path of the archive, `data_2d_h36m_<name>.npz`.
+    """
     splits: tuple[Literal["train", "test"], ...] = ("train", "test")
-    truth = {sequence.name: sequence for split in splits for sequence in _or_none(source, split)}
+    truth = {s.name: s for split in splits for s in _sequences_if_present(source, split)}
     name = path.stem.removeprefix("data_2d_h36m_")
-    found = {key: d for key, d in source.detections(name).items() if key in truth}
-    gap = np.concatenate([_gaps(found[key], truth[key]) for key in found])
-    middle = float(np.median(gap[np.isfinite(gap)]))
-    joints = next(iter(found.values())).skeleton.name
-    facts = (f"{len(found)} videos", joints, f"2D {middle:.2f} px from projected 3D (median)")
-    wrong = ("2D and 3D do not belong together",) if middle > 40 else ()
-    return [Finding(f"detections {name}", facts, wrong)]
+    detections = {key: video for key, video in source.detections(name).items() if key in truth}
+    errors = np.concatenate([_detection_errors(detections[key], truth[key]) for key in detections])
+    median = float(np.median(errors[np.isfinite(errors)]))
+    joints = next(iter(detections.values())).skeleton.name
+    facts = (f"{len(detections)} videos", joints, f"2D {median:.2f} px from projected 3D (median)")
+    faults = ("2D and 3D do not belong together",) if median > 40 else ()
+    return [Finding(f"detections {name}", facts, faults)]
 
 
-def _gaps(found: VideoDetections, sequence: Sequence) -> NDArray[np.float64]:
+def _detection_errors(video: VideoDetections, sequence: Sequence) -> NDArray[np.float64]:
     """Pixels between detections and projected joints in about a hundred frames."""
-    thin = slice(None, None, max(1, len(sequence) // 100))
-    joints3d = np.asarray(sequence.joints3d)[thin]
+    frames = slice(None, None, max(1, len(sequence) // 100))
+    joints3d = np.asarray(sequence.joints3d)[frames]
     exact = project(world_to_camera(joints3d, sequence.camera), sequence.camera)
-    mine = conversion(found.skeleton, sequence.skeleton, allow_missing=True)
-    return np.linalg.norm(mine.joints(found.joints2d[thin]) - exact, axis=-1).ravel()
+    joint_map = conversion(video.skeleton, sequence.skeleton, allow_missing=True)
+    return np.linalg.norm(joint_map.joints(video.joints2d[frames]) - exact, axis=-1).ravel()
 
 
-def _or_none(source: Human36M, split: Split) -> list[Sequence]:
+def _sequences_if_present(source: Human36M, split: Split) -> list[Sequence]:
+    """Sequences of a split; none if the archive lacks the split."""
     try:
         return source.sequences(split)
-    except DataError:  # an archive with one split only
+    except DataError:
         return []

@@ -1,4 +1,4 @@
-"""COCO's people: photographs with 17 joints each, their boxes, and boxes from a person detector."""
+"""COCO: photographs of people with 17 joints, their boxes, and boxes of a person detector."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from pipeline.sources import CocoGroundTruth, Samples, Split
 
 @dataclass(frozen=True, eq=False)
 class People:
-    """The people of one annotation file in COCO's form; all arrays have one row per person.
+    """People of one annotation file in COCO's format; all arrays have one row per person.
 
     Args:
-        files: File name of the photograph, as the annotation file writes it.
-        image_ids: Of the photograph, (N,).
-        ids: Of the annotation, (N,).
-        joints2d: Pixels, (N, J, 2), float32; NaN where unlabelled.
-        labelled: Joints with a label, hidden ones among them, (N, J).
-        boxes: x, y, width, height, inside the photograph, (N, 4), float32.
-        areas: Of the person in square pixels, as OKS needs it, (N,).
+        files: File names of the photographs, as in the annotation file.
+        image_ids: Ids of the photographs, (N,).
+        ids: Ids of the annotations, (N,).
+        joints2d: Joints in pixels, (N, J, 2), float32; NaN where unlabelled.
+        labelled: Labelled joints, including hidden ones, (N, J).
+        boxes: x, y, width, height in pixels, inside the photograph, (N, 4), float32.
+        areas: Areas of the people in square pixels, for OKS, (N,).
     """
 
     files: tuple[str, ...]
@@ -53,12 +53,12 @@ class People:
 
 @dataclass(frozen=True, eq=False)
 class DetectedPeople:
-    """Boxes of a person detector on photographs of a split, to be given joints.
+    """Boxes that a person detector found on the photographs of a split.
 
     Args:
-        samples: One per box; no joint is labelled.
-        image_ids: Of the photograph, (N,).
-        scores: Of the detector, (N,).
+        samples: One sample per box, without labelled joints.
+        image_ids: Ids of the photographs, (N,).
+        scores: Scores of the boxes, (N,).
     """
 
     samples: Samples
@@ -69,10 +69,10 @@ class DetectedPeople:
 def require_inside(
     box: NDArray[np.floating], width: float, height: float, place: str
 ) -> NDArray[np.float64]:
-    """A box (x, y, width, height) cut to the image, (4,).
+    """Clip a box (x, y, width, height) to the image, (4,).
 
     Raises:
-        DataError: If nothing of it is inside.
+        DataError: If the box is outside the image.
     """
     x, y, w, h = (float(value) for value in box)
     left, top = max(0.0, x), max(0.0, y)
@@ -94,70 +94,64 @@ def read_images(document: Any, path: Path) -> dict[int, tuple[str, float, float]
         expect_type(required_key(document, "images", str(path)), list, f"{path}: images")
     ):
         place = f"{path}: images[{index}]"
-        number_of = expect_type(required_key(record, "id", place), int, f"{place}: id")
+        image_id = expect_type(required_key(record, "id", place), int, f"{place}: id")
         name = safe_relative_name(
             expect_type(required_key(record, "file_name", place), str, f"{place}: file_name"),
             f"{place}: file_name",
         )
-        if number_of in images:
-            raise DataError(f"{place}: the id {number_of} comes twice")
+        if image_id in images:
+            raise DataError(f"{place}: the id {image_id} occurs twice")
         size = expect_number(record, "width", place), expect_number(record, "height", place)
         if min(size) < 1:
-            raise DataError(f"{place}: {size[0]:g}x{size[1]:g} is no size of an image")
-        images[number_of] = (name, *size)
+            raise DataError(f"{place}: {size[0]:g}x{size[1]:g} is not the size of an image")
+        images[image_id] = (name, *size)
     return images
 
 
 def read_people(path: Path, skeleton: Skeleton = COCO17) -> People:
-    """People with joints of an annotation file in COCO's form; crowds and unlabelled are left out.
+    """Read the people of an annotation file in COCO's format; without crowds and unlabelled people.
 
     Args:
-        path: Of the json file.
-        skeleton: The joint set it must hold; checked by name where the file names its joints.
+        path: Path of the json file.
+        skeleton: Joint set of the file; checked by name where the file names its joints.
 
     Raises:
-        DataError: If the file is not what it claims to be.
+        DataError: If the file is damaged or has another format.
     """
     document = read_json(path)
     images = read_images(document, path)
-    _check_names(document, path, skeleton)
-    rows, people = (
-        [],
-        expect_type(required_key(document, "annotations", str(path)), list, f"{path}: annotations"),
+    _check_joint_names(document, path, skeleton)
+    rows = []
+    people = expect_type(
+        required_key(document, "annotations", str(path)), list, f"{path}: annotations"
     )
     seen: set[int] = set()
     for index, record in enumerate(people):
         place = f"{path}: annotations[{index}]"
-        own = expect_type(required_key(record, "id", place), int, f"{place}: id")
-        place = f"{path}: annotation {own}"
-        if own in seen:
-            raise DataError(f"{place}: the id comes twice")
-        seen.add(own)
+        annotation_id = expect_type(required_key(record, "id", place), int, f"{place}: id")
+        place = f"{path}: annotation {annotation_id}"
+        if annotation_id in seen:
+            raise DataError(f"{place}: the id occurs twice")
+        seen.add(annotation_id)
         if record.get("iscrowd"):
             continue
         image_id = expect_type(required_key(record, "image_id", place), int, f"{place}: image_id")
         if image_id not in images:
             raise DataError(f"{place}: refers to the unknown image {image_id}")
-        flat = number_array(
-            required_key(record, "keypoints", place), (None,), f"{place}: keypoints"
-        )
-        if len(flat) != 3 * len(skeleton):
-            raise DataError(
-                f"{place}: has {len(flat)} numbers for joints; {skeleton.name} needs 3 x "
-                f"{len(skeleton)}"
-            )
-        if not flat[2::3].any():
+        joints = _read_joints(record, place, skeleton)
+        if not joints[:, 2].any():
             continue
         name, width, height = images[image_id]
         box = number_array(required_key(record, "bbox", place), (4,), f"{place}: bbox")
         area = expect_number(record, "area", place) if "area" in record else float(box[2] * box[3])
-        rows.append((name, image_id, own, flat, require_inside(box, width, height, place), area))
+        box = require_inside(box, width, height, place)
+        rows.append((name, image_id, annotation_id, joints, box, area))
     if not rows:
-        raise DataError(f"{path}: holds no person with a labelled joint")
-    files, image_ids, ids, flats, boxes, areas = zip(*rows, strict=True)
-    joints = np.stack(flats).reshape(len(rows), len(skeleton), 3)
-    labelled = joints[..., 2] > 0
-    joints2d = np.where(labelled[..., None], joints[..., :2], np.nan).astype(np.float32)
+        raise DataError(f"{path}: has no person with a labelled joint")
+    files, image_ids, ids, all_joints, boxes, areas = zip(*rows, strict=True)
+    stacked = np.stack(all_joints)
+    labelled = stacked[..., 2] > 0
+    joints2d = np.where(labelled[..., None], stacked[..., :2], np.nan).astype(np.float32)
     return People(
         files,
         np.array(image_ids, np.int64),
@@ -169,7 +163,19 @@ def read_people(path: Path, skeleton: Skeleton = COCO17) -> People:
     )
 
 
-def _check_names(document: dict[str, Any], path: Path, skeleton: Skeleton) -> None:
+def _read_joints(record: Any, place: str, skeleton: Skeleton) -> NDArray[np.float64]:
+    """x, y and visibility of each joint of an annotation, (J, 3)."""
+    flat = number_array(required_key(record, "keypoints", place), (None,), f"{place}: keypoints")
+    if len(flat) != 3 * len(skeleton):
+        raise DataError(
+            f"{place}: has {len(flat)} numbers for joints; {skeleton.name} needs 3 x "
+            f"{len(skeleton)}"
+        )
+    return flat.reshape(len(skeleton), 3)
+
+
+def _check_joint_names(document: dict[str, Any], path: Path, skeleton: Skeleton) -> None:
+    """Raise `DataError` if the file names joints and they are not those of the joint set."""
     for record in expect_type(document.get("categories", []), list, f"{path}: categories"):
         names = record.get("keypoints") if isinstance(record, dict) else None
         if names is None or record.get("name", "person") != "person":
@@ -183,10 +189,15 @@ def _check_names(document: dict[str, Any], path: Path, skeleton: Skeleton) -> No
 
 
 def first_existing(root: Path, candidates: Many[str], what: str) -> Path:
-    """The first of several places under a folder that exists.
+    """First of several paths in a folder that exists.
+
+    Args:
+        root: The folder.
+        candidates: Paths relative to `root`.
+        what: What the paths hold, for the message.
 
     Raises:
-        DataError: If none does; the message names them all.
+        DataError: If none exists; the message lists them all.
     """
     for candidate in candidates:
         if (root / candidate).exists():
@@ -195,33 +206,31 @@ def first_existing(root: Path, candidates: Many[str], what: str) -> Path:
 
 
 def make_samples(people: People, folder: Path, skeleton: Skeleton) -> Samples:
-    """People on the photographs of a folder as samples."""
+    """Samples of people whose photographs are in a folder."""
     return Samples(
         skeleton=skeleton,
         images=Photographs([folder / name for name in people.files]),
         joints2d=people.joints2d,
         labelled=people.labelled,
         boxes=people.boxes,
-        ids=tuple(f"{name}#{own}" for name, own in zip(people.files, people.ids, strict=True)),
+        ids=tuple(f"{name}#{i}" for name, i in zip(people.files, people.ids, strict=True)),
     )
 
 
 class Coco:
-    """COCO person annotations, 17 joints.
+    """COCO's people with 17 joints.
 
-    The labels of COCO's test set are not public: here `test` is the validation set, as papers
-    report it.
+    The labels of COCO's test set are not public: here `test` is the validation set, as in papers.
 
     Args:
-        root: Folder of the set: `annotations/person_keypoints_{train,val}2017.json` and
+        root: Folder of the data set: `annotations/person_keypoints_{train,val}2017.json` and
             `{train,val}2017/` (or `images/{train,val}2017/`); or
             `person_keypoints_{train,val}.json` and `images/`.
-        boxes: Json file with the boxes of a person detector on the validation set, below `root`:
-            `test` is then on them; without it on the exact boxes. `val` is always on the exact
-            ones.
-        box_score: Detected boxes with a smaller score are left out.
-        skip_bad: How many photographs may be missing or damaged and are left out; with 0 none is
-            read beforehand.
+        boxes: Json file with boxes of a person detector on the validation set, relative to
+            `root`; `test` uses them. Without it `test` uses the exact boxes, as `val` always does.
+        box_score: Smallest score of the detected boxes that are used.
+        skip_bad: Most missing or damaged photographs that are left out; with 0 they are not
+            checked beforehand.
     """
 
     skeleton = COCO17
@@ -233,12 +242,12 @@ class Coco:
         self.boxes, self.box_score = boxes, box_score
 
     def describe(self) -> str:
-        """One line for the first lines of a run."""
+        """Describe the source in one line, for the output of a run."""
         boxes = f"test on the boxes of {self.boxes}" if self.boxes else "exact boxes"
         return f"COCO people in {self.root}; COCO17, {boxes}; test is the validation set"
 
     def annotations(self, split: Split) -> Path:
-        """The annotation file of a split, as OKS-AP needs it."""
+        """Path of the annotation file of a split."""
         name = "train" if split == "train" else "val"
         return first_existing(
             self.root,
@@ -251,7 +260,7 @@ class Coco:
         )
 
     def folder(self, split: Split) -> Path:
-        """The folder with the photographs of a split."""
+        """Folder with the photographs of a split."""
         name = "train" if split == "train" else "val"
         return first_existing(
             self.root,
@@ -260,11 +269,11 @@ class Coco:
         )
 
     def people(self, split: Split) -> People:
-        """People of a split with the ids that OKS-AP needs, in the order of `samples`."""
+        """People of a split with their ids, in the order of `samples`."""
         return read_people(self.annotations(split))
 
     def samples(self, split: Split) -> Samples:
-        """People of a split; see `pipeline.sources.ImageSource`."""
+        """Samples of a split; see `pipeline.sources.ImageSource`."""
         if split == "test" and self.boxes:
             found = self.detected(split, str(self.root / self.boxes), threshold=self.box_score)
             samples, ids, scores = found.samples, found.image_ids, found.scores
@@ -285,15 +294,16 @@ class Coco:
         return drop_unreadable(samples, self.skip_bad)[0] if self.skip_bad else samples
 
     def detected(self, split: Split, boxes: str, *, threshold: float = 0.0) -> DetectedPeople:
-        """Boxes that a person detector found on the photographs of a split.
+        """Read the boxes that a person detector found on the photographs of a split.
 
         Args:
-            split: Whose photographs.
-            boxes: Json file in COCO's result form: a list of {image_id, category_id, bbox, score}.
-            threshold: Boxes with a smaller score are left out.
+            split: Split with the photographs.
+            boxes: Json file in COCO's result format: a list of {image_id, category_id, bbox,
+                score}.
+            threshold: Smallest score of the boxes that are used.
 
         Raises:
-            DataError: If the file is not what it claims to be or refers to other photographs.
+            DataError: If the file is damaged, has another format or refers to other photographs.
         """
         truth, path = self.annotations(split), Path(boxes)
         images = read_images(read_json(truth), truth)
@@ -312,15 +322,15 @@ class Coco:
             name, width, height = images[image_id]
             rows.append((name, image_id, require_inside(box, width, height, place), score))
         if not rows:
-            raise DataError(f"{path}: holds no person with a score of {threshold:g} or more")
-        files, image_ids, cut, scores = zip(*rows, strict=True)
+            raise DataError(f"{path}: has no person with a score of {threshold:g} or more")
+        files, image_ids, clipped, scores = zip(*rows, strict=True)
         shape = (len(rows), len(self.skeleton))
         samples = Samples(
             skeleton=self.skeleton,
             images=Photographs([self.folder(split) / name for name in files]),
             joints2d=np.full((*shape, 2), np.nan, np.float32),
             labelled=np.zeros(shape, bool),
-            boxes=np.stack(cut).astype(np.float32),
+            boxes=np.stack(clipped).astype(np.float32),
             ids=tuple(f"{name}#{index}" for index, name in enumerate(files)),
         )
         return DetectedPeople(samples, np.array(image_ids, np.int64), np.array(scores))

@@ -1,4 +1,4 @@
-"""Human3.6M: motion with cameras and detections, in VideoPose3D's archives."""
+"""Human3.6M: motion, cameras and 2D detections from VideoPose3D's archives."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ from pipeline.sources import Sequence, Split, VideoDetections
 from pipeline.training.console import progress_bar
 
 KEPT = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
-"""Which of the 32 recorded points are the joints of H36M17."""
+"""Indices of the 32 recorded points that are the joints of H36M17."""
 
 CAMERAS = ("54138969", "55011271", "58860488", "60457274")
-_STILL = ("Eating", "Greeting", "Phoning", "Photo", "Posing", "Purchases", "Sitting")
-_MOVING = ("SittingDown", "Smoking", "Waiting", "WalkDog", "Walking", "WalkTogether")
-ACTIONS = ("Directions", "Discussion", *_STILL, *_MOVING)
+"""Serial numbers of the cameras, in the order of a recording's videos."""
+
+ACTIONS = (
+    *("Directions", "Discussion", "Eating", "Greeting", "Phoning", "Photo", "Posing"),
+    *("Purchases", "Sitting", "SittingDown", "Smoking", "Waiting", "WalkDog", "Walking"),
+    "WalkTogether",
+)
 _OTHER_NAMES = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog", "WalkingTogether": "WalkTogether"}
 
 SUBJECTS: dict[int, dict[str, tuple[str, ...]]] = {
     1: {"train": ("S1", "S5", "S6", "S7", "S8"), "test": ("S9", "S11")},
     2: {"train": ("S1", "S5", "S6", "S7", "S8", "S9"), "test": ("S11",)},
 }
-"""Protocol -> subjects of each split; 2 is paper 004's second, with the aligned error."""
+"""Protocol -> subjects of each split; 2 is protocol 2 of paper 004, with the aligned error."""
 
 
 def action_name(name: str) -> str:
-    """The action that tables group a recording under: its first word.
+    """Action of a recording in result tables: the first word of its name.
 
     >>> action_name("SittingDown 1"), action_name("TakingPhoto")
     ('SittingDown', 'Photo')
@@ -46,10 +50,10 @@ def action_name(name: str) -> str:
 
 
 def subject_names(protocol: int, split: Split) -> tuple[str, ...]:
-    """Subjects of a split; `val` is `test`, as every paper has it.
+    """Subjects of a split; `val` is `test`, as in the papers.
 
     Raises:
-        UsageError: If there is no such protocol.
+        UsageError: If the protocol is unknown.
     """
     if protocol not in SUBJECTS:
         raise UsageError(f"Human3.6M has protocol 1 and 2, not {protocol}")
@@ -57,15 +61,16 @@ def subject_names(protocol: int, split: Split) -> tuple[str, ...]:
 
 
 class Human36M:
-    """Human3.6M in VideoPose3D's form: `data_3d_h36m.npz` and `data_2d_h36m_<name>.npz`.
+    """Human3.6M in VideoPose3D's format: `data_3d_h36m.npz` and `data_2d_h36m_<name>.npz`.
 
-    World positions of 17 of the 32 points at 50 Hz, four videos of each recording by the cameras
-    that come with Heatlift, with Human3.6M's own lens formula. The archives are read once; after
-    that their content is memory-mapped from the cache.
+    World positions of 17 of the 32 points at 50 Hz; each recording is seen by the four cameras that
+    come with Heatlift, with Human3.6M's own lens formula. The archives are read once; after that
+    their content is memory-mapped from the cache.
 
     Args:
         root: Folder with the archives.
-        protocol: 1 (S1, S5, S6, S7, S8 / S9, S11) or 2 (S9 is trained on too / S11).
+        protocol: Protocol of the split, train / test: 1 is S1, S5, S6, S7, S8 / S9, S11; 2 is S1,
+            S5, S6, S7, S8, S9 / S11.
     """
 
     skeleton = H36M17
@@ -74,7 +79,7 @@ class Human36M:
         self.root, self.protocol = Path(root), protocol
 
     def describe(self) -> str:
-        """One line for the first lines of a run."""
+        """Describe the source in one line, for the output of a run."""
         train, test = (", ".join(subject_names(self.protocol, s)) for s in ("train", "test"))
         return (
             f"Human3.6M (VideoPose3D npz) in {self.root}; protocol {self.protocol}: train {train}, "
@@ -85,13 +90,13 @@ class Human36M:
         """Sequences named `subject/recording/camera`; see `pipeline.sources.MotionSource`."""
         motion, cameras = self._motion(), human36m_cameras()
         lengths = [frames for _, _, frames in motion.facts["recordings"]]
-        wanted, found = subject_names(self.protocol, split), []
+        subjects, sequences = subject_names(self.protocol, split), []
         for (subject, recording, _), joints3d in zip(
             motion.facts["recordings"], split_rows(motion.arrays["joints3d"], lengths), strict=True
         ):
-            if subject not in wanted:
+            if subject not in subjects:
                 continue
-            found += [
+            sequences += [
                 Sequence(
                     name=f"{subject}/{recording}/{name}",
                     subject=subject,
@@ -103,23 +108,23 @@ class Human36M:
                 )
                 for name, camera in zip(CAMERAS, cameras[subject], strict=True)
             ]
-        if not found:
+        if not sequences:
             raise DataError(
                 f"{self.root / 'data_3d_h36m.npz'}: has no subject of the {split} split "
-                f"({', '.join(wanted)}); protocol {self.protocol} needs them"
+                f"({', '.join(subjects)}); protocol {self.protocol} needs them"
             )
-        return found
+        return sequences
 
     def detections(self, name: str) -> dict[str, VideoDetections]:
         """Detections of `data_2d_h36m_<name>.npz`: name of the sequence -> its 2D joints.
 
-        A video may have more frames than its recording; they are left out.
+        If a video has more frames than its recording, the last ones are left out.
 
         Args:
-            name: `gt`, `cpn_ft_h36m_dbb`, `detectron_ft_h36m`, ...
+            name: Name of the archive: `gt`, `cpn_ft_h36m_dbb`, `detectron_ft_h36m`, ...
 
         Raises:
-            DataError: If the archive does not fit the recordings or its joint set is not known.
+            DataError: If the archive does not match the recordings or its joint set is unknown.
         """
         path = self.root / f"data_2d_h36m_{name}.npz"
         motion = self._motion()
@@ -146,24 +151,26 @@ class Human36M:
 
 
 Recordings = list[tuple[str, str, int]]
-"""Subject, recording, frames."""
+"""Subject, recording and number of frames of each recording."""
 
 
 def _unpack_3d(path: Path) -> tuple[dict[str, NDArray], dict]:
+    """Arrays and facts of the archive of motion, for the cache."""
     content = check_nested(Npz(path).objects("positions_3d"), f"{path}: positions_3d")
     arrays, recordings = [], []
-    known = human36m_cameras()
+    cameras = human36m_cameras()
     for subject, actions in content.items():
-        if subject not in known:
+        if subject not in cameras:
             raise DataError(
-                f"{path}: the subject {subject!r} has no cameras ({', '.join(known)} have)"
+                f"{path}: there are no cameras for subject {subject!r}, only for "
+                f"{', '.join(cameras)}"
             )
         for recording, points in progress_bar(actions.items(), f"{path.name} {subject}"):
             points = check_array(points, (None, 32, 3), f"{path}: {subject}/{recording}")
             arrays.append(points[:, KEPT])
             recordings.append((subject, recording, len(points)))
     if not arrays:
-        raise DataError(f"{path}: holds no recording")
+        raise DataError(f"{path}: has no recording")
     heights = [np.ptp(array[:: max(1, len(array) // 10), :, 2], axis=1).max() for array in arrays]
     if not 0.5 < float(np.median(heights)) < 3.0:
         raise DataError(
@@ -173,6 +180,7 @@ def _unpack_3d(path: Path) -> tuple[dict[str, NDArray], dict]:
 
 
 def _unpack_2d(path: Path, recordings: Recordings) -> tuple[dict[str, NDArray], dict]:
+    """Arrays and facts of an archive of detections, for the cache."""
     archive = Npz(path)
     skeleton = skeleton_from_metadata(archive)
     joints = len(skeleton)

@@ -1,4 +1,4 @@
-"""Several sources of images as one, their joints converted by name to one joint set."""
+"""Several image sources combined, with their joints converted to one joint set."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from pipeline.sources import ImageSource, Samples, Split
 
 
 def convert_joint_set(samples: Samples, skeleton: Skeleton) -> Samples:
-    """Samples with the joints of another set; a joint is labelled if all its sources are.
+    """Convert samples to another joint set; a joint is labelled if all its source joints are.
 
     Raises:
-        DataError: If the two sets share nothing.
+        DataError: If the two sets have no joint in common.
     """
     if samples.skeleton is skeleton:
         return samples
-    how = conversion(samples.skeleton, skeleton, allow_missing=True)
-    labelled = how.score(samples.labelled.astype(np.float32)) > 0
-    joints2d = np.where(labelled[..., None], how.joints(samples.joints2d), np.nan)
+    joint_map = conversion(samples.skeleton, skeleton, allow_missing=True)
+    labelled = joint_map.score(samples.labelled.astype(np.float32)) > 0
+    joints2d = np.where(labelled[..., None], joint_map.joints(samples.joints2d), np.nan)
+    joints3d = None if samples.joints3d is None else joint_map.joints(samples.joints3d)
     return Samples(
         skeleton=skeleton,
         images=samples.images,
         joints2d=joints2d.astype(np.float32),
         labelled=labelled,
         boxes=samples.boxes,
-        joints3d=None if samples.joints3d is None else how.joints(samples.joints3d),
+        joints3d=joints3d,
         focal=samples.focal,
         principal=samples.principal,
         ids=samples.ids,
@@ -43,15 +44,17 @@ def convert_joint_set(samples: Samples, skeleton: Skeleton) -> Samples:
 
 
 class Mixed:
-    """Images of several sources in a row; what only some of them know is NaN in the others.
+    """Samples of several image sources, one source after the other.
+
+    An array that only some sources have is NaN for the others.
 
     Args:
-        sources: Whose samples.
-        skeleton: Name of the joint set they are converted to.
-        root: Folder that the sources' own roots are relative to.
+        sources: Image sources that are combined.
+        skeleton: Name of the joint set that all samples are converted to.
+        root: Folder that the roots of the sources are relative to.
 
     Raises:
-        UsageError: If there is no source or no such joint set.
+        UsageError: If there is no source or the joint set is unknown.
     """
 
     def __init__(
@@ -59,22 +62,22 @@ class Mixed:
     ) -> None:
         if skeleton not in SKELETONS:
             raise UsageError(
-                f"no joint set is called {skeleton!r}; there are {', '.join(SKELETONS)}"
+                f"no joint set is called {skeleton!r}; known are {', '.join(SKELETONS)}"
             )
         if not sources:
             raise UsageError("Mixed needs at least one source")
         self.root, self.skeleton = Path(root), SKELETONS[skeleton]
-        self.sources = tuple(_below(self.root, source) for source in sources)
+        self.sources = tuple(_with_root_below(self.root, source) for source in sources)
 
     def describe(self) -> str:
-        """One line for the first lines of a run."""
+        """Describe the source in one line, for the output of a run."""
         parts = " + ".join(source.describe() for source in self.sources)
         return f"mixed to {self.skeleton.name}: {parts}"
 
     def samples(self, split: Split) -> Samples:
-        """Samples of all sources; see `pipeline.sources.ImageSource`."""
+        """Samples of a split of all sources; see `pipeline.sources.ImageSource`."""
         parts = [convert_joint_set(source.samples(split), self.skeleton) for source in self.sources]
-        names = [f"{part}:{index}" for part, s in enumerate(parts) for index in range(len(s))]
+        numbered = [f"{part}:{index}" for part, s in enumerate(parts) for index in range(len(s))]
         ids = [name for s in parts for name in (s.ids or ("",) * len(s))]
         actions = [name for s in parts for name in (s.actions or ("unknown",) * len(s))]
         return Samples(
@@ -83,10 +86,12 @@ class Mixed:
             joints2d=np.concatenate([part.joints2d for part in parts]),
             labelled=np.concatenate([part.labelled for part in parts]),
             boxes=np.concatenate([part.boxes for part in parts]),
-            joints3d=_filled([part.joints3d for part in parts], parts, (len(self.skeleton), 3)),
-            focal=_filled([part.focal for part in parts], parts, (2,)),
-            principal=_filled([part.principal for part in parts], parts, (2,)),
-            ids=tuple(own or name for own, name in zip(ids, names, strict=True)),
+            joints3d=_concatenate_filled(
+                [part.joints3d for part in parts], parts, (len(self.skeleton), 3)
+            ),
+            focal=_concatenate_filled([part.focal for part in parts], parts, (2,)),
+            principal=_concatenate_filled([part.principal for part in parts], parts, (2,)),
+            ids=tuple(name or number for name, number in zip(ids, numbered, strict=True)),
             actions=tuple(actions) if any(part.actions for part in parts) else None,
             truths=tuple(
                 dataclasses.replace(truth, rows=truth.rows + first)
@@ -96,24 +101,26 @@ class Mixed:
         )
 
 
-def _below(root: Path, source: ImageSource) -> ImageSource:
-    """The source with its root below a folder; one that reads no folder as it is."""
-    if not isinstance(own := getattr(source, "root", None), Path):
+def _with_root_below(root: Path, source: ImageSource) -> ImageSource:
+    """Copy of a source with its root relative to a folder; a source without root is unchanged."""
+    source_root = getattr(source, "root", None)
+    if not isinstance(source_root, Path):
         return source
     moved = copy.copy(source)
-    moved.root = root / own  # type: ignore[attr-defined]
+    moved.root = root / source_root  # type: ignore[attr-defined]
     return moved
 
 
-def _filled(
+def _concatenate_filled(
     arrays: Many[NDArray[np.floating] | None], parts: Many[Samples], shape: tuple[int, ...]
 ) -> NDArray | None:
-    known = [array for array in arrays if array is not None]
-    if not known:
+    """Arrays of the parts, NaN for parts that have none; None if no part has one."""
+    present = [array for array in arrays if array is not None]
+    if not present:
         return None
     return np.concatenate(
         [
-            np.full((len(part), *shape), np.nan, known[0].dtype) if array is None else array
+            np.full((len(part), *shape), np.nan, present[0].dtype) if array is None else array
             for array, part in zip(arrays, parts, strict=True)
         ]
     )

@@ -1,4 +1,4 @@
-"""Annotations of photographed people with 3D in mmpose's npz form, and its camera files."""
+"""Readers of mmpose's files: npz annotations of people with 3D joints, and cameras."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from pipeline.files.reading import safe_relative_name
 from pipeline.files.unpacked import unpack_once
 from pipeline.metrics.functional import MILLIMETRES
 
-_FAR = 1e7
-"""Millimetres, ten kilometres: no number of a camera is larger."""
+_LARGEST_NUMBER = 1e7
+"""Largest accepted number of a camera; ten kilometres in millimetres."""
 
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """People of one file; all arrays have one row per image and are memory-mapped.
+    """People of one annotation file; all arrays are memory-mapped, with one row per image.
 
     Args:
-        names: Of the images, relative to the folder of images, bytes, (N,).
-        joints2d: Pixels, (N, J, 2), float32.
-        labelled: Joints that are marked visible in 2D and 3D, (N, J).
-        joints3d: Camera frame, metres, (N, J, 3), float32.
-        boxes: x, y, width, height in pixels, (N, 4), float32: the square of side 200 x scale.
+        names: File names of the images, relative to the folder of images, bytes, (N,).
+        joints2d: Joints in pixels, (N, J, 2), float32.
+        labelled: Joints marked as visible in 2D and 3D, (N, J).
+        joints3d: Joints in the camera frame, metres, (N, J, 3), float32.
+        boxes: x, y, width, height in pixels, (N, 4), float32: squares with sides of 200 x scale.
     """
 
     names: NDArray[np.bytes_]
@@ -42,43 +42,46 @@ class Annotations:
     boxes: NDArray[np.float32]
 
     def images(self, folder: Path, rows: NDArray[np.int64]) -> Photographs | None:
-        """The images of some rows in a folder; none where the folder is not there."""
+        """Images of some rows in a folder; None if the folder does not exist."""
         if not folder.is_dir():
             return None
         return Photographs([folder / self.names[row].decode() for row in rows])
 
     def videos(self) -> list[tuple[str, NDArray[np.int64]]]:
-        """Images that differ only in their last number: name, rows in order of frames."""
+        """Name of each video and its rows in order of frames.
+
+        A video is the images whose names differ only in the last number.
+        """
         if not len(self.names):
             return []
-        stems = [video_name(name.decode()) for name in self.names]
-        found: dict[str, list[tuple[int, int]]] = {}
-        for row, (stem, frame) in enumerate(stems):
-            found.setdefault(stem, []).append((frame, row))
-        return [(s, np.array([row for _, row in sorted(rows)])) for s, rows in found.items()]
+        videos: dict[str, list[tuple[int, int]]] = {}
+        for row, name in enumerate(self.names):
+            video, frame = video_name(name.decode())
+            videos.setdefault(video, []).append((frame, row))
+        return [(v, np.array([row for _, row in sorted(rows)])) for v, rows in videos.items()]
 
 
 def video_name(name: str) -> tuple[str, int]:
-    """Name of an image -> name of its video, number of its frame.
+    """Name of the video and number of the frame of an image.
 
     >>> video_name("S1/S1_Directions_1.54138969/S1_Directions_1.54138969_000001.jpg")
     ('S1_Directions_1.54138969', 1)
     """
     found = re.fullmatch(r"(.+)_(\d{1,9})", Path(name).stem)
     if found is None:
-        raise DataError(f"the image {name[:80]!r} does not end in the number of a frame")
+        raise DataError(f"the name of image {name[:80]!r} does not end with a frame number")
     return found[1], int(found[2])
 
 
 def read_annotations(path: Path, joints: int) -> Annotations:
-    """Annotations {imgname, center, scale, part, S} of a file.
+    """Read an annotation file with the arrays imgname, center, scale, part and S.
 
     Args:
-        path: Of the npz file.
-        joints: How many joints it must have.
+        path: Path of the npz file.
+        joints: Number of joints that the file must have.
 
     Raises:
-        DataError: If the file is not what it claims to be.
+        DataError: If the file is damaged or has another format.
     """
     stem = f"mmpose-{path.stem}"
     entry = unpack_once(stem, [path], f"mmpose {joints} 1", lambda: (_unpack(path, joints), {}))
@@ -86,17 +89,18 @@ def read_annotations(path: Path, joints: int) -> Annotations:
 
 
 def _unpack(path: Path, joints: int) -> dict[str, NDArray]:
+    """Checked arrays of an annotation file, for the cache."""
     archive = Npz(path)
     names = archive.objects("imgname")
     if not all(isinstance(name, str) for name in names):
-        raise DataError(f"{path}: imgname holds other things than names")
+        raise DataError(f"{path}: imgname has values that are not names")
     try:
         encoded = np.array([str(name).encode("ascii") for name in names])
     except UnicodeEncodeError:
-        raise DataError(f"{path}: imgname holds names that are not ASCII") from None
+        raise DataError(f"{path}: imgname has names that are not ASCII") from None
     count = len(encoded)
     if not count:
-        raise DataError(f"{path}: holds no image")
+        raise DataError(f"{path}: has no image")
     for name in names:
         safe_relative_name(str(name), f"{path}: the image")
     try:
@@ -115,7 +119,7 @@ def _unpack(path: Path, joints: int) -> dict[str, NDArray]:
     centre = check_array(archive.array("center"), (count, 2), f"{path}: center")
     scale = check_array(archive.array("scale").reshape(-1), (count,), f"{path}: scale")
     if not (scale > 0).all():
-        raise DataError(f"{path}: scale has sizes that are not positive")
+        raise DataError(f"{path}: scale has numbers that are not positive")
     side = 200.0 * scale[:, None]
     return {
         "names": encoded,
@@ -127,6 +131,7 @@ def _unpack(path: Path, joints: int) -> dict[str, NDArray]:
 
 
 def _check_metres(joints3d: NDArray[np.float32], path: Path) -> None:
+    """Raise `DataError` if the people are not as tall as people in metres."""
     sparse = joints3d[:: max(1, len(joints3d) // 1000)]
     extent = float(np.median(np.ptp(sparse, axis=1).max(axis=-1)))
     if not 0.5 < extent < 3.0:
@@ -134,23 +139,25 @@ def _check_metres(joints3d: NDArray[np.float32], path: Path) -> None:
 
 
 def read_cameras(path: Path, *, to_world: bool) -> dict[Any, Camera]:
-    """Cameras of a pickle of mmpose: key -> camera.
+    """Read the cameras of a pickle of mmpose: key -> camera.
 
     Args:
-        path: Of the file: a dict of {R, T, f, c, k, p, w, h}.
-        to_world: Whether R turns camera to world and T is the centre (Human3.6M), or R and T take
-            the world into the camera (MPI-INF-3DHP). T in metres, or millimetres if far off.
+        path: Path of the file, a pickled dict of {R, T, f, c, k, p, w, h}.
+        to_world: If true, R maps camera to world and T is the centre (Human3.6M); if false, R and
+            T map world to camera (MPI-INF-3DHP). T is in metres, or in millimetres if it is
+            longer than 100.
 
     Raises:
-        DataError: If the file holds anything else.
+        DataError: If the file is damaged or has another format.
     """
     content = read_pickle(path)
     if not isinstance(content, dict) or not content:
-        raise DataError(f"{path}: holds no cameras")
-    return {key: _camera(facts, f"{path}: {key}", to_world) for key, facts in content.items()}
+        raise DataError(f"{path}: has no cameras")
+    return {key: _read_camera(facts, f"{path}: {key}", to_world) for key, facts in content.items()}
 
 
-def _camera(facts: Any, place: str, to_world: bool) -> Camera:
+def _read_camera(facts: Any, place: str, to_world: bool) -> Camera:
+    """Camera of one entry of a camera file; see `read_cameras`."""
     if not isinstance(facts, dict):
         raise DataError(f"{place}: a dict is expected, not {type(facts).__name__}")
 
@@ -158,24 +165,24 @@ def _camera(facts: Any, place: str, to_world: bool) -> Camera:
         raw = np.asarray(facts[name]) if name in facts else None
         if raw is None or raw.dtype.kind not in "iuf" or raw.size != count:
             raise DataError(f"{place}: {name} must be {count} numbers")
-        if not (np.abs(raw.astype(np.float64)) < _FAR).all():
-            raise DataError(f"{place}: {name} has numbers that are none of a camera")
+        if not (np.abs(raw.astype(np.float64)) < _LARGEST_NUMBER).all():
+            raise DataError(f"{place}: {name} has numbers too large for a camera")
         return raw.astype(np.float64).reshape(-1)
 
-    turn = values("R", 9).reshape(3, 3)
-    if np.abs(turn @ turn.T - np.eye(3)).max() > 1e-3 or np.linalg.det(turn) < 0:
-        raise DataError(f"{place}: R is no rotation")
-    move = values("T", 3)
-    if np.linalg.norm(move) > 100:
-        move = move / MILLIMETRES  # so are the calibration files of both sets
+    rotation = values("R", 9).reshape(3, 3)
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+        raise DataError(f"{place}: R is not a rotation")
+    translation = values("T", 3)
+    if np.linalg.norm(translation) > 100:
+        translation = translation / MILLIMETRES  # as in the calibration files of both data sets
     size = int(values("w", 1)[0]), int(values("h", 1)[0])
     if not 0.5 < size[0] / max(size[1], 1) < 2.5:
-        raise DataError(f"{place}: {size[0]}x{size[1]} is no size of an image; check w and h")
+        raise DataError(f"{place}: {size[0]}x{size[1]} is not the size of an image; check w and h")
     radial = values("k", 3) if "k" in facts else np.zeros(3)
     tangential = values("p", 2) if "p" in facts else np.zeros(2)
     return Camera(
-        rotation=turn.T if to_world else turn,
-        centre=move if to_world else -turn.T @ move,
+        rotation=rotation.T if to_world else rotation,
+        centre=translation if to_world else -rotation.T @ translation,
         focal=values("f", 2),
         principal=values("c", 2),
         size=size,

@@ -1,4 +1,4 @@
-"""MotionBERT's clips: Human3.6M in units of the image, cut into pieces of 243 frames."""
+"""MotionBERT's clips: Human3.6M in units of the image, cut into clips of 243 frames."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from pipeline.skeleton import H36M17
 from pipeline.sources import Sequence, Split, VideoDetections
 from pipeline.training.console import progress_bar
 
-SIDE = 1000
-"""Pixels of a side of the image that clips are put back into."""
-AWAY = 200.0
-"""Metres to the camera: so far that its images are parallel projections but for 1 in 200."""
-LEGS = (("right_hip", "right_knee"), ("right_knee", "right_ankle"))
-THIGH_AND_SHIN = 0.9
-"""Metres from hip to ankle in which every clip's person is measured (Human3.6M's mean)."""
+IMAGE_SIDE = 1000
+"""Width and height of the images of the clips in pixels."""
+CAMERA_DISTANCE = 200.0
+"""Metres from the camera to the person; large, so that the projection is nearly parallel."""
+LEG_BONES = (("right_hip", "right_knee"), ("right_knee", "right_ankle"))
+LEG_LENGTH = 0.9
+"""Metres from hip to ankle that the person of every clip is scaled to (Human3.6M's mean)."""
 
-_LEVEL = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+_LEVEL_CAMERA = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+"""World to camera of a level camera: world x right, y ahead, z up."""
 
 
 @dataclass(frozen=True, eq=False)
 class MotionBertClip:
-    """A clip of MotionBERT's data set, in the units of the image and not in metres.
+    """A clip of MotionBERT's data set, in units of the image, not in metres.
 
     Args:
-        joints2d: Normalised by the image's width, with the score, (T, 17, 3).
+        joints2d: x, y normalised by the image's width, and the score, (T, 17, 3).
         joints3d: x, y as in `joints2d`, z in the same unit relative to the root, (T, 17, 3).
     """
 
@@ -43,10 +44,10 @@ class MotionBertClip:
 
 
 def read_motionbert_clip(path: Path) -> MotionBertClip:
-    """A MotionBERT pickle: {data_input, data_label}, both (T, 17, 3).
+    """Read a MotionBERT pickle: {data_input, data_label}, both (T, 17, 3).
 
     Raises:
-        DataError: If it holds anything else.
+        DataError: If the file is damaged or has another format.
     """
     content = read_pickle(path)
     if not isinstance(content, dict) or not {"data_input", "data_label"} <= content.keys():
@@ -57,15 +58,15 @@ def read_motionbert_clip(path: Path) -> MotionBertClip:
 
 
 class MotionBertClips:
-    """MotionBERT's folder of clips, `train/*.pkl` and `test/*.pkl`, as sequences of one clip each.
+    """MotionBERT's clips, `train/*.pkl` and `test/*.pkl`; each clip is a sequence.
 
-    The clips have no camera, no metres and no names of actions: each person is scaled so that hip
-    to ankle measure 0.9 m, and stands so far from a camera that its image is a parallel
-    projection. Errors are millimetres of those people, and are comparable with no paper's.
-    `detections("input")` are the clips' own 2D joints with their scores.
+    The clips have no cameras, metric units or actions. Each person is scaled to legs of 0.9 m
+    (hip to ankle) and stands so far from the camera that the projection is nearly parallel. So
+    errors in millimetres are not comparable with those of any paper. `detections("input")` are
+    the clips' own 2D joints with their scores.
 
     Args:
-        root: Folder of `train` and `test`.
+        root: Folder with `train` and `test`.
     """
 
     skeleton = H36M17
@@ -74,39 +75,39 @@ class MotionBertClips:
         self.root = Path(root)
 
     def describe(self) -> str:
-        """One line for the first lines of a run."""
+        """Describe the source in one line, for the output of a run."""
         return (
             f"MotionBERT's clips in {self.root}; parallel projection, people scaled to legs of "
-            f"{THIGH_AND_SHIN:g} m (comparable with no paper), 50 Hz, 17 joints; val is test"
+            f"{LEG_LENGTH:g} m (not comparable with any paper), 50 Hz, 17 joints; val is test"
         )
 
     def sequences(self, split: Split) -> list[Sequence]:
-        """Sequences named `train/00000001`; see `pipeline.sources.MotionSource`."""
+        """Sequences with names like `train/00000001`; see `pipeline.sources.MotionSource`."""
         entry = self._entry(split)
         names, lengths, scales = (entry.facts[key] for key in ("names", "lengths", "scales"))
-        found = []
+        sequences = []
         for name, scale, joints3d in zip(
             names, scales, split_rows(entry.arrays["joints3d"], lengths), strict=True
         ):
             camera = Camera(
-                rotation=_LEVEL,
+                rotation=_LEVEL_CAMERA,
                 centre=np.zeros(3),
-                focal=np.full(2, 0.5 * SIDE * AWAY / scale),
-                principal=np.full(2, 0.5 * SIDE),
-                size=(SIDE, SIDE),
+                focal=np.full(2, 0.5 * IMAGE_SIDE * CAMERA_DISTANCE / scale),
+                principal=np.full(2, 0.5 * IMAGE_SIDE),
+                size=(IMAGE_SIDE, IMAGE_SIDE),
                 distortion=np.zeros(5),
             )
-            found.append(Sequence(name, "unknown", "clips", camera, 50.0, H36M17, joints3d))
-        return found
+            sequences.append(Sequence(name, "unknown", "clips", camera, 50.0, H36M17, joints3d))
+        return sequences
 
     def detections(self, name: str) -> Mapping[str, VideoDetections]:
-        """The clips' own 2D joints, called `input`.
+        """Name of a clip -> its own 2D joints; the name of these detections is `input`.
 
         Raises:
-            DataError: If another name is asked for.
+            DataError: If `name` is another one.
         """
         if name != "input":
-            raise DataError(f"{self.root}: has no detections {name!r}; there is input")
+            raise DataError(f"{self.root}: has no detections {name!r}, only input")
         found = {}
         splits: tuple[Split, ...] = ("train", "test")
         for split in splits:
@@ -120,11 +121,12 @@ class MotionBertClips:
         return found
 
     def _entry(self, split: Split) -> entries.Entry:
+        """Cache entry with the arrays of a split."""
         name = "train" if split == "train" else "test"
         files = sorted((self.root / name).glob("*.pkl"))
         if not files:
             raise DataError(
-                f"{self.root / name}: holds no *.pkl; name the folder of train and test"
+                f"{self.root / name}: has no *.pkl; give the folder with train and test"
             )
         return unpack_once(
             f"motionbert-{name}", files, "motionbert 1", lambda: _unpack(files, name)
@@ -132,29 +134,32 @@ class MotionBertClips:
 
 
 def _unpack(files: list[Path], split: str) -> tuple[dict[str, NDArray], dict]:
+    """Arrays and facts of the clips of a split, for the cache."""
     joints2d, score, joints3d = [], [], []
     names, lengths, scales = [], [], []
     for path in progress_bar(files, f"{split} clips"):
         clip = read_motionbert_clip(path)
-        scale = THIGH_AND_SHIN / _leg(clip.joints3d, path)
-        deep = clip.joints3d * np.float32(scale) + np.array([0, 0, AWAY], np.float32)
-        joints3d.append(deep @ _LEVEL.astype(np.float32))
-        seen = clip.joints2d[..., 2] > 0
-        pixels = 0.5 * SIDE * (clip.joints2d[..., :2] + 1)
-        joints2d.append(np.where(seen[..., None], pixels, np.nan).astype(np.float32))
-        score.append(np.where(seen, clip.joints2d[..., 2], 0).astype(np.float32))
+        scale = LEG_LENGTH / _leg_length(clip.joints3d, path)
+        offset = np.array([0, 0, CAMERA_DISTANCE], np.float32)
+        in_camera = clip.joints3d * np.float32(scale) + offset
+        joints3d.append(in_camera @ _LEVEL_CAMERA.astype(np.float32))
+        found = clip.joints2d[..., 2] > 0
+        pixels = 0.5 * IMAGE_SIDE * (clip.joints2d[..., :2] + 1)
+        joints2d.append(np.where(found[..., None], pixels, np.nan).astype(np.float32))
+        score.append(np.where(found, clip.joints2d[..., 2], 0).astype(np.float32))
         names.append(f"{split}/{path.stem}")
-        lengths.append(len(deep))
+        lengths.append(len(in_camera))
         scales.append(float(scale))
     arrays = {"joints2d": joints2d, "score": score, "joints3d": joints3d}
     facts = {"names": names, "lengths": lengths, "scales": scales}
     return {name: np.concatenate(parts) for name, parts in arrays.items()}, facts
 
 
-def _leg(joints3d: NDArray[np.float32], path: Path) -> float:
+def _leg_length(joints3d: NDArray[np.float32], path: Path) -> float:
     """Median length from hip to ankle along the bones, in units of the image."""
     bones = [
-        joints3d[:, H36M17.index(one)] - joints3d[:, H36M17.index(other)] for one, other in LEGS
+        joints3d[:, H36M17.index(parent)] - joints3d[:, H36M17.index(child)]
+        for parent, child in LEG_BONES
     ]
     length = float(np.median(sum(np.linalg.norm(bone, axis=-1) for bone in bones)))
     if not 1e-3 < length < 10:

@@ -1,8 +1,8 @@
-"""MPI-INF-3DHP in P-STMO's and mmpose's archives, two targets that must not be compared."""
+"""MPI-INF-3DHP in P-STMO's and mmpose's archives; their targets are not comparable."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,24 @@ from pipeline.sources import Sequence, Split
 from pipeline.training.console import progress_bar
 
 KEPT = (7, 5, 14, 15, 16, 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6)
-"""Which of the set's 28 joints are those of MPI3DHP17."""
+"""Indices of the data set's 28 joints that are the joints of MPI3DHP17."""
 
 TEST_FPS = 25.0
-_50_HZ = {"S1 Seq2", "S3 Seq1", "S3 Seq2", "S5 Seq1", "S5 Seq2"}
-"""Training recordings at 50 Hz; the others have 25."""
+"""Frames per second of the test recordings, Hz."""
 
-_LEVEL = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+_50_HZ = {"S1 Seq2", "S3 Seq1", "S3 Seq2", "S5 Seq1", "S5 Seq2"}
+"""Training recordings at 50 Hz; the others are at 25 Hz."""
+
+_LEVEL_CAMERA = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 """World to camera of a level camera: world x right, y ahead, z up."""
 
 
 class MpiInf3dhp:
-    """MPI-INF-3DHP as the P-STMO line of work shares it: target univ_annot3.
+    """MPI-INF-3DHP as P-STMO and its successors share it: target univ_annot3.
 
-    univ_annot3 are positions scaled to one body height: errors on them are smaller than on annot3
-    and not comparable with it. The archives have no cameras: each sequence gets a level one at the
-    world's origin, with focal lengths and principal point fitted to its 2D and 3D.
+    univ_annot3 has positions scaled to one body height: errors are smaller than on annot3 and not
+    comparable with them. The archives have no cameras: each sequence gets a level camera at the
+    origin of the world, with focal lengths and principal point fitted to its 2D and 3D joints.
 
     Args:
         root: Folder with `data_train_3dhp.npz` and `data_test_3dhp.npz`.
@@ -50,7 +52,7 @@ class MpiInf3dhp:
         self.root = Path(root)
 
     def describe(self) -> str:
-        """One line for the first lines of a run."""
+        """Describe the source in one line, for the output of a run."""
         return (
             f"MPI-INF-3DHP (P-STMO npz) in {self.root}; target {self.target} (height-normalised, "
             "not comparable with annot3); train S1-S8, test the valid frames of TS1-TS6, "
@@ -58,15 +60,15 @@ class MpiInf3dhp:
         )
 
     def sequences(self, split: Split) -> list[Sequence]:
-        """Sequences named `S1/Seq1/camera` or `TS1`; see `pipeline.sources.MotionSource`."""
+        """Sequences with names like `S1/Seq1/0` or `TS1`; see `pipeline.sources.MotionSource`."""
         entry = self._entry(split)
         rows, arrays = entry.facts["sequences"], entry.arrays
         lengths = [frames for _, frames, *_ in rows]
         parts = [split_rows(arrays[name], lengths) for name in ("joints2d", "joints3d", "valid")]
-        found = []
+        sequences = []
         for (name, _, fps, size, lens), joints2d, joints3d, valid in zip(rows, *parts, strict=True):
             camera = Camera(
-                rotation=_LEVEL,
+                rotation=_LEVEL_CAMERA,
                 centre=np.zeros(3),
                 focal=np.array(lens[:2]),
                 principal=np.array(lens[2:]),
@@ -74,7 +76,7 @@ class MpiInf3dhp:
                 distortion=np.zeros(5),
             )
             subject = name.split("/", 1)[0]
-            found.append(
+            sequences.append(
                 Sequence(
                     name=name,
                     subject=subject,
@@ -87,67 +89,78 @@ class MpiInf3dhp:
                     valid=None if valid.all() else valid.copy(),
                 )
             )
-        return found
+        return sequences
 
     def _entry(self, split: Split) -> entries.Entry:
+        """Cache entry with the arrays of a split."""
         name = "train" if split == "train" else "test"
         path = self.root / f"data_{name}_3dhp.npz"
-        read = _train if split == "train" else _test
-        return unpack_once(f"3dhp-{name}", [path], f"p-stmo {name} 1", lambda: _unpack(path, read))
+        iterate = _iterate_train if split == "train" else _iterate_test
+        return unpack_once(
+            f"3dhp-{name}", [path], f"p-stmo {name} 1", lambda: _unpack(path, iterate)
+        )
 
 
-_Video = tuple[str, float, tuple[int, int], NDArray, NDArray, NDArray]
-"""Name, rate, size, pixels, millimetres in the camera frame, valid frames."""
+_VideoArrays = tuple[str, float, tuple[int, int], NDArray, NDArray, NDArray]
+"""Name, frames per second, image size, joints in pixels, joints in millimetres in the camera frame,
+valid frames."""
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _read_sequences(path: Path) -> dict[str, Any]:
+    """Name of a sequence -> its content in the archive."""
     content = Npz(path).objects("data")
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise DataError(f"{path}: data: a dict of sequences is expected")
     return content
 
 
-def _pair(facts: Any, place: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _check_joints(facts: Any, place: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Checked 2D and 3D joints of a video, (T, 17, 2) and (T, 17, 3)."""
     if not isinstance(facts, dict) or not {"data_2d", "data_3d"} <= facts.keys():
         raise DataError(f"{place}: has no data_2d and data_3d")
     joints3d = check_array(facts["data_3d"], (None, 17, 3), f"{place}: data_3d")
     return check_array(facts["data_2d"], (len(joints3d), 17, 2), f"{place}: data_2d"), joints3d
 
 
-def _train(path: Path) -> Iterator[_Video]:
-    for name, videos in progress_bar(_content(path).items(), path.name):
+def _iterate_train(path: Path) -> Iterator[_VideoArrays]:
+    """Videos of the training archive."""
+    for name, videos in progress_bar(_read_sequences(path).items(), path.name):
         place = f"{path}: {name}"
         cameras = videos[0] if isinstance(videos, list) and videos else None
         if not isinstance(cameras, dict) or len(name.split()) != 2:
             raise DataError(
-                f"{place}: a list of cameras and rate is expected under a name 'S1 Seq1'"
+                f"{place}: a list of cameras and frame rate is expected, with a name like 'S1 Seq1'"
             )
         fps = videos[1] if len(videos) > 1 else None
         if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 1 <= fps <= 1000:
-            raise DataError(f"{place}: {fps!r:.40} is no rate of frames")
+            raise DataError(f"{place}: {fps!r:.40} is not a frame rate")
         for camera, facts in cameras.items():
-            joints2d, joints3d = _pair(facts, f"{place}: camera {camera}")
+            joints2d, joints3d = _check_joints(facts, f"{place}: camera {camera}")
             valid = np.ones(len(joints3d), bool)
-            title = f"{name.replace(' ', '/')}/{camera}"
-            yield title, float(fps), (2048, 2048), joints2d, joints3d, valid
+            video = f"{name.replace(' ', '/')}/{camera}"
+            yield video, float(fps), (2048, 2048), joints2d, joints3d, valid
 
 
-def _test(path: Path) -> Iterator[_Video]:
-    for name, facts in _content(path).items():
+def _iterate_test(path: Path) -> Iterator[_VideoArrays]:
+    """Videos of the test archive."""
+    for name, facts in _read_sequences(path).items():
         place = f"{path}: {name}"
-        joints2d, joints3d = _pair(facts, place)
+        joints2d, joints3d = _check_joints(facts, place)
         valid = facts.get("valid")
         if not isinstance(valid, np.ndarray) or valid.dtype.kind not in "biuf":
-            raise DataError(f"{place}: valid must say which frames count")
+            raise DataError(f"{place}: valid must be an array with a flag per frame")
         if valid.size != len(joints3d):
             raise DataError(f"{place}: valid has {valid.size} flags for {len(joints3d)} frames")
         size = (1920, 1080) if name in ("TS5", "TS6") else (2048, 2048)
         yield name, TEST_FPS, size, joints2d, joints3d, valid.reshape(-1) > 0
 
 
-def _unpack(path: Path, read: Any) -> tuple[dict[str, NDArray], dict]:
+def _unpack(
+    path: Path, iterate: Callable[[Path], Iterator[_VideoArrays]]
+) -> tuple[dict[str, NDArray], dict]:
+    """Arrays and facts of an archive, for the cache."""
     pixels, points, flags, rows = [], [], [], []
-    for name, fps, size, joints2d, joints3d, valid in read(path):
+    for name, fps, size, joints2d, joints3d, valid in iterate(path):
         place = f"{path}: {name}"
         extent = float(np.median(np.ptp(joints3d, axis=1).max(axis=-1)))
         if not 500.0 < extent < 3000.0:
@@ -155,12 +168,12 @@ def _unpack(path: Path, read: Any) -> tuple[dict[str, NDArray], dict]:
                 f"{place}: people are {extent:.4g} tall; positions must be in millimetres"
             )
         metres = joints3d.astype(np.float64) / MILLIMETRES
-        rows.append([name, len(metres), fps, list(size), _lens(joints2d, metres, place)])
+        rows.append([name, len(metres), fps, list(size), _fit_pinhole(joints2d, metres, place)])
         pixels.append(joints2d)
-        points.append((metres @ _LEVEL).astype(np.float32))
+        points.append((metres @ _LEVEL_CAMERA).astype(np.float32))
         flags.append(valid)
     if not rows:
-        raise DataError(f"{path}: holds no sequence")
+        raise DataError(f"{path}: has no sequence")
     arrays = {
         "joints2d": np.concatenate(pixels),
         "joints3d": np.concatenate(points),
@@ -169,8 +182,8 @@ def _unpack(path: Path, read: Any) -> tuple[dict[str, NDArray], dict]:
     return arrays, {"sequences": rows}
 
 
-def _lens(pixels: NDArray, points: NDArray[np.float64], place: str) -> list[float]:
-    """Focal lengths and principal point that fit best: fx, fy, cx, cy; least squares per axis."""
+def _fit_pinhole(pixels: NDArray, points: NDArray[np.float64], place: str) -> list[float]:
+    """Fit focal lengths and principal point by least squares per axis: fx, fy, cx, cy in pixels."""
     if not (points[..., 2] > 0.1).all():
         raise DataError(f"{place}: has joints behind the camera; is the 3D in the camera frame?")
     lens = []
@@ -182,7 +195,7 @@ def _lens(pixels: NDArray, points: NDArray[np.float64], place: str) -> list[floa
 
 
 class MpiInf3dhpImages:
-    """MPI-INF-3DHP as mmpose shares it: target annot3, true sizes in the camera frame.
+    """MPI-INF-3DHP as mmpose shares it: target annot3, positions in true size.
 
     Args:
         root: Folder with `annotations/mpi_inf_3dhp_{train,test_valid}.npz`,
@@ -196,37 +209,37 @@ class MpiInf3dhpImages:
         self.root = Path(root)
 
     def describe(self) -> str:
-        """One line for the first lines of a run."""
+        """Describe the source in one line, for the output of a run."""
         return (
             f"MPI-INF-3DHP (mmpose npz) in {self.root}; target {self.target} (true sizes, not "
             "comparable with univ_annot3); valid test frames, 17 joints; val is test"
         )
 
     def sequences(self, split: Split) -> list[Sequence]:
-        """Videos, with their images if they are there; see `pipeline.sources.MotionSource`."""
+        """Videos, with images if there are any; see `pipeline.sources.MotionSource`."""
         name = "train" if split == "train" else "test"
         folder = self.root / "annotations"
         path = folder / f"mpi_inf_3dhp_{'train' if split == 'train' else 'test_valid'}.npz"
         cameras = read_cameras(folder / f"cameras_{name}.pkl", to_world=False)
         people = read_annotations(path, len(MPI3DHP17))
-        found = []
+        sequences = []
         for video, rows in people.videos():
             if video not in cameras:
                 raise DataError(f"{path}: {video[:80]!r} has no camera in cameras_{name}.pkl")
             camera, parts = cameras[video], video.split("_")
             joints3d = camera_to_world(np.asarray(people.joints3d[rows]), camera)
-            training = " ".join(parts[:2]) if split == "train" else ""
-            found.append(
+            recording = " ".join(parts[:2]) if split == "train" else ""
+            sequences.append(
                 Sequence(
                     name=video.replace("_", "/"),
                     subject=parts[0],
                     action="/".join(parts[:2]) if split == "train" else parts[0],
                     camera=camera,
-                    fps=50.0 if training in _50_HZ else 25.0,
+                    fps=50.0 if recording in _50_HZ else 25.0,
                     skeleton=MPI3DHP17,
                     joints3d=joints3d.astype(np.float32),
                     joints2d=np.asarray(people.joints2d[rows]),
                     images=people.images(self.root / "images", rows),
                 )
             )
-        return found
+        return sequences

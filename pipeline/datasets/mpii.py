@@ -1,4 +1,4 @@
-"""MPII's people: photographs with 16 joints each, and the head sizes that PCKh is relative to."""
+"""MPII: photographs of people with 16 joints, and the head sizes for PCKh."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from pipeline.files.reading import safe_relative_name
 from pipeline.skeleton import MPII16
 from pipeline.sources import MpiiGroundTruth, Samples, Split
 
-_HEADS = ("annot/gt_valid.mat", "gt_valid.mat")
+_HEAD_FILES = ("annot/gt_valid.mat", "gt_valid.mat")
 
 
 @dataclass(frozen=True, eq=False)
 class HeadTruth:
-    """What PCKh compares with, from `gt_valid.mat`; rows in the order of the validation list.
+    """Ground truth for PCKh from `gt_valid.mat`; rows in the order of the validation list.
 
     Args:
-        joints2d: Pixels from 0 on, (N, 16, 2).
-        labelled: Joints that count, (N, 16).
-        head: Diagonal of the head box in pixels, (N,).
+        joints2d: Joints in pixels, counted from 0, (N, 16, 2).
+        labelled: Labelled joints, (N, 16).
+        head: Diagonals of the head boxes in pixels, (N,).
     """
 
     joints2d: NDArray[np.float64]
@@ -44,10 +44,10 @@ class HeadTruth:
 
 
 def read_head_truth(path: Path) -> HeadTruth:
-    """Joints and head sizes of `gt_valid.mat`, which counts pixels from 1 on.
+    """Read joints and head sizes from `gt_valid.mat`, which counts pixels from 1.
 
     Raises:
-        DataError: If the file is no such file.
+        DataError: If the file is damaged or has another format.
     """
     content = read_matlab(path)
     names = ["jnt_missing", "pos_gt_src", "headboxes_src"]
@@ -63,9 +63,10 @@ def read_head_truth(path: Path) -> HeadTruth:
     missing, joints, boxes = arrays
     labelled = (missing == 0).T
     joints2d = joints.transpose(2, 0, 1) - 1.0
-    counted = [joints2d[labelled], boxes]
-    if not all((np.abs(array) < 1e6).all() for array in counted):
-        raise DataError(f"{path}: has joints or head boxes that are no pixels; fetch it again")
+    if not all((np.abs(array) < 1e6).all() for array in (joints2d[labelled], boxes)):
+        raise DataError(
+            f"{path}: has joints or head boxes far outside of any image; fetch it again"
+        )
     head = np.linalg.norm(boxes[1] - boxes[0], axis=0)
     if not (head > 0).all():
         raise DataError(f"{path}: has an empty head box; fetch it again")
@@ -73,19 +74,19 @@ def read_head_truth(path: Path) -> HeadTruth:
 
 
 class Mpii:
-    """MPII's single people, 16 joints.
+    """MPII's people with 16 joints.
 
     The labels of MPII's test set are not public: `val` and `test` are both the validation list, as
-    papers report it. A person's box is the square that HRNet's list describes: side 200 x `scale`,
-    its centre 15 x `scale` below `center` (with the usual margin of a quarter this is the published
-    crop). Pixels are counted from 0 on.
+    in papers. A person's box is the square of HRNet's list: side 200 x `scale`, centre 15 x `scale`
+    below `center` (with the usual padding of 1.25 this is the published crop). Pixels are counted
+    from 0.
 
     Args:
-        root: Folder of the set: `images/` and `annot/{train,valid}.json` (HRNet's lists),
-            `mpii_{train,val}.json` (the same), or `annotations/{train,test}.json` (COCO's form with
-            16 joints, as PoseNet shares it).
-        skip_bad: How many photographs may be missing or damaged and are left out; with 0 none is
-            read beforehand.
+        root: Folder of the data set: `images/` and `annot/{train,valid}.json` (HRNet's lists),
+            `mpii_{train,val}.json` (the same lists), or `annotations/{train,test}.json` (COCO's
+            format with 16 joints, as PoseNet shares it).
+        skip_bad: Most missing or damaged photographs that are left out; with 0 they are not
+            checked beforehand.
     """
 
     skeleton = MPII16
@@ -94,45 +95,45 @@ class Mpii:
         self.root, self.skip_bad = Path(root), skip_bad
 
     def describe(self) -> str:
-        """One line for the first lines of a run."""
+        """Describe the source in one line, for the output of a run."""
         return f"MPII people in {self.root}; MPII16, exact boxes; test is the validation list"
 
     def annotations(self, split: Split) -> Path:
-        """The annotation file of a split."""
+        """Path of the annotation file of a split."""
         names = ["train"] if split == "train" else ["valid", "val", "test"]
-        places = ["annot/{}.json", "mpii_{}.json", "annotations/{}.json", "{}.json"]
-        candidates = [place.format(name) for place in places for name in names]
+        patterns = ["annot/{}.json", "mpii_{}.json", "annotations/{}.json", "{}.json"]
+        candidates = [pattern.format(name) for pattern in patterns for name in names]
         return first_existing(self.root, candidates, f"annotations of the {names[0]} split")
 
     def head_truth(self) -> HeadTruth:
-        """Head sizes of the validation list, in the order of `samples('val')`."""
-        return read_head_truth(first_existing(self.root, _HEADS, "head sizes"))
+        """Joints and head sizes of the validation list, in the order of `samples('val')`."""
+        return read_head_truth(first_existing(self.root, _HEAD_FILES, "head sizes"))
 
     def samples(self, split: Split) -> Samples:
-        """People of a split; see `pipeline.sources.ImageSource`."""
+        """Samples of a split; see `pipeline.sources.ImageSource`."""
         path = self.annotations(split)
         folder = first_existing(self.root, ["images"], "photographs")
         document = read_json(path)
         if isinstance(document, dict):
             samples = make_samples(read_people(path, MPII16), folder, MPII16)
         else:
-            samples = _listed(document, path, folder)
+            samples = _samples_from_list(document, path, folder)
         if split != "train":
-            samples = dataclasses.replace(samples, truths=(self._truth(samples),))
+            samples = dataclasses.replace(samples, truths=(self._ground_truth(samples),))
         return drop_unreadable(samples, self.skip_bad)[0] if self.skip_bad else samples
 
-    def _truth(self, samples: Samples) -> MpiiGroundTruth:
-        """What PCKh compares with: `gt_valid.mat`, or the labels themselves where there is none."""
+    def _ground_truth(self, samples: Samples) -> MpiiGroundTruth:
+        """Ground truth for PCKh from `gt_valid.mat`, or without that file from the labels."""
         try:
             truth = self.head_truth()
         except DataError:
-            if any((self.root / place).exists() for place in _HEADS):
+            if any((self.root / name).exists() for name in _HEAD_FILES):
                 raise
-            return _truth_of_labels(samples)
+            return _ground_truth_from_labels(samples)
         if len(truth.head) != len(samples):
             raise DataError(
-                f"{self.root}: gt_valid.mat has {len(truth.head)} people and the list "
-                f"{len(samples)}; they must be of the same list"
+                f"{self.root}: gt_valid.mat has {len(truth.head)} people, but the validation list "
+                f"has {len(samples)}; use the files of the same release"
             )
         return MpiiGroundTruth(
             rows=np.arange(len(samples)),
@@ -143,8 +144,8 @@ class Mpii:
         )
 
 
-def _truth_of_labels(samples: Samples) -> MpiiGroundTruth:
-    """Labels with the distance from neck to top of the head as 0.6 of the head box's diagonal."""
+def _ground_truth_from_labels(samples: Samples) -> MpiiGroundTruth:
+    """Ground truth for PCKh whose head size is the distance from neck to top of the head, / 0.6."""
     ends = [MPII16.index("upper_neck"), MPII16.index("head_top")]
     length = np.linalg.norm(np.diff(samples.joints2d[:, ends], axis=1)[:, 0], axis=-1)
     rows = np.flatnonzero(samples.labelled[:, ends].all(axis=1) & (length > 0))
@@ -157,8 +158,8 @@ def _truth_of_labels(samples: Samples) -> MpiiGroundTruth:
     )
 
 
-def _listed(document: Any, path: Path, folder: Path) -> Samples:
-    """Samples of a list of {image, center, scale, joints, joints_vis}."""
+def _samples_from_list(document: Any, path: Path, folder: Path) -> Samples:
+    """Samples from HRNet's list of {image, center, scale, joints, joints_vis}."""
     files, joints, visible, boxes = [], [], [], []
     for index, record in enumerate(expect_type(document, list, str(path))):
         place = f"{path}: [{index}]"
@@ -166,7 +167,7 @@ def _listed(document: Any, path: Path, folder: Path) -> Samples:
         centre = number_array(required_key(record, "center", place), (2,), f"{place}: center")
         scale = expect_number(record, "scale", place)
         if not 0 < scale < 1000:
-            raise DataError(f"{place}: the scale {scale:g} is no size of a person")
+            raise DataError(f"{place}: the scale {scale:g} is not the size of a person")
         joints.append(
             number_array(required_key(record, "joints", place), (16, 2), f"{place}: joints")
         )
@@ -177,7 +178,7 @@ def _listed(document: Any, path: Path, folder: Path) -> Samples:
         files.append(safe_relative_name(name, f"{place}: image"))
         boxes.append([x - 100.0 * scale, y - 100.0 * scale, 200.0 * scale, 200.0 * scale])
     if not files:
-        raise DataError(f"{path}: holds no person")
+        raise DataError(f"{path}: has no person")
     labelled = np.stack(visible) > 0
     joints2d = np.where(labelled[..., None], np.stack(joints) - 1.0, np.nan)
     return Samples(

@@ -1,4 +1,4 @@
-"""Photographs on disk, seen through crops."""
+"""Photographs on disk as images of samples and sequences."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _log = logging.getLogger(__name__)
 
 
 @functools.lru_cache(maxsize=1_000_000)
-def _digest(path: str, size: int, modified: int) -> str:
+def _file_digest(path: str, size: int, modified: int) -> str:
+    """SHA-256 of a file; size and time of change are arguments so that a changed file is reread."""
     return hashlib.sha256(read_bytes(Path(path))).hexdigest()
 
 
@@ -30,7 +31,7 @@ class Photographs:
     """JPEG and PNG files, one per image.
 
     Args:
-        paths: Of the files; a file may stand for several images.
+        paths: Paths of the files; a file may occur several times.
     """
 
     def __init__(self, paths: Many[Path | str]) -> None:
@@ -41,7 +42,7 @@ class Photographs:
         return len(self.paths)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Width and height of an image in pixels; a file is read for it once."""
+        """Width and height of an image in pixels; each file is read once for this."""
         path = self.paths[index]
         if path not in self._sizes:
             self._sizes[path] = image_size(read_bytes(Path(path)), path)
@@ -50,29 +51,29 @@ class Photographs:
     def crop(
         self, index: int, matrix: NDArray[np.float64], size: tuple[int, int]
     ) -> NDArray[np.uint8]:
-        """A piece of an image, RGB, (H, W, 3), bilinear, black outside."""
+        """Crop of an image, RGB, (H, W, 3), bilinear, black outside."""
         path = self.paths[index]
-        whole = read_image(Path(path))
-        self._sizes[path] = (whole.shape[1], whole.shape[0])
-        piece = cv2.warpAffine(whole, np.asarray(matrix, np.float64), size, flags=cv2.INTER_LINEAR)
-        return cv2.cvtColor(piece, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+        image = read_image(Path(path))
+        self._sizes[path] = (image.shape[1], image.shape[0])
+        crop = cv2.warpAffine(image, np.asarray(matrix, np.float64), size, flags=cv2.INTER_LINEAR)
+        return cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
     def fingerprint(self, index: int) -> str:
-        """SHA-256 of the file, remembered while its size and time of change stay the same."""
+        """SHA-256 of the file, cached while its size and time of change stay the same."""
         path = Path(self.paths[index])
         try:
             state = path.stat()
         except OSError:
-            read_bytes(path)
+            read_bytes(path)  # raises a DataError
             raise
-        return _digest(str(path), state.st_size, state.st_mtime_ns)
+        return _file_digest(str(path), state.st_size, state.st_mtime_ns)
 
 
 class ConcatenatedImages:
     """Several sets of images, one after the other.
 
     Args:
-        parts: The sets.
+        parts: Sets of images, in order.
     """
 
     def __init__(self, parts: Many[Images]) -> None:
@@ -83,35 +84,40 @@ class ConcatenatedImages:
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def _find(self, index: int) -> tuple[Images, int]:
+        """Set that an image belongs to, and its index there."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        which = int(np.searchsorted(self.ends, index, side="right"))
-        return self.parts[which], int(index - (self.ends[which] - len(self.parts[which])))
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        part = self.parts[number]
+        return part, int(index - (self.ends[number] - len(part)))
 
     def size(self, index: int) -> tuple[int, int]:
         """Width and height of an image in pixels."""
-        part, at = self._find(index)
-        return part.size(at)
+        part, part_index = self._find(index)
+        return part.size(part_index)
 
     def crop(
         self, index: int, matrix: NDArray[np.float64], size: tuple[int, int]
     ) -> NDArray[np.uint8]:
-        """A piece of an image, RGB, (H, W, 3)."""
-        part, at = self._find(index)
-        return part.crop(at, matrix, size)
+        """Crop of an image, RGB, (H, W, 3)."""
+        part, part_index = self._find(index)
+        return part.crop(part_index, matrix, size)
 
     def fingerprint(self, index: int) -> str:
-        """Digest of what decides the image."""
-        part, at = self._find(index)
-        return part.fingerprint(at)
+        """Digest of everything that affects the image."""
+        part, part_index = self._find(index)
+        return part.fingerprint(part_index)
 
 
 def drop_unreadable(samples: Samples, limit: int) -> tuple[Samples, list[str]]:
-    """Samples whose photographs can be read whole, and what is wrong with the others.
+    """Remove samples whose photographs are missing or damaged.
 
     Args:
-        samples: On `Photographs`; every file is read once.
-        limit: How many files may be bad.
+        samples: Samples on `Photographs`; every file is read once.
+        limit: Most bad files.
+
+    Returns:
+        The other samples, and a message for each bad file.
 
     Raises:
         DataError: If more than `limit` files are bad.
@@ -127,7 +133,9 @@ def drop_unreadable(samples: Samples, limit: int) -> tuple[Samples, list[str]]:
             faults[path] = str(error)
     if len(faults) > limit:
         first = next(iter(faults.values()))
-        raise DataError(f"{len(faults)} photographs are bad, {limit} may be; the first: {first}")
+        raise DataError(
+            f"{len(faults)} photographs are bad, {limit} may be; the first one: {first}"
+        )
     keep = np.array([path not in faults for path in images.paths], bool)
     for line in faults.values():
         _log.warning("skipped %s", line)
@@ -135,32 +143,34 @@ def drop_unreadable(samples: Samples, limit: int) -> tuple[Samples, list[str]]:
 
 
 def select_samples(samples: Samples, indices: NDArray[np.integer]) -> Samples:
-    """Some of the samples on photographs, in the order of `indices`, (M,)."""
+    """Select samples on `Photographs`, in the order of `indices`, (M,)."""
     images = samples.images
     if not isinstance(images, Photographs):
         raise TypeError(f"only samples on Photographs can be selected, not {type(images).__name__}")
-    chosen = {
-        part.name: value[indices]
-        for part in dataclasses.fields(samples)
-        if isinstance(value := getattr(samples, part.name), np.ndarray)
+    arrays = {
+        field.name: value[indices]
+        for field in dataclasses.fields(samples)
+        if isinstance(value := getattr(samples, field.name), np.ndarray)
     }
     return dataclasses.replace(
         samples,
         images=Photographs([images.paths[i] for i in indices]),
         ids=None if samples.ids is None else tuple(samples.ids[i] for i in indices),
         actions=None if samples.actions is None else tuple(samples.actions[i] for i in indices),
-        truths=tuple(_selected(truth, indices) for truth in samples.truths),
-        **chosen,
+        truths=tuple(_select_truth(truth, indices) for truth in samples.truths),
+        **arrays,
     )
 
 
-def _selected(truth: GroundTruth, indices: NDArray[np.integer]) -> GroundTruth:
-    """What is known of some of the samples, whose rows are now their places in `indices`."""
-    places = np.searchsorted(truth.rows, indices).clip(max=max(len(truth.rows) - 1, 0))
-    known = truth.rows[places] == indices if len(truth.rows) else np.zeros(len(indices), bool)
+def _select_truth(truth: GroundTruth, indices: NDArray[np.integer]) -> GroundTruth:
+    """Ground truth of the selected samples; its `rows` become their positions in `indices`."""
+    if not len(truth.rows):
+        return truth
+    positions = np.searchsorted(truth.rows, indices).clip(max=len(truth.rows) - 1)
+    has_truth = truth.rows[positions] == indices
     arrays = {
-        part.name: getattr(truth, part.name)[places[known]]
-        for part in dataclasses.fields(truth)
-        if isinstance(getattr(truth, part.name), np.ndarray)
+        field.name: getattr(truth, field.name)[positions[has_truth]]
+        for field in dataclasses.fields(truth)
+        if isinstance(getattr(truth, field.name), np.ndarray)
     }
-    return dataclasses.replace(truth, **{**arrays, "rows": np.flatnonzero(known)})
+    return dataclasses.replace(truth, **{**arrays, "rows": np.flatnonzero(has_truth)})

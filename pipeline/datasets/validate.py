@@ -1,4 +1,4 @@
-"""`heatlift data validate`: which data set a folder holds, and whether it is sound."""
+"""`heatlift data validate`: recognise the data set in a folder, and check it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.datasets.body_checks import (
-    LOOKED,
+    IMAGES_CHECKED,
     Finding,
     check_body,
     check_detections,
@@ -32,17 +32,18 @@ from pipeline.mocap.preparation import read_positions
 from pipeline.skeleton import H36M17
 from pipeline.sources import ImageSource, MotionSource, Sequence, Source, Split
 
-CONVERTED = ("H36M17", "asf_amc", "amass")
-"""Mappings that fit what `heatlift data convert` writes."""
+CONVERTED_MAPPINGS = ("H36M17", "asf_amc", "amass")
+"""Joint mappings of the files that `heatlift data convert` writes."""
 
 
 class Positions:
-    """Npz files of positions, as `heatlift data convert amass` or `amc` writes them, to be checked.
+    """Npz files of positions, as `heatlift data convert amass` and `amc` write them.
 
-    `pipeline.mocap.Mocap` is what trains on them, with a mapping and a table of splits.
+    This class is for `validate` only. To train on the files, use `pipeline.mocap.Mocap` with a
+    mapping and a table of splits.
 
     Args:
-        root: Folder with the recordings at any depth.
+        root: Folder with the recordings, also in subfolders.
     """
 
     skeleton = H36M17
@@ -51,28 +52,29 @@ class Positions:
         self.root = Path(root)
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe the folder in one line."""
         return (
-            f"positions of {len(self.files())} recordings in {self.root}; a mapping and a table of "
-            "splits make them a source (docs/mocap.md)"
+            f"positions of {len(self.files())} recordings in {self.root}; to train on them, add a "
+            "mapping and a table of splits (docs/mocap.md)"
         )
 
     def files(self) -> list[Path]:
-        """Files that hold positions, and those that cannot be read."""
-        return [path for path in sorted(self.root.rglob("*.npz")) if _is_of_positions(path)]
+        """Files that hold positions or cannot be read."""
+        return [path for path in sorted(self.root.rglob("*.npz")) if _may_hold_positions(path)]
 
 
-def _is_of_positions(path: Path) -> bool:
+def _may_hold_positions(path: Path) -> bool:
+    """True if an npz file holds positions or cannot be read."""
     try:
         return {"positions", "joints", "fps"} <= set(Npz(path).names)
     except DataError:
         return True
 
 
-Kind = Callable[[str], Source]
+SourceFactory = Callable[[str], Source]
+"""Makes a data source from the path of its folder."""
 
-
-LAYOUTS: tuple[tuple[str, str, Kind], ...] = (
+LAYOUTS: tuple[tuple[str, str, SourceFactory], ...] = (
     ("Human3.6M, VideoPose3D npz", "data_3d_h36m.npz", Human36M),
     ("Human3.6M images, mmpose npz", "annotation_body3d/fps*/h36m_*.npz", Human36MImages),
     (
@@ -87,25 +89,26 @@ LAYOUTS: tuple[tuple[str, str, Kind], ...] = (
     ("COCO people", "person_keypoints_*.json", Coco),
     ("MPII, HRNet's lists", "annot/train.json", Mpii),
     ("MPII, HRNet's lists", "mpii_train.json", Mpii),
-    ("MPII, COCO's form", "annotations/train.json", Mpii),
+    ("MPII, COCO's format", "annotations/train.json", Mpii),
     ("Motion capture, CMU's BVH files", "*.bvh*", Mocap),
     ("Motion capture, CMU's BVH files", "*/*.bvh*", Mocap),
     ("Motion capture, CMU's BVH files", "*/*/*.bvh*", Mocap),
     ("Motion capture, positions", "*.npz", Positions),
     ("Motion capture, positions", "*/*.npz", Positions),
 )
-"""Name, a file that gives a layout away, and its reader."""
+"""Name of a layout, pattern of a file that only this layout has, and its data source."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `validate` found in a folder.
+    """Report of `validate` about a folder.
 
     Args:
-        folder: Which.
-        layouts: Names of the layouts it has.
-        findings: One per sequence, archive of detections, or split of samples.
-        skipped: Why a file was left out -> what was left out with it, empty for the file alone.
+        folder: The checked folder.
+        layouts: Names of the layouts in the folder.
+        findings: One finding per sequence, archive of detections, or split of samples.
+        skipped: Message about a damaged file -> which data were left out with it; empty if only
+            the file was.
     """
 
     folder: Path
@@ -115,101 +118,100 @@ class Report:
 
     @property
     def faults(self) -> int:
-        """How many findings have a fault."""
+        """Number of findings with at least one fault."""
         return sum(bool(finding.faults) for finding in self.findings)
 
     def text(self) -> str:
-        """The report for people: one line per finding and one for the whole."""
+        """Text of the report: a line per finding and skipped file, and a summary at the end."""
         lines = [finding.line() for finding in self.findings]
-        left_out = f", {len(self.skipped)} skipped" if self.skipped else ""
-        end = (
-            f"{self.folder}: {'; '.join(self.layouts)}: {len(lines)} parts, {self.faults} wrong"
-            f"{left_out}"
-        )
-        skipped = [
-            f"skipped {reason}" + (f" (left out: {what})" if what else "")
-            for reason, what in self.skipped.items()
-        ]
-        return "\n".join([*lines, *skipped, end])
+        for reason, left_out in self.skipped.items():
+            lines.append(f"skipped {reason}")
+            if left_out:
+                lines[-1] += f" (left out: {left_out})"
+        count = len(self.findings)
+        summary = f"{self.folder}: {'; '.join(self.layouts)}: {count} parts, {self.faults} wrong"
+        if self.skipped:
+            summary += f", {len(self.skipped)} skipped"
+        return "\n".join([*lines, summary])
 
 
 def recognise_layouts(folder: Path) -> list[tuple[str, Source]]:
-    """Layouts that a folder has: name, reader.
+    """Find the layouts in a folder: their names and data sources.
 
     Raises:
-        DataError: If there are none; the message names the files that were looked for.
+        DataError: If there are none; the message has the file patterns of the known layouts.
     """
     found: dict[str, tuple[str, Source]] = {}
     if not folder.is_dir():
-        raise DataError(f"{folder}: is no folder; name the folder of a data set")
-    for name, pattern, kind in LAYOUTS:
+        raise DataError(f"{folder}: is not a folder; give the folder of a data set")
+    for name, pattern, make_source in LAYOUTS:
         if next(folder.glob(pattern), None) is None:
             continue
-        source = kind(str(folder))
-        # any npz file looks like positions, also those of other layouts and of other things
+        source = make_source(str(folder))
+        # The pattern of positions matches any npz file, also those of other layouts.
         if not isinstance(source, Positions) or (not found and source.files()):
             found.setdefault(name, (name, source))
     if not found:
-        looked = ", ".join(dict.fromkeys(pattern for _, pattern, _ in LAYOUTS))
-        raise DataError(f"{folder}: is no known layout (looked for {looked}); see docs/data.md")
+        patterns = ", ".join(dict.fromkeys(pattern for _, pattern, _ in LAYOUTS))
+        raise DataError(f"{folder}: has no known layout (looked for {patterns}); see docs/data.md")
     return list(found.values())
 
 
 def list_datasets(folder: Path) -> list[str]:
-    """One line for each data set in a folder or in the folders in it.
+    """Describe each data set in a folder and in its subfolders, in one line each.
 
     Raises:
         DataError: If there is none.
     """
-    places = [folder, *sorted(place for place in folder.glob("*") if place.is_dir())]
+    subfolders = sorted(path for path in folder.glob("*") if path.is_dir())
     lines = []
-    for place in places:
+    for path in [folder, *subfolders]:
         try:
-            lines += [f"{name}: {source.describe()}" for name, source in recognise_layouts(place)]
+            lines += [f"{name}: {source.describe()}" for name, source in recognise_layouts(path)]
         except DataError:
             continue
     if not lines:
-        recognise_layouts(folder)  # says what was looked for
+        recognise_layouts(folder)  # raises the error that lists the patterns
     return lines
 
 
 def validate(folder: Path, *, skip_bad: int = 0) -> Report:
-    """Read all that a folder holds and check it.
+    """Read and check all data in a folder.
 
     Args:
-        folder: Which.
-        skip_bad: How many files may be damaged: they are left out and named. With 0 the first one
-            is an error, and of a set of photographs only the first ones are read.
+        folder: Folder of a data set.
+        skip_bad: Most damaged files that are left out and listed. With 0 the first damaged file is
+            an error, and only the first photographs of a split are read.
 
     Raises:
-        DataError: If the layout is not known, or more files cannot be read.
+        DataError: If the layout is unknown, or more files are damaged.
     """
     layouts = recognise_layouts(folder)
     findings: list[Finding] = []
     skipped: dict[str, str] = {}
     for _, source in layouts:
-        for what, job in _jobs(source, skip_bad, skipped):
+        for part, check in _source_checks(source, skip_bad, skipped):
             try:
-                findings += job()
+                findings += check()
             except DataError as error:
-                said = str(error)
-                if said not in skipped and len(skipped) >= skip_bad:
+                reason = str(error)
+                if reason not in skipped and len(skipped) >= skip_bad:
                     raise
-                skipped[said] = f"{skipped[said]}, {what}" if said in skipped else what
+                skipped[reason] = f"{skipped[reason]}, {part}" if reason in skipped else part
     if not findings:
         raise DataError(next(iter(skipped), f"{folder}: holds nothing that could be checked"))
     return Report(folder, tuple(name for name, _ in layouts), tuple(findings), skipped)
 
 
-def _jobs(
+def _source_checks(
     source: Source, skip_bad: int, skipped: dict[str, str]
 ) -> Iterator[tuple[str, Callable[[], list[Finding]]]]:
-    """What there is to check in a source: what would be left out, and how it is done."""
+    """Checks of a source: name of the part that is left out if its check fails, and the check."""
     if isinstance(source, Positions):
         for path in source.files():
             yield "", functools.partial(_check_positions, path)
         return
-    for split in _splits(source):
+    for split in _present_splits(source):
         yield (
             f"the {split} split",
             functools.partial(_check_split, source, split, skip_bad, skipped),
@@ -220,35 +222,40 @@ def _jobs(
 
 
 def _check_positions(path: Path) -> list[Finding]:
+    """Check one recording of positions."""
     positions, fps, names = read_positions(path)
-    mapping = _fitting(names, path)
-    joints3d = mapping.of_positions(positions, names, str(path))
+    mapping = _find_mapping(names, path)
+    joints3d = mapping.map_positions(positions, names, str(path))
     facts = [f"{len(joints3d)} frames", f"{fps:g} Hz", f"mapping {mapping.name}"]
     faults: list[str] = []
     check_body(joints3d, mapping.skeleton, facts, faults)
     return [Finding(path.stem, tuple(facts), tuple(faults))]
 
 
-def _fitting(names: list[str], path: Path) -> JointMapping:
-    for name in CONVERTED:
+def _find_mapping(names: list[str], path: Path) -> JointMapping:
+    """Joint mapping whose source joints a recording has."""
+    for name in CONVERTED_MAPPINGS:
         mapping = dataclasses.replace(read_mapping(name), name=name)
         if {source for point in mapping.points for source in point.sources} <= set(names):
             return mapping
     raise DataError(
-        f"{path}: its joints, {', '.join(names)[:200]}, fit none of the mappings "
-        f"{', '.join(CONVERTED)}; write one as docs/mocap.md has it"
+        f"{path}: its joints, {', '.join(names)[:200]}, match none of the mappings "
+        f"{', '.join(CONVERTED_MAPPINGS)}; write a mapping as described in docs/mocap.md"
     )
 
 
 def _check_split(
     source: Source, split: Split, skip_bad: int, skipped: dict[str, str]
 ) -> list[Finding]:
-    if isinstance(source, MotionSource) and not _only_samples(source):
+    """Check the sequences or samples of a split."""
+    if isinstance(source, MotionSource) and not _has_only_samples(source):
         sequences = source.sequences(split)
         if isinstance(source, Mocap):
             sequences = sequences[::4]  # four cameras see the same joints
         if skip_bad:
-            sequences = [_seen_or_not(sequence, skip_bad, skipped) for sequence in sequences]
+            sequences = [
+                _without_damaged_images(sequence, skip_bad, skipped) for sequence in sequences
+            ]
         return [check_sequence(sequence) for sequence in sequences]
     if not isinstance(source, ImageSource):
         return []
@@ -256,12 +263,12 @@ def _check_split(
     if skip_bad:
         samples, faults = drop_unreadable(samples, skip_bad - len(skipped))
         skipped |= dict.fromkeys(faults, "")
-    looked = len(samples) if skip_bad else LOOKED
-    return [check_samples(samples, split, looked=looked, sizes=_claimed_sizes(source, split))]
+    checked = len(samples) if skip_bad else IMAGES_CHECKED
+    return [check_samples(samples, split, checked=checked, sizes=_annotated_sizes(source, split))]
 
 
-def _claimed_sizes(source: Source, split: Split) -> dict[str, tuple[float, float]]:
-    """File -> width and height, as annotations in COCO's form say; others say nothing."""
+def _annotated_sizes(source: Source, split: Split) -> dict[str, tuple[float, float]]:
+    """File -> width and height in annotations of COCO's format; empty for other formats."""
     if not isinstance(source, (Coco, Mpii)):
         return {}
     path = source.annotations(split)
@@ -271,8 +278,8 @@ def _claimed_sizes(source: Source, split: Split) -> dict[str, tuple[float, float
     return {file: (width, height) for file, width, height in read_images(document, path).values()}
 
 
-def _seen_or_not(sequence: Sequence, skip_bad: int, skipped: dict[str, str]) -> Sequence:
-    """The sequence, without its images if the first is damaged and may be left out."""
+def _without_damaged_images(sequence: Sequence, skip_bad: int, skipped: dict[str, str]) -> Sequence:
+    """The sequence, without its images if the first one is damaged and may be left out."""
     try:
         if sequence.images is not None:
             sequence.images.size(0)
@@ -283,13 +290,13 @@ def _seen_or_not(sequence: Sequence, skip_bad: int, skipped: dict[str, str]) -> 
     return sequence
 
 
-def _only_samples(source: Source) -> bool:
-    """PoseNet's layout has single images and no videos."""
+def _has_only_samples(source: Source) -> bool:
+    """True for PoseNet's layout, which has single images and no videos."""
     return isinstance(source, Human36MImages) and not (source.root / "annotation_body3d").is_dir()
 
 
-def _splits(source: Source) -> Iterator[Split]:
-    """Splits of a folder that are there; a folder with one of them only is no fault."""
+def _present_splits(source: Source) -> Iterator[Split]:
+    """Splits that a folder has; it need not have all of them."""
     splits: tuple[Split, ...] = ("train", "test")
     if isinstance(source, Mocap):
         splits = ("train", "val", "test")

@@ -1,4 +1,4 @@
-"""VideoPose3D's archives of 2D detections."""
+"""Reader of VideoPose3D's archives of 2D detections."""
 
 from __future__ import annotations
 
@@ -17,47 +17,55 @@ from pipeline.sources import VideoDetections
 _SYMMETRIES = {
     (len(s), frozenset(s.left), frozenset(s.right)): s for s in (H36M17, COCO17, MPII16, MPI3DHP17)
 }
+"""Number of joints, left joints and right joints -> joint set."""
 
 
 def skeleton_by_symmetry(joints: int, left: list[int], right: list[int], place: str) -> Skeleton:
-    """The joint set with that many joints and those left and right ones (VideoPose3D's metadata).
+    """Joint set with this number of joints and these left and right joints.
+
+    Args:
+        joints: Number of joints.
+        left: Indices of the left joints.
+        right: Indices of the right joints.
+        place: File, for messages.
 
     Raises:
-        DataError: If it is not known; the message lists the known ones.
+        DataError: If there is no such set; the message lists the known sets.
     """
-    found = _SYMMETRIES.get((joints, frozenset(left), frozenset(right)))
-    if found is None:
+    skeleton = _SYMMETRIES.get((joints, frozenset(left), frozenset(right)))
+    if skeleton is None:
         known = "; ".join(
             f"{s.name} has {n} joints, left {sorted(a)}, right {sorted(b)}"
             for (n, a, b), s in _SYMMETRIES.items()
         )
         raise DataError(
-            f"{place}: its {joints} joints, left {left}, right {right}, are no known set: {known}"
+            f"{place}: its {joints} joints, left {left}, right {right}, "
+            f"are not a known set: {known}"
         )
-    return found
+    return skeleton
 
 
 def skeleton_from_metadata(archive: Npz) -> Skeleton:
-    """The joint set that the metadata of VideoPose3D's 2D archives describes.
+    """Joint set of a 2D archive of VideoPose3D, from its metadata.
 
     Raises:
-        DataError: If it is not known.
+        DataError: If the joint set is unknown.
     """
-    about = archive.objects("metadata")
-    if not isinstance(about, dict):
-        raise DataError(f"{archive.path}: metadata is no dict; it must name the joints")
-    joints, sides = about.get("num_joints"), about.get("keypoints_symmetry")
+    metadata = archive.objects("metadata")
+    if not isinstance(metadata, dict):
+        raise DataError(f"{archive.path}: metadata is not a dict; it must describe the joints")
+    joints, sides = metadata.get("num_joints"), metadata.get("keypoints_symmetry")
     try:
         left, right = ([int(index) for index in side] for side in sides)  # type: ignore[union-attr]
     except (TypeError, ValueError):
-        raise DataError(f"{archive.path}: metadata names no left and right joints") from None
+        raise DataError(f"{archive.path}: metadata has no left and right joints") from None
     if not isinstance(joints, int):
         raise DataError(f"{archive.path}: metadata has no number of joints")
     return skeleton_by_symmetry(joints, left, right, str(archive.path))
 
 
 def check_nested(content: object, place: str) -> dict[str, dict]:
-    """Subject -> recording -> something, as VideoPose3D's archives are built.
+    """Check that the content of an archive is a dict of subjects with dicts of recordings.
 
     Raises:
         DataError: If it is anything else.
@@ -75,13 +83,13 @@ def check_nested(content: object, place: str) -> dict[str, dict]:
 
 
 def read_videopose3d(path: Path) -> dict[str, VideoDetections]:
-    """Detections of one of VideoPose3D's 2D archives: `subject/recording/number` -> 2D joints.
+    """Read a 2D archive of VideoPose3D: `subject/recording/number` -> detections.
 
     Raises:
-        DataError: If the archive is damaged or its joint set is not known.
+        DataError: If the archive is damaged or its joint set is unknown.
     """
     archive = Npz(path)
-    skeleton, found = skeleton_from_metadata(archive), {}
+    skeleton, detections = skeleton_from_metadata(archive), {}
     content = check_nested(archive.objects("positions_2d"), f"{path}: positions_2d")
     for subject, recordings in content.items():
         for recording, videos in recordings.items():
@@ -91,17 +99,18 @@ def read_videopose3d(path: Path) -> dict[str, VideoDetections]:
             for index, video in enumerate(videos):
                 joints2d = pixel_array(video, len(skeleton), f"{place}/{index}")
                 score = np.isfinite(joints2d[..., 0]).astype(np.float32)
-                found[f"{subject}/{recording}/{index}"] = VideoDetections(skeleton, joints2d, score)
-    if not found:
-        raise DataError(f"{path}: holds no video")
-    return found
+                key = f"{subject}/{recording}/{index}"
+                detections[key] = VideoDetections(skeleton, joints2d, score)
+    if not detections:
+        raise DataError(f"{path}: has no video")
+    return detections
 
 
 def pixel_array(video: Any, joints: int, place: str) -> NDArray[np.float32]:
-    """x, y of an array (T, J, 2) or (T, J, 3), NaN where one of them is not finite, (T, J, 2).
+    """x, y of a (T, J, 2) or (T, J, 3) array, NaN where one of them is not finite, (T, J, 2).
 
     Raises:
-        DataError: If it is no such array.
+        DataError: If the array has another shape or type.
     """
     channels = 3 if isinstance(video, np.ndarray) and video.shape[-1:] == (3,) else 2
     video = check_array(video, (None, joints, channels), place, finite=False)[..., :2]

@@ -1,4 +1,4 @@
-"""The cache of 2D detections between the 2D stages and lifting, and files of other tools."""
+"""The cache of 2D detections between the 2D stages and lifting; detections made by other tools."""
 
 from pipeline import lazy_names
 

@@ -1,12 +1,10 @@
-"""Images through a detector, piece by piece, on any number of processes, with the same result."""
+"""Detection of all images of a split, in pieces and by any number of processes, same result."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,26 +23,28 @@ from pipeline.heatmap import crop
 from pipeline.skeleton import Skeleton
 from pipeline.sources import Sequence
 from pipeline.training import processes
+from pipeline.training.console import count_progress
 from pipeline.training.loader import WORKER_TIMEOUT, ResumableLoader, ignore_interrupts
 
-PIECE = 64
-"""Images in a shard. Image i of a split is always number i % 64 of shard i // 64."""
+PIECE_SIZE = 64
+"""Images in a piece, which is stored as one shard. Image i of a split is always number i % 64 of
+piece i // 64."""
 
-CHUNK = 16
-"""Images that a CPU puts through the network at once, always.
+CPU_BATCH_SIZE = 16
+"""Batch size of the network on a CPU, always.
 
-The last bits of a convolution depend on how many images it is given: 1, 3 and 8 at once differ
-from each other on one thread, and with the number of threads (torch 2.13, oneDNN).
+The last bits of a convolution depend on the batch size and on the number of threads: batches of 1,
+3 and 8 images differ on one thread (torch 2.13, oneDNN).
 """
 
 
 class Detector(Protocol):
-    """What finds joints in crops: a trained module of a 2D stage.
+    """Protocol of a module that finds joints in crops: a trained module of a 2D stage.
 
     Attributes:
-        skeleton: The joint set it finds.
-        input_size: Width and height of the crops.
-        padding: Factor on the box that a crop shows.
+        skeleton: Joint set of the detections.
+        input_size: Width and height of the crops in pixels.
+        padding: Size of a crop relative to the person's box.
     """
 
     skeleton: Skeleton
@@ -52,23 +52,23 @@ class Detector(Protocol):
     padding: float
 
     def detect(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Find joints.
+        """Find the joints in crops.
 
         Args:
             images: RGB crops, uint8, (B, H, W, 3).
 
         Returns:
-            Pixels of the crop, (B, J, 2), and scores, (B, J), float32.
+            Joints in pixels of the crop, (B, J, 2), and scores, (B, J), float32.
         """
         ...
 
     def settings(self) -> dict[str, Any]:
-        """Decode, flip test and whatever else decides the result; plain types."""
+        """All settings that affect the result (decoding, flip test, …), as plain types."""
         ...
 
 
 def person_boxes(sequence: Sequence) -> NDArray[np.float64]:
-    """Boxes around a person: tight around the exact joints, to a sixteenth of a pixel.
+    """Boxes of a person: tight around the exact joints, rounded to a sixteenth of a pixel.
 
     Returns:
         x, y, width, height in pixels, (T, 4); NaN where no joint is in front of the camera.
@@ -83,19 +83,24 @@ def person_boxes(sequence: Sequence) -> NDArray[np.float64]:
     else:
         raise DataError(f"{sequence.name}: has no joints to put a box around")
     boxes = crop.tight_boxes(joints2d, np.isfinite(joints2d).all(-1))
-    return np.round(boxes * 16) / 16  # the last bits of a projection must not make another key
+    return np.round(boxes * 16) / 16  # the last bits of a projection must not change the key
+
+
+def detection_layout(images: int, joints: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shapes and data types of the arrays of detections."""
+    return {"joints2d": ((images, joints, 2), "<f4"), "score": ((images, joints), "<f4")}
 
 
 @dataclass(frozen=True, eq=False)
 class DetectionJob:
-    """The detections of one split, in pieces.
+    """Detection of the images of one split, in pieces.
 
     Args:
-        sequences: Of the split, with images.
-        detector: A `Detector` that is a module.
-        specification: The entry that they become.
-        batch_size: Images at once on each device; a CPU always takes `CHUNK`.
-        workers: Processes per device that make crops.
+        sequences: Sequences of the split, with images.
+        detector: A module that is a `Detector`.
+        specification: Specification of the cache entry.
+        batch_size: Images per batch on each device; on a CPU always `CPU_BATCH_SIZE`.
+        workers: DataLoader workers per device that make crops.
     """
 
     sequences: Many[Sequence]
@@ -105,35 +110,29 @@ class DetectionJob:
     workers: int
 
     def __len__(self) -> int:
-        return -(-self.rows // PIECE)
+        """Number of pieces."""
+        return -(-self.image_count // PIECE_SIZE)
 
     @property
-    def rows(self) -> int:
-        """Images."""
+    def image_count(self) -> int:
+        """Number of images of the split."""
         return sum(map(len, self.sequences))
 
-    @property
-    def layout(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shapes and types of the arrays."""
-        rows, joints = self.rows, len(self.detector.skeleton)
-        return {"joints2d": ((rows, joints, 2), "<f4"), "score": ((rows, joints), "<f4")}
+    def piece_rows(self, piece: int) -> range:
+        """Indices of the images of a piece."""
+        return _piece_rows(piece, self.image_count)
 
-    def range(self, piece: int) -> range:
-        """The images of a piece."""
-        return _range(piece, self.rows)
-
-    def whole(self, shards: Shards, piece: int) -> dict[str, NDArray[Any]] | None:
-        """A finished piece, or none."""
-        arrays = shards.get(_shard(piece))
-        rows = len(self.range(piece))
-        shapes = {name: ((rows, *shape[1:]), kind) for name, (shape, kind) in self.layout.items()}
-        if arrays and {n: (a.shape, a.dtype.str) for n, a in arrays.items()} == shapes:
+    def read_piece(self, shards: Shards, piece: int) -> dict[str, NDArray[Any]] | None:
+        """Arrays of a piece; None if it is missing or damaged."""
+        arrays = shards.get(_shard_name(piece))
+        expected = detection_layout(len(self.piece_rows(piece)), len(self.detector.skeleton))
+        if arrays and {n: (a.shape, a.dtype.str) for n, a in arrays.items()} == expected:
             return arrays
         return None
 
 
-class _Crops:
-    """Crops of whole pieces, for a loader, whose processes need no detector."""
+class _CropDataset:
+    """Dataset of the crops of whole pieces; it holds no detector, for DataLoader workers."""
 
     def __init__(self, job: DetectionJob) -> None:
         self.sequences = job.sequences
@@ -142,192 +141,174 @@ class _Crops:
         self.boxes = np.concatenate([person_boxes(sequence) for sequence in job.sequences])
 
     def __getitem__(self, pieces: list[int]) -> dict[str, Any]:
-        rows = np.concatenate([_range(piece, len(self.boxes)) for piece in pieces])
+        rows = np.concatenate([_piece_rows(piece, len(self.boxes)) for piece in pieces])
         size, padding = self.size, self.padding
-        seen = np.isfinite(self.boxes[rows]).all(-1)
-        boxes = np.where(seen[:, None], self.boxes[rows], 0.0)
+        has_box = np.isfinite(self.boxes[rows]).all(-1)
+        boxes = np.where(has_box[:, None], self.boxes[rows], 0.0)
         matrices = crop.crop_matrix(boxes, size, padding=padding)
         images = np.zeros((len(rows), size[1], size[0], 3), np.uint8)
-        for at in np.flatnonzero(seen):
-            of = int(np.searchsorted(self.ends, rows[at], side="right"))
-            sequence = self.sequences[of]
-            frame = int(rows[at] - self.ends[of] + len(sequence))
-            images[at] = sequence.images.crop(frame, matrices[at], size)  # type: ignore[union-attr]
+        for index in np.flatnonzero(has_box):
+            number = int(np.searchsorted(self.ends, rows[index], side="right"))
+            sequence = self.sequences[number]
+            frame = int(rows[index] - self.ends[number] + len(sequence))
+            images[index] = sequence.images.crop(  # type: ignore[union-attr]
+                frame, matrices[index], size
+            )
         # Tensors go through shared memory; an array in a pipe is cut in two if its process dies.
         shared = {"images": torch.from_numpy(images), "matrices": torch.from_numpy(matrices)}
-        return {**shared, "seen": seen, "pieces": pieces}
+        return {**shared, "has_box": has_box, "pieces": pieces}
 
 
-class _Loader(ResumableLoader):
-    """Names the options of `heatlift detect` when a process is lost, whenever that is noticed."""
+class _DetectionLoader(ResumableLoader):
+    """DataLoader whose errors about lost workers name the options of `heatlift detect`."""
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """Torch tells of a death wherever this process is at that moment, not only in the loader.
+    def report_lost_workers(self) -> Iterator[None]:
+        """Turn torch's error about a dead worker into one line, wherever torch raises it.
 
         Raises:
-            ProcessLostError: If a loader process dies meanwhile.
+            ProcessLostError: If a DataLoader worker dies within the context.
         """
         try:
             yield
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise ProcessLostError(self._lost(str(error))) from error
+            raise ProcessLostError(self._worker_lost_message(str(error))) from error
 
-    def _lost(self, what: str) -> str:
-        return f"{super()._lost(what)}; finished pieces are kept".replace("--data.", "--")
+    def _worker_lost_message(self, error: str) -> str:
+        message = super()._worker_lost_message(error).replace("--data.", "--")
+        return f"{message}; finished pieces are kept"
 
 
-def _attend(worker: int) -> None:
-    """Let a loader process leave Ctrl-C to its owner and end with it, even amid a crop."""
+def _init_worker(worker: int) -> None:
+    """Prepare a DataLoader worker: ignore Ctrl-C, and end with the parent process at any time."""
     ignore_interrupts(worker)
-    os.environ[processes.PARENT] = str(os.getppid())
+    os.environ[processes.PARENT_VARIABLE] = str(os.getppid())
     processes.exit_with_parent()
 
 
 def run_rank(fabric: Fabric, store: Store, jobs: Many[DetectionJob]) -> None:
-    """What one process does: the first one leads, the others make the pieces they are told to."""
+    """Run one process: rank 0 decides which pieces are made, the others make their share."""
     if fabric.global_rank == 0:
         run_first_rank(fabric, store, jobs)
         return
-    while (order := fabric.broadcast(None)) is not None:
-        number, pieces = order
-        _make(fabric, jobs[number], store.shards(jobs[number].specification), pieces)
+    while (message := fabric.broadcast(None)) is not None:
+        number, pieces = message
+        _detect_share(fabric, jobs[number], store.shards(jobs[number].specification), pieces)
 
 
 def run_first_rank(fabric: Fabric, store: Store, jobs: Many[DetectionJob]) -> None:
-    """Make the entries that are missing and tell the other processes which pieces are wanted."""
+    """Make the missing cache entries, and send the other processes the numbers of the pieces."""
     for number, job in enumerate(jobs):
 
         def build(shards: Shards, number: int = number, job: DetectionJob = job) -> dict[str, Any]:
-            pieces = [piece for piece in range(len(job)) if job.whole(shards, piece) is None]
+            pieces = [piece for piece in range(len(job)) if job.read_piece(shards, piece) is None]
             fabric.broadcast((number, pieces))
-            _make(fabric, job, shards, pieces)
-            return _merge(job, shards)
+            _detect_share(fabric, job, shards, pieces)
+            return _merge_pieces(job, shards)
 
         store.fetch(job.specification, build)
     fabric.broadcast(None)
 
 
-def _make(fabric: Fabric, job: DetectionJob, shards: Shards, pieces: list[int]) -> None:
-    """Make this process's share of the pieces, then wait for the others."""
-    mine = pieces[fabric.global_rank :: fabric.world_size]
-    if mine:
-        _look(fabric, job, shards, mine, sum(len(job.range(piece)) for piece in pieces))
+def _detect_share(fabric: Fabric, job: DetectionJob, shards: Shards, pieces: list[int]) -> None:
+    """Make this process's share of the pieces, then wait for the other processes."""
+    share = pieces[fabric.global_rank :: fabric.world_size]
+    if share:
+        total = sum(len(job.piece_rows(piece)) for piece in pieces)
+        _detect_pieces(fabric, job, shards, share, total)
     fabric.barrier()
 
 
-def _look(fabric: Fabric, job: DetectionJob, shards: Shards, mine: list[int], count: int) -> None:
-    """Make pieces and keep them as shards; `count` images are to be seen by all processes."""
-    together = max(1, job.batch_size // PIECE)
-    step = CHUNK if fabric.device.type == "cpu" else min(job.batch_size, together * PIECE)
-    loader = _Loader(
-        _Crops(job),  # type: ignore[arg-type]
+def _detect_pieces(
+    fabric: Fabric, job: DetectionJob, shards: Shards, pieces: list[int], total: int
+) -> None:
+    """Make pieces and store each as a shard.
+
+    Args:
+        fabric: Fabric of this process.
+        job: Job that the pieces belong to.
+        shards: Storage of the pieces.
+        pieces: Numbers of the pieces.
+        total: Number of images of all processes together, for the progress line.
+    """
+    per_batch = max(1, job.batch_size // PIECE_SIZE)
+    batch_size = min(job.batch_size, per_batch * PIECE_SIZE)
+    if fabric.device.type == "cpu":
+        batch_size = CPU_BATCH_SIZE
+    loader = _DetectionLoader(
+        _CropDataset(job),  # type: ignore[arg-type]
         batch_size=None,
-        sampler=[mine[at : at + together] for at in range(0, len(mine), together)],
+        sampler=[pieces[i : i + per_batch] for i in range(0, len(pieces), per_batch)],
         num_workers=job.workers,
         timeout=WORKER_TIMEOUT if job.workers else 0,
-        collate_fn=_as_it_is,  # type: ignore[arg-type]
-        worker_init_fn=_attend,
+        collate_fn=_keep_batch,  # type: ignore[arg-type]
+        worker_init_fn=_init_worker,
     )
     detector = fabric.to_device(job.detector).eval()
     with (
         torch.inference_mode(),
-        loader.watched(),
-        _progress(job.specification.stem, count, fabric) as advance,
+        loader.report_lost_workers(),
+        count_progress(
+            job.specification.stem, total, "images", shown=fabric.global_rank == 0
+        ) as advance,
     ):
         for batch in loader:
-            joints, score = _found(fabric, detector, batch["images"].numpy(), step)
-            joints = crop.apply_affine(
-                crop.invert_affine(batch["matrices"].numpy()), joints
-            ).astype(np.float32)
-            seen = batch["seen"][:, None] & np.isfinite(joints).all(-1) & np.isfinite(score)
-            joints[~seen], score[~seen] = np.nan, 0.0
-            at = 0
+            joints, score = _detect_batch(fabric, detector, batch["images"].numpy(), batch_size)
+            to_image = crop.invert_affine(batch["matrices"].numpy())
+            joints = crop.apply_affine(to_image, joints).astype(np.float32)
+            found = batch["has_box"][:, None] & np.isfinite(joints).all(-1) & np.isfinite(score)
+            joints[~found], score[~found] = np.nan, 0.0
+            start = 0
             for piece in batch["pieces"]:
-                rows = slice(at, at + len(job.range(piece)))
-                shards.put(_shard(piece), {"joints2d": joints[rows], "score": score[rows]})
-                at = rows.stop
-            advance(at * fabric.world_size)
+                rows = slice(start, start + len(job.piece_rows(piece)))
+                shards.put(_shard_name(piece), {"joints2d": joints[rows], "score": score[rows]})
+                start = rows.stop
+            advance(start * fabric.world_size)
 
 
-def _found(
-    fabric: Fabric, detector: Any, images: NDArray[np.uint8], step: int
+def _detect_batch(
+    fabric: Fabric, detector: Any, images: NDArray[np.uint8], batch_size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Joints in crop pixels and scores; the network always sees `step` images, some black."""
-    found = []
-    for start in range(0, len(images), step):
-        part = images[start : start + step]
-        filled = np.zeros((step, *part.shape[1:]), np.uint8)
+    """Joints in crop pixels and scores; the last batch is filled with black images."""
+    results = []
+    for start in range(0, len(images), batch_size):
+        part = images[start : start + batch_size]
+        filled = np.zeros((batch_size, *part.shape[1:]), np.uint8)
         filled[: len(part)] = part
         with fabric.autocast():
             joints, score = detector.detect(fabric.to_device(torch.from_numpy(filled)))
-        found.append((joints[: len(part)].float().cpu(), score[: len(part)].float().cpu()))
-    joints, score = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+        results.append((joints[: len(part)].float().cpu(), score[: len(part)].float().cpu()))
+    joints, score = (torch.cat(parts).numpy() for parts in zip(*results, strict=True))
     return joints, score
 
 
-def _merge(job: DetectionJob, shards: Shards) -> dict[str, NDArray[Any]]:
-    merged = {name: np.empty(shape, kind) for name, (shape, kind) in job.layout.items()}
+def _merge_pieces(job: DetectionJob, shards: Shards) -> dict[str, NDArray[Any]]:
+    """Arrays of the whole split from its pieces."""
+    layout = detection_layout(job.image_count, len(job.detector.skeleton))
+    merged = {name: np.empty(shape, kind) for name, (shape, kind) in layout.items()}
     for piece in range(len(job)):
-        arrays = job.whole(shards, piece)
+        arrays = job.read_piece(shards, piece)
         if arrays is None:
             raise DataError(
-                f"{shards.folder / _shard(piece)}.npz: is damaged; run the same command again"
+                f"{shards.folder / _shard_name(piece)}.npz: is damaged; run the same command again"
             )
-        rows = job.range(piece)
+        rows = job.piece_rows(piece)
         for name, array in arrays.items():
             merged[name][rows.start : rows.stop] = array
     return merged
 
 
-def _range(piece: int, rows: int) -> range:
-    return range(piece * PIECE, min((piece + 1) * PIECE, rows))
+def _piece_rows(piece: int, images: int) -> range:
+    """Indices of the images of a piece, of a split with this number of images."""
+    return range(piece * PIECE_SIZE, min((piece + 1) * PIECE_SIZE, images))
 
 
-def _shard(piece: int) -> str:
+def _shard_name(piece: int) -> str:
     return f"{piece:07d}"
 
 
-def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+def _keep_batch(batch: dict[str, Any]) -> dict[str, Any]:
+    """Collate function for a dataset that returns whole batches."""
     return batch
-
-
-def say(line: str) -> None:
-    """A line for people, beside what a command prints."""
-    sys.stderr.write(f"{line}\n")
-
-
-@contextlib.contextmanager
-def _progress(name: str, count: int, fabric: Fabric) -> Iterator[Callable[[int], None]]:
-    """Count images on the first process: a bar on a terminal, else a line about every 10 s."""
-    if fabric.global_rank or not count:
-        yield lambda done: None
-        return
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(name, total=count)
-            yield lambda done: bar.advance(task, done)
-        return
-    began = told = time.monotonic()
-    total = 0
-
-    def advance(done: int) -> None:
-        nonlocal told, total
-        first, total, now = not total, min(total + done, count), time.monotonic()
-        left = (count - total) * (now - began) / total
-        # The first batch tells how long it will take, if that is long.
-        if now - told > 10 or (first and left > 10):
-            told = now
-            say(f"{name}: {total:,} of {count:,} images seen, about {_duration(left)} left")
-
-    yield advance
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

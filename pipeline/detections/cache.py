@@ -1,4 +1,4 @@
-"""The door: the cache of 2D joints, how it is keyed, made, checked and read."""
+"""The cache of 2D detections: its keys, and how entries are made, checked and read."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from lightning.fabric import Fabric
 from pipeline.detections.build import (
     DetectionJob,
     Detector,
+    detection_layout,
     person_boxes,
     run_first_rank,
     run_rank,
-    say,
 )
 from pipeline.detections.exchange import (
     Detections,
@@ -37,22 +37,26 @@ from pipeline.heatmap.module import HeatmapModule
 from pipeline.integral.module import IntegralModule
 from pipeline.sources import MotionSource, Sequence, Split
 from pipeline.training import checkpoints, processes
+from pipeline.training.console import print_status
 from pipeline.training.signals import StoppedBySignal
 
 VERSION = 1
-"""Of the code here and in `detecting` that shapes a detection; raise it and all are made anew."""
+"""Version of the code in `cache.py` and `build.py` that affects detections.
 
-SMALL = 20_000
-"""Images up to which a training run makes its own detections."""
+It is part of every key: raise it, and all detections are made again.
+"""
+
+MAX_IMAGES_IN_TRAINING = 20_000
+"""A training run makes missing detections itself if the split has at most this many images."""
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 def load_detector(path: str | Path) -> Any:
-    """The trained 2D module in a checkpoint: a `Detector` that is a LightningModule.
+    """Load the trained 2D module of a checkpoint: a LightningModule that is a `Detector`.
 
     Raises:
-        DataError: If the file is damaged or of a stage without detector.
+        DataError: If the file is damaged or belongs to a stage that detects no 2D joints.
     """
     return checkpoints.load_module(path, (HeatmapModule, IntegralModule))
 
@@ -65,22 +69,22 @@ def cache_specification(
     precision: Precision = "32-true",
     stem: str = "detections",
 ) -> CacheSpecification:
-    """The entry of the detections of a split: everything that shapes them is in its key.
+    """Cache specification of the detections of a split; its key has everything that affects them.
 
-    Batch size, loader processes, devices and folders of runs are not: they change nothing.
+    Batch size, DataLoader workers, devices and run folders do not affect them.
 
     Args:
-        sequences: Of the split.
-        detector: Finds the joints.
-        digest: Of its weights.
-        precision: Of its arithmetic.
+        sequences: Sequences of the split.
+        detector: Detector that finds the joints.
+        digest: Digest of the detector's weights.
+        precision: Precision of the detector.
         stem: Readable beginning of the entry's name.
 
     Raises:
         DataError: If a sequence has no images or no joints.
     """
     spans = {name: list(rows) for name, rows in sequence_spans(sequences).items()}
-    rows, joints = sum(map(len, sequences)), len(detector.skeleton)
+    images = sum(map(len, sequences))
     key = {
         "version": VERSION,
         "detector": digest,
@@ -89,10 +93,10 @@ def cache_specification(
         "input_size": list(detector.input_size),
         "padding": detector.padding,
         "precision": precision,
-        "sequences": [_content(sequence) for sequence in sequences],
+        "sequences": [_sequence_key(sequence) for sequence in sequences],
     }
-    layout = {"joints2d": ((rows, joints, 2), "<f4"), "score": ((rows, joints), "<f4")}
-    facts = {"skeleton": detector.skeleton.name, "images": rows, "spans": spans}
+    layout = detection_layout(images, len(detector.skeleton))
+    facts = {"skeleton": detector.skeleton.name, "images": images, "spans": spans}
     return CacheSpecification(stem, key, layout, facts)
 
 
@@ -108,28 +112,28 @@ def detect_sequences(
     stem: str = "detections",
     store: Store | None = None,
 ) -> Detections:
-    """Detections of a split from the cache, made by this process if they are not there.
+    """Detections of a split from the cache; this process makes them if they are missing.
 
     Args:
-        sequences: Of the split, with images.
-        detector: A `Detector` that is a module.
-        digest: Of its weights.
-        precision: Of its arithmetic.
-        batch_size: Images at once; a CPU always takes `CHUNK`.
-        workers: Processes that make crops.
-        accelerator: As Lightning calls it.
+        sequences: Sequences of the split, with images.
+        detector: A module that is a `Detector`.
+        digest: Digest of the detector's weights.
+        precision: Precision of the detector.
+        batch_size: Images per batch; on a CPU always `CPU_BATCH_SIZE`.
+        workers: DataLoader workers that make crops.
+        accelerator: Lightning's name of the device type.
         stem: Readable beginning of the entry's name.
-        store: The cache; none for this machine's.
+        store: The cache; without it the default cache of this machine.
 
     Raises:
         DataError: If an image cannot be read or a sequence has none.
         StorageError: If the cache cannot be written.
     """
     store = store or default_store()
-    want = cache_specification(sequences, detector, digest, precision=precision, stem=stem)
-    job = DetectionJob(sequences, detector, want, batch_size, workers)
+    specification = cache_specification(sequences, detector, digest, precision=precision, stem=stem)
+    job = DetectionJob(sequences, detector, specification, batch_size, workers)
     run_first_rank(Fabric(accelerator=accelerator, devices=1, precision=precision), store, [job])
-    return _open(store, job)
+    return _open_detections(store, job)
 
 
 def get_detections(
@@ -137,7 +141,7 @@ def get_detections(
     request: DetectionRequest,
     split: Split,
     *,
-    limit: int = SMALL,
+    limit: int = MAX_IMAGES_IN_TRAINING,
     precision: Precision = "32-true",
     batch_size: int = 64,
     workers: int = 0,
@@ -145,17 +149,18 @@ def get_detections(
     """Detections of a split for training: from a file or the cache, made now if that is quick.
 
     Args:
-        source: Of the sequences.
-        request: Where they come from; none that is projected.
-        split: Of the source.
-        limit: Images up to which missing detections are made now.
-        precision: Of the detector.
-        batch_size: Images at once.
-        workers: Processes that make crops.
+        source: Data source of the sequences.
+        request: Where the detections come from; not `exact` or `noisy`.
+        split: Split of the source.
+        limit: Most images for which missing detections are made now.
+        precision: Precision of the detector.
+        batch_size: Images per batch.
+        workers: DataLoader workers that make crops.
 
     Raises:
-        UsageError: If more images than `limit` are to be looked at first; names the command.
-        DataError: If a file is not what it claims to be.
+        UsageError: If detections are missing for more images than `limit`; the message has the
+            command that makes them.
+        DataError: If a file is damaged or of another kind.
     """
     sequences = source.sequences(split)
     if request.kind == "archive" and isinstance(source, SourceWithDetections):
@@ -164,21 +169,20 @@ def get_detections(
         return read_detections_file(request.path, sequences)
     detector = load_detector(request.path)
     digest = checkpoints.weights_digest(detector)
-    want = cache_specification(
-        sequences, detector, digest, precision=precision, stem=_stem(source, split)
+    specification = cache_specification(
+        sequences, detector, digest, precision=precision, stem=_entry_stem(source, split)
     )
     store = default_store()
-    job = DetectionJob(sequences, detector, want, batch_size, workers)
-    if store.find(want) is None:
-        rows = sum(map(len, sequences))
-        if rows > limit:
+    job = DetectionJob(sequences, detector, specification, batch_size, workers)
+    if store.find(specification) is None:
+        if job.image_count > limit:
             raise UsageError(
-                f"{request}: no detections of split {split} yet, and {rows:,} images are more "
-                f"than {limit:,} to look at on the way; first run: "
-                f"{_command(source, request.text, split, precision)}"
+                f"{request}: no detections of split {split} yet, and {job.image_count:,} images "
+                f"are more than {limit:,}, the most that training detects itself; first run: "
+                f"{_detect_command(source, request.text, split, precision)}"
             )
         run_first_rank(Fabric(accelerator="auto", devices=1, precision=precision), store, [job])
-    return _open(store, job)
+    return _open_detections(store, job)
 
 
 def detect(
@@ -193,47 +197,49 @@ def detect(
     batch_size: int = 64,
     workers: int = 0,
 ) -> None:
-    """Look at all images of a source once, on all devices, and keep the joints in the cache.
+    """Run a 2D detector on all images of a data source and store the joints in the cache.
 
-    Every process writes its own shards, the first one merges them; a run that was killed goes on
-    where it stopped. The result has the same bytes for any number of processes (CPU, 32-true).
+    Every process writes its own shards, and the first process merges them. A run that was killed
+    continues where it stopped. The result has the same bytes for any number of processes (CPU,
+    32-true).
 
     Args:
-        source: Of the sequences.
-        detector: A checkpoint of a 2D stage; `newest` is the newest below ./runs on this data.
-        split: Of the source.
-        devices: How many.
-        accelerator: As Lightning calls it.
-        strategy: As Lightning calls it.
-        precision: Of the detector; part of the key.
-        batch_size: Images at once on each device; a CPU always takes `CHUNK`.
-        workers: Processes per device that make crops.
+        source: Data source of the sequences, with images.
+        detector: Checkpoint of a 2D stage; `newest` is the newest one in ./runs on this data.
+        split: Split of the source; `all` is train, val and test.
+        devices: Number of devices, each with its own process.
+        accelerator: Lightning's name of the device type, such as `cpu` or `gpu`.
+        strategy: Lightning's name of the strategy for several processes, such as `ddp`.
+        precision: Precision of the detector; part of the cache key.
+        batch_size: Images per batch on each device; a CPU always takes 16.
+        workers: DataLoader workers per device that make crops.
 
     Raises:
-        DataError: If a file is not what it claims to be.
+        DataError: If a file is damaged or of another kind.
         ProcessLostError: If a process died or stopped answering.
         StorageError: If the cache cannot be written.
-        Stopped: By SIGTERM or SIGINT.
+        StoppedBySignal: If SIGTERM or SIGINT arrives.
     """
     splits: tuple[Split, ...] = ("train", "val", "test") if split == "all" else (split,)
-    with processes.signal_handlers((signal.SIGTERM, signal.SIGINT), _stop):
+    with processes.signal_handlers((signal.SIGTERM, signal.SIGINT), _raise_stopped):
         module = load_detector(detector)
         digest = checkpoints.weights_digest(module)
         jobs = []
         for part in splits:
             sequences = source.sequences(part)
-            want = cache_specification(
-                sequences, module, digest, precision=precision, stem=_stem(source, part)
+            specification = cache_specification(
+                sequences, module, digest, precision=precision, stem=_entry_stem(source, part)
             )
-            jobs.append(DetectionJob(sequences, module, want, batch_size, workers))
+            jobs.append(DetectionJob(sequences, module, specification, batch_size, workers))
         fabric = Fabric(
             accelerator=accelerator, devices=devices, strategy=strategy, precision=precision
         )
         detect_jobs(jobs, fabric, default_store())
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # a terminal and the watcher may both send it
+def _raise_stopped(number: int, frame: FrameType | None) -> None:
+    """Signal handler: stop the command."""
+    signal.signal(number, signal.SIG_IGN)  # a terminal and the parent process may both send it
     name = signal.Signals(number).name
     raise StoppedBySignal(
         number, f"stopped by {name}; finished pieces are kept; the same command goes on from there"
@@ -241,33 +247,35 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def detect_jobs(jobs: Many[DetectionJob], fabric: Fabric, store: Store) -> None:
-    """Make the entries that are missing, on all processes of a fabric."""
+    """Make the missing cache entries on all processes of a `Fabric`."""
     environment = getattr(fabric.strategy, "cluster_environment", None)
     launched = environment is not None and environment.creates_processes_externally
-    # Processes that somebody else started wait for the first one, even if it has nothing to do.
+    # Processes that another program started wait for the first one, even if no entry is missing.
     if launched or not all(store.find(job.specification) for job in jobs):
         fabric.launch(run_rank, store, jobs)  # type: ignore[arg-type]
     if fabric.global_rank == 0:
         for job in jobs:
-            say(f"detections: {store.root / job.specification.name} ({job.rows:,} images)")
+            print_status(
+                f"detections: {store.root / job.specification.name} ({job.image_count:,} images)"
+            )
 
 
-def _open(store: Store, job: DetectionJob) -> Detections:
+def _open_detections(store: Store, job: DetectionJob) -> Detections:
+    """Detections of a job's cache entry, memory-mapped."""
     entry = store.find(job.specification)
     if entry is None:
-        raise DataError(
-            f"{store.root / job.specification.name}: is missing or damaged; run the same command again"
-        )
+        place = store.root / job.specification.name
+        raise DataError(f"{place}: is missing or damaged; run the same command again")
     joints2d, score = entry.arrays["joints2d"], entry.arrays["score"]
-    found = {
+    by_sequence = {
         name: (joints2d[first:end], score[first:end])
         for name, (first, end) in entry.facts["spans"].items()
     }
-    return Detections(job.detector.skeleton, found, str(entry.path))
+    return Detections(job.detector.skeleton, by_sequence, str(entry.path))
 
 
-def _content(sequence: Sequence) -> dict[str, Any]:
-    """What a sequence adds to a key."""
+def _sequence_key(sequence: Sequence) -> dict[str, Any]:
+    """The part of a cache key that describes one sequence."""
     images = sequence.images
     if images is None:
         raise DataError(f"{sequence.name}: has no images to detect joints in")
@@ -275,21 +283,22 @@ def _content(sequence: Sequence) -> dict[str, Any]:
         raise DataError(
             f"{sequence.name}: {len(images)} images and {len(sequence)} frames of joints"
         )
-    marks = "\n".join(images.fingerprint(frame) for frame in range(len(images)))
+    fingerprints = "\n".join(images.fingerprint(frame) for frame in range(len(images)))
     return {
         "name": sequence.name,
         "frames": len(sequence),
-        "images": hashlib.sha256(marks.encode()).hexdigest(),
+        "images": hashlib.sha256(fingerprints.encode()).hexdigest(),
         "boxes": hashlib.sha256(person_boxes(sequence).astype("<f8").tobytes()).hexdigest(),
     }
 
 
-def _stem(source: MotionSource, split: str) -> str:
+def _entry_stem(source: MotionSource, split: str) -> str:
+    """Beginning of the name of a split's cache entry."""
     return f"{type(source).__name__.lower()}-{split}"
 
 
-def _command(source: MotionSource, detector: str, split: str, precision: str) -> str:
-    """The `heatlift detect` line for a source; sources only keep their arguments."""
+def _detect_command(source: MotionSource, detector: str, split: str, precision: str) -> str:
+    """Command line that makes the detections of a source, from the arguments that it keeps."""
     cls = type(source)
     words = ["heatlift", "detect", f"--source={cls.__module__}.{cls.__qualname__}"]
     for name, parameter in inspect.signature(cls).parameters.items():

@@ -1,4 +1,4 @@
-"""Detections by name of sequence, and the files in which they come and go."""
+"""Detections by name of sequence; detection files of other tools are read, our own are written."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,7 @@ from pipeline.errors import DataError
 from pipeline.files.archive import Npz
 from pipeline.files.writing import write_atomically
 from pipeline.skeleton import SKELETONS, Skeleton, conversion
-from pipeline.sources import Sequence
-from pipeline.sources import VideoDetections as OfVideo
+from pipeline.sources import Sequence, VideoDetections
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,105 +25,111 @@ class Detections:
     """2D joints of the sequences of a split.
 
     Args:
-        skeleton: The joint set of the arrays.
-        found: Name of a sequence -> its joints in pixels of the whole image, (T, J, 2), float32,
-            NaN where missing; and their scores, (T, J), float32, 0 where missing.
-        origin: Where they come from, in a few words.
+        skeleton: Joint set of the arrays.
+        by_sequence: Name of a sequence -> its joints in pixels of the whole image, (T, J, 2),
+            float32, NaN where missing; and their scores, (T, J), float32, 0 where missing.
+        origin: Short description of where the detections come from, for messages.
     """
 
     skeleton: Skeleton
-    found: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+    by_sequence: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
     origin: str
 
     def of(
         self, name: str, skeleton: Skeleton | None = None, *, allow_missing: bool = False
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Joints and scores of a sequence, (T, J, 2) and (T, J); see `found`.
+        """Joints and scores of a sequence, (T, J, 2) and (T, J); see `by_sequence`.
 
         Args:
-            name: Of the sequence.
-            skeleton: The joint set wanted; none for the detector's own.
+            name: Name of the sequence.
+            skeleton: Joint set of the result; without it the detector's own.
             allow_missing: Accept joints that the detector does not find.
 
         Raises:
-            DataError: If there are none for the sequence, or the joint sets do not fit.
+            DataError: If the sequence has no detections, or the joint sets do not match.
         """
-        if name not in self.found:
+        if name not in self.by_sequence:
             raise DataError(f"{self.origin}: no detections for sequence {name}")
-        joints2d, score = self.found[name]
+        joints2d, score = self.by_sequence[name]
         if skeleton is None or skeleton == self.skeleton:
             return joints2d, score
-        way = conversion(self.skeleton, skeleton, allow_missing=allow_missing)
-        return way.joints(joints2d), way.score(score)
+        joint_map = conversion(self.skeleton, skeleton, allow_missing=allow_missing)
+        return joint_map.joints(joints2d), joint_map.score(score)
 
 
 def read_detections_file(path: str | Path, sequences: Many[Sequence]) -> Detections:
-    """Detections that were made elsewhere.
+    """Read detections made by other tools.
 
-    Taken are an `.npz` file of `export_detections` or of VideoPose3D's 2D archives; and what AlphaPose,
-    OpenPose, MMPose, RTMPose and COCO's tools write (see `pipeline.detections.formats`): for one
-    sequence the file or folder itself, for several a folder with `<name of the sequence>.json`, or
-    a folder of that name, for each.
+    Accepted are `.npz` files of `export_detections`, VideoPose3D's 2D archives, and the files of
+    AlphaPose, OpenPose, MMPose, RTMPose and COCO's tools (see `pipeline.detections.formats`): for
+    one sequence the file or folder itself; for several sequences a folder with
+    `<name of the sequence>.json`, or a folder of that name, for each.
 
     Args:
-        path: The file or folder.
-        sequences: The sequences that must be in it; further frames at their ends are left out.
+        path: File or folder.
+        sequences: Sequences that must be in it; frames after the end of a sequence are ignored.
 
     Raises:
-        DataError: If it is not what it claims to be, or a sequence is missing or too short.
+        DataError: If the file is damaged or of another kind, or a sequence is missing or too short.
     """
     path = Path(path)
     if path.suffix == ".npz":
         if "metadata" in Npz(path).names:
-            return _videopose3d(path, sequences)
-        return _exported(path, sequences)
-    read = {s.name: read_detections(_place(path, s, sequences), frames=len(s)) for s in sequences}
-    return _together(read, str(path))
+            return _match_videopose3d(path, sequences)
+        return _read_exported(path, sequences)
+    videos = {
+        sequence.name: read_detections(
+            _path_of_sequence(path, sequence, sequences), frames=len(sequence)
+        )
+        for sequence in sequences
+    }
+    return _combine_sequences(videos, str(path))
 
 
 @runtime_checkable
 class SourceWithDetections(Protocol):
-    """A source that comes with detections of its own, as Human3.6M's archives do."""
+    """A data source that brings its own detections, as Human3.6M's archives do."""
 
-    def detections(self, name: str) -> Mapping[str, OfVideo]:
-        """Name of a sequence -> its detections; of several such sets, that of this name."""
+    def detections(self, name: str) -> Mapping[str, VideoDetections]:
+        """Detections of the archive called `name`: name of a sequence -> its detections."""
         ...
 
 
 def detections_from_source(
     source: SourceWithDetections, name: str, sequences: Many[Sequence]
 ) -> Detections:
-    """Detections that come with a source.
+    """Detections that a data source brings itself.
 
     Raises:
-        DataError: If the source has none of that name, or a sequence is missing or of another
-            length.
+        DataError: If the source has no detections of that name, or a sequence is missing or has
+            another length.
     """
-    own = source.detections(name)
+    videos = source.detections(name)
     for sequence in sequences:
-        if sequence.name not in own or len(own[sequence.name].joints2d) != len(sequence):
-            raise DataError(f"{name}: sequence {sequence.name} is missing or of another length")
-    return _together({s.name: own[s.name] for s in sequences}, name)
+        video = videos.get(sequence.name)
+        if video is None or len(video.joints2d) != len(sequence):
+            raise DataError(f"{name}: sequence {sequence.name} is missing or has another length")
+    return _combine_sequences({s.name: videos[s.name] for s in sequences}, name)
 
 
-def _together(read: Mapping[str, OfVideo], origin: str) -> Detections:
-    sets = {one.skeleton.name: one.skeleton for one in read.values()}
-    if len(sets) != 1:
+def _combine_sequences(videos: Mapping[str, VideoDetections], origin: str) -> Detections:
+    """Detections of all sequences, which must have one joint set."""
+    skeletons = {video.skeleton.name: video.skeleton for video in videos.values()}
+    if len(skeletons) != 1:
         raise DataError(
             f"{origin}: one joint set is expected for all sequences, "
-            f"not {', '.join(sets) or 'none'}"
+            f"not {', '.join(skeletons) or 'none'}"
         )
-    (skeleton,) = sets.values()
-    return Detections(
-        skeleton, {name: (one.joints2d, one.score) for name, one in read.items()}, origin
-    )
+    (skeleton,) = skeletons.values()
+    arrays = {name: (video.joints2d, video.score) for name, video in videos.items()}
+    return Detections(skeleton, arrays, origin)
 
 
 def sequence_spans(sequences: Many[Sequence]) -> dict[str, tuple[int, int]]:
-    """Rows of each sequence when all stand one after the other.
+    """First row and end row of each sequence in the concatenation of all.
 
     Raises:
-        DataError: If two have the same name.
+        DataError: If two sequences have the same name.
     """
     ends = np.cumsum([0, *map(len, sequences)]).tolist()
     spans = {s.name: (a, b) for s, a, b in zip(sequences, ends[:-1], ends[1:], strict=True)}
@@ -133,11 +138,11 @@ def sequence_spans(sequences: Many[Sequence]) -> dict[str, tuple[int, int]]:
     return spans
 
 
-def _place(path: Path, sequence: Sequence, sequences: Many[Sequence]) -> Path:
-    """Where the detections of one sequence are."""
-    for place in (path / f"{sequence.name}.json", path / sequence.name):
-        if place.exists() and place.resolve().is_relative_to(path.resolve()):
-            return place
+def _path_of_sequence(path: Path, sequence: Sequence, sequences: Many[Sequence]) -> Path:
+    """File or folder with the detections of one sequence."""
+    for candidate in (path / f"{sequence.name}.json", path / sequence.name):
+        if candidate.exists() and candidate.resolve().is_relative_to(path.resolve()):
+            return candidate
     if len(sequences) == 1:
         return path
     raise DataError(
@@ -146,43 +151,77 @@ def _place(path: Path, sequence: Sequence, sequences: Many[Sequence]) -> Path:
     )
 
 
-def _videopose3d(path: Path, sequences: Many[Sequence]) -> Detections:
-    """Of an archive that numbers the videos of a recording: in the order of the sequences."""
-    own = read_videopose3d(path)
-    found: dict[str, OfVideo] = {}
-    seen: dict[str, int] = {}
+def _match_videopose3d(path: Path, sequences: Many[Sequence]) -> Detections:
+    """Detections of an archive that numbers the videos of a recording in the sequences' order."""
+    videos = read_videopose3d(path)
+    trimmed: dict[str, VideoDetections] = {}
+    next_number: dict[str, int] = {}
     for sequence in sequences:
         recording = sequence.name.rpartition("/")[0]
-        number = seen[recording] = seen.get(recording, -1) + 1
-        video = own.get(f"{recording}/{number}")
+        number = next_number.get(recording, 0)
+        next_number[recording] = number + 1
+        video = videos.get(f"{recording}/{number}")
         if video is None or len(video.score) < len(sequence):
-            have = "is missing" if video is None else f"has {len(video.score)} frames"
+            problem = "is missing" if video is None else f"has {len(video.score)} frames"
             raise DataError(
                 f"{path}: {recording}/{number}, for sequence {sequence.name} of {len(sequence)} "
-                f"frames, {have}; the archive is of other recordings"
+                f"frames, {problem}; the archive is of other recordings"
             )
-        kept = slice(len(sequence))
-        found[sequence.name] = OfVideo(video.skeleton, video.joints2d[kept], video.score[kept])
-    return _together(found, str(path))
+        frames = slice(len(sequence))
+        trimmed[sequence.name] = VideoDetections(
+            video.skeleton, video.joints2d[frames], video.score[frames]
+        )
+    return _combine_sequences(trimmed, str(path))
 
 
-def _exported(path: Path, sequences: Many[Sequence]) -> Detections:
+def _read_exported(path: Path, sequences: Many[Sequence]) -> Detections:
+    """Detections of a file of `export_detections`."""
+    skeleton, arrays = _check_exported(path)
+    names, lengths = arrays["names"].tolist(), arrays["lengths"].tolist()
+    ends = np.cumsum(lengths).tolist()
+    rows = {
+        name: (end - length, length) for name, end, length in zip(names, ends, lengths, strict=True)
+    }
+    joints2d, score = arrays["joints2d"], arrays["score"]
+    missing = ~np.isfinite(joints2d).all(-1) | ~(score > 0)
+    joints2d, score = joints2d.astype(np.float32), score.astype(np.float32)
+    joints2d[missing], score[missing] = np.nan, 0.0
+    by_sequence = {}
+    for sequence in sequences:
+        first, length = rows.get(sequence.name, (0, None))
+        if length is None or length < len(sequence):
+            problem = f"has {length} frames, not {len(sequence)}"
+            if length is None:
+                problem = "is missing"
+            listed = ", ".join(names[:5])
+            if len(names) > 5:
+                listed += " …"
+            raise DataError(f"{path}: sequence {sequence.name} {problem}; the file holds {listed}")
+        span = slice(first, first + len(sequence))
+        by_sequence[sequence.name] = (joints2d[span], score[span])
+    return Detections(skeleton, by_sequence, str(path))
+
+
+def _check_exported(path: Path) -> tuple[Skeleton, dict[str, NDArray[Any]]]:
+    """Joint set and arrays of a file of `export_detections`, whose shapes and types match."""
     archive = Npz(path)
     joints2d, score = archive.array("joints2d"), archive.array("score")
-    lengths, labels = archive.array("lengths"), archive.array("names")
+    lengths, names = archive.array("lengths"), archive.array("names")
     joints = tuple(archive.array("joints").tolist())
-    kinds = "".join(array.dtype.kind for array in (joints2d, score, lengths, labels))
+    kinds = "".join(array.dtype.kind for array in (joints2d, score, lengths, names))
     if kinds != "ffiU":
-        raise DataError(f"{path}: joints2d, score, lengths, names are of other types; export again")
-    if joints2d.shape != (*score.shape, 2) or not lengths.shape == labels.shape == (len(labels),):
         raise DataError(
-            f"{path}: joints2d {joints2d.shape}, score {score.shape}, names {labels.shape} and "
-            f"lengths {lengths.shape} do not fit each other; export it again"
+            f"{path}: joints2d, score, lengths or names have a wrong data type; export it again"
+        )
+    if joints2d.shape != (*score.shape, 2) or not lengths.shape == names.shape == (len(names),):
+        raise DataError(
+            f"{path}: joints2d {joints2d.shape}, score {score.shape}, names {names.shape} and "
+            f"lengths {lengths.shape} do not match each other; export it again"
         )
     skeleton = next((known for known in SKELETONS.values() if known.joints == joints), None)
     if skeleton is None or joints2d.shape[1:] != (len(joints), 2):
         raise DataError(
-            f"{path}: its joints ({', '.join(map(str, joints))}) are no known joint set; "
+            f"{path}: its joints ({', '.join(map(str, joints))}) are not a known joint set; "
             f"known are {', '.join(SKELETONS)}"
         )
     if (lengths < 0).any() or lengths.sum() != len(joints2d):
@@ -190,28 +229,7 @@ def _exported(path: Path, sequences: Many[Sequence]) -> Detections:
             f"{path}: lengths are below zero or add up to {lengths.sum()}, "
             f"not to {len(joints2d)} frames"
         )
-    names = labels.tolist()
-    rows = {
-        name: (end - length, length)
-        for name, end, length in zip(
-            names, np.cumsum(lengths).tolist(), lengths.tolist(), strict=True
-        )
-    }
-    missing = ~np.isfinite(joints2d).all(-1) | ~(score > 0)
-    joints2d, score = joints2d.astype(np.float32), score.astype(np.float32)
-    joints2d[missing], score[missing] = np.nan, 0.0
-    found = {}
-    for sequence in sequences:
-        first, have = rows.get(sequence.name, (0, None))
-        if have is None or have < len(sequence):
-            raise DataError(
-                f"{path}: sequence {sequence.name} "
-                f"{'is missing' if have is None else f'has {have} frames, not {len(sequence)}'}; "
-                f"the file holds {', '.join(names[:5])}{' …' * (len(names) > 5)}"
-            )
-        span = slice(first, first + len(sequence))
-        found[sequence.name] = (joints2d[span], score[span])
-    return Detections(skeleton, found, str(path))
+    return skeleton, {"joints2d": joints2d, "score": score, "lengths": lengths, "names": names}
 
 
 def export_detections(detections: Detections, path: str | Path) -> None:
@@ -221,14 +239,14 @@ def export_detections(detections: Detections, path: str | Path) -> None:
     `names` (S,) and `lengths` (S,) of the sequences, in the order of their rows.
 
     Raises:
-        StorageError: If the disk refuses.
+        StorageError: If the file cannot be written.
     """
-    joints2d, score = zip(*detections.found.values(), strict=True)
+    joints2d, score = zip(*detections.by_sequence.values(), strict=True)
     arrays = {
         "joints2d": np.concatenate(joints2d),
         "score": np.concatenate(score),
         "joints": np.array(detections.skeleton.joints),
-        "names": np.array(list(detections.found)),
-        "lengths": np.array([len(one) for one in score]),
+        "names": np.array(list(detections.by_sequence)),
+        "lengths": np.array([len(scores) for scores in score]),
     }
     write_atomically(Path(path), lambda file: np.savez(file, allow_pickle=False, **arrays))

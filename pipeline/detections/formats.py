@@ -1,4 +1,4 @@
-"""2D detections in the files of other tools: AlphaPose, OpenPose, MMPose, RTMPose, COCO."""
+"""Readers of 2D detections made by other tools: AlphaPose, OpenPose, MMPose, RTMPose, COCO."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DataError
 from pipeline.files.json_documents import expect_type, number_array, read_json, required_key
-from pipeline.skeleton import BODY25, COCO17, DETECTED, HALPE26, MPII16, Skeleton
+from pipeline.skeleton import BODY25, COCO17, DETECTOR_SKELETONS, HALPE26, MPII16, Skeleton
 from pipeline.sources import VideoDetections
 
-LONGEST = 2_000_000
-"""Frames of the longest video, eleven hours at 50 Hz; a larger number is none of a frame."""
+MAX_FRAMES = 2_000_000
+"""Frames of the longest accepted video, eleven hours at 50 Hz."""
 
 
 def skeleton_by_count(joints: int, place: str, skeleton: str | None = None) -> Skeleton:
-    """The joint set of a tool's output, by its number of joints where nobody names it.
+    """Joint set of a tool's output, found by its number of joints if it has no name.
 
     Args:
-        joints: How many joints the file has.
-        place: File and place, for the message.
-        skeleton: Name of the set, if the user gives one.
+        joints: Number of joints in the file.
+        place: File and position in it, for messages.
+        skeleton: Name of the joint set, if the user gives one.
 
     Raises:
-        DataError: If the name and the number do not fit, or no set of detectors has that many
-        joints.
+        DataError: If the named set has another number of joints, or no known set of detectors
+            has that many.
     """
     if skeleton is not None:
-        if skeleton not in DETECTED:
-            raise DataError(f"{place}: no joint set {skeleton!r}; there are {', '.join(DETECTED)}")
-        named = DETECTED[skeleton]
+        if skeleton not in DETECTOR_SKELETONS:
+            raise DataError(
+                f"{place}: no joint set is called {skeleton!r}; "
+                f"known are {', '.join(DETECTOR_SKELETONS)}"
+            )
+        named = DETECTOR_SKELETONS[skeleton]
         if len(named) != joints:
             raise DataError(
                 f"{place}: has {joints} joints, {skeleton} has "
@@ -42,9 +45,11 @@ def skeleton_by_count(joints: int, place: str, skeleton: str | None = None) -> S
         return named
     usual = {17: COCO17, 25: BODY25, 26: HALPE26, 16: MPII16}
     if joints not in usual:
-        known = "; ".join(f"{s.name} ({len(s)}): {', '.join(s.joints)}" for s in DETECTED.values())
+        known = "; ".join(
+            f"{s.name} ({len(s)}): {', '.join(s.joints)}" for s in DETECTOR_SKELETONS.values()
+        )
         raise DataError(
-            f"{place}: {joints} joints without names are no known set; known are {known}"
+            f"{place}: {joints} joints without names are not a known set; known are {known}"
         )
     return usual[joints]
 
@@ -52,42 +57,59 @@ def skeleton_by_count(joints: int, place: str, skeleton: str | None = None) -> S
 def read_detections(
     path: Path, *, skeleton: str | None = None, frames: int | None = None
 ) -> VideoDetections:
-    """2D joints of the one person in a video, found by another tool.
+    """Read the 2D joints of the one person in a video, found by another tool.
 
-    Recognised are a folder of OpenPose's json files (one per frame), and json files of AlphaPose
+    Accepted are a folder of OpenPose's json files (one per frame), and json files of AlphaPose
     (a list of {image_id, keypoints, score}), MMPose and RTMPose ({meta_info, instance_info} or a
-    list of {frame_id, instances}) and COCO's result form. Of several people in a frame the one
-    with the highest mean score counts; a frame without people is missing.
+    list of {frame_id, instances}) and COCO's result format. If a frame has several people, the one
+    with the highest mean score is used; a frame without people is missing.
 
     Args:
         path: File or folder.
-        skeleton: Name of the joint set where the file does not name its joints; else by their
-            number.
-        frames: Length of the video; without it the last frame that has somebody ends it.
+        skeleton: Name of the joint set where the file does not name its joints; without it the
+            set is found by the number of joints.
+        frames: Length of the video; without it the video ends at the last frame with a person.
 
     Raises:
-        DataError: If the form or the joints are not known, or the file is damaged.
+        DataError: If the format or the joints are unknown, or the file is damaged.
     """
+    names: list[str] | None = None
     if path.is_dir():
-        people, names = _openpose(path), None
+        people = _people_of_openpose(path)
     else:
-        people, names = _listed(read_json(path), str(path))
+        people, names = _people_of_document(read_json(path), str(path))
     if not people:
         raise DataError(f"{path}: holds no person; was anything detected?")
     sizes = {len(joints) for _, joints in people}
     if len(sizes) > 1:
         raise DataError(f"{path}: has people with {sorted(sizes)} joints; one set is expected")
-    chosen = (
-        _named(names, str(path)) if names else skeleton_by_count(sizes.pop(), str(path), skeleton)
-    )
-    if names and len(chosen) != len(people[0][1]):
-        raise DataError(f"{path}: names {len(chosen)} joints and gives {len(people[0][1])}")
+    count = sizes.pop()
+    if names:
+        joint_set = _skeleton_by_names(names, str(path))
+    else:
+        joint_set = skeleton_by_count(count, str(path), skeleton)
+    if len(joint_set) != count:
+        raise DataError(f"{path}: names {len(joint_set)} joints and gives {count}")
     length = max(frame for frame, _ in people) + 1
-    if length > (frames or LONGEST):
-        has = f"a video has at most {LONGEST:,}" if frames is None else f"the video has {frames}"
-        raise DataError(f"{path}: refers to frame {length - 1}; {has}")
-    joints2d = np.full((frames or length, len(chosen), 2), np.nan, np.float32)
-    score = np.zeros(joints2d.shape[:2], np.float32)
+    if length > (frames or MAX_FRAMES):
+        limit = f"the video has {frames}"
+        if frames is None:
+            limit = f"a video has at most {MAX_FRAMES:,}"
+        raise DataError(f"{path}: refers to frame {length - 1}; {limit}")
+    joints2d, score = _best_person_per_frame(people, frames or length, count)
+    return VideoDetections(joint_set, joints2d, score)
+
+
+_People = list[tuple[int, NDArray[np.float64]]]
+"""Frame, and x, y, score of the joints of a person in it, (J, 3)."""
+
+
+def _best_person_per_frame(
+    people: _People, frames: int, count: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Joints and scores of the person with the highest mean score, (T, J, 2) and (T, J)."""
+    joints2d = np.full((frames, count, 2), np.nan, np.float32)
+    score = np.zeros((frames, count), np.float32)
     best: dict[int, float] = {}
     for frame, joints in people:
         mean = float(joints[:, 2].mean())
@@ -96,47 +118,40 @@ def read_detections(
             seen = joints[:, 2] > 0
             joints2d[frame] = np.where(seen[:, None], joints[:, :2], np.nan)
             score[frame] = np.where(seen, joints[:, 2], 0.0)
-    return VideoDetections(chosen, joints2d, score)
+    return joints2d, score
 
 
-_People = list[tuple[int, NDArray[np.float64]]]
-
-
-def _person(flat: Any, place: str) -> NDArray[np.float64]:
-    """x, y, score of each joint, (J, 3), from a flat list."""
+def _joints_of_flat_list(flat: Any, place: str) -> NDArray[np.float64]:
+    """x, y, score of each joint, (J, 3), from a flat list of numbers."""
     values = number_array(flat, (None,), place)
     if not len(values) or len(values) % 3:
         raise DataError(f"{place}: {len(values)} numbers are not x, y, score for each joint")
     return values.reshape(-1, 3)
 
 
-def _openpose(folder: Path) -> _People:
+def _people_of_openpose(folder: Path) -> _People:
+    """People in a folder with one json file per frame."""
     people: _People = []
     files = sorted(folder.glob("*_keypoints.json"))
     if not files:
-        raise DataError(f"{folder}: has no *_keypoints.json; name the folder that OpenPose wrote")
+        raise DataError(f"{folder}: has no *_keypoints.json; give the folder that OpenPose wrote")
     for index, file in enumerate(files):
         found = expect_type(
             required_key(read_json(file), "people", str(file)), list, f"{file}: people"
         )
         for number, person in enumerate(found):
             place = f"{file}: people[{number}]: pose_keypoints_2d"
-            people.append((index, _person(required_key(person, "pose_keypoints_2d", place), place)))
+            flat = required_key(person, "pose_keypoints_2d", place)
+            people.append((index, _joints_of_flat_list(flat, place)))
     return people
 
 
-def _listed(document: Any, path: str) -> tuple[_People, list[str] | None]:
+def _people_of_document(document: Any, path: str) -> tuple[_People, list[str] | None]:
+    """People in the json file of a tool, and the names of their joints if the file has them."""
+    names = None
     if isinstance(document, dict):
-        about = document.get("meta_info", {})
-        names = about.get("keypoint_id2name") if isinstance(about, dict) else None
-        if isinstance(names, dict):
-            try:
-                names = [str(names[str(index)]) for index in range(len(names))]
-            except KeyError as missing:
-                raise DataError(f"{path}: keypoint_id2name has no joint {missing}") from None
+        names = _joint_names(document.get("meta_info", {}), path)
         document = required_key(document, "instance_info", path)
-    else:
-        names = None
     people: _People = []
     order: dict[Any, int] = {}
     for index, record in enumerate(expect_type(document, list, path)):
@@ -146,21 +161,32 @@ def _listed(document: Any, path: str) -> tuple[_People, list[str] | None]:
             frame = expect_type(record.get("frame_id", index), int, f"{place}: frame_id")
             base = 1 if "frame_id" in document[0] and document[0]["frame_id"] == 1 else 0
             for person in expect_type(record["instances"], list, f"{place}: instances"):
-                people.append((frame - base, _instance(person, place)))
+                people.append((frame - base, _joints_of_instance(person, place)))
             continue
         image = required_key(record, "image_id", place)
-        frame = _frame_of(image, order, place)
-        people.append(
-            (frame, _person(required_key(record, "keypoints", place), f"{place}: keypoints"))
-        )
+        frame = _frame_number(image, order, place)
+        flat = required_key(record, "keypoints", place)
+        people.append((frame, _joints_of_flat_list(flat, f"{place}: keypoints")))
     if any(frame < 0 for frame, _ in people):
         raise DataError(f"{path}: refers to a frame before the first")
+    return people, names
+
+
+def _joint_names(meta_info: Any, path: str) -> list[str] | None:
+    """Names of the joints in MMPose's `meta_info`, if it has them."""
+    names = meta_info.get("keypoint_id2name") if isinstance(meta_info, dict) else None
+    if isinstance(names, dict):
+        try:
+            return [str(names[str(index)]) for index in range(len(names))]
+        except KeyError as missing:
+            raise DataError(f"{path}: keypoint_id2name has no joint {missing}") from None
     if not isinstance(names, list):
-        return people, None
-    return people, [expect_type(name, str, f"{path}: keypoint_id2name") for name in names]
+        return None
+    return [expect_type(name, str, f"{path}: keypoint_id2name") for name in names]
 
 
-def _instance(person: Any, place: str) -> NDArray[np.float64]:
+def _joints_of_instance(person: Any, place: str) -> NDArray[np.float64]:
+    """x, y, score of each joint, (J, 3), of a person in MMPose's format."""
     joints = number_array(
         required_key(person, "keypoints", place), (None, 2), f"{place}: keypoints"
     )
@@ -168,8 +194,8 @@ def _instance(person: Any, place: str) -> NDArray[np.float64]:
     return np.c_[joints, number_array(scores, (len(joints),), f"{place}: keypoint_scores")]
 
 
-def _frame_of(image: Any, order: dict[Any, int], place: str) -> int:
-    """Frame of an image id: the number itself, or the last number in a file name, else its turn."""
+def _frame_number(image: Any, order: dict[Any, int], place: str) -> int:
+    """Frame of an image id: the number itself, the last number in a file name, or its position."""
     if isinstance(image, int) and not isinstance(image, bool):
         return image
     digits = re.findall(r"\d+", expect_type(image, str, f"{place}: image_id"))
@@ -178,16 +204,17 @@ def _frame_of(image: Any, order: dict[Any, int], place: str) -> int:
     return order.setdefault(image, len(order))
 
 
-_SAYS = {"neck": "thorax", "hip": "pelvis", "root": "pelvis", "head_top": "head"}
+_OTHER_NAMES = {"neck": "thorax", "hip": "pelvis", "root": "pelvis", "head_top": "head"}
+"""Name of a joint in files of other tools -> our name."""
 
 
-def _named(names: list[str], path: str) -> Skeleton:
-    """The known joint set with these names in this order."""
-    mine = tuple(_SAYS.get(name, name) for name in names)
-    for skeleton in DETECTED.values():
-        if mine in (skeleton.joints, tuple(skeleton.vocabulary)) or tuple(names) == skeleton.joints:
+def _skeleton_by_names(names: list[str], path: str) -> Skeleton:
+    """Known joint set with these names in this order."""
+    ours = tuple(_OTHER_NAMES.get(name, name) for name in names)
+    for skeleton in DETECTOR_SKELETONS.values():
+        if ours in (skeleton.joints, tuple(skeleton.vocabulary)) or tuple(names) == skeleton.joints:
             return skeleton
-    known = "; ".join(f"{s.name}: {', '.join(s.joints)}" for s in DETECTED.values())
+    known = "; ".join(f"{s.name}: {', '.join(s.joints)}" for s in DETECTOR_SKELETONS.values())
     raise DataError(
-        f"{path}: its joints, {', '.join(names)[:500]}, are no known set; known are {known}"
+        f"{path}: its joints, {', '.join(names)[:500]}, are not a known set; known are {known}"
     )

@@ -1,4 +1,4 @@
-"""What `--data.detections` may be: exact or noisy 2D, a checkpoint, a file, a folder, an archive."""
+"""Values of `--data.detections`: exact or noisy 2D, a checkpoint, a file, a folder, an archive."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Kind = Literal["exact", "noisy", "newest", "checkpoint", "file", "folder", "arch
 
 @dataclass(frozen=True)
 class DetectionRequest:
-    """Which 2D joints a lifter gets, parsed once.
+    """Which 2D joints a lifter gets: the parsed value of `--data.detections`.
 
     Args:
-        kind: `exact` (projected joints), `noisy` (the open benchmark's detection noise on them),
-            `newest` (the newest finished 2D stage on the same data), `checkpoint` of a 2D stage,
-            `file` or `folder` of detections made by other tools, or `archive` (the detections of
-            this name that come with the data source).
-        text: As given: one of these words, a path, or a name.
+        kind: `exact` (projected joints), `noisy` (projected joints with the open benchmark's
+            detection noise), `newest` (newest finished 2D stage on the same data), `checkpoint`
+            of a 2D stage, `file` or `folder` of detections made by other tools, or `archive`
+            (detections of this name that come with the data source).
+        text: Value of the option: one of these words, a path, or a name.
     """
 
     kind: Kind
@@ -26,9 +26,9 @@ class DetectionRequest:
 
     @classmethod
     def parse(cls, text: str) -> DetectionRequest:
-        """Tell what a text means.
+        """Parse the value of the option.
 
-        A text that is neither a word nor a path that exists is the name of an archive.
+        A text that is neither one of the words nor an existing path is the name of an archive.
 
         >>> DetectionRequest.parse("noisy")
         DetectionRequest(kind='noisy', text='noisy')
@@ -53,7 +53,7 @@ class DetectionRequest:
 
     @property
     def is_projected(self) -> bool:
-        """Whether the 2D joints are projections of the motion, so that no detector is needed."""
+        """True if the 2D joints are projections of the motion, so that no detector is needed."""
         return self.kind in ("exact", "noisy")
 
     @property

@@ -17,7 +17,7 @@ from pipeline.errors import DataError
 from pipeline.files.pickles import (
     MAX_BYTES,
     MAX_DEPTH,
-    RefusedError,
+    ForbiddenContentError,
     checked_array,
     one_line,
     plain_values,
@@ -25,27 +25,33 @@ from pipeline.files.pickles import (
 )
 from pipeline.files.reading import read_bytes
 
+_PART = re.compile(r"[\w .,()\[\]+-]{1,80}")  # one part of a flattened name
+_INDEX = re.compile(r"\[(\d{1,6})\]")  # a part that is an index of a list
+
 MAX_RATIO = 200
-"""Of unpacked to packed size, for members above 64 MiB: real coordinates pack 1.1 to 3 times."""
+"""Largest ratio of unpacked to packed size; for real coordinates it is 1.1 to 3."""
+
+MIN_CHECKED_BYTES = 64 * 2**20
+"""Members that unpack to more than this are checked against `MAX_RATIO`."""
 
 
 class Npz:
-    """Members of an npz file, checked before they are unpacked.
+    """An npz file whose members are checked before they are unpacked.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
 
     Raises:
-        DataError: If it is no zip file, has a member twice or outside itself, or unpacks to more
-            than `MAX_BYTES`.
+        DataError: If it is no zip file, has a member twice, a member that is no array or whose name
+            leads out of the archive, or unpacks to more than `MAX_BYTES`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        start = _start(path)
-        if not start.startswith(b"PK"):
+        first_bytes = _first_bytes(path)
+        if not first_bytes.startswith(b"PK"):
             raise DataError(
-                f"{path}: is no npz file (starts with {start.hex(' ')}); fetch it again"
+                f"{path}: is no npz file (starts with {first_bytes.hex(' ')}); fetch it again"
             )
         try:
             with zipfile.ZipFile(path) as archive:
@@ -83,8 +89,9 @@ class Npz:
     def objects(self, name: str) -> Any:
         """An array of objects as plain dicts, lists, texts, numbers and arrays of numbers.
 
-        The content of a 0-d array, a list for others; a plain array comes as it is. Members
-        `name/…` are the parts of one that was written without objects (see `flatten_objects`).
+        A 0-d array gives its content, other arrays of objects give lists, and an array of numbers
+        or text is returned unchanged. Members `name/…` are read as the parts of a value that was
+        written without objects (see `flatten_objects`).
 
         Raises:
             DataError: If it is missing or damaged, or holds anything else.
@@ -98,15 +105,15 @@ class Npz:
                 *outer, last = part.split("/")[1:]
                 if len(outer) >= MAX_DEPTH:
                     raise DataError(f"{self.path}: {part[:60]!r} is nested deeper than {MAX_DEPTH}")
-                at = found
+                inner = found
                 for key in outer:
-                    at = at.setdefault(key, {})
-                    if not isinstance(at, dict):
+                    inner = inner.setdefault(key, {})
+                    if not isinstance(inner, dict):
                         raise DataError(f"{self.path}: {part[:60]!r} is an array and has parts")
-                if last in at:
+                if last in inner:
                     raise DataError(f"{self.path}: {part[:60]!r} is an array and has parts")
-                at[last] = self._read(part, objects=False, archive=archive)
-        return _with_lists(found)
+                inner[last] = self._read(part, objects=False, archive=archive)
+        return _restore_lists(found)
 
     def _read(self, name: str, *, objects: bool, archive: zipfile.ZipFile | None = None) -> Any:
         place = f"{self.path}: {name}"
@@ -136,19 +143,18 @@ def flatten_objects(value: Any, name: str, place: str) -> dict[str, NDArray]:
     """Nested dicts and lists of arrays, numbers and texts as arrays called `name/key/[index]/…`.
 
     Args:
-        value: As `Npz.objects` gives it.
-        name: Of the whole.
-        place: File, for messages.
+        value: A value that `Npz.objects` returned.
+        name: Name of the whole value.
+        place: File, for error messages.
 
     Raises:
-        DataError: If a key cannot be part of a name.
+        DataError: If a key cannot be part of a name, or a value is None.
     """
     if isinstance(value, (dict, list)):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        shape = "{}" if isinstance(value, dict) else "[{}]"
         found: dict[str, NDArray] = {}
         for key, inner in pairs:
-            part = shape.format(key)
+            part = str(key) if isinstance(value, dict) else f"[{key}]"
             if not _PART.fullmatch(part) or (isinstance(value, dict) and part.startswith("[")):
                 raise DataError(f"{place}: the key {part[:40]!r} cannot be part of a name")
             found |= flatten_objects(inner, f"{name}/{part}", place)
@@ -158,34 +164,28 @@ def flatten_objects(value: Any, name: str, place: str) -> dict[str, NDArray]:
     return {name: np.asarray(value)}
 
 
-_PART = re.compile(r"[\w .,()\[\]+-]{1,80}")
-
-
-_INDEX = re.compile(r"\[(\d{1,6})\]")
-
-
-def _with_lists(value: Any) -> Any:
-    """Undoes `flatten_objects`: keys in square brackets are places in a list."""
+def _restore_lists(value: Any) -> Any:
+    """The inverse of `flatten_objects`: a dict whose keys are all `[index]` becomes a list."""
     if isinstance(value, np.ndarray):
         return value.item() if value.ndim == 0 else value
-    inner = {key: _with_lists(item) for key, item in value.items()}
-    places = [_INDEX.fullmatch(key) for key in inner]
-    if not all(places):
+    inner = {key: _restore_lists(item) for key, item in value.items()}
+    matches = [_INDEX.fullmatch(key) for key in inner]
+    indices = [int(match[1]) for match in matches if match]
+    if len(indices) < len(inner):
         return inner
-    order = sorted((int(place[1]), key) for place, key in zip(places, inner, strict=True) if place)
-    return [inner[key] for _, key in order]
+    return [item for _, _, item in sorted(zip(indices, inner, inner.values(), strict=True))]
 
 
 def read_npy(data: bytes, place: str, *, objects: bool = False) -> Any:
     """Content of an npy file.
 
     Args:
-        data: Its bytes.
-        place: File and member, for messages.
-        objects: Whether this array may be one of objects.
+        data: Bytes of the file.
+        place: File and member, for error messages.
+        objects: Whether the array may be one of objects.
 
     Raises:
-        DataError: If its header and its size disagree, or it holds what it may not.
+        DataError: If header and size disagree, or the file holds what it may not hold.
     """
     stream = io.BytesIO(data)
     try:
@@ -196,7 +196,7 @@ def read_npy(data: bytes, place: str, *, objects: bool = False) -> Any:
             header = np.lib.format.read_array_header_2_0(stream)
         else:
             raise ValueError(f"npy version {version}")
-    except Exception as error:  # NumPy parses it as Python, which raises many kinds
+    except Exception as error:  # NumPy parses the header as Python: any kind of error
         raise DataError(
             f"{place} has a damaged header ({one_line(error)}); fetch it again"
         ) from None
@@ -205,14 +205,15 @@ def read_npy(data: bytes, place: str, *, objects: bool = False) -> Any:
     try:
         if dtype.hasobject and dtype.kind == "O":
             if not objects:
-                raise RefusedError("an array of numbers is expected, not one of objects")
+                raise ForbiddenContentError("an array of numbers is expected, not one of objects")
             return plain_values(unpickle(rest), 0, {})
         return checked_array(shape, dtype, fortran, rest)
-    except RefusedError as error:
+    except ForbiddenContentError as error:
         raise DataError(f"{place}: {error}") from None
 
 
-def _start(path: Path) -> bytes:
+def _first_bytes(path: Path) -> bytes:
+    """The first four bytes of a file."""
     if path.is_file():
         try:
             with path.open("rb") as file:
@@ -226,9 +227,8 @@ def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
     name = member.filename
     if name.startswith(("/", "\\")) or ".." in Path(name).parts or not name.endswith(".npy"):
         raise DataError(f"{path}: has the member {name[:60]!r}, which is no array")
-    if member.file_size > 64 * 2**20 and member.file_size > MAX_RATIO * max(
-        1, member.compress_size
-    ):
+    largest = max(MIN_CHECKED_BYTES, MAX_RATIO * max(1, member.compress_size))
+    if member.file_size > largest:
         raise DataError(
             f"{path}: {name} unpacks to {member.file_size} bytes from {member.compress_size}"
         )

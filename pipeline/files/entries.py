@@ -1,15 +1,13 @@
-"""Entries of the content store: their manifest, how they are published and checked."""
+"""Entries of the content store: their manifest, how they are written and checked."""
 
 from __future__ import annotations
 
 import errno
 import functools
-import hashlib
 import io
 import json
 import os
 import re
-import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,20 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StorageError
+from pipeline.files.digests import bytes_digest, file_digest, open_file_digest
+from pipeline.files.writing import flush_path, replacement
 
 SCHEMA = 1
 """Version of the layout of an entry; entries of another version are rebuilt."""
 
 
 Arrays = dict[str, NDArray[Any]]
-
+"""The arrays of an entry by name."""
 
 _MANIFEST = "manifest.json"
-
-
-_LARGEST_MANIFEST = 2**28
-
-
+_MAX_MANIFEST_BYTES = 2**28
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -41,7 +37,7 @@ class MissingEntryError(Exception):
 
 
 class DamagedEntryError(Exception):
-    """An entry that must not be used; the text says why."""
+    """An entry that must not be used; the text is the reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +45,10 @@ class Entry:
     """A checked entry.
 
     Args:
-        path: Its folder.
-        key: Everything that decided its content.
-        arrays: Memory-mapped, read-only.
-        facts: What its maker wrote beside them (offsets, counts), plain JSON.
+        path: Folder of the entry.
+        key: Everything that decided its content, plain JSON.
+        arrays: Arrays by name, memory-mapped and read-only.
+        facts: Facts about the arrays (offsets, counts), plain JSON.
     """
 
     path: Path
@@ -63,15 +59,15 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class CacheSpecification:
-    """What an entry is, said before it exists.
+    """Specification of a cache entry: its name, key, arrays and facts.
 
     Args:
-        stem: Readable beginning of its name.
-        key: Everything that decides its content, plain JSON.
-        layout: Shape and type (as `numpy.dtype.str`) of each array; none to find an entry whose
-            layout only the key decides.
-        facts: Written beside the arrays for whoever reads them (offsets, counts), plain JSON; none
-            to find an entry whatever they are.
+        stem: Readable beginning of the entry's name.
+        key: Everything that decides the content, plain JSON.
+        layout: Shape and type (as `numpy.dtype.str`) of each array. None finds an entry by its key,
+            with any layout.
+        facts: Facts about the arrays (offsets, counts), plain JSON, stored beside them. None finds
+            an entry with any facts.
     """
 
     stem: str
@@ -83,11 +79,11 @@ class CacheSpecification:
     def name(self) -> str:
         """`<stem>-<first 16 digits of the key's SHA-256>`."""
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", self.stem).strip("-")[:80] or "entry"
-        return f"{stem}-{_digest(self.key)[:16]}"
+        return f"{stem}-{json_digest(self.key)[:16]}"
 
     @property
     def size(self) -> int:
-        """Bytes of the arrays."""
+        """Size of all arrays, bytes."""
         return sum(
             int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
             for shape, kind in (self.layout or {}).values()
@@ -95,12 +91,14 @@ class CacheSpecification:
 
 
 def read_entry(path: Path) -> Entry:
-    """Open an entry and check it whole: names, sizes, types and SHA-256 of each array.
+    """Open an entry and check names, sizes, types and SHA-256 of all its arrays.
 
-    The folder is opened once and its files through it, so that what was checked is what is used
-    even if the entry is replaced meanwhile.
+    The folder is opened once, and its files through the open folder. So the files that were checked
+    are the files that are used, even if the entry is replaced meanwhile.
 
     Raises:
+        MissingEntryError: If there is no such entry.
+        DamagedEntryError: If it fails a check.
         StorageError: If the entry or a file in it is a symbolic link.
     """
     try:
@@ -114,23 +112,24 @@ def read_entry(path: Path) -> Entry:
             ) from None
         raise DamagedEntryError(f"cannot be opened ({error.strerror})") from None
     try:
-        manifest = _manifest(path, folder)
+        manifest = _read_manifest(path, folder)
         with os.scandir(folder) as members:
             names = {member.name for member in members}
         if names != {_MANIFEST, *(f"{name}.npy" for name in manifest["arrays"])}:
-            raise DamagedEntryError("has files too many or too few")
+            raise DamagedEntryError("has other files than its manifest lists")
         arrays = {
-            name: _array(path, folder, name, told) for name, told in manifest["arrays"].items()
+            name: _map_array(path, folder, name, described)
+            for name, described in manifest["arrays"].items()
         }
         return Entry(path, manifest["key"], arrays, manifest["facts"])
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
-        raise DamagedEntryError("its manifest or an array's head is not readable") from None
+        raise DamagedEntryError("its manifest or the header of an array is not readable") from None
     finally:
         os.close(folder)
 
 
 def describe_damage(path: Path) -> str:
-    """Why an entry must not be used; empty if it is whole."""
+    """The reason why an entry must not be used; empty if it is whole."""
     try:
         read_entry(path)
     except (MissingEntryError, DamagedEntryError, StorageError) as reason:
@@ -138,39 +137,41 @@ def describe_damage(path: Path) -> str:
     return ""
 
 
-def _manifest(path: Path, folder: int) -> dict[str, Any]:
-    with _member(path, folder, _MANIFEST) as file:
-        content = file.read(_LARGEST_MANIFEST)
+def _read_manifest(path: Path, folder: int) -> dict[str, Any]:
+    """The manifest of an entry whose folder is open, checked by its digest."""
+    with _open_member(path, folder, _MANIFEST) as file:
+        content = file.read(_MAX_MANIFEST_BYTES)
     manifest: dict[str, Any] = json.loads(content)
     digest = manifest.pop("sha256")
-    if canonical_json({**manifest, "sha256": digest}) != content or digest != _digest(manifest):
+    if canonical_json({**manifest, "sha256": digest}) != content or digest != json_digest(manifest):
         raise DamagedEntryError("its manifest fails its checksum")
     if manifest["schema"] != SCHEMA:
         raise DamagedEntryError(f"was made by version {manifest['schema']} of the cache")
     return manifest
 
 
-def _array(path: Path, folder: int, name: str, told: dict[str, Any]) -> NDArray[Any]:
-    with _member(path, folder, f"{name}.npy") as file:
-        if os.fstat(file.fileno()).st_size != told["bytes"]:
-            raise DamagedEntryError(f"{name}.npy has another size than its manifest says")
-        if hashlib.file_digest(file, "sha256").hexdigest() != told["sha256"]:
+def _map_array(path: Path, folder: int, name: str, described: dict[str, Any]) -> NDArray[Any]:
+    """An array of an entry, checked against its description in the manifest, memory-mapped."""
+    with _open_member(path, folder, f"{name}.npy") as file:
+        if os.fstat(file.fileno()).st_size != described["bytes"]:
+            raise DamagedEntryError(f"{name}.npy has another size than in its manifest")
+        if open_file_digest(file) != described["sha256"]:
             raise DamagedEntryError(f"{name}.npy fails its checksum")
         file.seek(0)
         np.lib.format.read_magic(file)
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
         start = file.tell()
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        if dtype.hasobject or fortran or start + size != told["bytes"]:
+        if dtype.hasobject or fortran or start + size != described["bytes"]:
             raise DamagedEntryError(f"{name}.npy is no plain array")
-        if [list(shape), dtype.str] != [told["shape"], told["dtype"]]:
-            raise DamagedEntryError(f"{name}.npy has another shape or type than its manifest says")
+        if [list(shape), dtype.str] != [described["shape"], described["dtype"]]:
+            raise DamagedEntryError(f"{name}.npy has another shape or type than in its manifest")
         if not size:
-            return np.zeros(shape, dtype)  # nothing cannot be mapped
+            return np.zeros(shape, dtype)  # an empty file cannot be mapped
         return np.memmap(file, dtype, mode="r", offset=start, shape=shape)
 
 
-def _member(path: Path, folder: int, name: str) -> io.BufferedReader:
+def _open_member(path: Path, folder: int, name: str) -> io.BufferedReader:
     """A regular file of an entry, opened through its folder."""
     if not _NAME.fullmatch(name):
         raise DamagedEntryError("its manifest names a file outside the entry")
@@ -189,82 +190,50 @@ def _member(path: Path, folder: int, name: str) -> io.BufferedReader:
 
 
 def canonical_json(content: dict[str, Any]) -> bytes:
-    """The one way to write plain content as JSON."""
+    """Plain content as JSON, always with the same bytes."""
     return json.dumps(content, sort_keys=True, allow_nan=False, indent=1).encode("ascii")
 
 
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(content)).hexdigest()
+def json_digest(content: dict[str, Any]) -> str:
+    """SHA-256 of plain content as canonical JSON."""
+    return bytes_digest(canonical_json(content))
 
 
 def publish_entry(path: Path, specification: CacheSpecification, arrays: Arrays) -> None:
-    """Write an entry under a temporary name and put it in its place in one step."""
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
-    temporary.mkdir()
-    try:
-        described = {}
-        for name, array in arrays.items():
-            if not _NAME.fullmatch(name):
-                raise ValueError(f"an array cannot be called {name!r}")
-            file = temporary / f"{name}.npy"
-            content = np.ascontiguousarray(array)
-            with file.open("wb") as stream:
-                np.lib.format.write_array(stream, content, version=(1, 0), allow_pickle=False)
-                _flush(stream)
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            described[name] = {
-                "bytes": file.stat().st_size,
-                "dtype": content.dtype.str,
-                "shape": list(content.shape),
-                "sha256": digest,
-            }
+    """Write an entry so that it is there whole or not at all.
+
+    An entry at the same place is replaced; it must be damaged.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with replacement(path, ending="tmp") as temporary:
+        temporary.mkdir()
         manifest = {
             "schema": SCHEMA,
             "key": specification.key,
-            "arrays": described,
+            "arrays": {
+                name: _write_array(temporary, name, array) for name, array in arrays.items()
+            },
             "facts": specification.facts or {},
         }
-        manifest["sha256"] = _digest(manifest)
-        write_flushed(temporary / _MANIFEST, canonical_json(manifest))
-        _flush_folder(temporary)
-        if (
-            path.exists()
-        ):  # only a damaged entry: it is moved aside because rename replaces no full folder
-            aside = path.parent / f".{path.name}.{os.getpid()}.old.tmp"
-            path.rename(aside)
-            temporary.rename(path)
-            remove_path(aside)
-        else:
-            temporary.rename(path)
-        _flush_folder(path.parent)
-    except BaseException:
-        remove_path(temporary)
-        raise
+        manifest["sha256"] = json_digest(manifest)
+        (temporary / _MANIFEST).write_bytes(canonical_json(manifest))
+        flush_path(temporary / _MANIFEST)
 
 
-def write_flushed(file: Path, content: bytes | memoryview) -> None:
+def _write_array(folder: Path, name: str, array: NDArray[Any]) -> dict[str, Any]:
+    """Write an array to a folder, flushed to the disk; its description for the manifest."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"an array cannot be called {name!r}")
+    file = folder / f"{name}.npy"
+    content = np.ascontiguousarray(array)
     with file.open("wb") as stream:
-        stream.write(content)
-        _flush(stream)
-
-
-def _flush(stream: Any) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def remove_path(path: Path) -> None:
-    """Remove a folder with what is in it, or a link or file itself."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        np.lib.format.write_array(stream, content, version=(1, 0), allow_pickle=False)
+    flush_path(file)
+    return {
+        "bytes": file.stat().st_size,
+        "dtype": content.dtype.str,
+        "shape": list(content.shape),
+        "sha256": file_digest(file),
+    }

@@ -14,31 +14,26 @@ from pipeline.errors import DataError
 from pipeline.files.reading import read_bytes
 
 MAX_PIXELS = 100_000_000
-"""Larger images are refused from their header, before anything is unpacked."""
+"""Larger images are rejected after reading the header, before anything is unpacked."""
 
-
-_MARKER = re.compile(
-    rb"\xff[^\x00\xd0-\xd7\xff]"
-)  # in scan data FF 00 is a stuffed byte, FF D0-D7 a restart
-
-
+# in scan data FF 00 is a stuffed byte, and FF D0-D7 a restart
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # ITU T.81 table B.1: SOF0-SOF15
-
-
 _NO_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 
 
 def image_size(data: bytes, name: str) -> tuple[int, int]:
     """Width and height of a JPEG or PNG file that is whole up to its end marker.
 
-    The decoder alone is not enough: it fills what a cut JPEG lacks with grey and says nothing.
+    The decoder alone is not enough: it fills the missing part of a truncated JPEG with grey and
+    reports nothing.
 
     Args:
         data: Bytes of the file.
-        name: Of the file, for messages.
+        name: Name of the file, for error messages.
 
     Raises:
-        DataError: If it is another format, ends early, or claims more than `MAX_PIXELS`.
+        DataError: If the file has another format, ends early, or claims more than `MAX_PIXELS`.
     """
     if data.startswith(b"\xff\xd8"):
         size = _jpeg_size(data, name)
@@ -57,66 +52,69 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
     return size
 
 
-def _cut(data: bytes, name: str, at: int) -> DataError:
+def _truncated(data: bytes, name: str, position: int) -> DataError:
+    """The error for a file that can be read only up to a position."""
     return DataError(
-        f"{name}: ends before its end marker ({min(at, len(data))} of {len(data)} bytes make "
-        "sense); fetch it again"
+        f"{name}: ends before its end marker ({min(position, len(data))} of {len(data)} bytes can "
+        "be read); fetch it again"
     )
 
 
 def _jpeg_size(data: bytes, name: str) -> tuple[int, int]:
-    at, size = 2, None
+    """Width and height of a JPEG file, whose segments are walked up to the end marker."""
+    position, size = 2, None
     while True:
-        if at + 2 > len(data) or data[at] != 0xFF:
-            raise _cut(data, name, at)
-        marker = data[at + 1]
+        if position + 2 > len(data) or data[position] != 0xFF:
+            raise _truncated(data, name, position)
+        marker = data[position + 1]
         if marker == 0xFF:  # fill byte
-            at += 1
+            position += 1
             continue
-        if marker == 0xD9:
+        if marker == 0xD9:  # end of the image
             break
         if marker in _NO_LENGTH:
-            at += 2
+            position += 2
             continue
-        if at + 4 > len(data):
-            raise _cut(data, name, at)
-        end = at + 2 + struct.unpack_from(">H", data, at + 2)[0]
+        if position + 4 > len(data):
+            raise _truncated(data, name, position)
+        end = position + 2 + struct.unpack_from(">H", data, position + 2)[0]
         if marker in _FRAME_HEADERS:
-            if at + 9 > len(data):
-                raise _cut(data, name, at)
-            height, width = struct.unpack_from(">HH", data, at + 5)
+            if position + 9 > len(data):
+                raise _truncated(data, name, position)
+            height, width = struct.unpack_from(">HH", data, position + 5)
             size = (width, height)
-        if marker == 0xDA:
+        if marker == 0xDA:  # start of a scan
             found = _MARKER.search(data, end)
             if not found:
-                raise _cut(data, name, len(data))
+                raise _truncated(data, name, len(data))
             end = found.start()
-        at = end
+        position = end
     if size is None:
         raise DataError(f"{name}: is a JPEG file without an image; fetch it again")
     return size
 
 
 def _png_size(data: bytes, name: str) -> tuple[int, int]:
-    at = 8
+    """Width and height of a PNG file, whose chunks are walked up to the end chunk."""
+    position = 8
     if len(data) < 33 or data[12:16] != b"IHDR":
-        raise _cut(data, name, at)
-    while at + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, at)
-        if data[at + 4 : at + 8] == b"IEND":
+        raise _truncated(data, name, position)
+    while position + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        if data[position + 4 : position + 8] == b"IEND":
             width, height = struct.unpack_from(">II", data, 16)
             return width, height
-        at += 12 + length
-    raise _cut(data, name, at)
+        position += 12 + length
+    raise _truncated(data, name, position)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """A photograph as OpenCV keeps it: BGR, (H, W, 3).
+    """An image file as OpenCV decodes it: BGR, (H, W, 3).
 
-    In the orientation of its pixels: EXIF is not applied, as COCO and MPII were labelled.
+    The EXIF orientation is not applied, because COCO and MPII were labelled without it.
 
     Raises:
-        DataError: If the file is missing, cut, damaged or no image.
+        DataError: If the file is missing, truncated, damaged or no image.
     """
     data = read_bytes(path)
     width, height = image_size(data, str(path))

@@ -1,4 +1,4 @@
-"""JSON files read strictly: every fault is one line that names the file and the place."""
+"""JSON files read strictly; each error is one line that names the file and the place in it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from pipeline.files.reading import read_bytes
 
 MAX_BYTES = 2 * 2**30
 MAX_NUMBER = 1e30
-"""No number in a data set of people is larger; float32 still holds it."""
+"""Larger numbers are rejected: no data set of people has them, and float32 could not hold them."""
 
 Kind = TypeVar("Kind")
 _NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
 
 
-class _Refused(ValueError):
-    pass
+class _InvalidContentError(ValueError):
+    """JSON that Python's parser accepts and this module rejects."""
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise _Refused(f"holds {name}, which is no number")
+def _reject_constant(name: str) -> NoReturn:
+    raise _InvalidContentError(f"holds {name}, which is no number")
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _dict_of_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in found if names.count(name) > 1)
-        raise _Refused(f"has the key {twice[:60]!r} twice in one object")
+        raise _InvalidContentError(f"has the key {twice[:60]!r} twice in one object")
     return found
 
 
@@ -48,10 +48,10 @@ def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
     try:
         return json.loads(
             read_bytes(path, limit).decode("utf-8-sig"),
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_distinct,
+            parse_constant=_reject_constant,
+            object_pairs_hook=_dict_of_distinct_keys,
         )
-    except _Refused as error:
+    except _InvalidContentError as error:
         raise DataError(f"{path}: {error}; write it again without") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 at byte {error.start}; save it as UTF-8") from None
@@ -61,28 +61,26 @@ def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
             f"{path}: {place}: is not valid JSON ({error.msg}); fetch it again"
         ) from None
     except RecursionError:
-        raise DataError(
-            f"{path}: is nested too deep; no data set of people looks like that"
-        ) from None
+        raise DataError(f"{path}: is nested too deep for a data set; fetch it again") from None
     except ValueError as error:  # a whole number of more than 4300 digits
         raise DataError(f"{path}: {str(error)[:80]}; fetch it again") from None
 
 
 def expect_type(value: Any, kind: type[Kind], place: str) -> Kind:
-    """The value itself, if it is of that kind.
+    """The value itself, checked to be of a type.
 
     Args:
-        value: From a JSON file.
-        kind: `dict`, `list`, `str` or `int`.
-        place: File and place, for the message.
+        value: Value from a JSON file.
+        kind: Expected type: `dict`, `list`, `str` or `int`.
+        place: File and place in it, for the error message.
 
     Raises:
-        DataError: If it is of another kind, or a whole number beyond 64 bits.
+        DataError: If the value has another type, or is a whole number beyond 64 bits.
     """
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise DataError(f"{place}: {_NAMES[kind]} is expected, not {_shown(value)}")
+        raise DataError(f"{place}: {_NAMES[kind]} is expected, not {_short_text(value)}")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise DataError(f"{place}: a number of {value.bit_length()} bits is none of a data set")
+        raise DataError(f"{place}: a number of {value.bit_length()} bits is too large")
     return value
 
 
@@ -90,7 +88,7 @@ def required_key(record: Any, name: str, place: str) -> Any:
     """Value of a key of a JSON object.
 
     Raises:
-        DataError: If this is no object or the key is missing; the message lists the keys there are.
+        DataError: If this is no object, or the key is missing; the message lists the keys it has.
     """
     expect_type(record, dict, place)
     if name not in record:
@@ -100,24 +98,29 @@ def required_key(record: Any, name: str, place: str) -> Any:
 
 
 def number_array(value: Any, shape: tuple[int | None, ...], place: str) -> NDArray[np.float64]:
-    """Finite numbers of a shape, float64; None in `shape` stands for any length.
+    """Finite numbers as an array of a given shape, float64.
+
+    Args:
+        value: Value from a JSON file.
+        shape: Expected shape; None stands for any length.
+        place: File and place in it, for the error message.
 
     Raises:
-        DataError: If these are other things than finite numbers, or of another shape.
+        DataError: If the value is not made of finite numbers, or has another shape.
     """
     try:
         array = np.array(value)
     except (ValueError, OverflowError, RecursionError):
         array = np.array(None)
-    wanted = "x".join("n" if size is None else str(size) for size in shape) or "one"
+    expected = "x".join("n" if size is None else str(size) for size in shape) or "one"
     if array.dtype.kind not in "iuf" and array.size:
-        raise DataError(f"{place}: {wanted} numbers are expected, not {_shown(value)}")
+        raise DataError(f"{place}: {expected} numbers are expected, not {_short_text(value)}")
     matches = array.ndim == len(shape) and all(
-        want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+        size is None or size == actual for size, actual in zip(shape, array.shape, strict=True)
     )
     if not matches:
-        had = "x".join(map(str, array.shape)) or "one"
-        raise DataError(f"{place}: {wanted} numbers are expected, not {had}")
+        actual_shape = "x".join(map(str, array.shape)) or "one"
+        raise DataError(f"{place}: {expected} numbers are expected, not {actual_shape}")
     array = array.astype(np.float64)
     if not (np.abs(array) < MAX_NUMBER).all():
         raise DataError(f"{place}: has a number that is not finite or beyond all bounds")
@@ -125,13 +128,18 @@ def number_array(value: Any, shape: tuple[int | None, ...], place: str) -> NDArr
 
 
 def expect_number(record: Mapping[str, Any], name: str, place: str) -> float:
-    """One finite number under a key of a JSON object."""
+    """The finite number under a key of a JSON object.
+
+    Raises:
+        DataError: If the key is missing or its value is no finite number.
+    """
     value = required_key(record, name, place)
     if type(value) in (int, float) and abs(value) < MAX_NUMBER:
         return float(value)
     return float(number_array(value, (), f"{place}: {name}"))
 
 
-def _shown(value: Any) -> str:
+def _short_text(value: Any) -> str:
+    """A value as at most 40 characters for an error message; of a container, its type."""
     text = type(value).__name__ if isinstance(value, (dict, list)) else repr(value)
     return text if len(text) <= 40 else text[:37] + "..."

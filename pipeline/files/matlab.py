@@ -1,4 +1,4 @@
-"""Arrays of numbers from MATLAB 5 files; SciPy's reader crashes on damaged ones."""
+"""Arrays of numbers from MATLAB 5 files; used because SciPy's reader crashes on damaged ones."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pipeline.errors import DataError
 from pipeline.files.reading import read_bytes
 
 MAX_BYTES = 256 * 2**20
-"""Unpacked, of one array; MPII's files have less than one of them."""
+"""Largest unpacked size of an array; those of MPII's files are smaller than 1 MiB."""
 
-_NUMBERS = {
+_NUMBER_TYPES = {
     1: "i1",
     2: "u1",
     3: "i2",
@@ -29,12 +29,12 @@ _NUMBERS = {
     12: "i8",
     13: "u8",
 }
-_MATRIX, _COMPRESSED = 14, 15
-_NUMERIC = range(6, 16)  # mxDOUBLE_CLASS … mxUINT64_CLASS
+_MATRIX, _COMPRESSED = 14, 15  # types of data elements
+_NUMERIC_CLASSES = range(6, 16)  # mxDOUBLE_CLASS … mxUINT64_CLASS
 
 
 def read_matlab(path: Path) -> dict[str, NDArray[np.float64]]:
-    """The arrays of numbers in a file by name; other variables are left out.
+    """The arrays of numbers in a file by name, float64; other variables are left out.
 
     Raises:
         DataError: If this is no MATLAB 5 file, or it is damaged.
@@ -51,7 +51,7 @@ def read_matlab(path: Path) -> dict[str, NDArray[np.float64]]:
             if kind == _COMPRESSED:
                 inner = zlib.decompressobj().decompress(content, MAX_BYTES)
                 kind, content = next(_elements(memoryview(inner), order, padded=True))
-            if kind == _MATRIX and (array := _matrix(content, order)) is not None:
+            if kind == _MATRIX and (array := _read_matrix(content, order)) is not None:
                 found[array[0]] = array[1]
     except (ValueError, struct.error, zlib.error, StopIteration, OverflowError) as error:
         reason = " ".join(str(error).split())[:80] or type(error).__name__
@@ -60,35 +60,41 @@ def read_matlab(path: Path) -> dict[str, NDArray[np.float64]]:
 
 
 def _elements(data: memoryview, order: str, *, padded: bool) -> Iterator[tuple[int, memoryview]]:
-    """Type and content of each data element."""
-    at = 0
-    while at < len(data):
-        kind, size = struct.unpack_from(order + "II", data, at)
-        if kind >> 16:  # a small element: size and type share a word, the content is in the other
-            kind, size, start, end = kind & 0xFFFF, kind >> 16, at + 4, at + 8
+    """Type and content of each data element.
+
+    Args:
+        data: Bytes of consecutive elements.
+        order: Byte order, `<` or `>`.
+        padded: Whether elements are padded to a multiple of 8 bytes.
+    """
+    position = 0
+    while position < len(data):
+        kind, size = struct.unpack_from(order + "II", data, position)
+        if kind >> 16:  # small element: 2 bytes of size, 2 of type, 4 of content
+            kind, size, start, end = kind & 0xFFFF, kind >> 16, position + 4, position + 8
             if size > 4:
                 raise ValueError(f"a small element has {size} bytes")
         else:
-            start = at + 8
+            start = position + 8
             end = start + size + (-size % 8 if padded and kind != _COMPRESSED else 0)
         if start + size > len(data):
-            raise ValueError(f"an element of {size} bytes is cut")
+            raise ValueError(f"an element of {size} bytes is truncated")
         yield kind, data[start : start + size]
-        at = end
+        position = end
 
 
-def _matrix(content: memoryview, order: str) -> tuple[str, NDArray[np.float64]] | None:
+def _read_matrix(content: memoryview, order: str) -> tuple[str, NDArray[np.float64]] | None:
     """Name and numbers of an array; none for cells, structures, texts and complex numbers."""
     parts = _elements(content, order, padded=True)
     (flags,) = struct.unpack_from(order + "I", next(parts)[1])
-    if flags & 0xFF not in _NUMERIC or flags & 0x800:
+    if flags & 0xFF not in _NUMERIC_CLASSES or flags & 0x800:
         return None
     shape = tuple(int(n) for n in np.frombuffer(next(parts)[1], order + "i4"))
     name = bytes(next(parts)[1]).decode("ascii")
     kind, values = next(parts)
-    if kind not in _NUMBERS or not 2 <= len(shape) <= 8 or min(shape) < 0:
+    if kind not in _NUMBER_TYPES or not 2 <= len(shape) <= 8 or min(shape) < 0:
         raise ValueError(f"{name[:40]} has no proper numbers")
-    dtype = np.dtype(order + _NUMBERS[kind])
+    dtype = np.dtype(order + _NUMBER_TYPES[kind])
     if math.prod(shape) * dtype.itemsize != len(values):
         raise ValueError(f"{name[:40]} claims {shape} and has {len(values)} bytes")
     numbers = np.frombuffer(values, dtype)

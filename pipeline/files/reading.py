@@ -8,13 +8,18 @@ from pathlib import Path
 from pipeline.errors import DataError
 
 MAX_BYTES = 256 * 2**20
+"""Largest file that is read, unless a reader gives another limit."""
 
 
 def safe_relative_name(name: str, place: str) -> str:
-    """The name of an image in a data set, if it stays below the folder it is looked for in.
+    """The name of an image in a data set, checked to stay inside the folder of the data set.
+
+    Args:
+        name: Name of the image, relative to the folder.
+        place: File that has the name, for the error message.
 
     Raises:
-        DataError: If it leads out of the folder.
+        DataError: If the name leads out of the folder.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
         raise DataError(f"{place} {name[:60]!r} leads out of the folder")
@@ -25,8 +30,8 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """Content of a regular file.
 
     Raises:
-        DataError: If there is none, if it is empty, a folder, a pipe or device, or larger than
-            `limit` bytes.
+        DataError: If it is missing, empty, a folder, a pipe or a device, or larger than `limit`
+            bytes.
     """
     try:
         state = path.stat()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import io
 import json
 import logging
@@ -21,6 +20,7 @@ import filelock
 import numpy as np
 
 from pipeline.errors import StorageError
+from pipeline.files.digests import file_digest
 from pipeline.files.entries import (
     Arrays,
     CacheSpecification,
@@ -30,42 +30,46 @@ from pipeline.files.entries import (
     canonical_json,
     publish_entry,
     read_entry,
-    remove_path,
-    write_flushed,
 )
+from pipeline.files.writing import remove_path, replacement
 
 _log = logging.getLogger(__name__)
 
-
-_DIGESTS = ".digests.jsonl"
-
-
-_PATIENCE = 10.0  # seconds between two lines that say for whom a process waits
+_DIGESTS_FILE = ".digests.jsonl"
+_WAITING_INTERVAL = 10.0  # seconds between two lines that name the process that is waited for
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Finished parts of an entry that is being built; they outlive a killed builder.
+    """Finished parts of an entry that is being built; they stay if the builder is killed.
 
     Args:
-        folder: Where they lie. Several processes may write different shards at once.
+        folder: Folder of the shards. Several processes may write different shards at once.
     """
 
     folder: Path
 
     def put(self, name: str, arrays: Arrays) -> None:
-        """Write a shard whole or not at all."""
+        """Write a shard so that it is there whole or not at all.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, **arrays)
-        temporary = self.folder / f".{name}.{os.getpid()}.tmp"
-        with _storage(self.folder, "cannot write"):
-            write_flushed(temporary, content.getbuffer())
-            temporary.replace(self.folder / f"{name}.npz")
+        with (
+            _storage_errors(self.folder, "cannot write"),
+            replacement(self.folder / f"{name}.npz", ending="tmp") as temporary,
+        ):
+            temporary.write_bytes(content.getbuffer())
 
     def get(self, name: str) -> Arrays | None:
         """The arrays of a shard; none if it is not there or its checksums fail."""
         try:
-            with _open(self.folder / f"{name}.npz") as file, zipfile.ZipFile(file) as archive:
+            with (
+                _open_no_link(self.folder / f"{name}.npz") as file,
+                zipfile.ZipFile(file) as archive,
+            ):
                 if archive.testzip() is not None:
                     return None
                 file.seek(0)
@@ -76,7 +80,7 @@ class Shards:
 
 
 Build = Callable[[Shards], Arrays]
-"""Makes what is missing, keeping finished parts as shards, and returns all arrays of the entry."""
+"""Builds what is missing, stores finished parts as shards, and returns all arrays of the entry."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +93,20 @@ class Store:
         unfinished entries and remembered digests.
 
     Args:
-        root: The folder; made when the first entry is.
+        root: Folder of the cache; it is made with the first entry.
     """
 
     root: Path
 
     def shards(self, specification: CacheSpecification) -> Shards:
-        """Where the finished parts of an entry lie while it is being built."""
+        """The finished parts of an entry while it is being built."""
         return Shards(self.root / f".{specification.name}.building")
 
     def find(self, specification: CacheSpecification) -> Entry | None:
         """The entry if it is there and whole.
 
         Raises:
-            StorageError: If the entry is a link or holds one.
+            StorageError: If the entry is a symbolic link or holds one.
         """
         try:
             return self._checked(specification)
@@ -112,20 +116,20 @@ class Store:
     def fetch(self, specification: CacheSpecification, build: Build) -> Entry:
         """The entry, built if it is missing or damaged.
 
-        One process builds at a time, under a kernel lock that dies with it; others wait and say
-        so. A builder that was killed is taken over: its shards are kept.
+        One process builds at a time, under a kernel lock that ends with the process; the others
+        wait and log it. If a builder was killed, the next one continues with its shards.
 
         Args:
-            specification: Which entry.
-            build: Called under the lock.
+            specification: Specification of the entry.
+            build: Function that builds the arrays; called under the lock.
 
         Raises:
-            StorageError: If the entry is missing and cannot be written, or is a link.
+            StorageError: If the entry is missing and cannot be written, or is a symbolic link.
         """
         if entry := self.find(specification):
             return entry
         path = self.root / specification.name
-        with _storage(self.root, "cannot be written"):
+        with _storage_errors(self.root, "cannot be written"):
             self.root.mkdir(parents=True, exist_ok=True)
         with self.lock(specification.name):
             try:
@@ -135,50 +139,49 @@ class Store:
             except DamagedEntryError as damage:
                 _log.warning("heatlift: warning: %s: %s; rebuilding", path, damage)
             _warn_if_open_to_all(self.root)
-            self.sweep(specification.name)
-            self._room_for(2 * specification.size)
+            self.remove_leftovers(specification.name)
+            self._check_free_space(2 * specification.size)
             shards = self.shards(specification)
-            with _storage(shards.folder, "cannot be written"):
-                _real_folder(shards.folder)
+            with _storage_errors(shards.folder, "cannot be written"):
+                _make_folder(shards.folder)
             arrays = build(shards)
-            with _storage(path, "cannot be written"):
+            with _storage_errors(path, "cannot be written"):
                 publish_entry(path, specification, arrays)
                 shutil.rmtree(shards.folder)
             return self._checked(specification)
 
     def digest(self, file: Path) -> str:
-        """SHA-256 of a file's bytes, remembered by path, size and time of change.
+        """SHA-256 of a file, remembered by path, size and time of change.
 
         Raises:
             OSError: If the file cannot be read.
         """
         file = file.resolve()
         status = file.stat()
-        mark = (str(file), status.st_size, status.st_mtime_ns)
-        known = _remembered(self.root / _DIGESTS)
-        if mark not in known:
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            # A file changed within the clock's last tick may change again and keep its time.
+        version = (str(file), status.st_size, status.st_mtime_ns)
+        known = _known_digests(self.root / _DIGESTS_FILE)
+        if version not in known:
+            digest = file_digest(file)
+            # a file that changed just now may change again within the same clock tick
             if time.time_ns() - status.st_mtime_ns < 2_000_000_000:
                 return digest
-            known[mark] = digest
+            known[version] = digest
             with contextlib.suppress(OSError):
                 self.root.mkdir(parents=True, exist_ok=True)
-                with (self.root / _DIGESTS).open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps([*mark, digest]) + "\n")
-        return known[mark]
+                with (self.root / _DIGESTS_FILE).open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps([*version, digest]) + "\n")
+        return known[version]
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold an entry alone; wait, and say for whom, while another process holds it."""
+        """Hold the lock of an entry; while another process holds it, wait and log its id."""
         lock = filelock.FileLock(self.root / f".{name}.lock")
         holder = self.root / f".{name}.pid"
         began = time.monotonic()
-        with _storage(self.root / name, "is not complete and cannot be written"):
+        with _storage_errors(self.root / name, "is not complete and cannot be written"):
             while not lock.is_locked:
                 try:
-                    lock.acquire(timeout=_PATIENCE)
+                    lock.acquire(timeout=_WAITING_INTERVAL)
                 except filelock.Timeout:
                     pid = "?"
                     with contextlib.suppress(OSError):
@@ -196,6 +199,7 @@ class Store:
             lock.release()
 
     def _checked(self, specification: CacheSpecification) -> Entry:
+        """The entry, checked against its specification."""
         entry = read_entry(self.root / specification.name)
         if entry.key != json.loads(canonical_json(specification.key)):
             raise DamagedEntryError("was made for another key")
@@ -209,31 +213,35 @@ class Store:
             raise DamagedEntryError("holds arrays of other shapes, types or offsets")
         return entry
 
-    def sweep(self, mine: str) -> None:
-        """Remove what is left of writers that are gone; `mine` is locked here.
+    def remove_leftovers(self, locked: str) -> None:
+        """Remove the unfinished files of processes that no longer run.
 
-        Whether a writer of another entry is gone, its lock tells: in another container its process
-        id means nothing.
+        The lock of an entry tells whether its writer still runs. Process ids do not: a writer may
+        run in another container.
+
+        Args:
+            locked: Name of the entry whose lock this process holds.
         """
         for temporary in self.root.glob(".*.tmp"):
             owner, _, pid = temporary.name.removesuffix(".tmp").removesuffix(".old").rpartition(".")
             if not pid.isdigit():
                 continue
-            if owner == f".{mine}":
+            if owner == f".{locked}":
                 remove_path(temporary)
                 continue
-            theirs = filelock.FileLock(self.root / f"{owner}.lock", timeout=0)
-            with contextlib.suppress(filelock.Timeout, OSError), theirs:  # at work, or another's
+            other_lock = filelock.FileLock(self.root / f"{owner}.lock", timeout=0)
+            # Timeout: its writer runs; OSError: the lock belongs to another user
+            with contextlib.suppress(filelock.Timeout, OSError), other_lock:
                 remove_path(temporary)
-        for temporary in (self.root / f".{mine}.building").glob(".*.tmp"):
+        for temporary in (self.root / f".{locked}.building").glob(".*.tmp"):
             remove_path(temporary)
 
-    def _room_for(self, size: int) -> None:
+    def _check_free_space(self, size: int) -> None:
         free = shutil.disk_usage(self.root).free
         if size > free:
             raise StorageError(
                 f"{self.root}: needs {format_bytes(size)}, {format_bytes(free)} free; "
-                f"make room or set HEATLIFT_CACHE to a folder on another disk"
+                f"free disk space or set HEATLIFT_CACHE to a folder on another disk"
             )
 
 
@@ -242,12 +250,13 @@ def default_store() -> Store:
     return Store(Path(os.environ.get("HEATLIFT_CACHE") or "cache").absolute())
 
 
-def _open(file: Path) -> io.BufferedReader:
+def _open_no_link(file: Path) -> io.BufferedReader:
+    """Open a file, but not through a symbolic link."""
     return os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW), "rb")
 
 
-def _real_folder(folder: Path) -> None:
-    """Make a folder; refuse a link in its place."""
+def _make_folder(folder: Path) -> None:
+    """Make a folder; raise `StorageError` if a symbolic link is in its place."""
     folder.mkdir(exist_ok=True)
     if folder.is_symlink():
         raise StorageError(f"{folder}: is a symbolic link; unfinished entries are never links")
@@ -260,8 +269,8 @@ def _warn_if_open_to_all(root: Path) -> None:
 
 
 @functools.cache
-def _remembered(file: Path) -> dict[tuple[str, int, int], str]:
-    """Digests by path, size, time of change; a torn line only means reading that file again."""
+def _known_digests(file: Path) -> dict[tuple[str, int, int], str]:
+    """Digests by path, size and time of change; files with an incomplete line are read again."""
     known = {}
     with contextlib.suppress(OSError), file.open(encoding="utf-8", errors="replace") as stream:
         for line in stream:
@@ -272,19 +281,19 @@ def _remembered(file: Path) -> dict[tuple[str, int, int], str]:
 
 
 @contextlib.contextmanager
-def _storage(path: Path, what: str) -> Iterator[None]:
-    """Turn what the system refuses into one line."""
+def _storage_errors(path: Path, what: str) -> Iterator[None]:
+    """Raise operating system errors as one line that names the path."""
     try:
         yield
     except OSError as error:
         raise StorageError(
             f"{path}: {what} ({error.strerror or error}); "
-            f"make room, change the permissions or set HEATLIFT_CACHE to another folder"
+            f"free disk space, change the permissions or set HEATLIFT_CACHE to another folder"
         ) from error
 
 
 def format_bytes(size: float) -> str:
-    """A number of bytes for people.
+    """A number of bytes with its unit.
 
     >>> format_bytes(312_400_000)
     '312 MB'

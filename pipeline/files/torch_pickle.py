@@ -1,4 +1,4 @@
-"""What a pickle of torch may say: read operation by operation before any of it is obeyed."""
+"""Pickles of torch, scanned operation by operation before torch's own reader sees them."""
 
 from __future__ import annotations
 
@@ -11,80 +11,99 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-LENGTH = 16 * 2**20
-"""Bytes that the pickles of a file may have; six thousand tensors take one million."""
+MAX_PICKLE_BYTES = 16 * 2**20
+"""Largest size of the pickles of a file; six thousand tensors take 1 MB."""
 
-OPERATIONS = 2_000_000
-"""Operations that they may have; a tensor takes about 45."""
+MAX_OPERATIONS = 2_000_000
+"""Largest number of operations in the pickles of a file; a tensor takes about 45."""
 
-ROOM = 2**29
-"""Bytes that calls may make of what is there already: a short pickle can copy a list many times."""
+MAX_CALL_BYTES = 2**29
+"""Largest memory that the results of calls may take; a short pickle can copy a list many times."""
 
-MAGIC = 0x1950A86A20F9469CFC6C
-"""First number in a file of the format that torch wrote before it wrote zips."""
+LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+"""First number in a file of the format that torch wrote before its zip format."""
 
-ITEMS = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "ComplexDouble": 16, "ComplexFloat": 8}
-ITEMS |= {"Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1}
-"""Bytes of a number in a storage of torch, by how its name begins."""
+BYTES_PER_NUMBER = {
+    "Double": 8,
+    "Float": 4,
+    "Half": 2,
+    "BFloat16": 2,
+    "ComplexDouble": 16,
+    "ComplexFloat": 8,
+    "Long": 8,
+    "Int": 4,
+    "Short": 2,
+    "Char": 1,
+    "Byte": 1,
+    "Bool": 1,
+}
+"""Kind of a storage of torch (`FloatStorage` without `Storage`) -> bytes of a number in it."""
 
-_VALUES = {"NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
-_VALUES |= {"BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING"}
+_VALUES = {
+    *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING"),
+}
 _CONTAINERS = {"EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"}
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class ForeignNameError(ValueError):
-    """A pickle names what no file of weights needs."""
+    """A pickle names a function or class that no file of weights needs; the text is the name."""
 
 
-class _Name(str):
-    """Stands for what a name means."""
+class _GlobalName(str):
+    """Stand-in for a function or class: its name."""
 
 
 class _Storage(NamedTuple):
-    """Stands for a storage.
+    """Stand-in for a storage of torch.
 
     Args:
-        size: Bytes.
-        item: Bytes of a number.
+        size: Size in bytes.
+        number_size: Size of a number in bytes.
     """
 
     size: int
-    item: int
+    number_size: int
 
 
-class _Machine:
-    """Goes through pickles with stand-ins in place of objects; calls nothing.
+class _PickleScanner:
+    """Executes pickles with stand-ins in place of objects; it imports and calls nothing.
+
+    The limits hold for all pickles of a file together.
 
     Args:
-        allowed: Says whether a pickle may have a name, such as `collections.OrderedDict`.
+        is_allowed: Function that is true for names that a pickle may have, such as
+            `collections.OrderedDict`.
     """
 
-    def __init__(self, allowed: Callable[[str], object]) -> None:
-        self.allowed = allowed
-        self.left, self.room = OPERATIONS, ROOM
+    def __init__(self, is_allowed: Callable[[str], object]) -> None:
+        self.is_allowed = is_allowed
+        self.operations_left = MAX_OPERATIONS
+        self.call_bytes_left = MAX_CALL_BYTES
         self.storages: dict[str, int] = {}
+        """Key -> size in bytes, of each storage that the pickles refer to."""
 
-    def read(self, stream: IO[bytes]) -> Any:
-        """The stand-in for what one pickle makes.
+    def scan(self, stream: IO[bytes]) -> Any:
+        """Scan one pickle and return the stand-in for its content.
 
         Raises:
-            ForeignName: If it names what it may not.
-            ValueError: If it is damaged or would take more memory than it should.
+            ForeignNameError: If it has a name that is not allowed.
+            ValueError: If it is damaged or would take too much memory.
         """
         try:
-            return self._read(stream)
+            return self._scan(stream)
         except (IndexError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ValueError("its pickle is damaged") from error
 
-    def _read(self, stream: IO[bytes]) -> Any:
+    def _scan(self, stream: IO[bytes]) -> Any:
         stack: list[Any] = []
         marks: list[int] = []
         memo: dict[Any, Any] = {}
         argument: Any
-        for operation, argument, _ in pickletools.genops(stream):  # the commonest come first
+        for operation, argument, _ in pickletools.genops(stream):  # the most frequent first
             name = operation.name
-            self.left -= 1
+            self.operations_left -= 1
             if name in _VALUES:
                 stack.append(argument)
             elif name in ("BINPUT", "LONG_BINPUT"):
@@ -94,120 +113,133 @@ class _Machine:
             elif name == "MARK":
                 marks.append(len(stack))
             elif name == "TUPLE":
-                at = marks.pop()
-                stack[at:] = [tuple(stack[at:])]
-            elif name == "REDUCE" or name == "NEWOBJ":
+                start = marks.pop()
+                stack[start:] = [tuple(stack[start:])]
+            elif name in ("REDUCE", "NEWOBJ"):
                 arguments = stack.pop()
-                stack[-1] = self._call(stack[-1], arguments)
+                stack[-1] = self._check_call(stack[-1], arguments)
             elif name in _TUPLES:
-                at = len(stack) - _TUPLES[name]
-                stack[at:] = [tuple(stack[at:])]
+                start = len(stack) - _TUPLES[name]
+                stack[start:] = [tuple(stack[start:])]
             elif name == "BINPERSID":
-                stack[-1] = self._storage(stack[-1])
+                stack[-1] = self._check_storage(stack[-1])
             elif name in _CONTAINERS:
                 stack.append([])
             elif name in ("SETITEMS", "APPENDS"):
-                at = marks.pop()
-                stack[at - 1].extend(stack[at:])
-                del stack[at:]
+                start = marks.pop()
+                stack[start - 1].extend(stack[start:])
+                del stack[start:]
             elif name in ("SETITEM", "APPEND"):
-                at = len(stack) - (2 if name == "SETITEM" else 1)
-                stack[at - 1].extend(stack[at:])
-                del stack[at:]
+                start = len(stack) - (2 if name == "SETITEM" else 1)
+                stack[start - 1].extend(stack[start:])
+                del stack[start:]
             elif name == "GLOBAL":
-                stack.append(self._named(argument.replace(" ", ".")))
+                stack.append(self._global_name(argument.replace(" ", ".")))
             elif name == "STACK_GLOBAL":
-                stack[-2:] = [self._named(f"{stack[-2]}.{stack[-1]}")]
+                stack[-2:] = [self._global_name(f"{stack[-2]}.{stack[-1]}")]
             elif name == "BUILD":
-                self._take(stack.pop())
+                self._count_memory(stack.pop())
             elif name == "MEMOIZE":
                 memo[len(memo)] = stack[-1]
             elif name not in ("PROTO", "FRAME", "STOP"):
                 raise ValueError(f"its pickle has the operation {name}, which torch never writes")
-            if self.left < 0:
-                raise ValueError(f"its pickle has more than {OPERATIONS:,} operations")
+            if self.operations_left < 0:
+                raise ValueError(f"its pickle has more than {MAX_OPERATIONS:,} operations")
         return stack[-1]
 
-    def _named(self, name: str) -> _Name:
-        if not self.allowed(name):
+    def _global_name(self, name: str) -> _GlobalName:
+        if not self.is_allowed(name):
             raise ForeignNameError(name)
-        return _Name(name)
+        return _GlobalName(name)
 
-    def _take(self, *given: Any) -> None:
-        """Count what a call may make of what it is given; the factors are generous."""
-        self.room -= 1024
-        for value in given:
-            self.room -= len(value) * (1 if isinstance(value, str) else 256) if _sized(value) else 0
-        if self.room < 0:
+    def _count_memory(self, *arguments: Any) -> None:
+        """Count the memory that the result of a call may take, by generous factors."""
+        self.call_bytes_left -= 1024
+        for value in arguments:
+            if isinstance(value, str):
+                self.call_bytes_left -= len(value)
+            elif isinstance(value, tuple | list):
+                self.call_bytes_left -= 256 * len(value)
+        if self.call_bytes_left < 0:
             raise ValueError("its pickle would take more memory than it should")
 
-    def _call(self, function: Any, given: Any) -> list[Any]:
-        if not isinstance(function, _Name) or not isinstance(given, tuple):
+    def _check_call(self, function: Any, arguments: Any) -> list[Any]:
+        """Check a call; its result is an empty list, whatever the function."""
+        if not isinstance(function, _GlobalName) or not isinstance(arguments, tuple):
             raise ValueError("its pickle calls what is no function")
-        self._take(*given)
-        if function == "_codecs.encode" and given[1:] != ("latin1",):
-            raise ForeignNameError(f"{function} {given[1:]}")
+        self._count_memory(*arguments)
+        if function == "_codecs.encode" and arguments[1:] != ("latin1",):
+            raise ForeignNameError(f"{function} {arguments[1:]}")
         if function.startswith("torch._utils._rebuild_tensor"):
-            storage, offset, sizes, strides = given[:4]
-            last = offset + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
-            inside = min(offset, 0, *sizes, *strides) == 0 and (last + 1) * storage.item
-            if 0 not in sizes and not 0 < inside <= storage.size:
-                raise ValueError("a tensor reaches beyond its storage")
+            _check_tensor(*arguments[:4])
         return []
 
-    def _storage(self, given: Any) -> _Storage:
-        """The stand-in for a storage by its type, key, place, count and perhaps part."""
-        what, kind, key, _, count, *view = given
-        if what != "storage" or not isinstance(kind, _Name) or type(count) is not int or count < 0:
+    def _check_storage(self, reference: Any) -> _Storage:
+        """Check a reference to a storage: its type, key, device, count and perhaps a part of it."""
+        word, kind, key, _, count, *view = reference
+        if (
+            word != "storage"
+            or not isinstance(kind, _GlobalName)
+            or type(count) is not int
+            or count < 0
+        ):
             raise ValueError("its pickle refers to what is no storage")
-        item = ITEMS[kind.removeprefix("torch.").removesuffix("Storage")]
-        if self.storages.setdefault(str(key), count * item) != count * item:
+        number_size = BYTES_PER_NUMBER[kind.removeprefix("torch.").removesuffix("Storage")]
+        size = count * number_size
+        if self.storages.setdefault(str(key), size) != size:
             raise ValueError(f"storage {key} has two sizes")
         if view and view[0] is not None:
             _, offset, part = view[0]
             if not 0 <= offset <= offset + part <= count:
                 raise ValueError(f"a part of storage {key} reaches beyond it")
-            count = part
-        return _Storage(count * item, item)
+            size = part * number_size
+        return _Storage(size, number_size)
 
 
-def _sized(value: Any) -> bool:
-    return isinstance(value, str | tuple | list)
+def _check_tensor(storage: _Storage, offset: Any, sizes: Any, strides: Any) -> None:
+    """Raise if a tensor reaches beyond its storage; offset and strides count numbers, not bytes."""
+    last = offset + sum((n - 1) * stride for n, stride in zip(sizes, strides, strict=True))
+    needed = (last + 1) * storage.number_size
+    negative = min(offset, 0, *sizes, *strides) < 0
+    if 0 not in sizes and (negative or not 0 < needed <= storage.size):
+        raise ValueError("a tensor reaches beyond its storage")
 
 
-def scan_pickle(path: Path, allowed: Callable[[str], object]) -> None:
-    """Raise if a file of torch says anything but tensors and plain values.
+def scan_pickle(path: Path, is_allowed: Callable[[str], object]) -> None:
+    """Raise if a file of torch holds anything but tensors and plain values.
 
-    torch's safe reader runs nothing either, but makes a `bytearray` of any size it is asked for,
-    and believes every size it is told. This goes first and needs no more memory than `LENGTH`,
-    `OPERATIONS` and `ROOM` leave it.
+    torch's safe reader does not run code either, but it makes a `bytearray` of any size that a file
+    asks for, and trusts every size in it. So this scan comes first. Its own memory is limited by
+    `MAX_PICKLE_BYTES`, `MAX_OPERATIONS` and `MAX_CALL_BYTES`.
 
     Args:
-        path: A file that `torch.save` may have written, in either of its formats.
-        allowed: Says whether a pickle may have a name, such as `collections.OrderedDict`.
+        path: Path of a file that `torch.save` may have written, in either of its formats.
+        is_allowed: Function that is true for names that a pickle may have, such as
+            `collections.OrderedDict`.
 
     Raises:
-        ForeignName: If it names what it may not.
-        ValueError: If it is no such file, is damaged, or would take more memory than it should.
+        ForeignNameError: If it has a name that is not allowed.
+        ValueError: If it is no such file, is damaged, or would take too much memory.
     """
-    machine = _Machine(allowed)
+    scanner = _PickleScanner(is_allowed)
     with path.open("rb") as file:
-        if file.read(4) == b"PK\x03\x04":  # so torch decides
-            _scan_zip(path, machine)
+        if file.read(4) == b"PK\x03\x04":  # the test by which torch chooses the format
+            _scan_zip(path, scanner)
             return
         if tarfile.is_tarfile(path):
             raise ValueError("it is a tar archive; torch has not written those since 2016")
         file.seek(0)
-        stream = io.BytesIO(file.read(LENGTH))
-        if machine.read(stream) != MAGIC:
-            raise ValueError("it does not begin as torch begins a file")
-        for _ in ("format", "machine", "content", "keys"):
-            machine.read(stream)
-        if sum(machine.storages.values()) > path.stat().st_size - stream.tell():
+        stream = io.BytesIO(file.read(MAX_PICKLE_BYTES))
+        if scanner.scan(stream) != LEGACY_MAGIC_NUMBER:
+            raise ValueError("it does not begin with torch's magic number")
+        for _ in ("protocol version", "system facts", "content", "keys of storages"):
+            scanner.scan(stream)
+        if sum(scanner.storages.values()) > path.stat().st_size - stream.tell():
             raise ValueError("it claims more numbers than it holds")
 
 
-def _scan_zip(path: Path, machine: _Machine) -> None:
+def _scan_zip(path: Path, scanner: _PickleScanner) -> None:
+    """Scan a file in torch's zip format."""
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {member.filename: member.file_size for member in archive.infolist()}
@@ -215,12 +247,12 @@ def _scan_zip(path: Path, machine: _Machine) -> None:
             if len(names) != 1 or len(sizes) != len(archive.infolist()):
                 raise ValueError("it is no file of torch")
             name = names[0]
-            if sizes[name] > LENGTH:
-                raise ValueError(f"its pickle has more than {LENGTH:,} bytes")
-            machine.read(io.BytesIO(archive.read(name)))
+            if sizes[name] > MAX_PICKLE_BYTES:
+                raise ValueError(f"its pickle has more than {MAX_PICKLE_BYTES:,} bytes")
+            scanner.scan(io.BytesIO(archive.read(name)))
     except (zipfile.BadZipFile, OSError) as error:
         raise ValueError(str(error)) from error
     folder = name.removesuffix(".pkl")
-    for key, size in machine.storages.items():
+    for key, size in scanner.storages.items():
         if size > sizes.get(f"{folder}/{key}", 0):
             raise ValueError(f"storage {key} claims more numbers than the file holds")

@@ -13,7 +13,7 @@ from pipeline.files import entries, store
 from pipeline.files.reading import read_bytes
 
 Unpack = Callable[[], tuple[dict[str, NDArray], dict[str, Any]]]
-"""Reads the archives: arrays to keep, and plain facts about them (names, lengths)."""
+"""Function that reads archives: arrays to keep, and plain facts about them (names, lengths)."""
 
 
 def unpack_once(stem: str, files: Sequence[Path], layout: str, unpack: Unpack) -> entries.Entry:
@@ -21,29 +21,30 @@ def unpack_once(stem: str, files: Sequence[Path], layout: str, unpack: Unpack) -
 
     Args:
         stem: Beginning of the entry's name in the cache.
-        files: The archives; the entry is keyed by their content.
-        layout: How they are read, with a version: another text is another entry.
-        unpack: Called when the entry is not there yet.
+        files: Archives; the entry is keyed by their content.
+        layout: Name and version of the way the archives are read; part of the entry's key.
+        unpack: Function that reads the archives, called when the entry is missing.
 
     Raises:
         DataError: If a file is missing or not what `unpack` needs.
         StorageError: If the cache cannot be written.
     """
-    shop = store.default_store()
+    cache = store.default_store()
     for file in files:
         if not file.is_file():
-            read_bytes(file)  # says what is wrong with it
-    key = {"archives": [shop.digest(file) for file in files], "layout": layout}
-    known = entries.CacheSpecification(stem, key)
-    if entry := shop.find(known):
+            read_bytes(file)  # raises with the reason
+    key = {"archives": [cache.digest(file) for file in files], "layout": layout}
+    specification = entries.CacheSpecification(stem, key)
+    if entry := cache.find(specification):
         return entry
-    shop.root.mkdir(parents=True, exist_ok=True)
-    with shop.lock(f"{known.name}-reading"):  # the other processes of a run wait for one to read
-        if entry := shop.find(known):
+    cache.root.mkdir(parents=True, exist_ok=True)
+    # one process of a run reads the archives, the others wait
+    with cache.lock(f"{specification.name}-reading"):
+        if entry := cache.find(specification):
             return entry
         arrays, facts = unpack()
         shapes = {name: (array.shape, array.dtype.str) for name, array in arrays.items()}
-        return shop.fetch(
+        return cache.fetch(
             entries.CacheSpecification(stem, key, shapes, facts), lambda shards: arrays
         )
 

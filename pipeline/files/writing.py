@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StorageError
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make renames inside a folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, write: Any) -> None:
+def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     """Write a file so that it is there whole or not at all.
 
     Args:
@@ -28,63 +20,113 @@ def write_atomically(path: Path, write: Any) -> None:
         write: Called with an open binary file.
 
     Raises:
-        StorageError: If the disk refuses; the older file is untouched and nothing partial is left.
+        StorageError: If the file cannot be written; the older file is untouched and nothing partial
+            is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
+    # torch's writer raises RuntimeError when the disk is full
+    with _storage_errors(path, OSError, RuntimeError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacement(path) as temporary, temporary.open("wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        fsync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch's writer turns ENOSPC into RuntimeError
-        part.unlink(missing_ok=True)
-        raise StorageError(
-            f"{path}: cannot be written ({error}); make room or choose another folder. "
-            "The file that was there before is untouched"
-        ) from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path for writers that need a name: it replaces `path` if the block succeeds.
+
+    Args:
+        path: The file to write; its folder is made.
+
+    Yields:
+        Path of an empty file in the same folder.
+
+    Raises:
+        StorageError: If the file cannot be written; the older file is untouched and nothing partial
+            is left.
+    """
+    with _storage_errors(path, OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacement(path) as temporary:
+            temporary.touch()
+            yield temporary
+
+
+@contextlib.contextmanager
+def replacement(path: Path, ending: str = "part") -> Iterator[Path]:
+    """A temporary path beside `path`; the file or folder written there replaces `path`.
+
+    When the block ends without an error, the new content is flushed to the disk, renamed to `path`
+    in one step, and the rename is flushed, too. Otherwise the new content is removed and `path`
+    stays as it was. Files inside a new folder are flushed by the block (`flush_path`).
+
+    Args:
+        path: The final name; its folder exists.
+        ending: Last part of the temporary name `.NAME.PID.ENDING`.
+
+    Yields:
+        The temporary path, where nothing exists yet.
+
+    Raises:
+        OSError: If the content cannot be written or renamed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{ending}")
+    try:
+        yield temporary
+        flush_path(temporary)
+        _rename_over(temporary, path)
+        flush_path(path.parent)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            remove_path(temporary)
         raise
 
 
+def flush_path(path: Path) -> None:
+    """Wait until a file, or the list of names in a folder, is on the disk (fsync)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_path(path: Path) -> None:
+    """Remove a folder with its content, or a file or link itself."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove the unfinished files of processes that no longer live."""
+    """Remove the unfinished files of processes that no longer run."""
     for part in folder.glob(".*.part"):
         pid = part.name.split(".")[-2]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
             part.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, else goes.
-
-    Args:
-        path: The file to write; its folder is made.
-
-    Yields:
-        Where to write: an empty file.
-
-    Raises:
-        StorageError: If the folder takes no file, or the file cannot be put in place.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # `checkpoint.sweep` finds it
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+def _rename_over(temporary: Path, path: Path) -> None:
+    """Rename in one step; an older file or folder goes if the new content is a folder."""
+    if not temporary.is_dir():
         temporary.replace(path)
-        fsync_folder(path.parent)
-    except OSError as error:
+    elif not path.exists():
+        temporary.rename(path)
+    else:  # no folder can be renamed over a file, or over a folder with files in it
+        aside = temporary.with_suffix(".old.tmp")
+        path.rename(aside)
+        temporary.rename(path)
+        remove_path(aside)
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path, *kinds: type[Exception]) -> Iterator[None]:
+    """Raise errors of these kinds as one line that names the file."""
+    try:
+        yield
+    except kinds as error:
+        reason = getattr(error, "strerror", None) or error
         raise StorageError(
-            f"{path}: cannot be written ({error.strerror or error}); make room, or let this user "
-            "write to the folder"
+            f"{path}: cannot be written ({reason}); free disk space, change the permissions or choose "
+            "another folder. The file that was there before is untouched"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

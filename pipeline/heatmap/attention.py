@@ -1,4 +1,4 @@
-"""The attention module (AM) that paper 003 puts at the inputs of HRNet's stages."""
+"""The attention module (AM) of paper 003, for the inputs of HRNet's stages."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 POSITIONS = tuple((stage, subnet) for stage in (1, 2, 3) for subnet in range(1, stage + 2))
-"""(stage, sub-network) of the nine places, numbered from 1 as the paper does."""
+"""(stage, sub-network) of the nine possible places, numbered from 1 as in the paper."""
 
 PAPER003 = ((1, 1), (1, 2), (2, 1), (3, 1))
 """Sub-network 1 and stage 1: the four modules of the paper's final network."""
 
 
 class Attention(nn.Module):
-    """A gate from two 5x5 convolutions, added to what goes by: (B, C, H, W) -> (B, C, H, W).
+    """Residual block with a gate from 5x5 convolutions: (B, C, H, W) -> (B, C, H, W).
 
     ============================== ===================
     1x1 convolution                (B, 128, H, W)
@@ -22,14 +22,14 @@ class Attention(nn.Module):
     1x1 convolution, plus input    (B, C, H, W)
     ============================== ===================
 
-    The last convolution starts at zero, so that a trained HRNet computes the same with modules as
-    without.
+    The last convolution is initialised with zeros, so that adding the module to a trained HRNet
+    does not change its output.
 
     Args:
-        channels: C.
+        channels: Channels C of input and output.
         inner: Channels inside; 128 gives the paper's cost per module, which hardly depends on C.
 
-    Source: paper 003, equation 3 carried to two dimensions, and the parameter counts of its AM
+    Source: paper 003, equation 3 extended to two dimensions, and the parameter counts of its AM
     table.
     Differs from the paper: it gives no formula for this module; the counts agree within 0.09 M in
     every row.

@@ -1,4 +1,4 @@
-"""COCO's and MPII's own numbers of a 2D stage, added up while it looks at their people."""
+"""Benchmark metrics of a 2D stage: OKS-AP on people of COCO, PCKh on people of MPII."""
 
 from __future__ import annotations
 
@@ -16,66 +16,78 @@ from pipeline.skeleton import COCO17, MPII16, Conversion, Skeleton, conversion
 from pipeline.sources import CocoGroundTruth, GroundTruth, MpiiGroundTruth
 
 JOINT_SCORE = 0.2
-"""Joints below this score do not count for a person's score (the simple baseline's constant)."""
+"""A person's score is the mean over joints above this score (the simple baseline's constant)."""
+
 OKS_NMS = 0.9
-"""People more alike than this are one person (the simple baseline's constant)."""
+"""People with a larger OKS than this are one person (the simple baseline's constant)."""
 
 
 class BenchmarkMetric(Protocol):
-    """Adds up one benchmark's numbers, in any order and over any number of processes."""
+    """Protocol of the metrics of one benchmark, for any order of samples and any processes.
+
+    Samples that the benchmark has no ground truth of are ignored.
+
+    Attributes:
+        name: Name in logs, without the split.
+        title: Name in tables and printed lines.
+    """
 
     name: str
     title: str
 
     def protocol(self) -> str:
-        """What the numbers are numbers of."""
+        """Evaluation protocol, one line."""
         ...
 
     def update(self, index: Tensor, joints2d: Tensor, score: Tensor) -> None:
-        """Add what was found: samples (B,), pixels of whole images (B, J, 2), scores (B, J)."""
+        """Add the joints found in a batch of samples.
+
+        Args:
+            index: Indices of the samples in the source, (B,).
+            joints2d: Joints found, pixels of the whole images, (B, J, 2).
+            score: Scores of the joints, (B, J).
+        """
         ...
 
     def compute(self) -> tuple[float, dict[str, float]]:
-        """The number that stands for all, and all; shares."""
+        """The main metric, and all metrics by name; shares from 0 to 1."""
         ...
 
 
 class CocoMetric:
-    """COCO's ten numbers; see `pipeline.metrics.oks.OksAP`.
+    """COCO's ten metrics, AP first; see `pipeline.metrics.oks.OksAP`.
 
     Args:
-        truth: Of the samples.
-        skeleton: Joint set of what is found; joints of COCO17 that it lacks count as missed.
-        device: Where sums are kept.
+        truth: Ground truth of the samples of COCO.
+        skeleton: Joint set of the joints found; joints of COCO17 that it lacks count as missed.
+        device: Device of the metric's state.
     """
 
     name = "oks_ap"
     title = "OKS-AP"
 
     def __init__(self, truth: CocoGroundTruth, skeleton: Skeleton, device: torch.device) -> None:
-        self.truth, self.way = truth, conversion(skeleton, COCO17, allow_missing=True)
+        self.truth, self.conversion = truth, conversion(skeleton, COCO17, allow_missing=True)
         self.metric = OksAP(truth.annotations, nms=OKS_NMS).to(device)
 
     def protocol(self) -> str:
-        """What the numbers are numbers of."""
+        """See `BenchmarkMetric`."""
         return (
-            f"COCO's ten numbers, {self.truth.about}, {_counted(self.way)}, rescored by joints "
-            f"above {JOINT_SCORE}, OKS-NMS {OKS_NMS}"
+            f"COCO's ten numbers, {self.truth.about}, {_describe_joints(self.conversion)}, "
+            f"rescored by joints above {JOINT_SCORE}, OKS-NMS {OKS_NMS}"
         )
 
     def update(self, index: Tensor, joints2d: Tensor, score: Tensor) -> None:
         """See `BenchmarkMetric`."""
-        mine, rows = _known(self.truth, index)
-        joints, scores = _as(self.way, joints2d, score, mine)
-        people = np.concatenate([np.nan_to_num(joints), scores[..., None]], axis=-1)
-        box = self.truth.scores[rows]
-        found = (
+        places, rows = _find_rows(self.truth, index)
+        joints, scores = _convert(self.conversion, joints2d, score, places)
+        people = (
             self.truth.image_ids[rows],
-            people,
-            rescore(box, scores, threshold=JOINT_SCORE),
+            np.concatenate([np.nan_to_num(joints), scores[..., None]], axis=-1),
+            rescore(self.truth.scores[rows], scores, threshold=JOINT_SCORE),
             self.truth.areas[rows],
         )
-        self.metric.update(*(torch.from_numpy(part).to(index.device) for part in found))
+        self.metric.update(*(torch.from_numpy(array).to(index.device) for array in people))
 
     def compute(self) -> tuple[float, dict[str, float]]:
         """See `BenchmarkMetric`."""
@@ -84,36 +96,35 @@ class CocoMetric:
 
 
 class MpiiMetric:
-    """PCKh at 0.5; see `pipeline.metrics.pck.PCKh`.
+    """PCKh at 0.5, the mean and each joint; see `pipeline.metrics.pck.PCKh`.
 
     Args:
-        truth: Of the samples.
-        skeleton: Joint set of what is found; joints of MPII16 that it lacks count as missed.
-        device: Where sums are kept.
+        truth: Ground truth of the samples of MPII.
+        skeleton: Joint set of the joints found; joints of MPII16 that it lacks count as missed.
+        device: Device of the metric's state.
     """
 
     name = "pckh_0.5"
     title = "PCKh@0.5"
 
     def __init__(self, truth: MpiiGroundTruth, skeleton: Skeleton, device: torch.device) -> None:
-        self.truth, self.way = truth, conversion(skeleton, MPII16, allow_missing=True)
+        self.truth, self.conversion = truth, conversion(skeleton, MPII16, allow_missing=True)
         self.metric = PCKh(0.5).to(device)
 
     def protocol(self) -> str:
-        """What the numbers are numbers of."""
+        """See `BenchmarkMetric`."""
         return (
-            f"MPII's PCKh@0.5, {self.truth.about}, {_counted(self.way)}, mean without pelvis and "
-            "thorax"
+            f"MPII's PCKh@0.5, {self.truth.about}, {_describe_joints(self.conversion)}, mean "
+            "without pelvis and thorax"
         )
 
     def update(self, index: Tensor, joints2d: Tensor, score: Tensor) -> None:
         """See `BenchmarkMetric`."""
-        mine, rows = _known(self.truth, index)
-        joints, _ = _as(self.way, joints2d, score, mine)
-        truth = (self.truth.joints2d, self.truth.head, self.truth.labelled)
-        self.metric.update(
-            *(torch.from_numpy(part) for part in (joints, *(array[rows] for array in truth)))
-        )
+        places, rows = _find_rows(self.truth, index)
+        joints, _ = _convert(self.conversion, joints2d, score, places)
+        truth = self.truth
+        people = (joints, truth.joints2d[rows], truth.head[rows], truth.labelled[rows])
+        self.metric.update(*(torch.from_numpy(array) for array in people))
 
     def compute(self) -> tuple[float, dict[str, float]]:
         """See `BenchmarkMetric`."""
@@ -124,7 +135,13 @@ class MpiiMetric:
 def make_benchmark_metrics(
     truths: Many[GroundTruth], skeleton: Skeleton, device: torch.device
 ) -> list[BenchmarkMetric]:
-    """Who benchmark_metrics the samples that these truths are about."""
+    """Make the benchmark metric of each ground truth.
+
+    Args:
+        truths: Ground truths of the samples of a split.
+        skeleton: Joint set of the joints found.
+        device: Device of the metrics' states.
+    """
     return [
         CocoMetric(truth, skeleton, device)
         if isinstance(truth, CocoGroundTruth)
@@ -133,22 +150,23 @@ def make_benchmark_metrics(
     ]
 
 
-def _counted(way: Conversion) -> str:
-    if not way.missing:
-        return f"{len(way.target)} joints"
-    return f"{len(way.target)} joints, missed for want of them: {', '.join(way.missing)}"
+def _describe_joints(conversion: Conversion) -> str:
+    if not conversion.missing:
+        return f"{len(conversion.target)} joints"
+    return f"{len(conversion.target)} joints, counted as missed: {', '.join(conversion.missing)}"
 
 
-def _known(truth: GroundTruth, index: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which of the samples a truth is about, as places in the batch, and their rows in it."""
-    wanted = index.cpu().numpy()
-    rows = np.searchsorted(truth.rows, wanted).clip(max=max(len(truth.rows) - 1, 0))
-    mine = np.flatnonzero(truth.rows[rows] == wanted) if len(truth.rows) else rows[:0]
-    return mine, rows[mine]
+def _find_rows(truth: GroundTruth, index: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Samples of a batch that a ground truth has: their places in the batch, their rows in it."""
+    samples = index.cpu().numpy()
+    rows = np.searchsorted(truth.rows, samples).clip(max=max(len(truth.rows) - 1, 0))
+    places = np.flatnonzero(truth.rows[rows] == samples) if len(truth.rows) else rows[:0]
+    return places, rows[places]
 
 
-def _as(
-    way: Conversion, joints2d: Tensor, score: Tensor, mine: NDArray[np.int64]
+def _convert(
+    conversion: Conversion, joints2d: Tensor, score: Tensor, places: NDArray[np.int64]
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    joints = way.joints(joints2d.double().cpu().numpy()[mine])
-    return joints, way.score(score.double().cpu().numpy()[mine])
+    """Joints and scores at these places of a batch in the benchmark's joint set, float64."""
+    joints = conversion.joints(joints2d.double().cpu().numpy()[places])
+    return joints, conversion.score(score.double().cpu().numpy()[places])

@@ -1,4 +1,4 @@
-"""Crops: the map from an image to what a network sees of it, and how training varies it."""
+"""Crops: the affine map from an image to the input of a network, and its augmentation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pipeline.skeleton import Skeleton
 Floats = NDArray[np.float64]
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])
-"""Share of red, green and blue in brightness (ITU-R BT.601)."""
+"""Weights of red, green and blue in the brightness (ITU-R BT.601)."""
 
 NOISE_BANK = 1 << 21
-"""Numbers in the bank that noise is cut from: more than a 512 x 512 crop needs, twice."""
+"""Size of the bank that noise is cut from: more than twice what a 512 x 512 crop needs."""
 
-LOWER = ("pelvis", "hip", "knee", "ankle")
-"""Words in the names of the joints of the lower half of the body."""
+LOWER_BODY = ("pelvis", "hip", "knee", "ankle")
+"""Parts of the names of the joints of the lower half of the body."""
 
 
 def crop_matrix(
@@ -34,12 +34,12 @@ def crop_matrix(
     shift: ArrayLike = (0.0, 0.0),
     flip: ArrayLike = False,
 ) -> Floats:
-    """Map from pixels of an image to pixels of a crop around a box.
+    """Affine map from pixels of an image to pixels of a crop around a box.
 
     Convention:
-        Integer coordinates are pixel centres. The centre of the box, (x + w/2, y + h/2), lands on
-        the centre of the crop, ((W-1)/2, (H-1)/2), and what is shown is the smallest upright
-        rectangle with the crop's aspect around the box, grown by `padding`. A 100 x 100 box at (0,
+        Integer coordinates are pixel centres. The centre of the box, (x + w/2, y + h/2), maps to
+        the centre of the crop, ((W-1)/2, (H-1)/2). The crop shows the smallest upright rectangle
+        with its aspect ratio around the box, enlarged by `padding`. A 100 x 100 box at (0,
         0) without padding is shown at half size in a 50 x 50 crop:
 
         >>> matrix = crop_matrix((0, 0, 100, 100), (50, 50), padding=1)
@@ -48,19 +48,19 @@ def crop_matrix(
 
     Args:
         box: x, y, width, height in pixels, (..., 4); sides below one pixel count as one.
-        size: Width W and height H of the crop.
-        padding: Factor on the box.
-        rotation: Degrees that the person turns in the crop, from x towards y (clockwise on the
-            screen), (...).
-        scale: Further factor on the box: above 1 the person gets smaller, (...).
-        shift: By which share of the crop's width and height the person moves, (..., 2).
+        size: Width W and height H of the crop in pixels.
+        padding: Size of the crop relative to the box.
+        rotation: Angle in degrees by which the person is rotated in the crop, from x towards y
+            (clockwise on the screen), (...).
+        scale: Further factor on the size: above 1 the person gets smaller, (...).
+        shift: Translation of the person as a share of the crop's width and height, (..., 2).
         flip: Whether the crop is mirrored, x -> W-1-x, as the last step, (...).
 
     Returns:
         Similarity, mirrored where flipped, (..., 2, 3).
 
-    Source: Sun et al. 2019, section 4.1 (aspect, 1.25). Differs from the published code: pixel
-    centres, not corners.
+    Source: Sun et al. 2019, section 4.1 (aspect ratio, 1.25). Differs from the published code:
+    pixel centres, not corners.
     """
     corner, extent = np.split(np.asarray(box, np.float64), 2, axis=-1)
     target = np.asarray(size, np.float64)
@@ -73,8 +73,7 @@ def crop_matrix(
     centre = (target - 1) / 2 + np.asarray(shift, np.float64) * target
     offset = centre - (linear @ (corner + extent / 2)[..., None])[..., 0]
     mirror = np.asarray(flip, bool)
-    lead = np.broadcast_shapes(offset.shape[:-1], mirror.shape)
-    matrix = np.empty((*lead, 2, 3))
+    matrix = np.empty((*np.broadcast_shapes(offset.shape[:-1], mirror.shape), 2, 3))
     matrix[..., :2], matrix[..., 2] = linear, offset
     mirrored = np.concatenate([-matrix[..., :1, :], matrix[..., 1:, :]], axis=-2)
     mirrored[..., 0, 2] += target[0] - 1
@@ -82,21 +81,21 @@ def crop_matrix(
 
 
 def apply_affine(matrix: Floats, points: ArrayLike) -> Floats:
-    """Points through affine maps.
+    """Transform points by affine maps.
 
     Args:
-        matrix: Maps, (..., 2, 3).
+        matrix: Affine maps, (..., 2, 3).
         points: Pixels, (..., N, 2); NaN stays NaN.
 
     Returns:
         Pixels, (..., N, 2).
     """
-    turned = np.asarray(points, np.float64) @ np.swapaxes(matrix[..., :2], -1, -2)
-    return turned + matrix[..., None, :, 2]
+    linear = np.asarray(points, np.float64) @ np.swapaxes(matrix[..., :2], -1, -2)
+    return linear + matrix[..., None, :, 2]
 
 
 def invert_affine(matrix: Floats) -> Floats:
-    """The maps back, from pixels of crops to pixels of images, (..., 2, 3).
+    """Inverse affine maps, from pixels of crops to pixels of images, (..., 2, 3).
 
     >>> invert_affine(crop_matrix((0, 0, 100, 100), (50, 50), padding=1))[0].tolist()
     [2.0, 0.0, 1.0]
@@ -107,20 +106,20 @@ def invert_affine(matrix: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training varies what a network sees. The defaults are HRNet's for COCO.
+    """Random variation of training crops. The defaults are HRNet's for COCO.
 
     Args:
-        flip: Chance to mirror.
-        rotation: Deviation of the rotation in degrees, cut at twice that.
-        rotation_chance: Chance to rotate at all.
-        scale: Deviation of the factor on the box around 1, cut at once that.
+        flip: Probability of mirroring, from 0 to 1.
+        rotation: Standard deviation of the rotation in degrees, clipped at twice that.
+        rotation_chance: Probability of any rotation, from 0 to 1.
+        scale: Standard deviation of the scale factor around 1, clipped at once that.
         shift: Largest shift as a share of the crop's sides, drawn uniformly.
-        half_body: Chance to show only the upper or the lower body, where more than eight joints are
-            labelled.
-        quarter_turns: Whether to add 0, 90, 180 or 270 degrees.
-        patches: Chance to cover a rectangle with a plain colour.
-        colour: Strength of the change of brightness, contrast, saturation and tint; 0 for none.
-        noise: Deviation of Gaussian noise in grey levels.
+        half_body: Probability of showing only the upper or the lower body where more than eight
+            joints are labelled, from 0 to 1.
+        quarter_turns: Add a rotation of 0, 90, 180 or 270 degrees.
+        patches: Probability of covering a rectangle with one colour, from 0 to 1.
+        colour: Strength of changes of brightness, contrast, saturation and tint; 0 for none.
+        noise: Standard deviation of Gaussian noise in grey levels; 0 for none.
 
     Source: Sun et al. 2019, section 4.1 (flip, rotation, scale, half body); paper 002 (colour,
     noise, quarter turns); paper 004 (shift).
@@ -139,11 +138,11 @@ class Augmentation:
 
 
 def tight_boxes(joints2d: ArrayLike, counted: NDArray[np.bool_]) -> Floats:
-    """The smallest upright boxes around the counted joints.
+    """Smallest upright boxes around the joints that count.
 
     Args:
         joints2d: Pixels, (..., J, 2).
-        counted: Which joints count, (..., J).
+        counted: Whether a joint counts, (..., J).
 
     Returns:
         x, y, width, height, (..., 4); NaN where no joint counts.
@@ -166,36 +165,37 @@ def augmented_matrices(
     padding: float,
     key: tuple[int, int, NDArray[np.int64]],
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Crop matrices of training samples, each drawn by its own key.
+    """Crop matrices of training samples, each with random numbers from its own key.
 
     Args:
         boxes: x, y, width, height in pixels of the image, (B, 4).
         joints2d: Pixels of the image, (B, J, 2).
-        labelled: Joints to go by, (B, J).
-        size: Width and height of the crops.
+        labelled: Whether a joint is labelled, (B, J); half-body boxes are around those.
+        size: Width and height of the crops in pixels.
         skeleton: The joint set of J.
-        augmentation: What to vary, and how far.
-        padding: Factor on the boxes.
+        augmentation: Random variation of the crops.
+        padding: Size of a crop relative to its box.
         key: Seed, epoch and sample indices (B,).
 
     Returns:
-        Matrices (B, 2, 3), and which crops are mirrored (B,): swap left and right joints there.
+        Matrices (B, 2, 3), and whether each crop is mirrored (B,): there left and right joints must
+        be swapped.
     """
     a = augmentation
-    flip, turning, quarter, halving, upper, *where = rng.uniform("crop", *key, lanes=7).T
-    turn, grow = rng.normal("crop", *key, lanes=2).T
-    rotation = np.clip(turn, -2, 2) * a.rotation * (turning < a.rotation_chance)
+    flip, rotate, quarter, halve, upper, *where = rng.uniform("crop", *key, lanes=7).T
+    angle, zoom = rng.normal("crop", *key, lanes=2).T
+    rotation = np.clip(angle, -2, 2) * a.rotation * (rotate < a.rotation_chance)
     if a.quarter_turns:
         rotation = rotation + 90.0 * np.floor(4 * quarter)
     half = _half_body_boxes(joints2d, labelled, skeleton, upper)
-    halved = (halving < a.half_body) & (labelled.sum(axis=1) > 8) & np.isfinite(half).all(axis=1)
+    halved = (halve < a.half_body) & (labelled.sum(axis=1) > 8) & np.isfinite(half).all(axis=1)
     mirrored = flip < a.flip
     matrices = crop_matrix(
         np.where(halved[..., None], half, boxes),
         size,
         padding=padding,
         rotation=rotation,
-        scale=1.0 + a.scale * np.clip(grow, -1, 1),
+        scale=1.0 + a.scale * np.clip(zoom, -1, 1),
         shift=a.shift * (2.0 * np.stack(where, axis=-1) - 1.0),
         flip=mirrored,
     )
@@ -208,12 +208,14 @@ def _half_body_boxes(
     skeleton: Skeleton,
     upper: Floats,
 ) -> Floats:
-    """Boxes 1.2 times around the upper body (7 in 10) or the lower; NaN below three joints.
+    """Boxes 1.2 times the extent of the upper body (probability 0.7) or of the lower body.
+
+    NaN where fewer than three of its joints are labelled.
 
     Differs from HRNet's code: the box is centred on the extent of the joints, not on their mean.
     """
-    low = np.array([any(word in name for word in LOWER) for name in skeleton.joints])
-    counted = labelled & np.where((upper < 0.7)[:, None], ~low, low)
+    lower = np.array([any(part in name for part in LOWER_BODY) for name in skeleton.joints])
+    counted = labelled & np.where((upper < 0.7)[:, None], ~lower, lower)
     boxes = tight_boxes(joints2d, counted & (counted.sum(axis=1) > 2)[:, None])
     corner, extent = np.split(boxes, 2, axis=1)
     return np.concatenate([corner - 0.1 * extent, 1.2 * extent], axis=1)
@@ -225,12 +227,15 @@ def augment_images(
     augmentation: Augmentation,
     key: tuple[int, int, NDArray[np.int64]],
 ) -> NDArray[np.uint8]:
-    """Crops with colours, patches and noise, each drawn by its own key.
+    """Vary the colours of crops, add noise and patches, with random numbers from each crop's key.
 
     Args:
-        images: RGB, (B, H, W, 3); not changed.
-        augmentation: What to vary, and how far.
+        images: RGB, uint8, (B, H, W, 3); not changed.
+        augmentation: Random variation of the crops.
         key: Seed, epoch and sample indices (B,).
+
+    Returns:
+        RGB, uint8, (B, H, W, 3); `images` themselves if the augmentation does not change them.
     """
     a = augmentation
     if not (a.colour or a.patches or a.noise):
@@ -247,8 +252,8 @@ def augment_images(
         if a.colour:
             image = cv2.transform(image, matrices[i])
         if a.noise:
-            grain = _noise(a.noise)[starts[i] :][: image.size].reshape(image.shape)
-            image = cv2.add(image, grain, dtype=cv2.CV_8U)
+            noise = _noise_bank(a.noise)[starts[i] :][: image.size].reshape(image.shape)
+            image = cv2.add(image, noise, dtype=cv2.CV_8U)
         varied[i] = image
         if draws[i, 0] < a.patches:
             (x, y), (w, h) = corners[i], sides[i]
@@ -257,14 +262,14 @@ def augment_images(
 
 
 @functools.lru_cache(maxsize=2)
-def _noise(deviation: float) -> NDArray[np.int16]:
-    """Noise in grey levels to cut pieces from: drawn per image it would cost most of all."""
+def _noise_bank(deviation: float) -> NDArray[np.int16]:
+    """Noise in grey levels that crops take pieces of: drawing it per crop would be too slow."""
     bank = rng.generator("noise").standard_normal(NOISE_BANK, np.float32)
     return np.round(deviation * bank).astype(np.int16)
 
 
 def _colour_matrices(strength: float, key: tuple[int, int, NDArray[np.int64]]) -> Floats:
-    """Tint, contrast, saturation and brightness in one map of colours, (B, 3, 4)."""
+    """Tint, contrast, saturation and brightness as one affine map of RGB, (B, 3, 4)."""
     draws = strength * rng.uniform("colour", *key, lanes=6, low=-1.0, high=1.0)
     saturation, contrast, brightness = (1 + draws[:, 0], 1 + draws[:, 1], 128 * draws[:, 2])
     grey = np.ones((3, 1)) * LUMINANCE

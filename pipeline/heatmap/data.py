@@ -1,4 +1,4 @@
-"""What room 1 sees: crops of people as uint8 images, and where their joints are in them."""
+"""The data module of the heatmap stage: crops of people as uint8 images, with their joints."""
 
 from __future__ import annotations
 
@@ -16,28 +16,17 @@ from pipeline.heatmap.crop import (
     crop_matrix,
     tight_boxes,
 )
-from pipeline.skeleton import SKELETONS, Skeleton, conversion
+from pipeline.skeleton import Skeleton, conversion, get_skeleton
 from pipeline.sources import ImageSource, Samples, Split
 from pipeline.training.loader import BatchKey, BatchSet
 from pipeline.training.stage import StageData
 
 HRNET_AUGMENTATION = Augmentation()
-"""How HRNet was trained on COCO."""
-
-
-def get_skeleton(name: str) -> Skeleton:
-    """The joint set of this name.
-
-    Raises:
-        UsageError: If there is none.
-    """
-    if name not in SKELETONS:
-        raise UsageError(f"no joint set {name!r}; there are {', '.join(SKELETONS)}")
-    return SKELETONS[name]
+"""Augmentation that HRNet was trained with on COCO."""
 
 
 class Crops:
-    """Batches of crops around people, varied for training or plain.
+    """Batches of crops around people, augmented for training or plain.
 
     A batch has these NumPy arrays:
 
@@ -47,18 +36,18 @@ class Crops:
     `weight`      (B, J)           1 for joints that are labelled and inside the image
     `matrix`      (B, 2, 3)        from pixels of the whole image to pixels of the crop
     `scale`       (B,)             longer side of the tight box of those joints, in pixels
-                                   of the whole image: the unit of PCK
-    `index`       (B,)             which samples of the source
+                                   of the whole image: PCK is relative to it
+    `index`       (B,)             indices of the samples in the source
     ============= ================ =======================================================
 
     Args:
-        samples: The people; their joints become those of `skeleton` by name, and a joint that they
+        samples: People; their joints are converted to `skeleton` by name, and a joint that they
             lack has weight 0. People whose box is not finite (out of the image) are left out.
-        skeleton: The joint set of the network.
-        size: Width and height of the crops.
-        padding: Factor on the boxes.
-        augmentation: How to vary crops; none for plain ones.
-        seed: Of the variation.
+        skeleton: Joint set of the network.
+        size: Width and height of the crops in pixels.
+        padding: Size of a crop relative to the person's box.
+        augmentation: Random variation of the crops; none for plain crops.
+        seed: Seed of the augmentation.
 
     Raises:
         DataError: If nobody is left, or if they share no joint with `skeleton`.
@@ -76,7 +65,7 @@ class Crops:
     ) -> None:
         self.people = np.flatnonzero(np.isfinite(samples.boxes).all(axis=1))
         if not len(self.people):
-            raise DataError("there is no image to look at in this split; check the data source")
+            raise DataError("there is no image with a person in this split; check the data source")
         converted = conversion(samples.skeleton, skeleton, allow_missing=True)
         self.skeleton, self.size, self.padding = skeleton, size, padding
         self.augmentation, self.seed = augmentation, seed
@@ -99,10 +88,10 @@ class Crops:
         scale = np.nan_to_num(box[:, 2:].max(axis=1)).astype(np.float32)
         if self.augmentation is None:
             matrix = crop_matrix(boxes, self.size, padding=self.padding)
-            image = self._look(index, matrix)
+            image = self._cut(index, matrix)
             cropped = apply_affine(matrix, joints2d)
         else:
-            draw = (self.seed, epoch, index)
+            sample_key = (self.seed, epoch, index)
             matrix, mirrored = augmented_matrices(
                 boxes,
                 joints2d,
@@ -111,10 +100,10 @@ class Crops:
                 skeleton=self.skeleton,
                 augmentation=self.augmentation,
                 padding=self.padding,
-                key=draw,
+                key=sample_key,
             )
             image = augment_images(
-                self._look(index, matrix), augmentation=self.augmentation, key=draw
+                self._cut(index, matrix), augmentation=self.augmentation, key=sample_key
             )
             cropped = apply_affine(matrix, joints2d)
             swap = list(self.skeleton.swap)
@@ -129,29 +118,30 @@ class Crops:
             "index": index,
         }
 
-    def _look(self, index: NDArray[np.int64], matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
-        image = np.empty((len(index), self.size[1], self.size[0], 3), np.uint8)
-        for i, (sample, look) in enumerate(zip(index.tolist(), matrix, strict=True)):
-            image[i] = self.images.crop(sample, look, self.size)
-        return image
+    def _cut(self, index: NDArray[np.int64], matrices: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """Crops of these samples, RGB, (B, H, W, 3)."""
+        crops = np.empty((len(index), self.size[1], self.size[0], 3), np.uint8)
+        for i, (sample, matrix) in enumerate(zip(index.tolist(), matrices, strict=True)):
+            crops[i] = self.images.crop(sample, matrix, self.size)
+        return crops
 
 
 class HeatmapDataModule(StageData):
     """Crops of a source's people for a heatmap network; see `Crops` for what is in a batch.
 
     Args:
-        source: Where images and joints come from.
+        source: Data source with images and joints.
         skeleton: Name of the network's joint set.
-        input_size: Width and height of what the network sees: multiples of 32.
-        padding: Factor on the boxes.
-        augmentation: How training varies the crops.
+        input_size: Width and height of the crops in pixels: multiples of 32.
+        padding: Size of a crop relative to the person's box.
+        augmentation: Random variation of the training crops.
         batch_size: Training samples per batch and process.
         evaluation_batch: Samples per batch in validation and test.
-        workers: Loader processes.
-        seed: Of order and augmentation.
+        workers: DataLoader workers of each process.
+        seed: Seed of shuffling and augmentation.
 
     Raises:
-        UsageError: If a size or a name cannot be.
+        UsageError: If a size or a name is not valid.
     """
 
     source: ImageSource

@@ -1,4 +1,4 @@
-"""HRNet: heatmaps from branches that keep four resolutions alive, at any width."""
+"""HRNet: heatmaps from parallel branches of up to four resolutions, at any width."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _conv_norm_relu(channels: int, out: int, stride: int) -> nn.Sequential:
 
 
 def _fusion(widths: Sequence[int], source: int, target: int) -> nn.Module:
-    """What carries branch `source` to the size and width of branch `target`."""
+    """Layers from the size and width of branch `source` to those of branch `target`."""
     if source == target:
         return nn.Identity()
     if source > target:
@@ -39,12 +39,12 @@ def _fusion(widths: Sequence[int], source: int, target: int) -> nn.Module:
 
 
 class Exchange(nn.Module):
-    """Branches that run side by side, and then each receive the sum of all.
+    """Parallel branches of residual blocks, then fusion: each output is the sum of all branches.
 
     Args:
-        widths: Channels of each branch, the finest first; each next one has half the size.
+        widths: Channels of each branch, the finest first; each next branch has half the size.
         blocks: Residual blocks per branch.
-        outputs: How many branches come out, the finest first.
+        outputs: Number of output branches, the finest first.
 
     Source: Sun et al. 2019, figure 3.
     """
@@ -65,7 +65,7 @@ class Exchange(nn.Module):
         fused = []
         for row in self.fuse_layers:
             parts = [
-                carry(branches[source]) for source, carry in enumerate(cast(nn.ModuleList, row))
+                layer(branches[source]) for source, layer in enumerate(cast(nn.ModuleList, row))
             ]
             total = parts[0] + parts[1]
             for part in parts[2:]:
@@ -75,10 +75,10 @@ class Exchange(nn.Module):
 
 
 class HRNet(nn.Module):
-    """Heatmaps from a high-resolution network.
+    """HRNet, the high-resolution network: heatmaps at a quarter of the image's size.
 
     ================== ======================================================================
-    normalised image (B, 3, H, W)
+    normalised image   (B, 3, H, W)
     stem               (B, stem, H/4, W/4)
     layer1             (B, 4 planes, H/4, W/4)
     stage2             (B, C, H/4, W/4), (B, 2C, H/8, W/8)
@@ -88,15 +88,15 @@ class HRNet(nn.Module):
     ================== ======================================================================
 
     Args:
-        width: C: 32 and 48 are the published ones.
-        joints: J.
-        attention: Where attention modules sit, as (stage, sub-network) in paper 003's numbering
-            from 1: stage s is HRNet's stage s+1 with s+1 sub-networks, and a module sits at the
-            input of its sub-network. The paper's own set is `attention.PAPER003`. They add keys
-            under `attention.` and leave all others as published.
-        stem: Channels of the two convolutions that quarter the image.
+        width: Channels C of the finest branch; 32 and 48 are published.
+        joints: Number of joints J.
+        attention: Places of attention modules, as (stage, sub-network) in paper 003's numbering
+            from 1: stage s is HRNet's stage s+1 with s+1 sub-networks, and a module is at the input
+            of its sub-network. The paper's own set is `attention.PAPER003`. The modules add weights
+            under `attention.` and leave all other names as published.
+        stem: Channels of the two convolutions that reduce the image to a quarter of its size.
         planes: Inner channels of the bottlenecks of layer1. At width 8 stem and bottlenecks are 73
-            % of the work: narrow them together with `width`.
+            % of the computation: reduce them together with `width`.
         blocks: Residual blocks per branch and bottlenecks in layer1.
         modules: Exchange units in stages 2, 3 and 4.
 
@@ -104,8 +104,8 @@ class HRNet(nn.Module):
         UsageError: If an attention position does not exist.
 
     Source: Sun et al. 2019, section 3; published key names (1754 tensors), 28,536,113 parameters at
-    width 32 with 17 joints. Differs from the published code: convolutions start from He et al.'s
-    distribution as ResNets do, not from N(0, 0.001); without ImageNet weights a narrow network then
+    width 32 with 17 joints. Differs from the published code: convolutions are initialised as in
+    ResNets (He et al. 2015), not from N(0, 0.001); without ImageNet weights a narrow network then
     fits eight samples in half the steps.
     """
 
@@ -172,7 +172,7 @@ class HRNet(nn.Module):
 
 
 def _transition(widths: Sequence[int]) -> nn.ModuleList:
-    """All branches go on as they are; a new one, last in `widths`, comes from the coarsest."""
+    """Identities of all branches, and a new branch, last in `widths`, from the coarsest."""
     new = nn.Sequential(_conv_norm_relu(widths[-2], widths[-1], 2))
     return nn.ModuleList([*(nn.Identity() for _ in widths[:-1]), new])
 
@@ -180,7 +180,6 @@ def _transition(widths: Sequence[int]) -> nn.ModuleList:
 def _stage(
     widths: Sequence[int], blocks: int, modules: int, outputs: int | None = None
 ) -> nn.Sequential:
-    every = [len(widths)] * (modules - 1)
-    return nn.Sequential(
-        *(Exchange(widths, blocks, count) for count in [*every, outputs or len(widths)])
-    )
+    """Exchange units in sequence; only the last one has `outputs` branches, if given."""
+    counts = [len(widths)] * (modules - 1) + [outputs or len(widths)]
+    return nn.Sequential(*(Exchange(widths, blocks, count) for count in counts))

@@ -1,9 +1,9 @@
-"""The base of the stages that find joints in images: crops in, joints and their scores out."""
+"""Base of the stages that find joints in images: crops in, joints and their scores out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -15,9 +15,9 @@ from pipeline.dashboard import show
 from pipeline.errors import UsageError
 from pipeline.heatmap import targets
 from pipeline.heatmap.benchmark_metrics import BenchmarkMetric, make_benchmark_metrics
-from pipeline.heatmap.data import get_skeleton
 from pipeline.heatmap.resnet import Normalise
 from pipeline.metrics.pck import PCK
+from pipeline.skeleton import get_skeleton
 from pipeline.sources import Split
 from pipeline.training.schedules import Schedule
 from pipeline.training.stage import Stage
@@ -26,25 +26,38 @@ DETECTION_VERSION = 1
 """Raised whenever the same weights and settings would give other joints than before."""
 
 SHARES = ("pck@0.05", "pck@0.1", "pck@0.2")
+"""The values of `PCK` that are logged, with `_` for `@`."""
 
 EXAMPLES = 8
-"""Validation images kept for the dashboard."""
+"""Crops kept as examples for the dashboard."""
 
 
 class ImageStage(Stage):
-    """What the stages with 2D and with 3D heatmaps share.
+    """Base of the stages with 2D and with 3D heatmaps.
+
+    A subclass writes `forward` (crops -> heatmaps), `loss` and `find_joints`.
+
+    Batches: see `pipeline.heatmap.data.Crops`. Logged: `train/loss`; `val/` and `test/` `loss` and
+    `pck_0.05`, `pck_0.1`, `pck_0.2`, the share of joints found within that fraction of the person's
+    size in the whole image; `oks_ap` for people of COCO and `pckh_0.5` for people of MPII.
 
     Args:
-        net: The network.
+        net: Network, normalised images (B, 3, H, W) -> heatmaps.
         optimizer: Makes the optimizer from the parameters.
-        schedule: Learning-rate factor by step.
+        schedule: Learning-rate factor by step; none keeps the rate constant.
         skeleton: Name of the joint set on axis J.
-        input_size: Width and height of crops.
-        padding: Factor on the boxes that crops are cut around.
-        published_cells: Take x/4 for the cell of pixel x, as published networks do.
-        flip_test: Look at each crop and its mirror image and average.
-        channels_last: Keep weights and features with channels last, which convolutions like better.
+        input_size: Width and height of the crops in pixels.
+        padding: Size of a crop relative to the person's box.
+        published_cells: Pixel x belongs to heatmap cell x/4, as in published networks.
+        flip_test: Detect in each crop and in its mirror image and average the results.
+        channels_last: Store weights and features with channels last, which is faster.
         pretrained: Checkpoint whose weights a fresh fit starts from.
+
+    Attributes:
+        decoding: How joints are read from heatmaps, for `settings`.
+        report: Values of `PCK` of the last validation or test.
+        examples: A few crops of the last validation or test: image, heatmaps, joints2d and truth in
+            pixels of the crop, score, name.
     """
 
     linked_arguments = ("skeleton", "input_size", "padding")
@@ -79,7 +92,7 @@ class ImageStage(Stage):
         self.examples: list[dict[str, Any]] = []
         self.report: dict[str, float] = {}
 
-    def require_outputs(self, count: int, what: str) -> None:
+    def check_outputs(self, count: int, what: str) -> None:
         """Check that the network gives one output for each joint of the joint set.
 
         Args:
@@ -97,11 +110,104 @@ class ImageStage(Stage):
             )
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Crops as the network takes them: uint8 (B, H, W, 3) -> float32 (B, 3, H, W)."""
+        """Input of the network from crops: uint8 (B, H, W, 3) -> float32 (B, 3, H, W)."""
         return self.normalise(images).contiguous(memory_format=self.layout)
 
+    def loss(self, heatmaps: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Loss of the network's output for a batch of crops, a scalar."""
+        raise NotImplementedError
+
+    def find_joints(self, images: Tensor, heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Read the joints from the network's output; with the flip test, also of mirrored crops.
+
+        Args:
+            images: The crops, RGB, uint8, (B, H, W, 3).
+            heatmaps: The network's output for them.
+
+        Returns:
+            Joints (B, J, 2 or 3), of which x and y are in pixels of the crop; scores (B, J); 2D
+            heatmaps (B, J, H/4, W/4).
+        """
+        raise NotImplementedError
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Loss of a batch of crops."""
+        loss = self.loss(self(batch["image"]), batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
+        return loss
+
+    def begin(self, split: Split) -> None:
+        """Reset the examples and metrics of the last evaluation."""
+        self.examples = []
+        cast(PCK, self.hits[split]).reset()
+        truths = self.data_module.evaluation_sets[split].truths
+        self.benchmark_metrics = make_benchmark_metrics(truths, self.skeleton, self.device)
+
+    def update_metrics(
+        self,
+        split: Split,
+        batch: Mapping[str, Tensor],
+        loss: Tensor,
+        joints2d: Tensor,
+        score: Tensor,
+    ) -> None:
+        """Add the joints found in a batch of crops to the metrics.
+
+        Args:
+            split: val or test.
+            batch: Batch of crops, see `pipeline.heatmap.data.Crops`.
+            loss: Loss of the batch.
+            joints2d: Joints in pixels of the crop, (B, J, 2).
+            score: Scores of the joints, (B, J).
+        """
+        mean, hits = cast(MeanMetric, self.losses[split]), cast(PCK, self.hits[split])
+        mean.update(loss, weight=len(joints2d))
+        self.log(f"{split}/loss", mean)
+        found = to_image_pixels(joints2d, batch["matrix"])
+        true = to_image_pixels(batch["joints2d"], batch["matrix"])
+        hits.update(found, true, batch["scale"], batch["weight"] > 0)
+        for benchmark_metric in self.benchmark_metrics:
+            benchmark_metric.update(batch["index"], found, score)
+
+    def conclude(self, split: Split) -> None:
+        """Log the shares of joints found and the benchmark metrics; print the test's."""
+        self.report = cast(PCK, self.hits[split]).compute()
+        for name in SHARES:
+            if split == "val" or math.isfinite(self.report[name]):  # detected boxes have no labels
+                metric = f"{split}/{name.replace('@', '_')}"
+                self.log(metric, self.report[name], prog_bar=name == "pck@0.1")
+        self._log_benchmarks(split)
+
+    def _log_benchmarks(self, split: Split) -> None:
+        """Log each benchmark metric, the first of each name; print all of them for the test."""
+        logged = set()
+        for benchmark_metric in self.benchmark_metrics:
+            value, numbers = benchmark_metric.compute()
+            name = f"{split}/{benchmark_metric.name}"
+            if name not in logged:
+                logged.add(name)
+                self.log(name, value)
+                rows = [(key, _percent(share)) for key, share in numbers.items()]
+                show.show_table(self.trainer, name, [benchmark_metric.title, "%"], rows)
+            if split == "test":
+                line = ", ".join(f"{key} {_percent(share):.1f}" for key, share in numbers.items())
+                self.print(f"{benchmark_metric.title}: {line} % ({benchmark_metric.protocol()})")
+
+    @torch.no_grad()
+    def detect(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Joints in crops, as the detection cache stores them.
+
+        Args:
+            images: RGB, uint8, (B, H, W, 3), cut with this module's `input_size` and `padding`.
+
+        Returns:
+            Joints in pixels of the crop, (B, J, 2), and their scores, (B, J); both float32.
+        """
+        joints, score, _ = self.find_joints(images, self(images))
+        return joints[..., :2].contiguous(), score
+
     def settings(self) -> dict[str, Any]:
-        """Everything besides the weights that decides what is detected, as plain values."""
+        """All settings besides the weights that affect a detection, as plain types."""
         return {
             "version": DETECTION_VERSION,
             "joints": self.skeleton.name,
@@ -114,90 +220,32 @@ class ImageStage(Stage):
 
     @property
     def flip_columns(self) -> int:
-        """Columns that a mirrored heatmap is shifted by.
+        """Columns that the heatmap of a mirrored crop is shifted by after it is mirrored back.
 
         Cell c mirrors to W/4-1-c exactly, and to W/4-1/4-c where pixel x is in cell x/4.
         """
         return round((targets.EXACT_CELLS - self.offset) * 2 / targets.STRIDE)
 
-    def begin(self, split: Split) -> None:
-        """Forget the images and counts of the last evaluation."""
-        self.examples = []
-        cast(PCK, self.hits[split]).reset()
-        truths = self.data_module.evaluation_sets[split].truths
-        self.benchmark_metrics = make_benchmark_metrics(truths, self.skeleton, self.device)
-
-    def score_joints(
-        self,
-        split: Split,
-        batch: Mapping[str, Tensor],
-        loss: Tensor,
-        joints2d: Tensor,
-        score: Tensor,
-    ) -> None:
-        """Add the joints found in a batch of crops to the metrics.
-
-        Args:
-            split: val or test.
-            batch: Crops; see `pipeline.heatmap.data.Crops`.
-            loss: Loss of the batch.
-            joints2d: Joints in pixels of the crop, (B, J, 2).
-            score: Their scores, (B, J).
-        """
-        mean, hits = cast(MeanMetric, self.losses[split]), cast(PCK, self.hits[split])
-        mean.update(loss, weight=len(joints2d))
-        self.log(f"{split}/loss", mean)
-        in_image = to_image_pixels(joints2d, batch["matrix"])
-        exact = to_image_pixels(batch["joints2d"], batch["matrix"])
-        hits.update(in_image, exact, batch["scale"], batch["weight"] > 0)
-        for benchmark_metric in self.benchmark_metrics:
-            benchmark_metric.update(batch["index"], in_image, score)
-
-    def conclude(self, split: Split) -> None:
-        """Log the share of joints that were found, and what the split's benchmarks report."""
-        self.report = cast(PCK, self.hits[split]).compute()
-        log_detections(self, split, self.report, self.benchmark_metrics)
-
-
-def log_detections(
-    module: Stage,
-    split: str,
-    report: Mapping[str, float],
-    benchmark_metrics: Sequence[BenchmarkMetric],
-) -> None:
-    """Log the share of joints found, and what the benchmarks of the split make of them.
-
-    Args:
-        module: The stage that logs.
-        split: val or test; for test the benchmarks' numbers are printed too.
-        report: Of `PCK`.
-        benchmark_metrics: One per benchmark; where two have the same number, the first is logged.
-    """
-    for name in SHARES:
-        if split == "val" or math.isfinite(report[name]):  # a detector's boxes have no labels
-            known = f"{split}/{name.replace('@', '_')}"
-            module.log(known, report[name], prog_bar=name == "pck@0.1")
-    for number, benchmark_metric in enumerate(benchmark_metrics):
-        value, numbers = benchmark_metric.compute()
-        name = f"{split}/{benchmark_metric.name}"
-        if benchmark_metric.name not in [other.name for other in benchmark_metrics[:number]]:
-            module.log(name, value)
-            rows = [(key, _percent(share)) for key, share in numbers.items()]
-            show.show_table(module.trainer, name, [benchmark_metric.title, "%"], rows)
-        if split == "test":
-            line = ", ".join(f"{key} {_percent(share):.1f}" for key, share in numbers.items())
-            module.print(f"{benchmark_metric.title}: {line} % ({benchmark_metric.protocol()})")
-
 
 def _percent(share: float) -> float:
-    """COCO's evaluation answers -1 where there is nobody to find."""
+    """Per cent; NaN for the -1 that COCO's evaluation gives where nobody is labelled."""
     return 100 * share if share >= 0 else math.nan
 
 
 def make_examples(
     batch: Mapping[str, Tensor], heatmaps: Tensor, joints2d: Tensor, score: Tensor
 ) -> list[dict[str, Any]]:
-    """The first crops of a batch, with what was found and where joints are (NaN: unknown)."""
+    """Examples for the dashboard: the first crops of a batch as NumPy arrays.
+
+    Args:
+        batch: Batch of crops, see `pipeline.heatmap.data.Crops`.
+        heatmaps: 2D heatmaps, (B, J, H/4, W/4).
+        joints2d: Joints found, pixels of the crop, (B, J, 2).
+        score: Scores of the joints, (B, J).
+
+    Returns:
+        A dictionary per crop: image, heatmaps, joints2d, truth (NaN where unlabelled), score, name.
+    """
     truth = batch["joints2d"].masked_fill(batch["weight"][..., None] == 0, torch.nan)
     kept = {"image": batch["image"], "heatmaps": heatmaps, "joints2d": joints2d}
     kept |= {"truth": truth, "score": score}
@@ -212,11 +260,11 @@ def to_image_pixels(joints2d: Tensor, matrix: Tensor) -> Tensor:
     """Pixels of crops -> pixels of whole images.
 
     Args:
-        joints2d: (B, J, 2).
-        matrix: From the image to the crop, (B, 2, 3).
+        joints2d: Pixels of the crops, (B, J, 2).
+        matrix: Affine maps from pixels of the image to pixels of the crop, (B, 2, 3).
 
     Returns:
-        (B, J, 2), float64.
+        Pixels of the whole images, (B, J, 2), float64.
     """
     matrix = matrix.double()
     moved = joints2d.double() - matrix[:, None, :, 2]

@@ -1,4 +1,4 @@
-"""The ResNet trunk, residual blocks, the deconvolution head, and norms folded for inference."""
+"""ResNet trunk, residual blocks, deconvolution head, and batch norms folded for inference."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from pipeline.errors import UsageError
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's red, green and blue in [0, 1]; published weights expect images without them."""
+"""Mean and deviation of ImageNet's red, green and blue in [0, 1], for the input of networks."""
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 """Residual blocks per layer of each ResNet (He et al. 2016, table 1)."""
 
 
 class Normalise(nn.Module):
-    """Bytes -> what networks trained on ImageNet expect, with channels last in memory.
+    """Normalisation of uint8 images with ImageNet's mean and deviation, channels last in memory.
 
-    Row by row rather than pixel by pixel, which is six times as fast on a CPU.
+    It works on whole rows rather than on pixels, which is six times as fast on a CPU.
     """
 
     mean: Tensor
@@ -33,7 +33,7 @@ class Normalise(nn.Module):
         self.register_buffer("scale", 1 / (255 * torch.tensor(DEVIATION)), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """RGB, uint8, (B, H, W, 3) -> zero mean and unit deviation on ImageNet, (B, 3, H, W)."""
+        """RGB, uint8, (B, H, W, 3) -> normalised images, (B, 3, H, W)."""
         rows = images.flatten(2).to(self.mean.dtype)
         width = images.shape[2]
         offset, scale = -self.mean * self.scale, self.scale
@@ -42,15 +42,15 @@ class Normalise(nn.Module):
 
 
 def conv3x3(channels: int, out: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution without bias that keeps the size, or halves it with stride 2."""
+    """3x3 convolution without bias that keeps the size, or halves it with stride 2."""
     return nn.Conv2d(channels, out, 3, stride, 1, bias=False)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around an identity: (B, C, H, W) -> (B, C, H, W).
+    """Residual block of two 3x3 convolutions: (B, C, H, W) -> (B, C, H, W).
 
     Args:
-        channels: C.
+        channels: Channels C of input and output.
 
     Source: He et al. 2016, figure 5 left.
     """
@@ -69,12 +69,12 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions around a shortcut, from C to four times `planes` channels.
+    """Residual block of 1x1, 3x3 and 1x1 convolutions, from C to four times `planes` channels.
 
     Args:
-        channels: C.
-        planes: Channels of the inner convolutions; four times as many come out.
-        stride: Of the 3x3 convolution, as in torchvision's weights.
+        channels: Channels C of the input.
+        planes: Channels of the inner convolutions; the output has four times as many.
+        stride: Stride of the 3x3 convolution, as in torchvision's weights.
 
     Source: He et al. 2016, figure 5 right.
     """
@@ -105,24 +105,24 @@ class Bottleneck(nn.Module):
 
 
 def bottlenecks(channels: int, planes: int, count: int, stride: int = 1) -> nn.Sequential:
-    """A layer of bottlenecks, of which the first changes width and size."""
+    """Bottlenecks in sequence, of which the first changes width and size."""
     first = Bottleneck(channels, planes, stride)
     rest = (Bottleneck(planes * Bottleneck.expansion, planes) for _ in range(count - 1))
     return nn.Sequential(first, *rest)
 
 
 class ResNet(nn.Module):
-    """ResNet without its classifier, under torchvision's key names.
+    """ResNet without its classifier, with torchvision's names of weights.
 
     (B, 3, H, W) -> (B, 2048, H/32, W/32)
 
     Args:
-        layers: 50, 101 or 152.
+        layers: Number of layers: 50, 101 or 152.
 
     Raises:
         UsageError: If there is no ResNet of that depth.
 
-    Source: He et al. 2016, table 1; the stride of a bottleneck sits on its 3x3 convolution.
+    Source: He et al. 2016, table 1; the stride of a bottleneck is that of its 3x3 convolution.
     """
 
     channels = 2048
@@ -154,7 +154,7 @@ class ResNet(nn.Module):
 
 
 def deconvolution_head(channels: int = ResNet.channels, width: int = 256) -> nn.Sequential:
-    """Three times transposed convolution, norm and ReLU: (B, C, H, W) -> (B, width, 8 H, 8 W).
+    """Three transposed convolutions, each with norm and ReLU: (B, C, H, W) -> (B, width, 8 H, 8 W).
 
     Source: Xiao et al. 2018, section 2; weights N(0, 0.001).
     """
@@ -171,14 +171,14 @@ def deconvolution_head(channels: int = ResNet.channels, width: int = 256) -> nn.
 
 
 def init_he(module: nn.Module) -> None:
-    """Draw all convolutions of a module so that ReLUs keep gradients' size (He et al. 2015)."""
+    """Initialise all convolutions of a module as He et al. (2015) for ReLUs, by fan-out."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
 
 def init_small(module: nn.Module) -> None:
-    """Draw all convolutions of a module from N(0, 0.001), with zero biases (heatmap networks)."""
+    """Initialise all convolutions of a module from N(0, 0.001), with zero biases."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(part.weight, std=0.001)
@@ -187,29 +187,29 @@ def init_small(module: nn.Module) -> None:
 
 
 def fold_norms(net: nn.Module) -> nn.Module:
-    """A copy of a network for inference, with each norm folded into the convolution before it.
+    """Copy a network for inference, with each batch norm folded into the convolution before it.
 
-    Holds for networks whose norms are registered right behind the convolution that feeds them, as
-    those of this package are. The copy is in eval mode and does not learn.
+    Each norm must be registered directly after the convolution whose output it gets, as in the
+    networks of this package. The copy is in eval mode and has no trainable parameters.
 
     Args:
-        net: The network, (B, 3, H, W) -> anything; left as it is.
+        net: Network, (B, 3, H, W) -> anything; not changed.
     """
     folded = copy.deepcopy(net).eval().requires_grad_(False)
     for parent in list(folded.modules()):
-        before: nn.Module | None = None
+        previous: nn.Module | None = None
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d) and isinstance(
-                before, nn.Conv2d | nn.ConvTranspose2d
+                previous, nn.Conv2d | nn.ConvTranspose2d
             ):
-                _fold(before, child)
+                _fold_norm(previous, child)
                 setattr(parent, name, nn.Identity())
-            before = child
+            previous = child
     return folded
 
 
 @torch.no_grad()
-def _fold(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d) -> None:
+def _fold_norm(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d) -> None:
     conv.weight, conv.bias = fuse_conv_bn_weights(
         conv.weight,
         conv.bias,

@@ -1,4 +1,4 @@
-"""Xiao et al.'s simple baseline: a ResNet, three transposed convolutions, and heatmaps."""
+"""The simple baseline of Xiao et al.: heatmaps from a ResNet and three transposed convolutions."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pipeline.heatmap.resnet import ResNet, deconvolution_head, init_small
 
 
 class SimpleBaseline(ResNet):
-    """Heatmaps from a ResNet and three transposed convolutions.
+    """The simple baseline: heatmaps from a ResNet and three transposed convolutions.
 
     ====================== ========================
-    normalised images    (B, 3, H, W)
+    normalised images      (B, 3, H, W)
     ResNet                 (B, 2048, H/32, W/32)
     deconvolutions         (B, 256, H/4, W/4)
     1x1 convolution        (B, J, H/4, W/4)
     ====================== ========================
 
     Args:
-        layers: 50, 101 or 152.
-        joints: J.
+        layers: Layers of the ResNet: 50, 101 or 152.
+        joints: Number of joints J.
 
-    Source: Xiao et al. 2018, section 2; published key names (338 tensors at 50 layers).
+    Source: Xiao et al. 2018, section 2; published names of weights (338 tensors at 50 layers).
     """
 
     def __init__(self, layers: int = 50, joints: int = 17) -> None:

@@ -1,4 +1,4 @@
-"""Heatmaps from joints and joints from heatmaps, the loss on them, the flip test's way back."""
+"""Heatmaps from joints and joints from heatmaps, the loss on them, and flipping them back."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ STRIDE = 4
 """Pixels of the crop per cell of a heatmap."""
 
 EXACT_CELLS = (STRIDE - 1) / 2
-"""Pixel of the crop at the centre of cell 0: cell c covers pixels 4c … 4c+3, with middle 4c+1.5."""
+"""Pixel of the crop at the centre of cell 0: cell c covers pixels 4c … 4c+3, with centre 4c+1.5."""
 
 PUBLISHED_CELLS = 0.0
-"""Pixel of the crop that published networks mean by cell 0: for them pixel x is in cell x/4."""
+"""Pixel of the crop at cell 0 of published networks: for them pixel x is at cell x/4."""
 
 
 def to_cells(pixels: Tensor, *, offset: float = EXACT_CELLS) -> Tensor:
@@ -34,7 +34,7 @@ def to_pixels(cells: Tensor, *, offset: float = EXACT_CELLS) -> Tensor:
 
 
 def encode_heatmaps(cells: Tensor, size: tuple[int, int], *, sigma: float = 2.0) -> Tensor:
-    """Heatmaps with a Gaussian of peak 1 exactly where each joint is.
+    """Heatmaps with a Gaussian of peak 1 at the exact place of each joint.
 
     Convention:
         x counts columns, y rows; a joint at (1, 0) has its peak in row 0, column 1.
@@ -44,54 +44,54 @@ def encode_heatmaps(cells: Tensor, size: tuple[int, int], *, sigma: float = 2.0)
                   [0.3679, 0.6065, 0.3679]]]])
 
     Args:
-        cells: Joints in cells, (B, J, 2). Joints far outside give maps near zero, NaN gives NaN.
-        size: Width and height of the heatmaps.
-        sigma: Deviation in cells.
+        cells: Joints in cells, (B, J, 2). A joint far outside gives values near 0, NaN gives NaN.
+        size: Width and height of the heatmaps in cells.
+        sigma: Standard deviation of the Gaussian in cells.
 
     Returns:
-        (B, J, H, W).
+        Heatmaps, (B, J, H, W).
     """
-    x, y = _profiles(cells, size, sigma)
+    x, y = _axis_gaussians(cells, size, sigma)
     return y[..., :, None] * x[..., None, :]
 
 
 def encode_heatmaps_rounded(cells: Tensor, size: tuple[int, int], *, sigma: float = 2.0) -> Tensor:
-    """Heatmaps as published networks know them: centred on a cell, cut to 6 sigma + 1 cells.
+    """Heatmaps as published networks are trained: Gaussians centred on a cell, 6 sigma + 1 wide.
 
     Args:
         cells: Joints in cells, (B, J, 2).
-        size: Width and height of the heatmaps.
-        sigma: Deviation in cells.
+        size: Width and height of the heatmaps in cells.
+        sigma: Standard deviation of the Gaussian in cells.
 
     Returns:
-        (B, J, H, W).
+        Heatmaps, (B, J, H, W).
 
-    Source: Sun et al. 2019's code; the centre is the cell whose middle is nearest.
+    Source: Sun et al. 2019's code; the centre is the cell with the nearest centre.
     """
-    x, y = _profiles((cells + 0.5).floor(), size, sigma)
-    edge = _bell(torch.tensor(3.0 * sigma), sigma) * (1 - 1e-4)
+    x, y = _axis_gaussians((cells + 0.5).floor(), size, sigma)
+    edge = _gaussian(torch.tensor(3.0 * sigma), sigma) * (1 - 1e-4)
     return (y * (y >= edge))[..., :, None] * (x * (x >= edge))[..., None, :]
 
 
-def _bell(distance: Tensor, sigma: float) -> Tensor:
-    # Below e^-20 it stays there: numbers too small for float32 would make this four times as slow.
+def _gaussian(distance: Tensor, sigma: float) -> Tensor:
+    # At least e^-20: numbers that are subnormal in float32 would make this four times as slow.
     return (distance * distance).mul_(-0.5 / sigma**2).clamp_(min=-20.0).exp_()
 
 
-def _profiles(cells: Tensor, size: tuple[int, int], sigma: float) -> tuple[Tensor, Tensor]:
-    """The Gaussian's factors along x, (B, J, W), and along y, (B, J, H)."""
+def _axis_gaussians(cells: Tensor, size: tuple[int, int], sigma: float) -> tuple[Tensor, Tensor]:
+    """Factors of the 2D Gaussian along x, (B, J, W), and along y, (B, J, H)."""
     columns = torch.arange(size[0], device=cells.device, dtype=cells.dtype)
     rows = torch.arange(size[1], device=cells.device, dtype=cells.dtype)
-    return _bell(columns - cells[..., :1], sigma), _bell(rows - cells[..., 1:], sigma)
+    return _gaussian(columns - cells[..., :1], sigma), _gaussian(rows - cells[..., 1:], sigma)
 
 
 def is_in_reach(cells: Tensor, size: tuple[int, int], *, sigma: float = 2.0) -> Tensor:
-    """Whether a joint's Gaussian, cut at 3 sigma, touches its heatmap: only then can it be learned.
+    """Whether a joint's Gaussian, cut at 3 sigma, overlaps its heatmap: others have no target.
 
     Args:
         cells: Joints in cells, (B, J, 2); NaN is out of reach.
-        size: Width and height of the heatmaps.
-        sigma: Deviation in cells.
+        size: Width and height of the heatmaps in cells.
+        sigma: Standard deviation of the Gaussian in cells.
 
     Returns:
         Booleans, (B, J).
@@ -101,20 +101,20 @@ def is_in_reach(cells: Tensor, size: tuple[int, int], *, sigma: float = 2.0) -> 
 
 
 def decode_quarter(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-    """Joints from the peaks of heatmaps, moved a quarter cell towards the higher neighbour.
+    """Joints at the peaks of heatmaps, moved by a quarter cell towards the higher neighbour.
 
     Args:
-        heatmaps: (B, J, H, W).
+        heatmaps: Heatmaps, (B, J, H, W).
 
     Returns:
-        Joints in cells, (B, J, 2), float32, and their scores, the peaks' values, (B, J), float32.
+        Joints in cells, (B, J, 2), float32, and their scores, the values of the peaks, (B, J),
+        float32.
 
-    Source: Newell et al. 2016. Differs from HRNet's code: peaks one cell from the border move too,
-    and a joint
-        without any positive value stays at its peak (its score says so).
+    Source: Newell et al. 2016. Differs from HRNet's code: peaks one cell from the border are moved,
+    too, and a joint without any positive value stays at its peak (its score is not positive).
     """
     heatmaps = heatmaps.float()
-    x, y, score = _peaks(heatmaps)
+    x, y, score = _find_peaks(heatmaps)
     height, width = heatmaps.shape[-2:]
     flat = heatmaps.flatten(-2)
 
@@ -131,18 +131,18 @@ def decode_quarter(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decode_argmax(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-    """Joints at the highest cells of heatmaps, as paper 002 reads them; otherwise as `decode_quarter`."""
-    x, y, score = _peaks(heatmaps.float())
+    """Joints at the peaks of heatmaps, as in paper 002; otherwise as `decode_quarter`."""
+    x, y, score = _find_peaks(heatmaps.float())
     return torch.stack([x, y], dim=-1).float(), score
 
 
 def decode_expectation(heatmaps: Tensor, *, sharpness: float = 20.0) -> tuple[Tensor, Tensor]:
-    """Joints as the mean cell under a softmax over each heatmap; arguments and results as `decode_quarter`.
+    """Joints as the mean cell under a softmax over each heatmap; otherwise as `decode_quarter`.
 
     Args:
-        heatmaps: (B, J, H, W), peaks near 1.
-        sharpness: Factor before the softmax: at 20 and sigma 2 the weights are a Gaussian of half a
-            cell, wide enough to fall between cells and high enough above the background.
+        heatmaps: Heatmaps with peaks near 1, (B, J, H, W).
+        sharpness: Factor before the softmax. At 20 and sigma 2 the weights are a Gaussian of half a
+            cell: wide enough for places between cells, and high above the background.
 
     Source: Sun et al. 2018, equation 1. Differs from the paper: networks trained on Gaussians need
     the factor.
@@ -158,7 +158,7 @@ def decode_expectation(heatmaps: Tensor, *, sharpness: float = 20.0) -> tuple[Te
     return torch.stack([x, y], dim=-1), heatmaps.flatten(-2).amax(dim=-1)
 
 
-def _peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _find_peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Column, row and value of each highest cell, (B, J)."""
     flat = heatmaps.flatten(-2)
     if flat.device.type == "cpu":  # NumPy's argmax is ten times as fast there
@@ -173,13 +173,13 @@ def flip_back(heatmaps: Tensor, swap: Sequence[int], *, columns: int = 0) -> Ten
     """Heatmaps of a mirrored crop -> heatmaps of the crop.
 
     Args:
-        heatmaps: Of the mirrored crop, (B, J, H, W).
-        swap: The skeleton's permutation of left and right.
-        columns: How far to move them right: 1 for published networks, whose cells sit at x/4 so
-            that mirroring misses by three quarters of a cell; the column left free keeps its value.
+        heatmaps: Heatmaps of the mirrored crop, (B, J, H, W).
+        swap: Permutation of the joints that swaps left and right.
+        columns: Cells to shift to the right: 0, or 1 for published networks, where mirroring is off
+            by three quarters of a cell; column 0 keeps its values.
 
     Returns:
-        (B, J, H, W).
+        Heatmaps, (B, J, H, W).
     """
     back = heatmaps[:, list(swap)].flip(-1)
     if columns:
@@ -188,7 +188,7 @@ def flip_back(heatmaps: Tensor, swap: Sequence[int], *, columns: int = 0) -> Ten
 
 
 class _HeatmapLoss(torch.autograd.Function):
-    """Half the mean square, keeping one map for the way back where autograd keeps three."""
+    """Half the mean square; saves one tensor for the backward pass where autograd saves three."""
 
     @staticmethod
     def forward(ctx: Any, predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -207,17 +207,20 @@ class _HeatmapLoss(torch.autograd.Function):
 
 
 def heatmap_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Half the mean squared difference of heatmaps, both first multiplied by the joint's weight.
+    """Half the mean squared difference of heatmaps, which are first multiplied by a joint's weight.
+
+    loss = mean of (weight predicted - weight target)^2 / 2 over B, J, H and W.
 
     Args:
-        predicted: (B, J, H, W), any precision; computed in float32.
-        target: (B, J, H, W); gets no gradient.
-        weight: 0 for joints that do not count, (B, J).
+        predicted: Predicted heatmaps, (B, J, H, W), any precision; computed in float32.
+        target: Target heatmaps, (B, J, H, W); gets no gradient.
+        weight: Weight of each joint, (B, J); 0 for joints that do not count.
 
     Returns:
-        Scalar: the mean is over all joints and cells, those of weight 0 included.
+        Scalar; the mean is over all joints and cells, those of weight 0 included.
 
-    Source: Sun et al. 2019's code. Papers 000 and 003 sum over cells: a constant factor of 2 H W;
-    paper 002 takes the whole mean: a factor of 2, which its preset gives the learning rate.
+    Source: Sun et al. 2019's code. Papers 000 and 003 sum over cells: a constant factor of 2 H W.
+    Paper 002 takes the mean without the half: a factor of 2, which its config puts into the
+    learning rate.
     """
     return _HeatmapLoss.apply(predicted, target, weight)

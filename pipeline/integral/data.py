@@ -1,4 +1,4 @@
-"""What room 1b sees: crops whose joints have depth, beside crops whose joints have none."""
+"""The data module of the integral stage: crops whose joints have depth, and crops without depth."""
 
 from __future__ import annotations
 
@@ -19,26 +19,33 @@ from pipeline.training.loader import BatchKey, BatchSet, ResumableLoader, make_l
 PAPER004_AUGMENTATION = Augmentation(
     rotation=15.0, rotation_chance=1.0, scale=0.3, shift=0.02, half_body=0.0
 )
-"""Flips, turns up to 30 degrees, zooms up to 30 % and shifts up to 2 % (paper 004, sec. 3.5)."""
+"""Flips, rotations up to 30 degrees, scales up to 30 %, shifts up to 2 % (paper 004, sec. 3.5)."""
 
 
 class CropsWithDepth(Crops):
-    """Crops with the depth of joints; see `pipeline.heatmap.data.Crops` for the rest.
+    """Batches of crops whose joints may have depth.
 
-    A batch has besides:
+    A batch has these NumPy arrays besides those of `pipeline.heatmap.data.Crops`:
 
     ============= ================ =======================================================
     `depth`       (B, J)           behind the root, metres, float32; 0 where unknown
     `has_depth`   (B, J)           1 where `weight` is 1 and the depth is known
     `joints3d`    (B, J, 3)        camera frame of the whole image, metres, float32; not
-                                   mirrored or turned; 0 where `scored` is 0
-    `focal`       (B, 2)           pixels of the whole image; 1 where `scored` is 0
-    `principal`   (B, 2)           pixels of the whole image; 0 where `scored` is 0
-    `scored`      (B,)             1 where all joints and the camera are known
-    `action`      (B,)             number of the action in `actions`
+                                   augmented; 0 where `evaluated` is false
+    `focal`       (B, 2)           pixels of the whole image; 1 where `evaluated` is false
+    `principal`   (B, 2)           pixels of the whole image; 0 where `evaluated` is false
+    `evaluated`   (B,)             whether all joints and the camera are known in 3D, so
+                                   that the errors in 3D are computed
+    `action`      (B,)             index of the action in `actions`
     ============= ================ =======================================================
 
-    Flips, turns and zooms of a crop leave depth as it is.
+    Flips, rotations and scales of a crop do not change the depth.
+
+    Args:
+        samples: People; those without joints in 3D have no depth.
+        skeleton: Joint set of the network.
+        args: Further arguments of `Crops`.
+        kwargs: Further arguments of `Crops`.
     """
 
     def __init__(self, samples: Samples, skeleton: Skeleton, *args: Any, **kwargs: Any) -> None:
@@ -46,21 +53,22 @@ class CropsWithDepth(Crops):
         N = len(samples)
         self.joints3d = np.full((N, len(skeleton), 3), np.nan, np.float32)
         if samples.joints3d is not None:
-            how = conversion(samples.skeleton, skeleton, allow_missing=True)
-            self.joints3d = how.joints(samples.joints3d).astype(np.float32)
+            convert = conversion(samples.skeleton, skeleton, allow_missing=True)
+            self.joints3d = convert.joints(samples.joints3d).astype(np.float32)
         unknown = np.full((N, 2), np.nan)
         self.focal = unknown if samples.focal is None else samples.focal
         self.principal = unknown if samples.principal is None else samples.principal
         self.depth = self.joints3d[..., 2] - self.joints3d[:, skeleton.root, None, 2]
-        lens = np.isfinite(np.concatenate([self.focal, self.principal], axis=1)).all(axis=1)
-        posed = np.isfinite(self.joints3d).all(axis=(1, 2))
-        self.scored: NDArray[np.bool_] = np.asarray(posed & lens)
+        camera = np.concatenate([self.focal, self.principal], axis=1)
+        has_camera = np.isfinite(camera).all(axis=1)
+        has_joints = np.isfinite(self.joints3d).all(axis=(1, 2))
+        self.evaluated: NDArray[np.bool_] = np.asarray(has_joints & has_camera)
         names = samples.actions or ("all",) * N
         self.actions = sorted(set(names))
         self.action = np.searchsorted(self.actions, names)
 
     def has_depth(self) -> NDArray[np.bool_]:
-        """Which of its people have joints with depth, (N,)."""
+        """Whether each person has joints with depth, (N,)."""
         return np.isfinite(self.depth[self.people]).any(axis=1)
 
     def __getitem__(self, key: BatchKey) -> dict[str, Any]:
@@ -71,14 +79,14 @@ class CropsWithDepth(Crops):
         mirrored = np.linalg.det(batch["matrix"][:, :, :2]) < 0
         depth = np.where(mirrored[:, None], depth[:, list(self.skeleton.swap)], depth)
         known = np.isfinite(depth) & (batch["weight"] > 0)
-        scored = self.scored[index]
+        evaluated = self.evaluated[index]
         return batch | {
             "depth": np.where(known, depth, 0.0).astype(np.float32),
             "has_depth": known.astype(np.float32),
-            "joints3d": np.where(scored[:, None, None], self.joints3d[index], 0.0),
-            "focal": np.where(scored[:, None], self.focal[index], 1.0),
-            "principal": np.where(scored[:, None], self.principal[index], 0.0),
-            "scored": scored,
+            "joints3d": np.where(evaluated[:, None, None], self.joints3d[index], 0.0),
+            "focal": np.where(evaluated[:, None], self.focal[index], 1.0),
+            "principal": np.where(evaluated[:, None], self.principal[index], 0.0),
+            "evaluated": evaluated,
             "action": self.action[index],
         }
 
@@ -86,20 +94,21 @@ class CropsWithDepth(Crops):
 class HalfDepthBatches:
     """Batches of which one half has joints with depth and the other half has none.
 
-    A sample of the set is a pair of people, one of each kind. The larger kind comes once per epoch,
-    the smaller one as often as it takes, varied anew each time.
+    An item of the set is a pair of people, one of each kind. The larger kind comes once per epoch;
+    the smaller kind is repeated to match it, with new augmentation each time.
 
     Args:
-        crops: Of both kinds.
-        seed: Of who meets whom.
+        crops: People of both kinds.
+        seed: Seed of the pairing.
 
-    Source: paper 004, sec. 3.4. Differs from the paper: it does not say how the two are mixed.
+    Source: paper 004, sec. 3.4. Differs from the paper: it does not describe how the two are mixed.
     """
 
     def __init__(self, crops: CropsWithDepth, *, seed: int) -> None:
-        deep = crops.has_depth()
+        has_depth = crops.has_depth()
         self.crops, self.seed = crops, seed
-        self.halves = {"deep": np.flatnonzero(deep), "flat": np.flatnonzero(~deep)}
+        # The names are part of the keys of the random numbers.
+        self.halves = {"deep": np.flatnonzero(has_depth), "flat": np.flatnonzero(~has_depth)}
 
     def __len__(self) -> int:
         return max(map(len, self.halves.values()))
@@ -110,34 +119,35 @@ class HalfDepthBatches:
         people, rounds = [], []
         for name, half in self.halves.items():
             shift = int(rng.bits(self.seed, name, epoch, lanes=1)[0] % np.uint64(len(half)))
-            lap, place = np.divmod(pairs + shift, len(half))
+            repeat, place = np.divmod(pairs + shift, len(half))
             people.append(half[place])
-            rounds.append(epoch * (len(self) // len(half) + 2) + lap)
-        # Who comes twice in an epoch must not look the same twice: a lap counts as an epoch.
-        laps = cast(int, np.concatenate(rounds))
-        return self.crops[(laps, np.concatenate(people))]
+            rounds.append(epoch * (len(self) // len(half) + 2) + repeat)
+        # Augmentation is keyed by the round, not the epoch: repeated people get other crops.
+        epochs = cast(int, np.concatenate(rounds))
+        return self.crops[(epochs, np.concatenate(people))]
 
 
 class IntegralDataModule(HeatmapDataModule):
-    """Crops for a network with 3D heatmaps: people with depth, and people on photographs without.
+    """Crops for a network with 3D heatmaps: people with depth, and photographed people without.
 
-    Where the training split has people of both kinds, half of every batch is of each; see `HalfDepthBatches`.
-    Validation and test are on `source` alone. See `CropsWithDepth` for what is in a batch.
+    Where the training split has people of both kinds, half of every batch is of each; see
+    `HalfDepthBatches`. Validation and test are on `source` alone. See `CropsWithDepth` for what is
+    in a batch.
 
     Args:
-        source: Where images and joints come from; some of its people have joints in 3D.
-        photographs: Images for training besides, with joints in 2D.
+        source: Data source with images and joints; some of its people have joints in 3D.
+        photographs: Data source of more training images, with joints in 2D; none for no more.
         skeleton: Name of the network's joint set.
-        input_size: Width and height of what the network sees: multiples of 32.
-        padding: Factor on the boxes.
-        augmentation: How training varies the crops.
-        batch_size: Training samples per batch and process.
+        input_size: Width and height of the crops in pixels: multiples of 32.
+        padding: Size of a crop relative to the person's box.
+        augmentation: Random variation of the training crops.
+        batch_size: Training samples per batch and process; even where half of a batch has no depth.
         evaluation_batch: Samples per batch in validation and test.
-        workers: Loader processes while training.
-        seed: Of order and augmentation.
+        workers: DataLoader workers of each process.
+        seed: Seed of shuffling, pairing and augmentation.
 
     Raises:
-        UsageError: If a size or a name cannot be.
+        UsageError: If a size or a name is not valid.
     """
 
     def __init__(
@@ -168,7 +178,7 @@ class IntegralDataModule(HeatmapDataModule):
         self.photographs = photographs
 
     def describe(self) -> str:
-        """Where the data come from, in a line."""
+        """Where the data come from, in one line."""
         if self.photographs is None:
             return self.source.describe()
         return f"{self.source.describe()}; 2D alone from {self.photographs.describe()}"
@@ -177,23 +187,23 @@ class IntegralDataModule(HeatmapDataModule):
         """Read the splits that Lightning's stage needs.
 
         Raises:
-            DataError: If files are missing or damaged, a split is empty, or nothing to train on or
-                to validate with has depth.
-            UsageError: If a batch cannot be halved.
+            DataError: If files are missing or damaged, a split is empty, or nobody in the training
+                or the validation split has depth.
+            UsageError: If half of a batch has no depth and `batch_size` is odd.
         """
         super().setup(stage)
         if stage == "fit":
             val = cast(CropsWithDepth, self.evaluation_sets["val"])
-            if not val.scored[val.people].any():
+            if not val.evaluated[val.people].any():
                 raise self._no_depth()
 
     def training_set(self) -> BatchSet:
-        """Augmented crops of the training split; halves of a batch where some have no depth."""
+        """Augmented crops of the training split; `HalfDepthBatches` where some have no depth."""
         crops = self._crops("train", self.augmentation)
-        deep = crops.has_depth()
-        if not deep.any():
+        has_depth = crops.has_depth()
+        if not has_depth.any():
             raise self._no_depth()
-        if deep.all():
+        if has_depth.all():
             return crops
         if self.batch_size % 2:
             raise UsageError(
@@ -209,12 +219,12 @@ class IntegralDataModule(HeatmapDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled batches of the training split."""
-        size = (
-            self.batch_size // 2
-            if isinstance(self.train_set, HalfDepthBatches)
-            else self.batch_size
+        items = self.batch_size
+        if isinstance(self.train_set, HalfDepthBatches):
+            items //= 2  # each is a pair of people
+        return make_loader(
+            self.train_set, items, shuffle=True, seed=self.seed, workers=self.workers
         )
-        return make_loader(self.train_set, size, shuffle=True, seed=self.seed, workers=self.workers)
 
     def _crops(self, split: Split, augmentation: Augmentation | None) -> CropsWithDepth:
         source = self.source

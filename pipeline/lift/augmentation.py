@@ -18,60 +18,67 @@ from pipeline.sources import Sequence
 from pipeline.training.loader import BatchKey
 
 
-def rerender(sequences: Many[Sequence], seed: int, take: int) -> list[Sequence]:
-    """The same motion by other bodies before other cameras: a pure function of (seed, take).
+def rerender(sequences: Many[Sequence], seed: int, rendering: int) -> list[Sequence]:
+    """The same motion with other bodies and cameras: a pure function of (seed, rendering).
 
-    Sequences that stand next to each other and share their joints are one recording: they get one
-    body, with bone lengths drawn from those of adults, and a ring of cameras around it
+    Neighbouring sequences that share their joints are one recording. Each recording gets one body,
+    with bone lengths drawn from those of adults, and a ring of cameras around it
     (`ring_of_cameras`).
 
     Args:
-        sequences: With world joints, floor at z = 0, in H36M17.
-        seed: Of the run.
-        take: Which take.
+        sequences: Sequences with world joints in H36M17, metres, floor at z = 0.
+        seed: Seed of the run.
+        rendering: Number of the rendering, from 1; 0 stands for the source itself.
+
+    Returns:
+        Sequences with the same names, in the same order, without 2D joints.
+
+    Raises:
+        DataError: If a sequence has no 3D joints.
 
     Source: PoseAug (Gong et al. 2021) and EvoSkeleton (Li et al. 2020) vary bodies and cameras
         likewise.
     Differs from the papers: bodies and cameras are drawn from their ranges, not learned or evolved.
     """
-    found: list[Sequence] = []
+    rerendered: list[Sequence] = []
     for _, shared in itertools.groupby(sequences, key=lambda s: id(s.joints3d)):
         recording = list(shared)
         first = recording[0]
         if first.joints3d is None:
-            raise DataError(f"{first.name}: has no 3D joints, so it cannot be filmed anew")
-        bones = draw_bone_lengths(seed, f"take {take} of {first.name}")
+            raise DataError(f"{first.name}: has no 3D joints, so it cannot be re-rendered")
+        # "take" is part of the keys of the random numbers: with another word they change.
+        bones = draw_bone_lengths(seed, f"take {rendering} of {first.name}")
         world = apply_bone_lengths(first.joints3d.astype(np.float64), first.skeleton, bones)
         cameras: list[Camera] = []
         while len(cameras) < len(recording):
-            key = (seed, "take", take, first.name, len(cameras))
+            key = (seed, "take", rendering, first.name, len(cameras))
             cameras += ring_of_cameras(*key, joints3d=world, valid=first.valid)
         joints3d = world.astype(np.float32)
-        found += [
+        rerendered += [
             replace(s, joints3d=joints3d, joints2d=None, camera=camera)
             for s, camera in zip(recording, cameras, strict=False)
         ]
-    return found
+    return rerendered
 
 
 class RerenderedWindows:
-    """Training batches of motion that is filmed anew every so many epochs.
+    """Training windows that are made again from a new rendering every `epochs` epochs.
 
     Args:
-        windows: Makes the windows of a take.
-        epochs: How long a take lasts.
+        make_windows: Function that makes the windows of a rendering from its number.
+        epochs: Epochs that use one rendering.
     """
 
-    def __init__(self, windows: Callable[[int], TrainingWindows], epochs: int) -> None:
-        self.make, self.epochs = windows, epochs
-        self.take, self.windows = 0, windows(0)
+    def __init__(self, make_windows: Callable[[int], TrainingWindows], epochs: int) -> None:
+        self.make_windows, self.epochs = make_windows, epochs
+        self.rendering, self.windows = 0, make_windows(0)
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def __getitem__(self, key: BatchKey) -> dict[str, Any]:
-        """See `TrainingWindows`."""
-        take = key[0] // self.epochs
-        if take != self.take:
-            self.take, self.windows = take, self.make(take)
+        """A batch of windows, see `TrainingWindows`."""
+        rendering = key[0] // self.epochs
+        if rendering != self.rendering:
+            self.rendering, self.windows = rendering, self.make_windows(rendering)
         return self.windows[key]

@@ -14,11 +14,14 @@ from pipeline.lift.lifter import Lifter
 
 
 class PaddedClips:
-    """Arrays of many clips in one, each clip edge-padded, so that any window is one contiguous row.
+    """Many clips in one array, each edge-padded, so that any window is one contiguous slice.
 
     Args:
-        clips: Per clip one array, (T, ...); the trailing axes are the same everywhere.
-        pad: Copies of the first and last frame that stand before and behind each clip.
+        clips: One array per clip, (T, ...); T may differ, the other axes are equal.
+        pad: Copies of the first and of the last frame before and after each clip.
+
+    Attributes:
+        starts: Row of the first frame of each clip, (N,).
     """
 
     def __init__(self, clips: Sequence[NDArray[np.generic]], pad: int) -> None:
@@ -34,6 +37,16 @@ class PaddedClips:
             )
         ).reshape(sum(lengths) + 2 * pad * len(clips), -1)
 
+    def first_rows(self, starts: Sequence[NDArray[np.int64]]) -> Tensor:
+        """First rows of windows of all clips, (B,).
+
+        Args:
+            starts: One array per clip: first frames of its windows, relative to its own first
+                frame, (K,).
+        """
+        per_clip = [row + start for row, start in zip(self.starts, starts, strict=True)]
+        return torch.from_numpy(np.concatenate(per_clip))
+
     def windows(self, first: Tensor, frames: int) -> Tensor:
         """Windows of `frames` rows that begin at rows `first` (B,): (B, frames, ...), a copy."""
         width = self.rows.shape[1]
@@ -47,9 +60,9 @@ def window_starts(
 ) -> NDArray[np.int64]:
     """First frames of the training windows of a clip, relative to its own first frame.
 
-    Windows lie inside the clip, `step` apart, and the last one ends with it; a clip shorter than a
-    window gives one window, centred, that the padding fills. Windows with a frame that is not valid
-    are left out.
+    Windows lie inside the clip, `step` frames apart, and the last one ends with the clip. A clip
+    shorter than a window gives one window, with the clip in its middle. Windows with a frame that
+    is not valid are left out.
 
     >>> window_starts(10, 4, 4).tolist(), window_starts(3, 8, 4).tolist()
     ([0, 4, 6], [-2])
@@ -65,12 +78,13 @@ def window_starts(
     return starts[bad[high] == bad[low]]
 
 
-def subset_frames(length: int) -> Tensor:
-    """Two frames in a row of every 16 of a clip, so that motion can be scored too: their numbers.
+def frame_subset(length: int) -> Tensor:
+    """Frame numbers of the frame subset of a clip: frames 0 and 1 of every 16.
 
-    A lifter that gives out one frame of each window is scored on them at an eighth of the cost.
+    Lifters that predict one frame of each window are evaluated on it at an eighth of the cost. Two
+    successive frames are kept so that velocity can be measured, too.
 
-    >>> subset_frames(34).tolist()
+    >>> frame_subset(34).tolist()
     [0, 1, 16, 17, 32, 33]
     """
     frames = torch.arange(length)
@@ -88,18 +102,18 @@ def lift_in_windows(
 ) -> Tensor:
     """Lift a clip of any length so that every frame is predicted exactly once.
 
-    `every`: back-to-back windows, then one made of the last T frames, of which only the frames not
-    yet predicted are kept; a shorter clip is padded with its last frame. `centre` and `valid`: the
-    clip is padded with its first and last frames so that each frame is the centre once (a causal
-    lifter is padded in front alone).
+    Output `every`: the clip is cut into windows one after the other. The last window is the last T
+    frames, of which only those not yet predicted are kept. A clip shorter than T is padded with its
+    last frame. Output `centre` and `valid`: the clip is padded with its first and last frame so
+    that each frame is the centre of one window; for a causal lifter it is padded in front only.
 
     Args:
-        lift: (B, T, J, C), (B, T, J) -> (B, T', J, 3); the lifter with whatever surrounds it.
-        lifter: Says T and which frames come out.
+        lift: Function (B, T, J, C), (B, T, J) -> (B, T', J, 3): the lifter with its mask token.
+        lifter: Lifter that sets T and the frames that are predicted.
         joints2d: Normalised 2D, (N, J, C).
-        visible: Which joints were seen, (N, J).
-        frames: Numbers of the frames that are wanted, (K,), on the CPU; all unless given. A
-            `centre` lifter lifts no others.
+        visible: Which joints are visible, (N, J).
+        frames: Numbers of the frames to return, (K,), on the CPU; None for all. A lifter with
+            output `centre` lifts only these.
         at_once: Windows in one forward pass.
 
     Returns:
@@ -110,24 +124,22 @@ def lift_in_windows(
     wanted = slice(None) if frames is None else frames
     if lifter.output == "every":
         missing = max(0, T - N)
-        padded2d, padded_visible = _extended(joints2d, 0, missing), _extended(visible, 0, missing)
+        padded2d = _pad_frames(joints2d, 0, missing)
+        padded_visible = _pad_frames(visible, 0, missing)
         starts = torch.unique(
             torch.cat([torch.arange(0, max(N - T, 0) + 1, T), torch.tensor([max(N - T, 0)])])
         )
     else:
-        around = lifter.receptive_field - 1
         before = lifter.first_frame
-        padded2d = _extended(joints2d, before, around - before)
-        padded_visible = _extended(visible, before, around - before)
+        after = lifter.receptive_field - 1 - before
+        padded2d = _pad_frames(joints2d, before, after)
+        padded_visible = _pad_frames(visible, before, after)
         if lifter.output == "valid":
             return lift(padded2d[None], padded_visible[None])[0, wanted]
         starts = torch.arange(N)[wanted]
     index = (starts[:, None] + torch.arange(T)).to(joints2d.device)
     lifted = torch.cat(
-        [
-            lift(padded2d[part], padded_visible[part])
-            for part in (index[i : i + at_once] for i in range(0, len(index), at_once))
-        ]
+        [lift(padded2d[part], padded_visible[part]) for part in index.split(at_once)]
     )
     if lifter.output == "centre":
         return lifted[:, 0]
@@ -139,27 +151,27 @@ def lift_in_windows(
 
 
 def smooth(clip: Tensor, deviation: float) -> Tensor:
-    """Each frame of a clip as a Gaussian mean over its neighbours.
+    """Smooth a clip over time with a Gaussian.
 
     Args:
-        clip: (N, ...); its first and last frame are repeated beyond the ends.
-        deviation: Standard deviation of the Gaussian, frames; it ends at three of them.
+        clip: Frames, (N, ...); the first and the last are repeated beyond the ends.
+        deviation: Standard deviation of the Gaussian in frames; it is cut off at three of them.
 
     Returns:
-        (N, ...).
+        Smoothed frames, (N, ...).
     """
     reach = math.ceil(3 * deviation)
     weights = [math.exp(-0.5 * (k / deviation) ** 2) for k in range(-reach, reach + 1)]
-    longer = _extended(clip, reach, reach)
-    parts = [weight * longer[k : k + len(clip)] for k, weight in enumerate(weights)]
+    padded = _pad_frames(clip, reach, reach)
+    parts = [weight * padded[k : k + len(clip)] for k, weight in enumerate(weights)]
     return torch.stack(parts).sum(0) / sum(weights)
 
 
-def _extended(clip: Tensor, before: int, behind: int) -> Tensor:
+def _pad_frames(clip: Tensor, before: int, after: int) -> Tensor:
     """A clip, (N, ...), with copies of its first and last frame around it."""
     parts = [
         clip[:1].expand(before, *clip.shape[1:]),
         clip,
-        clip[-1:].expand(behind, *clip.shape[1:]),
+        clip[-1:].expand(after, *clip.shape[1:]),
     ]
     return torch.cat(parts)

@@ -12,7 +12,7 @@ from pipeline.lift.martinez import LinearStage, ResidualMLP, ZScored
 
 
 class CombinedDeepLearner(ZScored):
-    """A gated branch and a plain branch over the joints of a frame, summed.
+    """The sum of a gated and a plain residual MLP over the joints of a frame.
 
     =============  ==============================================================
     joints2d       (B, T, 17, 2), z-scored, flattened to 34
@@ -23,15 +23,15 @@ class CombinedDeepLearner(ZScored):
 
     Args:
         width: Width of the hidden layers.
-        gate_preact: Take h8 before its last ReLU, so that the gate can close: as the paper has it,
-            h0 and h8 are not negative and the sigmoid stays above one half.
-        dropout: Share of hidden numbers dropped in training.
-        branches: Both, or one of them alone.
+        gate_preact: Whether h8 is taken before its last ReLU. In the paper h0 and h8 are not
+            negative, so the sigmoid is at least one half and the gate cannot close.
+        dropout: Share of hidden features dropped in training.
+        branches: Which branches there are: `both`, or only the `gated` or the `plain` one.
 
     Source: paper 000, sec. III-B and fig. 2; 17,009,346 parameters.
-    Differs from the paper: it does not say how its 8 layers are joined (here: 4 residual pairs, as
-    in the deep learner that it builds on), nor that the branches have the same depth. There is no
-    attention in its "transformer".
+    Differs from the paper: the paper leaves open how its 8 layers are connected (here: 4 residual
+    pairs, as in the deep learner that it builds on) and whether the branches have the same depth
+    (here: yes). Its "transformer" contains no attention.
     """
 
     def __init__(
@@ -50,41 +50,48 @@ class CombinedDeepLearner(ZScored):
         self.plain = ResidualMLP(*sizes) if branches != "gated" else None
         self.out = nn.Linear(3 * J, 3 * J)
 
-    def lift(self, scored2d: Tensor) -> Tensor:
-        """Z-scored 2D, (N, 17, 2), to z-scored 3D, (N, 17, 3)."""
-        vectors = scored2d.flatten(1)
+    def lift(self, zscored2d: Tensor) -> Tensor:
+        """Map z-scored 2D, (N, 17, 2), to z-scored 3D, (N, 17, 3)."""
+        vectors = zscored2d.flatten(1)
         parts = [self._gate(self.gated, vectors)] if self.gated is not None else []
         parts += [self.plain(vectors)] if self.plain is not None else []
         return self.out(sum(parts[1:], start=parts[0])).unflatten(-1, (-1, 3))
 
     def _gate(self, branch: ResidualMLP, vectors: Tensor) -> Tensor:
+        """The gated branch, (N, 34) -> (N, 51)."""
         first = deep = branch.stem(vectors)
         *stages, last = branch.linear_stages
         for stage in stages:
             deep = stage(deep)
-        deep = deep + self._last_step(last, deep)
+        deep = deep + self._last_residual(last, deep)
         return branch.w2(torch.sigmoid(first * deep))
 
-    def _last_step(self, last: nn.Module, deep: Tensor) -> Tensor:
+    def _last_residual(self, last: nn.Module, deep: Tensor) -> Tensor:
+        """What the last stage adds to h8."""
         assert isinstance(last, LinearStage)
-        step = last.before_relu(deep)
-        return step if self.gate_preact else F.relu(step)
+        residual = last.before_relu(deep)
+        return residual if self.gate_preact else F.relu(residual)
 
 
 class Cascade(ZScored):
-    """A sum of residual MLPs, each trained on what those before it leave over.
+    """A sum of residual MLPs, each trained on the error that the ones before it leave.
 
-    Only the stages up to `stage` are added up. In training all but the last of these are frozen:
-    they run as in evaluation and get no gradient, so that the loss of the sum is the loss of the
-    last stage on the residual. `set_progress` moves `stage` on; it is a buffer, and so is part of a
-    checkpoint. Optimisers leave parameters without gradient alone; under DDP say
-    `find_unused_parameters`.
+    ==================  =====================================================
+    joints2d            (B, T, 17, 2), z-scored, flattened to 34
+    sum of MLPs         (B T, 51), over the MLPs up to number `stage`
+    reshaped            (B, T, 17, 3), un-z-scored to metres
+    ==================  =====================================================
+
+    In training only the MLP number `stage` learns. Those before it are frozen: they run as in
+    evaluation and get no gradient, so that the loss of the sum is the loss of the last one on the
+    residual. `set_progress` increases `stage`, which is a buffer and thus part of a checkpoint.
+    Optimizers do not change parameters without gradient; DDP needs `find_unused_parameters`.
 
     Args:
-        stages: Residual MLPs.
+        stages: Number of residual MLPs.
         width: Width of their hidden layers.
-        blocks: Residual stages in each.
-        dropout: Share of hidden numbers dropped in training.
+        blocks: Number of residual stages in each MLP.
+        dropout: Share of hidden features dropped in training.
 
     Source: EvoSkeleton (Li et al., CVPR 2020), sec. 4.2; its 3 x 3 blocks have 19.2 million
     parameters.
@@ -104,31 +111,31 @@ class Cascade(ZScored):
             nn.init.zeros_(later.w2.weight)
             nn.init.zeros_(later.w2.bias)
         self.stages = nn.ModuleList(mlps)
-        # A number, wherever the weights are made: on the meta device it could not be read.
+        # Always on the CPU: on the meta device its value could not be read.
         self.register_buffer("stage", torch.zeros((), dtype=torch.int64, device="cpu"))
 
     def set_progress(self, done: float) -> None:
-        """Train the next stage when its share of the run begins; stages have equal shares.
+        """Choose which MLP is trained; each has an equal share of the run.
 
         Args:
             done: Share of the epochs that are done, 0 to 1.
         """
-        # a whisker more, so that one third of the epochs is not a rounding error short of one third
+        # 1e-9: a third of the epochs must not be rounded to just below one third
         stage = int(done * len(self.stages) + 1e-9)
         self.stage.fill_(min(stage, len(self.stages) - 1))
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Cascade:
-        """Training mode for the stage that is in turn, evaluation mode for those before it."""
+        """Set training mode, except for the frozen MLPs, which stay in evaluation mode."""
         super().train(mode)
         for frozen in self.stages[: int(self.stage)]:
             frozen.eval()
         return self
 
-    def lift(self, scored2d: Tensor) -> Tensor:
-        """Z-scored 2D, (N, 17, 2), to z-scored 3D, (N, 17, 3)."""
-        vectors = scored2d.flatten(1)
-        *before, current = self.stages[: int(self.stage) + 1]
+    def lift(self, zscored2d: Tensor) -> Tensor:
+        """Map z-scored 2D, (N, 17, 2), to z-scored 3D, (N, 17, 3)."""
+        vectors = zscored2d.flatten(1)
+        *frozen, current = self.stages[: int(self.stage) + 1]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
-            known = [frozen(vectors) for frozen in before]
-        return sum(known, start=current(vectors)).unflatten(-1, (-1, 3))
+            earlier = [mlp(vectors) for mlp in frozen]
+        return sum(earlier, start=current(vectors)).unflatten(-1, (-1, 3))

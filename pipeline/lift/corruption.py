@@ -1,4 +1,4 @@
-"""Masks and noise: of pretraining, of 'detected' 2D, of joints or frames hidden at test."""
+"""Masks and noise: for pretraining, for 2D as a detector would find it, for tests of robustness."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ NOISE_MEAN = np.array([
     (0.0008, 0.0016), (0.0008, -0.0046), (0.0015, 0.0003), (0.0012, 0.0016), (0.0021, -0.0032),
     (0.0017, -0.0003), (0.0017, 0.0013),
 ])
-"""Mean of the Gaussian part of a detector's error per joint, normalised 2D, (17, 2).
+"""Mean of the Gaussian part of a detector's error for each joint of H36M17, normalised 2D, (17, 2).
 
-Source of the three tables: MotionBERT (Zhu et al. 2023), fitted to detections on Human3.6M; H36M17.
+Source of the three tables: MotionBERT (Zhu et al. 2023), fitted to detections on Human3.6M.
 """
 
 NOISE_DEVIATION = np.array([
@@ -27,25 +27,25 @@ NOISE_DEVIATION = np.array([
     (0.0034, 0.0035), (0.0080, 0.0061), (0.0052, 0.0048), (0.0050, 0.0051), (0.0078, 0.0079),
     (0.0060, 0.0057), (0.0054, 0.0057),
 ])
-"""Standard deviation of the Gaussian part, normalised 2D, (17, 2)."""
+"""Standard deviation of the Gaussian part of the error, normalised 2D, (17, 2)."""
 
 NOISE_WEIGHT = np.array([
     0.999, 0.967, 0.890, 0.894, 0.975, 0.877, 0.821, 0.958, 0.918, 0.968, 0.984, 0.891, 0.802,
     0.703, 0.881, 0.825, 0.729,
 ])
-"""How often the error is Gaussian, (17,); else it is uniform."""
+"""Probability that the error is Gaussian, (17,); otherwise it is uniform."""
 # fmt: on
 
 NOISE_UNIFORM = 0.03
-"""Half width of the uniform part, normalised 2D."""
+"""Half width of the uniform part of the error, normalised 2D."""
 
 NOISE_WHITE = 0.002
-"""Standard deviation of what is added to every frame by itself, normalised 2D."""
+"""Standard deviation of the noise that is drawn for each frame on its own, normalised 2D."""
 
 FRAMES_PER_KEY = 9
 """Frames between two draws of the slow noise: MotionBERT draws 27 times in 243 frames."""
 
-_JOINT_NOISE = {  # name without its side: sigma in pixels, weight of bursts and gaps
+_JOINT_NOISE = {  # joint without its side: sigma in pixels, weight of outliers and missing joints
     "pelvis": (2.0, 0.2),
     "hip": (2.6, 0.4),
     "knee": (3.2, 1.1),
@@ -59,25 +59,25 @@ _JOINT_NOISE = {  # name without its side: sigma in pixels, weight of bursts and
     "wrist": (4.6, 2.2),
 }
 _LIMBS = {0.004: ("hip", "knee", "ankle"), 0.0024: ("shoulder", "elbow", "wrist")}
-"""Share of frames in which a detector takes a limb for the other side's: its joints."""
+"""Share of the frames in which a limb is exchanged with that of the other side -> its joints."""
 
 
 def pretraining_noise(
     frames: int, seed: int, epoch: int, index: NDArray[np.integer]
 ) -> NDArray[np.float32]:
-    """Draw the error of an imagined detector: slow, different for each joint, now and then large.
+    """Draw the 2D errors of a simulated detector for pretraining.
 
-    At about every ninth frame and for each joint the error is Gaussian or, more rarely, uniform;
-    frames between are interpolated linearly, and white noise is added.
+    At about every ninth frame an error is drawn for each joint, Gaussian or, more rarely, uniform.
+    The frames between are interpolated linearly, and white noise is added to every frame.
 
     Args:
-        frames: T.
-        seed: Of the run.
-        epoch: Of the run.
-        index: Number of each sample, (B,); its noise depends on (seed, epoch, number) alone.
+        frames: T, number of frames of each sample.
+        seed: Seed of the run.
+        epoch: Epoch of the run.
+        index: Index of each sample, (B,); its noise depends only on seed, epoch and index.
 
     Returns:
-        What to add to normalised 2D in H36M17, (B, T, 17, 2), float32.
+        Errors to add to normalised 2D in H36M17, (B, T, 17, 2), float32.
 
     Source: MotionBERT (Zhu et al. 2023) and the tables above.
 
@@ -96,15 +96,15 @@ def pretraining_noise(
         NOISE_UNIFORM * (2 * uniform.reshape(B, keys, J, 2) - 1),
     )
     white = rng.normal(seed, "noise white", epoch, index, lanes=frames * J * 2)
-    smooth = _between(keys, frames) @ slow.reshape(B, keys, J * 2).astype(np.float32)
+    smooth = _interpolation_matrix(keys, frames) @ slow.reshape(B, keys, J * 2).astype(np.float32)
     noise = smooth.reshape(B, frames, J, 2) + NOISE_WHITE * white.reshape(B, frames, J, 2)
     return noise.astype(np.float32)
 
 
-def _between(keys: int, frames: int) -> NDArray[np.float32]:
-    """Linear interpolation from keys, first and last at the first and last frame, (T, K)."""
-    at = np.linspace(0, keys - 1, frames)
-    return np.clip(1 - np.abs(at[:, None] - np.arange(keys)), 0, 1).astype(np.float32)
+def _interpolation_matrix(keys: int, frames: int) -> NDArray[np.float32]:
+    """Weights of linear interpolation from evenly spaced keys to frames, (T, K)."""
+    position = np.linspace(0, keys - 1, frames)
+    return np.clip(1 - np.abs(position[:, None] - np.arange(keys)), 0, 1).astype(np.float32)
 
 
 def pretraining_masks(
@@ -117,19 +117,19 @@ def pretraining_masks(
     joints: float = 0.05,
     frames: float = 0.1,
 ) -> NDArray[np.bool_]:
-    """Draw which joints a lifter in pretraining may see.
+    """Draw which joints are visible in training samples.
 
     Args:
-        T: Frames per sample.
-        J: Joints.
-        seed: Of the run.
-        epoch: Of the run.
-        index: Number of each sample, (B,); its mask depends on (seed, epoch, number) alone.
-        joints: Probability that one joint in one frame is masked.
-        frames: Probability that a whole frame is masked.
+        T: Number of frames of each sample.
+        J: Number of joints.
+        seed: Seed of the run.
+        epoch: Epoch of the run.
+        index: Index of each sample, (B,); its mask depends only on seed, epoch and index.
+        joints: Probability that a joint is hidden in a frame, 0 to 1.
+        frames: Probability that a whole frame is hidden, 0 to 1.
 
     Returns:
-        Visible, (B, T, J).
+        Which joints are visible, (B, T, J).
 
     Source: MotionBERT (Zhu et al. 2023); P-STMO masks 60 to 80 % of the frames.
 
@@ -142,19 +142,19 @@ def pretraining_masks(
     return (single >= joints) & (whole[..., None] >= frames)
 
 
-def confidence(
+def simulated_score(
     noise: NDArray[np.floating], seed: int, epoch: int, index: NDArray[np.integer]
 ) -> NDArray[np.float32]:
-    """Guess the score that a detector would give itself for an error.
+    """Draw the scores that a detector would give to joints with these errors.
 
     Args:
-        noise: Error, normalised 2D, (B, T, J, 2).
-        seed: Of the run.
-        epoch: Of the run.
-        index: Number of each sample, (B,).
+        noise: 2D errors, normalised, (B, T, J, 2).
+        seed: Seed of the run.
+        epoch: Epoch of the run.
+        index: Index of each sample, (B,).
 
     Returns:
-        Score from 0 to 1, (B, T, J), float32.
+        Scores from 0 to 1, (B, T, J), float32.
 
     Source: MotionBERT (Zhu et al. 2023): a / (d + a) + b d + N(m, s) with d the length of the
     error.
@@ -168,108 +168,109 @@ def confidence(
 def detection_noise(
     joints2d: NDArray[np.floating], fps: float, *key: int | str
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Turn exact 2D of one sequence into 2D as a detector might have found it.
+    """Add a simulated detector's errors to exact 2D joints of one sequence.
 
-    Errors that stay for the sequence, drift and flicker; bursts of large ones, more often at wrists
-    than at hips; legs and arms taken for the other side's; joints not found. Sizes in pixels hold
+    Errors have a part that is constant over the sequence, a slowly drifting part and a part drawn
+    for each frame. There are bursts of large errors, more often at wrists than at hips; legs and
+    arms that are exchanged with those of the other side; and missing joints. Sizes in pixels hold
     for people 330 pixels tall and grow with the median height of the box around the joints;
-    lengths in frames hold at 50 Hz.
+    durations in frames hold at 50 Hz.
 
     Args:
-        joints2d: Exact pixels, H36M17, (T, 17, 2).
-        fps: Hz.
-        key: Whatever names the sequence and its camera; the noise depends on nothing else.
+        joints2d: Exact joints in H36M17, pixels, (T, 17, 2).
+        fps: Frame rate in Hz.
+        key: Key of the sequence and its camera; the errors depend only on it and the input.
 
     Returns:
-        Pixels, (T, 17, 2), float32, NaN where not found; score, (T, 17), float32, 1 or 0.
+        Joints in pixels, (T, 17, 2), float32, NaN where missing; scores, (T, 17), float32, 1 or 0.
 
     Raises:
-        DataError: If these are not 17 joints.
+        DataError: If there are not 17 joints.
 
-    Source: the open benchmark's definition, fitted to mean errors on Human3.6M of 4.4 pixels
-    (HRNet) to 5.4 pixels (CPN).
+    Source: the definition of the open benchmark, fitted to mean errors on Human3.6M between 4.4
+    pixels (HRNet) and 5.4 pixels (CPN).
     """
     T, J, _ = joints2d.shape
     if len(H36M17) != J:
         raise DataError(f"detection noise is known for H36M17, not for {J} joints; convert first")
     exact = np.asarray(joints2d, np.float64)
     rate = fps / 50
-    table = [_JOINT_NOISE[_without_side(name)] for name in H36M17.joints]
+    table = [_JOINT_NOISE[_remove_side(name)] for name in H36M17.joints]
     sigma, weight = np.array(table).T
-    scale = _height(exact) / 330
+    scale = _box_height(exact) / 330
     random = rng.generator(*key, "detection noise")
-    drift = _drift(random.standard_normal((T, J, 2)), 0.85 ** (1 / rate))
+    drift = _autoregressive(random.standard_normal((T, J, 2)), 0.85 ** (1 / rate))
     flicker = random.standard_normal((T, J, 2))
-    stay = random.standard_normal((J, 2))
-    error = sigma[:, None] * (0.8 * drift + 0.35 * flicker + 0.5 * stay)
-    error += _outliers(random, 0.02 * weight, 6 * rate, T)
-    seen = _swap_limbs(random, exact, 8 * rate)
-    missing, _ = _bursts(random, 0.02 * weight, 8 * rate, T)
-    noisy = (seen + scale * error).astype(np.float32)
+    constant = random.standard_normal((J, 2))
+    error = sigma[:, None] * (0.8 * drift + 0.35 * flicker + 0.5 * constant)
+    error += _draw_outliers(random, 0.02 * weight, 6 * rate, T)
+    swapped = _swap_limbs(random, exact, 8 * rate)
+    missing, _ = _draw_bursts(random, 0.02 * weight, 8 * rate, T)
+    noisy = (swapped + scale * error).astype(np.float32)
     noisy[missing] = np.nan
     return noisy, (~missing).astype(np.float32)
 
 
-def _without_side(name: str) -> str:
+def _remove_side(name: str) -> str:
     return name.removeprefix("left_").removeprefix("right_")
 
 
-def _height(joints2d: NDArray[np.float64]) -> float:
+def _box_height(joints2d: NDArray[np.float64]) -> float:
     """Median height of the box around the joints, pixels."""
     rows = joints2d[np.isfinite(joints2d).all(axis=(1, 2)), :, 1]
     return float(np.median(np.ptp(rows, axis=1))) if len(rows) else 0.0
 
 
-def _drift(white: NDArray[np.float64], memory: float) -> NDArray[np.float64]:
-    """White noise, (T, ...), -> AR(1) noise of the same variance from the first frame on."""
+def _autoregressive(white: NDArray[np.float64], memory: float) -> NDArray[np.float64]:
+    """Turn white noise, (T, ...), into AR(1) noise with the same variance in every frame."""
     from scipy.signal import lfilter
 
     gain = (1 - memory**2) ** 0.5
     return lfilter([gain], [1, -memory], white, axis=0, zi=(1 - gain) * white[:1])[0]
 
 
-def _bursts(
+def _draw_bursts(
     random: np.random.Generator, share: NDArray[np.float64], length: float, frames: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Draw stretches of geometric length that cover a share of the frames.
+    """Draw bursts, runs of frames of geometric length that cover a share of all frames.
 
     Args:
-        random: Where from.
-        share: Share of the frames of each column, (N,).
-        length: Mean length, frames.
-        frames: T.
+        random: Random number generator.
+        share: Share of the frames that bursts cover, for each column, (N,).
+        length: Mean length of a burst in frames.
+        frames: T, number of frames.
 
     Returns:
-        Inside a stretch, (T, N), and the frame at which the latest one began, (T, N).
+        Which frames are inside a burst, (T, N), and the first frame of the latest burst, (T, N).
     """
     length = max(length, 1.0)
     time = np.arange(frames)[:, None]
     begin = share / length / (1 - share + share / length)
     begins = random.random((frames, len(share))) < np.where(time == 0, share, begin)
     lengths = random.geometric(1 / length, begins.shape)
-    birth = np.maximum.accumulate(np.where(begins, time, -1), axis=0)
-    latest = np.maximum(birth, 0)
-    inside = (birth >= 0) & (time - latest < np.take_along_axis(lengths, latest, axis=0))
+    latest_or_none = np.maximum.accumulate(np.where(begins, time, -1), axis=0)
+    latest = np.maximum(latest_or_none, 0)
+    inside = (latest_or_none >= 0) & (time - latest < np.take_along_axis(lengths, latest, axis=0))
     return inside, latest
 
 
-def _outliers(
+def _draw_outliers(
     random: np.random.Generator, share: NDArray[np.float64], length: float, frames: int
 ) -> NDArray[np.float64]:
-    """Bursts of constant offset: exponential with mean 30, at most 120 pixels, any direction."""
-    inside, birth = _bursts(random, share, length, frames)
+    """Draw bursts of constant offset: exponential, mean 30, at most 120 pixels, any direction."""
+    inside, first = _draw_bursts(random, share, length, frames)
     size = np.minimum(random.exponential(30.0, inside.shape), 120.0)
     angle = random.uniform(0, 2 * np.pi, inside.shape)
     offset = size[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    return np.take_along_axis(offset, birth[..., None], axis=0) * inside[..., None]
+    return np.take_along_axis(offset, first[..., None], axis=0) * inside[..., None]
 
 
 def _swap_limbs(
     random: np.random.Generator, joints2d: NDArray[np.float64], length: float
 ) -> NDArray[np.float64]:
-    """Exchange left and right leg, or left and right arm, for stretches of frames."""
+    """Exchange left and right leg, or left and right arm, in bursts of frames."""
     swapped = joints2d.copy()
-    inside, _ = _bursts(random, np.array(list(_LIMBS)), length, len(joints2d))
+    inside, _ = _draw_bursts(random, np.array(list(_LIMBS)), length, len(joints2d))
     for column, names in zip(inside.T, _LIMBS.values(), strict=True):
         left = [H36M17.index(f"left_{name}") for name in names]
         right = [H36M17.index(f"right_{name}") for name in names]
@@ -281,38 +282,37 @@ def hide_joints(visible: NDArray[np.bool_], fraction: float, *key: rng.Key) -> N
     """Hide a fraction of the visible joints of each clip, chosen at random.
 
     Args:
-        visible: (..., T, J); not changed.
-        fraction: How many to hide; exact to the nearest whole joint in each clip.
-        key: Numbers and names, or arrays with one number per clip, (...).
+        visible: Which joints are visible, (..., T, J); not changed.
+        fraction: Share of the visible joints of a clip to hide, rounded to whole joints.
+        key: Key of the random numbers: numbers, names, or arrays with one number per clip, (...).
 
     Returns:
-        Visible, (..., T, J).
+        Which joints are visible now, (..., T, J).
     """
     flat = visible.reshape(*visible.shape[:-2], -1)
     draw = rng.uniform(*key, "hide joints", lanes=flat.shape[-1])
-    return (flat & ~_lowest(draw, flat, fraction)).reshape(visible.shape)
+    return (flat & ~_select_lowest(draw, flat, fraction)).reshape(visible.shape)
 
 
 def drop_frames(visible: NDArray[np.bool_], fraction: float, *key: rng.Key) -> NDArray[np.bool_]:
-    """Hide all joints of a fraction of the frames of each clip; otherwise like `hide_joints`.
+    """Hide all joints of a fraction of the frames of each clip, chosen at random.
 
     Args:
-        visible: (..., T, J); not changed.
-        fraction: How many of the frames that have a visible joint; exact to the nearest whole
-            frame.
-        key: Numbers and names, or arrays with one number per clip, (...).
+        visible: Which joints are visible, (..., T, J); not changed.
+        fraction: Share of the frames with a visible joint to hide, rounded to whole frames.
+        key: Key of the random numbers: numbers, names, or arrays with one number per clip, (...).
 
     Returns:
-        Visible, (..., T, J).
+        Which joints are visible now, (..., T, J).
     """
     frames = np.asarray(visible.any(axis=-1))
     draw = rng.uniform(*key, "drop frames", lanes=frames.shape[-1])
-    return visible & ~_lowest(draw, frames, fraction)[..., None]
+    return visible & ~_select_lowest(draw, frames, fraction)[..., None]
 
 
-def _lowest(
+def _select_lowest(
     draw: NDArray[np.float64], eligible: NDArray[np.bool_], fraction: float
 ) -> NDArray[np.bool_]:
-    """Those of the eligible with the lowest draws, as many as the fraction says, (..., N)."""
+    """Select the fraction of the eligible entries with the lowest draws, (..., N)."""
     ranks = np.where(eligible, draw, 2.0).argsort(axis=-1).argsort(axis=-1)
     return ranks < np.rint(fraction * eligible.sum(axis=-1, keepdims=True))

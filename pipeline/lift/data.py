@@ -1,4 +1,4 @@
-"""The data module of the lifting stage: 2D clips and the 3D motion they show."""
+"""The data module of the lifting stage: 2D clips with their 3D motion."""
 
 from __future__ import annotations
 
@@ -26,32 +26,38 @@ from pipeline.training.stage import SPLITS, StageData
 
 
 class LiftDataModule(StageData):
-    """Clips of 2D joints with the 3D motion they show.
+    """LightningDataModule of the lifting stage: 2D clips with their 3D motion.
 
-    Batches while training: `joints2d` (B, T, J, 2) normalised, `visible` (B, T, J), `joints3d` (B,
-    T', J, 3) metres root-relative in the camera frame, `valid` (B, T'), `index` (B,). In
-    evaluation: one whole video each. T, T' and the joint set are asked of the lifter.
+    Training batches hold windows (see `TrainingWindows`), evaluation batches one whole sequence
+    each (see `WholeSequences`). The lifter of the LightningModule sets their length and joint set.
 
     Args:
-        source: Where the motion comes from.
-        detections: Which 2D the lifter gets: `exact` (projected joints), `noisy` (the open
-            benchmark's detection noise on them), a checkpoint of a 2D stage (its cached
+        source: Data source of the motion.
+        detections: 2D input of the lifter: `exact` (projected joints), `noisy` (projected joints
+            with the open benchmark's detection noise), a checkpoint of a 2D stage (its cached
             detections), or a file of detections made elsewhere.
         batch_size: Windows per batch and process.
-        step: Frames from one training window to the next; by default a third of T, at least 1.
-        flip: Mirror half of the training windows.
-        joint_mask: Share of joints that are hidden from the lifter in training windows.
-        frame_mask: Share of whole frames that are hidden from it there.
-        augment_every: Epochs after which the training motion is filmed anew, see `rerender`: other
-            bodies, cameras and detection noise; 0 for never. For exact and noisy 2D of motion with
-            a floor.
-        workers: Loader processes while training.
-        seed: Of order, flips, noise, masks and takes.
+        step: Frames from one training window to the next; by default a third of T, at least 1, or 1
+            for lifters that do not predict every frame.
+        flip: Whether half of the training windows are mirrored.
+        joint_mask: Share of joints that are hidden in training windows, 0 to 1.
+        frame_mask: Share of whole frames that are hidden in training windows, 0 to 1.
+        augment_every: Epochs after which the training motion is re-rendered with new bodies,
+            cameras and detection noise; 0 for never. For exact and noisy 2D of motion with a floor.
+        workers: DataLoader workers while training.
+        seed: Seed of shuffling, flips, noise, masks and re-rendering.
+
+    Attributes:
+        prepared: Split -> its prepared sequences, once they are read.
+        unseen: Names of the lifter's joints that the detections do not have.
+
+    Raises:
+        UsageError: If `augment_every` is set and the 2D input is neither exact nor noisy.
 
     Differs from the papers: the published code of MixSTE, PoseFormer and VideoPose3D trains on
-    every window and on its mirror image in each epoch, this on one of the two, drawn anew in each
-    epoch: half the steps. MixSTE's cuts a clip into windows that are centred on it and padded with
-    its first and last frame; here windows lie inside the clip and the last one ends with it.
+    every window and on its mirror image in each epoch; here each epoch draws one of the two, so it
+    has half the steps. MixSTE's code pads a clip on both sides so that its windows are centred on
+    it; here windows lie inside the clip and the last one ends with it.
     """
 
     source: MotionSource
@@ -89,11 +95,15 @@ class LiftDataModule(StageData):
         return self.trainer.lightning_module.net  # type: ignore[union-attr,return-value]
 
     def describe(self) -> str:
-        """Data and 2D input, in a line."""
+        """Data and 2D input, in one line."""
         return f"{self.source.describe()}; 2D input {self.detections}"
 
     def prepare_data(self) -> None:
-        """On rank 0: make the cached detections that are missing, or say how to."""
+        """On rank 0: make the detections that the cache does not have.
+
+        Raises:
+            UsageError: If too many are missing; the message has the command that makes them.
+        """
         if self.detections.is_projected:
             return
         for split in SPLITS[self.trainer.state.fn]:  # type: ignore[union-attr,index]
@@ -102,20 +112,20 @@ class LiftDataModule(StageData):
     def training_set(self) -> BatchSet:
         """Windows of the training split, re-rendered every `augment_every` epochs."""
         if self.augment_every:
-            return RerenderedWindows(self._windows, self.augment_every)
-        return self._windows(0)
+            return RerenderedWindows(self._training_windows, self.augment_every)
+        return self._training_windows(0)
 
     def evaluation_set(self, split: Split) -> BatchSet:
-        """The sequences of a split, one whole sequence a batch."""
-        return WholeSequences(self._sequences(split))
+        """The sequences of a split, one whole sequence per batch."""
+        return WholeSequences(self._prepared_sequences(split))
 
-    def _windows(self, take: int) -> TrainingWindows:
-        """Training windows of one rendering; the first, 0, shows the source as it is."""
-        sequences = self._sequences("train")
-        if take:
-            rendered = rerender([s.sequence for s in sequences], self.seed, take)
-            # The name is a key of the random numbers: other words would be other noise.
-            sequences = [self._project(s, f"take {take} of {s.name}") for s in rendered]
+    def _training_windows(self, rendering: int) -> TrainingWindows:
+        """Training windows of one rendering; rendering 0 is the source as it is."""
+        sequences = self._prepared_sequences("train")
+        if rendering:
+            rerendered = rerender([s.sequence for s in sequences], self.seed, rendering)
+            # "take" is part of the key of the random numbers: with another word they change.
+            sequences = [self._project(s, f"take {rendering} of {s.name}") for s in rerendered]
         T = self.lifter.frames
         step = self.step or (max(1, T // 3) if self.lifter.output == "every" else 1)
         return TrainingWindows(
@@ -129,51 +139,53 @@ class LiftDataModule(StageData):
         )
 
     def statistics(self) -> Statistics:
-        """Mean and deviation of every coordinate over the valid frames of the training split.
+        """Mean and standard deviation of every coordinate over the valid frames of training.
 
-        In 2D, where a joint is seen: its place is zero where it is not. A joint that never is has
-        mean and deviation 0.
+        Those of 2D are over the frames in which the joint is visible; they are 0 for a joint that
+        is never visible.
         """
-        flat = np.concatenate([t.joints2d[t.valid] for t in self._sequences("train")])
-        seen = np.concatenate([t.visible[t.valid] for t in self._sequences("train")])[..., None]
-        deep = np.concatenate([require_joints3d(t)[t.valid] for t in self._sequences("train")])
-        count = np.maximum(seen.sum(0), 1)
-        mean = flat.sum(0, np.float64, where=seen) / count
-        square = flat - mean
+        sequences = self._prepared_sequences("train")
+        joints2d = np.concatenate([s.joints2d[s.valid] for s in sequences])
+        visible = np.concatenate([s.visible[s.valid] for s in sequences])[..., None]
+        joints3d = np.concatenate([require_joints3d(s)[s.valid] for s in sequences])
+        count = np.maximum(visible.sum(0), 1)
+        mean = joints2d.sum(0, np.float64, where=visible) / count
+        square = joints2d - mean
         np.square(square, out=square)
-        deviation = np.sqrt(square.sum(0, where=seen) / count)
-        return Statistics(
-            *(
-                torch.from_numpy(number.astype(np.float32))
-                for number in (mean, deviation, deep.mean(0, np.float64), deep.std(0, np.float64))
-            )
-        )
+        deviation = np.sqrt(square.sum(0, where=visible) / count)
+        moments = (mean, deviation, joints3d.mean(0, np.float64), joints3d.std(0, np.float64))
+        return Statistics(*(torch.from_numpy(moment.astype(np.float32)) for moment in moments))
 
-    def _sequences(self, split: Split) -> list[PreparedSequence]:
+    def _prepared_sequences(self, split: Split) -> list[PreparedSequence]:
         """The prepared sequences of a split, read once."""
         if split not in self.prepared:
             self.prepared[split] = self._prepare(split)
         return self.prepared[split]
 
     def _prepare(self, split: Split) -> list[PreparedSequence]:
+        """Read a split and its 2D input.
+
+        Raises:
+            DataError: If the split has no sequences.
+        """
         sequences = self.source.sequences(split)
         if not sequences:
             raise DataError(f"{self.source.describe()}: no sequences in split {split}")
         if self.detections.is_projected:
             return [self._project(s, s.name) for s in sequences]
         skeleton = self.lifter.skeleton
-        found = get_detections(self.source, self.detections, split)
-        self.unseen = conversion(found.skeleton, skeleton, allow_missing=True).missing
+        detections = get_detections(self.source, self.detections, split)
+        self.unseen = conversion(detections.skeleton, skeleton, allow_missing=True).missing
         return [
-            prepare_sequence(s, skeleton, *found.of(s.name, skeleton, allow_missing=True))
+            prepare_sequence(s, skeleton, *detections.of(s.name, skeleton, allow_missing=True))
             for s in sequences
         ]
 
-    def _project(self, sequence: Sequence, noise: str) -> PreparedSequence:
-        """A sequence with exact or noisy 2D; `noise` is the key of its noise."""
+    def _project(self, sequence: Sequence, noise_key: str) -> PreparedSequence:
+        """Prepare a sequence with exact or noisy 2D; `noise_key` is the key of the noise."""
         skeleton = self.lifter.skeleton
         exact = conversion(sequence.skeleton, skeleton).joints(exact_joints2d(sequence))
         if self.detections.kind == "exact":
             return prepare_sequence(sequence, skeleton, exact, np.ones(exact.shape[:2]))
-        noisy, score = detection_noise(exact, sequence.fps, self.seed, noise)
+        noisy, score = detection_noise(exact, sequence.fps, self.seed, noise_key)
         return prepare_sequence(sequence, skeleton, noisy, score)

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from pipeline.lift.clips import subset_frames
+from pipeline.lift.clips import frame_subset
 from pipeline.lift.windows import WholeSequences
 from pipeline.metrics.functional import mpjpe
 from pipeline.metrics.motion_table import QUANTITIES, MotionReport, MotionTable
@@ -18,21 +18,21 @@ from pipeline.sources import Split
 from pipeline.training.stage import Stage
 
 NOT_EVALUATED = -1.0
-"""Stands for the error of a sequence that another process evaluates, or none."""
+"""Error of a sequence that another process evaluates or that has no valid frame."""
 
-OF_SUBSET = QUANTITIES[:4]
-"""What can be measured on two frames in a row: all but accelerations."""
+SUBSET_QUANTITIES = QUANTITIES[:4]
+"""Quantities that two successive frames suffice for: all but accelerations."""
 
 
 class LiftEvaluation:
-    """The metrics of one validation or test.
+    """Metrics of one validation or test.
 
     Args:
-        sequences: What is evaluated.
-        skeleton: The lifter's joint set.
-        evaluated: Indices of the joints that errors are means over.
+        sequences: Sequences that are evaluated.
+        skeleton: Joint set of the lifter.
+        evaluated: Indices of the evaluated joints, over which errors are means.
         with_pck: Whether 3DPCK and AUC are measured, too (MPI-INF-3DHP).
-        device: Where the sums are kept.
+        device: Device of the sums.
     """
 
     def __init__(
@@ -46,23 +46,27 @@ class LiftEvaluation:
     ) -> None:
         self.sequences, self.evaluated = sequences, list(evaluated)
         joints = [skeleton.joints[j] for j in evaluated]
-        rows = {"errors": sequences.actions, "mean_pose": sequences.actions}
-        rows |= {"group": sequences.groups, "subset": sequences.groups}
-        self.tables = {name: MotionTable(given, joints).to(device) for name, given in rows.items()}
+        rows = {
+            "errors": sequences.actions,
+            "mean_pose": sequences.actions,
+            "group": sequences.groups,
+            "subset": sequences.groups,
+        }
+        self.tables = {name: MotionTable(names, joints).to(device) for name, names in rows.items()}
         self.pck = PCK3D(skeleton).to(device) if with_pck else None
         self.per_sequence = torch.full((len(sequences),), NOT_EVALUATED, device=device)
 
     def update(self, action: int, predicted: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Add frames of a sequence.
+        """Add frames of a sequence to the errors per action, and to 3DPCK.
 
         Args:
-            action: Its number among the actions of the split.
-            predicted: Root-relative joints, metres, (T, J, 3).
-            target: The truth, (T, J, 3).
+            action: Index of its action, see `WholeSequences.actions`.
+            predicted: Predicted root-relative joints, metres, (T, J, 3).
+            target: True joints, metres, (T, J, 3).
             valid: Frames that count, (T,).
         """
-        kept = self.evaluated
-        self.tables["errors"].update(action, predicted[:, kept], target[:, kept], valid)
+        joints = self.evaluated
+        self.tables["errors"].update(action, predicted[:, joints], target[:, joints], valid)
         if self.pck is not None:
             self.pck.update(predicted, target, valid)
 
@@ -72,60 +76,67 @@ class LiftEvaluation:
         """Add a test sequence to the tables of groups, frame subset and mean pose.
 
         Args:
-            batch: The sequence; see `WholeSequences`.
-            lifted: What the lifter made of it, (T, J, 3).
+            batch: The sequence, see `WholeSequences`.
+            lifted: Predicted root-relative joints, metres, (T, J, 3).
             valid: Frames that count, (T,).
-            mean_pose: Mean pose of the training split, (J, 3).
+            mean_pose: Mean pose of the training split, metres, (J, 3).
         """
-        kept = self.evaluated
-        predicted, target = lifted[:, kept], batch["joints3d"][0][:, kept]
+        joints = self.evaluated
+        predicted, target = lifted[:, joints], batch["joints3d"][0][:, joints]
         if valid.any():
             self.per_sequence[int(batch["index"])] = mpjpe(predicted[valid], target[valid])
         group = int(batch["group"])
         self.tables["group"].update(group, predicted, target, valid)
-        self.tables["subset"].update(group, predicted, target, valid & in_subset(valid))
+        self.tables["subset"].update(group, predicted, target, valid & frame_subset_mask(valid))
         self.tables["mean_pose"].update(
-            int(batch["action"]), mean_pose[kept].expand_as(target), target, valid
+            int(batch["action"]), mean_pose[joints].expand_as(target), target, valid
         )
 
     def log_errors(self, module: Stage, split: Split, quantities: Sequence[str]) -> MotionReport:
         """Log the errors as means over frames and over actions."""
         report: MotionReport = self.tables["errors"].compute()
-        for metric in quantities:
-            value = report.frame_mean[metric]
-            module.log(f"{split}/{metric}_mm", value, prog_bar=metric == "mpjpe")
-            module.log(f"{split}/{metric}_action_mean_mm", report.action_mean[metric])
+        for quantity in quantities:
+            value = report.frame_mean[quantity]
+            module.log(f"{split}/{quantity}_mm", value, prog_bar=quantity == "mpjpe")
+            module.log(f"{split}/{quantity}_action_mean_mm", report.action_mean[quantity])
         if self.pck is not None:
             shares = self.pck.compute()
             module.log(f"{split}/pck3d_150mm", shares["pck3d@150mm"])
             module.log(f"{split}/auc3d", shares["auc"])
         return report
 
-    def log_test(self, module: Stage, quantities: Sequence[str]) -> None:
-        """Log the errors per group, on the frame subset, and against the mean pose."""
+    def log_test_errors(
+        self, module: Stage, quantities: Sequence[str], *, mean_pose_known: bool
+    ) -> None:
+        """Log the errors per group, on the frame subset, and of the mean pose if it is known."""
         for row in self.tables["group"].compute().rows:
             if row.name:
                 module.log(f"test/mpjpe_{row.name}_mm", row.mpjpe)
-        few = self.tables["subset"].compute()
-        for metric in OF_SUBSET:
-            module.log(f"test/subset_{metric}_mm", few.frame_mean[metric])
-        for row in few.rows:
+        subset = self.tables["subset"].compute()
+        for quantity in SUBSET_QUANTITIES:
+            module.log(f"test/subset_{quantity}_mm", subset.frame_mean[quantity])
+        for row in subset.rows:
             if row.name:
                 module.log(f"test/subset_mpjpe_{row.name}_mm", row.mpjpe)
-        if bool(cast(Tensor, module.mean_pose).any()):  # weights of others come without it
+        if mean_pose_known:
             baseline = self.tables["mean_pose"].compute().frame_mean
-            for metric in quantities:
-                module.log(f"test/mean_pose_{metric}_mm", baseline[metric])
+            for quantity in quantities:
+                module.log(f"test/mean_pose_{quantity}_mm", baseline[quantity])
             errors = self.tables["errors"].compute().frame_mean
             module.log("test/of_mean_pose", errors["mpjpe"] / baseline["mpjpe"])
 
-    def lines(self, report: MotionReport, *, known_mean_pose: bool) -> Iterator[str]:
-        """What a test prints below its table of actions."""
+    def summary_lines(self, report: MotionReport, *, mean_pose_known: bool) -> Iterator[str]:
+        """Lines that a test prints below its table of actions.
+
+        Args:
+            report: Errors per action, as `log_errors` returns them.
+            mean_pose_known: Whether the mean pose is known; imported weights come without it.
+        """
         groups = self.tables["group"].compute()
         if any(row.name for row in groups.rows):
             yield groups.text("per group of sequences:")
-        few = self.tables["subset"].compute().frame_mean
-        numbers = ", ".join(f"{few[metric]:.2f}" for metric in OF_SUBSET)
+        subset = self.tables["subset"].compute().frame_mean
+        numbers = ", ".join(f"{subset[quantity]:.2f}" for quantity in SUBSET_QUANTITIES)
         yield f"frames 0 and 1 of every 16: MPJPE, P-MPJPE, N-MPJPE, MPJVE {numbers} mm"
         if self.pck is not None:
             shares = self.pck.compute()
@@ -133,8 +144,8 @@ class LiftEvaluation:
                 f"3DPCK@150mm {100 * shares['pck3d@150mm']:.2f} %, AUC {100 * shares['auc']:.2f} % "
                 "(14 joints, errors strictly below 5 to 150 mm, mean over frames)"
             )
-        baseline = self.tables["mean_pose"].compute().frame_mean["mpjpe"]
-        if known_mean_pose:
+        if mean_pose_known:
+            baseline = self.tables["mean_pose"].compute().frame_mean["mpjpe"]
             ratio = report.frame_mean["mpjpe"] / baseline
             yield (
                 f"mean pose of the training split: {baseline:.1f} mm; "
@@ -143,21 +154,25 @@ class LiftEvaluation:
         else:
             yield "mean pose of the training split: not known to these weights"
 
-    def gathered_errors(self, module: Stage) -> Tensor:
-        """MPJPE of each sequence in millimetres, of all processes, (S,)."""
-        everyones = cast(Tensor, module.all_gather(self.per_sequence))
-        return everyones.reshape(module.trainer.world_size, -1).amax(0)  # NaN stays
+    def gather_errors(self, module: Stage) -> Tensor:
+        """MPJPE of each sequence in millimetres, from all processes, (S,)."""
+        gathered = cast(Tensor, module.all_gather(self.per_sequence))
+        return gathered.reshape(module.trainer.world_size, -1).amax(0)  # NaN stays
 
 
-def in_subset(like: Tensor) -> Tensor:
-    """Which frames of a clip, (N, ...), are in the frame subset, (N,)."""
-    mask = torch.zeros(len(like), dtype=torch.bool, device=like.device)
-    mask[subset_frames(len(like))] = True
+def frame_subset_mask(frames: Tensor) -> Tensor:
+    """Which frames of a clip, (N, ...), are in its frame subset, (N,)."""
+    mask = torch.zeros(len(frames), dtype=torch.bool, device=frames.device)
+    mask[frame_subset(len(frames))] = True
     return mask
 
 
-def ranked_indices(errors: Tensor) -> list[int]:
-    """The three worst sequences, the middle one and the three best, by error, (S,)."""
+def select_shown(errors: Tensor) -> list[int]:
+    """Indices of the sequences to show, worst first: the three worst, the middle one, three best.
+
+    Args:
+        errors: Error of each sequence, (S,); `NOT_EVALUATED` is left out.
+    """
     order = errors.argsort(descending=True, stable=True)  # NaN first
     ranked: list[int] = order[errors[order] != NOT_EVALUATED].tolist()
     return [*ranked[:3], ranked[len(ranked) // 2], *ranked[-3:]] if len(ranked) > 7 else ranked

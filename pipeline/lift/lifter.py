@@ -1,4 +1,4 @@
-"""The lifter: what a network must be so that room 3 can train, stitch and export it."""
+"""The base class of lifters: what training, stitching and export need to know of a network."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Lifter(nn.Module):
     """Base class of the networks that turn 2D clips into 3D clips.
 
     Attributes:
-        skeleton: The joint set on axis J.
-        frames: T, the number of frames it is fed.
-        receptive_field: Frames that decide one output frame.
-        output: Which frames come out of T: `every` (T' = T), `centre` (T' = 1), or `valid`
+        skeleton: Joint set on axis J.
+        frames: T, the number of frames in a training window.
+        receptive_field: Number of input frames that one output frame depends on.
+        output: Which of the T frames are predicted: `every` (T' = T), `centre` (T' = 1), or `valid`
             (T' = T - receptive_field + 1).
-        causal: Whether no output frame sees frames behind it.
+        causal: Whether an output frame depends on no later frame.
     """
 
     skeleton: Skeleton = H36M17
@@ -29,7 +29,7 @@ class Lifter(nn.Module):
 
     @property
     def first_frame(self) -> int:
-        """Which of the T frames is the first that comes out."""
+        """Index of the first predicted frame among the T input frames."""
         around = 0 if self.output == "every" else self.receptive_field - 1
         return around if self.causal else around // 2
 
@@ -38,8 +38,8 @@ class Lifter(nn.Module):
 
         Args:
             joints2d: Normalised 2D, (B, T, J, C), C = 2 (x, y) or 3 (x, y, score). Where a joint is
-                not visible the caller has written the mask token; no NaN arrives here.
-            visible: Which joints were seen, (B, T, J); a network may ignore it.
+                not visible the caller has written the mask token; it holds no NaN.
+            visible: Which joints are visible, (B, T, J); a network may ignore it.
 
         Returns:
             Root-relative joints in the camera frame, metres, (B, T', J, 3).
@@ -47,4 +47,21 @@ class Lifter(nn.Module):
         raise NotImplementedError
 
     def set_progress(self, done: float) -> None:
-        """Be told, at the start of each epoch, which share of the training is done, in [0, 1)."""
+        """Adapt to the progress of training; called at the start of each epoch.
+
+        Args:
+            done: Share of the epochs that are done, in [0, 1).
+        """
+
+    def check_clips(self, joints2d: Tensor, joints: int, channels: int) -> None:
+        """Check the shape of clips for a network that takes no other.
+
+        Raises:
+            ValueError: If the clips are not (B, `frames`, joints, channels).
+        """
+        _, T, J, C = joints2d.shape
+        if (self.frames, joints, channels) != (T, J, C):
+            raise ValueError(
+                f"clips (B, {T}, {J}, {C}) do not fit a {type(self).__name__} built for "
+                f"(B, {self.frames}, {joints}, {channels})"
+            )

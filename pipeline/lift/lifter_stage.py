@@ -1,6 +1,8 @@
-"""The base of pretraining and lifting: a lifter, its mask token, transferred weights."""
+"""The base of pretraining and lifting: a lifter, its mask token, its loss, transferred weights."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -14,15 +16,20 @@ from pipeline.training.transfer import WeightsReport
 
 
 class LifterStage(Stage):
-    """What pretraining and lifting share: a lifter, its mask token, and where weights come from.
+    """Base of the LightningModules that train a lifter.
+
+    Training batches hold `joints2d` (B, T, J, C) normalised, `visible` (B, T, J), `joints3d` (B,
+    T', J, 3) metres root-relative in the camera frame, `valid` (B, T'). Logged in training:
+    `train/loss`.
 
     Args:
-        net: The lifter.
-        optimizer: Makes the optimiser from the parameters.
-        schedule: Learning-rate factor by step.
-        pretrained: A checkpoint whose weights a fresh fit starts from, or that is tested as it is,
-            all of `net`, where no checkpoint of this stage is given. The checkpoints of this run
-            keep the digest and the report of the hand-over, not the path.
+        net: Lifter to train.
+        optimizer: Makes the optimizer from the parameters.
+        schedule: Learning-rate factor by step; None keeps the rate constant.
+        loss: Loss of (predicted, target, valid), see `pipeline.lift.losses`.
+        pretrained: Checkpoint whose weights a fresh fit starts from. A test without a checkpoint of
+            its own stage evaluates these weights; they must then be complete. Checkpoints of this
+            run hold the digest of the file and the report of the transfer, not the path.
     """
 
     weights_from = ("pretrain", "lift", "weights")
@@ -33,26 +40,29 @@ class LifterStage(Stage):
         net: Lifter,
         optimizer: OptimizerCallable,
         schedule: Schedule | None,
+        loss: nn.Module,
         pretrained: str | None,
     ) -> None:
         super().__init__(optimizer, schedule, pretrained)
         self.net = net
         self.mask_token = nn.Parameter(torch.zeros(1, 1, 2))
         self.swap = list(net.skeleton.swap)
+        self.loss = loss
 
     def forward(self, joints2d: Tensor, visible: Tensor) -> Tensor:
-        """Lift clips; where a joint is not visible the lifter is given the mask token.
+        """Lift clips; the lifter gets the mask token in place of joints that are not visible.
 
         Args:
             joints2d: Normalised 2D, (B, T, J, C).
-            visible: Which joints were seen, (B, T, J).
+            visible: Which joints are visible, (B, T, J).
 
         Returns:
             Root-relative joints in the camera frame, metres, float32, (B, T', J, 3).
         """
-        xy = torch.where(visible[..., None], joints2d[..., :2], self.mask_token)
-        given = torch.cat([xy, joints2d[..., 2:]], dim=-1) if joints2d.shape[-1] > 2 else xy
-        lifted: Tensor = self.net(given, visible)
+        masked = torch.where(visible[..., None], joints2d[..., :2], self.mask_token)
+        if joints2d.shape[-1] > 2:
+            masked = torch.cat([masked, joints2d[..., 2:]], dim=-1)
+        lifted: Tensor = self.net(masked, visible)
         return lifted.float()
 
     def transferred_prefixes(self, source_stage: str, *, fitting: bool) -> tuple[str, ...]:
@@ -60,11 +70,18 @@ class LifterStage(Stage):
         return ("net.", "mask_token") if fitting else ("net.", "mask_token", "mean_pose")
 
     def report_weights(self, report: WeightsReport) -> None:
-        """Print and show what became of the weights of `pretrained`."""
+        """Print and show which weights of `pretrained` were loaded."""
         if self.trainer.is_global_zero:
             super().report_weights(report)
         panels.weights_panel(self.trainer, report)
 
     def on_train_epoch_start(self) -> None:
-        """Tell the lifter how much of the training is done."""
+        """Pass the progress of the training to the lifter."""
         self.net.set_progress(self.current_epoch / max(1, self.trainer.max_epochs or 1))
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Loss of a batch of windows."""
+        predicted = self(batch["joints2d"], batch["visible"])
+        loss: Tensor = self.loss(predicted, batch["joints3d"], batch["valid"])
+        self.log("train/loss", loss, prog_bar=True)
+        return loss

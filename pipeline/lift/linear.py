@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_ONEDNN = (
+_HAS_ONEDNN = (
     platform.machine() in ("x86_64", "AMD64")
     and torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -18,66 +18,68 @@ _ONEDNN = (
 """Whether this build of torch has oneDNN's product of dense matrices."""
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Product x weight^T + bias in float32, (N, K), (M, K), (M,) -> (N, M)."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-class _Linear(torch.autograd.Function):
-    """`_product` with its gradients, which are such products too."""
+class _OneDNNLinear(torch.autograd.Function):
+    """`_onednn_linear` with gradients, which are computed with it, too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return _onednn_linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         gradient = gradient.contiguous()
         return (
-            _product(gradient, weight.t(), None) if wants_x else None,
-            _product(gradient.t(), x.t(), None) if wants_weight else None,
-            gradient.sum(0) if wants_bias else None,
+            _onednn_linear(gradient, weight.t(), None) if needs_x else None,
+            _onednn_linear(gradient.t(), x.t(), None) if needs_weight else None,
+            gradient.sum(0) if needs_bias else None,
         )
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Product x weight^T + bias, (..., K), (M, K), (M,) -> (..., M): torch's `linear`, but faster.
 
-    torch hands float32 products to MKL, which on CPUs that are not Intel's leaves AVX-512 unused:
+    torch gives float32 products to MKL, which does not use AVX-512 on CPUs that are not Intel's:
     103 against 225 GFLOP/s on one core of an AMD EPYC. Anything but plain float32 on a CPU (a GPU,
-    autocast, tracing, counting) goes to torch's function.
+    autocast, tracing, a dispatch mode) goes to torch's function.
     """
     if (
-        not _ONEDNN
+        not _HAS_ONEDNN
         or x.device.type != "cpu"
         or not (x.dtype == weight.dtype == torch.float32)
         or torch.is_autocast_enabled("cpu")
         or torch.compiler.is_compiling()
         or torch._C._is_tracing()
-        or counting()
+        or dispatch_is_observed()
         or not x.numel()
     ):
         return F.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    learnt = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    if torch.is_grad_enabled() and learnt:
-        out = _Linear.apply(rows, weight, bias)
+    needs_gradient = (
+        x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    )
+    if torch.is_grad_enabled() and needs_gradient:
+        out = _OneDNNLinear.apply(rows, weight, bias)
     else:
-        out = _product(rows, weight, bias)
+        out = _onednn_linear(rows, weight, bias)
     return out.view(*x.shape[:-1], -1)
 
 
-def counting() -> bool:
-    """Whether a tool that knows only torch's plain operations is watching (a counter, a tracer)."""
+def dispatch_is_observed() -> bool:
+    """Whether a dispatch mode is active, such as FlopCounterMode; it knows only torch's own ops."""
     return torch._C._len_torch_dispatch_stack() > 0
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` by `linear`; the same parameters under the same names."""
+    """`torch.nn.Linear` computed by `linear`; the same parameters under the same names."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the last axis, (..., K) -> (..., M)."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pipeline.lift.martinez import SMALLEST_3D, Statistics
 from pipeline.skeleton import H36M17
 
-WEIGHTS = {
+JOINT_WEIGHTS = {
     "knee": 2.5,
     "ankle": 2.5,
     "head": 1.5,
@@ -16,37 +16,45 @@ WEIGHTS = {
     "elbow": 4.0,
     "wrist": 4.0,
 }
-"""MixSTE's weight of each joint by what it is; those of the torso, and the nose, have 1."""
+"""MixSTE's weight of each kind of joint; joints of the torso and the nose have 1."""
 
-MIXSTE_WEIGHTS = tuple(WEIGHTS.get(name.rpartition("_")[2], 1.0) for name in H36M17.joints)
-"""MixSTE's weights in the order of H36M17."""
+MIXSTE_WEIGHTS = tuple(JOINT_WEIGHTS.get(name.rpartition("_")[2], 1.0) for name in H36M17.joints)
+"""MixSTE's weights of joints in the order of H36M17."""
 
 
 def mean_over_frames(error: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean of an error, (B, T, ...), over the frames that count, (B, T); 0 if none does."""
+    """Mean of an error over valid frames.
+
+    Args:
+        error: Error of each frame, (B, T, ...).
+        valid: Frames that count, (B, T); None for all.
+
+    Returns:
+        The mean, 0 if no frame is valid.
+    """
     if valid is None:
         return error.mean() if error.numel() else error.sum()
     per_frame = error.flatten(2).mean(-1) if error.dim() > 2 else error
-    # where, not a product: what stands in a frame that does not count may be anything
+    # torch.where, not a product: an invalid frame may hold NaN
     kept = torch.where(valid, per_frame, per_frame.new_zeros(()))
     return kept.sum() / valid.sum().clamp(min=1)
 
 
-def pairs(valid: Tensor | None) -> Tensor | None:
-    """Which neighbouring frames count, (B, T) -> (B, T-1): those where both do."""
+def valid_pairs(valid: Tensor | None) -> Tensor | None:
+    """Which pairs of successive frames are valid, (B, T) -> (B, T-1): those with both valid."""
     return None if valid is None else valid[:, 1:] & valid[:, :-1]
 
 
 def position_error(predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean Euclidean distance of (B, T, J, 3), metres: MPJPE."""
+    """MPJPE: mean Euclidean distance between joints, (B, T, J, 3), in metres."""
     distance = torch.linalg.vector_norm(predicted.float() - target.float(), dim=-1)
     return mean_over_frames(distance, valid)
 
 
 def scale_free_error(predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean distance after scaling each predicted frame to fit: N-MPJPE.
+    """N-MPJPE: mean distance after each predicted frame is scaled to fit, in metres.
 
-    The scale is s = <target, predicted> / <predicted, predicted>; the gradient goes through it.
+    The scale is s = <target, predicted> / <predicted, predicted>; the gradient passes through it.
 
     Source: Rhodin et al., CVPR 2018.
     """
@@ -57,42 +65,46 @@ def scale_free_error(predicted: Tensor, target: Tensor, valid: Tensor | None = N
 
 
 def velocity_error(predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean distance between steps from frame to frame, metres; 0 for a single frame."""
+    """Mean distance between predicted and true steps from frame to frame, in metres per frame.
+
+    It is 0 for a single frame.
+    """
     steps = predicted.float().diff(dim=1), target.float().diff(dim=1)
-    return position_error(*steps, pairs(valid))
+    return position_error(*steps, valid_pairs(valid))
 
 
 class MPJPELoss(nn.Module):
-    """Mean distance between predicted and true joints, metres.
+    """MPJPE as a loss: mean distance between predicted and true joints, in metres.
 
     Source: the loss of VideoPose3D and PoseFormer.
     """
 
     def forward(self, predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Error of clips.
+        """Loss of a batch of clips.
 
         Args:
-            predicted: Metres, (B, T, J, 3), in any precision; computed in float32.
-            target: Metres, (B, T, J, 3).
-            valid: Frames that count, (B, T); all if none is given.
+            predicted: Predicted root-relative joints, metres, (B, T, J, 3), in any precision; the
+                loss is computed in float32.
+            target: True joints, metres, (B, T, J, 3).
+            valid: Frames that count, (B, T); None for all.
         """
         return position_error(predicted, target, valid)
 
 
 class MixSTELoss(nn.Module):
-    """MixSTE's three terms, over joints weighted by how freely they move.
+    """MixSTE's loss: weighted position, smoothness and velocity.
 
     position * mean w_j |p - g|  +  smooth * mean w_j (Δp)^2  +  velocity * mean |Δp - Δg|,
-    where the second mean is over frames, joints and coordinates. The weights are those of
-    Human3.6M's joints.
+    with prediction p, truth g, step Δ from frame to frame and the weight w_j of a joint
+    (`MIXSTE_WEIGHTS`). The second mean is over frames, joints and coordinates.
 
     Args:
-        position: Factor of the weighted distance.
-        smooth: Factor of the squared step of the prediction, weighted likewise.
+        position: Factor of the weighted distance between prediction and truth.
+        smooth: Factor of the weighted squared step of the prediction.
         velocity: Factor of the distance between predicted and true step.
 
     Source: MixSTE (Zhang et al. 2022), eq. 8-10; weights and factors of its published code.
-    Differs from the paper: its code scales the gradient by the value of the loss; this one does
+    Differs from the paper: its code multiplies the gradient by the value of the loss; this one does
     not.
     """
 
@@ -104,7 +116,7 @@ class MixSTELoss(nn.Module):
         self.register_buffer("weights", torch.tensor(MIXSTE_WEIGHTS), persistent=False)
 
     def forward(self, predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Error of clips; arguments as in `MPJPELoss.forward`, J = 17.
+        """Loss of a batch of clips; arguments as in `MPJPELoss.forward`, J = 17.
 
         Raises:
             ValueError: If J is not 17.
@@ -120,17 +132,17 @@ class MixSTELoss(nn.Module):
         step, true_step = predicted.diff(dim=1), target.diff(dim=1)
         squared = step.square() * self.weights[:, None]
         drift = torch.linalg.vector_norm(step - true_step, dim=-1)
-        loss = loss + self.smooth * mean_over_frames(squared, pairs(valid))
-        return loss + self.velocity * mean_over_frames(drift, pairs(valid))
+        loss = loss + self.smooth * mean_over_frames(squared, valid_pairs(valid))
+        return loss + self.velocity * mean_over_frames(drift, valid_pairs(valid))
 
 
 class PretrainLoss(nn.Module):
-    """position * MPJPE + scale * N-MPJPE + velocity * velocity error.
+    """Loss of pretraining: position * MPJPE + scale * N-MPJPE + velocity * velocity error.
 
     Args:
-        position: Factor of the mean distance.
-        scale: Factor of the mean distance after scaling each frame.
-        velocity: Factor of the mean distance between steps.
+        position: Factor of MPJPE.
+        scale: Factor of N-MPJPE.
+        velocity: Factor of the velocity error.
 
     Source: MotionBERT (Zhu et al. 2023), eq. 4 and the factors of its pretraining config.
     """
@@ -140,7 +152,7 @@ class PretrainLoss(nn.Module):
         self.position, self.scale, self.velocity = position, scale, velocity
 
     def forward(self, predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Error of clips; arguments as in `MPJPELoss.forward`."""
+        """Loss of a batch of clips; arguments as in `MPJPELoss.forward`."""
         return (
             self.position * position_error(predicted, target, valid)
             + self.scale * scale_free_error(predicted, target, valid)
@@ -149,13 +161,13 @@ class PretrainLoss(nn.Module):
 
 
 class ZScoredMSE(nn.Module):
-    """Mean squared error of coordinates in units of their deviation over the training split.
+    """Mean squared error of z-scored coordinates.
 
-    It is in square metres until `set_statistics` is called, as the data module does for the lifters
-    too.
+    Each coordinate is divided by its standard deviation over the training split, which
+    `LiftModule.on_fit_start` sets through `set_statistics`. Before that the unit is square metres.
 
     Args:
-        root: Whether the root is in the mean: yes for a lifter that predicts it (51 numbers), no
+        root: Whether the root is in the mean: yes for lifters that predict it (51 coordinates), no
             for `Martinez` (48).
 
     Source: the loss of Martinez et al. 2017 and of EvoSkeleton (Li et al. 2020).
@@ -169,14 +181,14 @@ class ZScoredMSE(nn.Module):
         self.register_buffer("deviation3d", torch.ones(len(H36M17), 3))
 
     def set_statistics(self, statistics: Statistics) -> None:
-        """Take the statistics of a training split; deviations below a millimetre count as 1."""
+        """Set the statistics of a training split; deviations below a millimetre count as 1."""
         deviation = torch.as_tensor(statistics.deviation3d)
         self.deviation3d.copy_(
             torch.where(deviation < SMALLEST_3D, torch.ones_like(deviation), deviation)
         )
 
     def forward(self, predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Error of clips; arguments as in `MPJPELoss.forward`, J = 17."""
+        """Loss of a batch of clips; arguments as in `MPJPELoss.forward`, J = 17."""
         squared = ((predicted.float() - target.float()) / self.deviation3d).square()
         if not self.root:
             squared = squared[..., [j for j in range(squared.shape[-2]) if j != H36M17.root], :]

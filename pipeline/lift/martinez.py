@@ -24,10 +24,10 @@ class Statistics:
     """Mean and standard deviation of every coordinate over the frames of a training split.
 
     Args:
-        mean2d: Of normalised 2D, (J, 2).
-        deviation2d: Likewise, (J, 2).
-        mean3d: Of root-relative joints in the camera frame, metres, (J, 3).
-        deviation3d: Likewise, (J, 3).
+        mean2d: Mean of normalised 2D, (J, 2).
+        deviation2d: Standard deviation of normalised 2D, (J, 2).
+        mean3d: Mean of root-relative joints in the camera frame, metres, (J, 3).
+        deviation3d: Standard deviation of root-relative joints, metres, (J, 3).
     """
 
     mean2d: Tensor
@@ -37,7 +37,12 @@ class Statistics:
 
 
 class LinearStage(nn.Module):
-    """Two times linear, batch norm, ReLU and dropout, added to what came in: (N, width)."""
+    """Residual stage: twice linear, batch norm, ReLU and dropout, plus its input, (N, width).
+
+    Args:
+        width: Width of both layers.
+        dropout: Share of features dropped in training after each layer.
+    """
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
@@ -48,32 +53,36 @@ class LinearStage(nn.Module):
         self.dropout = dropout
 
     def forward(self, features: Tensor) -> Tensor:
-        """Add to the features."""
+        """Map features, (N, width) -> (N, width)."""
         return features + F.relu(self.before_relu(features), inplace=True)
 
     def before_relu(self, features: Tensor) -> Tensor:
-        """What is added, before its last ReLU (dropout commutes with it)."""
+        """The residual before its last ReLU, (N, width); dropout commutes with the ReLU."""
         hidden = F.relu(self.batch_norm1(self.w1(features)), inplace=True)
         hidden = F.dropout(hidden, self.dropout, self.training)
         return F.dropout(self.batch_norm2(self.w2(hidden)), self.dropout, self.training)
 
 
 class ResidualMLP(nn.Module):
-    """Flat vectors to flat vectors, (N, inputs) -> (N, outputs).
+    """Residual MLP from flat vectors to flat vectors.
 
-    Linear, batch norm, ReLU and dropout to `width`; then `blocks` residual stages of two such
-    layers; then linear.
+    =================  =================================================
+    vectors            (N, inputs)
+    first layer        (N, width): linear, batch norm, ReLU, dropout
+    blocks x stage     (N, width): two such layers and a skip connection
+    last layer         (N, outputs): linear
+    =================  =================================================
 
     Args:
-        inputs: Numbers per pose that come in.
-        outputs: Numbers per pose that go out.
+        inputs: Size of the input vectors.
+        outputs: Size of the output vectors.
         width: Width of all hidden layers.
-        blocks: Residual stages.
-        dropout: Share of hidden numbers dropped in training.
+        blocks: Number of residual stages.
+        dropout: Share of hidden features dropped in training.
 
     Source: Martinez et al., "A simple yet effective baseline", ICCV 2017, fig. 2: 32 to 48 has
-    4,291,632 parameters. Parameters are named as in weigq's PyTorch port, whose initialisation
-    (He's normal) it has too.
+    4,291,632 parameters. Names of parameters and initialisation (He's normal) are those of weigq's
+    PyTorch port.
     Differs from the paper: weights are not clipped to norm 1 in the forward pass; clip the
     gradient's norm to 1 instead.
     """
@@ -99,18 +108,18 @@ class ResidualMLP(nn.Module):
         return self.w2(features)
 
     def stem(self, vectors: Tensor) -> Tensor:
-        """First layer, (N, inputs) -> (N, width), not negative."""
+        """First layer, (N, inputs) -> (N, width); its features are not negative."""
         features = F.relu(self.batch_norm1(self.w1(vectors)), inplace=True)
         return F.dropout(features, self.dropout, self.training)
 
 
 class ZScored(Lifter):
-    """Base of the lifters that work frame by frame on z-scored vectors.
+    """Base of the lifters that map z-scored poses frame by frame.
 
-    Normalised 2D comes in and metres go out; inside, every coordinate has mean 0 and deviation 1
-    over the training split, once the data module has called `set_statistics`. (An affine change of
-    the input, pixels or normalised 2D, makes no difference after z-scoring.) The statistics are
-    buffers: they travel with the weights.
+    Input is normalised 2D and output is in metres. Between the two, every coordinate has mean 0 and
+    standard deviation 1 over the training split; `LiftModule.on_fit_start` calls `set_statistics`.
+    After z-scoring it makes no difference whether the input was in pixels or normalised. The
+    statistics are buffers, so a checkpoint holds them.
     """
 
     output: Literal["every", "centre", "valid"] = "every"
@@ -129,7 +138,7 @@ class ZScored(Lifter):
         self.register_buffer("deviation3d", torch.ones(J, 3))
 
     def set_statistics(self, statistics: Statistics) -> None:
-        """Take the statistics of a training split; deviations next to nothing count as 1."""
+        """Set the statistics of a training split; deviations close to 0 count as 1."""
         for name, smallest in (("2d", SMALLEST_2D), ("3d", SMALLEST_3D)):
             getattr(self, f"mean{name}").copy_(getattr(statistics, f"mean{name}"))
             deviation = torch.as_tensor(getattr(statistics, f"deviation{name}"))
@@ -140,28 +149,28 @@ class ZScored(Lifter):
     def forward(self, joints2d: Tensor, visible: Tensor | None = None) -> Tensor:
         """Lift frames, (B, T, J, C) -> (B, T, J, 3), each on its own; see `Lifter.forward`."""
         B, T, J, _ = joints2d.shape
-        scored = (joints2d[..., :2] - self.mean2d) / self.deviation2d
-        poses = self.lift(scored.reshape(B * T, J, 2)).float()
+        zscored = (joints2d[..., :2] - self.mean2d) / self.deviation2d
+        poses = self.lift(zscored.reshape(B * T, J, 2)).float()
         return (poses * self.deviation3d + self.mean3d).view(B, T, J, 3)
 
-    def lift(self, scored2d: Tensor) -> Tensor:
-        """Z-scored 2D, (N, J, 2), to z-scored 3D, (N, J, 3)."""
+    def lift(self, zscored2d: Tensor) -> Tensor:
+        """Map z-scored 2D, (N, J, 2), to z-scored 3D, (N, J, 3)."""
         raise NotImplementedError
 
 
 class Martinez(ZScored):
-    """Residual MLP from the 2D joints of a frame to its 3D joints without the root, which is zero.
+    """Residual MLP from the 2D joints of a frame to its 3D joints; the root is not predicted.
 
     ==================  ==========================================
     joints2d            (B, T, 17, 2), z-scored, flattened to 34
     residual MLP        (B T, 48)
-    root added          (B, T, 17, 3) metres
+    zero root added     (B, T, 17, 3), un-z-scored to metres
     ==================  ==========================================
 
     Args:
         width: Width of the hidden layers.
-        blocks: Residual stages.
-        dropout: Share of hidden numbers dropped in training.
+        blocks: Number of residual stages.
+        dropout: Share of hidden features dropped in training.
         unseen: Names of joints that are left out of the input: `["nose"]` for weights published for
             16 joints.
 
@@ -183,7 +192,7 @@ class Martinez(ZScored):
         outputs = 3 * (len(self.skeleton) - 1)
         self.mlp = ResidualMLP(2 * len(self.seen), outputs, width, blocks, dropout)
 
-    def lift(self, scored2d: Tensor) -> Tensor:
-        """Z-scored 2D, (N, 17, 2), to z-scored 3D, (N, 17, 3), with the root at zero."""
-        poses = self.mlp(scored2d[:, self.seen].flatten(1)).unflatten(-1, (-1, 3))
+    def lift(self, zscored2d: Tensor) -> Tensor:
+        """Map z-scored 2D, (N, 17, 2), to z-scored 3D, (N, 17, 3), with the root at zero."""
+        poses = self.mlp(zscored2d[:, self.seen].flatten(1)).unflatten(-1, (-1, 3))
         return F.pad(poses, (0, 0, 1, 0))

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.transformer import Block, drop_path_rates
 
-GAIN = 8.0
-"""Factor on the first layer's weights where embeddings are spread: tokens then have about the size
-of 1, for normalised 2D of a deviation of about 0.2."""
+SPREAD_GAIN = 8.0
+"""Factor on the first layer's weights if `spread` is not 0. Tokens then have a size of about 1, for
+normalised 2D with a standard deviation of about 0.2."""
 
 
 class MixSTE(Lifter):
-    """Mixed spatio-temporal encoder: 2D clips to 3D clips, every frame at once.
+    """MixSTE, a mixed spatio-temporal encoder that predicts every frame of a clip.
 
     ====================  ======================================
     joints2d              (B, T, J, channels)
@@ -26,25 +26,25 @@ class MixSTE(Lifter):
     norm + linear         (B, T, J, 3) metres
     ====================  ======================================
 
-    Parameters are named as in published checkpoints. J and T are fixed by the learned embeddings.
+    Parameters have the names of published checkpoints. The learned embeddings fix J and T.
 
     Args:
-        joints: J.
-        frames: T.
-        dim: C.
-        depth: Pairs of a spatial and a temporal block.
-        heads: Attention heads in each block.
-        channels: Numbers per joint that come in: 2 (x, y) or 3 (x, y, score).
-        drop_path: Probability that the last pair of blocks drops a branch; grows evenly from 0 in
-            the first.
-        spread: Deviation that position embeddings are drawn with at the start; where it is not 0,
-            the first layer's weights are larger too (`GAIN`), so that joints, frames and poses
-            differ from the first step on. 0 starts as published.
+        joints: J, number of joints.
+        frames: T, number of frames in a clip.
+        dim: C, size of a token.
+        depth: Number of pairs of a spatial and a temporal block.
+        heads: Number of attention heads in each block.
+        channels: Input channels per joint: 2 (x, y) or 3 (x, y, score).
+        drop_path: Probability that the last pair of blocks drops a branch; it rises evenly from 0
+            in the first pair.
+        spread: Standard deviation of the initial position embeddings. If it is not 0, the first
+            layer's initial weights are multiplied by 8, so that tokens of different joints, frames
+            and poses differ from the first step on. 0 is the published initialisation.
 
     Source: Zhang et al., "MixSTE", CVPR 2022, eq. 3-7 and sec. 4.2; T=243, C=512, depth 8 gives
     33,783,811 parameters.
-    Differs from the paper: as the published code, the norms after spatial and temporal blocks are
-    shared by all pairs and the position embeddings are added once.
+    Differs from the paper: as in the published code, all pairs share the norms after spatial and
+    temporal blocks, and the position embeddings are added once.
     """
 
     output: Literal["every", "centre", "valid"] = "every"
@@ -77,7 +77,7 @@ class MixSTE(Lifter):
             nn.init.normal_(self.Spatial_pos_embed, std=spread)
             nn.init.normal_(self.Temporal_pos_embed, std=spread)
             with torch.no_grad():
-                self.Spatial_patch_to_embedding.weight.mul_(GAIN)
+                self.Spatial_patch_to_embedding.weight.mul_(SPREAD_GAIN)
 
     def forward(self, joints2d: Tensor, visible: Tensor | None = None) -> Tensor:
         """Lift clips, (B, T, J, channels) -> (B, T, J, 3); see `Lifter.forward`.
@@ -85,15 +85,9 @@ class MixSTE(Lifter):
         Raises:
             ValueError: If T, J or the channels are not those the network was built for.
         """
-        _, T, J, C = joints2d.shape
-        if (self.frames, self.joints, self.channels) != (T, J, C):
-            raise ValueError(
-                f"clips (B, {T}, {J}, {C}) do not fit a MixSTE built for "
-                f"(B, {self.frames}, {self.joints}, {self.channels})"
-            )
+        self.check_clips(joints2d, self.joints, self.channels)
         tokens = self.Spatial_patch_to_embedding(joints2d)
-        # in the tokens' own type: an addend in float32 would make every later sum float32 under
-        # autocast
+        # in the type of the tokens: adding float32 would make all later sums float32 under autocast
         tokens = tokens + self.Spatial_pos_embed.to(tokens.dtype)
         for i, (spatial, temporal) in enumerate(zip(self.STEblocks, self.TTEblocks, strict=True)):
             tokens = self.Spatial_norm(spatial(tokens, "joints"))

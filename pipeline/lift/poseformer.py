@@ -1,4 +1,4 @@
-"""PoseFormer, with group attention if wanted: clips to their centre frame (2021; paper 003)."""
+"""PoseFormer: clips to their centre frame, with optional group attention (2021; paper 003)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pipeline.lift.lifter import Lifter
 from pipeline.lift.transformer import Along, Block, drop_path_rates
 
 Position = Literal["before_attention", "after_attention", "after_mlp"]
-"""Where in a block the group module stands (paper 003, Table VII)."""
+"""Position of the group module in a block (paper 003, Table VII)."""
 
 
 class GroupModule(nn.Module):
-    """Convolution, GELU, group norm, convolution and a skip along one axis, (B, T, J, C) as it was.
+    """Group module: two convolutions along joints or frames and a skip connection, (B, T, J, C).
 
-    The second convolution starts at zero, so that the module starts as the identity.
+    The second convolution is initialised with zeros, so that the module starts as the identity.
 
     Args:
-        dim: C.
-        width: Neighbours that a convolution sees, itself included; zero-padded at the ends.
-        conv_groups: Groups of the convolutions.
-        norm_groups: Groups of the norm.
+        dim: C, size of a token.
+        width: Kernel size of the convolutions, odd; they are zero-padded at the ends.
+        conv_groups: Number of groups of the convolutions.
+        norm_groups: Number of groups of the norm.
 
     Source: paper 003, eq. 3 and 6: Conv(Norm(GELU(Conv(P)))) + P.
     """
@@ -38,16 +38,16 @@ class GroupModule(nn.Module):
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, tokens: Tensor, along: Along) -> Tensor:
-        """Mix neighbouring tokens, (B, T, J, C)."""
+        """Convolve along joints or along frames, (B, T, J, C) -> (B, T, J, C)."""
         B, T, J, C = tokens.shape
         if along == "joints":
-            mixed = self._mix(tokens.view(B * T, J, C).mT).mT.view(B, T, J, C)
+            residual = self._convolve(tokens.view(B * T, J, C).mT).mT.view(B, T, J, C)
         else:
             rows = tokens.permute(0, 2, 3, 1).reshape(B * J, C, T)
-            mixed = self._mix(rows).view(B, J, C, T).permute(0, 3, 1, 2)
-        return tokens + mixed
+            residual = self._convolve(rows).view(B, J, C, T).permute(0, 3, 1, 2)
+        return tokens + residual
 
-    def _mix(self, rows: Tensor) -> Tensor:
+    def _convolve(self, rows: Tensor) -> Tensor:
         return self.conv2(self.norm(F.gelu(self.conv1(rows))))
 
 
@@ -55,12 +55,14 @@ class GroupBlock(Block):
     """A transformer block with a group module before the attention, after it, or after the MLP.
 
     Args:
-        dim: C.
-        heads: Attention heads.
-        group: The group module.
-        position: Where it stands.
-        drop_path: As in `Block`.
-        dropout: As in `Block`.
+        dim: C, size of a token.
+        heads: Number of attention heads.
+        group: Group module.
+        position: Position of the group module.
+        drop_path: Probability in training that a branch is dropped, see `Block`.
+        dropout: Share of features dropped inside the branches.
+
+    Source: paper 003, sec. III-C and Table VII.
     """
 
     def __init__(
@@ -78,18 +80,20 @@ class GroupBlock(Block):
         self.position = position
 
     def forward(self, tokens: Tensor, along: Along) -> Tensor:
-        """Mix tokens, (B, T, J, C), along joints or frames."""
+        """Attend along joints or along frames, (B, T, J, C) -> (B, T, J, C)."""
         if self.position == "before_attention":
             tokens = self.group(tokens, along)
         tokens = self.add(tokens, self.attn(self.norm1(tokens), along), along)
         if self.position == "after_attention":
             tokens = self.group(tokens, along)
         tokens = self.add(tokens, self.mlp(self.norm2(tokens)), along)
-        return self.group(tokens, along) if self.position == "after_mlp" else tokens
+        if self.position == "after_mlp":
+            tokens = self.group(tokens, along)
+        return tokens
 
 
 class PoseFormer(Lifter):
-    """Attention over the joints of each frame, then over frames: clips to their centre frame.
+    """PoseFormer: attention over joints, then over frames, predicts the centre frame of a clip.
 
     =====================  ===========================================
     joints2d               (B, T, J, channels)
@@ -101,31 +105,32 @@ class PoseFormer(Lifter):
     norm + linear          (B, 1, J, 3) metres
     =====================  ===========================================
 
-    Parameters are named as in published checkpoints.
+    Parameters have the names of published checkpoints.
 
     Args:
-        joints: J.
-        frames: T, odd.
-        dim: C.
-        depth: Spatial blocks, and temporal blocks.
-        heads: Attention heads in each block.
-        group_attention: Paper 003's group modules: in the spatial blocks (SAM), in the temporal
-            blocks (TAM), in both (True) or in none. They start as the identity.
-        channels: Numbers per joint that come in: 2 (x, y) or 3 (x, y, score).
-        drop_path: Probability that the last block of each kind drops a branch; grows from 0.
-        dropout: Share of numbers dropped after embeddings, attention and MLPs (0.1 in paper 003).
-        position: Where the group modules stand.
-        groups: `joints`: dense convolutions over joints, and over frames two groups for every
-            joint; `channels`: one group for every channel (depth-wise), as the text has it.
+        joints: J, number of joints.
+        frames: T, number of frames in a clip, odd.
+        dim: C, size of a token of one joint.
+        depth: Number of spatial blocks and number of temporal blocks.
+        heads: Number of attention heads in each block.
+        group_attention: Blocks with paper 003's group modules: `spatial` (SAM), `temporal` (TAM),
+            True for both or False for none. The modules start as the identity.
+        channels: Input channels per joint: 2 (x, y) or 3 (x, y, score).
+        drop_path: Probability that the last block of each kind drops a branch; it rises evenly from
+            0 in the first.
+        dropout: Share of features dropped after embeddings, attention and MLPs (0.1 in paper 003).
+        position: Position of the group modules in a block.
+        groups: Groups of the convolutions: `joints` for one group over joints and two per joint
+            over frames; `channels` for one per channel (depth-wise), as paper 003's text has it.
 
     Source: Zheng et al., "3D human pose estimation with spatial and temporal transformers", ICCV
     2021; T=81 has 9,602,885 parameters. Group modules: paper 003, sec. III-C: 9,861,957.
     Differs from the paper: paper 003 gives no number of groups; 2 J for TAM (16 channels each) and
-    8 for SAM's norm make its 9.86 million. The frame correlations of its eq. 4-5 are the logits of
-    the temporal attention. Its kernels are 5 joints and 3 frames. The presets train for 130 epochs,
-    where it says nothing and PoseFormer's code has 200; take the rate times 0.95 after every epoch,
-    where it says "after 2 epochs"; and learn from a window around every frame, where it says that
-    windows do not overlap.
+    8 for SAM's norm give its 9.86 million parameters. The frame correlations of its eq. 4-5 are the
+    logits of the temporal attention. Its kernels are 5 joints and 3 frames. The presets train for
+    130 epochs (paper 003 gives no number, PoseFormer's code has 200), multiply the learning rate by
+    0.95 after every epoch (the paper: "after 2 epochs"), and train on a window around every frame
+    (the paper: windows do not overlap).
     """
 
     output: Literal["every", "centre", "valid"] = "centre"
@@ -148,14 +153,14 @@ class PoseFormer(Lifter):
         super().__init__()
         self.frames = self.receptive_field = frames
         self.joints, self.channels = joints, channels
-        wide = joints * dim
+        frame_dim = joints * dim
         self.Spatial_patch_to_embedding = nn.Linear(channels, dim)
         self.Spatial_pos_embed = nn.Parameter(torch.zeros(1, joints, dim))
-        self.Temporal_pos_embed = nn.Parameter(torch.zeros(1, frames, wide))
+        self.Temporal_pos_embed = nn.Parameter(torch.zeros(1, frames, frame_dim))
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
-        def block(kind: Literal["spatial", "temporal"], rate: float) -> Block:
-            size = dim if kind == "spatial" else wide
+        def make_block(kind: Literal["spatial", "temporal"], rate: float) -> Block:
+            size = dim if kind == "spatial" else frame_dim
             if group_attention not in (True, kind):
                 return Block(size, heads, drop_path=rate, dropout=dropout)
             if kind == "spatial":
@@ -165,12 +170,12 @@ class PoseFormer(Lifter):
             return GroupBlock(size, heads, group, position, drop_path=rate, dropout=dropout)
 
         rates = drop_path_rates(drop_path, depth)
-        self.Spatial_blocks = nn.ModuleList(block("spatial", rate) for rate in rates)
-        self.blocks = nn.ModuleList(block("temporal", rate) for rate in rates)
+        self.Spatial_blocks = nn.ModuleList(make_block("spatial", rate) for rate in rates)
+        self.blocks = nn.ModuleList(make_block("temporal", rate) for rate in rates)
         self.Spatial_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.Temporal_norm = nn.LayerNorm(wide, eps=1e-6)
+        self.Temporal_norm = nn.LayerNorm(frame_dim, eps=1e-6)
         self.weighted_mean = nn.Conv1d(frames, 1, 1)
-        self.head = nn.Sequential(nn.LayerNorm(wide), nn.Linear(wide, 3 * joints))
+        self.head = nn.Sequential(nn.LayerNorm(frame_dim), nn.Linear(frame_dim, 3 * joints))
 
     def forward(self, joints2d: Tensor, visible: Tensor | None = None) -> Tensor:
         """Lift clips, (B, T, J, channels) -> (B, 1, J, 3); see `Lifter.forward`.
@@ -178,12 +183,8 @@ class PoseFormer(Lifter):
         Raises:
             ValueError: If T, J or the channels are not those the network was built for.
         """
-        B, T, J, C = joints2d.shape
-        if (self.frames, self.joints, self.channels) != (T, J, C):
-            raise ValueError(
-                f"clips (B, {T}, {J}, {C}) do not fit a PoseFormer built for "
-                f"(B, {self.frames}, {self.joints}, {self.channels})"
-            )
+        self.check_clips(joints2d, self.joints, self.channels)
+        B, T, J, _ = joints2d.shape
         tokens = self.Spatial_patch_to_embedding(joints2d)
         tokens = self.dropout(tokens + self.Spatial_pos_embed.to(tokens.dtype))
         for block in self.Spatial_blocks:
@@ -192,6 +193,6 @@ class PoseFormer(Lifter):
         tokens = self.dropout(tokens + self.Temporal_pos_embed[:, :, None].to(tokens.dtype))
         for block in self.blocks:
             tokens = block(tokens, "frames")
-        frames = self.Temporal_norm(tokens).flatten(2)
-        mean = F.linear(frames.mT, self.weighted_mean.weight[:, :, 0], self.weighted_mean.bias)
+        features = self.Temporal_norm(tokens).flatten(2)
+        mean = F.linear(features.mT, self.weighted_mean.weight[:, :, 0], self.weighted_mean.bias)
         return self.head(mean.mT).view(B, 1, J, 3)

@@ -17,15 +17,15 @@ from pipeline.sources import Sequence
 
 @dataclass(frozen=True, eq=False)
 class PreparedSequence:
-    """One video as lifters see it.
+    """One sequence in the coordinates and the joint set of a lifter.
 
     Args:
-        sequence: Where it comes from.
-        joints2d: Normalised 2D, (T, J, 2), float32; zero where not visible.
+        sequence: The sequence of the data source.
+        joints2d: Normalised 2D, (T, J, 2), float32; 0 where not visible.
         visible: Which joints have a 2D position, (T, J).
-        joints3d: Root-relative joints in the camera frame, metres, (T, J, 3), float32; none where
+        joints3d: Root-relative joints in the camera frame, metres, (T, J, 3), float32; None where
             unknown.
-        valid: Frames that may be trained on and scored, (T,).
+        valid: Frames used in training and evaluation, (T,).
     """
 
     sequence: Sequence
@@ -36,7 +36,7 @@ class PreparedSequence:
 
 
 def exact_joints2d(sequence: Sequence) -> NDArray[np.float64]:
-    """Where the joints of a sequence are in its images, pixels, (T, J, 2), in its joint set.
+    """Exact 2D joints of a sequence, pixels, (T, J, 2), in its own joint set.
 
     Raises:
         DataError: If it has neither 2D nor 3D joints.
@@ -48,8 +48,8 @@ def exact_joints2d(sequence: Sequence) -> NDArray[np.float64]:
             f"{sequence.name}: has neither 2D nor 3D joints; "
             "give `detections` a checkpoint or a file"
         )
-    seen = world_to_camera(sequence.joints3d, sequence.camera)
-    return np.asarray(project(seen, sequence.camera), np.float64)
+    in_camera = world_to_camera(sequence.joints3d, sequence.camera)
+    return np.asarray(project(in_camera, sequence.camera), np.float64)
 
 
 def prepare_sequence(
@@ -58,33 +58,36 @@ def prepare_sequence(
     joints2d: NDArray[np.floating],
     score: NDArray[np.floating],
 ) -> PreparedSequence:
-    """A video for a lifter, from pixels.
+    """Prepare a sequence for a lifter, with given 2D joints.
 
     Args:
-        sequence: Gives camera, 3D and which frames are valid.
-        skeleton: The lifter's joint set.
-        joints2d: Pixels, (T, J, 2), in the lifter's joint set; NaN where missing.
-        score: (T, J); 0 where missing.
+        sequence: Sequence that gives camera, 3D joints and valid frames.
+        skeleton: Joint set of the lifter.
+        joints2d: 2D joints in that joint set, pixels, (T, J, 2); NaN where missing.
+        score: Score of each joint, (T, J); 0 where missing.
+
+    Raises:
+        DataError: If a 3D joint of a valid frame is not finite.
     """
     visible = np.isfinite(joints2d).all(-1) & (score > 0)
-    flat = normalise(np.where(visible[..., None], joints2d, 0.0), sequence.camera.size)
+    normalised = normalise(np.where(visible[..., None], joints2d, 0.0), sequence.camera.size)
     joints3d = None
     if sequence.joints3d is not None:
         world = conversion(sequence.skeleton, skeleton).joints(sequence.joints3d)
-        seen = world_to_camera(world, sequence.camera)
-        joints3d = (seen - seen[:, skeleton.root, None]).astype(np.float32)
-        _refuse_non_finite(sequence, joints3d)
+        in_camera = world_to_camera(world, sequence.camera)
+        joints3d = (in_camera - in_camera[:, skeleton.root, None]).astype(np.float32)
+        _check_finite(sequence, joints3d)
     valid = np.ones(len(sequence), bool) if sequence.valid is None else sequence.valid
     return PreparedSequence(
         sequence,
-        np.where(visible[..., None], flat, 0.0).astype(np.float32),
+        np.where(visible[..., None], normalised, 0.0).astype(np.float32),
         visible,
         joints3d,
         valid,
     )
 
 
-def _refuse_non_finite(sequence: Sequence, joints3d: NDArray[np.float32]) -> None:
+def _check_finite(sequence: Sequence, joints3d: NDArray[np.float32]) -> None:
     good = np.isfinite(joints3d).all((1, 2))
     if sequence.valid is not None:
         good |= ~sequence.valid
@@ -96,21 +99,26 @@ def _refuse_non_finite(sequence: Sequence, joints3d: NDArray[np.float32]) -> Non
         )
 
 
-def require_joints3d(track: PreparedSequence) -> NDArray[np.float32]:
-    """3D joints of a track.
+def require_joints3d(prepared: PreparedSequence) -> NDArray[np.float32]:
+    """3D joints of a sequence, which must have some.
 
     Raises:
         DataError: If it has none.
     """
-    if track.joints3d is None:
+    if prepared.joints3d is None:
         raise DataError(
-            f"{track.sequence.name}: has no 3D joints, so it cannot be trained on or scored"
+            f"{prepared.sequence.name}: has no 3D joints, so it cannot be trained on or evaluated"
         )
-    return track.joints3d
+    return prepared.joints3d
 
 
 def flip_joints(joints: torch.Tensor, swap: Many[int]) -> torch.Tensor:
-    """Joints of a mirrored image, (..., J, C): x negated, left and right exchanged; a copy."""
+    """Joints of a mirrored image, (..., J, C): x negated, left and right exchanged; a copy.
+
+    Args:
+        joints: Joints, x first.
+        swap: For each joint, the joint of the other side.
+    """
     order = torch.as_tensor(swap, device=joints.device)
     mirrored = joints.index_select(-2, order)
     mirrored[..., 0].neg_()

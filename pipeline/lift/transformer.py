@@ -8,27 +8,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.lift.linear import Linear, counting, linear
+from pipeline.lift.linear import Linear, dispatch_is_observed, linear
 
 Along = Literal["joints", "frames"]
-"""Which axis of (B, T, J, C) attends to itself; the other one is batch."""
+"""Axis of (B, T, J, C) over which tokens attend to each other; the other one is batch."""
 
-
-FEW = 32
-"""Tokens up to which plain products are faster than the fused kernel on a CPU."""
+MAX_PLAIN_TOKENS = 32
+"""Number of tokens up to which plain products are faster than the fused kernel on a CPU."""
 
 
 class Attention(nn.Module):
     """Multi-head self-attention along one axis of tokens, (B, T, J, C) -> (B, T, J, C).
 
-    Tokens stay where they are: along frames, queries, keys and values are projected one by one, so
-    that joints and heads form one axis of `scaled_dot_product_attention` and nothing is permuted
-    and copied.
+    Along frames, queries, keys and values are projected one by one. Joints and heads then form one
+    axis of `scaled_dot_product_attention`, and no tensor is permuted and copied.
 
     Args:
-        dim: C.
-        heads: Attention heads; C/heads numbers each.
-        dropout: Share of numbers dropped after the output projection.
+        dim: C, size of a token.
+        heads: Number of attention heads, each of size C/heads.
+        dropout: Share of features dropped after the output projection.
+
+    Raises:
+        ValueError: If `dim` is not a multiple of `heads`.
 
     Source: MixSTE (Zhang et al. 2022, eq. 1-2) and PoseFormer (Zheng et al. 2021, eq. 3-4), which
     take it from ViT.
@@ -44,7 +45,7 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, tokens: Tensor, along: Along) -> Tensor:
-        """Mix tokens, (B, T, J, C), along joints or frames."""
+        """Attend along joints or along frames, (B, T, J, C) -> (B, T, J, C)."""
         B, T, J, C = tokens.shape
         D = C // self.heads
         if along == "joints":
@@ -60,24 +61,24 @@ class Attention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Values mixed by softmax(q k / sqrt(D)), (N, H, L, D), in the form that is fastest there.
+    """Attention softmax(q k^T / sqrt(D)) v, (N, H, L, D), by the faster of two forms.
 
-    On a CPU plain products win for few tokens, and always in bfloat16: 12.3 against
+    On a CPU plain products are faster for few tokens, and always in bfloat16: 12.3 against
     16.7 ms backward over 17 joints at C=512, but 23.7 against 18.8 ms over 243 frames at C=128.
     """
-    plain = q.shape[-2] <= FEW or q.dtype == torch.bfloat16 or counting()
+    plain = q.shape[-2] <= MAX_PLAIN_TOKENS or q.dtype == torch.bfloat16 or dispatch_is_observed()
     if q.device.type != "cpu" or not plain:
         return F.scaled_dot_product_attention(q, k, v)
     return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
 
 
 class MLP(nn.Module):
-    """Two linear layers with an exact GELU between, (..., C) -> (..., C).
+    """Two linear layers with an exact GELU between them, (..., C) -> (..., C).
 
     Args:
-        dim: C.
-        hidden: Width between the two.
-        dropout: Share of numbers dropped after each.
+        dim: C, size of a token.
+        hidden: Size of the hidden layer.
+        dropout: Share of features dropped after each layer.
     """
 
     def __init__(self, dim: int, hidden: int, *, dropout: float = 0.0) -> None:
@@ -87,19 +88,19 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Change each token on its own."""
+        """Map each token on its own, (..., C) -> (..., C)."""
         return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(tokens)))))
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + MLP(norm(x)), (B, T, J, C) -> (B, T, J, C).
+    """Pre-norm transformer block: x + attention(norm(x)), then x + MLP(norm(x)), (B, T, J, C).
 
     Args:
-        dim: C.
-        heads: Attention heads.
-        drop_path: Probability in training that a branch is left out of a whole frame (along joints)
-            or of a whole joint's track (along frames).
-        dropout: Share of numbers dropped inside the branches.
+        dim: C, size of a token.
+        heads: Number of attention heads.
+        drop_path: Probability in training that a branch is dropped, for all joints of a frame
+            (along joints) or for all frames of a joint (along frames).
+        dropout: Share of features dropped inside the branches.
 
     Source: as `Attention`; layer norms with eps 1e-6, MLP twice as wide as the tokens.
     """
@@ -115,12 +116,12 @@ class Block(nn.Module):
         self.drop_path = drop_path
 
     def forward(self, tokens: Tensor, along: Along) -> Tensor:
-        """Mix tokens, (B, T, J, C), along joints or frames."""
+        """Attend along joints or along frames, (B, T, J, C) -> (B, T, J, C)."""
         tokens = self.add(tokens, self.attn(self.norm1(tokens), along), along)
         return self.add(tokens, self.mlp(self.norm2(tokens)), along)
 
     def add(self, tokens: Tensor, branch: Tensor, along: Along) -> Tensor:
-        """Tokens plus a branch, dropped whole now and then in training (stochastic depth)."""
+        """Add a branch to the tokens; in training it is dropped at random (stochastic depth)."""
         if not (self.training and self.drop_path):
             return tokens + branch
         B, T, J, _ = branch.shape
@@ -130,7 +131,7 @@ class Block(nn.Module):
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:
-    """Drop-path probability of each of `depth` blocks: evenly from 0 to `last`.
+    """Drop-path probability of each of `depth` blocks, rising evenly from 0 to `last`.
 
     >>> drop_path_rates(0.1, 3)
     [0.0, 0.05, 0.1]

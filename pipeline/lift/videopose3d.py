@@ -15,28 +15,28 @@ from pipeline.lift.linear import linear
 
 
 class VideoPose3D(Lifter):
-    """Temporal convolutions without padding: clips to frames with all their surroundings.
+    """VideoPose3D: temporal convolutions without padding, over whole sequences or single windows.
 
-    =====================  =================================================
-    joints2d               (B, T, J, channels), flattened to J channels
-    expand                 convolution over the first width, norm, ReLU
-    each further width     residual: convolution over it, convolution over 1
-    shrink                 (B, T - R + 1, J, 3) metres, R = product of widths
-    =====================  =================================================
+    ====================  ====================================================================
+    joints2d              (B, T, J, input_channels), flattened to (B, T, J input_channels)
+    expand                (B, T', C): convolution over the first width, norm, ReLU
+    each further width    (B, T', C): convolution over it, convolution over 1, skip connection
+    shrink                (B, T - R + 1, J, 3) metres, R = product of the widths
+    ====================  ====================================================================
 
-    A clip of exactly R frames (training) runs in the strided form, in which every level only
-    computes what the one output frame needs; any longer clip (a whole video) runs in the dilated
-    form. Both are the same function. Every convolution is a matrix product over gathered frames,
-    and features stay (B, T, C). Parameters are named as in published checkpoints.
+    A clip of exactly R frames (training) runs in the strided form, in which every level computes
+    only what the one output frame needs. A longer clip (a whole sequence) runs in the dilated form.
+    Both are the same function. Every convolution is a matrix product over gathered frames, and
+    features stay (B, T, C). Parameters have the names of published checkpoints.
 
     Args:
-        joints: J.
-        widths: Frames that each level's convolution sees, odd.
-        channels: C.
-        causal: Let an output frame see only itself and frames before it: the frame that comes out
-            is the last of the R frames, not their centre.
+        joints: J, number of joints.
+        widths: Kernel size of each level's convolution over frames, odd.
+        channels: C, number of features per frame.
+        causal: Whether an output frame depends only on itself and earlier frames: it is then the
+            last of its R frames, not the centre.
         dropout: Share of features dropped in training after each norm.
-        input_channels: Numbers per joint that come in: 2 (x, y) or 3 (x, y, score).
+        input_channels: Input channels per joint: 2 (x, y) or 3 (x, y, score).
 
     Raises:
         ValueError: If a width is even.
@@ -82,24 +82,28 @@ class VideoPose3D(Lifter):
         """
         B, T, J, _ = joints2d.shape
         if self.receptive_field > T:
-            raise ValueError(f"{T} frames are fewer than the {self.receptive_field} that it takes")
+            raise ValueError(
+                f"{T} frames are fewer than the {self.receptive_field} of the receptive field"
+            )
         strided = self.receptive_field == T
         taps = gather_frames(joints2d.flatten(2), self.widths[0], 1, strided)
-        features = self._level(taps, self.expand_conv, self.expand_bn)
+        features = self._apply_convolution(taps, self.expand_conv, self.expand_bn)
         dilation = self.widths[0]
         for i, width in enumerate(self.widths[1:]):
             taps = gather_frames(features, width, dilation, strided)
             kept = taps[:, :, width - 1 if self.causal else width // 2]
-            features = self._level(taps, self.layers_conv[2 * i], self.layers_bn[2 * i])
+            features = self._apply_convolution(taps, self.layers_conv[2 * i], self.layers_bn[2 * i])
             features = features[:, :, None]
-            features = self._level(features, self.layers_conv[2 * i + 1], self.layers_bn[2 * i + 1])
+            features = self._apply_convolution(
+                features, self.layers_conv[2 * i + 1], self.layers_bn[2 * i + 1]
+            )
             features = kept + features
             dilation *= width
         poses = linear(features, self.shrink.weight[:, :, 0], self.shrink.bias)
         return poses.view(B, -1, J, 3)
 
     def set_progress(self, done: float) -> None:
-        """Let the norms' momentum decay from 0.1 to 0.001 over a training run.
+        """Set the momentum of the batch norms, which decays from 0.1 to 0.001 over a run.
 
         Args:
             done: Share of the epochs that are done, 0 to 1.
@@ -110,7 +114,7 @@ class VideoPose3D(Lifter):
             if isinstance(module, nn.BatchNorm1d):
                 module.momentum = 0.1 * 0.01**done
 
-    def _level(self, taps: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
+    def _apply_convolution(self, taps: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
         """Convolution, norm, ReLU and dropout, (B, T', width, C) -> (B, T', C')."""
         B, T, _, _ = taps.shape
         weight = conv.get_parameter("weight").permute(0, 2, 1).flatten(1)
@@ -120,13 +124,13 @@ class VideoPose3D(Lifter):
 
 
 def gather_frames(features: Tensor, width: int, dilation: int, strided: bool) -> Tensor:
-    """The frames that each output of a convolution sees, (B, T, C) -> (B, T', width, C).
+    """Gather the input frames of each output of a convolution, (B, T, C) -> (B, T', width, C).
 
     Args:
-        features: One row of features per frame.
-        width: Frames that the convolution sees.
-        dilation: Frames from one of them to the next, in the dilated form.
-        strided: The frames are cut into groups of `width` (a view) instead of overlapping.
+        features: Features of each frame, (B, T, C).
+        width: Kernel size of the convolution.
+        dilation: Frames from one input frame to the next, in the dilated form.
+        strided: Whether the frames are cut into groups of `width` without overlap (a view).
     """
     B, T, C = features.shape
     if strided:

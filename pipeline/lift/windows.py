@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline import rng
 from pipeline.lift.clips import PaddedClips, window_starts
@@ -18,16 +19,18 @@ from pipeline.training.loader import BatchKey
 
 
 class TrainingWindows:
-    """Training batches: windows of all videos, gathered with one copy, a part of them mirrored.
+    """Batches of training windows of all sequences, half of them mirrored.
+
+    A batch is a pure function of (epoch, indices).
 
     Args:
-        sequences: The videos.
-        lifter: Says how long windows are and which frames it gives out.
+        sequences: Training sequences, each with 3D joints.
+        lifter: Lifter that the windows are for; it sets their length and the frames of the targets.
         step: Frames from one window to the next.
-        flip: Mirror half of the windows.
-        seed: Of flips and masks.
-        joint_mask: Share of joints that are hidden.
-        frame_mask: Share of whole frames that are hidden.
+        flip: Whether half of the windows are mirrored.
+        seed: Seed of flips and masks.
+        joint_mask: Share of joints that are hidden, 0 to 1.
+        frame_mask: Share of whole frames that are hidden, 0 to 1.
     """
 
     def __init__(
@@ -41,27 +44,20 @@ class TrainingWindows:
         joint_mask: float = 0.0,
         frame_mask: float = 0.0,
     ) -> None:
-        T = lifter.frames
-        self.frames, self.flip, self.seed = T, flip, seed
+        self.frames, self.flip, self.seed = lifter.frames, flip, seed
         self.joint_mask, self.frame_mask = joint_mask, frame_mask
         self.swap = list(lifter.skeleton.swap)
         self.output, self.receptive_field = lifter.output, lifter.receptive_field
         self.first_frame = lifter.first_frame
-        pad = T
-        self.joints2d = PaddedClips([t.joints2d for t in sequences], pad)
-        self.visible = PaddedClips([t.visible for t in sequences], pad)
-        self.joints3d = PaddedClips([require_joints3d(t) for t in sequences], pad)
-        self.valid = PaddedClips([t.valid for t in sequences], pad)
-        self.first = torch.from_numpy(
-            np.concatenate(
-                [
-                    start + self._starts(t, step)
-                    for start, t in zip(self.joints2d.starts, sequences, strict=True)
-                ]
-            )
-        )
+        pad = lifter.frames
+        self.joints2d = PaddedClips([s.joints2d for s in sequences], pad)
+        self.visible = PaddedClips([s.visible for s in sequences], pad)
+        self.joints3d = PaddedClips([require_joints3d(s) for s in sequences], pad)
+        self.valid = PaddedClips([s.valid for s in sequences], pad)
+        self.first = self.joints2d.first_rows([self._starts(s, step) for s in sequences])
 
     def _starts(self, prepared: PreparedSequence, step: int) -> NDArray[np.int64]:
+        """First frames of the windows of a sequence, relative to its own first frame."""
         if self.output == "every":
             return window_starts(len(prepared.joints2d), self.frames, step, prepared.valid)
         return np.flatnonzero(prepared.valid)[::step] - self.first_frame
@@ -70,7 +66,12 @@ class TrainingWindows:
         return len(self.first)
 
     def __getitem__(self, key: BatchKey) -> dict[str, Any]:
-        """Windows (B, T, J, ...) and targets of the frames that the lifter gives out."""
+        """A batch of windows.
+
+        `joints2d` (B, T, J, 2) normalised, 0 where hidden; `visible` (B, T, J); `joints3d` (B, T',
+        J, 3) metres, root-relative in the camera frame; `valid` (B, T'); `index` (B,). T' are the
+        frames that the lifter predicts.
+        """
         epoch, indices = key
         first = self.first[torch.from_numpy(indices)]
         target_first, target_frames = first + self.first_frame, self.frames
@@ -81,14 +82,10 @@ class TrainingWindows:
         joints3d = self.joints3d.windows(target_first, target_frames)
         valid = self.valid.windows(target_first, target_frames)
         if self.flip:
-            draw = rng.uniform(self.seed, "flip", epoch, indices, lanes=1)[:, 0]
-            mirrored = torch.from_numpy(np.flatnonzero(draw < 0.5))
-            for joints in (joints2d, joints3d):
-                joints.index_copy_(
-                    0, mirrored, flip_joints(joints.index_select(0, mirrored), self.swap)
-                )
-            seen = visible.index_select(0, mirrored)
-            visible.index_copy_(0, mirrored, seen[..., self.swap])
+            mirrored = draw_mirrored(self.seed, epoch, indices)
+            mirror_samples(joints2d, mirrored, self.swap)
+            mirror_samples(joints3d, mirrored, self.swap)
+            visible.index_copy_(0, mirrored, visible.index_select(0, mirrored)[..., self.swap])
         if self.joint_mask or self.frame_mask:
             _, T, J = visible.shape
             shares = {"joints": self.joint_mask, "frames": self.frame_mask}
@@ -106,7 +103,15 @@ class TrainingWindows:
 
 
 class WholeSequences:
-    """Evaluation batches: one whole video each, whatever its length."""
+    """Evaluation batches: one whole sequence each, whatever its length.
+
+    Args:
+        sequences: Sequences of a split.
+
+    Attributes:
+        actions: Names of the actions, sorted; a batch holds the index of its own.
+        groups: Names of the groups of sequences, sorted; likewise.
+    """
 
     def __init__(self, sequences: Many[PreparedSequence]) -> None:
         self.sequences = list(sequences)
@@ -117,7 +122,11 @@ class WholeSequences:
         return len(self.sequences)
 
     def __getitem__(self, key: BatchKey) -> dict[str, Any]:
-        """The video with a batch axis of one: joints2d (1, T, J, 2) and so on, and its action."""
+        """One sequence with a batch axis of 1.
+
+        `joints2d` (1, T, J, 2), `visible` (1, T, J), `valid` (1, T), `index` (1,); `action` and
+        `group`, their numbers; `joints3d` (1, T, J, 3) if the sequence has 3D.
+        """
         _, (index,) = key
         prepared = self.sequences[index]
         batch = {
@@ -128,6 +137,23 @@ class WholeSequences:
             "group": self.groups.index(prepared.sequence.group),
             "index": np.array([index]),
         }
-        return (
-            batch if prepared.joints3d is None else {**batch, "joints3d": prepared.joints3d[None]}
-        )
+        if prepared.joints3d is not None:
+            batch["joints3d"] = prepared.joints3d[None]
+        return batch
+
+
+def draw_mirrored(seed: int, epoch: int, indices: NDArray[np.integer]) -> Tensor:
+    """Draw which samples of a batch are mirrored, each with probability 1/2: their rows, (N,)."""
+    draw = rng.uniform(seed, "flip", epoch, indices, lanes=1)[:, 0]
+    return torch.from_numpy(np.flatnonzero(draw < 0.5))
+
+
+def mirror_samples(joints: Tensor, rows: Tensor, swap: Many[int]) -> None:
+    """Mirror some samples of a batch (B, T, J, C) in place.
+
+    Args:
+        joints: Joints, x first.
+        rows: Rows of the samples, (N,).
+        swap: For each joint, the joint of the other side.
+    """
+    joints.index_copy_(0, rows, flip_joints(joints.index_select(0, rows), swap))

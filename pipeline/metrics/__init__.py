@@ -1,4 +1,4 @@
-"""Errors of poses and motion in millimetres, and the shares that benchmarks define."""
+"""Metrics: errors of poses and motion in millimetres, and the shares that benchmarks define."""
 
 from pipeline import lazy_names
 
@@ -16,6 +16,7 @@ __all__ = [
     "OksAP",
     "PCKh",
     "acceleration_error",
+    "evaluated_joints",
     "mpjpe",
     "mpjve",
     "n_mpjpe",
@@ -28,18 +29,19 @@ __getattr__ = lazy_names(
     __name__,
     {
         "MILLIMETRES": "functional",
-        "MPJPE": "modules",
-        "MPJVE": "modules",
+        "MPJPE": "pose_metrics",
+        "MPJVE": "pose_metrics",
         "MotionReport": "motion_table",
         "MotionTable": "motion_table",
-        "NMPJPE": "modules",
+        "NMPJPE": "pose_metrics",
         "OksAP": "oks",
         "PCK": "pck",
         "PCK3D": "pck",
         "PCKh": "pck",
-        "PMPJPE": "modules",
+        "PMPJPE": "pose_metrics",
         "QUANTITIES": "motion_table",
         "acceleration_error": "functional",
+        "evaluated_joints": "joint_subsets",
         "mpjpe": "functional",
         "mpjve": "functional",
         "n_mpjpe": "functional",

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 MILLIMETRES = 1000.0
-"""Metres to millimetres: the only place where the two meet."""
+"""Millimetres per metre: positions are metres everywhere, and metrics are millimetres."""
 
+TINY = 1e-150
+"""Smallest divisor: it makes 0 / 0 a 0 where all joints are in one place."""
 
 Poses = NDArray[np.floating] | Tensor
 """Joints in metres, (..., J, 3)."""
-
 
 Array = TypeVar("Array", NDArray[np.floating], Tensor)
 
@@ -25,15 +26,17 @@ Array = TypeVar("Array", NDArray[np.floating], Tensor)
 def mpjpe(
     predicted: Poses, target: Poses, visible: NDArray[np.bool_] | Tensor | None = None
 ) -> float:
-    """Mean distance between predicted and true joints (protocol 1), as given: nothing is re-rooted.
+    """Mean per-joint position error (protocol 1): mean distance of predicted and true joints.
+
+    MPJPE = 1000 mean |predicted - target|. Poses are compared as given: nothing is re-rooted.
 
     Convention:
-        Mean over all axes, float64. No joints at all: NaN.
+        Mean over all axes, float64. Without any joint: NaN.
 
     Args:
-        predicted: Metres, (..., J, 3).
-        target: Metres, (..., J, 3).
-        visible: Joints that count, (..., J); none for all.
+        predicted: Predicted joints, metres, (..., J, 3).
+        target: True joints, metres, (..., J, 3).
+        visible: Whether a joint counts, (..., J); none for all.
 
     Returns:
         Millimetres.
@@ -51,42 +54,50 @@ def mpjpe(
 
 
 def p_mpjpe(predicted: Poses, target: Poses) -> float:
-    """Mean distance after each frame is moved, turned and scaled onto the truth (protocol 2).
+    """MPJPE after each predicted frame is aligned with the truth by Procrustes (protocol 2).
+
+    P-MPJPE = 1000 mean |s R predicted + t - target| with the scale s, rotation R and translation t
+    of each frame that `procrustes` finds.
 
     Args:
-        predicted: Metres, (..., J, 3).
-        target: Metres, (..., J, 3).
+        predicted: Predicted joints, metres, (..., J, 3).
+        target: True joints, metres, (..., J, 3).
 
     Returns:
-        Millimetres; see `procrustes`. The fit makes squares least, not distances, so that a frame
-        with one joint far off can come out longer than its MPJPE.
+        Millimetres. The fit minimises squared distances, not distances, so the P-MPJPE of a frame
+        with one outlying joint can be larger than its MPJPE.
 
-    Source: Martinez et al. 2017 and later; never mirrored.
+    Source: Martinez et al. 2017 and later; reflections are not allowed.
     """
     return map_blocks(aligned_errors, *paired_frames(predicted, target)).mean().item() * MILLIMETRES
 
 
 def n_mpjpe(predicted: Poses, target: Poses) -> float:
-    """Mean distance after each predicted frame is scaled to fit the truth, about the origin.
+    """MPJPE after each predicted frame is scaled about the origin to fit the truth.
+
+    N-MPJPE = 1000 mean |s predicted - target| with s = <target, predicted> / <predicted, predicted>
+    of each frame.
 
     Args:
-        predicted: Metres, (..., J, 3), usually root-relative.
-        target: Metres, (..., J, 3).
+        predicted: Predicted joints, metres, (..., J, 3), usually root-relative.
+        target: True joints, metres, (..., J, 3).
 
     Returns:
         Millimetres.
 
-    Source: Rhodin et al. 2018: scale <target, predicted> / <predicted, predicted> per frame.
+    Source: Rhodin et al. 2018.
     """
     return map_blocks(scaled_errors, *paired_frames(predicted, target)).mean().item() * MILLIMETRES
 
 
 def mpjve(predicted: Poses, target: Poses) -> float:
-    """Mean error of the joints' velocities: of differences between neighbouring frames of one clip.
+    """Mean per-joint velocity error: mean error of differences between successive frames.
+
+    MPJVE = 1000 mean |(p[t+1] - p[t]) - (q[t+1] - q[t])| of predicted p and true q, within a clip.
 
     Args:
-        predicted: Metres, (..., T, J, 3); every leading axis is a clip of its own.
-        target: Metres, (..., T, J, 3).
+        predicted: Predicted joints, metres, (..., T, J, 3); every leading index is one clip.
+        target: True joints, metres, (..., T, J, 3).
 
     Returns:
         Millimetres per frame; NaN for clips of one frame.
@@ -97,48 +108,59 @@ def mpjve(predicted: Poses, target: Poses) -> float:
 
 
 def acceleration_error(predicted: Poses, target: Poses) -> float:
-    """Mean error of the joints' accelerations, mm per frame squared; otherwise like `mpjve`.
+    """Mean error of the joints' accelerations: as `mpjve`, with second differences of frames.
 
-    Source: Kanazawa et al. 2019 (HMMR): norm of the difference of second differences.
+    Args:
+        predicted: Predicted joints, metres, (..., T, J, 3); every leading index is one clip.
+        target: True joints, metres, (..., T, J, 3).
+
+    Returns:
+        Millimetres per frame squared; NaN for clips of fewer than three frames.
+
+    Source: Kanazawa et al. 2019 (HMMR).
     """
     return motion_errors(predicted, target, order=2).mean().item() * MILLIMETRES
 
 
 def root_relative(joints: Array, root: int = 0) -> Array:
-    """Joints, (..., J, 3), relative to one of them."""
+    """Joints, (..., J, 3), relative to the joint with index `root`."""
     return joints - joints[..., root : root + 1, :]
 
 
 def procrustes(predicted: Poses, target: Poses) -> NDArray[np.float64]:
-    """Move, turn and scale each predicted frame onto the truth with least squares; never mirror it.
+    """Align each predicted frame with the truth: least-squares translation, rotation and scale.
 
     Args:
-        predicted: Metres, (..., J, 3).
-        target: Metres, (..., J, 3).
+        predicted: Predicted joints, metres, (..., J, 3).
+        target: True joints, metres, (..., J, 3).
 
     Returns:
-        The predicted joints where they fit best, metres, (..., J, 3). Poses whose joints are all
-        in one place or on one line have many best rotations; one of them is taken.
+        The aligned predicted joints, metres, (..., J, 3), never mirrored. Poses whose joints are
+        all in one place or on one line have many best rotations; one of them is taken.
 
-    Source: the fit is Umeyama's (1991). The rotation comes in closed form from Markley's FOAM
-    (1993), which gives what the singular value decomposition of each frame gives, many frames at a
-    time.
+    Source: the fit is Umeyama's (1991). The rotation comes from Markley's FOAM (1993), which gives
+    the same as the singular value decomposition of each frame, for many frames at a time.
     """
-    flat = map_blocks(
-        lambda p, t: _align(_planes(p), _planes(t)).permute(2, 1, 0),
+    aligned = map_blocks(
+        lambda p, t: _fit_similarity(_coordinates_first(p), _coordinates_first(t)).permute(2, 1, 0),
         *paired_frames(predicted, target),
     )
-    return flat.reshape(predicted.shape).cpu().numpy()
+    return aligned.reshape(predicted.shape).cpu().numpy()
 
 
 def as_tensor(values: Any) -> Tensor:
+    """A tensor or array as a tensor without gradient; memory is shared where that is possible."""
     if isinstance(values, Tensor):
         return values.detach()
     return torch.from_numpy(np.require(values, requirements=["C", "W"]))
 
 
 def paired_frames(predicted: Poses, target: Poses) -> tuple[Tensor, Tensor]:
-    """Both as tensors of frames, (N, J, 3), after a look at their shapes."""
+    """Predicted and true joints as two tensors of frames on one device, (N, J, 3).
+
+    Raises:
+        ValueError: If the shapes differ or are not (..., J, 3).
+    """
     if predicted.shape != target.shape or predicted.ndim < 2 or predicted.shape[-1] != 3:
         raise ValueError(
             f"predicted {tuple(predicted.shape)} and target {tuple(target.shape)} must be the same "
@@ -149,45 +171,68 @@ def paired_frames(predicted: Poses, target: Poses) -> tuple[Tensor, Tensor]:
     return a.reshape(shape), b.to(a.device).reshape(shape)
 
 
-def check_shapes(shape: Sequence[int], **given: NDArray[Any] | Tensor | None) -> None:
-    """Nothing is broadcast or reshaped to fit: all that is given must have this shape.
+def check_shapes(shape: Sequence[int], **arrays: NDArray[Any] | Tensor | None) -> None:
+    """Check that arrays have exactly this shape: nothing is broadcast or reshaped to fit.
+
+    Args:
+        shape: The shape to have.
+        arrays: Name in the message -> array; none is skipped.
 
     Raises:
-        ValueError: If one has another; the message names it.
+        ValueError: If an array has another shape.
     """
-    for name, values in given.items():
+    for name, values in arrays.items():
         if values is not None and tuple(values.shape) != tuple(shape):
             raise ValueError(f"{name} is {tuple(values.shape)}, but must be {tuple(shape)} here")
 
 
-def _block(frames: Tensor) -> int:
-    """Frames that are worked on at once: on a CPU as many as its second-level cache holds."""
+def _block_size(frames: Tensor) -> int:
+    """Frames that are processed at once: on a CPU as many as its second-level cache holds."""
     return 2048 if frames.device.type == "cpu" else 1 << 17
 
 
 def map_blocks(
     function: Callable[[Tensor, Tensor], Tensor], predicted: Tensor, target: Tensor
 ) -> Tensor:
-    """A function of frames, (N, J, 3), float64, block by block."""
-    size = _block(predicted)
+    """Results of a function of predicted and true frames, called block by block in float64.
+
+    Args:
+        function: (n, J, 3), (n, J, 3) -> (n, ...).
+        predicted: Frames, (N, J, 3).
+        target: Frames, (N, J, 3).
+
+    Returns:
+        The concatenated results, (N, ...).
+    """
+    size = _block_size(predicted)
     blocks = zip(predicted.split(size), target.split(size), strict=True)
     return torch.cat([function(a.double(), b.double()) for a, b in blocks])
 
 
-def _length(vectors: Tensor) -> Tensor:
+def _lengths(vectors: Tensor) -> Tensor:
     """Lengths of vectors, (..., 3); faster than torch's norm over so short an axis."""
     x, y, z = vectors.unbind(-1)
     return (x * x).addcmul_(y, y).addcmul_(z, z).sqrt_()
 
 
 def joint_distances(predicted: Tensor, target: Tensor) -> Tensor:
-    return _length(predicted - target)
+    """Distance of each joint, (N, J, 3) -> (N, J), metres."""
+    return _lengths(predicted - target)
 
 
 def visible_errors(
     predicted: Poses, target: Poses, visible: NDArray[np.bool_] | Tensor | None
 ) -> Tensor:
-    """Distances of the joints that count, metres: (N, J) if all do, else (N,)."""
+    """Distances of the joints that count, metres.
+
+    Args:
+        predicted: Predicted joints, metres, (..., J, 3).
+        target: True joints, metres, (..., J, 3).
+        visible: Whether a joint counts, (..., J); none for all.
+
+    Returns:
+        (N, J) over N frames if all joints count, else (M,) over the M joints that do.
+    """
     errors = map_blocks(joint_distances, *paired_frames(predicted, target))
     if visible is None:
         return errors
@@ -196,47 +241,44 @@ def visible_errors(
 
 
 def scaled_errors(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean distance per frame after scaling, (N,)."""
+    """Mean distance of the joints of each frame after the best scaling, (N,), metres."""
     square = (predicted * predicted).sum((1, 2), keepdim=True)
-    scale = (predicted * target).sum((1, 2), keepdim=True) / square.clamp_min(_TINY)
-    return _length(scale * predicted - target).mean(1)
+    scale = (predicted * target).sum((1, 2), keepdim=True) / square.clamp_min(TINY)
+    return _lengths(scale * predicted - target).mean(1)
 
 
 def aligned_errors(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean distance per frame after the similarity fit, (N,)."""
-    goal = _planes(target)
-    x, y, z = _align(_planes(predicted), goal).sub_(goal)
+    """Mean distance of the joints of each frame after Procrustes alignment, (N,), metres."""
+    true = _coordinates_first(target)
+    x, y, z = _fit_similarity(_coordinates_first(predicted), true).sub_(true)
     return (x * x).addcmul_(y, y).addcmul_(z, z).sqrt_().mean(0)
 
 
-_TINY = 1e-150
-"""Keeps 0 / 0 at 0 where all joints are in one place."""
-
-
-def _planes(frames: Tensor) -> Tensor:
-    """(N, J, 3) -> (3, J, N): every step then runs along many frames."""
+def _coordinates_first(frames: Tensor) -> Tensor:
+    """(N, J, 3) -> (3, J, N): every operation then runs along the frames."""
     return frames.permute(2, 1, 0).contiguous()
 
 
-def _align(predicted: Tensor, target: Tensor) -> Tensor:
-    """Predicted joints moved, turned and scaled onto the target, (3, J, N)."""
-    middle = target.mean(1, keepdim=True)
-    target = target - middle
+def _fit_similarity(predicted: Tensor, target: Tensor) -> Tensor:
+    """Predicted joints translated, rotated and scaled onto the target, (3, J, N)."""
+    centre = target.mean(1, keepdim=True)
+    target = target - centre
     predicted = predicted - predicted.mean(1, keepdim=True)
-    attitude = (target[:, None] * predicted).sum(2)
-    strength = (attitude * attitude).sum((0, 1)).sqrt()
-    rotation, gain = _rotation(attitude / strength.clamp_min(_TINY))
-    turn = rotation * (gain * strength / (predicted * predicted).sum((0, 1)).clamp_min(_TINY))
+    covariance = (target[:, None] * predicted).sum(2)
+    norm = (covariance * covariance).sum((0, 1)).sqrt()
+    rotation, trace = _best_rotations(covariance / norm.clamp_min(TINY))
+    square = (predicted * predicted).sum((0, 1))
+    scaled_rotation = rotation * (trace * norm / square.clamp_min(TINY))
     x, y, z = predicted
-    rows = [(x * row[0]).addcmul_(y, row[1]).addcmul_(z, row[2]) for row in turn]
-    return torch.stack(rows).add_(middle)
+    rows = [(x * row[0]).addcmul_(y, row[1]).addcmul_(z, row[2]) for row in scaled_rotation]
+    return torch.stack(rows).add_(centre)
 
 
-def _rotation(attitude: Tensor) -> tuple[Tensor, Tensor]:
-    """Best rotations A for B = sum of target x predicted, and tr(A B').
+def _best_rotations(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotations A that maximise tr(A B') for B = sum of target x predicted, and that trace.
 
     Args:
-        attitude: B, (3, 3, N), of Frobenius norm 1 (or 0).
+        covariance: B, (3, 3, N), of Frobenius norm 1 (or 0).
 
     Returns:
         Rotations, (3, 3, N), and traces, (N,).
@@ -244,8 +286,8 @@ def _rotation(attitude: Tensor) -> tuple[Tensor, Tensor]:
     Source: Markley 1993, equations for FOAM: with the largest root q of (q^2 - 1)^2 - 8 q det B -
     4 |cof B|^2 and k = (q^2 - 1) / 2, A = ((k + 1) B + q cof B - B B' B) / (k q - det B).
     """
-    cofactors = torch.linalg.cross(attitude[[1, 2, 0]], attitude[[2, 0, 1]], dim=1)
-    determinant = (attitude[0] * cofactors[0]).sum(0)
+    cofactors = torch.linalg.cross(covariance[[1, 2, 0]], covariance[[2, 0, 1]], dim=1)
+    determinant = (covariance[0] * cofactors[0]).sum(0)
     constant = -4 * (cofactors * cofactors).sum((0, 1))
     minus_one = determinant.new_tensor(-1.0)
     root = torch.full_like(determinant, 3**0.5)  # no root is larger: Newton comes from above
@@ -254,41 +296,53 @@ def _rotation(attitude: Tensor) -> tuple[Tensor, Tensor]:
         value = torch.addcmul(constant, part, part).addcmul_(determinant, root, value=-8)
         slope = (part * root).sub_(determinant, alpha=2).clamp_min_(1e-6)
         root = root.addcdiv_(value, slope, value=-0.25)
-    excess = (root * root - 1) / 2
-    divisor = excess * root - determinant
-    inner = (attitude[:, None] * attitude).sum(2)
-    cubed = (inner[:, :, None] * attitude).sum(1)
-    rotation = ((excess + 1) * attitude + root * cofactors - cubed) / divisor
-    # Joints (almost) on a line, or (almost) mirrored: the rotation hangs on the last digits.
-    unsure = (~(divisor > 1e-4) & determinant.isfinite()).nonzero()[:, 0]
-    if len(unsure):
-        exact, gain = _rotation_by_svd(attitude[:, :, unsure].permute(2, 0, 1))
-        rotation[:, :, unsure] = exact.permute(1, 2, 0)
-        root[unsure] = gain
+    k = (root * root - 1) / 2
+    divisor = k * root - determinant
+    inner = (covariance[:, None] * covariance).sum(2)
+    cubed = (inner[:, :, None] * covariance).sum(1)
+    rotation = ((k + 1) * covariance + root * cofactors - cubed) / divisor
+    # Where joints are (almost) on a line or mirrored, rounding errors decide: take the exact way.
+    unstable = (~(divisor > 1e-4) & determinant.isfinite()).nonzero()[:, 0]
+    if len(unstable):
+        exact, trace = _best_rotations_by_svd(covariance[:, :, unstable].permute(2, 0, 1))
+        rotation[:, :, unstable] = exact.permute(1, 2, 0)
+        root[unstable] = trace
     return rotation, root
 
 
-def _rotation_by_svd(attitude: Tensor) -> tuple[Tensor, Tensor]:
-    """The same as `_rotation` for (N, 3, 3), also where there is more than one best rotation."""
-    left, values, right = torch.linalg.svd(attitude)
+def _best_rotations_by_svd(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as `_best_rotations` for (N, 3, 3), also where several rotations are best."""
+    left, values, right = torch.linalg.svd(covariance)
     sign = torch.linalg.det(left @ right).sign()
-    keep = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], dim=-1)
-    return (left * keep[:, None]) @ right, (values * keep).sum(-1)
+    signs = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], dim=-1)
+    return (left * signs[:, None]) @ right, (values * signs).sum(-1)
 
 
 def motion_errors(predicted: Poses, target: Poses, order: int) -> Tensor:
-    """Mean length of the error's differences per step in each clip, metres, (clips, T - order)."""
+    """Mean error of the joints' velocities or accelerations at each step of each clip.
+
+    Args:
+        predicted: Predicted joints, metres, (..., T, J, 3); every leading index is one clip.
+        target: True joints, metres, (..., T, J, 3).
+        order: 1 for velocities, 2 for accelerations.
+
+    Returns:
+        Metres per frame or per frame squared, mean over joints, (clips, T - order).
+
+    Raises:
+        ValueError: If there is no axis T.
+    """
     if predicted.ndim < 3:
         raise ValueError(f"motion needs (..., T, J, 3), not {tuple(predicted.shape)}")
     a, b = paired_frames(predicted, target)
-    T, size = predicted.shape[-3], _block(a)
+    T, size = predicted.shape[-3], _block_size(a)
     steps = [a.new_zeros(0, dtype=torch.float64)]
     for start in range(0, len(a) - order, size):
-        cut = slice(start, start + size + order)
-        error = a[cut].to(torch.float64, copy=True).sub_(b[cut].double())
+        block = slice(start, start + size + order)
+        error = a[block].to(torch.float64, copy=True).sub_(b[block].double())
         for _ in range(order):
             error = error[1:] - error[:-1]
-        steps.append(_length(error).mean(1))
+        steps.append(_lengths(error).mean(1))
     steps.append(steps[0].new_zeros(min(order, len(a))))
     clips = math.prod(predicted.shape[:-3])
     return torch.cat(steps).reshape(clips, T)[:, : max(T - order, 0)]

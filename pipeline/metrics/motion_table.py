@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.metrics.exact_metric import ExactMetric
 from pipeline.metrics.functional import (
     MILLIMETRES,
     Poses,
@@ -23,26 +24,22 @@ from pipeline.metrics.functional import (
     paired_frames,
     scaled_errors,
 )
-from pipeline.metrics.modules import ExactMetric
 
 QUANTITIES = ("mpjpe", "p_mpjpe", "n_mpjpe", "mpjve", "acceleration")
 """The columns of a `MotionReport`: mm, mm, mm, mm per frame, mm per frame squared."""
 
-
-_OF_MOTION = ("mpjve", "acceleration")
-
+_MOTION_QUANTITIES = ("mpjve", "acceleration")
 
 _TITLES = ("MPJPE", "P-MPJPE", "N-MPJPE", "MPJVE", "accel.")
 
-
-_GRAIN = 2.0**20
-"""Sums of a video are rounded to this part of a millimetre. Adding them is then exact in float64 up
-to 8,000 km of error in all, hence the same in any order and over any number of processes."""
+_STEPS_PER_MM = 2.0**20
+"""Sums of a sequence are rounded to 1 / 2^20 mm. Adding them is then exact in float64, up to 8,000
+km of error in all, hence the same in any order and over any number of processes."""
 
 
 @dataclass  # not frozen: torchmetrics walks through what compute returns and sets every field
 class MotionRow:
-    """One action of a `MotionReport`, millimetres."""
+    """Frames and errors of one action, millimetres; see `QUANTITIES`."""
 
     name: str
     frames: int
@@ -55,11 +52,12 @@ class MotionRow:
 
 @dataclass
 class MotionReport:
-    """What a `MotionTable` found, millimetres.
+    """Errors that a `MotionTable` computed, millimetres; see `QUANTITIES`.
 
     Args:
-        rows: One per action that has frames, in the table's order.
-        frame_mean: Quantity -> mean over all frames (over all steps of motion for the last two).
+        rows: Errors of each action that has frames, in the table's order.
+        frame_mean: Quantity -> mean over all frames (over all pairs or triples of successive frames
+            for the last two).
         action_mean: Quantity -> mean over the rows, as Human3.6M's tables average their 15 actions.
         per_joint: Joint -> MPJPE, mean over all frames.
     """
@@ -70,9 +68,9 @@ class MotionReport:
     per_joint: dict[str, float]
 
     def text(self, protocol: str) -> str:
-        """Plain table; the line above it says under which protocol the numbers hold.
+        """The report as a plain table under one line with its evaluation protocol.
 
-        Images have no motion: without frames in a row there are no columns for it.
+        Single images have no motion: without successive frames its columns are left out.
         """
         frames = sum(row.frames for row in self.rows)
         lines: list[tuple[str, int, Sequence[float]]] = [
@@ -84,7 +82,8 @@ class MotionReport:
         known = [
             column
             for column, name in enumerate(QUANTITIES)
-            if name not in _OF_MOTION or any(math.isfinite(getattr(row, name)) for row in self.rows)
+            if name not in _MOTION_QUANTITIES
+            or any(math.isfinite(getattr(row, name)) for row in self.rows)
         ]
         titles = "".join(f"{_TITLES[column]:>9}" for column in known)
         head = f"{'mm':<{width}} {'frames':>9}{titles}"
@@ -97,13 +96,13 @@ class MotionReport:
 
 
 class MotionTable(ExactMetric):
-    """Errors per action and per joint over whole videos.
+    """Errors per action and per joint over whole sequences, with exact sums under DDP.
 
-    Give every video once, stitched, to one process: sums and counts add up to the same bits over
-    any number of processes.
+    Call `update` once per sequence, with all its frames, in one process: the result is then the
+    same, bit for bit, for any number of processes.
 
     Args:
-        actions: Names of the rows; `update` takes the index.
+        actions: Names of the actions, one per row; `update` takes the index.
         joints: Names of the joints.
     """
 
@@ -130,16 +129,17 @@ class MotionTable(ExactMetric):
         target: Poses,
         valid: NDArray[np.bool_] | Tensor | None = None,
     ) -> None:
-        """Add one whole video.
+        """Add one whole sequence.
 
         Args:
-            action: Index of its row.
-            predicted: Metres, root-relative, (T, J, 3).
-            target: Metres, root-relative, (T, J, 3).
-            valid: Frames that count, (T,); none for all. Motion counts where all its frames do.
+            action: Index of its action.
+            predicted: Predicted joints, metres, root-relative, (T, J, 3).
+            target: True joints, metres, root-relative, (T, J, 3).
+            valid: Whether a frame counts, (T,); none for all. A velocity or acceleration counts
+                where all of its frames do.
 
         Raises:
-            ValueError: If shapes or joints do not fit.
+            ValueError: If shapes or the number of joints do not fit.
         """
         a, b = paired_frames(predicted, target)
         if predicted.ndim != 3 or len(self.joints) != a.shape[1]:
@@ -152,23 +152,25 @@ class MotionTable(ExactMetric):
             use = as_tensor(valid).to(a.device, torch.bool)
         pairs = use[1:] & use[:-1]
         triples = pairs[1:] & pairs[:-1]
-        steps = [motion_errors(a, b, order=1)[0][pairs], motion_errors(a, b, order=2)[0][triples]]
+        velocities = motion_errors(a, b, order=1)[0][pairs]
+        accelerations = motion_errors(a, b, order=2)[0][triples]
         a, b = a[use], b[use]
         distances = map_blocks(joint_distances, a, b) if len(a) else a.new_zeros(a.shape[:2])
         columns = [distances.mean(1)]
         for errors in (aligned_errors, scaled_errors):
             columns.append(map_blocks(errors, a, b) if len(a) else distances[:, 0])
-        columns += steps
-        found = torch.stack([column.sum() for column in columns]) * MILLIMETRES
-        self.sums[action] += self._grain(found)
+        columns += [velocities, accelerations]
+        sums = torch.stack([column.sum() for column in columns]) * MILLIMETRES
+        self.sums[action] += self._rounded(sums)
         self.counts[action] += self.counts.new_tensor([len(column) for column in columns])
-        self.joint_sums += self._grain(distances.sum(0) * MILLIMETRES)
+        self.joint_sums += self._rounded(distances.sum(0) * MILLIMETRES)
 
-    def _grain(self, sums: Tensor) -> Tensor:
-        return torch.round(sums.to(self.sums.device, torch.float64) * _GRAIN) / _GRAIN
+    def _rounded(self, sums: Tensor) -> Tensor:
+        sums = sums.to(self.sums.device, torch.float64)
+        return torch.round(sums * _STEPS_PER_MM) / _STEPS_PER_MM
 
     def compute(self) -> MotionReport:
-        """The table as it stands; quantities without anything to average are NaN."""
+        """Errors of all sequences so far; a mean over nothing is NaN."""
         frames = self.counts[:, 0]
         means = (self.sums / self.counts)[frames > 0]
         rows = [

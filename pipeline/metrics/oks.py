@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import DataError
-from pipeline.metrics.modules import ExactMetric
+from pipeline.metrics.exact_metric import ExactMetric
 
 SIGMAS = np.array(
     [0.026] + [0.025] * 2 + [0.035] * 2 + [0.079] * 2 + [0.072] * 2 + [0.062] * 2
     + [0.107] * 2 + [0.087] * 2 + [0.089] * 2
 )  # fmt: skip
-"""Spread of people's labels for each joint of COCO17, in parts of the square root of the area."""
-
+"""Deviation of COCO's labels per joint of COCO17, relative to the square root of the area."""
 
 AP_NAMES = ("AP", "AP50", "AP75", "AP-M", "AP-L", "AR", "AR50", "AR75", "AR-M", "AR-L")
 """COCO's ten numbers in its own order."""
@@ -30,14 +29,16 @@ AP_NAMES = ("AP", "AP50", "AP75", "AP-M", "AP-L", "AR", "AR50", "AR75", "AR-M", 
 def oks(
     joints: NDArray[np.floating], others: NDArray[np.floating], area: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """Similarity of one person's joints to those of others, from 0 to 1, (N,).
+    """Object keypoint similarity of one person's joints to those of others, from 0 to 1, (N,).
+
+    OKS = mean of exp(-d^2 / (2 area (2 sigma)^2)) over the joints, d their distance in pixels.
 
     Args:
-        joints: Pixels, COCO17, (17, 2).
-        others: Pixels, (N, 17, 2).
-        area: Square pixels that distances are relative to, (N,).
+        joints: Joints of one person, pixels, COCO17, (17, 2).
+        others: Joints of the others, pixels, (N, 17, 2).
+        area: Area that distances are relative to, square pixels, (N,).
 
-    Source: COCO's definition, mean of exp(-d^2 / (2 area (2 sigma)^2)) over the joints.
+    Source: COCO's definition.
     """
     square = ((others.astype(np.float64) - joints) ** 2).sum(-1)
     spread = 2.0 * np.asarray(area, np.float64)[:, None] * (2.0 * SIGMAS) ** 2
@@ -51,13 +52,13 @@ def oks_nms(
     *,
     threshold: float = 0.9,
 ) -> NDArray[np.int64]:
-    """Indices of the people of one image that are nobody twice, best score first.
+    """Non-maximum suppression by OKS: indices of the people of one image to keep, best score first.
 
     Args:
-        joints: Pixels, COCO17, (N, 17, 2).
-        scores: Of each person, (N,).
-        areas: Of each person's box in square pixels, (N,).
-        threshold: A person more similar than this to a better one is left out.
+        joints: Joints, pixels, COCO17, (N, 17, 2).
+        scores: Score of each person, (N,).
+        areas: Area of each person's box in square pixels, (N,).
+        threshold: A person with a larger OKS than this to a better one is left out.
 
     Source: Papandreou et al. 2017, section 3.4; similarity relative to the mean of the two areas.
     """
@@ -74,12 +75,12 @@ def oks_nms(
 def rescore(
     box_score: NDArray[np.floating], joint_score: NDArray[np.floating], *, threshold: float = 0.2
 ) -> NDArray[np.float64]:
-    """Score of a person: that of the box times the mean of the joints above the threshold, (N,).
+    """Score of each person, (N,): box score times the mean score of joints above the threshold.
 
     Args:
-        box_score: (N,).
-        joint_score: (N, J).
-        threshold: Joints with less do not count; with none the score is 0.
+        box_score: Score of each box, (N,).
+        joint_score: Scores of the joints, (N, J).
+        threshold: Score that a joint must exceed to count; if none does, the person's score is 0.
 
     Source: Xiao et al. 2018, as used for COCO's table by the simple baseline and HRNet.
     """
@@ -94,24 +95,25 @@ def oks_ap(
     joints: NDArray[np.floating],
     scores: NDArray[np.floating],
 ) -> dict[str, float]:
-    """COCO's ten numbers for people found on its images, by pycocotools.
+    """COCO's ten metrics of people detected on its images, computed by pycocotools.
 
     Args:
         annotations: COCO's annotation file, or its content.
         image_ids: Image of each person, (N,).
-        joints: Pixels and score, COCO17, (N, 17, 3).
-        scores: Of each person, (N,).
+        joints: x, y in pixels and score of each joint, COCO17, (N, 17, 3).
+        scores: Score of each person, (N,).
 
     Returns:
-        `AP_NAMES` -> share from 0 to 1; -1 where nobody of that size is labelled. Of the people in
-        an image the best 20 count.
+        Each of `AP_NAMES` as a share from 0 to 1; -1 where nobody of that size is labelled. Of the
+        people in an image the 20 with the best scores count.
 
     Raises:
-        DataError: If an image is not of this annotation file.
+        DataError: If an image is not in the annotations.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    name = str(annotations) if isinstance(annotations, Path) else "annotations"
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         truth = COCO(str(annotations) if isinstance(annotations, Path) else None)
         if isinstance(annotations, dict):
@@ -119,9 +121,7 @@ def oks_ap(
             truth.createIndex()
         unknown = sorted(set(map(int, image_ids)) - set(truth.getImgIds()))
         if unknown:
-            raise DataError(
-                f"{_name(annotations)}: has no image {unknown[0]}; the people found are on others"
-            )
+            raise DataError(f"{name}: has no image {unknown[0]}; the people found are on others")
         people = [
             {"image_id": int(i), "category_id": 1, "keypoints": flat, "score": float(score)}
             for i, flat, score in zip(
@@ -131,26 +131,25 @@ def oks_ap(
                 strict=True,
             )
         ]
-        found = COCO()  # of nobody: loadRes takes no empty list
-        found.dataset = {**truth.dataset, "annotations": []}
-        found.createIndex()
-        benchmark_metric = COCOeval(truth, truth.loadRes(people) if people else found, "keypoints")
-        benchmark_metric.evaluate()
-        benchmark_metric.accumulate()
-        benchmark_metric.summarize()
-    return dict(zip(AP_NAMES, map(float, benchmark_metric.stats), strict=True))
-
-
-def _name(annotations: Path | dict[str, Any]) -> str:
-    return str(annotations) if isinstance(annotations, Path) else "annotations"
+        if people:
+            detected = truth.loadRes(people)
+        else:  # loadRes takes no empty list
+            detected = COCO()
+            detected.dataset = {**truth.dataset, "annotations": []}
+            detected.createIndex()
+        evaluation = COCOeval(truth, detected, "keypoints")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return dict(zip(AP_NAMES, map(float, evaluation.stats), strict=True))
 
 
 class OksAP(ExactMetric):
-    """COCO's ten numbers over all people that came, in any order and from any process.
+    """COCO's ten metrics of all people that `update` was called with, in any order and process.
 
     Args:
-        annotations: COCO's annotation file.
-        nms: Leave out who is more similar than this to a better one (see `oks_nms`); none for all.
+        annotations: Path of COCO's annotation file.
+        nms: Threshold of `oks_nms`, applied to the people of each image; none to keep all.
     """
 
     higher_is_better = True
@@ -167,34 +166,40 @@ class OksAP(ExactMetric):
 
         Args:
             image_ids: Image of each person, (B,).
-            joints: Pixels and score, COCO17, (B, 17, 3).
-            scores: Of each person (see `rescore`), (B,).
-            areas: Of each person's box in square pixels, (B,).
+            joints: x, y in pixels and score of each joint, COCO17, (B, 17, 3).
+            scores: Score of each person (see `rescore`), (B,).
+            areas: Area of each person's box in square pixels, (B,).
         """
-        heads = torch.stack([part.double() for part in (image_ids, scores, areas)], dim=1)
-        self.rows.append(torch.cat([heads, joints.double().flatten(1)], dim=1))
+        columns = torch.stack([part.double() for part in (image_ids, scores, areas)], dim=1)
+        self.rows.append(torch.cat([columns, joints.double().flatten(1)], dim=1))
 
     def compute(self) -> dict[str, float]:
-        """`AP`, `AP50`, …: shares from 0 to 1; see `oks_ap`."""
+        """`AP`, `AP50`, … as shares from 0 to 1; see `oks_ap`."""
         parts: Sequence[Tensor] = self.rows if isinstance(self.rows, list) else [self.rows]
         width = 3 + 3 * len(SIGMAS)
         rows = torch.cat([torch.zeros(0, width, dtype=torch.float64), *(p.cpu() for p in parts)])
-        found = rows.numpy()
-        found = found[np.lexsort(found.T[::-1])]  # the same for any order of arrival
-        ids, scores, areas = found[:, 0].astype(np.int64), found[:, 1], found[:, 2]
-        joints = found[:, 3:].reshape(-1, len(SIGMAS), 3)
+        people = rows.numpy()
+        people = people[np.lexsort(people.T[::-1])]  # the same for any order of arrival
+        ids, scores, areas = people[:, 0].astype(np.int64), people[:, 1], people[:, 2]
+        joints = people[:, 3:].reshape(-1, len(SIGMAS), 3)
         if self.nms is not None and len(ids):
-            starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
-            groups = np.split(np.arange(len(ids)), starts[1:])
-            kept = np.concatenate(
-                [
-                    group[
-                        oks_nms(
-                            joints[group, :, :2], scores[group], areas[group], threshold=self.nms
-                        )
-                    ]
-                    for group in groups
-                ]
-            )
+            kept = _suppress_per_image(ids, joints, scores, areas, threshold=self.nms)
             ids, scores, joints = ids[kept], scores[kept], joints[kept]
         return oks_ap(self.annotations, ids, joints, scores)
+
+
+def _suppress_per_image(
+    image_ids: NDArray[np.int64],
+    joints: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    areas: NDArray[np.float64],
+    *,
+    threshold: float,
+) -> NDArray[np.int64]:
+    """Indices of the people that `oks_nms` keeps in each image; `image_ids` are sorted."""
+    starts = np.flatnonzero(np.r_[True, image_ids[1:] != image_ids[:-1]])
+    kept = []
+    for image in np.split(np.arange(len(image_ids)), starts[1:]):
+        best = oks_nms(joints[image, :, :2], scores[image], areas[image], threshold=threshold)
+        kept.append(image[best])
+    return np.concatenate(kept)

@@ -1,4 +1,4 @@
-"""PCK, PCKh, 3DPCK and AUC."""
+"""PCK, PCKh, 3DPCK and AUC: shares of joints that are found within a threshold."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import DataError
+from pipeline.metrics.exact_metric import ExactMetric
 from pipeline.metrics.functional import MILLIMETRES, as_tensor, check_shapes
-from pipeline.metrics.modules import ExactMetric
+from pipeline.metrics.joint_subsets import LIMB_JOINTS, SIDES, joints_3dpck
 from pipeline.skeleton import MPI3DHP17, MPII16, Skeleton
 
 
 class PCK(ExactMetric):
-    """Share of joints that are found within a part of the person's size.
+    """Share of joints found within a fraction of the person's size (correct keypoints, PCK).
+
+    PCK@a = mean of [|predicted - target| <= a scale] over the joints that count.
 
     Args:
         joints: Names of the joints.
-        thresholds: Parts of the size; a joint counts as found up to and including it.
+        thresholds: Fractions a of the person's size.
     """
 
     higher_is_better = True
@@ -42,13 +44,13 @@ class PCK(ExactMetric):
         """Add images.
 
         Args:
-            predicted: Pixels, (B, J, 2); NaN is not found.
-            target: Pixels, (B, J, 2).
+            predicted: Predicted joints, pixels, (B, J, 2); NaN is not found.
+            target: True joints, pixels, (B, J, 2).
             scale: The person's size in pixels, (B,).
-            counted: Joints that count, (B, J); none for all.
+            counted: Whether a joint counts, (B, J); none for all.
 
         Raises:
-            ValueError: If a shape is not as said.
+            ValueError: If an array has another shape.
         """
         B, J = len(predicted), len(self.joints)
         check_shapes((B, J, 2), predicted=predicted, target=target)
@@ -61,7 +63,7 @@ class PCK(ExactMetric):
         self.counted += use.sum(0)
 
     def compute(self) -> dict[str, float]:
-        """`pck@0.05` -> share of all joints, `pck@0.05/nose` -> of one; NaN where none counted."""
+        """Shares from 0 to 1: `pck@0.05` of all joints, `pck@0.05/nose` of one; NaN without any."""
         report = {}
         shares = self.found.double() / self.counted
         total = self.found.sum(1).double() / self.counted.sum()
@@ -72,65 +74,23 @@ class PCK(ExactMetric):
         return report
 
 
-_LIMBS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-
-
-_SIDES = ("left", "right")
-
-
-_COUNTED_3D = ("head", "thorax", *(f"{side}_{limb}" for limb in _LIMBS for side in _SIDES))
-
-
 THRESHOLDS_MM = tuple(range(0, 151, 5))
-"""Of the AUC of MPI-INF-3DHP; the last one is that of 3DPCK."""
-
-
-def joints_3dpck(skeleton: Skeleton = MPI3DHP17) -> tuple[int, ...]:
-    """Indices of the 14 joints that MPI-INF-3DHP counts: top of the head, neck and the limbs.
-
-    Raises:
-        DataError: If the joint set lacks one.
-    """
-    missing = [name for name in _COUNTED_3D if name not in skeleton.vocabulary]
-    if missing:
-        raise DataError(f"{skeleton.name} has no {', '.join(missing)}; 3DPCK counts them")
-    return tuple(skeleton.vocabulary[name] for name in _COUNTED_3D)
-
-
-def evaluated_joints(skeleton: Skeleton, count: int = 17, *, root: bool = True) -> tuple[int, ...]:
-    """Indices of the joints that an error is a mean over.
-
-    Args:
-        skeleton: The joint set.
-        count: 17 for all of a set, 16 without the nose, 14 without pelvis, spine and nose.
-        root: Whether the root, whose error is zero in root-relative poses, counts.
-
-    Raises:
-        DataError: If the joint set does not have that many.
-
-    >>> [len(evaluated_joints(MPI3DHP17, count, root=False)) for count in (17, 16, 14)]
-    [16, 15, 14]
-    """
-    dropped: tuple[str, ...] = {17: (), 16: ("nose",), 14: ("pelvis", "spine", "nose")}[count]
-    kept = [index for name, index in skeleton.vocabulary.items() if name not in dropped]
-    if dropped and len(kept) != count:
-        raise DataError(f"{skeleton.name} has {len(kept)} of the {count} joints to be scored")
-    return tuple(index for index in kept if root or index != skeleton.root)
+"""Thresholds of MPI-INF-3DHP's AUC in millimetres; the last one is that of 3DPCK."""
 
 
 def pck3d(
     predicted: NDArray | Tensor, target: NDArray | Tensor, *, skeleton: Skeleton = MPI3DHP17
 ) -> tuple[float, float]:
-    """3DPCK at 150 mm and AUC, as shares, of poses compared as given.
+    """3DPCK at 150 mm and AUC of poses that are compared as given, shares from 0 to 1.
 
     Convention:
-        A joint counts as found if its error is strictly below the threshold; AUC is the mean over
-        0, 5, …, 150 mm, of which the first finds none. 14 joints count. One of two poses exact, the
-        other 0.15 m away in all its joints: 3DPCK 0.5, AUC 15 / 31.
+        3DPCK = mean of [|predicted - target| < 150 mm] over 14 joints. AUC is its mean over the
+        thresholds 0, 5, …, 150 mm, of which the first finds none. One of two poses exact, the other
+        0.15 m away in all its joints: 3DPCK 0.5, AUC 15 / 31.
 
     Args:
-        predicted: Metres, (..., J, 3).
-        target: Metres, (..., J, 3).
+        predicted: Predicted joints, metres, (..., J, 3).
+        target: True joints, metres, (..., J, 3).
         skeleton: The joint set of both.
 
     Source: Mehta et al. 2017, Monocular 3D Human Pose Estimation In The Wild.
@@ -148,7 +108,7 @@ def pck3d(
 
 
 class PCK3D(ExactMetric):
-    """3DPCK at 150 mm and AUC over all that came; see `pck3d`.
+    """3DPCK at 150 mm and AUC of everything that `update` was called with; see `pck3d`.
 
     Args:
         skeleton: The joint set of the poses.
@@ -167,10 +127,15 @@ class PCK3D(ExactMetric):
         self.add_state("counted", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
-        """Add poses, metres, (..., J, 3); `valid`, (...), says which of them count.
+        """Add poses.
+
+        Args:
+            predicted: Predicted joints, metres, (..., J, 3).
+            target: True joints, metres, (..., J, 3).
+            valid: Whether a pose counts, (...); none for all.
 
         Raises:
-            ValueError: If a shape is not as said.
+            ValueError: If an array has another shape.
         """
         frames = predicted.shape[:-2]
         check_shapes((*frames, len(self.skeleton), 3), predicted=predicted, target=target)
@@ -180,7 +145,7 @@ class PCK3D(ExactMetric):
         counted = list(self.joints)
         difference = predicted[..., counted, :].double() - target[..., counted, :].double()
         error = torch.linalg.vector_norm(difference, dim=-1).flatten() * MILLIMETRES
-        # a difference of 0.15 m carries the rounding of its two positions: 1 nm decides nothing
+        # A distance of 0.15 m has rounding errors: within 1 nm of a threshold it is not below it.
         limits = torch.tensor(THRESHOLDS_MM, dtype=torch.float64, device=error.device) - 1e-6
         places = torch.searchsorted(limits, error, right=True)
         found = torch.bincount(places, minlength=len(limits) + 1)[:-1].cumsum(0)
@@ -188,20 +153,20 @@ class PCK3D(ExactMetric):
         self.counted += error.numel()
 
     def compute(self) -> dict[str, float]:
-        """`pck3d@150mm` and `auc`, shares from 0 to 1; NaN if nothing came."""
+        """`pck3d@150mm` and `auc`, shares from 0 to 1; NaN before the first update."""
         shares = self.found.double() / self.counted
         return {"pck3d@150mm": shares[-1].item(), "auc": shares.mean().item()}
 
 
 class PCKh(ExactMetric):
-    """Share of MPII's joints found within a part of the head's size.
+    """Share of MPII's joints found within a fraction of the head's size.
 
     Convention:
-        The head's size is 0.6 times the diagonal of its box. A joint counts as found up to and
-        including the threshold. The mean is over labelled joints without pelvis and thorax.
+        PCKh@a = mean of [|predicted - target| <= 0.6 a diagonal of the head box] over the labelled
+        joints without pelvis and thorax.
 
     Args:
-        threshold: Part of the head's size.
+        threshold: Fraction a of the head's size.
 
     Source: Andriluka et al. 2014, 2D Human Pose Estimation: New Benchmark and State of the Art
     Analysis, with the constants of its evaluation script.
@@ -223,13 +188,13 @@ class PCKh(ExactMetric):
         """Add people.
 
         Args:
-            predicted: Pixels, MPII16, (B, 16, 2); NaN is not found.
-            target: Pixels, (B, 16, 2).
+            predicted: Predicted joints, pixels, MPII16, (B, 16, 2); NaN is not found.
+            target: True joints, pixels, (B, 16, 2).
             head: Diagonal of the head box in pixels, (B,).
-            labelled: Joints that count, (B, 16).
+            labelled: Whether a joint counts, (B, 16).
 
         Raises:
-            ValueError: If a shape is not as said.
+            ValueError: If an array has another shape.
         """
         B, J = len(predicted), len(MPII16)
         check_shapes((B, J, 2), predicted=predicted, target=target)
@@ -245,9 +210,9 @@ class PCKh(ExactMetric):
         """`head`, `shoulder`, … and `mean`, shares from 0 to 1; NaN where nothing was labelled."""
         shares = self.found.double() / self.counted
         report = {"head": shares[MPII16.index("head_top")].item()}
-        for limb in _LIMBS:
-            pair = [shares[MPII16.index(f"{side}_{limb}")] for side in _SIDES]
-            report[limb] = (0.5 * (pair[0] + pair[1])).item()
+        for joint in LIMB_JOINTS:
+            left, right = (shares[MPII16.index(f"{side}_{joint}")] for side in SIDES)
+            report[joint] = (0.5 * (left + right)).item()
         rest = [j for j, name in enumerate(MPII16.joints) if name not in ("pelvis", "thorax")]
         report["mean"] = (self.found[rest].sum().double() / self.counted[rest].sum()).item()
         return report

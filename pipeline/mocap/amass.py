@@ -1,4 +1,4 @@
-"""AMASS: SMPL-H parameters in npz files, turned into joints by a body model that the user has."""
+"""AMASS: SMPL-H parameters from npz files, converted to joints by a body model file."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ BODY22 = (
     *("right_collar", "head", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow"),
     *("left_wrist", "right_wrist"),
 )
-"""SMPL-H's joints without the hands, in its order."""
+"""Joints of SMPL-H without the hands, in its order."""
 
 CHUNK = 256
-"""Frames whose surface is in memory at once: 6,890 points each."""
+"""Number of frames whose surface is in memory at once, 6,890 points per frame."""
 
 
 @dataclass(frozen=True, eq=False)
 class SmplMotion:
-    """Parameters of one recording.
+    """SMPL-H parameters of one recording.
 
     Args:
-        poses: Rotation vectors of the joints, (T, K, 3).
-        shift: Of the root, metres, (T, 3).
-        shape: Of the body, (S,).
+        poses: Rotation vectors of the joints, radians, (T, K, 3).
+        translation: Translation of the root, metres, (T, 3).
+        shape: Shape coefficients of the body, (S,).
         fps: Frames per second, Hz.
     """
 
     poses: NDArray[np.float64]
-    shift: NDArray[np.float64]
+    translation: NDArray[np.float64]
     shape: NDArray[np.float64]
     fps: float
 
 
 @dataclass(frozen=True, eq=False)
 class BodyModel:
-    """SMPL-H's arrays that joints and surface depend on; V points, K joints, S shapes.
+    """Arrays of an SMPL-H model, for V surface points, K joints and S shape coefficients.
 
     Args:
-        surface: The mean body, metres, (V, 3).
-        shapes: What each shape adds, (V, 3, S).
-        corrections: What bent joints add, (V, 3, 9 (K - 1)).
-        regressor: Points -> joints, (K, V).
-        weights: How far each point follows each joint, (V, K).
+        surface: Surface of the mean body, metres, (V, 3).
+        shapes: Displacement of the points per shape coefficient, (V, 3, S).
+        corrections: Displacement of the points per rotation matrix entry, (V, 3, 9 (K - 1)).
+        regressor: Matrix from surface points to joints, (K, V).
+        weights: Skinning weights of the joints for each point, (V, K).
         parents: Index of each joint's parent, -1 for the root.
     """
 
@@ -63,10 +63,10 @@ class BodyModel:
 
 
 def read_motion(path: Path) -> SmplMotion:
-    """The parameters of an AMASS file: `poses`, `trans`, `betas`, `mocap_framerate`.
+    """Read `poses`, `trans`, `betas` and `mocap_framerate` from an AMASS file.
 
     Raises:
-        DataError: If it is no such file.
+        DataError: If the file is not an AMASS file.
     """
     archive = Npz(path)
     rates = [name for name in ("mocap_framerate", "mocap_frame_rate") if name in archive.names]
@@ -79,17 +79,17 @@ def read_motion(path: Path) -> SmplMotion:
     poses = check_array(archive.array("poses"), (None, None), f"{path}: poses")
     if poses.shape[1] % 3 or poses.shape[1] < 3 * len(BODY22):
         raise DataError(f"{path}: poses has {poses.shape[1]} numbers per frame, not 3 per joint")
-    shift = check_array(archive.array("trans"), (len(poses), 3), f"{path}: trans")
+    translation = check_array(archive.array("trans"), (len(poses), 3), f"{path}: trans")
     shape = check_array(archive.array("betas"), (None,), f"{path}: betas")
-    turns = poses.reshape(len(poses), -1, 3).astype(np.float64)
-    return SmplMotion(turns, shift.astype(np.float64), shape.astype(np.float64), fps)
+    rotations = poses.reshape(len(poses), -1, 3).astype(np.float64)
+    return SmplMotion(rotations, translation.astype(np.float64), shape.astype(np.float64), fps)
 
 
 def read_body_model(path: Path) -> BodyModel:
-    """A body model from the npz file that its makers give out (SMPL-H: `model.npz`).
+    """Read a body model from the npz file as published (SMPL-H: `model.npz`).
 
     Raises:
-        DataError: If it is no such file.
+        DataError: If the file is not a body model.
     """
     archive = Npz(path)
     surface = check_array(archive.array("v_template"), (None, 3), f"{path}: v_template")
@@ -118,16 +118,16 @@ def read_body_model(path: Path) -> BodyModel:
 def smpl_joints(
     motion: SmplMotion, body: BodyModel, regressor: NDArray[np.floating] | None = None
 ) -> NDArray[np.float64]:
-    """Joints of a motion in the world, metres, z up as in the files, (T, J, 3).
+    """Joints of a motion, world metres, z up as in AMASS files, (T, J, 3).
 
     Args:
-        motion: Parameters.
-        body: The model that they are parameters of.
-        regressor: Points of the surface -> joints, (J, V), as the user has one for Human3.6M's
-            joints; none for the model's own, the first of which are `BODY22`.
+        motion: SMPL-H parameters of the recording.
+        body: The body model that the parameters belong to.
+        regressor: Matrix from surface points to joints, (J, V), for example for Human3.6M's joints;
+            by default the joints are the model's own, of which the first are `BODY22`.
 
     Raises:
-        DataError: If motion and model do not fit.
+        DataError: If the motion has fewer joints than the body model.
 
     Source: Loper et al. 2015, equations 2 to 10; Romero et al. 2017 for the hands.
     """
@@ -136,37 +136,39 @@ def smpl_joints(
         raise DataError(f"the motion turns {motion.poses.shape[1]} joints, the body model has {K}")
     S = min(len(motion.shape), body.shapes.shape[2])
     rest = body.surface + body.shapes[..., :S] @ motion.shape[:S]
-    starts = body.regressor @ rest
+    rest_joints = body.regressor @ rest
     chunks = [slice(start, start + CHUNK) for start in range(0, T, CHUNK)]
-    found = [_chunk(motion, body, rest, starts, regressor, chunk) for chunk in chunks]
-    return np.concatenate(found)
+    return np.concatenate(
+        [_chunk_joints(motion, body, rest, rest_joints, regressor, chunk) for chunk in chunks]
+    )
 
 
-def _chunk(
+def _chunk_joints(
     motion: SmplMotion,
     body: BodyModel,
     rest: NDArray[np.float64],
-    starts: NDArray[np.float64],
+    rest_joints: NDArray[np.float64],
     regressor: NDArray[np.floating] | None,
     chunk: slice,
 ) -> NDArray[np.float64]:
+    """Joints of some frames of a motion, from the surface and joints of the body at rest."""
     K = len(body.parents)
     local = rotation_matrices(motion.poses[chunk, :K])
-    turns, places = local.copy(), np.repeat(starts[None], len(local), axis=0)
+    rotations, positions = local.copy(), np.repeat(rest_joints[None], len(local), axis=0)
     for joint, parent in enumerate(body.parents):
         if parent >= 0:
-            turns[:, joint] = turns[:, parent] @ local[:, joint]
-            bone = starts[joint] - starts[parent]
-            places[:, joint] = places[:, parent] + turns[:, parent] @ bone
-    shift = motion.shift[chunk, None]
+            rotations[:, joint] = rotations[:, parent] @ local[:, joint]
+            bone = rest_joints[joint] - rest_joints[parent]
+            positions[:, joint] = positions[:, parent] + rotations[:, parent] @ bone
+    translation = motion.translation[chunk, None]
     if regressor is None:
-        return places + shift
-    bent = (local[:, 1:] - np.eye(3)).reshape(len(local), -1)
-    points = rest + np.einsum("vcp,tp->tvc", body.corrections, bent, optimize=True)
-    moved = places - np.einsum("tkij,kj->tki", turns, starts)
-    blend = np.einsum("vk,tkij->tvij", body.weights, turns, optimize=True)
-    skin = np.einsum("tvij,tvj->tvi", blend, points) + body.weights @ moved
-    return np.asarray(regressor, np.float64) @ skin + shift
+        return positions + translation
+    pose_features = (local[:, 1:] - np.eye(3)).reshape(len(local), -1)
+    points = rest + np.einsum("vcp,tp->tvc", body.corrections, pose_features, optimize=True)
+    offsets = positions - np.einsum("tkij,kj->tki", rotations, rest_joints)
+    blended = np.einsum("vk,tkij->tvij", body.weights, rotations, optimize=True)
+    surface = np.einsum("tvij,tvj->tvi", blended, points) + body.weights @ offsets
+    return np.asarray(regressor, np.float64) @ surface + translation
 
 
 def rotation_matrices(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -181,10 +183,14 @@ def rotation_matrices(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def read_regressor(path: Path, points: int) -> NDArray[np.float32]:
-    """A regressor (J, V) from an npz file with one array.
+    """Read a regressor (J, V) from an npz file with one array.
+
+    Args:
+        path: The npz file.
+        points: Number of surface points, V.
 
     Raises:
-        DataError: If it is no such file.
+        DataError: If the file has several arrays or one of another shape.
     """
     archive = Npz(path)
     if len(archive.names) != 1:

@@ -1,4 +1,4 @@
-"""Acclaim motion capture, ASF and AMC: the files that the CMU database itself gives out."""
+"""Acclaim motion capture files, ASF and AMC, the formats of the CMU database."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.files.reading import read_bytes
 
 MAX_BYTES = 256 * 2**20
 _AXES = {"rx": 0, "ry": 1, "rz": 2}
-_MOVES = {"tx": 0, "ty": 1, "tz": 2}
+_TRANSLATIONS = {"tx": 0, "ty": 1, "tz": 2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,13 +22,13 @@ class AcclaimSkeleton:
     """The bones of an ASF file.
 
     Args:
-        bones: Names; `root` is the first, each stands behind its parent.
+        bones: Names of the bones, `root` first, each after its parent.
         parents: Index of each bone's parent, -1 for the root.
-        ends: From a bone's start to its end in the world at rest, file units, (B, 3).
-        axes: How each bone's own frame is turned at rest, (B, 3, 3).
-        channels: What the numbers of each bone in the AMC file are: `tx` … `rz`.
+        ends: Vector from start to end of each bone at rest, world axes, file units, (B, 3).
+        axes: Rotation of each bone's frame at rest, (B, 3, 3).
+        channels: Meaning of each bone's numbers in the AMC file: `tx` … `rz`.
         scale: Metres in one unit of the file.
-        degrees: Whether angles are in degrees.
+        degrees: Whether angles are in degrees, else in radians.
     """
 
     bones: tuple[str, ...]
@@ -40,8 +40,8 @@ class AcclaimSkeleton:
     degrees: bool
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Number and words of each line that is no comment."""
+def _read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number and words of each line with content; comments are left out."""
     try:
         text = read_bytes(path, MAX_BYTES).decode("ascii")
     except UnicodeDecodeError as error:
@@ -52,7 +52,8 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
             yield number, words
 
 
-def _numbers(words: list[str], count: int, place: str) -> NDArray[np.float64]:
+def _parse_numbers(words: list[str], count: int, place: str) -> NDArray[np.float64]:
+    """Exactly `count` finite numbers from as many words."""
     try:
         values = np.array([float(word) for word in words])
     except ValueError:
@@ -81,21 +82,21 @@ def axis_rotation(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def read_asf(path: Path) -> AcclaimSkeleton:
-    """The skeleton of an ASF file.
+    """Read the skeleton of an ASF file.
 
     Raises:
-        DataError: If the file is no such file; the message names the line.
+        DataError: If the file is not an ASF file; the message names the line.
     """
-    section, inside = "", False
+    section, in_bone = "", False
     units: dict[str, str] = {}
     root: dict[str, list[str]] = {}
     bones: dict[str, dict[str, list[str]]] = {}
     children: dict[str, str] = {}
     current: dict[str, list[str]] = {}
-    for number, words in _lines(path):
+    for number, words in _read_lines(path):
         place = f"{path}: line {number}"
         if words[0].startswith(":"):
-            section, inside = words[0][1:], False
+            section, in_bone = words[0][1:], False
             continue
         if section == "units" and len(words) == 2:
             units[words[0]] = words[1]
@@ -103,13 +104,13 @@ def read_asf(path: Path) -> AcclaimSkeleton:
             root[words[0]] = words[1:]
         elif section == "bonedata":
             if words == ["begin"]:
-                current, inside = {}, True
+                current, in_bone = {}, True
             elif words == ["end"]:
                 name = (current.get("name") or [""])[0]
-                if not inside or not name or name in bones or name == "root":
+                if not in_bone or not name or name in bones or name == "root":
                     raise DataError(f"{place}: a bone without a name of its own ends here")
-                bones[name], inside = current, False
-            elif inside and (words[0].isalpha()):
+                bones[name], in_bone = current, False
+            elif in_bone and words[0].isalpha():
                 current[words[0]] = words[1:]
         elif section == "hierarchy" and words not in (["begin"], ["end"]):
             for child in words[1:]:
@@ -120,39 +121,39 @@ def read_asf(path: Path) -> AcclaimSkeleton:
         raise DataError(f"{path}: has no root and bones; is it an ASF file?")
     if len(bones) > 1000:
         raise DataError(f"{path}: has {len(bones)} bones; no person has")
-    return _assembled(path, units, root, bones, children)
+    return _build_skeleton(path, units, root, bones, children)
 
 
-def _assembled(
+def _build_skeleton(
     path: Path,
     units: dict[str, str],
     root: dict[str, list[str]],
     bones: dict[str, dict[str, list[str]]],
     children: dict[str, str],
 ) -> AcclaimSkeleton:
-    order, waiting = ["root"], [name for name in bones if name in children]
-    while waiting:
-        ready = [name for name in waiting if children[name] in order]
+    """The skeleton from the parsed sections of an ASF file, bones sorted parents first."""
+    order, unsorted = ["root"], [name for name in bones if name in children]
+    while unsorted:
+        ready = [name for name in unsorted if children[name] in order]
         if not ready:
-            raise DataError(f"{path}: {waiting[0]} hangs on no root")
+            raise DataError(f"{path}: {unsorted[0]} is not connected to the root")
         order += ready
-        waiting = [name for name in waiting if name not in ready]
-    length = _numbers([units.get("length", "1")], 1, f"{path}: length")[0]
+        unsorted = [name for name in unsorted if name not in ready]
+    length = _parse_numbers([units.get("length", "1")], 1, f"{path}: length")[0]
     if length <= 0:
         raise DataError(f"{path}: length must be positive")
-    ends, axes = (
-        [np.zeros(3)],
-        [axis_rotation(_axis(root.get("orientation", ["0"] * 3), path, "root"))],
-    )
+    ends = [np.zeros(3)]
+    axes = [axis_rotation(_parse_axis(root.get("orientation", ["0"] * 3), path, "root"))]
     channels = [tuple(word.lower() for word in root.get("order", []))]
     for name in order[1:]:
         bone = bones[name]
-        direction = _numbers(bone.get("direction", []), 3, f"{path}: {name}: direction")
-        ends.append(direction * _numbers(bone.get("length", []), 1, f"{path}: {name}: length")[0])
-        axes.append(axis_rotation(_axis(bone.get("axis", []), path, name)))
+        direction = _parse_numbers(bone.get("direction", []), 3, f"{path}: {name}: direction")
+        bone_length = _parse_numbers(bone.get("length", []), 1, f"{path}: {name}: length")[0]
+        ends.append(direction * bone_length)
+        axes.append(axis_rotation(_parse_axis(bone.get("axis", []), path, name)))
         channels.append(tuple(word.lower() for word in bone.get("dof", [])))
     for name, kinds in zip(order, channels, strict=True):
-        known = {*_AXES, *_MOVES} if name == "root" else set(_AXES)
+        known = {*_AXES, *_TRANSLATIONS} if name == "root" else set(_AXES)
         if not set(kinds) <= known or len(set(kinds)) != len(kinds):
             raise DataError(
                 f"{path}: {name}: moves by {' '.join(kinds)[:60]!r}, not by {sorted(known)}"
@@ -168,30 +169,31 @@ def _assembled(
     )
 
 
-def _axis(words: list[str], path: Path, name: str) -> NDArray[np.float64]:
+def _parse_axis(words: list[str], path: Path, name: str) -> NDArray[np.float64]:
+    """Three angles, degrees, of an axis in the order XYZ."""
     if len(words) == 4 and words[3].upper() != "XYZ":
         raise DataError(f"{path}: {name}: its axis is in the order {words[3][:20]!r}; XYZ is read")
-    return _numbers(words[:3], 3, f"{path}: {name}: axis")
+    return _parse_numbers(words[:3], 3, f"{path}: {name}: axis")
 
 
 def read_amc(path: Path, body: AcclaimSkeleton) -> NDArray[np.float64]:
-    """Where the bones end in each frame of an AMC file, metres, y up, (T, B, 3).
+    """Ends of the bones in each frame of an AMC file, metres, y up, (T, B, 3).
 
-    The root's end is where the root is.
+    The root has no length: its end is its position.
 
     Args:
-        path: Of the file.
-        body: The skeleton it moves.
+        path: The AMC file.
+        body: The skeleton of the recording.
 
     Raises:
-        DataError: If the file is no such file or moves another skeleton; the message names the
-        line.
+        DataError: If the file is not an AMC file or has another skeleton; the message names the
+            line.
     """
     counts = [len(kinds) for kinds in body.channels]
     starts = np.cumsum([0, *counts])
     frames: list[NDArray[np.float64]] = []
     missing: set[str] = set()
-    for number, words in _lines(path):
+    for number, words in _read_lines(path):
         place = f"{path}: line {number}"
         if words[0].startswith(":"):
             continue
@@ -206,30 +208,31 @@ def read_amc(path: Path, body: AcclaimSkeleton) -> NDArray[np.float64]:
         if words[0] not in missing or not frames:
             raise DataError(f"{place}: {words[0][:40]!r} is no bone that is still missing here")
         bone = body.bones.index(words[0])
-        frames[-1][starts[bone] : starts[bone + 1]] = _numbers(words[1:], counts[bone], place)
+        frames[-1][starts[bone] : starts[bone + 1]] = _parse_numbers(words[1:], counts[bone], place)
         missing.remove(words[0])
     if not frames or missing:
         raise DataError(f"{path}: ends inside a frame" if frames else f"{path}: holds no frame")
-    return _posed(np.stack(frames), body, starts)
+    return _forward_kinematics(np.stack(frames), body, starts)
 
 
-def _posed(
+def _forward_kinematics(
     values: NDArray[np.float64], body: AcclaimSkeleton, starts: NDArray[np.int64]
 ) -> NDArray[np.float64]:
+    """Ends of the bones, metres, (T, B, 3), from the numbers of all frames, (T, C)."""
     T, B = len(values), len(body.bones)
-    ends, turns = np.zeros((T, B, 3)), np.zeros((T, B, 3, 3))
+    ends, rotations = np.zeros((T, B, 3)), np.zeros((T, B, 3, 3))
     for bone, (parent, kinds) in enumerate(zip(body.parents, body.channels, strict=True)):
         columns = values[:, starts[bone] : starts[bone + 1]]
-        angles, moves = np.zeros((T, 3)), np.zeros((T, 3))
+        angles, translation = np.zeros((T, 3)), np.zeros((T, 3))
         for kind, column in zip(kinds, columns.T, strict=True):
             if kind in _AXES:
                 angles[:, _AXES[kind]] = column if body.degrees else np.degrees(column)
             else:
-                moves[:, _MOVES[kind]] = column
+                translation[:, _TRANSLATIONS[kind]] = column
         own = body.axes[bone] @ axis_rotation(angles) @ body.axes[bone].T
         if parent < 0:
-            turns[:, bone], ends[:, bone] = own, moves
+            rotations[:, bone], ends[:, bone] = own, translation
         else:
-            turns[:, bone] = turns[:, parent] @ own
-            ends[:, bone] = ends[:, parent] + turns[:, bone] @ body.ends[bone]
+            rotations[:, bone] = rotations[:, parent] @ own
+            ends[:, bone] = ends[:, parent] + rotations[:, bone] @ body.ends[bone]
     return ends * body.scale

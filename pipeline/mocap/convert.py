@@ -1,4 +1,4 @@
-"""Motion files of other kinds rewritten as plain positions, which `Mocap` reads."""
+"""Conversion of other motion files to npz files with positions, which `Mocap` reads."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pipeline.skeleton import H36M17
 
 
 def convert_amc(asf: Path, amc: Path, out: Path, *, fps: float = 120.0) -> None:
-    """Write where the bones of a recording end, metres, y up.
+    """Convert an Acclaim recording to the positions of its bones' ends, metres, y up.
 
     Args:
-        asf: The skeleton.
-        amc: The recording; it does not tell its rate.
-        out: The npz file that is written.
-        fps: Frames per second, Hz; CMU's recordings have 120.
+        asf: The ASF file, which holds the skeleton.
+        amc: The AMC file, which holds the motion without its frame rate.
+        out: Output npz file.
+        fps: Frame rate of the recording, Hz; CMU's recordings have 120 Hz.
 
     Raises:
         DataError: If a file is damaged.
@@ -33,24 +33,25 @@ def convert_amc(asf: Path, amc: Path, out: Path, *, fps: float = 120.0) -> None:
 
 
 def convert_amass(path: Path, body: Path, out: Path, *, regressor: Path | None = None) -> None:
-    """Write the joints of a recording of AMASS, metres, z up.
+    """Convert an AMASS recording to the positions of its joints, metres, z up.
 
     Args:
-        path: The recording.
-        body: The body model, `model.npz` of SMPL-H, which its makers give out.
-        out: The npz file that is written.
-        regressor: Npz file with one array (17, V), surface -> H36M17; none for the model's own
-            22 joints and `head_top`, the highest point of its surface at rest.
+        path: The npz file of the recording.
+        body: The body model file, `model.npz` of SMPL-H as published.
+        out: Output npz file.
+        regressor: Npz file with one array (17, V), a matrix from surface points to H36M17. By
+            default the joints are the 22 of SMPL-H without hands and `head_top`, the highest point
+            of the surface at rest.
 
     Raises:
-        DataError: If a file is damaged or they do not fit.
-        UsageError: If the regressor is for another number of joints.
+        DataError: If a file is damaged or the files do not belong together.
+        UsageError: If the regressor has another number of joints than H36M17.
     """
     motion, model = read_motion(path), read_body_model(body)
     if regressor is None:
         names = BODY22[: len(model.parents)]
         top = np.zeros((1, len(model.surface)))
-        top[0, model.surface[:, 1].argmax()] = 1.0  # SMPL-H rests with y up
+        top[0, model.surface[:, 1].argmax()] = 1.0  # the model at rest has y up
         joints = smpl_joints(motion, model)[:, : len(names)]
         joints = np.concatenate([joints, smpl_joints(motion, model, top)], axis=1)
         write_positions(out, joints, [*names, "head_top"], motion.fps)
@@ -62,18 +63,18 @@ def convert_amass(path: Path, body: Path, out: Path, *, regressor: Path | None =
 
 
 def convert_npz(archive: Path, out: Path) -> None:
-    """Write an archive of objects, as VideoPose3D's and P-STMO's are, without any pickle.
+    """Rewrite an npz file of pickled objects, as of VideoPose3D and P-STMO, without any pickle.
 
-    Dicts and lists become members called `positions_3d/S1/Walking 1` and so on; every reader here
-    takes the new file for the old one.
+    Dicts and lists become members with names like `positions_3d/S1/Walking 1`. All readers of
+    Heatlift accept the new file in place of the old one.
 
     Args:
-        archive: The npz file.
-        out: The npz file that is written.
+        archive: The npz file to convert.
+        out: Output npz file.
 
     Raises:
-        DataError: If the archive is damaged or holds more than plain dicts, lists and arrays.
-        UsageError: If both are the same file.
+        DataError: If the archive is damaged or has other objects than dicts, lists and arrays.
+        UsageError: If both paths are the same file.
     """
     if out.resolve() == archive.resolve():
         raise UsageError(f"{out}: is the archive itself; inputs are never changed, name another")
@@ -87,7 +88,7 @@ def convert_npz(archive: Path, out: Path) -> None:
 def write_positions(
     path: Path, positions: NDArray[np.floating], joints: Many[str], fps: float
 ) -> None:
-    """Write `positions` (T, J, 3), `joints` and `fps` as `pipeline.mocap.Mocap` reads."""
+    """Write the npz file with `positions` (T, J, 3), `joints` and `fps` that `Mocap` reads."""
     plain = np.asarray(positions, np.float32)
     names = np.array(list(joints))
     write_atomically(

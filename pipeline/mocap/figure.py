@@ -1,4 +1,4 @@
-"""The body of a drawn person: a mesh hung on 17 joints, and the clothes, hair and skin it wears."""
+"""The body mesh of a rendered person on 17 joints, and the colours of clothes, hair and skin."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ MATERIALS = (
 )  # fmt: skip
 _LEG_FRAMES = ("thigh", "knee", "shank", "foot")
 _ARM_FRAMES = ("arm", "elbow", "forearm", "hand")
-FRAMES = (
+JOINT_FRAMES = (
     *("pelvis", "waist", "chest", "head"),
     *(f"{side}_{part}" for side in ("left", "right") for part in _LEG_FRAMES + _ARM_FRAMES),
 )
-"""Coordinate frames that ride on the joints: forward, left, up along the bone; see `frames`."""
+"""Coordinate frames fixed to the joints: forward, left, up along the bone; see `joint_frames`."""
 
-# One loft is a tube: rings from bottom to top, each (frame, along the frame's up in bone lengths,
-# radius forward, radius sideways, shift forward, material of the band above it). Metres, set by eye
-# on an adult of 1.75 m.
+# Tubes of the mesh: rings from bottom to top, each (frame, position along the frame's up axis in
+# bone lengths, radius forward, radius sideways, shift forward, material of the band above it).
+# Metres, set by eye on an adult of 1.75 m.
 _TORSO = (
     ("pelvis", -0.40, 0.001, 0.001, 0.0, "trousers"),
     ("pelvis", -0.32, 0.085, 0.125, 0.0, "trousers"),
@@ -93,23 +93,19 @@ _Corners = tuple[tuple[float, float, float], ...]
 def _patch(
     left: tuple[float, float], up: tuple[float, float], forward: tuple[float, float]
 ) -> _Corners:
-    """Corners (forward, left, along) of a patch; left and forward are (inner, outer)."""
+    """Corners (forward, left, up) of a patch from ranges; left and forward are (inner, outer)."""
     (inner, outer), (low, high), (near, far) = left, up, forward
     return (far, outer, low), (near, inner, low), (near, inner, high), (far, outer, high)
 
 
 _NOSE = ((0.104, 0.022, -0.6), (0.14, 0.0, -0.6), (0.108, 0.0, -0.38), (0.108, 0.004, -0.38))
-# Patches lie on the left and, mirrored, on the right: (frame, material, corners).
+# Patches on the left of the body, repeated mirrored on the right: (frame, material, corners).
 _PATCHES: tuple[tuple[str, str, _Corners], ...] = (
     ("head", "white", _patch((0.014, 0.046), (-0.43, -0.345), (0.105, 0.088))),
     ("head", "pupil", _patch((0.020, 0.038), (-0.425, -0.345), (0.105, 0.095))),
     ("head", "brow", _patch((0.010, 0.052), (-0.315, -0.275), (0.109, 0.088))),
     ("head", "lips", _patch((0.0, 0.030), (-0.73, -0.68), (0.103, 0.097))),
-    (
-        "head",
-        "nose",
-        _NOSE,
-    ),
+    ("head", "nose", _NOSE),
     ("chest", "button", _patch((0.0, 0.011), (-0.665, -0.575), (0.128, 0.128))),
     ("chest", "button", _patch((0.0, 0.011), (-0.465, -0.375), (0.128, 0.128))),
     ("chest", "button", _patch((0.0, 0.011), (-0.265, -0.175), (0.128, 0.128))),
@@ -119,17 +115,17 @@ _PATCHES: tuple[tuple[str, str, _Corners], ...] = (
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """Vertices in the frames that carry them, and faces of four corners.
+    """Vertices in the coordinate frames of the joints, and faces of four corners.
 
     Args:
-        frame: Which of `FRAMES` carries a vertex, (V,).
-        local: Metres forward and left, bone lengths up, (V, 3).
-        faces: Corners, counter-clockwise seen from outside, (F, 4).
-        material: Index into `MATERIALS`, (F,).
-        row: Band and column of a face on its tube, for patterns, (F,) each; column 0 looks forward.
-        column: See `row`.
-        nearer: Metres by which a face is drawn nearer than it is (patches lie on the skin), (F,).
-        cloth: Whether a face is part of the trunk, (F,).
+        frame: Index into `JOINT_FRAMES` of the frame that a vertex moves with, (V,).
+        local: Position of a vertex in its frame: metres forward and left, bone lengths up, (V, 3).
+        faces: Indices of a face's corners, counter-clockwise seen from outside, (F, 4).
+        material: Index into `MATERIALS` of a face, (F,).
+        row: Band of a face on its tube, for stripes, (F,).
+        column: Column of a face on its tube, for stripes, (F,); column 0 is in front.
+        depth_bias: Metres by which a face is sorted nearer to the camera than it is, (F,); patches
+            lie on the skin and are drawn after it.
     """
 
     frame: NDArray[np.int64]
@@ -138,19 +134,22 @@ class Mesh:
     material: NDArray[np.int64]
     row: NDArray[np.int64]
     column: NDArray[np.int64]
-    nearer: Array
+    depth_bias: Array
 
 
-def _face_material(loft: str, band: int, column: int, columns: int, named: str) -> str:
-    """What a face is made of: fronts and backs differ here and nowhere else."""
-    off = min(column, columns - column) / columns  # 0 forward, 0.5 backward
-    if loft == "torso" and named == "shirt":
-        return "panel" if off < 0.05 else ("shirt" if off <= 0.26 else "back")
-    if loft == "head" and named == "skin" and off > (0.22, 0.42, 0.32, 0.28, 0.24)[band]:
-        return "hair" if band > 1 else "skin"
-    if loft == "foot" and off < 0.1:
+def _face_material(tube: str, band: int, column: int, columns: int, material: str) -> str:
+    """Material of a face: that of its band, except where the front differs from the back."""
+    from_front = min(column, columns - column) / columns  # 0 is the front, 0.5 the back
+    if tube == "torso" and material == "shirt":
+        if from_front < 0.05:
+            return "panel"
+        return "shirt" if from_front <= 0.26 else "back"
+    if tube == "head" and material == "skin" and band > 1:
+        hairline = {2: 0.32, 3: 0.28, 4: 0.24}[band]
+        return "hair" if from_front > hairline else "skin"
+    if tube == "foot" and from_front < 0.1:
         return "sole"
-    return named
+    return material
 
 
 @functools.cache
@@ -159,120 +158,121 @@ def make_mesh() -> Mesh:
     frame: list[int] = []
     local: list[tuple[float, float, float]] = []
     faces: list[tuple[int, int, int, int]] = []
-    marks: list[tuple[int, int, int, float]] = []
-    lofts = [("torso", "", _TORSO, 12), ("head", "", _HEAD, 10)]
+    attributes: list[tuple[int, int, int, float]] = []  # material, row, column, depth bias
+    tubes = [("torso", "", _TORSO, 12), ("head", "", _HEAD, 10)]
     for side in ("left_", "right_"):
-        lofts += [("arm", side, _ARM, 6), ("leg", side, _LEG, 6), ("foot", side, _FOOT, 6)]
-    for name, side, rings, columns in lofts:
-        for band, (at, along, forward, sideways, shift, named) in enumerate(rings):
+        tubes += [("arm", side, _ARM, 6), ("leg", side, _LEG, 6), ("foot", side, _FOOT, 6)]
+    for tube, side, rings, columns in tubes:
+        for band, (part, up, forward, sideways, shift, band_material) in enumerate(rings):
             first = len(local)
             for column in range(columns):
                 angle = 2 * np.pi * (column - 0.5) / columns
-                frame.append(FRAMES.index(side + at))
-                local.append((shift + forward * np.cos(angle), sideways * np.sin(angle), along))
+                frame.append(JOINT_FRAMES.index(side + part))
+                local.append((shift + forward * np.cos(angle), sideways * np.sin(angle), up))
                 if band + 1 < len(rings):
                     here, beside = first + column, first + (column + 1) % columns
                     faces.append((here, beside, beside + columns, here + columns))
-                    kind = _face_material(name, band, column, columns, named)
-                    marks.append((MATERIALS.index(kind), band, column, 0.0))
-    for at, kind, corners in _PATCHES:
+                    material = _face_material(tube, band, column, columns, band_material)
+                    attributes.append((MATERIALS.index(material), band, column, 0.0))
+    for part, material, corners in _PATCHES:
         for mirror in (1, -1):
             first = len(local)
-            frame += [FRAMES.index(at)] * 4
-            local += [(f, mirror * left, up) for f, left, up in corners]
+            frame += [JOINT_FRAMES.index(part)] * 4
+            local += [(forward, mirror * left, up) for forward, left, up in corners]
             # left to right and bottom to top, seen from outside
             ring = (first + 1, first, first + 3, first + 2)
             faces.append(ring if mirror == 1 else ring[::-1])
-            marks.append((MATERIALS.index(kind), 0, 0, 0.05))
-    material, row, column_of, nearer = zip(*marks, strict=True)
+            attributes.append((MATERIALS.index(material), 0, 0, 0.05))
+    materials, rows, column_of, depth_bias = zip(*attributes, strict=True)
     return Mesh(
         np.array(frame), np.array(local), np.array(faces),
-        np.array(material), np.array(row), np.array(column_of), np.array(nearer),
+        np.array(materials), np.array(rows), np.array(column_of), np.array(depth_bias),
     )  # fmt: skip
 
 
 def normalise_vectors(vectors: Array) -> Array:
-    """Vectors (..., 3) at length 1; zero stays zero."""
+    """Vectors (..., 3) scaled to length 1; zero vectors stay zero."""
     return vectors / np.maximum(np.sqrt((vectors * vectors).sum(-1, keepdims=True)), 1e-9)
 
 
 def cross(a: Array, b: Array) -> Array:
-    """Cross product, (..., 3); several times faster than NumPy's on few vectors."""
+    """Cross product, (..., 3); several times faster than NumPy's for few vectors."""
     return a[..., [1, 2, 0]] * b[..., [2, 0, 1]] - a[..., [2, 0, 1]] * b[..., [1, 2, 0]]
 
 
-_CHAINS = (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))
-_LIMBS = np.array(
+_LIMB_JOINTS = (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))
+_LIMB_INDICES = np.array(
     [
         [H36M17.index(f"{side}_{name}") for name in chain]
         for side in ("left", "right")
-        for chain in _CHAINS
+        for chain in _LIMB_JOINTS
     ]
 )
 
 
-def frames(joints: Array) -> tuple[Array, Array, Array]:
-    """Frames that ride on the joints of one person.
+def joint_frames(joints: Array) -> tuple[Array, Array, Array]:
+    """Coordinate frames fixed to the joints of one person.
 
-    Facing comes from hips, shoulders, nose and the planes in which knees and elbows bend; toes are
-    where the knee's plane and the floor point.
+    The direction that a part faces comes from hips, shoulders, nose and the planes in which knees
+    and elbows bend; the toes point along the plane of the knee and nearly along the floor.
 
     Args:
         joints: H36M17, world metres, z up, (17, 3).
 
     Returns:
-        Origins (K, 3), axes forward, left, up (K, 3, 3) and bone lengths (K,) of `FRAMES`.
+        Origins (K, 3), axes forward, left, up (K, 3, 3) and bone lengths (K,) of `JOINT_FRAMES`.
     """
-    limbs = joints[_LIMBS]
+    limbs = joints[_LIMB_INDICES]
     bones = limbs[:, :2] - limbs[:, 1:]
     along = normalise_vectors(bones)
     trunk = joints[[4, 11]] - joints[[1, 14]]
-    left = cross(along[:, 0], along[:, 1]) * _BENDS
-    left = left + np.tile(normalise_vectors(trunk) * [[0.25], [0.15]], (2, 1))
-    up, lefts = np.empty((20, 3)), np.empty((20, 3))
+    limb_left = cross(along[:, 0], along[:, 1]) * _BEND_SIGNS
+    limb_left = limb_left + np.tile(normalise_vectors(trunk) * [[0.25], [0.15]], (2, 1))
+    up, left = np.empty((20, 3)), np.empty((20, 3))
     up[:4] = joints[[7, 8, 8, 10]] - joints[[0, 0, 7, 8]]
-    lefts[:3] = trunk[0], trunk[0] + trunk[1], trunk[1]
-    lefts[3] = cross(up[3], joints[9] - joints[8]) / 0.21 + 0.008 * normalise_vectors(trunk[1])
-    # the foot stands across the shank, and lies flatter than that on the floor
-    toes = cross(normalise_vectors(left[::2]), along[::2, 1])
+    left[:3] = trunk[0], trunk[0] + trunk[1], trunk[1]
+    left[3] = cross(up[3], joints[9] - joints[8]) / 0.21 + 0.008 * normalise_vectors(trunk[1])
+    # the foot is at right angles to the shank, then turned towards the floor
+    toes = cross(normalise_vectors(limb_left[::2]), along[::2, 1])
     toes[:, 2] *= 0.4
-    up[4:].reshape(4, 4, 3)[:] = bones[:, [0, 0, 1, 1]]
-    up[4:].reshape(4, 4, 3)[:, 1] = along.sum(axis=1)
-    up[4:].reshape(4, 4, 3)[::2, 3] = toes
-    lefts[4:].reshape(4, 4, 3)[:] = left[:, None]
+    limb_up = up[4:].reshape(4, 4, 3)  # a view: limb, frame of the limb, coordinate
+    limb_up[:] = bones[:, [0, 0, 1, 1]]
+    limb_up[:, 1] = along.sum(axis=1)
+    limb_up[::2, 3] = toes
+    left[4:].reshape(4, 4, 3)[:] = limb_left[:, None]
     origins = np.concatenate([joints[[0, 7, 8, 10]], limbs[:, [0, 1, 1, 2]].reshape(16, 3)])
     lengths = np.sqrt((up * up).sum(-1))
-    lengths[_METRES] = 1.0
+    lengths[_FOOT_FRAMES] = 1.0
     up = normalise_vectors(up)
     axes = np.empty((20, 3, 3))
-    axes[:, 0] = normalise_vectors(cross(lefts, up))
+    axes[:, 0] = normalise_vectors(cross(left, up))
     axes[:, 1] = cross(up, axes[:, 0])
     axes[:, 2] = up
     return origins, axes, lengths
 
 
-_BENDS = np.array([[1.0], [-1.0], [1.0], [-1.0]])
-_METRES = [FRAMES.index(f"{side}_foot") for side in ("left", "right")]
+_BEND_SIGNS = np.array([[1.0], [-1.0], [1.0], [-1.0]])
+_FOOT_FRAMES = [JOINT_FRAMES.index(f"{side}_foot") for side in ("left", "right")]
 
 
 def pose_mesh(joints: Array, build: float) -> Array:
-    """Vertices of the mesh on a person's joints.
+    """Vertices of the mesh, placed on a person's joints.
 
     Args:
         joints: H36M17, world metres, (17, 3).
-        build: How stout: 1 is average.
+        build: Factor on the width of the body; 1 is average.
 
     Returns:
         World metres, (V, 3).
     """
     body = make_mesh()
-    origins, axes, lengths = frames(joints)
+    origins, axes, lengths = joint_frames(joints)
     local = body.local * np.array([build, build, 1.0])
     local[:, 2] *= lengths[body.frame]
     return origins[body.frame] + np.einsum("vi,vij->vj", local, axes[body.frame])
 
 
-SKINS = np.array(
+SKIN_COLOURS = np.array(
     [
         (244, 210, 186),
         (236, 192, 160),
@@ -282,26 +282,29 @@ SKINS = np.array(
         (106, 70, 50),
     ]
 )
-HAIRS = np.array(
+HAIR_COLOURS = np.array(
     [(28, 22, 20), (74, 48, 32), (120, 78, 40), (190, 150, 80), (120, 120, 122), (140, 60, 30)]
 )
 
 
 @functools.lru_cache(maxsize=64)
-def draw_clothes(key: int) -> tuple[Array, float]:
-    """What somebody looks like: colours of the mesh's faces, RGB 0-255, (F, 3), and build.
+def sample_appearance(seed: int) -> tuple[Array, float]:
+    """Random looks of a person: colours of the mesh's faces, RGB 0-255, (F, 3), and build.
 
-    Clothes are the same on the left and on the right: only the body's front tells them apart.
+    Clothes are equal on the left and on the right, so that an image shows the sides of a body only
+    by its front.
     """
-    draw = rng.uniform(key, "wardrobe", lanes=40)
+    draw = rng.uniform(seed, "wardrobe", lanes=40)
     body = make_mesh()
-    tone = int(draw[0] * len(SKINS))
-    skin = SKINS[tone] * (0.92 + 0.16 * draw[1])
-    # dark skin goes with dark hair, so that a face never looks like the back of a head
-    hair = HAIRS[int(draw[2] * (len(HAIRS) if tone < 3 else 2))] * (0.8 + 0.4 * draw[3])
+    skin_tone = int(draw[0] * len(SKIN_COLOURS))
+    skin = SKIN_COLOURS[skin_tone] * (0.92 + 0.16 * draw[1])
+    # dark skin has dark hair, so that a face never looks like the back of a head
+    hair_colours = HAIR_COLOURS if skin_tone < 3 else HAIR_COLOURS[:2]
+    hair = hair_colours[int(draw[2] * len(hair_colours))] * (0.8 + 0.4 * draw[3])
     grey = 20 + 225 * draw[4:25].reshape(7, 3).mean(axis=1, keepdims=True)
-    colours = grey + (0.25 + 0.75 * draw[25]) * (20 + 225 * draw[4:25].reshape(7, 3) - grey)
-    shirt, inner, back, trousers, shoe, logo, second = colours
+    saturation = 0.25 + 0.75 * draw[25]
+    colours = grey + saturation * (20 + 225 * draw[4:25].reshape(7, 3) - grey)
+    shirt, undershirt, back, trousers, shoe, logo, stripe = colours
     long_sleeves = draw[31] < 0.55
     palette = {
         "skin": skin,
@@ -313,11 +316,11 @@ def draw_clothes(key: int) -> tuple[Array, float]:
         "lips": 0.6 * skin + np.array([60.0, 0, 10]),
         "shirt": shirt,
         "sleeve": shirt,
-        "panel": inner if draw[26] < 0.5 else shirt,
+        "panel": undershirt if draw[26] < 0.5 else shirt,
         "back": back if draw[27] < 0.25 else shirt * 0.94,
         "logo": logo if draw[28] < 0.6 else shirt,
         "button": logo if draw[29] < 0.7 else shirt,
-        "collar": inner if draw[30] < 0.5 else shirt,
+        "collar": undershirt if draw[30] < 0.5 else shirt,
         "cuff": shirt if long_sleeves else skin,
         "hem": shirt * 0.8 if long_sleeves else skin,
         "belt": 0.3 * trousers,
@@ -327,12 +330,15 @@ def draw_clothes(key: int) -> tuple[Array, float]:
         "sole": np.full(3, 235.0) * draw[33],
     }
     faces = np.stack([palette[name] for name in MATERIALS])[body.material]
-    stripes = (body.row, body.row + body.column, body.column, None, None, None)[int(6 * draw[34])]
-    if stripes is not None:
-        printed = _PATTERNED[body.material] & (stripes % 2 == 0)
-        faces[printed] = 0.35 * faces[printed] + 0.65 * second
+    # rings, diagonals or lengthwise stripes; half of the people have none
+    patterns = (body.row, body.row + body.column, body.column, None, None, None)
+    pattern = patterns[int(6 * draw[34])]
+    if pattern is not None:
+        striped = _CAN_BE_STRIPED[body.material] & (pattern % 2 == 0)
+        faces[striped] = 0.35 * faces[striped] + 0.65 * stripe
     faces.setflags(write=False)
-    return faces, 0.88 + 0.3 * float(draw[35])
+    build = 0.88 + 0.3 * float(draw[35])
+    return faces, build
 
 
-_PATTERNED = np.array([name in ("shirt", "back", "sleeve") for name in MATERIALS])
+_CAN_BE_STRIPED = np.array([name in ("shirt", "back", "sleeve") for name in MATERIALS])

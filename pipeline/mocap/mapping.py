@@ -1,4 +1,4 @@
-"""Which joints of a recording become which of a skeleton: a YAML file, checked and applied."""
+"""Joint mappings from a recording to a skeleton: YAML files, checked and applied."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.mocap.bvh import BvhMotion, shorten
 from pipeline.skeleton import SKELETONS, Skeleton
 
 UNITS = {"m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001, "in": 0.0254, "ft": 0.3048}
-"""Metres in one unit."""
+"""Name of a unit -> metres."""
 SHIPPED = {
     "cmu": Path(__file__).parent / "cmu" / "mapping.yaml",
     "asf_amc": Path(__file__).parent / "mappings" / "asf_amc.yaml",
@@ -34,11 +34,13 @@ _AXES = {sign + axis: (i, -1.0 if sign == "-" else 1.0)
 
 @dataclass(frozen=True)
 class Point:
-    """One joint of the skeleton in terms of a recording.
+    """Definition of one joint of the skeleton by joints of a recording.
+
+    The names of this class and of its fields are part of `JointMapping.fingerprint`.
 
     Args:
-        sources: Joints of the recording whose mean it is.
-        offset: File units in the rotated frame of the only source, or none.
+        sources: Names of the joints of the recording whose mean it is.
+        offset: Offset in the rotated frame of the only source, file units; none by default.
     """
 
     sources: tuple[str, ...]
@@ -47,17 +49,17 @@ class Point:
 
 @dataclass(frozen=True)
 class JointMapping:
-    """How joints of a recording become joints of a skeleton.
+    """Mapping from the joints of a recording to the joints of a skeleton.
 
     Args:
-        name: Of the file it came from, for messages.
-        skeleton: The joint set that goes out.
-        points: One for each joint of the skeleton.
-        unit: Metres in one unit of the file.
-        up: Axis of the file that points up: index and sign.
-        forward: Axis of the file that becomes x of the world: index and sign.
-        drop_first: Frames that are left out at the beginning.
-        drop_last: Frames that are left out at the end.
+        name: Name of the mapping file, for error messages.
+        skeleton: Joint set of the result.
+        points: Definition of each joint of the skeleton.
+        unit: Metres in one unit of the recording.
+        up: Axis of the recording that points up: index and sign.
+        forward: Axis of the recording that becomes x of the world: index and sign.
+        drop_first: Number of frames left out at the beginning.
+        drop_last: Number of frames left out at the end.
     """
 
     name: str
@@ -71,10 +73,9 @@ class JointMapping:
 
     @property
     def axes(self) -> NDArray[np.float64]:
-        """Turns vectors of the file into vectors of the world (z up, right-handed), (3, 3).
+        """Rotation from the recording's axes to the world (z up, right-handed), (3, 3).
 
-        The world's y axis is up x forward: the left side of a person who looks along the forward
-        axis.
+        The world's y axis is up x forward, which is to the left of a person who faces forward.
         """
         up, forward = np.zeros(3), np.zeros(3)
         up[self.up[0]], forward[self.forward[0]] = self.up[1], self.forward[1]
@@ -83,16 +84,16 @@ class JointMapping:
     @property
     def fingerprint(self) -> str:
         """Digest of everything but the name."""
-        body = (self.skeleton.name, self.skeleton.joints, self.points)
-        parts = (body, self.unit, self.axes.tolist(), self.drop_first, self.drop_last)
+        joints = (self.skeleton.name, self.skeleton.joints, self.points)
+        parts = (joints, self.unit, self.axes.tolist(), self.drop_first, self.drop_last)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def __call__(self, motion: BvhMotion, name: str) -> NDArray[np.float64]:
-        """Joints of a recording by forward kinematics.
+        """Joints of a recording, by forward kinematics.
 
         Args:
             motion: The recording.
-            name: Of its file, for messages.
+            name: Name of its file, for error messages.
 
         Returns:
             World metres, (T, J, 3), float64, without the dropped frames.
@@ -100,60 +101,67 @@ class JointMapping:
         Raises:
             DataError: If the recording lacks a joint or has no frame left.
         """
-        wanted = self._wanted(motion.joints, name)
-        positions, rotations = motion.pose(wanted, self._kept(len(motion), name))
-        turned = {joint: rotations[:, i] for i, joint in enumerate(wanted)}
-        return self._place(positions, wanted, turned)
+        sources = self._source_joints(motion.joints, name)
+        positions, rotations = motion.pose(sources, self._kept_frames(len(motion), name))
+        rotation_of = {joint: rotations[:, i] for i, joint in enumerate(sources)}
+        return self._combine(positions, sources, rotation_of)
 
-    def of_positions(
+    def map_positions(
         self, positions: NDArray[np.floating], joints: Many[str], name: str
     ) -> NDArray[np.float64]:
-        """The same for joints that are already computed.
+        """Joints of a recording that has positions instead of rotations.
 
         Args:
-            positions: File units and axes, (T, N, 3).
-            joints: Their names.
-            name: Of their file, for messages.
+            positions: Positions of the recording's joints, its units and axes, (T, N, 3).
+            joints: Names of these joints.
+            name: Name of the file, for error messages.
+
+        Returns:
+            World metres, (T, J, 3), float64, without the dropped frames.
 
         Raises:
-            DataError: Also if a point is fixed to a joint: positions do not say how a joint is
-            turned.
+            DataError: If the recording lacks a joint or has no frame left, or if the mapping has an
+                offset, which needs rotations.
         """
-        wanted = self._wanted(joints, name)
+        sources = self._source_joints(joints, name)
         for target, point in zip(self.skeleton.joints, self.points, strict=True):
             if point.offset:
                 raise DataError(
                     f"{self.name}: {target} has an offset from {point.sources[0]}, but {name} "
                     "holds positions without rotations; map that joint without an offset"
                 )
-        kept = positions[self._kept(len(positions), name)].astype(np.float64)
-        return self._place(kept[:, [list(joints).index(j) for j in wanted]], wanted, {})
+        kept = positions[self._kept_frames(len(positions), name)].astype(np.float64)
+        return self._combine(kept[:, [list(joints).index(j) for j in sources]], sources, {})
 
-    def _place(
+    def _combine(
         self,
         positions: NDArray[np.float64],
-        wanted: list[str],
-        turned: Table[str, NDArray[np.float64]],
+        sources: list[str],
+        rotation_of: Table[str, NDArray[np.float64]],
     ) -> NDArray[np.float64]:
-        placed = np.empty((len(positions), len(self.points), 3))
+        """Joints of the skeleton, world metres, from positions of the source joints, (T, N, 3)."""
+        combined = np.empty((len(positions), len(self.points), 3))
         for target, point in enumerate(self.points):
-            sources = [wanted.index(source) for source in point.sources]
-            placed[:, target] = positions[:, sources].mean(axis=1)
+            indices = [sources.index(source) for source in point.sources]
+            combined[:, target] = positions[:, indices].mean(axis=1)
             if point.offset:
-                placed[:, target] += turned[point.sources[0]] @ np.array(point.offset)
-        return placed @ (self.unit * self.axes.T)
+                combined[:, target] += rotation_of[point.sources[0]] @ np.array(point.offset)
+        return combined @ (self.unit * self.axes.T)
 
-    def _wanted(self, joints: Many[str], name: str) -> list[str]:
-        wanted = list(dict.fromkeys(source for point in self.points for source in point.sources))
-        missing = [source for source in wanted if source not in joints]
+    def _source_joints(self, joints: Many[str], name: str) -> list[str]:
+        """Names of the recording's joints that the mapping uses."""
+        sources = list(dict.fromkeys(source for point in self.points for source in point.sources))
+        missing = [source for source in sources if source not in joints]
         if missing:
+            suggestion = _suggestion(missing[0], joints)
             raise DataError(
-                f"{name}: has no joint {shorten(missing[0])}{_meant(missing[0], joints)}, which "
+                f"{name}: has no joint {shorten(missing[0])}{suggestion}, which "
                 f"{self.name} names; it has {', '.join(joints[:60])}"
             )
-        return wanted
+        return sources
 
-    def _kept(self, frames: int, name: str) -> slice:
+    def _kept_frames(self, frames: int, name: str) -> slice:
+        """Range of the frames that are not dropped."""
         if frames <= self.drop_first + self.drop_last:
             raise DataError(
                 f"{name}: has {frames} frames, but {self.name} drops {self.drop_first} at the "
@@ -163,21 +171,21 @@ class JointMapping:
 
 
 def read_mapping(source: str | Path) -> JointMapping:
-    """A mapping: a shipped one, the name of a skeleton, or a file.
+    """Read a joint mapping: a shipped one, the name of a skeleton, or a file.
 
-    A skeleton's name takes its joints as they are, metres, z up. Shipped are `cmu` (the BVH
-    release), and `asf_amc` and `amass` for what `heatlift data convert` makes of those files.
+    With the name of a skeleton, recordings must have its joints, in metres with z up. Shipped are
+    `cmu` (the BVH release), and `asf_amc` and `amass` for the output of `heatlift data convert`.
 
     Args:
-        source: See above. A file is YAML with the keys
+        source: Name of a shipped mapping or of a skeleton, or a YAML file with the keys
 
-            - `skeleton`: the joint set that goes out, `H36M17` say;
+            - `skeleton`: the joint set of the result, for example `H36M17`;
             - `unit`: m, dm, cm, mm, in, ft, or metres in one unit;
-            - `up`, `forward`: an axis of the file each: x, y, z, -x, -y, -z;
-            - `drop_first`, `drop_last`: frames to leave out, 0 unless given;
+            - `up`, `forward`: one axis of the recording each: x, y, z, -x, -y, -z;
+            - `drop_first`, `drop_last`: number of frames to leave out, 0 by default;
             - `joints`: for each joint of the skeleton the name of a joint of the recording, or
               `{midpoint: [one, other, …]}`, or `{joint: name, offset: [x, y, z]}` in file units
-              along the axes of the turned joint.
+              along the axes of the rotated joint.
 
     Raises:
         DataError: If the file is not such a mapping.
@@ -187,11 +195,11 @@ def read_mapping(source: str | Path) -> JointMapping:
         skeleton = SKELETONS[str(source)]
         return JointMapping(skeleton.name, skeleton, tuple(Point((j,)) for j in skeleton.joints))
     path = Path(source)
-    return _checked(_yaml(path), str(path))
+    return _parse_mapping(_load_yaml(path), str(path))
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML without aliases and without keys that come twice."""
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML loader that accepts neither aliases nor repeated keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -208,59 +216,69 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _yaml(path: Path) -> Any:
+def _load_yaml(path: Path) -> Any:
+    """Content of a YAML file.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
     try:
         text = read_bytes(path, MAX_BYTES).decode("utf-8-sig")
-        return _Loader(text).get_single_data()
+        return _StrictLoader(text).get_single_data()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise DataError(f"{path}: line {line}: {error.problem}; mend that line") from None
     except (yaml.YAMLError, ValueError, OverflowError, LookupError, AttributeError) as error:
-        # PyYAML leaks the last two where a tag does not fit its value: !!bool x, !!timestamp x
+        # PyYAML raises the last two if a tag does not fit its value: !!bool x, !!timestamp x
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{path}: is no YAML ({reason}); write it as docs/mocap.md shows") from None
     except RecursionError:
         raise DataError(f"{path}: is nested too deep; write it as docs/mocap.md shows") from None
 
 
-def _checked(table: Any, name: str) -> JointMapping:
+def _parse_mapping(table: Any, name: str) -> JointMapping:
+    """The mapping that the content of a YAML file defines."""
     if not isinstance(table, dict):
         raise DataError(f"{name}: a mapping with {', '.join(_KEYS)} is expected; see docs/mocap.md")
     for key in table:
         if key not in _KEYS:
-            raise DataError(f"{name}: unknown key {shorten(str(key))}{_meant(str(key), _KEYS)}; "
-                            f"it may have {', '.join(_KEYS)}")  # fmt: skip
+            raise DataError(
+                f"{name}: unknown key {shorten(str(key))}{_suggestion(str(key), _KEYS)}; "
+                f"it may have {', '.join(_KEYS)}"
+            )
     for key in ("skeleton", "unit", "up", "forward", "joints"):
         if key not in table:
             raise DataError(f"{name}: has no key {key}; see docs/mocap.md")
-    called = str(table["skeleton"])
-    if called not in SKELETONS:
-        raise DataError(f"{name}: skeleton: {shorten(called)} is none of {', '.join(SKELETONS)}")
-    up, forward = _axis(table["up"], f"{name}: up"), _axis(table["forward"], f"{name}: forward")
+    skeleton = str(table["skeleton"])
+    if skeleton not in SKELETONS:
+        raise DataError(f"{name}: skeleton: {shorten(skeleton)} is none of {', '.join(SKELETONS)}")
+    up = _parse_axis(table["up"], f"{name}: up")
+    forward = _parse_axis(table["forward"], f"{name}: forward")
     if up[0] == forward[0]:
         raise DataError(f"{name}: up and forward lie along the same axis; name two different ones")
     return JointMapping(
         name,
-        SKELETONS[called],
-        _points(table["joints"], SKELETONS[called], name),
-        _unit(table["unit"], f"{name}: unit"),
+        SKELETONS[skeleton],
+        _parse_points(table["joints"], SKELETONS[skeleton], name),
+        _parse_unit(table["unit"], f"{name}: unit"),
         up,
         forward,
-        _frames(table.get("drop_first", 0), f"{name}: drop_first"),
-        _frames(table.get("drop_last", 0), f"{name}: drop_last"),
+        _parse_frame_count(table.get("drop_first", 0), f"{name}: drop_first"),
+        _parse_frame_count(table.get("drop_last", 0), f"{name}: drop_last"),
     )
 
 
-def _points(table: Any, skeleton: Skeleton, name: str) -> tuple[Point, ...]:
+def _parse_points(table: Any, skeleton: Skeleton, name: str) -> tuple[Point, ...]:
+    """Definitions of all joints of a skeleton from the table `joints`."""
     if not isinstance(table, dict):
         raise DataError(f"{name}: joints: one line for each joint of {skeleton.name} is expected")
     for key in table:
         if key not in skeleton.joints:
             raise DataError(
                 f"{name}: joints: {skeleton.name} has no {shorten(str(key))}"
-                f"{_meant(str(key), skeleton.joints)}; see pipeline/skeleton.py"
+                f"{_suggestion(str(key), skeleton.joints)}; see pipeline/skeleton.py"
             )
     missing = [joint for joint in skeleton.joints if joint not in table]
     if missing:
@@ -268,10 +286,13 @@ def _points(table: Any, skeleton: Skeleton, name: str) -> tuple[Point, ...]:
             f"{name}: joints: nothing for {', '.join(missing)}; name a source for each of the "
             f"{len(skeleton)} joints of {skeleton.name}"
         )
-    return tuple(_point(table[joint], f"{name}: joints: {joint}") for joint in skeleton.joints)
+    return tuple(
+        _parse_point(table[joint], f"{name}: joints: {joint}") for joint in skeleton.joints
+    )
 
 
-def _point(value: Any, place: str) -> Point:
+def _parse_point(value: Any, place: str) -> Point:
+    """Definition of one joint: a name, a midpoint, or a joint with an offset."""
     if isinstance(value, str) and value:
         return Point((value,))
     if isinstance(value, dict) and set(value) == {"midpoint"}:
@@ -295,7 +316,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
 
 
-def _unit(value: Any, place: str) -> float:
+def _parse_unit(value: Any, place: str) -> float:
+    """Metres in one unit."""
     if isinstance(value, str) and value in UNITS:
         return UNITS[value]
     if _is_number(value) and 1e-6 <= value <= 1e3:
@@ -305,19 +327,21 @@ def _unit(value: Any, place: str) -> float:
     )
 
 
-def _axis(value: Any, place: str) -> tuple[int, float]:
+def _parse_axis(value: Any, place: str) -> tuple[int, float]:
+    """Index and sign of an axis."""
     found = _AXES.get(value.lower()) if isinstance(value, str) else None
     if found is None:
         raise DataError(f"{place}: expected x, y, z, -x, -y or -z, found {shorten(str(value))}")
     return found
 
 
-def _frames(value: Any, place: str) -> int:
+def _parse_frame_count(value: Any, place: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 10**6:
         raise DataError(f"{place}: expected a number of frames, found {shorten(str(value))}")
     return value
 
 
-def _meant(word: str, words: Many[str]) -> str:
+def _suggestion(word: str, words: Many[str]) -> str:
+    """The end of a message that suggests the closest of some words, or nothing."""
     close = difflib.get_close_matches(word, words, 1)
     return f" (did you mean {close[0]}?)" if close else ""

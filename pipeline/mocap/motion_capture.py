@@ -28,51 +28,48 @@ from pipeline.mocap.preparation import (
 )
 from pipeline.mocap.recordings import (
     Recording,
-    check_digests,
     choose_recordings,
     cmu_digests,
+    file_digests,
     read_splits,
 )
 from pipeline.skeleton import H36M17, Skeleton, conversion
 from pipeline.sources import Images, Sequence, Split
 
 VERSION = 1
-"""Of the conversion below: a new one makes every cached set be built again."""
-
+"""Version of the conversion; a new version makes every cached set be converted again."""
 
 _STEM = "mocap"
 
-
-_ROOMS: dict[str, tuple[str, ...]] = {
+_HUMAN36M_SUBJECTS: dict[str, tuple[str, ...]] = {
     "train": ("S1", "S5", "S6", "S7", "S8"),
     "val": ("S1", "S5", "S6", "S7", "S8"),
     "test": ("S9", "S11"),
 }
 
-
 _log = logging.getLogger(__name__)
 
 
 class Mocap:
-    """Motion capture files as sequences: a `MotionSource`.
+    """Motion capture recordings as sequences, a `MotionSource`.
 
-    Each recording becomes four sequences that share their joints: the benchmark of docs/mocap.md
-    with the defaults. `action` is the kind of motion, `group` tells in val and test whether the
-    kind occurs in training ("seen", "unseen"), `valid` is false in the bad stretches.
+    Each recording becomes four sequences, one per camera, with the same joints. The defaults give
+    the benchmark of docs/mocap.md. `action` is the kind of motion; in val and test, `group` is
+    "seen" if the kind occurs in training and "unseen" if not; `valid` is false for bad frames.
 
     Args:
         root: Folder with the recordings at any depth (.bvh, .bvh.gz, or .npz with positions), or a
-            converted set as the cache holds them; `$HEATLIFT_DATA/mocap` unless given.
-        mapping: `cmu`, the name of a skeleton, or a YAML file; see `read_mapping`.
-        splits: `cmu`, or a CSV file; see `read_splits`. With `cmu` the recordings must have the
-            digests of the release.
-        cameras: `virtual` stands four like Human3.6M's around each recording; `human36m` centres
-            it in the room of a Human3.6M subject and takes that subject's four.
-        fps: Frames per second that come out, Hz.
-        seed: Of bodies and cameras.
-        own_bodies: Whether each subject gets its own bone lengths; else all have those of the
-            files.
-        images: Whether sequences can be seen: a renderer draws them.
+            converted set from the cache; `$HEATLIFT_DATA/mocap` by default.
+        mapping: Joint mapping: `cmu`, the name of a skeleton, or a YAML file; see `read_mapping`.
+        splits: Table of splits: `cmu`, or a CSV file; see `read_splits`. With `cmu` the recordings
+            must have the digests of the release.
+        cameras: Placement of the four cameras: `virtual` puts cameras like Human3.6M's around each
+            recording; `human36m` centres the recording in the capture volume of a Human3.6M subject
+            and uses that subject's cameras.
+        fps: Frame rate of the sequences, Hz; recordings are resampled to it.
+        seed: Seed of bodies and cameras.
+        own_bodies: Whether each subject gets its own bone lengths, instead of those in the files.
+        images: Whether sequences have rendered images.
     """
 
     def __init__(
@@ -97,11 +94,11 @@ class Mocap:
 
     @functools.cached_property
     def skeleton(self) -> Skeleton:
-        """The joint set that the mapping makes."""
+        """The joint set that recordings are mapped to."""
         return self._mapping.skeleton
 
     def describe(self) -> str:
-        """One line for the first lines of a run: what this is, and from where."""
+        """Summary of the source in one line, for the log of a run."""
         bodies = "own bodies" if self.own_bodies else "the files' body"
         return (
             f"motion capture from {self.folder}: splits {self.splits}, mapping {self.mapping}, "
@@ -110,10 +107,10 @@ class Mocap:
 
     @property
     def folder(self) -> Path:
-        """Where the recordings are.
+        """Folder of the recordings.
 
         Raises:
-            DataError: If no folder is named.
+            DataError: If neither `root` nor $HEATLIFT_DATA is set.
         """
         if self.root is not None:
             return Path(self.root).expanduser()
@@ -125,36 +122,40 @@ class Mocap:
         )
 
     def recordings(self, split: Split) -> list[Recording]:
-        """What the table of splits says about each recording of a split, in its order."""
+        """The recordings of a split, in the order of the table of splits."""
         return [recording for recording in self._splits if recording.split == split]
 
     def sequences(self, split: Split) -> list[Sequence]:
-        """All sequences of a split: for each recording one per camera, next to each other.
+        """All sequences of a split: each recording once per camera, in the order of the cameras.
 
         Raises:
-            DataError: If recordings are missing, damaged or not what they claim to be.
+            DataError: If recordings are missing, damaged or not the released ones.
         """
-        rooms = self.rooms(split)
-        return [
-            Sequence(
-                name=f"{recording.name}.{k}",
-                subject=recording.subject,
-                action=recording.kind,
-                camera=camera,
-                fps=self.fps,
-                skeleton=self.skeleton,
-                joints3d=joints3d,
-                images=self._images(recording, k, joints3d, camera) if self.images else None,
-                valid=valid,
-                group=recording.group if split != "train" else "",
-            )
-            for recording in self.recordings(split)
-            for joints3d, valid in [self._moving(recording)]
-            for k, camera in enumerate(self._around(recording, joints3d, valid, rooms))
-        ]
+        subjects = self.human36m_subjects(split)
+        sequences = []
+        for recording in self.recordings(split):
+            joints3d, valid = self._world_joints(recording)
+            cameras = self._place_cameras(recording, joints3d, valid, subjects)
+            for k, camera in enumerate(cameras):
+                images = self._render(recording, k, joints3d, camera) if self.images else None
+                sequences.append(
+                    Sequence(
+                        name=f"{recording.name}.{k}",
+                        subject=recording.subject,
+                        action=recording.kind,
+                        camera=camera,
+                        fps=self.fps,
+                        skeleton=self.skeleton,
+                        joints3d=joints3d,
+                        images=images,
+                        valid=valid,
+                        group=recording.group if split != "train" else "",
+                    )
+                )
+        return sequences
 
     def summary(self) -> list[dict[str, str | int]]:
-        """What each split holds, one row for each: for `heatlift data ls`."""
+        """Counts of each split, one row per split, for `heatlift data ls`."""
         rows: list[dict[str, str | int]] = []
         splits: tuple[Split, ...] = ("train", "val", "test")
         for split in splits:
@@ -174,111 +175,141 @@ class Mocap:
             )
         return rows
 
-    def _moving(self, recording: Recording) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
-        """Joints in the world, (T, J, 3), and which frames are good."""
+    def _world_joints(
+        self, recording: Recording
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+        """Joints of a recording, world metres, (T, J, 3), and its good frames, (T,); none for all.
+
+        Raises:
+            DataError: If no frame is good.
+        """
         joints, rate = self._converted[recording.name]
         valid = good_frames(len(joints), self.fps, rate, self._mapping.drop_first, recording.bad)
         if not valid.any():
             raise DataError(f"{self.folder}: {recording.name} has no good frame; exclude it")
-        moving = joints.astype(np.float64)
+        joints3d = joints.astype(np.float64)
         floor = recording.floor
-        moving[..., 2] -= floor_height(moving, self.skeleton) if floor is None else floor
+        joints3d[..., 2] -= floor_height(joints3d, self.skeleton) if floor is None else floor
         if self.own_bodies:
-            moving = apply_bone_lengths(
-                moving, self.skeleton, draw_bone_lengths(self.seed, recording.subject)
+            joints3d = apply_bone_lengths(
+                joints3d, self.skeleton, draw_bone_lengths(self.seed, recording.subject)
             )
         if self.cameras == "human36m":
-            path = moving[valid, self.skeleton.root, :2]
-            moving[..., :2] -= (path.min(axis=0) + path.max(axis=0)) / 2
-        return moving.astype(np.float32), None if valid.all() else valid
+            path = joints3d[valid, self.skeleton.root, :2]
+            joints3d[..., :2] -= (path.min(axis=0) + path.max(axis=0)) / 2
+        return joints3d.astype(np.float32), None if valid.all() else valid
 
-    def _around(
+    def _place_cameras(
         self,
         recording: Recording,
         joints3d: NDArray[np.float32],
         valid: NDArray[np.bool_] | None,
-        rooms: dict[str, str],
+        subjects: dict[str, str],
     ) -> list[Camera]:
+        """The four cameras of a recording; `subjects` as `human36m_subjects` returns it."""
         if self.cameras == "human36m":
-            return human36m_cameras()[rooms[recording.subject]]
-        body = joints3d
-        if self.skeleton is not H36M17:
-            body = conversion(self.skeleton, H36M17, allow_missing=True).joints(joints3d)
-            top = np.take_along_axis(joints3d, joints3d[..., 2:].argmax(axis=1, keepdims=True), 1)
-            body = np.where(np.isnan(body), top, body)
+            return human36m_cameras()[subjects[recording.subject]]
+        body = _as_h36m17(joints3d, self.skeleton)
         return ring_of_cameras(f"{self.seed}:{recording.name}", joints3d=body, valid=valid)
 
-    def rooms(self, split: Split) -> dict[str, str]:
-        """Human3.6M subject in whose room each subject of a split moves; see `capture_rooms`."""
-        return capture_rooms(
+    def human36m_subjects(self, split: Split) -> dict[str, str]:
+        """Human3.6M subject for each subject of a split; see `assign_human36m_subjects`."""
+        return assign_human36m_subjects(
             self.recordings(split), {n: len(j) for n, (j, _) in self._converted.items()}
         )
 
     @functools.cached_property
     def _mapping(self) -> JointMapping:
+        """The joint mapping, read once."""
         return read_mapping(self.mapping)
 
     @functools.cached_property
     def _splits(self) -> list[Recording]:
+        """The table of splits, read once."""
         return read_splits(self.splits)
 
     @functools.cached_property
     def _converted(self) -> dict[str, tuple[NDArray[np.float32], float]]:
-        """Joints of each recording after mapping and resampling, and what its file said."""
+        """Joints of each recording, mapped and resampled, and the frame rate of its file, Hz."""
         wanted = [recording for recording in self._splits if recording.split != "exclude"]
         if (self.folder / "manifest.json").is_file():
-            found = unpack_recording(entry_rows(self.folder), self._mapping, self.fps)
-            lacking = [recording.name for recording in wanted if recording.name not in found]
-            if lacking:
-                raise DataError(f"{self.folder}: lacks {lacking[0]}; convert the recordings again")
-            return found
+            converted = unpack_recordings(read_converted_set(self.folder), self._mapping, self.fps)
+            missing = [recording.name for recording in wanted if recording.name not in converted]
+            if missing:
+                raise DataError(f"{self.folder}: lacks {missing[0]}; convert the recordings again")
+            return converted
         files = choose_recordings(wanted, self.folder)
-        digest = check_digests(files)
+        digests = file_digests(files)
         if self.splits == "cmu":
-            released = cmu_digests()
-            for file, mark in zip(files, digest, strict=True):
-                if released.get(file.name) != mark:
-                    raise DataError(
-                        f"{file}: is not the released recording (its digest differs); "
-                        "fetch it again, see `heatlift data get cmu`"
-                    )
+            _check_released(files, digests)
         names = [recording.name for recording in wanted]
-        entry = prepare_recording(names, files, digest, self._mapping, self.fps)
-        return unpack_recording(entry, self._mapping, self.fps)
+        entry = convert_recordings(names, files, digests, self._mapping, self.fps)
+        return unpack_recordings(entry, self._mapping, self.fps)
 
-    def _images(
+    def _render(
         self, recording: Recording, k: int, joints3d: NDArray[np.float32], camera: Camera
     ) -> Images:
+        """Rendered images of a recording from its camera number `k`.
+
+        Raises:
+            UsageError: If the joints are of another set than H36M17.
+        """
         from pipeline.mocap.render import RenderedSequence
 
         if self.skeleton is not H36M17:
             raise UsageError(
-                f"mocap: the renderer draws H36M17, the mapping makes {self.skeleton.name}; "
+                f"mocap: the renderer needs H36M17, the mapping makes {self.skeleton.name}; "
                 "set images: false"
             )
-        look = rng.derive_seed(f"{self.seed}:{recording.name}", "look")
-        scene = rng.derive_seed(f"{self.seed}:{recording.name}", "scene", k)
-        return RenderedSequence(joints3d, camera, look=look, scene=scene)
+        appearance_seed = rng.derive_seed(f"{self.seed}:{recording.name}", "look")
+        background_seed = rng.derive_seed(f"{self.seed}:{recording.name}", "scene", k)
+        return RenderedSequence(
+            joints3d, camera, appearance_seed=appearance_seed, background_seed=background_seed
+        )
 
 
-def prepare_recording(
-    names: Many[str], files: Many[Path], digest: Many[str], mapping: JointMapping, fps: float
-) -> entries.Entry:
-    """Map and resample recordings, once: what comes out is kept in the cache.
+def _as_h36m17(joints3d: NDArray[np.float32], skeleton: Skeleton) -> NDArray[np.float32]:
+    """Joints (T, J, 3) as H36M17; the highest joint replaces those that the skeleton lacks."""
+    if skeleton is H36M17:
+        return joints3d
+    converted = conversion(skeleton, H36M17, allow_missing=True).joints(joints3d)
+    highest = np.take_along_axis(joints3d, joints3d[..., 2:].argmax(axis=1, keepdims=True), 1)
+    return np.where(np.isnan(converted), highest, converted)
 
-    Args:
-        names: Of the recordings.
-        files: One for each.
-        digest: SHA-256 of each file.
-        mapping: Which joints become which.
-        fps: Frames per second that come out, Hz.
 
-    Returns:
-        Entry of the cache with `joints`, world metres, (all frames, J, 3), float32. Its folder is
-        itself a root of `Mocap`, and can be carried to where the recordings are not.
+def _check_released(files: Many[Path], digests: Many[str]) -> None:
+    """Compare digests of files with those of the CMU release.
 
     Raises:
-        DataError: If a file is not read whole.
+        DataError: If a file is not the released one.
+    """
+    released = cmu_digests()
+    for file, digest in zip(files, digests, strict=True):
+        if released.get(file.name) != digest:
+            raise DataError(
+                f"{file}: is not the released recording (its digest differs); "
+                "fetch it again, see `heatlift data get cmu`"
+            )
+
+
+def convert_recordings(
+    names: Many[str], files: Many[Path], digests: Many[str], mapping: JointMapping, fps: float
+) -> entries.Entry:
+    """Map and resample recordings; the result is stored in the cache.
+
+    Args:
+        names: Names of the recordings.
+        files: File of each recording.
+        digests: SHA-256 of each file.
+        mapping: Joint mapping from the recordings to a skeleton.
+        fps: Frame rate of the result, Hz.
+
+    Returns:
+        Cache entry with `joints`, world metres, (all frames, J, 3), float32. Its folder can be used
+        as the root of `Mocap`, also on a machine without the recordings.
+
+    Raises:
+        DataError: If a file cannot be read completely.
     """
     cache = store.default_store()
     key = {
@@ -286,11 +317,11 @@ def prepare_recording(
         "version": VERSION,
         "mapping": mapping.fingerprint,
         "fps": float(fps),
-        "recordings": [list(pair) for pair in zip(names, digest, strict=True)],
+        "recordings": [list(pair) for pair in zip(names, digests, strict=True)],
     }
     folder = cache.root / entries.CacheSpecification(_STEM, key, {}, {}).name
     if folder.exists() and not entries.describe_damage(folder):
-        return entry_rows(folder)
+        return read_converted_set(folder)
     _log.info("heatlift: converting %d recordings, once", len(files))
     pieces, rates = [], []
     for file in files:
@@ -309,27 +340,27 @@ def prepare_recording(
     )
 
 
-def entry_rows(folder: Path) -> entries.Entry:
-    """A converted set, checked whole.
+def read_converted_set(folder: Path) -> entries.Entry:
+    """Open a converted set and check all of its files.
 
     Raises:
-        DataError: If it is damaged.
+        DataError: If the set is damaged.
     """
     if damage := entries.describe_damage(folder):
         raise DataError(f"{folder}: this converted set {damage}; convert the recordings again")
     return entries.read_entry(folder)
 
 
-def unpack_recording(
+def unpack_recordings(
     entry: entries.Entry, mapping: JointMapping, fps: float
 ) -> dict[str, tuple[NDArray[np.float32], float]]:
-    """Joints of each recording of a converted set, world metres, (T, J, 3), and its rate, Hz.
+    """Joints of each recording of a converted set, world metres, (T, J, 3), and its file rate, Hz.
 
     Raises:
-        DataError: If the set was made with other settings.
+        DataError: If the set was converted with other settings, or has another content.
     """
-    key, made = entry.key, (VERSION, mapping.fingerprint, fps)
-    if (key.get("version"), key.get("mapping"), key.get("fps")) != made:
+    key, expected = entry.key, (VERSION, mapping.fingerprint, fps)
+    if (key.get("version"), key.get("mapping"), key.get("fps")) != expected:
         raise DataError(
             f"{entry.path}: was converted with another version, mapping or frame rate; "
             "convert the recordings again"
@@ -351,21 +382,28 @@ def unpack_recording(
         ) from None
 
 
-def capture_rooms(recordings: Many[Recording], frames: dict[str, int]) -> dict[str, str]:
-    """Human3.6M subject that each subject of a split becomes: the one with the least frames so far.
+def assign_human36m_subjects(recordings: Many[Recording], frames: dict[str, int]) -> dict[str, str]:
+    """Human3.6M subject whose name and cameras each subject of a split gets.
+
+    Subjects are assigned by falling number of frames, each to the Human3.6M subject with the fewest
+    frames so far.
 
     Args:
-        recordings: Of one split.
-        frames: Number of frames by name of the recording.
+        recordings: Recordings of one split.
+        frames: Number of frames of each recording, by its name.
+
+    Returns:
+        Subject of the recordings -> subject of Human3.6M.
     """
     if not recordings:
         return {}
-    held = dict.fromkeys(_ROOMS[recordings[0].split], 0)
-    own: dict[str, int] = {}
+    assigned_frames = dict.fromkeys(_HUMAN36M_SUBJECTS[recordings[0].split], 0)
+    own_frames: dict[str, int] = {}
     for recording in recordings:
-        own[recording.subject] = own.get(recording.subject, 0) + frames[recording.name]
-    rooms = {}
-    for subject, count in sorted(own.items(), key=lambda item: (-item[1], item[0])):
-        rooms[subject] = min(held, key=lambda room: held[room])
-        held[rooms[subject]] += count
-    return rooms
+        own_frames.setdefault(recording.subject, 0)
+        own_frames[recording.subject] += frames[recording.name]
+    assigned = {}
+    for subject, count in sorted(own_frames.items(), key=lambda item: (-item[1], item[0])):
+        assigned[subject] = min(assigned_frames, key=lambda name: assigned_frames[name])
+        assigned_frames[assigned[subject]] += count
+    return assigned

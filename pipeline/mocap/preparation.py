@@ -1,4 +1,4 @@
-"""Recordings made comparable: resampled, good frames found, floor at zero, own bone lengths."""
+"""Preparation of recordings: resampling, good frames, floor height, bone lengths."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ BONES = {
     "elbow": (0.265, 0.290),
     "wrist": (0.244, 0.252),
 }
-"""Lengths of the bones that end in these joints among Human3.6M-like adults, metres."""
+"""Ranges of bone lengths of adults as in Human3.6M, metres, by the joint where the bone ends."""
 
 
 def read_recording(file: Path, mapping: JointMapping) -> tuple[NDArray[np.float64], float]:
-    """Joints of one recording and its rate.
+    """Read the joints of one recording and its frame rate.
 
     Args:
-        file: BVH, or npz with `positions` (T, N, 3), `fps`, and `joints`, the N names.
-        mapping: Which joints become which.
+        file: BVH file, or npz file with `positions` (T, N, 3), `fps`, and `joints`, the N names.
+        mapping: Joint mapping from the recording to a skeleton.
 
     Returns:
-        World metres, (T, J, 3), and frames per second, Hz.
+        Joints, world metres, (T, J, 3), and frames per second, Hz.
 
     Raises:
-        DataError: If the file is not read whole or does not fit the mapping.
+        DataError: If the file cannot be read completely or does not fit the mapping.
     """
     if file.suffix != ".npz":
         motion = read_bvh(file)
         return mapping(motion, str(file)), motion.fps
     positions, fps, joints = read_positions(file)
-    return mapping.of_positions(positions, joints, str(file)), fps
+    return mapping.map_positions(positions, joints, str(file)), fps
 
 
 def read_positions(file: Path) -> tuple[NDArray[np.float64], float, list[str]]:
-    """Joints that are already computed: `positions` (T, N, 3), `fps` and `joints` of an npz file.
+    """Read `positions` (T, N, 3), `fps` and `joints` from an npz file.
 
     Raises:
-        DataError: If the file is not such a file.
+        DataError: If an array is missing or malformed.
     """
     archive = Npz(file)
     joints, fps = archive.array("joints"), archive.array("fps")
@@ -81,49 +81,51 @@ def read_positions(file: Path) -> tuple[NDArray[np.float64], float, list[str]]:
 
 
 def resample(joints: NDArray[np.float64], source: float, target: float) -> NDArray[np.float64]:
-    """Joints at times k / target, linearly between frames at times n / source.
+    """Joints at another frame rate, by linear interpolation between frames.
 
     Args:
-        joints: (T, J, 3).
-        source: Frames per second at hand, Hz.
-        target: Frames per second wanted, Hz.
+        joints: Joints at times n / source, (T, J, 3).
+        source: Frame rate of `joints`, Hz.
+        target: Frame rate of the result, Hz.
 
     Returns:
-        (floor((T - 1) * target / source) + 1, J, 3).
+        Joints at times k / target, (floor((T - 1) * target / source) + 1, J, 3).
 
     >>> resample(np.arange(7.0).reshape(7, 1, 1), 120, 50)[:, 0, 0].round(6).tolist()
     [0.0, 2.4, 4.8]
     """
-    before, share = _between(frames_at_rate(len(joints), source, target), source, target)
+    before, fraction = _source_positions(
+        frames_at_rate(len(joints), source, target), source, target
+    )
     after = np.minimum(before + 1, len(joints) - 1)
-    return joints[before] + share[:, None, None] * (joints[after] - joints[before])
+    return joints[before] + fraction[:, None, None] * (joints[after] - joints[before])
 
 
 def frames_at_rate(frames: int, source: float, target: float) -> int:
-    """Number of frames that `resample` makes of so many."""
+    """Number of frames after `resample` of a recording with `frames` frames."""
     return int((frames - 1) * target / source + 1e-6) + 1
 
 
-def _between(
+def _source_positions(
     frames: int, source: float, target: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Source frame before each target frame, and how far on towards the next one it lies."""
-    places = np.arange(frames) * (source / target)
-    before = np.floor(places + 1e-6).astype(np.int64)
-    return before, np.clip(places - before, 0.0, 1.0)
+    """Source frame before each target frame, and the fraction of the way to the next one."""
+    positions = np.arange(frames) * (source / target)
+    before = np.floor(positions + 1e-6).astype(np.int64)
+    return before, np.clip(positions - before, 0.0, 1.0)
 
 
 def good_frames(
     frames: int, fps: float, source: float, dropped: int, bad: Many[tuple[int, int]]
 ) -> NDArray[np.bool_]:
-    """Which resampled frames have no bad one nearest to them, (T,).
+    """Mask of the resampled frames whose nearest file frame is not bad, (T,).
 
     Args:
         frames: Number of resampled frames.
-        fps: Their rate, Hz.
+        fps: Rate of the resampled frames, Hz.
         source: Rate of the file, Hz.
-        dropped: File frames left out at the beginning.
-        bad: First and last bad file frame of each stretch.
+        dropped: Number of file frames left out at the beginning.
+        bad: First and last file frame of each bad range.
     """
     nearest = np.rint(np.arange(frames) * (source / fps)) + dropped
     good = np.ones(frames, bool)
@@ -133,13 +135,13 @@ def good_frames(
 
 
 def floor_height(joints3d: NDArray[np.float64], skeleton: Skeleton) -> float:
-    """Height of the floor, metres: what one ankle height in twenty lies below; 0 without ankles."""
-    feet = [i for name, i in skeleton.vocabulary.items() if name.endswith("ankle")]
-    return float(np.percentile(joints3d[:, feet, 2], 5)) if feet else 0.0
+    """Height of the floor, metres: the 5th percentile of ankle heights; 0 without ankles."""
+    ankles = [i for name, i in skeleton.vocabulary.items() if name.endswith("ankle")]
+    return float(np.percentile(joints3d[:, ankles, 2], 5)) if ankles else 0.0
 
 
 def draw_bone_lengths(seed: int, subject: str) -> dict[str, float]:
-    """Bone lengths of a subject, metres, by the joint (without its side) where the bone ends."""
+    """Random bone lengths of a subject, metres, by the joint (no side) where the bone ends."""
     draw = rng.uniform(f"{seed}:{subject}", "bones", lanes=len(BONES))
     return {
         bone: low + (high - low) * float(share)
@@ -150,33 +152,33 @@ def draw_bone_lengths(seed: int, subject: str) -> dict[str, float]:
 def apply_bone_lengths(
     joints3d: NDArray[np.float64], skeleton: Skeleton, bones: dict[str, float]
 ) -> NDArray[np.float64]:
-    """The same motion by another body.
+    """The same motion by a body with other bone lengths.
 
-    Every bone keeps its direction and gets its own length; the root's path grows as the legs do,
-    so that feet stay on the floor and steps stay steps.
+    Every bone keeps its direction. The path of the root is scaled as the legs are, so that feet
+    stay on the floor and do not slide.
 
     Args:
         joints3d: World metres, floor at z = 0, (T, J, 3).
         skeleton: H36M17.
-        bones: Lengths in metres, as `draw_bone_lengths` gives them.
+        bones: Bone lengths, metres, as `draw_bone_lengths` returns them.
 
     Raises:
-        UsageError: If the joints are of another set.
+        UsageError: If the joints are of another set than H36M17.
     """
     if skeleton is not H36M17:
         raise UsageError(
             f"own bodies are known for H36M17, the mapping makes {skeleton.name}; "
             "set own_bodies: false"
         )
-    along = joints3d[:, 1:] - joints3d[:, skeleton.parents[1:]]
-    length = np.linalg.norm(along, axis=-1)
+    directions = joints3d[:, 1:] - joints3d[:, skeleton.parents[1:]]
+    length = np.linalg.norm(directions, axis=-1)
     legs = [skeleton.index(f"{side}_{joint}") - 1 for side in ("left", "right")
             for joint in ("knee", "ankle")]  # fmt: skip
     leg = np.median(length[:, legs], axis=0).sum() / 2
-    along /= np.maximum(length, 1e-9)[..., None]
+    directions /= np.maximum(length, 1e-9)[..., None]
     moved = np.empty_like(joints3d)
     moved[:, 0] = joints3d[:, 0] * ((bones["knee"] + bones["ankle"]) / max(float(leg), 1e-9))
     for child, name in enumerate(skeleton.joints[1:], start=1):
         bone = bones[name.split("_")[-1]]
-        moved[:, child] = moved[:, skeleton.parents[child]] + bone * along[:, child - 1]
+        moved[:, child] = moved[:, skeleton.parents[child]] + bone * directions[:, child - 1]
     return moved

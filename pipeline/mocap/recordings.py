@@ -1,4 +1,4 @@
-"""The recordings of a motion capture set: splits, digests, where they come from, what lacks."""
+"""The recordings of a motion capture set: splits, digests, and checks of a folder."""
 
 from __future__ import annotations
 
@@ -18,26 +18,25 @@ from pipeline.mocap.bvh import shorten
 from pipeline.mocap.mapping import UNITS
 
 SHIPPED = Path(__file__).parent / "cmu"
-"""Facts about the CMU recordings: splits, digests, mapping, credit."""
+"""Folder with splits, digests, mapping and credit of the CMU recordings."""
 SUFFIXES = (".bvh", ".bvh.gz", ".npz")
 SPLITS = ("train", "val", "test", "exclude")
-_NEEDED = ("sequence", "subject", "split")
+_REQUIRED_COLUMNS = ("sequence", "subject", "split")
 _RANGE = re.compile(r"(\d{1,9})-(\d{1,9})\Z")
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What a table of splits says about one file.
+    """One recording in a table of splits.
 
     Args:
-        name: Of the sequence and of its file without suffix.
-        subject: Who.
-        split: train, val, test or exclude.
-        kind: What, as tables group it.
-        group: "seen" or "unseen": whether the kind occurs in training; "" where the table does not
-            say.
-        bad: First and last file frame of each stretch that is not to be trained on or scored.
-        floor: Height of the floor, metres; none where the table does not say.
+        name: Name of the recording and of its file without suffix.
+        subject: Name of the person.
+        split: Name of the split: train, val, test or exclude.
+        kind: Kind of motion, by which results are grouped.
+        group: Whether the kind occurs in training: "seen" or "unseen"; "" if unknown.
+        bad: First and last file frame of each bad range, which is neither trained on nor evaluated.
+        floor: Height of the floor, metres; none if unknown.
     """
 
     name: str
@@ -50,28 +49,27 @@ class Recording:
 
 
 def read_splits(source: str | Path) -> list[Recording]:
-    """The recordings of a table.
+    """Read a table of splits.
 
     Args:
-        source: `cmu`, or a CSV file with the columns sequence, subject and split (train, val, test
-            or exclude), and if it likes kind, kind_in_train (yes or no), floor_mm, and bad_ranges
-            (file frames from 0, ends included, as in `12-40 77-90`; the CMU table calls it
-            bad_ranges_120hz).
+        source: Name of the shipped table, `cmu`, or a CSV file. Required columns are sequence,
+            subject and split (train, val, test or exclude). Optional columns are kind,
+            kind_in_train (yes or no), floor_mm, and bad_ranges (file frames from 0, ends included,
+            as in `12-40 77-90`; bad_ranges_120hz in the CMU table).
 
     Raises:
-        DataError: If it is not such a table.
+        DataError: If the file is not such a table.
     """
     path = SHIPPED / "splits.csv" if source == "cmu" else Path(source)
     try:
         text = read_bytes(path).decode("utf-8-sig")
         table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         columns = table.fieldnames or []
-        for column in _NEEDED:
+        for column in _REQUIRED_COLUMNS:
             if column not in columns:
-                raise DataError(
-                    f"{path}: has no column {column}; its first line needs {', '.join(_NEEDED)}"
-                )
-        rows = [_recording(row, f"{path}: line {table.line_num}") for row in table]
+                needed = ", ".join(_REQUIRED_COLUMNS)
+                raise DataError(f"{path}: has no column {column}; its first line needs {needed}")
+        rows = [_parse_row(row, f"{path}: line {table.line_num}") for row in table]
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except csv.Error as error:
@@ -86,19 +84,20 @@ def read_splits(source: str | Path) -> list[Recording]:
     return rows
 
 
-def _recording(row: dict[str, str], place: str) -> Recording:
+def _parse_row(row: dict[str, str], place: str) -> Recording:
+    """The recording of one row of a table."""
     if None in row or None in row.values():
         raise DataError(f"{place}: has another number of columns than the first line; mend it")
-    for column in _NEEDED:
+    for column in _REQUIRED_COLUMNS:
         if not row[column].strip():
             raise DataError(f"{place}: {column} is empty; fill it in")
     if row["split"] not in SPLITS:
         raise DataError(
             f"{place}: split is {shorten(row['split'])}, not one of {', '.join(SPLITS)}"
         )
-    known = row.get("kind_in_train", "")
-    if known not in ("", "yes", "no"):
-        raise DataError(f"{place}: kind_in_train is {shorten(known)}, not yes or no")
+    in_train = row.get("kind_in_train", "")
+    if in_train not in ("", "yes", "no"):
+        raise DataError(f"{place}: kind_in_train is {shorten(in_train)}, not yes or no")
     bad = []
     for word in (row.get("bad_ranges") or row.get("bad_ranges_120hz") or "").split():
         found = _RANGE.match(word)
@@ -110,13 +109,14 @@ def _recording(row: dict[str, str], place: str) -> Recording:
         row["subject"],
         row["split"],
         row.get("kind", "") or row["sequence"],
-        {"yes": "seen", "no": "unseen"}.get(known, ""),
+        {"yes": "seen", "no": "unseen"}.get(in_train, ""),
         tuple(bad),
-        _metres(row.get("floor_mm", ""), place),
+        _parse_height(row.get("floor_mm", ""), place),
     )
 
 
-def _metres(text: str, place: str) -> float | None:
+def _parse_height(text: str, place: str) -> float | None:
+    """Height in metres from millimetres; none from an empty text."""
     if not text:
         return None
     try:
@@ -129,12 +129,12 @@ def _metres(text: str, place: str) -> float | None:
 
 
 def find_recordings(root: Path) -> dict[str, list[Path]]:
-    """Files with motion anywhere below a folder, by name without suffix.
+    """Motion files at any depth below a folder, by name without suffix.
 
     Links to folders are not followed.
 
     Raises:
-        DataError: If the folder is not there or holds no such file.
+        DataError: If the folder does not exist or has no such file.
     """
     if not root.is_dir():
         raise DataError(f"{root}: is no folder; see `heatlift data get cmu` for the recordings")
@@ -154,10 +154,10 @@ def find_recordings(root: Path) -> dict[str, list[Path]]:
 
 
 def choose_recordings(recordings: Iterable[Recording], root: Path) -> list[Path]:
-    """The file of each recording.
+    """The file of each recording below a folder.
 
     Raises:
-        DataError: If one has none, or two.
+        DataError: If a recording has no file, or more than one.
     """
     found = find_recordings(root)
     files = []
@@ -176,80 +176,80 @@ def choose_recordings(recordings: Iterable[Recording], root: Path) -> list[Path]
 
 
 def cmu_digests() -> dict[str, str]:
-    """SHA-256 of each CMU recording, by file name, unpacked and as `gzip -9 -n` packs it."""
+    """SHA-256 of each CMU recording by file name, plain (.bvh) and packed by `gzip -9 -n`."""
     lines = (SHIPPED / "SHA256SUMS").read_text("utf-8").splitlines()
     return {Path(name).name: digest for digest, name in (line.split() for line in lines)}
 
 
-def check_digests(files: Iterable[Path]) -> list[str]:
-    """SHA-256 of files; one whose path, size and time of change are remembered is not read again.
+def file_digests(files: Iterable[Path]) -> list[str]:
+    """SHA-256 of each file; a known file of unchanged size and time is not read again.
 
     Raises:
         DataError: If a file cannot be read.
     """
-    memory = store.default_store()
-    found = []
+    cache = store.default_store()
+    digests = []
     for file in files:
         try:
-            found.append(memory.digest(file))
+            digests.append(cache.digest(file))
         except OSError as error:
             raise DataError(f"{file}: cannot be read ({error.strerror}); fetch it again") from None
-    return found
+    return digests
 
 
 @dataclass(frozen=True)
-class Check:
-    """What a folder holds of the CMU recordings.
+class FolderCheck:
+    """Result of comparing a folder with the CMU recordings.
 
     Args:
-        whole: Names of the recordings that are there, byte for byte.
-        missing: Names of those that are not.
-        damaged: Files that are not what was recorded.
-        unneeded: Names of the missing ones that the benchmark leaves out anyway.
+        intact: Names of the recordings whose digest is right.
+        missing: Names of the recordings without a file.
+        damaged: Files whose digest is wrong.
+        unneeded: Names of the missing recordings that the benchmark does not use.
     """
 
-    whole: tuple[str, ...]
+    intact: tuple[str, ...]
     missing: tuple[str, ...]
     damaged: tuple[Path, ...]
     unneeded: tuple[str, ...]
 
     @property
     def complete(self) -> bool:
-        """Whether the benchmark can be built."""
+        """Whether all recordings of the benchmark are there and intact."""
         return not self.damaged and set(self.missing) <= set(self.unneeded)
 
 
-def check_cmu(root: Path) -> Check:
+def check_cmu(root: Path) -> FolderCheck:
     """Compare a folder with the digests of the CMU recordings.
 
     Args:
-        root: The folder; files count wherever they lie below it, as .bvh or .bvh.gz.
+        root: Folder with .bvh or .bvh.gz files at any depth.
     """
-    wanted, right = read_splits("cmu"), cmu_digests()
+    recordings, released = read_splits("cmu"), cmu_digests()
     try:
         found = find_recordings(root)
     except DataError:
         found = {}
-    files = [path for recording in wanted for path in found.get(recording.name, [])]
-    pairs = zip(files, check_digests(files), strict=True)
-    damaged = tuple(path for path, digest in pairs if digest != right.get(path.name))
-    missing = tuple(r.name for r in wanted if r.name not in found)
-    spoilt = {path.name.split(".")[0] for path in damaged}
-    return Check(
-        tuple(r.name for r in wanted if r.name in found and r.name not in spoilt),
-        missing,
-        damaged,
-        tuple(r.name for r in wanted if r.split == "exclude" and r.name in missing),
+    files = [path for recording in recordings for path in found.get(recording.name, [])]
+    pairs = zip(files, file_digests(files), strict=True)
+    damaged = tuple(path for path, digest in pairs if digest != released.get(path.name))
+    damaged_names = {path.name.split(".")[0] for path in damaged}
+    missing = tuple(r.name for r in recordings if r.name not in found)
+    return FolderCheck(
+        intact=tuple(r.name for r in recordings if r.name in found and r.name not in damaged_names),
+        missing=missing,
+        damaged=damaged,
+        unneeded=tuple(r.name for r in recordings if r.split == "exclude" and r.name in missing),
     )
 
 
 def get_cmu(root: Path) -> str:
-    """Say where the CMU recordings come from, what a folder has of them, and what to do next.
+    """Report the source of the CMU recordings, those that a folder has, and the next step.
 
     Nothing is downloaded: the recordings belong to others, and many machines are offline.
 
     Raises:
-        DataError: If files there are not what was recorded.
+        DataError: If files in the folder differ from the released ones.
     """
     check = check_cmu(root)
     if check.damaged:
@@ -259,15 +259,15 @@ def get_cmu(root: Path) -> str:
             "fetch these files again"
         )
     lines = [(SHIPPED / "CREDIT").read_text("utf-8").strip(), ""]
-    total = len(check.whole) + len(check.missing)
+    total = len(check.intact) + len(check.missing)
     if check.complete:
-        lines.append(f"{root}: {len(check.whole)} of {total} recordings, every digest right.")
+        lines.append(f"{root}: {len(check.intact)} of {total} recordings, every digest right.")
         lines.append(f"Next: make pretrain DATA=mocap ROOT={root}")
     else:
         needed = [name for name in check.missing if name not in check.unneeded]
         some = ", ".join(needed[:8]) + (", …" if len(needed) > 8 else "")
         lines.append(
-            f"{root}: {len(check.whole)} of {total} recordings; {len(needed)} lack: {some}"
+            f"{root}: {len(check.intact)} of {total} recordings; {len(needed)} lack: {some}"
         )
         lines.append(
             "Put the .bvh or .bvh.gz files of subjects 01-14 anywhere below this folder and run "

@@ -1,4 +1,4 @@
-"""Embedded people: bodies, procedural motions and images, made from a seed, no download."""
+"""Embedded people: procedural bodies, motions and images from a seed, without any download."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 from pipeline import rng
 from pipeline.camera import ring_of_cameras
 from pipeline.errors import UsageError
-from pipeline.mocap.choreography import BOUNDS, CHANNELS, LOOSENESS, PROGRAMMES, mirrored, pose
-from pipeline.mocap.render import RenderedImages, RenderedSequence, Shots
+from pipeline.mocap.choreography import (
+    ACTIONS,
+    BOUNDS,
+    CHANNELS,
+    VARIATION_WEIGHTS,
+    mirror_poses,
+    pose,
+)
+from pipeline.mocap.render import PinholeCameras, RenderedImages, RenderedSequence
 from pipeline.skeleton import H36M17
 from pipeline.sources import Samples, Sequence, Split
 
@@ -20,7 +27,7 @@ Array = NDArray[np.float64]
 
 FPS = 50.0
 ANKLE_HEIGHT = 0.08
-IMAGE = (1000, 1000)
+IMAGE_SIZE = (1000, 1000)
 
 BONES = {
     "hip": (0.119, 0.147),
@@ -34,18 +41,18 @@ BONES = {
     "upper_arm": (0.265, 0.290),
     "forearm": (0.244, 0.252),
 }
-"""Adult bone lengths in metres from which each body is drawn: those of Human3.6M's people."""
+"""Ranges of adult bone lengths, metres, from which each body is sampled: those of Human3.6M."""
 
 
-def spline(knots: Array, phase: Array) -> Array:
-    """Smooth curve through knots.
+def catmull_rom(knots: Array, phase: Array) -> Array:
+    """Values of a smooth curve through knots: a Catmull-Rom spline.
 
     Args:
         knots: Values at phase 0, 1, 2, …, (K, P).
-        phase: Where to look, (T,), from 1 to K - 3.
+        phase: Positions on the curve, (T,), from 1 to K - 3.
 
     Returns:
-        Values, (T, P), passing through the knots with a continuous first derivative.
+        Values, (T, P). The curve has a continuous first derivative.
 
     Source: Catmull and Rom, "A class of local interpolating splines" (1974).
     """
@@ -55,39 +62,45 @@ def spline(knots: Array, phase: Array) -> Array:
     return b + 0.5 * u * (c - a + u * (2 * a - 5 * b + 4 * c - d + u * (3 * (b - c) + d - a)))
 
 
-def _wander(rng: np.random.Generator, frames: int, lanes: int, seconds: float) -> Array:
-    """Smooth noise of unit deviation that changes its mind every so many seconds, (T, lanes)."""
+def _smooth_noise(
+    generator: np.random.Generator, frames: int, lanes: int, seconds: float
+) -> Array:
+    """Smooth noise of unit deviation with a new random value every `seconds`, (T, lanes)."""
     phase = np.arange(frames) / (FPS * seconds) + 1
-    return spline(rng.standard_normal((int(phase[-1]) + 4, lanes)), phase)
+    return catmull_rom(generator.standard_normal((int(phase[-1]) + 4, lanes)), phase)
 
 
-def joint_angles(action: str, frames: int, rng: np.random.Generator) -> Array:
-    """One performance of an action: joint angles, (T, P), degrees (hop in metres)."""
-    programme = PROGRAMMES[action]
-    tempo = rng.uniform(0.8, 1.2) * (1 + 0.12 * np.tanh(_wander(rng, frames, 1, 1.0)[:, 0]))
-    phase = np.cumsum(tempo) / (FPS * programme.beat) + rng.uniform(1, 2)
+def joint_angles(action: str, frames: int, generator: np.random.Generator) -> Array:
+    """Joint angles of one random performance of an action, (T, P), degrees (hop in metres)."""
+    choreography = ACTIONS[action]
+    mean_tempo = generator.uniform(0.8, 1.2)
+    tempo = mean_tempo * (1 + 0.12 * np.tanh(_smooth_noise(generator, frames, 1, 1.0)[:, 0]))
+    phase = np.cumsum(tempo) / (FPS * choreography.interval) + generator.uniform(1, 2)
     count = int(phase[-1]) + 4
-    order = np.arange(count) + rng.integers(len(programme.keys))
-    if programme.shuffled:
-        order = rng.integers(len(programme.keys), size=count)
-    keys = programme.keys[order % len(programme.keys)]
-    ease = pose()
-    vigour = rng.uniform(0.8, 1.15) + 0.08 * rng.standard_normal((count, 1))
-    stray = programme.loose * rng.standard_normal(keys.shape)
-    style = 5.0 * rng.standard_normal(len(CHANNELS))
-    knots = ease + (keys - ease) * vigour + (stray + style) * LOOSENESS
-    curves = spline(knots, phase) + 2.0 * LOOSENESS * _wander(rng, frames, len(CHANNELS), 0.7)
-    curves[:, CHANNELS.index("look")] += 14 * _wander(rng, frames, 1, 1.5)[:, 0]
-    curves = mirrored(curves) if rng.random() < 0.5 else curves
-    heading = rng.uniform(0, 360) + rng.choice([-1, 1]) * programme.turn * np.cumsum(
-        1 + 0.5 * _wander(rng, frames, 1, 1.2)[:, 0]
-    ) / FPS  # fmt: skip
-    curves = np.clip(curves, *BOUNDS)
-    curves[:, CHANNELS.index("yaw")] += heading + 12 * _wander(rng, frames, 1, 1.5)[:, 0]
-    return curves
+    order = np.arange(count) + generator.integers(len(choreography.keys))
+    if choreography.shuffled:
+        order = generator.integers(len(choreography.keys), size=count)
+    keys = choreography.keys[order % len(choreography.keys)]
+    standing = pose()
+    amplitude = generator.uniform(0.8, 1.15) + 0.08 * generator.standard_normal((count, 1))
+    variation = choreography.variation * generator.standard_normal(keys.shape)
+    style = 5.0 * generator.standard_normal(len(CHANNELS))
+    knots = standing + (keys - standing) * amplitude + (variation + style) * VARIATION_WEIGHTS
+    noise = _smooth_noise(generator, frames, len(CHANNELS), 0.7)
+    angles = catmull_rom(knots, phase) + 2.0 * VARIATION_WEIGHTS * noise
+    angles[:, CHANNELS.index("look")] += 14 * _smooth_noise(generator, frames, 1, 1.5)[:, 0]
+    if generator.random() < 0.5:
+        angles = mirror_poses(angles)
+    first_heading, side = generator.uniform(0, 360), generator.choice([-1, 1])
+    turning = np.cumsum(1 + 0.5 * _smooth_noise(generator, frames, 1, 1.2)[:, 0])
+    heading = first_heading + side * choreography.turn_speed * turning / FPS
+    angles = np.clip(angles, *BOUNDS)
+    yaw_noise = 12 * _smooth_noise(generator, frames, 1, 1.5)[:, 0]
+    angles[:, CHANNELS.index("yaw")] += heading + yaw_noise
+    return angles
 
 
-def _turn(axis: Literal["x", "y", "z"], degrees: Array) -> Array:
+def _axis_rotations(axis: Literal["x", "y", "z"], degrees: Array) -> Array:
     """Rotation matrices about an axis, (T, 3, 3)."""
     cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
@@ -98,7 +111,7 @@ def _turn(axis: Literal["x", "y", "z"], degrees: Array) -> Array:
 
 
 def forward_kinematics(angles: Array, bones: dict[str, float]) -> Array:
-    """Joints of a body around its pelvis from its joint angles.
+    """Pelvis-relative joints of a body from its joint angles.
 
     Convention:
         Body at yaw 0: x forward, y to the body's left, z up. All angles zero: upright, arms and
@@ -116,86 +129,88 @@ def forward_kinematics(angles: Array, bones: dict[str, float]) -> Array:
     Returns:
         Pelvis-relative joints, metres, (T, 17, 3).
     """
-    a = dict(zip(CHANNELS, angles.T, strict=True))
+    degrees = dict(zip(CHANNELS, angles.T, strict=True))
     joints = np.zeros((len(angles), len(H36M17), 3))
 
-    def put(name: str, parent: str, frame: Array, offset: tuple[float, float, float]) -> None:
+    def place(name: str, parent: str, frame: Array, offset: tuple[float, float, float]) -> None:
         joints[:, H36M17.index(name)] = joints[:, H36M17.index(parent)] + frame @ np.array(offset)
 
-    pelvis = _turn("z", a["yaw"]) @ _turn("y", a["pitch"]) @ _turn("x", a["roll"])
-    vertebra = _turn("y", a["bend"] / 2) @ _turn("x", a["side"] / 2) @ _turn("z", a["twist"] / 2)
-    waist = pelvis @ vertebra
-    chest = waist @ vertebra
-    skull = chest @ _turn("z", a["look"]) @ _turn("y", a["nod"]) @ _turn("x", a["tilt"])
-    put("spine", "pelvis", waist, (0, 0, bones["lower_spine"]))
-    put("thorax", "spine", chest, (0, 0, bones["upper_spine"]))
-    # the nose lies 24 degrees before the neck's axis, as far as the head's top lies behind the nose
-    put("nose", "thorax", skull, (0.4 * bones["neck"], 0, 0.9165 * bones["neck"]))
-    put("head", "nose", skull, (-0.28 * bones["head"], 0, 0.96 * bones["head"]))
-    for side, out in (("left", 1.0), ("right", -1.0)):
-        put(f"{side}_hip", "pelvis", pelvis, (0, out * bones["hip"], 0))
-        thigh = pelvis @ _turn("y", -a[f"{side}_hip"]) @ _turn("x", out * a[f"{side}_splay"])
-        thigh = thigh @ _turn("z", out * a[f"{side}_turnout"])
-        shank = thigh @ _turn("y", a[f"{side}_knee"])
-        put(f"{side}_knee", f"{side}_hip", thigh, (0, 0, -bones["thigh"]))
-        put(f"{side}_ankle", f"{side}_knee", shank, (0, 0, -bones["shank"]))
-        girdle = (0.0, 0.97 * out * bones["shoulder"], -0.2431 * bones["shoulder"])
-        put(f"{side}_shoulder", "thorax", chest, girdle)
-        arm = chest @ _turn("y", -a[f"{side}_arm"]) @ _turn("x", out * a[f"{side}_abduct"])
-        arm = arm @ _turn("z", -out * a[f"{side}_inward"])
-        forearm = arm @ _turn("y", -a[f"{side}_elbow"])
-        put(f"{side}_elbow", f"{side}_shoulder", arm, (0, 0, -bones["upper_arm"]))
-        put(f"{side}_wrist", f"{side}_elbow", forearm, (0, 0, -bones["forearm"]))
+    def rotation(axis: Literal["x", "y", "z"], channel: str, factor: float = 1.0) -> Array:
+        return _axis_rotations(axis, factor * degrees[channel])
+
+    pelvis = rotation("z", "yaw") @ rotation("y", "pitch") @ rotation("x", "roll")
+    bend = rotation("y", "bend", 0.5) @ rotation("x", "side", 0.5) @ rotation("z", "twist", 0.5)
+    waist = pelvis @ bend
+    chest = waist @ bend
+    skull = chest @ rotation("z", "look") @ rotation("y", "nod") @ rotation("x", "tilt")
+    place("spine", "pelvis", waist, (0, 0, bones["lower_spine"]))
+    place("thorax", "spine", chest, (0, 0, bones["upper_spine"]))
+    # the nose is 24 degrees in front of the neck's axis, the head's top as far behind the nose
+    place("nose", "thorax", skull, (0.4 * bones["neck"], 0, 0.9165 * bones["neck"]))
+    place("head", "nose", skull, (-0.28 * bones["head"], 0, 0.96 * bones["head"]))
+    for side, outward in (("left", 1.0), ("right", -1.0)):
+        place(f"{side}_hip", "pelvis", pelvis, (0, outward * bones["hip"], 0))
+        thigh = pelvis @ rotation("y", f"{side}_hip", -1) @ rotation("x", f"{side}_splay", outward)
+        thigh = thigh @ rotation("z", f"{side}_turnout", outward)
+        shank = thigh @ rotation("y", f"{side}_knee")
+        place(f"{side}_knee", f"{side}_hip", thigh, (0, 0, -bones["thigh"]))
+        place(f"{side}_ankle", f"{side}_knee", shank, (0, 0, -bones["shank"]))
+        shoulder = (0.0, 0.97 * outward * bones["shoulder"], -0.2431 * bones["shoulder"])
+        place(f"{side}_shoulder", "thorax", chest, shoulder)
+        arm = chest @ rotation("y", f"{side}_arm", -1) @ rotation("x", f"{side}_abduct", outward)
+        arm = arm @ rotation("z", f"{side}_inward", -outward)
+        forearm = arm @ rotation("y", f"{side}_elbow", -1)
+        place(f"{side}_elbow", f"{side}_shoulder", arm, (0, 0, -bones["upper_arm"]))
+        place(f"{side}_wrist", f"{side}_elbow", forearm, (0, 0, -bones["forearm"]))
     return joints
 
 
-def _inert(values: Array, frames: int) -> Array:
-    """Values (T, C) averaged over some frames with a Hann window: a body's mass does not jerk."""
+def _hann_average(values: Array, frames: int) -> Array:
+    """Values (T, C) averaged over an odd number of frames with a Hann window, to smooth them."""
     window = np.hanning(frames + 2)[1:-1]
     padded = np.pad(values, ((frames // 2, frames // 2), (0, 0)), mode="edge")
-    lanes = [np.convolve(lane, window / window.sum(), mode="valid") for lane in padded.T]
-    return np.stack(lanes, axis=1)
+    columns = [np.convolve(column, window / window.sum(), mode="valid") for column in padded.T]
+    return np.stack(columns, axis=1)
 
 
 def put_on_ground(joints: Array, hop: Array) -> Array:
-    """Put a body on the floor: pelvis-relative joints -> world joints, metres, (T, 17, 3).
+    """Move a body on the floor: pelvis-relative joints -> world joints, metres, (T, 17, 3).
 
-    The lowest ankle is at ankle height (plus `hop`, (T,)), and the body moves over the floor as its
-    standing foot pushes it: a foot that carries the body does not slide. The path is centred on the
-    origin.
+    The lowest ankle is at ankle height plus `hop`, (T,). The body moves over the floor so that the
+    foot that carries it does not slide. The path is centred on the origin.
     """
     ankles = joints[:, [H36M17.index("left_ankle"), H36M17.index("right_ankle")]]
     lowest = ankles[..., 2].min(axis=1, keepdims=True)
-    weight = np.exp((lowest - ankles[..., 2]) / 0.012)  # a foot 12 mm higher carries 1/e as much
+    weight = np.exp((lowest - ankles[..., 2]) / 0.012)  # a foot 12 mm higher has 1/e of the weight
     weight /= weight.sum(axis=1, keepdims=True)
     push = -np.diff(ankles[..., :2], axis=0) * (weight[1:] + weight[:-1])[..., None] / 2
     root = np.zeros((len(joints), 3))
-    root[1:, :2] = np.cumsum(_inert(push.sum(axis=1), 13), axis=0)
+    root[1:, :2] = np.cumsum(_hann_average(push.sum(axis=1), 13), axis=0)
     root[:, :2] -= (root[:, :2].min(axis=0) + root[:, :2].max(axis=0)) / 2
     height = ANKLE_HEIGHT + hop - (weight * ankles[..., 2]).sum(axis=1)
-    root[:, 2] = _inert(height[:, None], 7)[:, 0]
+    root[:, 2] = _hann_average(height[:, None], 7)[:, 0]
     return joints + root[:, None]
 
 
 def make_body(seed: int, subject: str) -> dict[str, float]:
-    """Bone lengths of a subject in metres, drawn from `BONES`; tall people are tall all over."""
-    draw = rng.generator(seed, "body", subject)
-    tall, own = draw.random(), draw.random(len(BONES))
+    """Bone lengths of a subject, metres, sampled from `BONES`; half of the variation is shared."""
+    generator = rng.generator(seed, "body", subject)
+    shared, own = generator.random(), generator.random(len(BONES))
     return {
-        bone: low + (high - low) * (0.5 * tall + 0.5 * part)
-        for (bone, (low, high)), part in zip(BONES.items(), own, strict=True)
+        bone: low + (high - low) * (0.5 * shared + 0.5 * share)
+        for (bone, (low, high)), share in zip(BONES.items(), own, strict=True)
     }
 
 
 @functools.lru_cache(maxsize=512)
 def make_motion(seed: int, subject: str, action: str, frames: int) -> NDArray[np.float32]:
-    """World joints of a subject performing an action at 50 Hz, metres, z up, (T, 17, 3); read-only.
+    """Joints of a subject in an action at 50 Hz, world metres, z up, (T, 17, 3); read-only.
 
     Raises:
         UsageError: If there is no such action.
     """
-    if action not in PROGRAMMES:
-        raise UsageError(f"no action {action!r}; the embedded people can {', '.join(PROGRAMMES)}")
+    if action not in ACTIONS:
+        raise UsageError(f"no action {action!r}; the embedded people can {', '.join(ACTIONS)}")
     angles = joint_angles(action, frames, rng.generator(seed, "motion", subject, action))
     joints = put_on_ground(
         forward_kinematics(angles, make_body(seed, subject)), angles[:, CHANNELS.index("hop")]
@@ -205,18 +220,21 @@ def make_motion(seed: int, subject: str, action: str, frames: int) -> NDArray[np
 
 
 class Synthetic:
-    """Embedded people: sequences for the lifter, single images for the 2D stage.
+    """Embedded people: sequences for lifting and single images for the 2D stage.
 
     Args:
         train: Number of training subjects.
-        val: Number of validation subjects; they are other people.
-        test: Number of test subjects; other people again.
-        actions: Names out of `PROGRAMMES`; none for all.
-        seconds: Length of a training motion; validation and test motions are half as long.
-        images: Single images of the training split; validation and test have a thirtieth.
-        share: Which training subjects to take: the first half are the detector's, the others the
-            lifter's, so that a lifter trains on detections of people new to the detector.
-        seed: Of everything: bodies, motions, cameras, clothes.
+        val: Number of validation subjects, none of them in training.
+        test: Number of test subjects, none of them in training or validation.
+        actions: Names of the actions, as in `ACTIONS`; all actions by default.
+        seconds: Length of a training motion in seconds; validation and test motions are half as
+            long.
+        images: Number of single images in the training split; validation and test have a thirtieth
+            of it.
+        share: Part of the training subjects: all, the first half (detector) or the second half
+            (lifter), so that a lifter trains on detections of people that the detector has not
+            seen.
+        seed: Seed of bodies, motions, cameras and clothes.
     """
 
     skeleton = H36M17
@@ -234,11 +252,11 @@ class Synthetic:
         seed: int = 0,
     ) -> None:
         self.people = {"train": train, "val": val, "test": test}
-        self.actions = tuple(actions) if actions is not None else tuple(PROGRAMMES)
+        self.actions = tuple(actions) if actions is not None else tuple(ACTIONS)
         self.seconds, self.images, self.share, self.seed = seconds, images, share, seed
 
     def describe(self) -> str:
-        """One line for the first lines of a run."""
+        """Summary of the source in one line, for the log of a run."""
         train, val, test = self.people.values()
         return (
             f"synthetic: {train}/{val}/{test} embedded people (train/val/test), "
@@ -249,7 +267,7 @@ class Synthetic:
         """Names of the subjects of a split, unique over all splits.
 
         Raises:
-            UsageError: If the split is not one, or nobody is in it.
+            UsageError: If the split is unknown or has no subjects.
         """
         if split not in get_args(Split):
             raise UsageError(f"no split {split!r}; there are {', '.join(get_args(Split))}")
@@ -264,6 +282,7 @@ class Synthetic:
         return names
 
     def _motions(self, split: Split) -> list[tuple[str, str, NDArray[np.float32]]]:
+        """Subject, action and world joints of each motion of a split."""
         frames = max(2, round(self.seconds * FPS / (1 if split == "train" else 2)))
         return [
             (subject, action, make_motion(self.seed, subject, action, frames))
@@ -272,10 +291,10 @@ class Synthetic:
         ]
 
     def sequences(self, split: Split) -> list[Sequence]:
-        """Every motion of a split seen by four cameras; images are drawn when they are looked at.
+        """Every motion of a split seen by four cameras; images are rendered when they are read.
 
         Raises:
-            UsageError: If the split is not one, or nobody is in it.
+            UsageError: If the split is unknown or has no subjects.
         """
         found = []
         for subject, action, joints3d in self._motions(split):
@@ -285,8 +304,8 @@ class Synthetic:
                 images = RenderedSequence(
                     joints3d,
                     camera,
-                    look=rng.derive_seed(*key, "look"),
-                    scene=rng.derive_seed(*key, "scene", k),
+                    appearance_seed=rng.derive_seed(*key, "look"),
+                    background_seed=rng.derive_seed(*key, "scene", k),
                 )
                 found.append(
                     Sequence(name, subject, action, camera, FPS, H36M17, joints3d, images=images)
@@ -294,31 +313,36 @@ class Synthetic:
         return found
 
     def samples(self, split: Split) -> Samples:
-        """Single images of a split's people from all sides, near and far.
+        """Single images of the people of a split, from all sides and distances.
 
         Sample i is a pure function of (seed, split, share, i). Joints outside the image are not
-        labelled; hidden ones are. About two images in five have something in front of the person,
-        one in eight a second person.
+        labelled; occluded joints are. About two images in five have an object in front of the
+        person, and one in eight has a second person.
 
         Raises:
-            UsageError: If the split is not one, or nobody is in it.
+            UsageError: If the split is unknown or has no subjects.
         """
         count = self.images if split == "train" else max(1, self.images // 30)
         motions = self._motions(split)
-        pool = np.concatenate([joints for *_, joints in motions])
+        all_frames = np.concatenate([joints for *_, joints in motions])
         actions = np.repeat([action for _, action, _ in motions], [len(j) for *_, j in motions])
         key = (self.seed, "sample", split, self.share, np.arange(count))
-        frame = (rng.uniform(*key, "frame", lanes=1)[:, 0] * len(pool)).astype(np.int64)
-        joints3d = pool[frame]
-        shots = _snapshots(joints3d, key)
-        keys = rng.bits(*key, "look", lanes=2).astype(np.int64) & 0x7FFFFFFF
-        seen = shots.to_camera(joints3d.astype(np.float64))
-        joints2d = shots.project(seen).astype(np.float32)
-        labelled = np.all((joints2d >= 0) & (joints2d <= np.array(IMAGE) - 1), axis=-1)
+        frame = (rng.uniform(*key, "frame", lanes=1)[:, 0] * len(all_frames)).astype(np.int64)
+        joints3d = all_frames[frame]
+        cameras = _sample_cameras(joints3d, key)
+        seeds = rng.bits(*key, "look", lanes=2).astype(np.int64) & 0x7FFFFFFF
+        in_camera = cameras.to_camera(joints3d.astype(np.float64))
+        joints2d = cameras.project(in_camera).astype(np.float32)
+        labelled = np.all((joints2d >= 0) & (joints2d <= np.array(IMAGE_SIZE) - 1), axis=-1)
         joints2d[~labelled] = np.nan
         low, high = np.nanmin(joints2d, axis=1), np.nanmax(joints2d, axis=1)
         images = RenderedImages(
-            joints3d, shots, looks=keys[:, 0], scenes=keys[:, 1], hidden=0.4, company=0.125
+            joints3d,
+            cameras,
+            appearance_seeds=seeds[:, 0],
+            background_seeds=seeds[:, 1],
+            occlusion_rate=0.4,
+            second_person_rate=0.125,
         )
         return Samples(
             H36M17,
@@ -326,26 +350,27 @@ class Synthetic:
             joints2d,
             labelled,
             np.concatenate([low, high - low], axis=1),
-            seen.astype(np.float32),
-            shots.focal,
-            shots.principal,
+            in_camera.astype(np.float32),
+            cameras.focal,
+            cameras.principal,
             actions=tuple(actions[frame].tolist()),
         )
 
 
-def _snapshots(joints3d: NDArray[np.float32], key: tuple[rng.Key, ...]) -> Shots:
-    """A camera for each body (N, 17, 3): all around, low and high, now and then badly aimed."""
+def _sample_cameras(joints3d: NDArray[np.float32], key: tuple[rng.Key, ...]) -> PinholeCameras:
+    """Random cameras, one per body (N, 17, 3), from all sides and heights, 15 % aimed badly."""
     draw = rng.uniform(*key, "camera", lanes=8)
     noise = rng.normal(*key, "aim", lanes=4)
     centre = (joints3d.min(axis=1) + joints3d.max(axis=1)).astype(np.float64) / 2
     azimuth, distance = 2 * np.pi * draw[:, 0], 2.2 + 4.2 * draw[:, 1]
-    place = centre + distance[:, None] * np.stack(
+    position = centre + distance[:, None] * np.stack(
         [np.cos(azimuth), np.sin(azimuth), 0 * azimuth], -1
     )
-    place[:, 2] = 0.5 + 1.9 * draw[:, 2]
+    position[:, 2] = 0.5 + 1.9 * draw[:, 2]
     focal = ((900 + 400 * draw[:, 4]) * np.sqrt(distance / 4))[:, None].repeat(2, axis=1)
-    careless = np.where(draw[:, 3] < 0.15, 0.58, 0.12)  # in units of half the field of view
-    reach = careless * distance * IMAGE[0] / 2 / focal[:, 0]
-    aim = centre + reach[:, None] * np.tanh(noise[:, :3])
-    principal = np.array(IMAGE) / 2 + 20 * (draw[:, 5:7] - 0.5)
-    return Shots.aimed(place, aim, np.deg2rad(3.0) * noise[:, 3], focal, principal, IMAGE)
+    aim_error = np.where(draw[:, 3] < 0.15, 0.58, 0.12)  # in units of half the field of view
+    aim_radius = aim_error * distance * IMAGE_SIZE[0] / 2 / focal[:, 0]
+    target = centre + aim_radius[:, None] * np.tanh(noise[:, :3])
+    principal = np.array(IMAGE_SIZE) / 2 + 20 * (draw[:, 5:7] - 0.5)
+    roll = np.deg2rad(3.0) * noise[:, 3]
+    return PinholeCameras.look_at(position, target, roll, focal, principal, IMAGE_SIZE)

@@ -1,4 +1,4 @@
-"""Motion capture written as the two npz files that VideoPose3D and its descendants train on."""
+"""Export of motion capture to the two npz files that VideoPose3D and its descendants read."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ LAYOUT = (
     *(0, 1, 2, 3, 3, 3, 4, 5, 6, 6, 6, 0, 7, 8, 9, 10),
     *(8, 11, 12, 13, 13, 13, 13, 13, 8, 14, 15, 16, 16, 16, 16, 16),
 )
-"""H36M17 joint that fills each place of Human3.6M's 32; readers keep 17 and drop the copies."""
+"""Index of the H36M17 joint for each of Human3.6M's 32; readers keep 17 and drop the copies."""
 SHORTEST = 10
-"""Stretches of fewer good frames are left out."""
+"""Runs of fewer good frames are left out."""
 
 
 def export_videopose3d(source: Mocap, folder: Path) -> list[Path]:
     """Write `data_3d_h36m.npz` and `data_2d_h36m_gt.npz`.
 
-    Subjects of train become S1 S5 S6 S7 S8 and those of test S9 S11 (`Mocap.rooms`); val is left
-    out, as these files know none. An action is called `<kind> <recording>`, so that readers who
-    group by the text before the first space group by kind; where bad frames cut a recording, each
-    further stretch has its number behind. World positions are metres, (T, 32, 3), float32; 2D is
-    projected from them through the lens with distortion, pixels, (T, 17, 2), float32, in the order
-    of the cameras.
+    Subjects of train become S1 S5 S6 S7 S8 and those of test S9 S11, see
+    `Mocap.human36m_subjects`; val is left out, because the format has no validation split. An
+    action is called `<kind> <recording>`, so that readers that group by the text before the first
+    space group by kind; where bad frames divide a recording, the number of the run follows from the
+    second run on. World positions are metres, (T, 32, 3), float32; 2D is projected from them
+    through the lens with distortion, pixels, (T, 17, 2), float32, in the order of the cameras.
 
     Args:
-        source: With `cameras="human36m"`, H36M17, and 50 Hz.
-        folder: Where to; made if missing. Files of these names there are replaced.
+        source: Motion capture with `cameras="human36m"`, H36M17 and 50 Hz.
+        folder: Output folder, created if missing; its files of the same names are replaced.
 
     Returns:
-        The two files.
+        Paths of the two files.
 
     Raises:
-        UsageError: If the source is another.
+        UsageError: If the source has other cameras, joints or another frame rate.
         StorageError: If a file cannot be written.
 
     Source: VideoPose3D (Pavllo et al. 2019), its data format.
@@ -57,20 +57,22 @@ def export_videopose3d(source: Mocap, folder: Path) -> list[Path]:
     pixels: dict[str, dict[str, list[NDArray[np.float32]]]] = {}
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
-        rooms, sequences = source.rooms(split), source.sequences(split)
+        subjects, sequences = source.human36m_subjects(split), source.sequences(split)
         for i, recording in enumerate(source.recordings(split)):
             views = sequences[4 * i : 4 * i + 4]
-            room, joints3d, valid = rooms[recording.subject], views[0].joints3d, views[0].valid
+            subject, joints3d = subjects[recording.subject], views[0].joints3d
             if joints3d is None:
                 raise AssertionError("motion capture without joints")
-            good = np.ones(len(joints3d), bool) if valid is None else valid
-            kind = recording.kind.replace(" ", "_")
-            for n, kept in enumerate(valid_runs(good)):
-                name = f"{kind} {recording.name}" + (f" {n + 1}" if n else "")
-                piece = joints3d[kept]
-                positions.setdefault(room, {})[name] = piece[:, LAYOUT]
-                pixels.setdefault(room, {})[name] = [
-                    project(world_to_camera(piece, view.camera), view.camera).astype(np.float32)
+            valid = views[0].valid
+            if valid is None:
+                valid = np.ones(len(joints3d), bool)
+            action = f"{recording.kind.replace(' ', '_')} {recording.name}"
+            for n, run in enumerate(valid_runs(valid)):
+                name = action if n == 0 else f"{action} {n + 1}"
+                clip = joints3d[run]
+                positions.setdefault(subject, {})[name] = clip[:, LAYOUT]
+                pixels.setdefault(subject, {})[name] = [
+                    project(world_to_camera(clip, view.camera), view.camera).astype(np.float32)
                     for view in views
                 ]
     metadata = {
@@ -78,19 +80,17 @@ def export_videopose3d(source: Mocap, folder: Path) -> list[Path]:
         "num_joints": len(H36M17),
         "keypoints_symmetry": [list(H36M17.left), list(H36M17.right)],
     }
-    order = sorted(positions, key=lambda room: int(room[1:]))
+    order = sorted(positions, key=lambda subject: int(subject[1:]))
+    positions = {subject: positions[subject] for subject in order}
+    pixels = {subject: pixels[subject] for subject in order}
     return [
-        _write(folder / "data_3d_h36m.npz", positions_3d={room: positions[room] for room in order}),
-        _write(
-            folder / "data_2d_h36m_gt.npz",
-            positions_2d={room: pixels[room] for room in order},
-            metadata=metadata,
-        ),
+        _write_archive(folder / "data_3d_h36m.npz", positions_3d=positions),
+        _write_archive(folder / "data_2d_h36m_gt.npz", positions_2d=pixels, metadata=metadata),
     ]
 
 
 def valid_runs(valid: NDArray[np.bool_]) -> list[slice]:
-    """Runs of at least `SHORTEST` good frames.
+    """Ranges of at least `SHORTEST` consecutive good frames.
 
     >>> valid_runs(np.array([1] * 12 + [0] + [1] * 3 + [0] * 2 + [1] * 10, bool))
     [slice(0, 12, None), slice(18, 28, None)]
@@ -100,8 +100,8 @@ def valid_runs(valid: NDArray[np.bool_]) -> list[slice]:
     return [slice(start, end) for start, end in runs if end - start >= SHORTEST]
 
 
-def _write(file: Path, **members: Any) -> Path:
-    """One archive, there whole or not at all; its readers expect dicts as arrays of objects."""
+def _write_archive(file: Path, **members: Any) -> Path:
+    """Write an npz archive atomically; readers of the format expect dicts as object arrays."""
     content = io.BytesIO()
     arrays = {name: np.array(member, dtype=object) for name, member in members.items()}
     np.savez_compressed(content, allow_pickle=True, **arrays)

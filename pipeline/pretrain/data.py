@@ -1,4 +1,4 @@
-"""What room 2 sees: clips of motion through random cameras, as masked and noisy 2D."""
+"""The data module of pretraining: clips of motion through random cameras, as masked, noisy 2D."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline import rng
 from pipeline.camera import random_cameras
 from pipeline.errors import DataError
 from pipeline.lift.clips import PaddedClips, window_starts
 from pipeline.lift.corruption import pretraining_masks, pretraining_noise
 from pipeline.lift.lifter import Lifter
-from pipeline.lift.sequences import flip_joints
+from pipeline.lift.windows import draw_mirrored, mirror_samples
 from pipeline.skeleton import Skeleton, conversion
 from pipeline.sources import MotionSource, Split
 from pipeline.training.loader import BatchKey, BatchSet
@@ -24,21 +23,21 @@ from pipeline.training.stage import StageData
 
 
 class ProjectedClips:
-    """Batches of clips, each seen by a random camera of its own, then corrupted.
+    """Batches of clips, each projected by a random camera of its own, then corrupted.
 
     A batch is a pure function of (epoch, indices).
 
     Args:
         motions: World joints of each recording, metres, (T, J, 3).
         valid: Frames of each recording that may be used, (T,).
-        skeleton: The joint set.
-        frames: T of a clip.
+        skeleton: Joint set of the motions.
+        frames: T, number of frames of a clip.
         step: Frames from one clip to the next.
-        seed: Of cameras, noise and masks.
-        joint_mask: Share of joints that are hidden.
-        frame_mask: Share of whole frames that are hidden.
-        noise: Factor on the noise.
-        flip: Mirror half of the clips.
+        seed: Seed of cameras, flips, noise and masks.
+        joint_mask: Share of joints that are hidden, 0 to 1.
+        frame_mask: Share of whole frames that are hidden, 0 to 1.
+        noise: Factor on the noise; 0 for none.
+        flip: Whether half of the clips are mirrored.
     """
 
     def __init__(
@@ -60,35 +59,32 @@ class ProjectedClips:
         self.swap = list(skeleton.swap)
         self.root = skeleton.root
         self.world = PaddedClips(motions, frames)
-        self.first = torch.from_numpy(
-            np.concatenate(
-                [
-                    start + window_starts(len(motion), frames, step, good)
-                    for start, motion, good in zip(self.world.starts, motions, valid, strict=True)
-                ]
-            )
+        self.first = self.world.first_rows(
+            [
+                window_starts(len(motion), frames, step, usable)
+                for motion, usable in zip(motions, valid, strict=True)
+            ]
         )
 
     def __len__(self) -> int:
         return len(self.first)
 
     def __getitem__(self, key: BatchKey) -> dict[str, Any]:
-        """The clips of these samples.
+        """A batch of clips.
 
-        `joints2d` (B, T, J, 2) normalised and corrupted, `visible` (B, T, J), `joints3d` (B, T, J,
-        3) metres root-relative in the camera frame, `exact2d` (B, T, J, 2), `index` (B,).
+        `joints2d` (B, T, J, 2) normalised and corrupted, 0 where hidden; `visible` (B, T, J);
+        `joints3d` (B, T, J, 3) metres, root-relative in the camera frame; `exact2d` (B, T, J, 2)
+        normalised; `valid` (B, T), all true; `index` (B,).
         """
         epoch, indices = key
         world = self.world.windows(self.first[torch.from_numpy(indices)], self.frames).numpy()
-        seen, projected = random_cameras(world, self.seed, epoch, indices)
-        joints3d = torch.from_numpy(seen - seen[:, :, self.root, None])
+        in_camera, projected = random_cameras(world, self.seed, epoch, indices)
+        joints3d = torch.from_numpy(in_camera - in_camera[:, :, self.root, None])
         exact2d = torch.from_numpy(projected)
         if self.flip:
-            mirrored = torch.from_numpy(
-                rng.uniform(self.seed, "flip", epoch, indices, lanes=1)[:, 0] < 0.5
-            )
-            exact2d[mirrored] = flip_joints(exact2d[mirrored], self.swap)
-            joints3d[mirrored] = flip_joints(joints3d[mirrored], self.swap)
+            mirrored = draw_mirrored(self.seed, epoch, indices)
+            mirror_samples(exact2d, mirrored, self.swap)
+            mirror_samples(joints3d, mirrored, self.swap)
         B, T, J, _ = exact2d.shape
         noise = self.noise * pretraining_noise(T, self.seed, epoch, indices)
         visible = pretraining_masks(
@@ -108,22 +104,26 @@ class ProjectedClips:
 
 
 class PretrainDataModule(StageData):
-    """Motion without images, projected at random: each recording of a source once.
+    """LightningDataModule of pretraining: motion projected by random cameras, then corrupted.
+
+    Batches: see `ProjectedClips`. Sequences with the same 3D joints, of several cameras, are one
+    recording and are used once.
 
     Args:
-        source: Where the motion comes from.
+        source: Data source of the motion.
         batch_size: Clips per batch and process.
         step: Frames from one training clip to the next; by default a third of T, at least 1.
-        joint_mask: Share of joints that are hidden.
-        frame_mask: Share of whole frames that are hidden.
-        noise: Factor on the noise.
-        flip: Mirror half of the training clips.
-        workers: Loader processes while training.
-        seed: Of order, cameras, noise, masks and flips.
+        joint_mask: Share of joints that are hidden, 0 to 1.
+        frame_mask: Share of whole frames that are hidden, 0 to 1.
+        noise: Factor on the noise of joint positions; 0 for none.
+        flip: Whether half of the training clips are mirrored.
+        workers: DataLoader workers while training.
+        seed: Seed of shuffling, cameras, noise, masks and flips.
 
-    Source: paper 001; masks and noise as MotionBERT's (Zhu et al. 2023).
-    Differs from the paper: it names no ratios, noise or cameras; MotionBERT's are taken, but with a
-    frame mask of its own for every clip, a learned token for hidden joints and perspective cameras.
+    Source: paper 001; masks and noise are MotionBERT's (Zhu et al. 2023).
+    Differs from the paper: the paper gives no ratios, noise or cameras. Here they are MotionBERT's,
+    but with a frame mask drawn for each clip, a learned token for hidden joints and perspective
+    cameras.
     """
 
     evaluation_batch = 64
@@ -152,19 +152,24 @@ class PretrainDataModule(StageData):
         return self.trainer.lightning_module.net  # type: ignore[union-attr,return-value]
 
     def describe(self) -> str:
-        """Data and 2D input, in a line."""
+        """Data and 2D input, in one line."""
         return f"{self.source.describe()}; 2D input random cameras, masks and noise"
 
     def training_set(self) -> BatchSet:
         """Overlapping clips of the training split, half of them mirrored."""
         step = self.step or max(1, self.lifter.frames // 3)
-        return self._projections("train", step, flip=self.flip)
+        return self._projected_clips("train", step, flip=self.flip)
 
     def evaluation_set(self, split: Split) -> BatchSet:
-        """Clips of a split, one behind the other."""
-        return self._projections(split, self.lifter.frames, flip=False)
+        """Clips of a split that follow each other without overlap, not mirrored."""
+        return self._projected_clips(split, self.lifter.frames, flip=False)
 
-    def _projections(self, split: Split, step: int, *, flip: bool) -> ProjectedClips:
+    def _projected_clips(self, split: Split, step: int, *, flip: bool) -> ProjectedClips:
+        """Clips of all recordings of a split, `step` frames apart.
+
+        Raises:
+            DataError: If a sequence has no 3D joints, or there are no sequences.
+        """
         recordings = {}
         skeleton = self.lifter.skeleton
         for sequence in self.source.sequences(split):
@@ -175,14 +180,14 @@ class PretrainDataModule(StageData):
             digest = hashlib.sha256(sequence.joints3d.tobytes()).digest()
             if digest not in recordings:
                 world = conversion(sequence.skeleton, skeleton).joints(sequence.joints3d)
-                good = sequence.valid if sequence.valid is not None else np.ones(len(world), bool)
-                recordings[digest] = (world.astype(np.float32), good)
+                valid = np.ones(len(world), bool) if sequence.valid is None else sequence.valid
+                recordings[digest] = (world.astype(np.float32), valid)
         if not recordings:
             raise DataError(f"{self.source.describe()}: no sequences in split {split}")
-        motions, valid = zip(*recordings.values(), strict=True)
+        motions, valid_frames = zip(*recordings.values(), strict=True)
         return ProjectedClips(
             motions,
-            valid,
+            valid_frames,
             skeleton,
             frames=self.lifter.frames,
             step=step,

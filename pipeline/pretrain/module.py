@@ -1,4 +1,4 @@
-"""How room 2 learns: recover 3D motion from masked, noisy 2D; its weights start room 3."""
+"""The pretraining stage: a LightningModule that recovers 3D motion from masked, noisy 2D."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from pipeline.lift.lifter import Lifter
 from pipeline.lift.lifter_stage import LifterStage
 from pipeline.lift.losses import PretrainLoss
 from pipeline.metrics.functional import mpjpe
-from pipeline.metrics.modules import MPJPE, MPJVE, NMPJPE
+from pipeline.metrics.pose_metrics import MPJPE, MPJVE, NMPJPE
 from pipeline.pretrain.data import PretrainDataModule
 from pipeline.sources import Split
 from pipeline.training.schedules import Schedule
 
 
 class PretrainModule(LifterStage):
-    """Learns to recover 3D clips from corrupted projections.
+    """LightningModule that pretrains a lifter to recover 3D clips from corrupted projections.
 
-    Batches: see `pipeline.pretrain.data.ProjectedClips`. Logged: `train/loss`; `val/mpjpe_mm`,
-        `val/n_mpjpe_mm`,
-    `val/mpjve_mm` on corrupted clips of the validation split, the same clips at every validation.
+    Batches: see `pipeline.pretrain.data.ProjectedClips`. Logged: `train/loss`; `val/` and `test/`
+    `mpjpe_mm`, `n_mpjpe_mm`, `mpjve_mm` on corrupted clips, which are the same in every validation.
+    A checkpoint holds the lifter and the mask token, which start the lifting stage.
 
     Args:
-        net: The lifter; one that gives out every frame.
-        optimizer: Makes the optimiser from the parameters.
-        schedule: Learning-rate factor by step.
-        loss: Of (predicted, target, valid).
-        pretrained: A checkpoint to start from.
+        net: Lifter to train; one that predicts every frame.
+        optimizer: Makes the optimizer from the parameters.
+        schedule: Learning-rate factor by step; None keeps the rate constant.
+        loss: Loss of (predicted, target, valid), see `pipeline.lift.losses`; PretrainLoss by
+            default.
+        pretrained: Checkpoint to start from.
 
     Source: paper 001, Fig. 1; losses as MotionBERT's.
     """
@@ -50,35 +51,26 @@ class PretrainModule(LifterStage):
         *,
         pretrained: str | None = None,
     ) -> None:
-        super().__init__(net, optimizer, schedule, pretrained)
-        self.loss = loss or PretrainLoss()
-        self.shown = False
+        super().__init__(net, optimizer, schedule, loss or PretrainLoss(), pretrained)
         self.errors: Mapping[str, Metric] = nn.ModuleDict(  # type: ignore[assignment]
             {"mpjpe": MPJPE(), "n_mpjpe": NMPJPE(), "mpjve": MPJVE()}
         )
-
-    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """Loss of a batch of clips."""
-        loss: Tensor = self.loss(
-            self(batch["joints2d"], batch["visible"]), batch["joints3d"], batch["valid"]
-        )
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
+        self.clips_shown = False
 
     def begin(self, split: Split) -> None:
-        """Show the clips of the first batch again."""
-        self.shown = False
+        """Let the clips of the first batch be shown again."""
+        self.clips_shown = False
 
     def score(self, split: Split, batch: Mapping[str, Tensor]) -> None:
-        """Score corrupted clips."""
+        """Evaluate a batch of corrupted clips; show clips of the first one."""
         predicted = self(batch["joints2d"], batch["visible"])
         for name, metric in self.errors.items():
             metric.update(predicted, batch["joints3d"])
             self.log(f"{split}/{name}_mm", metric, prog_bar=name == "mpjpe", on_epoch=True)
-        if not self.shown and self.trainer.is_global_zero:
-            clips = [_clip(batch, predicted, i) for i in range(min(4, len(predicted)))]
+        if not self.clips_shown and self.trainer.is_global_zero:
+            clips = [_recovered_clip(batch, predicted, i) for i in range(min(4, len(predicted)))]
             panels.pretrain_panels(self.trainer, clips, self.net.skeleton, split=split)
-        self.shown = True
+        self.clips_shown = True
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Recover clips, (B, T, J, 3)."""
@@ -86,14 +78,16 @@ class PretrainModule(LifterStage):
         return recovered
 
 
-def _clip(batch: Mapping[str, Tensor], predicted: Tensor, i: int) -> panels.LiftedClip:
-    """Clip i of a batch, for the dashboard."""
-    arrays = {name: batch[name][i].cpu().numpy() for name in batch}
+def _recovered_clip(
+    batch: Mapping[str, Tensor], predicted: Tensor, sample: int
+) -> panels.LiftedClip:
+    """One sample of a batch, for the dashboard."""
+    arrays = {name: batch[name][sample].cpu().numpy() for name in batch}
     return panels.LiftedClip(
         name=f"clip {arrays['index']}",
-        predicted=predicted[i].cpu().numpy(),
+        predicted=predicted[sample].cpu().numpy(),
         target=arrays["joints3d"],
-        error=mpjpe(predicted[i], batch["joints3d"][i]),
+        error=mpjpe(predicted[sample], batch["joints3d"][sample]),
         joints2d=arrays["joints2d"],
         exact2d=arrays["exact2d"],
         score=arrays["visible"].astype("float32"),

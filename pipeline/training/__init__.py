@@ -1,4 +1,4 @@
-"""What every stage shares: base classes, loader, schedules, run folder, callbacks, processes."""
+"""Training parts of all stages: base classes, DataLoader, run folder, callbacks, processes."""
 
 from pipeline import lazy_names
 

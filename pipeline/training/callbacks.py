@@ -1,9 +1,8 @@
-"""Callbacks of every run: seeds per batch, the NaN guard, predictions, progress."""
+"""Lightning callbacks of every run: seeds per batch, NaN guard, written predictions, progress."""
 
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,9 +21,12 @@ from pipeline.training.console import format_duration, print_line
 
 
 class SeedEveryBatch(Callback):
-    """Derives all random state from (seed, epoch, batch, process) before every batch.
+    """Seeds all random generators from (seed, epoch, batch, rank) before every batch.
 
-    So a resumed run draws the numbers that an unbroken one draws, in code of one's own, too.
+    A resumed run therefore draws the same numbers as an uninterrupted one, in user code too.
+
+    Args:
+        seed: Seed of the run.
     """
 
     def __init__(self, seed: int) -> None:
@@ -33,49 +35,49 @@ class SeedEveryBatch(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seed Python, NumPy and torch, this on the processor and on the run's device alone.
+        """Seed Python, NumPy, and torch on the CPU and on the device of the run only.
 
-        `torch.manual_seed` writes down the whole stack for every kind of device that is not there:
-        half a millisecond.
+        `torch.manual_seed` takes half a millisecond, because it stores a stack trace for each kind
+        of device that is absent.
         """
         seed = rng.derive_seed(
             self.seed, "batch", trainer.current_epoch, batch_idx, trainer.global_rank
         )
         random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002  what code of others may draw from
+        np.random.seed(seed % 2**32)  # noqa: NPY002  user code may use it
         torch.default_generator.manual_seed(seed)
         if pl_module.device.type != "cpu":
             torch.get_device_module(pl_module.device).manual_seed(seed)
 
 
 class NonFiniteGuard(Callback):
-    """Stops training before a loss or gradient that is not finite can reach the weights."""
+    """Stops training before a loss or gradient that is not finite changes the weights."""
 
     def __init__(self) -> None:
-        self.index: list[int] = []
-        self.of_step: list[int] = []
+        self.batch_samples: list[int] = []
+        self.step_samples: list[int] = []
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remember which samples these are, and those of the batches before of the same step."""
-        named = isinstance(batch, Mapping) and "index" in batch
-        self.index = torch.as_tensor(batch["index"]).flatten().tolist() if named else []
+        """Store the sample indices of this batch and of all batches of this optimizer step."""
+        has_index = isinstance(batch, Mapping) and "index" in batch
+        self.batch_samples = torch.as_tensor(batch["index"]).flatten().tolist() if has_index else []
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            self.of_step = []
-        self.of_step += self.index
+            self.step_samples = []
+        self.step_samples += self.batch_samples
 
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
-        """Look at the loss."""
+        """Check the loss."""
         if not torch.isfinite(loss):
-            self._stop(trainer, f"the loss is {loss.item()}", self.index)
+            self._stop(trainer, f"the loss is {loss.item()}", self.batch_samples)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
     ) -> None:
-        """Look at the gradients, unless a scaler does."""
+        """Check the gradients, unless a gradient scaler does it."""
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return
         gradients = [
@@ -85,41 +87,42 @@ class NonFiniteGuard(Callback):
             if p.grad is not None
         ]
         if gradients and not torch.stack(torch._foreach_norm(gradients)).sum().isfinite():
-            given: list[Any] = [self.of_step]
-            if trainer.world_size > 1:  # the gradient is that of all processes
-                given = [None] * trainer.world_size
-                torch.distributed.all_gather_object(given, self.of_step)
-            self._stop(trainer, "a gradient is not finite", *given)
+            samples: list[Any] = [self.step_samples]
+            if trainer.world_size > 1:  # gradients are averaged over all processes
+                samples = [None] * trainer.world_size
+                torch.distributed.all_gather_object(samples, self.step_samples)
+            self._stop(trainer, "a gradient is not finite", *samples)
 
     @staticmethod
-    def _stop(trainer: pl.Trainer, what: str, *samples: list[int]) -> None:
-        shown = [
+    def _stop(trainer: pl.Trainer, problem: str, *samples: list[int]) -> None:
+        """Raise NumbersError; `samples` has the sample indices of each process."""
+        listed = [
             ", ".join(map(str, part[:16])) + (" …" if len(part) > 16 else "") for part in samples
         ]
         raise NumbersError(
-            f"{what} at step {trainer.global_step}, samples "
-            f"{'; of the next process '.join(shown) or 'unnamed'}; the weights are "
-            "as they were before this step and no checkpoint was touched; lower the learning rate "
-            "or look at those samples"
+            f"{problem} at step {trainer.global_step}, samples "
+            f"{'; of the next process '.join(listed) or 'unknown'}; the weights and checkpoints "
+            "have not changed in this step; lower the learning rate or check those samples"
         )
 
 
-class Predictions(Callback):
-    """`predictions/NUMBER.npz`: what `predict` finds in a batch, NUMBER that of its first sample.
+class PredictionWriter(Callback):
+    """Writes the output of `predict`, one file `predictions/NUMBER.npz` per batch.
 
-    Each has the arrays that the stage's `predict_step` gives, one that gives a single array as
-    `joints3d`, and `index`: which samples of the test split, batch axis first. Lifted videos have
-    their sequence's `name`. What an earlier prediction left there is removed first.
+    NUMBER is the index of the first sample of the batch. A file has the arrays that the stage's
+    `predict_step` returns (a single array is named `joints3d`) and `index`, the indices of the
+    samples in the test split, all with the batch axis first. If the batch is one whole sequence,
+    `name` is the name of the sequence. Files of an earlier prediction are removed first.
 
     Args:
-        folder: Where `predictions/` belongs.
+        folder: Run folder, in which `predictions/` is made.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "predictions"
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Empty the folder."""
+        """Remove the files of an earlier prediction."""
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
             writing.remove_leftovers(self.folder)
@@ -136,9 +139,9 @@ class Predictions(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write what was found."""
-        found = outputs if isinstance(outputs, Mapping) else {"joints3d": outputs}
-        arrays = {name: value.numpy(force=True) for name, value in found.items()}
+        """Write the file of this batch."""
+        results = outputs if isinstance(outputs, Mapping) else {"joints3d": outputs}
+        arrays = {name: value.numpy(force=True) for name, value in results.items()}
         index = arrays["index"] = torch.as_tensor(batch["index"]).numpy(force=True).reshape(-1)
         sequences = getattr(trainer.datamodule.evaluation_sets["test"], "sequences", None)  # type: ignore[attr-defined]
         if sequences is not None and len(index) == 1:
@@ -147,29 +150,29 @@ class Predictions(Callback):
         writing.write_atomically(path, lambda file: np.savez(file, **arrays))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where they are."""
+        """Print the folder and the number of files."""
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             count = len(list(self.folder.glob("*.npz")))
             print_line(f"  found      {self.folder}: {count} files")
 
 
-class Progress(Callback):
-    """A line now and then where no progress bar can be drawn: how far, how fast, how long still.
+class ProgressLines(Callback):
+    """Prints progress lines where there is no progress bar: steps, epoch, loss, speed, time left.
 
     Args:
-        seconds: Between two lines.
+        seconds: Seconds between two lines.
     """
 
     def __init__(self, seconds: float = 15.0) -> None:
         self.seconds = seconds
-        self._begin = self._last = 0.0
-        self._steps = 0
+        self._start_time = self._last_line = 0.0
+        self._start_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._begin = self._last = time.monotonic()
-        self._steps = trainer.global_step
+        """Store the time and the optimizer step at the start."""
+        self._start_time = self._last_line = time.monotonic()
+        self._start_step = trainer.global_step
 
     def on_train_batch_end(
         self,
@@ -181,21 +184,21 @@ class Progress(Callback):
     ) -> None:
         """Print a line if one is due."""
         now = time.monotonic()
-        due = now - self._last >= self.seconds or trainer.global_step - self._steps == 20
+        steps = trainer.global_step - self._start_step
+        due = now - self._last_line >= self.seconds or steps == 20
         if not due or not trainer.is_global_zero:
             return
-        self._last = now
+        self._last_line = now
         epochs = trainer.max_epochs or 1
         total = epochs * int(trainer.num_training_batches) // trainer.accumulate_grad_batches
         if trainer.max_steps > 0:
             total = min(total, trainer.max_steps) if epochs > 0 else trainer.max_steps
-        rate = (trainer.global_step - self._steps) / max(now - self._begin, 1e-9)
+        rate = steps / max(now - self._start_time, 1e-9)
         left = (total - trainer.global_step) / max(rate, 1e-9)
         loss = trainer.callback_metrics.get("train/loss")
-        number = "" if loss is None else f", loss {float(loss):.4g}"
-        sys.stdout.write(
+        loss_text = "" if loss is None else f", loss {float(loss):.4g}"
+        print_line(
             f"  step {trainer.global_step} of {total}, "
-            f"epoch {trainer.current_epoch + 1} of {epochs}{number}, "
-            f"{rate:.1f} steps/s, about {format_duration(left)} left\n"
+            f"epoch {trainer.current_epoch + 1} of {epochs}{loss_text}, "
+            f"{rate:.1f} steps/s, about {format_duration(left)} left"
         )
-        sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Checkpoints of runs: written whole, and turned into modules again."""
+"""Checkpoints of runs: atomic writing, digests of weights, modules loaded from checkpoints."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALLOWED_IMPORTS = (
     "lightning.pytorch.plugins",
     "lightning.pytorch.cli",
 )
-"""What a YAML file or a checkpoint may name; the command line adds to it with --import."""
+"""Modules whose classes a YAML file or a checkpoint may name; --import adds to them."""
 
 
 jsonargparse.set_parsing_settings(
@@ -36,30 +36,29 @@ jsonargparse.set_parsing_settings(
 
 
 def allow_import(name: str) -> None:
-    """Let configs and checkpoints name classes of a module that the command line named."""
+    """Allow configs and checkpoints to name classes of a module that --import named."""
     jsonargparse.set_parsing_settings(import_path_allowlist=[name])
 
 
-def stage_of(content: Mapping[str, Any], path: str | Path) -> str:
-    """Which stage a checkpoint is of.
+def checkpoint_stage(content: Mapping[str, Any], path: str | Path) -> str:
+    """Name of the stage that a checkpoint belongs to.
 
     Raises:
-        DataError: If it does not say.
+        DataError: If the checkpoint does not name its stage.
     """
     stage = content.get("heatlift", {}).get("stage")
     if stage is None:
         raise DataError(
-            f"{path}: does not say which stage it is of; if others published it, use "
+            f"{path}: does not name its stage; if these are published weights, use "
             "`heatlift weights import` first"
         )
     return str(stage)
 
 
-WEIGHTS_ALONE = "weights alone"
-"""Told to `AtomicCheckpointIO`: leave out what only a run that goes on needs."""
+WEIGHTS_ONLY = "weights alone"
+"""Storage option of `AtomicCheckpointIO`: leave out what only a resumed run needs."""
 
-
-_TO_GO_ON = (
+_RESUME_KEYS = (
     "callbacks",
     "optimizer_states",
     "lr_schedulers",
@@ -70,14 +69,14 @@ _TO_GO_ON = (
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's checkpoints, written whole or not at all and verified before use."""
+    """Lightning's checkpoint files, written atomically and verified when read."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Write a checkpoint: temporary file in the same folder, fsync, one rename."""
-        if storage_options == WEIGHTS_ALONE:
-            checkpoint = {key: checkpoint[key] for key in checkpoint if key not in _TO_GO_ON}
+        """Write a checkpoint through a temporary file, fsync and a rename."""
+        if storage_options == WEIGHTS_ONLY:
+            checkpoint = {key: checkpoint[key] for key in checkpoint if key not in _RESUME_KEYS}
         write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(
@@ -96,7 +95,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def weights_digest(weights: nn.Module | Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes, types and values of all weights and buffers."""
+    """SHA-256 of names, shapes, types and values of all weights and buffers."""
     state = weights.state_dict() if isinstance(weights, nn.Module) else weights
     digest = hashlib.sha256()
     for name in sorted(state):
@@ -107,33 +106,33 @@ def weights_digest(weights: nn.Module | Mapping[str, Tensor]) -> str:
 
 
 def load_module(path: str | Path, classes: Sequence[type[Any]]) -> Any:
-    """The module that a checkpoint holds, with its weights, in evaluation mode on the CPU.
+    """Load the module of a checkpoint, with its weights, in evaluation mode on the CPU.
 
     Args:
-        path: A checkpoint of a run.
-        classes: Stages (subclasses of `Stage`) that it may be of.
+        path: Checkpoint of a run.
+        classes: Accepted stages, subclasses of `Stage`.
 
     Raises:
-        DataError: If the file is damaged, of another stage, or does not say how its module is made.
+        DataError: If the file is damaged, of another stage, or without settings of its module.
     """
     content = read_checkpoint(path)
-    stage = stage_of(content, path)
+    stage = checkpoint_stage(content, path)
     cls = next((known for known in classes if known.stage == stage), None)
     if cls is None:
         wanted = " or ".join(known.stage for known in classes)
         raise DataError(f"{path}: is a checkpoint of stage {stage}; wanted {wanted}")
     if "_instantiator" not in content.get("hyper_parameters", {}):
-        what = "does not say how its network is made; train it with the CLI"
+        problem = "has no settings of its network; train it with the CLI"
         if "published" in content["heatlift"]:
-            what = (
+            problem = (
                 "is imported from published weights, without settings of a run; give it as "
-                "--model.pretrained, or, to be a detector, import a whole 2D network with its "
-                "--skeleton"
+                "--model.pretrained, or, to use it as a detector, import a whole 2D network with "
+                "its --skeleton"
             )
-        raise DataError(f"{path}: {what}")
+        raise DataError(f"{path}: {problem}")
     try:
         module = cls.load_from_checkpoint(path, map_location="cpu")
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise DataError(f"{path}: cannot be turned into a {cls.__name__} ({reason})") from error
+        raise DataError(f"{path}: cannot be loaded as a {cls.__name__} ({reason})") from error
     return module.eval()

@@ -1,16 +1,21 @@
-"""Lines and progress bars for people."""
+"""Lines, durations and progress bars on the terminal."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from typing import TypeVar
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
+LINE_INTERVAL = 10.0
+"""Seconds between two progress lines of `count_progress` where there is no terminal."""
+
 
 def format_duration(seconds: float) -> str:
-    """A time for people: `8 s`, `3 min`, `2 h 10 min`.
+    """Format a duration as text: `8 s`, `3 min`, `2 h 10 min`.
 
     >>> format_duration(8.2), format_duration(170), format_duration(7800)
     ('8 s', '3 min', '2 h 10 min')
@@ -23,20 +28,26 @@ def format_duration(seconds: float) -> str:
 
 @rank_zero_only
 def print_line(line: str) -> None:
-    """A line on the terminal, from the first process alone."""
+    """Print a line on stdout, on rank 0 only."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+def print_status(line: str) -> None:
+    """Print a line about the progress of a command on stderr, separate from its results."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 Item = TypeVar("Item")
 
 
 def progress_bar(items: Collection[Item], what: str) -> Iterator[Item]:
-    """The items one by one, with a bar on a terminal while they are worked on.
+    """Iterate over items; on a terminal, show a progress bar on stderr.
 
     Args:
-        items: What is read.
-        what: Of which file they are.
+        items: Items to iterate over.
+        what: Name of the file or part that is read.
     """
     if not sys.stderr.isatty():
         yield from items
@@ -44,5 +55,53 @@ def progress_bar(items: Collection[Item], what: str) -> Iterator[Item]:
     from rich.console import Console
     from rich.progress import track
 
-    bar = Console(stderr=True)
-    yield from track(items, f"reading {what} once", console=bar, transient=True)
+    console = Console(stderr=True)
+    yield from track(items, f"reading {what} once", console=console, transient=True)
+
+
+@contextlib.contextmanager
+def count_progress(
+    name: str, total: int, unit: str, *, shown: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """Show on stderr how much of a long task is done.
+
+    On a terminal this is a progress bar, otherwise a line about every 10 s. The first line comes
+    after the first batch if more than 10 s are left.
+
+    Args:
+        name: Name of the task.
+        total: Number of items in the task.
+        unit: Name of the items in the plural, for example "images".
+        shown: Whether to show anything; false on all ranks but one.
+
+    Yields:
+        A function to call with the number of items that were done since the last call.
+    """
+    if not shown or not total:
+        yield lambda done: None
+        return
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(name, total=total)
+            yield lambda done: bar.advance(task, done)
+        return
+    start = last_line = time.monotonic()
+    count = 0
+
+    def advance(done: int) -> None:
+        nonlocal last_line, count
+        is_first = count == 0
+        count = min(count + done, total)
+        now = time.monotonic()
+        left = (total - count) * (now - start) / count
+        if now - last_line > LINE_INTERVAL or (is_first and left > LINE_INTERVAL):
+            last_line = now
+            print_status(
+                f"{name}: {count:,} of {total:,} {unit}, about {format_duration(left)} left"
+            )
+
+    yield advance

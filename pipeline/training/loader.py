@@ -1,4 +1,4 @@
-"""The DataLoader of every stage: whole batches in an order that depends on the seed alone."""
+"""The DataLoader of all stages: whole batches in an order that depends only on seed and epoch."""
 
 from __future__ import annotations
 
@@ -19,47 +19,45 @@ from pipeline import rng
 from pipeline.errors import HeatliftError, ProcessLostError, UsageError
 
 BatchKey = tuple[int, NDArray[np.int64]]
-"""Epoch, and the indices of the samples in one batch."""
-
+"""Epoch, and sample indices of one batch."""
 
 WORKER_TIMEOUT = 120.0
-"""Seconds that a loader process may take for a batch."""
+"""Seconds that a DataLoader worker may take for a batch."""
 
-
-WORKER_CHECK = 5.0
-"""Seconds between two looks whether the loader processes are alive."""
+WORKER_CHECK_INTERVAL = 5.0
+"""Seconds between two checks that the DataLoader workers are alive."""
 
 
 class BatchSet(Protocol):
-    """A dataset that makes whole batches, vectorised where it can."""
+    """A dataset that makes whole batches at once."""
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         ...
 
     def __getitem__(self, key: BatchKey) -> dict[str, Any]:
-        """The batch of these samples in this epoch, a pure function of the key and the set's seed.
+        """Make the batch of a key: a pure function of the key and the seed of the dataset.
 
-        Arrays come out as NumPy arrays with the batch axis first; the loader turns them into
-        tensors. `index` (B,) names the samples in messages.
+        Values are NumPy arrays with the batch axis first; the DataLoader converts them to tensors.
+        `index`, (B,), has the sample indices.
         """
         ...
 
 
 class SeededSampler(Sampler[BatchKey]):
-    """Which samples come in which batch: a pure function of (seed, epoch), whatever came before.
+    """Yields the batch keys of an epoch: a pure function of (seed, epoch).
 
-    Training batches are cut from one permutation of all samples: batch s of W processes takes
-    samples s*B*W … (s+1)*B*W of it, every W-th to each process. Each sample comes exactly once per
-    epoch; what is left at the end and too small to give every process two samples joins the batch
-    before. Evaluation takes every W-th sample in order, without padding, so that a metric over N
-    processes equals the metric over one.
+    Training batches are parts of one permutation of all samples. With W processes, batch s has
+    samples s*B*W … (s+1)*B*W of it, and each process gets every W-th of these. Each sample occurs
+    exactly once per epoch. A last batch that is too small to give each process two samples is
+    merged with the batch before. In evaluation, each process gets every W-th sample in order,
+    without padding, so that a metric of several processes equals the metric of one.
 
     Args:
         count: Number of samples.
         batch_size: Samples per batch and process.
-        shuffle: Whether this is training.
-        seed: Of the run.
+        shuffle: True for training, false for evaluation.
+        seed: Seed of the run.
 
     Raises:
         UsageError: If there are fewer samples than processes.
@@ -71,23 +69,25 @@ class SeededSampler(Sampler[BatchKey]):
         self.skip = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each pass."""
+        """Set the epoch; Lightning calls this before each pass."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self._starts())
 
-    def _world(self) -> tuple[int, int]:
+    def _rank_and_world(self) -> tuple[int, int]:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
 
     def _starts(self) -> NDArray[np.int64]:
-        rank, world = self._world()
+        """Where each batch begins in the order of samples."""
+        rank, world = self._rank_and_world()
         if self.count < world:
+            purpose = "training" if self.shuffle else "evaluation"
             raise UsageError(
-                f"{self.count} {'training' if self.shuffle else 'evaluation'} samples are too few "
-                f"for {world} processes; give --trainer.devices {max(self.count, 1)}"
+                f"{self.count} {purpose} samples are too few for {world} processes; "
+                f"give --trainer.devices {max(self.count, 1)}"
             )
         if not self.shuffle:
             return np.arange(0, len(range(rank, self.count, world)), self.batch_size)
@@ -97,112 +97,114 @@ class SeededSampler(Sampler[BatchKey]):
         return starts
 
     def __iter__(self) -> Iterator[BatchKey]:
-        rank, world = self._world()
+        rank, world = self._rank_and_world()
         starts = self._starts()
         skip, self.skip = self.skip, 0
         if not self.shuffle:
-            mine = np.arange(rank, self.count, world)
+            samples = np.arange(rank, self.count, world)
             for start in starts[skip:]:
-                yield self.epoch, mine[start : start + self.batch_size]
+                yield self.epoch, samples[start : start + self.batch_size]
             return
         order = rng.generator(self.seed, "order", self.epoch).permutation(self.count)
         for start, end in list(zip(starts, [*starts[1:], self.count], strict=True))[skip:]:
             yield self.epoch, order[start:end][rank::world]
 
 
-class _Looking(_MultiProcessingDataLoaderIter):
-    """Looks at its processes while it waits for them.
+class _WatchingIterator(_MultiProcessingDataLoaderIter):
+    """Iterator of DataLoader workers that checks every few seconds that they are alive.
 
-    torch looks when the timeout is over, and otherwise trusts the signal of a child's death, which
-    can come while another is handled; such a death would cost all of `WORKER_TIMEOUT`. And a process that
-    dies amid handing over a batch breaks a connection shortly before its death can be seen.
+    torch checks only at the end of the timeout. Before, it relies on SIGCHLD, which is lost if two
+    workers die at the same time; then a death would be noticed only after `WORKER_TIMEOUT`. A
+    worker that dies while it sends a batch breaks the connection before its death is visible.
     """
 
-    def _try_get_data(self, timeout: float = WORKER_CHECK) -> tuple[bool, Any]:
+    def _try_get_data(self, timeout: float = WORKER_CHECK_INTERVAL) -> tuple[bool, Any]:
         end = time.monotonic() + timeout
         while True:
-            left = max(end - time.monotonic(), 0.0)
+            time_left = max(end - time.monotonic(), 0.0)
             try:
-                got, data = super()._try_get_data(min(left, WORKER_CHECK))
+                success, data = super()._try_get_data(min(time_left, WORKER_CHECK_INTERVAL))
             except (EOFError, OSError) as error:
-                if connection.wait([worker.sentinel for worker in self._workers], WORKER_CHECK):
+                if connection.wait(
+                    [worker.sentinel for worker in self._workers], WORKER_CHECK_INTERVAL
+                ):
                     raise RuntimeError("a DataLoader worker exited") from error
                 raise
-            if got or left <= WORKER_CHECK:
-                return got, data
+            if success or time_left <= WORKER_CHECK_INTERVAL:
+                return success, data
 
     def _shutdown_workers(self) -> None:
-        with contextlib.suppress(RuntimeError):  # a death while all are to end is no news
+        with contextlib.suppress(RuntimeError):  # a worker died; all are to end anyway
             super()._shutdown_workers()
 
 
 class ResumableLoader(DataLoader[dict[str, Any]]):
-    """A DataLoader that knows how many batches of this pass it gave; a resumed run goes on there.
+    """A DataLoader that counts the batches of the current pass, so that a pass can be resumed.
 
-    Lightning stores `state_dict` in the checkpoint. The pass begins at the first batch asked for,
-    not when the iterator is made, because Lightning makes it before it tells the sampler which
-    epoch this is.
+    Lightning stores `state_dict` in the checkpoint. The sampler is read at the first batch, not
+    when the iterator is made, because Lightning makes the iterator before it sets the epoch.
     """
 
-    given = 0
+    batch_count = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        order = self.sampler
-        if isinstance(order, SeededSampler):
-            self.given = order.skip
+        sampler = self.sampler
+        if isinstance(sampler, SeededSampler):
+            self.batch_count = sampler.skip
         try:
             for batch in super().__iter__():
-                self.given += 1
+                self.batch_count += 1
                 yield batch
         except HeatliftError as error:
-            # A worker sends the whole traceback as the text.
+            # A worker sends its traceback as the text of the exception.
             name = type(error).__name__
             raise type(error)(str(error).rsplit(f"{name}: ", 1)[-1].strip()) from error
         except RuntimeError as error:
             if "DataLoader" not in str(error):
                 raise
-            raise ProcessLostError(self._lost(str(error))) from error
+            raise ProcessLostError(self._worker_lost_message(str(error))) from error
 
     def _get_iterator(self) -> _BaseDataLoaderIter:
-        return _Looking(self) if self.num_workers else super()._get_iterator()
+        return _WatchingIterator(self) if self.num_workers else super()._get_iterator()
 
-    def _lost(self, what: str) -> str:
-        how = (
-            f"gave nothing for {self.timeout:.0f} s"
-            if "timed out" in what
-            else "was killed (out of memory?)"
-        )
+    def _worker_lost_message(self, error: str) -> str:
+        """Error line for a worker that died or timed out, from the text of torch's error."""
+        if "timed out" in error:
+            problem = f"gave no batch for {self.timeout:.0f} s"
+        else:
+            problem = "was killed (out of memory?)"
         return (
-            f"a loader process {how}, at batch {self.given} of this pass; lower --data.workers or "
-            "--data.batch_size, or look at the files of that batch with --data.workers 0"
+            f"a DataLoader worker {problem}, at batch {self.batch_count} of this pass; lower "
+            "--data.workers or --data.batch_size, or check the files of that batch with "
+            "--data.workers 0"
         )
 
     def state_dict(self) -> dict[str, int]:
-        """Batches given so far in this pass."""
-        return {"given": self.given}
+        """Number of batches of the current pass so far."""
+        return {"given": self.batch_count}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Start the next pass behind the batches given before; a finished pass starts anew."""
+        """Skip the batches that an unfinished pass already gave; a finished pass starts again."""
         if isinstance(self.sampler, SeededSampler):
             self.sampler.skip = state["given"] if state["given"] < len(self.sampler) else 0
 
 
 def ignore_interrupts(worker: int) -> None:
-    """Leave Ctrl-C, which a terminal sends to loader processes too, to whom they work for."""
+    """Ignore SIGINT in a DataLoader worker; the terminal also sends it to the main process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def make_loader(
     dataset: BatchSet, batch_size: int, *, shuffle: bool, seed: int = 0, workers: int = 0
 ) -> ResumableLoader:
-    """A loader whose order, and with it every batch, depends on (seed, epoch) alone.
+    """Make a DataLoader whose batches depend only on (seed, epoch).
 
     Args:
-        dataset: Makes whole batches from (epoch, indices).
+        dataset: Makes whole batches from (epoch, sample indices).
         batch_size: Samples per batch and process.
-        shuffle: True to train, False to evaluate.
-        seed: Of the run.
-        workers: Loader processes; the batches are the same for any number.
+        shuffle: True for training, false for evaluation.
+        seed: Seed of the run.
+        workers: Number of DataLoader workers; batches do not depend on it.
     """
     return ResumableLoader(
         dataset,  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""metrics.csv: one line per number, appended to by resumed runs."""
+"""metrics.csv: one line per logged number; a resumed run appends to it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pipeline.training.run_folder import read_state
 
 
 class MetricsFile(Logger):
-    """`metrics.csv`: one line per number, step,name,value; appended to, also by a resumed run.
+    """Lightning logger that writes `metrics.csv`, one line `step,name,value` per number.
 
     Args:
-        path: Of the file.
-        after: Lines of steps behind this one are dropped first, because a resumed run writes them
-            again; -1 drops all.
+        path: Path of the file.
+        after: Last step to keep of an existing file, because a resumed run writes the later steps
+            again; -1 keeps nothing.
     """
 
     def __init__(self, path: Path, after: int) -> None:
@@ -35,25 +35,25 @@ class MetricsFile(Logger):
 
     @property
     def name(self) -> str:
-        """Of the logger."""
+        """Name of the logger."""
         return "metrics"
 
     @property
     def version(self) -> str:
-        """Of the logger."""
+        """Version of the logger; there is none."""
         return ""
 
     @property
     def save_dir(self) -> str:
-        """The run's folder."""
+        """Run folder."""
         return str(self.path.parent)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: run.json has the settings."""
+        """Do nothing; run.json has the settings."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append numbers."""
+        """Append the metrics of a step."""
         self._prepare()
         with self.path.open("a", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(
@@ -63,6 +63,7 @@ class MetricsFile(Logger):
             )
 
     def _prepare(self) -> None:
+        """Drop the lines of later steps, before the first write."""
         if self._ready:
             return
         self._ready = True
@@ -77,16 +78,16 @@ class MetricsFile(Logger):
 
 
 def read_metrics(path: Path) -> list[tuple[int, str, float]]:
-    """Lines of a metrics.csv: step, name, value; a last line cut short by a crash is left out.
+    """Read the lines of a metrics.csv: step, name, value.
 
-    Lines that cannot be read are left out too, with one warning on stderr; so is said of the file
-    of a finished run that is not as that run left it.
+    A last line that is incomplete after a crash is left out. Damaged lines are left out with one
+    warning on stderr. There is also a warning if the file of a finished run was changed later.
     """
     if not path.exists():
         return []
-    left = (read_state(path.parent) or {}).get("metrics")
-    if left is not None and left != digests.file_digest(path):
-        _warn_of_damage(path, "is not as its run left it; numbers in it may be wrong")
+    digest = (read_state(path.parent) or {}).get("metrics")
+    if digest is not None and digest != digests.file_digest(path):
+        _warn_once(path, "was changed after its run finished; numbers in it may be wrong")
     rows, unreadable = [], 0
     for line in path.read_text(errors="replace").splitlines(keepends=True)[1:]:
         step, _, rest = line.partition(",")
@@ -100,16 +101,16 @@ def read_metrics(path: Path) -> list[tuple[int, str, float]]:
         except ValueError:
             unreadable += 1
     if unreadable:
-        _warn_of_damage(path, f"{unreadable} damaged line(s) left out")
+        _warn_once(path, f"{unreadable} damaged line(s) left out")
     return rows
 
 
-@functools.cache  # a run reads its file more than once
-def _warn_of_damage(path: Path, what: str) -> None:
-    sys.stderr.write(f"heatlift: warning: {path}: {what}\n")
+@functools.cache  # a run reads its file several times
+def _warn_once(path: Path, problem: str) -> None:
+    sys.stderr.write(f"heatlift: warning: {path}: {problem}\n")
 
 
 def finite_or_none(value: Any) -> float | None:
-    """A logged value as a number that JSON can hold; none where it is not finite."""
+    """A logged value as a number for JSON; None if it is not finite."""
     number = float(value)
     return number if math.isfinite(number) else None

@@ -1,9 +1,10 @@
-"""Several processes on one machine: started together, watched, and none left behind."""
+"""Processes of a run on one machine: started together, supervised, ended together."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -16,25 +17,26 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from pipeline.errors import UsageError
+from pipeline.errors import ProcessLostError, UsageError
 
-PARENT = "HEATLIFT_PARENT"
-"""Environment variable that holds the process id of the watcher; set in the processes it starts."""
+PARENT_VARIABLE = "HEATLIFT_PARENT"
+"""Environment variable of the started processes: process id of the supervising process."""
 
-ERROR = "heatlift: error: "
-"""How the line begins by which a process says why it ends."""
+ERROR_PREFIX = "heatlift: error: "
+"""Prefix of the line on stderr in which a process reports why it ends."""
 
-LOST = 6
-"""Exit code of a process that lost another."""
+LOST_CODE = ProcessLostError.exit_code
+"""Exit code of a process that lost another process."""
 
-GRACE = 5.0
-"""Seconds that the others have to end by themselves when one has failed."""
+GRACE_SECONDS = 5.0
+"""Seconds that the other processes get to end by themselves after one has failed."""
 
-_SIGNS_OF_LOSS = (
+_LOSS_MESSAGES = (
+    *(
+        os.strerror(number).lower()
+        for number in (errno.ECONNRESET, errno.ECONNREFUSED, errno.EPIPE)
+    ),
     "connection closed by peer",
-    "connection reset by peer",
-    "connection refused",
-    "broken pipe",
     "socket closed",
     "socket timeout",
     "timed out waiting",
@@ -43,24 +45,28 @@ _SIGNS_OF_LOSS = (
     "store->get",
     "nccl communicator was aborted",
 )
+"""Parts of the messages, in lower case, by which torch.distributed reports a lost process."""
 
 
 def current_rank() -> int | None:
-    """This process's number among those started together, before the process group exists.
+    """Rank of this process as set by the launcher, also before the process group exists.
+
+    Returns:
+        The rank; None if this process runs alone.
 
     Raises:
-        UsageError: If a launcher's variable is set to something else than a number.
+        UsageError: If an environment variable of the launcher is not a number.
     """
     names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    given = {name: os.environ[name] for name in names if name in os.environ}
-    for name, number in given.items():
-        if not number.isdecimal():
-            raise UsageError(f"{name} is {number!r} and no number; unset it, or use torchrun")
-    return int(next(iter(given.values()))) if given else None
+    ranks = {name: os.environ[name] for name in names if name in os.environ}
+    for name, rank in ranks.items():
+        if not rank.isdecimal():
+            raise UsageError(f"{name} is {rank!r}, not a number; unset it, or use torchrun")
+    return int(next(iter(ranks.values()))) if ranks else None
 
 
 def process_start_time(pid: int) -> str:
-    """When a process of this machine was started, in its own clock's ticks; "" if unknown."""
+    """Start time of a process of this machine in clock ticks since boot; "" if unknown."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19]
     except OSError:
@@ -68,25 +74,27 @@ def process_start_time(pid: int) -> str:
 
 
 def exit_with_parent() -> None:
-    """End when the watcher ends, however it ends (Linux)."""
-    parent = os.environ.get(PARENT)
+    """Make this process end when the supervising process ends, also if that is killed (Linux)."""
+    parent = os.environ.get(PARENT_VARIABLE)
     if parent is None or not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
     if os.getppid() != int(parent):
-        os._exit(LOST)
+        os._exit(LOST_CODE)
 
 
 def is_process_loss(error: BaseException) -> bool:
     """Whether an exception of torch.distributed means that a process died or stopped answering."""
     text = f"{type(error).__name__} {error}".lower()
-    return isinstance(error, RuntimeError) and any(sign in text for sign in _SIGNS_OF_LOSS)
+    return isinstance(error, RuntimeError) and any(message in text for message in _LOSS_MESSAGES)
 
 
-def start(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+def start_process(
+    arguments: Sequence[str], environment: Mapping[str, str]
+) -> subprocess.Popen[str]:
     """Start one process of a run."""
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "pipeline", *words],
+        [sys.executable, "-P", "-m", "pipeline", *arguments],
         env=dict(environment),
         stderr=subprocess.PIPE,
         text=True,
@@ -95,44 +103,48 @@ def start(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Po
 
 
 def supervise_processes(
-    count: int, words: Sequence[str], given: Mapping[str, str]
+    count: int, arguments: Sequence[str], environment: Mapping[str, str]
 ) -> tuple[str, int]:
     """Run a command line in several processes of this machine and wait for all of them.
 
-    When one fails, the others have a few seconds to end, then they are killed. SIGTERM and SIGINT
-    are passed on to all; a second one kills. Whatever happens to this process, they end with it.
+    When one fails, the others have `GRACE_SECONDS` to end; then they are killed. SIGTERM and SIGINT
+    are forwarded to all; a second signal kills them. If this process dies, they end too.
 
     Args:
-        count: How many.
-        words: The command line without the program's name.
-        given: Environment variables for all of them, beside those of this process.
+        count: Number of processes.
+        arguments: Command line without the name of the program.
+        environment: Environment variables for the processes, besides those of this process.
 
     Returns:
-        Why it ended, in a line, and the exit code; nothing and 0 if all went well.
+        Error line and exit code; "" and 0 if there was no error.
     """
-    shared = {**os.environ, **given, PARENT: str(os.getpid())}
+    shared = {**os.environ, **environment, PARENT_VARIABLE: str(os.getpid())}
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
-    processes = [start(words, {**shared, "LOCAL_RANK": str(number)}) for number in range(count)]
-    last_words: list[str] = [""] * count
+    processes = [
+        start_process(arguments, {**shared, "LOCAL_RANK": str(rank)}) for rank in range(count)
+    ]
+    error_lines: list[str] = [""] * count
     readers = [
-        threading.Thread(target=_relay, args=(process.stderr, last_words, number), daemon=True)
-        for number, process in enumerate(processes)
+        threading.Thread(
+            target=_forward_stderr, args=(process.stderr, error_lines, rank), daemon=True
+        )
+        for rank, process in enumerate(processes)
     ]
     for reader in readers:
         reader.start()
-    told: list[int] = []
+    signals: list[int] = []
 
-    def tell(number: int, frame: FrameType | None) -> None:
-        told.append(number)
+    def forward_signal(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
         for process in processes:
-            process.send_signal(signal.SIGKILL if len(told) > 1 else number)
+            process.send_signal(signal.SIGKILL if len(signals) > 1 else number)
 
-    with signal_handlers((signal.SIGTERM, signal.SIGINT), tell):
-        killed = _wait(processes)
+    with signal_handlers((signal.SIGTERM, signal.SIGINT), forward_signal):
+        killed = _wait_for_all(processes)
     for reader in readers:
         reader.join(2.0)
     codes = [process.wait() for process in processes]
-    return _verdict(codes, last_words, killed, told)
+    return _find_cause(codes, error_lines, killed, signals)
 
 
 def _free_port() -> int:
@@ -145,7 +157,7 @@ def _free_port() -> int:
 def signal_handlers(
     numbers: Sequence[int], handler: Callable[[int, FrameType | None], None]
 ) -> Iterator[None]:
-    """Handle signals in this way, then as before; only the main thread can."""
+    """Install a signal handler within the context; does nothing outside of the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -157,60 +169,65 @@ def signal_handlers(
             signal.signal(number, handler_before)
 
 
-def _relay(stream: IO[str], last_words: list[str], number: int) -> None:
-    """Pass on what a process writes on stderr, but keep the line that says why it ends."""
+def _forward_stderr(stream: IO[str], error_lines: list[str], rank: int) -> None:
+    """Forward the stderr of a process, but store its error line in `error_lines[rank]`."""
     for line in stream:
-        if line.startswith(ERROR):
-            last_words[number] = line.removeprefix(ERROR).strip()
+        if line.startswith(ERROR_PREFIX):
+            error_lines[rank] = line.removeprefix(ERROR_PREFIX).strip()
         else:
             sys.stderr.write(line)
 
 
-def _wait(processes: Sequence[subprocess.Popen[str]]) -> set[int]:
-    """Wait until all have ended; those that had to be killed."""
+def _wait_for_all(processes: Sequence[subprocess.Popen[str]]) -> set[int]:
+    """Wait until all processes have ended; return the ranks of those that had to be killed."""
     end: float | None = None
     while any(process.poll() is None for process in processes):
         if end is None and any(process.poll() for process in processes):
-            end = time.monotonic() + GRACE
+            end = time.monotonic() + GRACE_SECONDS
         if end is not None and time.monotonic() > end:
             break
         time.sleep(0.05)
-    late = {number for number, process in enumerate(processes) if process.poll() is None}
-    for number in late:
-        processes[number].kill()
+    late = {rank for rank, process in enumerate(processes) if process.poll() is None}
+    for rank in late:
+        processes[rank].kill()
     return late
 
 
-def _verdict(
-    codes: Sequence[int], last_words: Sequence[str], killed: set[int], told: Sequence[int]
+def _find_cause(
+    codes: Sequence[int], error_lines: Sequence[str], killed: set[int], signals: Sequence[int]
 ) -> tuple[str, int]:
-    """The first cause: who was told to stop, died or failed; who only lost another comes last."""
-    if told and any(codes):
-        name = signal.Signals(told[0]).name
-        said = [text for text, code in zip(last_words, codes, strict=True) if code == 128 + told[0]]
-        return (said or [f"stopped by {name}; the same command goes on from what was saved"])[0], (
-            128 + told[0]
-        )
-    for number, code in enumerate(codes):
-        if code < 0 and number not in killed:
+    """Error line and exit code of the first cause, given the exit code and error line of each rank.
+
+    The first that applies of: a signal stopped the run, a process died by a signal, failed, was
+    killed because it did not end, lost another process.
+    """
+    if signals and any(codes):
+        stop_code = 128 + signals[0]
+        for line, code in zip(error_lines, codes, strict=True):
+            if code == stop_code:
+                return line, stop_code
+        name = signal.Signals(signals[0]).name
+        return f"stopped by {name}; run the same command again to resume", stop_code
+    for rank, code in enumerate(codes):
+        if code < 0 and rank not in killed:
             hint = " (out of memory?)" if code == -signal.SIGKILL else ""
             name = signal.Signals(-code).name
-            return _advice(f"process {number} died by signal {-code}, {name}{hint}"), LOST
-    for number, code in enumerate(codes):
-        if code not in (0, LOST) and number not in killed:
-            return f"process {number}: {last_words[number] or f'ended with exit code {code}'}", code
-    for number in sorted(killed):
-        return _advice(f"process {number} stopped answering and was killed"), LOST
-    for number, code in enumerate(codes):
+            return _add_advice(f"process {rank} died by signal {-code}, {name}{hint}"), LOST_CODE
+    for rank, code in enumerate(codes):
+        if code not in (0, LOST_CODE) and rank not in killed:
+            return f"process {rank}: {error_lines[rank] or f'ended with exit code {code}'}", code
+    for rank in sorted(killed):
+        return _add_advice(f"process {rank} stopped answering and was killed"), LOST_CODE
+    for rank, code in enumerate(codes):
         if code:
-            return f"process {number}: {last_words[number] or 'lost another process'}", LOST
+            return f"process {rank}: {error_lines[rank] or 'lost another process'}", LOST_CODE
     return "", 0
 
 
-def _advice(what: str) -> str:
-    return f"{what}; the others were stopped; the same command goes on from the newest state"
+def _add_advice(problem: str) -> str:
+    return f"{problem}; the others were stopped; run the same command again to resume"
 
 
 def run_environment(folder: Path, resume: Path | None) -> dict[str, str]:
-    """What the processes of a run are told: its folder, and the checkpoint to go on from."""
+    """Environment variables for the processes of a run: its folder and the checkpoint to resume."""
     return {"HEATLIFT_RUN": str(folder), "HEATLIFT_RESUME": str(resume or "")}

@@ -1,4 +1,4 @@
-"""The run folder and run.json: found, opened, resumed."""
+"""The run folder and run.json: find, open and resume runs."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ UNFINISHED, FINISHED = "unfinished", "finished"
 
 
 def settings_digest(settings: Any) -> str:
-    """SHA-256 of plain settings, whatever their order."""
+    """SHA-256 of settings of plain types, independent of the order of keys."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def launch_id() -> str | None:
-    """What the processes of a torchrun or SLURM step have in common; none for a process alone."""
+    """Identifier shared by all processes of one torchrun or SLURM step; None without a launcher."""
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID")
     parts = [os.environ.get(name, "") for name in (*names, "MASTER_ADDR", "MASTER_PORT")]
-    if os.environ.get("GROUP_WORLD_SIZE") == "1":  # of torchrun: all have this one parent
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":  # torchrun: all ranks have one parent
         parts += [str(os.getppid()), processes.process_start_time(os.getppid())]
     return ":".join(parts) if any(parts) and processes.current_rank() is not None else None
 
 
 @dataclass
 class Run:
-    """The folder of one run, and what is known of it.
+    """A run: its folder, the content of run.json, the checkpoint to resume, the lock.
 
     Args:
-        folder: `runs/STAGE/NAME`.
-        state: What run.json holds: stage, name, digest, settings, state, checkpoint, numbers.
-        resume: The checkpoint to go on from; none to begin.
-        lock: Held while this process works on the run.
+        folder: Run folder `runs/STAGE/NAME`.
+        state: Content of run.json: stage, name, digest, settings, state, checkpoint, numbers.
+        resume: Checkpoint to resume from; None for a new run.
+        lock: Lock that this process holds while it works on the run.
     """
 
     folder: Path
@@ -58,36 +58,41 @@ class Run:
         return self.folder / "checkpoints"
 
     def write(self, **changes: Any) -> None:
-        """Change run.json, in one step."""
+        """Change entries of run.json; the file is replaced atomically."""
         self.state |= changes
         write_state(self.folder, self.state)
 
     def release(self) -> None:
-        """Let others work on the folder."""
+        """Release the lock, so that other processes can open the run."""
         if self.lock:
             self.lock.release()
 
 
-SEAL = "sha256"
-"""Key in run.json: the digest of all else in it."""
+DIGEST_KEY = "sha256"
+"""Key in run.json of the digest over all other entries."""
+
+CALLBACK_STATE_KEY = "CheckpointCallback"
+"""Key under which Lightning stores the state of the checkpoint callback in a checkpoint."""
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write run.json, with a digest of what it holds."""
-    plain = json.loads(json.dumps({**state, SEAL: None}, default=str))
-    text = json.dumps({**plain, SEAL: settings_digest(plain)}, indent=2, sort_keys=True) + "\n"
+    """Write run.json with a digest of its content."""
+    plain = json.loads(json.dumps({**state, DIGEST_KEY: None}, default=str))
+    text = (
+        json.dumps({**plain, DIGEST_KEY: settings_digest(plain)}, indent=2, sort_keys=True) + "\n"
+    )
     write_atomically(folder / "run.json", lambda file: file.write(text.encode()))
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """What the run.json of a folder holds; none if there is none that is as it was written."""
+    """Content of the run.json of a folder; None if it is missing or its digest does not match."""
     try:
         state = json.loads((folder / "run.json").read_text())
-        seal = state.pop(SEAL)
-        whole = bool(seal == settings_digest({**state, SEAL: None}))
+        digest = state.pop(DIGEST_KEY)
+        intact = bool(digest == settings_digest({**state, DIGEST_KEY: None}))
     except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
         return None
-    return state if whole else None
+    return state if intact else None
 
 
 def open_run(
@@ -97,35 +102,35 @@ def open_run(
     settings: Mapping[str, Any],
     report: Callable[[str], None] = print,
 ) -> Run:
-    """Find the unfinished run of these settings, or begin a new one under the first free name.
+    """Open the unfinished run of these settings, or begin a new run under the first free name.
 
     Args:
         root: Folder of all runs.
-        stage: Which stage.
-        name: NAME; where it is taken by a finished run, by other settings or by a run that another
-            process works on, NAME-2, NAME-3 … are tried.
-        settings: Everything that shapes the result, as plain types.
-        report: Called with a line for whatever keeps an unfinished run from being gone on with.
+        stage: Name of the stage.
+        name: Name of the run. If it belongs to a finished run, to other settings or to a run that
+            another process works on, name-2, name-3 … are tried.
+        settings: All settings that affect the result, as plain types.
+        report: Called with a line for each reason why an unfinished run cannot be resumed.
 
     Raises:
         StorageError: If the folder cannot be made.
     """
     digest = settings_digest(settings)
-    given = os.environ.get("HEATLIFT_RUN")
-    if given and processes.current_rank() is not None:
+    opened = os.environ.get("HEATLIFT_RUN")  # by the supervising process
+    if opened and processes.current_rank() is not None:
         resume = os.environ.get("HEATLIFT_RESUME")
-        return Run(Path(given), read_state(Path(given)) or {}, Path(resume) if resume else None)
+        return Run(Path(opened), read_state(Path(opened)) or {}, Path(resume) if resume else None)
     if processes.current_rank():
         return _wait_for_first(root / stage, digest)
-    for candidate in _names(root / stage, name):
+    for candidate in _candidate_folders(root / stage, name):
         make_folder(candidate)
         lock = filelock.FileLock(candidate / ".lock")
         try:
-            lock.acquire(timeout=0.2)  # a look at it by another process takes less
+            lock.acquire(timeout=0.2)  # another process that only checks the run takes less
         except filelock.Timeout:
             continue
         remove_partial_files(candidate)
-        begun = {
+        new_state = {
             "stage": stage,
             "name": candidate.name,
             "digest": digest,
@@ -134,20 +139,20 @@ def open_run(
         }
         state = read_state(candidate)
         if state is None:
-            state = _recovered(candidate, begun, report)
+            state = _recover_state(candidate, new_state, report)
         if state.get("digest") != digest or state.get("state") != UNFINISHED:
-            _tell_difference(candidate, state, settings, report)
+            _report_changed_settings(candidate, state, settings, report)
             lock.release()
             continue
         run = Run(candidate, state, lock=lock)
         run.resume = newest_checkpoint(candidate, digest, report)
         run.write(launch=launch_id(), resume=run.resume.name if run.resume else None)
         return run
-    raise AssertionError("names never end")
+    raise AssertionError("there is always another name")
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder under that of all runs.
+    """Make a folder and its parents.
 
     Raises:
         StorageError: If it cannot be made.
@@ -161,45 +166,51 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove the unfinished files that killed processes left in a run folder."""
+    """Remove the temporary files that killed processes left in a run folder."""
     for part in ("", "checkpoints", "images", "tables"):
         remove_leftovers(folder / part)
 
 
-def _recovered(
-    folder: Path, begun: dict[str, Any], report: Callable[[str], None]
+def _recover_state(
+    folder: Path, new_state: dict[str, Any], report: Callable[[str], None]
 ) -> dict[str, Any]:
-    """The state of a run whose run.json is missing or damaged: begun, or of nobody knows whom."""
-    tests = ("validate-", "test-", "predict-")  # of weights from elsewhere
-    if all(path.name == ".lock" or path.name.startswith(tests) for path in folder.iterdir()):
-        return begun
-    states = (folder / "checkpoints").glob("step-*.ckpt")
-    if any(_is_of(path, begun["digest"]) for path in states):
-        report(f"heatlift: warning: {folder}/run.json is damaged or missing; its states are not")
-        return begun
-    report(f"heatlift: warning: {folder} has no run.json that can be read; it is left as it is")
+    """State of a run without a valid run.json.
+
+    It is `new_state` if the folder is unused or its checkpoints belong to the run, otherwise empty.
+    """
+    evaluations = ("validate-", "test-", "predict-")  # of checkpoints from other folders
+    if all(path.name == ".lock" or path.name.startswith(evaluations) for path in folder.iterdir()):
+        return new_state
+    checkpoints = (folder / "checkpoints").glob("step-*.ckpt")
+    if any(_belongs_to_run(path, new_state["digest"]) for path in checkpoints):
+        report(
+            f"heatlift: warning: {folder}/run.json is damaged or missing; "
+            "the run is resumed from its checkpoints"
+        )
+        return new_state
+    report(f"heatlift: warning: {folder} has no readable run.json; the folder is not used")
     return {}
 
 
-def _is_of(path: Path, digest: str) -> bool:
+def _belongs_to_run(path: Path, digest: str) -> bool:
     try:
-        _refuse_misplaced(path, digest)
+        _check_checkpoint(path, digest)
     except DataError:
         return False
     return True
 
 
-def _tell_difference(
+def _report_changed_settings(
     folder: Path,
     state: Mapping[str, Any],
     settings: Mapping[str, Any],
     report: Callable[[str], None],
 ) -> None:
-    """Say why an unfinished run is not gone on with."""
+    """Report the changed settings because of which an unfinished run is not resumed."""
     if state.get("state") != UNFINISHED:
         return
-    before = _flat(state.get("settings", {}))
-    now = _flat(json.loads(json.dumps(settings, default=str)))
+    before = _flatten(state.get("settings", {}))
+    now = _flatten(json.loads(json.dumps(settings, default=str)))
     changed = [
         f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
         for key in sorted(before.keys() | now.keys())
@@ -208,12 +219,12 @@ def _tell_difference(
     more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
     report(
         f"heatlift: {folder} is unfinished and had other settings "
-        f"({'; '.join(changed[:4])}{more}); it is left as it is"
+        f"({'; '.join(changed[:4])}{more}); it is not resumed"
     )
 
 
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name.
+def _flatten(value: Any, key: str = "") -> dict[str, Any]:
+    """Flatten nested settings to dotted names.
 
     >>> _flat({"data": {"batch_size": 8}, "seed": 1})
     {'data.batch_size': 8, 'seed': 1}
@@ -223,11 +234,12 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
     return {
         name: leaf
         for part, inner in value.items()
-        for name, leaf in _flat(inner, f"{key}.{part}".removeprefix(".")).items()
+        for name, leaf in _flatten(inner, f"{key}.{part}".removeprefix(".")).items()
     }
 
 
-def _names(folder: Path, name: str) -> Iterator[Path]:
+def _candidate_folders(folder: Path, name: str) -> Iterator[Path]:
+    """Folders NAME, NAME-2, NAME-3 … without end."""
     yield folder / name
     number = 2
     while True:
@@ -236,7 +248,7 @@ def _names(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _wait_for_first(folder: Path, digest: str, patience: float = 120.0) -> Run:
-    """The run that the first process of this launch opened."""
+    """Wait until rank 0 of this launch has opened a run; return that run."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
         for candidate in folder.glob("*/run.json"):
@@ -247,78 +259,81 @@ def _wait_for_first(folder: Path, digest: str, patience: float = 120.0) -> Run:
                 return run
         time.sleep(0.2)
     raise ProcessLostError(
-        f"{folder}: the first process opened no run within {patience:.0f} s; "
-        "are the runs on a shared disk?"
+        f"{folder}: rank 0 opened no run within {patience:.0f} s; "
+        "check that the runs are on a shared disk"
     )
 
 
 def newest_checkpoint(
     folder: Path, digest: str = "", report: Callable[[str], None] = print
 ) -> Path | None:
-    """The newest whole state to go on from; damaged and misplaced ones are named and set aside.
+    """Find the newest valid checkpoint to resume from; invalid ones are reported and renamed.
 
     Args:
-        folder: Of the run.
-        digest: Of the run's settings.
-        report: Called with a line for each state passed over, and one for the state taken instead.
+        folder: Run folder.
+        digest: Digest of the run's settings; "" to accept any.
+        report: Called with a line for each invalid checkpoint and one for the one used instead.
     """
-    passed_over = False
-    states = (folder / "checkpoints").glob("step-*.ckpt")
-    for path in sorted(states, key=lambda path: (step_in_name(path), path.name), reverse=True):
+    found_invalid = False
+    paths = (folder / "checkpoints").glob("step-*.ckpt")
+    for path in sorted(paths, key=lambda path: (step_in_name(path), path.name), reverse=True):
         try:
-            _refuse_misplaced(path, digest)
+            _check_checkpoint(path, digest)
         except DataError as error:
             report(f"heatlift: warning: {error}")
             rename_to_bad(path)
-            passed_over = True
+            found_invalid = True
             continue
-        if passed_over:
-            report(f"heatlift: warning: {path.name} is the newest good state; going on from there")
+        if found_invalid:
+            report(f"heatlift: warning: resuming from {path.name}, the newest valid checkpoint")
         return path
-    if passed_over:
-        report(f"heatlift: warning: {folder} has no good state; beginning anew")
+    if found_invalid:
+        report(f"heatlift: warning: {folder} has no valid checkpoint; starting from the beginning")
     return None
 
 
 def step_in_name(path: Path) -> int:
-    """The step in the name of a state, `step-000000200.ckpt`; -1 if it has another name."""
+    """Step in a file name like `step-000000200.ckpt`; -1 for other names."""
     number = path.stem.removeprefix("step-")
     return int(number) if number.isdecimal() else -1
 
 
 def rename_to_bad(path: Path) -> None:
-    """Take a file that is of no use out of the way, under the name with `.bad` behind it."""
+    """Append `.bad` to the name of an invalid file, so that it is not used again."""
     with contextlib.suppress(OSError):
         path.rename(f"{path}.bad")
 
 
-def _refuse_misplaced(path: Path, digest: str) -> None:
+def _check_checkpoint(path: Path, digest: str) -> None:
+    """Check that a checkpoint is intact, of the step in its name, and of the run with this digest.
+
+    Raises:
+        DataError: If it is not.
+    """
     content = torch_files.read_checkpoint(path)
     step = content.get("global_step")
     if step != step_in_name(path):
-        raise DataError(
-            f"{path}: holds the state after step {step}; the file was renamed or copied"
-        )
-    theirs = content.get("callbacks", {}).get("CheckpointCallback", {}).get("run", "")
-    if digest and theirs != digest:
-        raise DataError(f"{path}: is a state of another run; the file was copied here")
+        raise DataError(f"{path}: is a checkpoint of step {step}; the file was renamed or copied")
+    run = content.get("callbacks", {}).get(CALLBACK_STATE_KEY, {}).get("run", "")
+    if digest and run != digest:
+        raise DataError(f"{path}: is a checkpoint of another run; the file was copied here")
 
 
 def newest_finished_run(
-    root: Path, stage: str, wanted: Callable[[Mapping[str, Any]], bool], name: str = ""
+    root: Path, stage: str, accepts: Callable[[Mapping[str, Any]], bool], name: str = ""
 ) -> Path | None:
-    """Checkpoint of the run that finished last among those that will do; none if there is none.
+    """Find the checkpoint of the accepted run that finished last; None if there is no such run.
 
     Args:
         root: Folder of all runs.
-        stage: Which stage.
-        wanted: Whether settings will do.
-        name: How the run's name begins.
+        stage: Name of the stage.
+        accepts: Returns whether a run with these settings is accepted.
+        name: Prefix of the run's name.
     """
     finished = []
     for path in (root / stage).glob(f"{name}*/run.json"):
         state = read_state(path.parent)
-        if state and state.get("state") == FINISHED and wanted(state.get("settings", {})):
+        if state and state.get("state") == FINISHED and accepts(state.get("settings", {})):
             finished.append((state.get("finished", 0.0), path.parent / state["checkpoint"]))
-    whole = [checkpoints for _, checkpoints in sorted(finished) if checkpoints.is_file()]
-    return whole[-1] if whole else None
+    existing = [checkpoint for _, checkpoint in sorted(finished) if checkpoint.is_file()]
+    return existing[-1] if existing else None

@@ -6,24 +6,24 @@ import math
 
 
 class Schedule:
-    """Learning-rate factor over the course of a training; this base class keeps it constant."""
+    """Learning-rate factor as a function of progress; this base class keeps it at 1."""
 
     def factor(self, progress: float, epoch: float) -> float:
-        """Factor on the optimiser's learning rate.
+        """Factor on the learning rate of the optimizer.
 
         Args:
-            progress: Share of all optimiser steps that are done, in [0, 1].
-            epoch: Epochs done, with a fraction.
+            progress: Completed share of all optimizer steps, in [0, 1].
+            epoch: Completed epochs, with a fraction.
         """
         return 1.0
 
 
 class WarmupCosine(Schedule):
-    """A linear rise, then half a cosine down.
+    """Linear warm-up, then cosine decay.
 
     Args:
-        warmup: Share of all steps that the rise takes.
-        floor: Factor at the end.
+        warmup: Share of all optimizer steps in the warm-up, from 0 to 1.
+        floor: Learning-rate factor at the end.
     """
 
     def __init__(self, warmup: float = 0.05, floor: float = 0.01) -> None:
@@ -38,7 +38,12 @@ class WarmupCosine(Schedule):
 
 
 class StepDecay(Schedule):
-    """Times `decay` at each milestone, in epochs: the 2D stages' x0.1 at 170 and 200."""
+    """Multiplies the learning rate by `decay` at each milestone; usual for the 2D stages.
+
+    Args:
+        milestones: Epochs at which the learning rate decays.
+        decay: Factor at each milestone.
+    """
 
     def __init__(self, milestones: tuple[int, ...] = (170, 200), decay: float = 0.1) -> None:
         self.milestones, self.decay = milestones, decay
@@ -49,7 +54,11 @@ class StepDecay(Schedule):
 
 
 class EpochDecay(Schedule):
-    """Times `decay` after each epoch, as published lifters do."""
+    """Multiplies the learning rate by `decay` after each epoch, as published lifters do.
+
+    Args:
+        decay: Factor per epoch.
+    """
 
     def __init__(self, decay: float = 0.99) -> None:
         self.decay = decay

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: stop at a step that can be saved."""
+"""SIGTERM and SIGINT: save a checkpoint and stop the run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pipeline.training.saving import CheckpointCallback
 
 
 class StoppedBySignal(SystemExit):
-    """A signal ended the command. Not an `Exception`, so that nothing takes it for a failure.
+    """A signal stopped the command. It is a SystemExit, so that no `except Exception` catches it.
 
     Args:
-        number: Of the signal.
-        message: For people.
+        number: Number of the signal.
+        message: Line for the user.
     """
 
     def __init__(self, number: int, message: str) -> None:
@@ -27,19 +27,19 @@ class StoppedBySignal(SystemExit):
 
 
 class StopSignals(Callback):
-    """SIGTERM and SIGINT end a run with exit code 143 or 130.
+    """Stops a run at SIGTERM or SIGINT with exit code 143 or 130.
 
-    Before and after training they end it at once; a second one always does, unless it follows
-    within a second: Ctrl-C reaches a process of several twice, from the terminal and from the
-    process that watches over it. In training the handler only sets a flag, and the run stops at the
-    next batch boundary where it can be saved, all processes at the same one. A validation has
-    `patience` seconds to come to its end, where the state can be saved. A run that has not stopped
-    after `limit` seconds, because it waits for a batch or for another process, ends with what was
-    saved before. A run that is finished is left to write its last pages.
+    Before and after training, the run stops at once. In training, the handler sets a flag, and all
+    ranks stop at the next optimizer-step boundary where a checkpoint can be saved. A validation
+    gets `patience` seconds to finish, because a checkpoint can be saved after it. A run that has
+    not stopped after `limit` seconds, because it waits for a batch or for another rank, stops
+    without another checkpoint. A second signal stops the run at once, unless it follows within a
+    second: Ctrl-C reaches a rank twice, from the terminal and from the supervising process. A
+    finished run ignores signals while it writes its last pages.
 
     Args:
-        patience: Seconds.
-        limit: Seconds.
+        patience: Seconds that a validation gets to finish.
+        limit: Seconds until the run stops in any case.
     """
 
     def __init__(self, patience: float = 5.0, limit: float = 8.0) -> None:
@@ -48,34 +48,34 @@ class StopSignals(Callback):
         self.received = 0
         self.finished = False
         self._training = False
-        self._since = 0.0
+        self._received_at = 0.0
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """What the signals call, and the clock when the limit is over."""
+        """Signal handler of SIGTERM, SIGINT, and SIGALRM when the limit is over."""
         if self.finished:
             return
         if number == signal.SIGALRM:
             self._stop()
         now = time.monotonic()
-        again = bool(self.received)
-        if again and now - self._since < 1.0:
+        is_second = bool(self.received)
+        if is_second and now - self._received_at < 1.0:
             return
-        self.received, self._since = number, now
-        if again or not self._training:
+        self.received, self._received_at = number, now
+        if is_second or not self._training:
             self._stop()
         signal.setitimer(signal.ITIMER_REAL, self.limit)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Keep Lightning's handlers out: they exit with 0 or 1, and can hang several processes."""
+        """Disable Lightning's handlers: they exit with 0 or 1, and can make ranks hang."""
         connector = trainer._signal_connector
         connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """From here on a stop is put off to the next batch boundary."""
+        """From now on, stop only at optimizer-step boundaries."""
         self._training = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """No longer."""
+        """Stop at once from now on, and now if a signal was received."""
         self._training = False
         if self.received:
             self._stop()
@@ -88,11 +88,11 @@ class StopSignals(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Stop here if any process was told to."""
+        """Stop at this optimizer-step boundary if any rank received a signal."""
         if self.checkpoint_callback is None or self.checkpoint_callback.can_save(
             trainer, batch_idx
         ):
-            self._stop_if_told(trainer)
+            self._stop_if_received(trainer)
 
     def on_validation_batch_end(
         self,
@@ -103,19 +103,20 @@ class StopSignals(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop in a validation that takes too long to wait for; each process for itself."""
-        if self.received and time.monotonic() - self._since > self.patience:
+        """Stop a validation that takes longer than `patience`; each rank by itself."""
+        if self.received and time.monotonic() - self._received_at > self.patience:
             self._stop()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop here if any process was told to."""
-        self._stop_if_told(trainer)
+        """Stop at the end of the epoch if any rank received a signal."""
+        self._stop_if_received(trainer)
 
-    def _stop_if_told(self, trainer: pl.Trainer) -> None:
-        told = bool(self.received)
+    def _stop_if_received(self, trainer: pl.Trainer) -> None:
+        """Save a checkpoint and stop if any rank received a signal."""
+        received = bool(self.received)
         if trainer.world_size > 1:
-            told = trainer.strategy.reduce_boolean_decision(told, all=False)
-        if not told:
+            received = trainer.strategy.reduce_boolean_decision(received, all=False)
+        if not received:
             return
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         if self.checkpoint_callback:
@@ -123,12 +124,11 @@ class StopSignals(Callback):
         self._stop()
 
     def _stop(self) -> None:
+        """Raise StoppedBySignal."""
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         number = self.received or signal.SIGTERM
-        saved = self.checkpoint_callback.saved_at if self.checkpoint_callback else 0
-        where = (
-            f"saved at step {saved}; the same command goes on from there"
-            if saved
-            else "nothing to save"
-        )
-        raise StoppedBySignal(number, f"stopped by {signal.Signals(number).name}; {where}")
+        step = self.checkpoint_callback.saved_step if self.checkpoint_callback else 0
+        hint = f"saved at step {step}; run the same command again to resume"
+        if not step:
+            hint = "nothing to save"
+        raise StoppedBySignal(number, f"stopped by {signal.Signals(number).name}; {hint}")

@@ -18,7 +18,7 @@ from pipeline.training.schedules import Schedule
 from pipeline.training.transfer import WeightsReport, transfer_weights
 
 FORMAT = 1
-"""Version of what `Stage` adds to a checkpoint."""
+"""Version of the entries that `Stage` adds to a checkpoint."""
 
 SPLITS: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
@@ -26,13 +26,13 @@ SPLITS: dict[str, tuple[Split, ...]] = {
     "test": ("test",),
     "predict": ("test",),
 }
-"""Lightning's stage -> the splits of the data that it reads."""
+"""Lightning's stage -> splits that it reads."""
 
 
 class StageData(pl.LightningDataModule):
-    """Base of the LightningDataModules: batch sets become loaders, ordered by the seed alone.
+    """Base of the LightningDataModules: makes DataLoaders from the datasets of a subclass.
 
-    A subclass gives `training_set` and `evaluation_set`; which split is read when is decided here.
+    A subclass implements `training_set` and `evaluation_set`.
 
     Args:
         batch_size: Training samples per batch and process.
@@ -62,19 +62,19 @@ class StageData(pl.LightningDataModule):
         self.evaluation_sets: dict[str, BatchSet] = {}
 
     def training_set(self) -> BatchSet:
-        """Make the batch set of the training split."""
+        """Make the dataset of the training split."""
         raise NotImplementedError
 
     def evaluation_set(self, split: Split) -> BatchSet:
-        """Make the batch set of the validation or the test split."""
+        """Make the dataset of the validation or the test split."""
         raise NotImplementedError
 
     def describe(self) -> str:
-        """Where the data come from, in one line."""
+        """Describe the data in one line."""
         return self.source.describe()
 
     def setup(self, stage: str) -> None:
-        """Read the splits that Lightning's stage needs, see `SPLITS`.
+        """Read the splits of Lightning's stage; see `SPLITS`.
 
         Raises:
             DataError: If files are missing or damaged, or a split is empty.
@@ -114,30 +114,28 @@ class StageData(pl.LightningDataModule):
 
 
 class Stage(pl.LightningModule):
-    """Base of the LightningModules. A subclass says everything about its stage in one place.
+    """Base of the LightningModules of all stages.
 
-    It sets the class attributes below and writes three hooks, which validation and test call for
-    their split: `begin` before the first batch, `score` with every batch, `conclude` after the
-    last one, to log and print the metrics.
+    A subclass sets the class attributes below and implements three hooks for the metrics of a
+    validation or test: `begin` before the first batch, `score` with every batch, and `conclude`
+    after the last batch, which logs and prints the metrics.
 
     A checkpoint gets a dictionary `heatlift`: the stage, a format version, the number of processes,
-    and `origin`, whatever the module wants remembered of its making (the report of transferred
-    weights).
+    and `origin`, the report of transferred weights.
 
     Args:
-        optimizer: Makes the optimizer from the parameters.
-        schedule: Learning-rate factor by step; none keeps the rate constant.
-        pretrained: Checkpoint whose weights a fresh fit starts from.
+        optimizer: Optimizer class and its arguments.
+        schedule: Learning-rate factor per optimizer step; None for a constant learning rate.
+        pretrained: Checkpoint whose weights a new fit starts from.
 
     Attributes:
         stage: Name of the stage on the command line and in checkpoints.
-        data_class: Its data module.
-        monitor: Logged metric that decides which weights are best.
+        data_class: LightningDataModule of the stage.
+        monitor: Logged metric that selects the best weights.
         mode: Whether the best value of `monitor` is the smallest (`min`) or the largest (`max`).
-        example_config: A shipped config, named in the help.
-        test_settings: Arguments that a test may choose anew, because they change metrics and no
-            weights.
-        weights_from: Stages whose checkpoints `pretrained` may name.
+        example_config: A shipped config that the help shows.
+        test_settings: Arguments that a test may change, because they affect metrics but no weights.
+        weights_from: Stages whose checkpoints `pretrained` accepts.
         linked_arguments: Arguments of the data module that the module gets with the same value.
     """
 
@@ -173,24 +171,24 @@ class Stage(pl.LightningModule):
         """Log and print the metrics."""
 
     def transferred_prefixes(self, source_stage: str, *, fitting: bool) -> tuple[str, ...]:
-        """How the names of weights begin that `pretrained` passes on.
+        """Name prefixes of the weights that are transferred from `pretrained`.
 
         Args:
             source_stage: Stage of the source checkpoint.
-            fitting: Whether training follows, or the weights are tested as they are.
+            fitting: Whether the weights are trained further; false if they are only tested.
         """
         return ("net.",)
 
     def report_weights(self, report: WeightsReport) -> None:
-        """Print what became of the weights of `pretrained`."""
+        """Print which weights of `pretrained` were transferred."""
         self.print(f"{self.stage}: {report.text()}")
 
     def setup(self, stage: str) -> None:
-        """Load the weights of `pretrained`; a checkpoint of this stage, if given, comes after.
+        """Transfer the weights of `pretrained`; a checkpoint of this stage is loaded afterwards.
 
         Raises:
             DataError: If the file is damaged or its weights do not fit.
-            UsageError: If nothing is to be trained and the file does not have all of `net`.
+            UsageError: If no training follows and the file lacks weights of `net`.
         """
         if not self.pretrained:
             return
@@ -202,53 +200,57 @@ class Stage(pl.LightningModule):
             prefixes=lambda source: self.transferred_prefixes(source, fitting=fitting),
             whole=not fitting,
         )
-        self.pretrained = None  # once: what is learned from here on stays
+        self.pretrained = None  # setup of a later test must not transfer again
         self.origin = {"pretrained": report.plain()}
         self.report_weights(report)
 
     def on_validation_epoch_start(self) -> None:
-        """Begin the validation split."""
+        """Call `begin` for the validation split."""
         self.begin("val")
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Score a batch of the validation split."""
+        """Call `score` for a batch of the validation split."""
         self.score("val", batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Conclude the validation split."""
+        """Call `conclude` for the validation split."""
         self.conclude("val")
 
     def on_test_epoch_start(self) -> None:
-        """Begin the test split."""
+        """Call `begin` for the test split."""
         self.begin("test")
 
     def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Score a batch of the test split."""
+        """Call `score` for a batch of the test split."""
         self.score("test", batch)
 
     def on_test_epoch_end(self) -> None:
-        """Conclude the test split."""
+        """Call `conclude` for the test split."""
         self.conclude("test")
 
     @property
     def data_module(self) -> Any:
-        """The data module that the trainer runs with."""
+        """Data module of the trainer."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and a schedule stepped after every optimizer step."""
+        """Make the optimizer and the learning-rate scheduler, updated every optimizer step."""
         optimizer = self.optimizer(
             parameter for parameter in self.parameters() if parameter.requires_grad
         )
-        per_epoch = self._steps_per_epoch()
-        limit = self.trainer.max_steps
-        epochs = self.trainer.max_epochs
-        whole = per_epoch * epochs if epochs is not None and epochs > 0 else limit
-        total = max(1, min(whole, limit) if limit > 0 else whole)
+        steps_per_epoch = self._steps_per_epoch()
+        max_steps = self.trainer.max_steps
+        max_epochs = self.trainer.max_epochs
+        total = max_steps
+        if max_epochs is not None and max_epochs > 0:
+            total = steps_per_epoch * max_epochs
+            if max_steps > 0:
+                total = min(total, max_steps)
+        total = max(1, total)
         schedule = self.schedule
 
         def factor(step: int) -> float:
-            return schedule.factor(step / total, step / per_epoch)
+            return schedule.factor(step / total, step / steps_per_epoch)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {
@@ -257,16 +259,16 @@ class Stage(pl.LightningModule):
         }
 
     def _steps_per_epoch(self) -> int:
-        # Not trainer.estimated_stepping_batches: asking for it loses the loader's state (lightning
-        # issue 20550).
+        # Not trainer.estimated_stepping_batches: reading it loses the state of the DataLoader
+        # (lightning issue 20550).
         batches = len(self.data_module.train_dataloader())
-        share = self.trainer.limit_train_batches
-        if share is not None:
-            batches = min(batches, share) if isinstance(share, int) else int(batches * share)
+        limit = self.trainer.limit_train_batches
+        if limit is not None:
+            batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write into the checkpoint which stage it belongs to."""
+        """Add the dictionary `heatlift` to a checkpoint."""
         checkpoint["heatlift"] = {
             "stage": self.stage,
             "format": FORMAT,
@@ -275,21 +277,21 @@ class Stage(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that a checkpoint belongs to this stage and number of processes.
+        """Check the stage of a checkpoint and, in a fit, the number of processes.
 
         Raises:
-            UsageError: If it is of another stage, or of another number of processes while fitting.
+            UsageError: If they differ from those of this module and trainer.
         """
-        about = checkpoint.get("heatlift", {})
-        if about.get("stage") != self.stage:
+        entry = checkpoint.get("heatlift", {})
+        if entry.get("stage") != self.stage:
             raise UsageError(
-                f"a checkpoint of stage {about.get('stage')} is not one of {self.stage}"
+                f"a checkpoint of stage {entry.get('stage')} is not one of {self.stage}"
             )
         fitting = self._trainer is not None and self._trainer.state.fn == "fit"
-        if fitting and about["processes"] != self.trainer.world_size:
+        if fitting and entry["processes"] != self.trainer.world_size:
             raise UsageError(
-                f"the run to resume had {about['processes']} processes and this has "
+                f"the run to resume had {entry['processes']} processes and this has "
                 f"{self.trainer.world_size}: the batches would differ; "
                 "give a new --name, or as many devices as before"
             )
-        self.origin = about.get("origin", {})
+        self.origin = entry.get("origin", {})

@@ -1,4 +1,4 @@
-"""Weights of others: read safely, matched by name, imported as checkpoints."""
+"""Published weights: read safely, matched by name, imported as checkpoints."""
 
 from pipeline import lazy_names
 

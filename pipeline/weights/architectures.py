@@ -1,4 +1,4 @@
-"""The sizes of a network, inferred from the shapes of its weights."""
+"""Networks with published weights, and their sizes, inferred from the shapes of the weights."""
 
 from __future__ import annotations
 
@@ -6,84 +6,103 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from pipeline.errors import DataError
 from pipeline.skeleton import H36M17, SKELETONS
 
-SIGNS = {
-    "mixste": "STEblocks.0.attn.qkv.weight",
-    "poseformer": "Spatial_blocks.0.attn.qkv.weight",
-    "videopose3d": "expand_conv.weight",
-    "martinez": "w1.weight",
-    "hrnet": "stage2.0.branches.0.0.conv1.weight",
-    "simple_baseline": "deconv_layers.0.weight",
-    "san": "deconv_layers.0.weight",
-}
-"""A parameter, under our name, by which a whole network of each kind is told from the others."""
-
+Weights = Mapping[str, Tensor]
+"""Weights by our names; only their shapes matter here."""
 
 Sizes = dict[str, Any]
+"""Arguments of a network."""
 
 
-def infer_sizes(
-    file: str | Path, as_: str, renamed: Mapping[str, Tensor], skeleton: str | None
-) -> Sizes:
-    """The arguments of a network of this kind, by its weights.
+class Network(NamedTuple):
+    """A network whose published weights can be imported.
+
+    Args:
+        class_path: Class of the network.
+        marker: Name of a weight, under our name, that tells this network from the others.
+        infer: Function that infers the arguments of the network from its weights and the name of
+            its joint set, if that was given.
+        joint_sets: Number of joints -> joint set that published networks with so many joints were
+            trained on; empty for lifters.
+    """
+
+    class_path: str
+    marker: str
+    infer: Callable[[Weights, str | None], Sizes]
+    joint_sets: Mapping[int, str] = {}
+
+    @property
+    def stage(self) -> str:
+        """The stage that trains this network."""
+        return self.class_path.split(".")[-2]
+
+
+def infer_sizes(file: str | Path, as_: str, weights: Weights, skeleton: str | None) -> Sizes:
+    """Infer the arguments of a network from its weights.
+
+    Args:
+        file: File of the weights, for error messages.
+        as_: Name of the network in `NETWORKS`.
+        weights: Weights under our names.
+        skeleton: Joint set of a 2D network, if it was given.
 
     Raises:
-        DataError: If they are of another kind, or do not tell.
+        DataError: If the weights are of another network, or their shapes are ambiguous.
     """
-    looks = [name for name, sign in SIGNS.items() if sign in renamed]
-    if looks and as_ not in looks:
+    matching = [name for name, network in NETWORKS.items() if network.marker in weights]
+    if matching and as_ not in matching:
         raise DataError(
-            f"{file}: is not a {as_}: its names are those of a {looks[0]}; take --as "
-            f"{' or '.join(looks)}"
+            f"{file}: is not a {as_}: its names are those of a {matching[0]}; take --as "
+            f"{' or '.join(matching)}"
         )
     try:
-        return _san(renamed, skeleton) if as_ == "san" else NETWORKS[as_][1](renamed)
+        return NETWORKS[as_].infer(weights, skeleton)
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise DataError(
-            f"{file}: is not a {as_}: it has no {error}; --as takes {known_networks()}"
+            f"{file}: is not a {as_}: it has no {error}; --as takes {network_names()}"
         ) from error
     except ValueError as error:
         raise DataError(f"{file}: is not a {as_}: a weight has too many or few axes") from error
 
 
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """How many members a numbered list has, by the names of its parts."""
-    found = {match[1] for name in state if (match := re.match(pattern, name))}
-    return len(found)
+def _count(weights: Weights, pattern: str) -> int:
+    """Number of modules in a list; group 1 of the pattern is the index in a weight's name."""
+    indices = {match[1] for name in weights if (match := re.match(pattern, name))}
+    return len(indices)
 
 
-def _mixste(state: Mapping[str, Tensor]) -> Sizes:
-    dim, channels = state["Spatial_patch_to_embedding.weight"].shape
+def _infer_mixste(weights: Weights, _: str | None) -> Sizes:
+    dim, channels = weights["Spatial_patch_to_embedding.weight"].shape
     return {
-        "joints": state["Spatial_pos_embed"].shape[1],
-        "frames": state["Temporal_pos_embed"].shape[1],
+        "joints": weights["Spatial_pos_embed"].shape[1],
+        "frames": weights["Temporal_pos_embed"].shape[1],
         "dim": dim,
-        "depth": _count(state, r"(?:STEblocks|Spatial_blocks)\.(\d+)\."),
+        "depth": _count(weights, r"(?:STEblocks|Spatial_blocks)\.(\d+)\."),
         "heads": math.gcd(dim, 8),
         "channels": channels,
     }
 
 
-def _videopose3d(state: Mapping[str, Tensor]) -> Sizes:
-    first = state["expand_conv.weight"]
-    joints = state["shrink.weight"].shape[0] // 3
-    levels = _count(state, r"layers_conv\.(\d+)\.") // 2
-    deeper = (state[f"layers_conv.{2 * level}.weight"].shape[2] for level in range(levels))
+def _infer_videopose3d(weights: Weights, _: str | None) -> Sizes:
+    first = weights["expand_conv.weight"]
+    joints = weights["shrink.weight"].shape[0] // 3
+    levels = _count(weights, r"layers_conv\.(\d+)\.") // 2
+    deeper = (weights[f"layers_conv.{2 * level}.weight"].shape[2] for level in range(levels))
     widths = [first.shape[2], *deeper]
-    dense = _undilated(widths)
-    if dense is not None and dense != widths:
+    dense_widths = _undilated_widths(widths)
+    if dense_widths is not None and dense_widths != widths:
         raise DataError(
-            f"its convolutions see {', '.join(map(str, widths))} frames, as those of a network "
-            f"trained with --dense and widths {', '.join(map(str, dense))}; that is not a "
-            "videopose3d with dilations, and there is none here"
+            f"its convolutions cover {', '.join(map(str, widths))} frames, as those of a network "
+            f"trained with --dense and widths {', '.join(map(str, dense_widths))}; only networks "
+            "with dilations can be imported"
         )
     return {
         "joints": joints,
@@ -93,39 +112,48 @@ def _videopose3d(state: Mapping[str, Tensor]) -> Sizes:
     }
 
 
-def _undilated(kernels: list[int]) -> list[int] | None:
-    """Widths of the levels, if convolutions without dilation over so many frames span them."""
+def _undilated_widths(kernels: list[int]) -> list[int] | None:
+    """Widths of the network that has these kernel sizes with --dense; None if there is none."""
     widths = kernels[:1]
     for kernel in kernels[1:]:
-        further, rest = divmod(kernel - 1, math.prod(widths))
-        if rest or further % 2:
+        steps, rest = divmod(kernel - 1, math.prod(widths))
+        if rest or steps % 2:
             return None
-        widths.append(further + 1)
+        widths.append(steps + 1)
     return widths
 
 
-def _martinez(state: Mapping[str, Tensor]) -> Sizes:
-    width, inputs = state["w1.weight"].shape
-    blocks = _count(state, r"linear_stages\.(\d+)\.")
+def _infer_martinez(weights: Weights, _: str | None) -> Sizes:
+    width, inputs = weights["w1.weight"].shape
+    blocks = _count(weights, r"linear_stages\.(\d+)\.")
     unseen = ["nose"] if inputs == 2 * (len(H36M17) - 1) else []
     return {"width": width, "blocks": blocks, "unseen": unseen}
 
 
-def _hrnet(state: Mapping[str, Tensor]) -> Sizes:
-    return {"width": state["stage2.0.branches.0.0.conv1.weight"].shape[0]} | _joints(state)
+def _infer_hrnet(weights: Weights, _: str | None) -> Sizes:
+    width = weights["stage2.0.branches.0.0.conv1.weight"].shape[0]
+    return {"width": width} | _infer_joints(weights)
 
 
-def _simple_baseline(state: Mapping[str, Tensor]) -> Sizes:
-    return _layers(state) | _joints(state)
+def _infer_simple_baseline(weights: Weights, _: str | None) -> Sizes:
+    return _infer_layers(weights) | _infer_joints(weights)
 
 
-def _san(state: Mapping[str, Tensor], skeleton: str | None = None) -> Sizes:
-    sizes: Sizes = _layers(state) | {"attention": "attention.delta" in state}
-    maps = _joints(state).get("joints")
+def _infer_san(weights: Weights, skeleton: str | None) -> Sizes:
+    sizes: Sizes = _infer_layers(weights) | {"attention": "attention.delta" in weights}
+    maps = _infer_joints(weights).get("joints")
     if maps is None:
         return sizes
-    # 64 bins at 256x256, 72 at 384x288 (Integral); the product with the joints mostly tells which
-    usual = [(maps // bins, bins) for bins in (64, 72) if maps % bins == 0]
+    joints, bins = _volume_sizes(maps, skeleton)
+    return sizes | {"joints": joints, "depth_bins": bins}
+
+
+def _volume_sizes(maps: int, skeleton: str | None) -> tuple[int, int]:
+    """Number of joints and of depth bins of a network with so many maps (joints times bins).
+
+    Raises:
+        DataError: If the joint set does not fit, or none was given and the numbers are ambiguous.
+    """
     if skeleton is not None:
         joints = len(SKELETONS[skeleton])
         if maps % joints:
@@ -133,39 +161,72 @@ def _san(state: Mapping[str, Tensor], skeleton: str | None = None) -> Sizes:
                 f"its {maps:,} maps are no multiple of the {joints} joints of {skeleton}; "
                 "give another --skeleton"
             )
-        usual = [(joints, maps // joints)]
-    if len(usual) != 1:
-        found = " or ".join(f"{joints} joints of {bins} bins" for joints, bins in usual)
+        return joints, maps // joints
+    # published networks have 64 bins at 256x256 and 72 at 384x288 (Integral)
+    candidates = [(maps // bins, bins) for bins in (64, 72) if maps % bins == 0]
+    if len(candidates) != 1:
+        found = " or ".join(f"{joints} joints of {bins} bins" for joints, bins in candidates)
         raise DataError(
-            f"its {maps:,} maps are {found or 'no joints of 64 or 72 bins'}; "
-            "say which with --skeleton"
+            f"its {maps:,} maps are {found or 'no joints of 64 or 72 bins'}; give --skeleton"
         )
-    ((joints, bins),) = usual
-    return sizes | {"joints": joints, "depth_bins": bins}
+    return candidates[0]
 
 
-def _layers(state: Mapping[str, Tensor]) -> Sizes:
-    depth = {6: 50, 23: 101, 36: 152}
-    return {"layers": depth[_count(state, r"layer3\.(\d+)\.")]}
+def _infer_layers(weights: Weights) -> Sizes:
+    """Depth of a ResNet, by the number of blocks in its third layer."""
+    layers = {6: 50, 23: 101, 36: 152}
+    return {"layers": layers[_count(weights, r"layer3\.(\d+)\.")]}
 
 
-def _joints(state: Mapping[str, Tensor]) -> Sizes:
-    """Number of maps of a 2D network with a head; a classifier's file has none to tell."""
-    head = state.get("final_layer.weight")
-    return {} if head is None or "classifier.weight" in state else {"joints": head.shape[0]}
+def _infer_joints(weights: Weights) -> Sizes:
+    """Number of maps of a 2D network with a head; nothing for a classifier or a trunk."""
+    head = weights.get("final_layer.weight")
+    return {} if head is None or "classifier.weight" in weights else {"joints": head.shape[0]}
 
 
-NETWORKS: dict[str, tuple[str, Callable[[Mapping[str, Tensor]], Sizes]]] = {
-    "mixste": ("pipeline.lift.MixSTE", _mixste),
-    "poseformer": ("pipeline.lift.PoseFormer", _mixste),
-    "videopose3d": ("pipeline.lift.VideoPose3D", _videopose3d),
-    "martinez": ("pipeline.lift.Martinez", _martinez),
-    "hrnet": ("pipeline.heatmap.HRNet", _hrnet),
-    "simple_baseline": ("pipeline.heatmap.SimpleBaseline", _simple_baseline),
-    "san": ("pipeline.integral.SAN", _san),
+NETWORKS = {
+    "mixste": Network(
+        "pipeline.lift.MixSTE",
+        "STEblocks.0.attn.qkv.weight",
+        _infer_mixste,
+    ),
+    "poseformer": Network(
+        "pipeline.lift.PoseFormer",
+        "Spatial_blocks.0.attn.qkv.weight",
+        _infer_mixste,
+    ),
+    "videopose3d": Network(
+        "pipeline.lift.VideoPose3D",
+        "expand_conv.weight",
+        _infer_videopose3d,
+    ),
+    "martinez": Network(
+        "pipeline.lift.Martinez",
+        "w1.weight",
+        _infer_martinez,
+    ),
+    "hrnet": Network(
+        "pipeline.heatmap.HRNet",
+        "stage2.0.branches.0.0.conv1.weight",
+        _infer_hrnet,
+        {17: "COCO17", 16: "MPII16"},
+    ),
+    "simple_baseline": Network(
+        "pipeline.heatmap.SimpleBaseline",
+        "deconv_layers.0.weight",
+        _infer_simple_baseline,
+        {17: "COCO17", 16: "MPII16"},
+    ),
+    "san": Network(
+        "pipeline.integral.SAN",
+        "deconv_layers.0.weight",
+        _infer_san,
+        {18: "H36M18", 16: "MPII16"},
+    ),
 }
-"""Network as `heatlift weights import --as` calls it -> its class, and its sizes by its weights."""
+"""Name of a network for `heatlift weights import --as` -> what is known about it."""
 
 
-def known_networks() -> str:
+def network_names() -> str:
+    """Names that `heatlift weights import --as` takes, for messages."""
     return ", ".join(NETWORKS)

@@ -1,4 +1,4 @@
-"""`heatlift data …`: what it prints, what it leaves, and one line for each bad input."""
+"""`heatlift data`: its output, the files it writes, and one line for each bad input."""
 
 import fabricate
 import numpy as np
@@ -20,7 +20,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def data(capsys):
-    """Runs `heatlift data WORDS`: exit code, what it printed, what it said of errors."""
+    """Run `heatlift data ARGUMENTS`; return the exit code, its output and its errors."""
 
     def run(*words):
         code = main(["data", *map(str, words)])
@@ -31,7 +31,7 @@ def data(capsys):
     return run
 
 
-def test_ls_names_the_sets_of_a_folder_and_of_the_folders_in_it(data, tmp_path):
+def test_ls_lists_the_data_sets_of_a_folder_and_its_subfolders(data, tmp_path):
     fabricate.mpii(tmp_path / "mpii")
     fabricate.p_stmo(tmp_path / "3dhp")
     code, printed, _ = data("ls", tmp_path)
@@ -84,7 +84,7 @@ def test_skip_bad_leaves_out_damaged_archives(data, tmp_path):
     assert "data_2d_h36m_other.npz" in printed
 
 
-def test_what_is_left_out_with_a_damaged_file_is_said(data, tmp_path):
+def test_parts_left_out_with_a_damaged_file_are_named(data, tmp_path):
     folder = fabricate.p_stmo(tmp_path / "3dhp")
     (folder / "data_train_3dhp.npz").write_bytes(b"PK")
     code, printed, _ = data("validate", folder, "--skip-bad")
@@ -107,7 +107,7 @@ def test_a_damaged_image_of_a_video_is_skipped_or_wrong(data, tmp_path):
     assert "(left out: the images of TS1)" in printed
 
 
-def test_an_archive_without_objects_reads_as_the_one_it_was_made_of(data, tmp_path):
+def test_an_archive_without_objects_has_the_same_content(data, tmp_path):
     old = fabricate.human36m(tmp_path / "old")
     for name in ("data_3d_h36m.npz", "data_2d_h36m_cpn_ft_h36m_dbb.npz"):
         assert data("convert", "npz", old / name, tmp_path / "new" / name)[0] == 0
@@ -124,7 +124,7 @@ def test_an_archive_without_objects_reads_as_the_one_it_was_made_of(data, tmp_pa
         np.testing.assert_array_equal(one[name].joints2d, other[name].joints2d)
 
 
-def moved(folder, mapping):
+def sequences_of(folder, mapping):
     """The sequences of the one recording in a folder."""
     (folder / "splits.csv").write_text("sequence,subject,split\nwalk,1,train\n")
     source = Mocap(folder, mapping=mapping, splits=str(folder / "splits.csv"))
@@ -132,20 +132,20 @@ def moved(folder, mapping):
 
 
 @pytest.mark.parametrize("kind", ["amc", "amass"])
-def test_what_is_converted_is_a_person_to_the_motion_capture_source(data, tmp_path, kind):
+def test_a_converted_recording_is_a_person_for_the_motion_capture_source(data, tmp_path, kind):
     files = {"amc": fabricate.acclaim, "amass": fabricate.amass}[kind](tmp_path / "raw")
     out = tmp_path / "set" / "walk.npz"
     code, printed, error = data("convert", kind, *files, out)
     assert code == 0, error
     mapping = printed.split()[-1]
-    sequences = moved(out.parent, mapping)
+    sequences = sequences_of(out.parent, mapping)
     assert len(sequences) == 4
     assert sequences[0].fps == 50
     found = check_sequence(sequences[0])
     assert found.faults == (), found.line()
 
 
-def test_export_writes_what_readers_of_the_format_expect(data, tmp_path, shared):
+def test_exported_archives_are_read_back(data, tmp_path, shared):
     table = tmp_path / "few.csv"
     table.write_text("sequence,subject,split,kind\n09_12,09,train,navigate\n10_03,10,test,soccer\n")
     words = ["--data.source.init_args.root", shared / "data" / "cmu_mocap" / "bvh"]
@@ -167,9 +167,9 @@ def test_export_writes_what_readers_of_the_format_expect(data, tmp_path, shared)
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("words", "code", "message"),
     [
-        (["ls", "nowhere"], 4, "nowhere: is no folder"),
+        (["ls", "nowhere"], 4, "nowhere: is not a folder"),
         (["validate", "."], 4, "no known layout"),
         (["validate"], 2, "folder"),
         (["lss"], 2, "lss"),
@@ -184,20 +184,20 @@ def test_export_writes_what_readers_of_the_format_expect(data, tmp_path, shared)
         (["get", "amass"], 2, "amass"),
     ],
 )
-def test_bad_input_is_one_line(data, tmp_path, monkeypatch, words, code, says):
+def test_bad_input_is_one_line(data, tmp_path, monkeypatch, words, code, message):
     monkeypatch.chdir(tmp_path)
     ended, _, error = data(*words)
-    assert (ended, says in error) == (code, True), error
+    assert (ended, message in error) == (code, True), error
 
 
-def test_get_says_where_recordings_come_from_and_what_lacks(data, tmp_path):
+def test_get_prints_the_origin_of_recordings_and_what_is_missing(data, tmp_path):
     code, printed, _ = data("get", "cmu", "--root", tmp_path)
     assert code == 0
     assert "mocap.cs.cmu.edu" in printed
     assert "0 of 142 recordings" in printed
 
 
-def test_get_refuses_recordings_that_are_not_the_released_ones(data, tmp_path):
+def test_get_raises_an_error_for_recordings_other_than_the_released_ones(data, tmp_path):
     (tmp_path / "09_12.bvh").write_text("HIERARCHY")
     code, _, error = data("get", "cmu", "--root", tmp_path)
     assert code == 4

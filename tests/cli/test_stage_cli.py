@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from runs import TINY, WORDS
+from runs import COMMANDS, TINY
 from soak import SEED
 
 from pipeline.__main__ import main
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # `cli.run` decides which of
 
 @pytest.fixture
 def refused(tmp_path, monkeypatch, capsys):
-    """Runs `heatlift WORDS` in an empty folder; exit code and the one line on stderr."""
+    """Runs `heatlift ARGUMENTS` in an empty folder; exit code and the one line on stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
     for stage, text in TINY.items():
@@ -98,7 +98,7 @@ def test_a_class_outside_the_allow_list_is_never_imported(
 
 
 FIT = ("lift", "fit", "-c", "lift.yaml")
-INTEGRAL = WORDS["integral"]
+INTEGRAL = COMMANDS["integral"]
 LINES = {
     ("lfit", "fit"): "did you mean lift?",
     ("lift", "fit", "-c", "nowhere"): "nowhere: no such config",
@@ -142,16 +142,16 @@ def test_a_file_that_is_not_there_ends_with_4(refused):
     assert refused(*words) == (4, "no.ckpt: no such checkpoint; check the path")
 
 
-def test_a_checkpoint_of_another_stage_is_refused(refused, unbroken):
-    unbroken("pretrain")
-    (path,) = (unbroken.folders[("pretrain",)] / "checkpoints").glob("best.ckpt")
+def test_a_checkpoint_of_another_stage_is_refused(refused, uninterrupted):
+    uninterrupted("pretrain")
+    (path,) = (uninterrupted.folders[("pretrain",)] / "checkpoints").glob("best.ckpt")
     code, line = refused("lift", "test", "-c", "lift.yaml", "--ckpt_path", str(path))
     assert (code, line) == (2, f"{path}: is a checkpoint of stage pretrain; this is lift")
 
 
-def test_a_checkpoint_is_tested_without_the_weights_that_its_run_began_with(heatlift, unbroken):
-    unbroken("lift")
-    best = unbroken.folders["lift",] / "checkpoints" / "best.ckpt"
+def test_a_checkpoint_is_tested_without_the_pretrained_weights_of_its_run(heatlift, uninterrupted):
+    uninterrupted("lift")
+    best = uninterrupted.folders["lift",] / "checkpoints" / "best.ckpt"
     words = ("lift", "test", "-c", "lift.yaml", "--model.pretrained", "newest", "--name", "again")
     child = heatlift(*words, "--ckpt_path", best)
     assert child.wait() == 0, child.stderr
@@ -162,7 +162,7 @@ def test_the_death_of_a_loader_process_has_its_exit_code_wherever_it_is_noticed(
     line, code = explain.explain_error(
         RuntimeError("DataLoader worker (pid 7) is killed by signal: 9")
     )
-    assert (line.split(" (")[0], code) == ("a loader process was killed", 6)
+    assert (line.split(" (")[0], code) == ("a DataLoader worker was killed", 6)
     meanwhile = EOFError("amid a batch")
     meanwhile.__context__ = RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
     assert explain.explain_error(meanwhile) == (line, 6)
@@ -193,15 +193,15 @@ def test_classes_of_ones_own_come_in_with_import(heatlift, tmp_path):
         "from pipeline.lift import MixSTE\n\n\nclass Mine(MixSTE):\n    '''A lifter.'''\n"
     )
     (tmp_path / "own.yaml").write_text(LIFT.replace("pipeline.lift.MixSTE", "mine.Mine"))
-    words = ("lift", "fit", "-c", "own.yaml", *WORDS["lift"][4:], "--trainer.max_epochs", "1")
+    words = ("lift", "fit", "-c", "own.yaml", *COMMANDS["lift"][4:], "--trainer.max_epochs", "1")
     child = heatlift(*words, "--import", "mine.py")
     assert child.wait() == 0, child.stderr
 
 
-def test_a_prediction_writes_what_it_finds(heatlift, unbroken, tmp_path):
-    unbroken("lift")
-    best = unbroken.folders["lift",] / "checkpoints" / "best.ckpt"
-    child = heatlift("lift", "predict", *WORDS["lift"][2:], "--ckpt_path", best)
+def test_a_prediction_writes_what_it_finds(heatlift, uninterrupted, tmp_path):
+    uninterrupted("lift")
+    best = uninterrupted.folders["lift",] / "checkpoints" / "best.ckpt"
+    child = heatlift("lift", "predict", *COMMANDS["lift"][2:], "--ckpt_path", best)
     assert child.wait() == 0, child.stderr
     (folder,) = best.parents[1].glob("predict-*/predictions")
     assert f"found      {folder}: 8 files" in child.stdout
@@ -214,7 +214,7 @@ def test_a_prediction_writes_what_it_finds(heatlift, unbroken, tmp_path):
 
 def test_plugins_of_ones_own_come_beside_heatlifts(heatlift, tmp_path):
     plugin = ("--trainer.plugins", "lightning.pytorch.plugins.DoublePrecision")
-    child = heatlift(*WORDS["lift"], *plugin, "--trainer.max_epochs", "1")
+    child = heatlift(*COMMANDS["lift"], *plugin, "--trainer.max_epochs", "1")
     assert child.wait() == 0, child.stderr
     assert "precision 64-true" in child.stdout
     best = torch_files.read_checkpoint(tmp_path / "runs/lift/lift/checkpoints/best.ckpt")
@@ -222,7 +222,7 @@ def test_plugins_of_ones_own_come_beside_heatlifts(heatlift, tmp_path):
 
 
 def test_a_page_that_cannot_be_written_does_not_cost_the_run(heatlift, tmp_path):
-    words = (*WORDS["lift"], "--trainer.max_epochs", "1", "--name", "page")
+    words = (*COMMANDS["lift"], "--trainer.max_epochs", "1", "--name", "page")
     killed = heatlift(*words, faults=[("at", "saved", 2, "kill")])
     assert killed.wait() == -9
     (tmp_path / "runs" / "lift" / "page" / "index.html").unlink(missing_ok=True)
@@ -235,7 +235,7 @@ def test_a_page_that_cannot_be_written_does_not_cost_the_run(heatlift, tmp_path)
 
 def test_a_class_of_ones_own_that_was_changed_begins_another_run(heatlift, tmp_path):
     (tmp_path / "mine.py").write_text("from pipeline.lift import MixSTE\nMine = MixSTE\n")
-    words = (*WORDS["lift"], "--import", "mine.py")
+    words = (*COMMANDS["lift"], "--import", "mine.py")
     assert heatlift(*words, faults=[("at", "saved", 3, "kill")]).wait() == -9
     (tmp_path / "mine.py").write_text("from pipeline.lift import MixSTE\nMine = None\n")
     child = heatlift(*words, "--trainer.max_steps", "1")
@@ -244,13 +244,13 @@ def test_a_class_of_ones_own_that_was_changed_begins_another_run(heatlift, tmp_p
 
 
 @pytest.mark.slow
-def test_a_wandb_server_that_does_not_answer_changes_nothing(heatlift, unbroken, tmp_path):
-    from runs import differing, outcome
+def test_a_wandb_server_that_does_not_answer_changes_nothing(heatlift, uninterrupted, tmp_path):
+    from runs import differences, outcome
 
     env = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB": "auto"}
-    child = heatlift(*WORDS["lift"], "--wandb", "auto", env=env)
+    child = heatlift(*COMMANDS["lift"], "--wandb", "auto", env=env)
     assert child.wait() == 0, child.stderr
-    assert differing(outcome(tmp_path, "lift"), unbroken("lift")) == []
+    assert differences(outcome(tmp_path, "lift"), uninterrupted("lift")) == []
 
 
 # ---- make soak -----------------------------------------------------------------------------------

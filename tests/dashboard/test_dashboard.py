@@ -137,10 +137,10 @@ def rows_of(heading):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_the_page_on_dashboards_lists_every_number_and_no_other():
+def test_the_page_on_dashboards_lists_every_metric_and_no_other():
     better = {"min": "lower", "max": "higher", None: ""}
     code = [[f"`{m.name}`", m.unit, better[m.goal], m.meaning] for m in catalog.METRICS]
-    assert rows_of("Numbers") == code
+    assert rows_of("Metrics") == code
 
 
 def test_the_page_on_dashboards_lists_every_panel_and_no_other():
@@ -158,7 +158,7 @@ def test_every_quantity_of_the_motion_tables_has_a_declared_name_for_both_means(
 # ---- W&B ---------------------------------------------------------------------------------------
 
 
-def test_an_offline_run_keeps_numbers_images_films_and_tables_in_its_folder(
+def test_an_offline_run_keeps_metrics_images_videos_and_tables_in_its_folder(
     tmp_path, caplog, capsys
 ):
     folder = tmp_path / "run"
@@ -205,7 +205,7 @@ def test_auto_goes_online_where_key_and_server_are_there(tmp_path, monkeypatch):
     assert wandb_for(tmp_path, wandb_mode="off") == []
 
 
-def test_a_mode_that_does_not_exist_is_refused(tmp_path):
+def test_an_unknown_mode_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="WANDB=maybe: no such mode; take auto"):
         wandb_for(tmp_path, wandb_mode="maybe")
 
@@ -241,7 +241,7 @@ def test_secrets_never_reach_the_settings(tmp_path, monkeypatch):
 # ---- the run folder ----------------------------------------------------------------------------
 
 
-def test_a_run_writes_a_page_with_its_numbers_curves_images_films_and_tables(trainer, caplog):
+def test_a_run_writes_a_page_with_its_metrics_curves_images_videos_and_tables(trainer, caplog):
     folder = Path(trainer.default_root_dir)
     module = Line(lambda trainer: panels.lift_panels(trainer, [clip("walk", 30)], report()))
     trainer.fit(module, batches(), batches())
@@ -303,13 +303,13 @@ def test_a_table_is_written_as_csv_with_plain_cells(trainer):
     assert read == [["action", "mm", "frames"], ["walk", "12.3457", "3"], ["sit", "", "4"]]
 
 
-def test_the_handover_table_names_the_fate_of_each_weight(trainer):
+def test_the_weights_table_names_the_status_of_each_weight(trainer):
     panels.weights_panel(trainer, WeightsReport("file", "d1", ("a", "b"), ("head",), ("old",)))
     table = (Path(trainer.default_root_dir) / "tables" / "weights.csv").read_text()
     assert table.splitlines()[1:] == ["a,loaded", "b,loaded", "head,kept", "old,dropped"]
 
 
-def test_the_worst_clip_becomes_the_first_film(trainer):
+def test_the_worst_clip_becomes_the_first_video(trainer):
     clips = [clip("good", 5), clip("bad", 80), clip("lost", float("nan")), clip("fair", 20)]
     panels.lift_panels(trainer, clips, report(), videos=2)
     folder = Path(trainer.default_root_dir) / "images"
@@ -341,7 +341,7 @@ def test_the_2d_stage_and_pretraining_show_their_images(trainer, caplog):
     assert not warnings_in(caplog)
 
 
-def test_only_the_first_and_the_newest_versions_of_a_image_are_kept(trainer):
+def test_only_the_first_and_the_newest_versions_of_an_image_are_kept(trainer):
     folder = Path(trainer.default_root_dir) / "images"
     folder.mkdir(parents=True)
     for step in range(5, 30):
@@ -356,7 +356,7 @@ def test_only_the_first_and_the_newest_versions_of_a_image_are_kept(trainer):
     assert len(list(folder.glob("*"))) == 12
 
 
-def test_a_image_that_cannot_be_written_costs_a_warning(tmp_path, trainer, caplog):
+def test_an_image_that_cannot_be_written_costs_a_warning(tmp_path, trainer, caplog):
     folder = Path(trainer.default_root_dir)
     folder.mkdir(parents=True)
     (folder / "images").write_text("in the way")
@@ -366,7 +366,7 @@ def test_a_image_that_cannot_be_written_costs_a_warning(tmp_path, trainer, caplo
     assert "the run goes on" in caplog.text
 
 
-def test_the_callback_shows_what_a_2d_stage_kept(trainer):
+def test_the_callback_shows_the_examples_of_a_2d_stage(trainer):
     module = Line()
     rng = np.random.default_rng(2)
     maps = {"heatmaps": rng.random((17, 8, 8), np.float32), "score": rng.random(17), "name": "1"}
@@ -384,11 +384,11 @@ def test_the_callback_shows_what_a_2d_stage_kept(trainer):
     assert np.array_equal(bars, counted)  # the line is where the printed number is
 
 
-def test_a_call_that_waits_for_the_server_is_left_behind():
+def test_a_call_that_waits_for_the_server_is_abandoned():
     with pytest.raises(TimeoutError, match="no answer within 0 s"):
-        wandb_logger._within(0.05, lambda run: time.sleep(run), 1.0)
+        wandb_logger._call_with_timeout(0.05, lambda run: time.sleep(run), 1.0)
 
 
 def test_an_error_of_a_call_is_raised_where_it_was_made():
     with pytest.raises(ValueError, match="of its own"):
-        wandb_logger._within(5.0, lambda run: int(run), "of its own")
+        wandb_logger._call_with_timeout(5.0, lambda run: int(run), "of its own")

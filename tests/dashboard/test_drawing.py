@@ -165,7 +165,7 @@ def test_the_truth_is_grey_and_thin():
     assert both[0] < sum(colours)
 
 
-def test_a_film_has_as_many_frames_as_it_was_given_and_their_size(tmp_path):
+def test_a_video_has_as_many_frames_as_it_was_given_and_their_size(tmp_path):
     clip = turning(7)
     frames = list(skeletons.draw_clip(clip, clip, H36M17, joints2d=clip[..., :2], size=80))
     frames = [frame[:95, :131] for frame in frames]
@@ -180,7 +180,7 @@ def test_a_film_has_as_many_frames_as_it_was_given_and_their_size(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["clip.webm"]
 
 
-def test_a_film_that_breaks_half_way_leaves_the_old_one_alone(tmp_path):
+def test_a_video_that_breaks_half_way_leaves_the_old_one_alone(tmp_path):
     def broken():
         yield np.zeros((32, 32, 3), np.uint8)
         raise RuntimeError("the lifter failed")
@@ -201,13 +201,13 @@ def test_a_png_comes_back_as_it_was_written(tmp_path):
     np.testing.assert_array_equal(read[..., ::-1], image())
 
 
-def test_a_image_that_cannot_be_written_says_where(tmp_path):
+def test_an_image_that_cannot_be_written_names_the_place(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"file/a\.png: cannot be written"):
         media.write_png(tmp_path / "file" / "a.png", image())
 
 
-def test_a_film_in_a_folder_that_takes_no_file_says_so():
+def test_a_video_in_a_folder_that_takes_no_file_is_an_error():
     with pytest.raises(StorageError, match=r"/proc/a\.webm: cannot be written"):
         media.write_video(Path("/proc/a.webm"), [image()], 25.0)
 
@@ -242,6 +242,19 @@ def test_a_sheet_holds_every_image_unchanged():
         canvas.contact_sheet(images, 2, ["a"])
 
 
+def test_text_stands_on_its_baseline_and_is_cut_to_its_width():
+    whole, cut, japanese = (canvas.blank_canvas(30, 300) for _ in range(3))
+    canvas.draw_text(whole, "walk $1$ _ walk walk walk", (10, 20))
+    canvas.draw_text(cut, "walk $1$ _ walk walk walk", (10, 20), width=60)
+    canvas.draw_text(japanese, "歩く", (10, 20))
+    rows, columns = np.nonzero(whole.min(-1) < 128)
+    assert (rows.min() >= 8, columns.min() >= 10) == (True, True)
+    letters = np.nonzero(whole[:, :30].min(-1) < 128)[0]
+    assert letters.max() == 19  # the last row above the baseline
+    assert columns.max() > 120 > 72 > np.nonzero(cut.min(-1) < 128)[1].max()
+    assert japanese.min() < 128
+
+
 def test_a_strip_has_one_row_per_view_and_one_for_the_images():
     clip = turning(9)
     bare = skeletons.draw_motion_strip(clip, None, H36M17, frames=4, size=50)
@@ -269,23 +282,23 @@ def test_charts_take_values_that_are_not_finite():
 
 
 def test_values_at_the_ends_of_lines_can_be_read_though_they_are_close():
-    figure, axes = charts._figure(7.0, 3.8, "")
+    figure, axes = charts._new_figure(7.0, 3.8, "")
     values = (5.0, 5.01, 5.02, 9.0)
     axes.plot(np.tile([[0], [1]], 4), [values, values])
-    charts._write_ends(axes, [(1.0, value, (0.0, 0.0, 0.0)) for value in values])
-    charts._rendered(figure)
+    charts._label_line_ends(axes, [(1.0, value, (0.0, 0.0, 0.0)) for value in values])
+    charts._render(figure)
     boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
     assert [text.get_text() for text in axes.texts] == ["5.0", "5.0", "5.0", "9.0"]
     assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(boxes))
 
 
 def test_no_line_crosses_the_value_at_the_end_of_another():
-    figure, axes = charts._figure(7.0, 3.8, "")
+    figure, axes = charts._new_figure(7.0, 3.8, "")
     lines = [([0, 5], [50, 41.88]), ([0, 4, 9], [70, 43, 41.84]), ([0, 9], [30, 60])]
     for x, y in lines:
         axes.plot(x, y)
-    charts._write_ends(axes, [(float(x[-1]), float(y[-1]), (0.0, 0.0, 0.0)) for x, y in lines])
-    charts._rendered(figure)
+    charts._label_line_ends(axes, [(float(x[-1]), float(y[-1]), (0.0, 0.0, 0.0)) for x, y in lines])
+    charts._render(figure)
     paths = [line.get_path().transformed(line.get_transform()) for line in axes.lines]
     boxes = [text.get_window_extent() for text in axes.texts]
     assert not any(path.intersects_bbox(box, False) for path in paths for box in boxes)
@@ -312,7 +325,7 @@ def test_the_mean_of_bars_is_theirs_or_the_one_that_is_given():
 
 def test_values_of_bars_stand_right_of_the_chart_where_no_line_is(monkeypatch):
     drawn = []
-    monkeypatch.setattr(charts, "_rendered", drawn.append)
+    monkeypatch.setattr(charts, "_render", drawn.append)
     charts.draw_bars(["a", "b", "c"], [36.9, 37.6, float("nan")], "mm", "")
     axes = drawn[0].axes[0]
     drawn[0].draw_without_rendering()
@@ -324,7 +337,7 @@ def test_values_of_bars_stand_right_of_the_chart_where_no_line_is(monkeypatch):
 
 def test_nine_lines_have_nine_colours_and_a_legend_that_shows_their_dashes(monkeypatch):
     drawn = []
-    monkeypatch.setattr(charts, "_rendered", drawn.append)
+    monkeypatch.setattr(charts, "_render", drawn.append)
     charts.draw_curves({str(i): ([0, 1], [i, i]) for i in range(9)}, "", "", "")
     lines, (legend,) = drawn[0].axes[0].lines, drawn[0].legends
     assert len({line.get_color() for line in lines}) == 9

@@ -29,7 +29,7 @@ TINY = {
     "PoseFormer": {"frames": 9, "dim": 8, "depth": 1, "heads": 2},
     "MixSTE": {"frames": 9, "dim": 16, "depth": 1, "heads": 2},
 }
-"""What makes each network small; the rest stays as its config has it."""
+"""Arguments that make each network small; the others are those of its config."""
 
 FORMATS = {
     "human36m": ("lift", fabricate.human36m, "Human36M"),
@@ -43,17 +43,17 @@ FORMATS = {
     "posenet": ("heatmap", fabricate.human36m_posenet, "Human36MImages"),
     "mmpose": ("heatmap", fabricate.human36m_mmpose, "Human36MImages"),
 }
-SAYS = {
+PRINTED = {
     "human36m": "protocol 1: train S1, S5, S6, S7, S8, test S9, S11",
     "human36m_mmpose": "protocol 1",
-    "motionbert": "comparable with no paper",
+    "motionbert": "not comparable with any paper",
     "p_stmo": "univ_annot3",
     "3dhp_mmpose": "target annot3",
     "coco": "OKS-AP: AP ",
     "mpii": "head boxes of gt_valid.mat",
     "mpii_coco": "no head boxes",
-    "posenet": "every 64. frame",
-    "mmpose": "every 64. frame",
+    "posenet": "one frame in 64",
+    "mmpose": "one frame in 64",
 }
 
 
@@ -66,7 +66,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def heatlift(tmp_path, capsys):
-    """Runs a command line that ends well and gives what it printed."""
+    """Run a command line, check that it succeeds, and return its output."""
 
     def run(*words):
         code = main([*map(str, words)])
@@ -78,10 +78,10 @@ def heatlift(tmp_path, capsys):
 
 
 def small(path, tmp_path):
-    """A config as it is, with a network that trains in a moment."""
+    """A copy of a config with a network that trains in seconds."""
     config = yaml.safe_load(path.read_text())
     net = config["model"]["net"]
-    net = net.get("init_args", {}).get("net", net)  # what a camera turned towards the person lifts
+    net = net.get("init_args", {}).get("net", net)  # the lifter inside of Centred
     kept = net.get("init_args", {})
     net["init_args"] = {**kept, **TINY[net["class_path"].rpartition(".")[2]]}
     if path.parent.name == "heatmap":
@@ -92,7 +92,7 @@ def small(path, tmp_path):
 
 
 def fitted(heatlift, tmp_path, stage, *words):
-    """What a fit of two steps prints, and of its test at the end."""
+    """Output of a fit of two steps, with its test at the end."""
     runs = ["--runs", tmp_path / "runs", "--name", "it"]
     printed = heatlift(stage, "fit", *words, *TWO_STEPS, *runs)
     assert "test split of" in printed
@@ -100,7 +100,7 @@ def fitted(heatlift, tmp_path, stage, *words):
 
 
 def trained(heatlift, tmp_path, stage, *words):
-    """What a test of the checkpoint of a fit of two steps prints: the same numbers."""
+    """Output of a test of the checkpoint after a fit of two steps; both have the same numbers."""
     before = fitted(heatlift, tmp_path, stage, *words)
     runs = ["--runs", tmp_path / "runs", "--name", "it"]
     best = tmp_path / "runs" / stage / "it" / "checkpoints" / "best.ckpt"
@@ -111,7 +111,7 @@ def trained(heatlift, tmp_path, stage, *words):
 
 
 def numbers(printed):
-    """The tables and lines of numbers of a test, without what only a fit prints."""
+    """Numbers in the tables and lines of a test, without those that only a fit prints."""
     start = printed.rindex("test split of")
     return re.findall(r"\d+\.\d+", re.split(r"\n  test |[─━┏]", printed[start:])[0])
 
@@ -128,7 +128,7 @@ def test_a_fabricated_set_is_validated_trained_on_and_tested_on(name, heatlift, 
     data.write_text(yaml.safe_dump({"data": {"source": named}}))
     words = ["-c", tiny, "-c", data]
     words += ["--data.detections", "exact"] if stage == "lift" else []
-    assert SAYS[name] in trained(heatlift, tmp_path, stage, *words)
+    assert PRINTED[name] in trained(heatlift, tmp_path, stage, *words)
 
 
 @pytest.mark.parametrize("kind", ["amc", pytest.param("amass", marks=pytest.mark.slow)])
@@ -150,7 +150,7 @@ def test_a_converted_recording_is_validated_trained_on_and_tested_on(kind, heatl
 
 
 QUICK = ("martinez_h36m_cpn", "mixste_h36m_cpn", "mixste_3dhp", "hrnet_w32_coco", "hrnet_w32_mpii")
-"""Configs that `make test` trains; `make test-all` trains all of them."""
+"""Configs that `make test` trains; `make test-all` trains all."""
 
 
 def configs(*patterns):
@@ -193,10 +193,9 @@ def test_detectors_of_the_papers_train_on_their_photographs(path, heatlift, tmp_
 
 def converted(sequence, skeleton):
     """Exact 2D of a sequence in a detector's joints: x, y, score, (T, J, 3); 0 where unknown."""
-    way = conversion(H36M17, skeleton, allow_missing=True)
-    seen = way.joints(exact_joints2d(sequence))
-    score = np.isfinite(seen[..., :1]) * 0.9
-    return np.concatenate([np.nan_to_num(seen), score], axis=-1)
+    joints2d = conversion(H36M17, skeleton, allow_missing=True).joints(exact_joints2d(sequence))
+    score = np.isfinite(joints2d[..., :1]) * 0.9
+    return np.concatenate([np.nan_to_num(joints2d), score], axis=-1)
 
 
 def alphapose(place, people, skeleton):
@@ -240,7 +239,7 @@ def openpose(place, people, skeleton):
         (place / f"video_{frame:012d}_keypoints.json").write_text(json.dumps(document))
 
 
-DIALECTS = {
+TOOL_FORMATS = {
     "alphapose-coco17": (alphapose, COCO17, "without head"),
     "alphapose-halpe26": (alphapose, HALPE26, "17 joints"),
     "openpose-body25": (openpose, BODY25, "without head"),
@@ -250,41 +249,41 @@ DIALECTS = {
 }
 
 
-def lifted(heatlift, tmp_path, folder, given):
-    """What a fit of two steps on given detections prints of its test."""
+def fit_on_detections(heatlift, tmp_path, folder, detections):
+    """Output of the test after a fit of two steps on detections."""
     words = ["-c", small(shipped_configs() / "lift" / "mixste_small.yaml", tmp_path)]
     words += ["-c", "data/human36m", "--data.source.init_args.root", folder]
-    runs = ["--runs", tmp_path / "runs", "--name", "it", "--data.detections", given]
+    runs = ["--runs", tmp_path / "runs", "--name", "it", "--data.detections", detections]
     printed = heatlift("lift", "fit", *words, *TWO_STEPS, *runs)
     return printed[printed.index("test split of") :]
 
 
 @pytest.mark.parametrize(
-    "dialect",
+    "tool_format",
     [
         pytest.param(name, marks=pytest.mark.slow if number % 2 else ())
-        for number, name in enumerate(DIALECTS)
+        for number, name in enumerate(TOOL_FORMATS)
     ],
 )
-def test_detections_of_other_tools_are_lifted(dialect, heatlift, tmp_path):
-    write, skeleton, says = DIALECTS[dialect]
+def test_detections_of_other_tools_are_lifted(tool_format, heatlift, tmp_path):
+    write, skeleton, printed = TOOL_FORMATS[tool_format]
     folder = fabricate.human36m(tmp_path / "set", ("S1", "S9"), ("Walking 1",))
     source = Human36M(str(folder))
     for sequence in [*source.sequences("train"), *source.sequences("test")]:
         place = tmp_path / "found" / sequence.name
         place.parent.mkdir(parents=True, exist_ok=True)
         write(place, converted(sequence, skeleton), skeleton)
-    assert says in lifted(heatlift, tmp_path, folder, tmp_path / "found")
+    assert printed in fit_on_detections(heatlift, tmp_path, folder, tmp_path / "found")
 
 
-def test_videopose3ds_archives_elsewhere_are_lifted(heatlift, tmp_path):
+def test_videopose3ds_archives_in_another_folder_are_lifted(heatlift, tmp_path):
     folder = fabricate.human36m(tmp_path / "set", ("S1", "S9"), ("Walking 1",))
     moved = tmp_path / "found.npz"
     (folder / "data_2d_h36m_cpn_ft_h36m_dbb.npz").rename(moved)
-    assert f"2D {moved}; 17 joints" in lifted(heatlift, tmp_path, folder, moved)
+    assert f"2D {moved}; 17 joints" in fit_on_detections(heatlift, tmp_path, folder, moved)
 
 
-def test_scored_joints_and_overlaps_change_the_number_and_are_printed(heatlift, tmp_path):
+def test_evaluated_joints_and_overlaps_change_the_number_and_are_printed(heatlift, tmp_path):
     folder = fabricate.human36m(tmp_path / "set", ("S1", "S9"), ("Walking 1",))
     words = ["-c", small(shipped_configs() / "lift" / "mixste_small.yaml", tmp_path)]
     words += ["-c", "data/human36m", "--data.source.init_args.root", folder]
@@ -310,5 +309,5 @@ def test_scored_joints_and_overlaps_change_the_number_and_are_printed(heatlift, 
 
 
 def counted(printed):
-    """How many frames a table is a mean over."""
+    """Number of frames that a table is a mean over."""
     return int(re.search(r"mean over frames +(\d+)", printed)[1])

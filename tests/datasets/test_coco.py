@@ -59,7 +59,7 @@ def test_bad_photographs_are_left_out_only_up_to_the_stated_number(tmp_path, cap
         Coco(str(tmp_path), skip_bad=1).samples("val")
 
 
-def test_a_file_of_other_joints_is_refused_with_both_lists(tmp_path):
+def test_a_file_with_other_joints_raises_an_error_with_both_lists(tmp_path):
     document = fabricate.coco_document()
     document["categories"][0]["keypoints"][5:7] = ["right_shoulder", "left_shoulder"]
     (tmp_path / "x.json").write_text(json.dumps(document))
@@ -67,7 +67,7 @@ def test_a_file_of_other_joints_is_refused_with_both_lists(tmp_path):
         read_people(tmp_path / "x.json")
 
 
-def test_a_folder_without_annotations_says_what_it_looked_for(tmp_path):
+def test_the_error_about_missing_annotations_lists_the_candidates(tmp_path):
     with pytest.raises(DataError, match=r"looked for annotations/person_keypoints_train2017\.json"):
         Coco(str(tmp_path)).samples("train")
 

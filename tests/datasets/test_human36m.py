@@ -1,4 +1,4 @@
-"""Human3.6M from tiny archives in VideoPose3D's form."""
+"""Human3.6M from tiny archives in VideoPose3D's format."""
 
 import json
 import pickle
@@ -59,22 +59,22 @@ def test_each_protocol_splits_by_subject(root, protocol, train, test):
         Human36M(str(root), protocol=3).sequences("test")
 
 
-def test_actions_are_told_apart_by_their_first_word():
+def test_an_action_is_the_first_word_of_a_recording():
     assert action_name("Sitting 2") == "Sitting"
     assert action_name("SittingDown") == "SittingDown"
     assert action_name("WalkingDog 1") == "WalkDog"
     assert len(ACTIONS) == 15
 
 
-def test_detections_are_trimmed_to_the_motion_and_keyed_like_it(root):
+def test_detections_have_the_names_and_lengths_of_the_motion(root):
     source = Human36M(str(root))
     found = source.detections("cpn_ft_h36m_dbb")
     for sequence in source.sequences("test"):
-        mine = found[sequence.name]
-        assert mine.skeleton is H36M17
+        video = found[sequence.name]
+        assert video.skeleton is H36M17
         exact = project(world_to_camera(sequence.joints3d, sequence.camera), sequence.camera)
-        np.testing.assert_allclose(mine.joints2d, exact + np.array([1, 0]), atol=1e-3)
-        assert (mine.score == 1).all()
+        np.testing.assert_allclose(video.joints2d, exact + np.array([1, 0]), atol=1e-3)
+        assert (video.score == 1).all()
 
 
 def test_the_second_reading_maps_the_cache_and_opens_no_archive(root, monkeypatch):
@@ -88,15 +88,15 @@ def test_the_second_reading_maps_the_cache_and_opens_no_archive(root, monkeypatc
     assert isinstance(array, np.memmap)
 
 
-def test_a_2d_archive_of_unknown_joints_is_refused_with_both_lists(root):
+def test_a_2d_archive_of_unknown_joints_raises_an_error_with_both_lists(root):
     path = root / "data_2d_h36m_cpn_ft_h36m_dbb.npz"
     with_sides = {"num_joints": 17, "keypoints_symmetry": [[1, 2, 3], [4, 5, 6]]}
     np.savez(path, positions_2d=fabricate.boxed({}), metadata=fabricate.boxed(with_sides))
-    with pytest.raises(DataError, match=r"left \[1, 2, 3\].*no known set: H36M17 has 17 joints"):
+    with pytest.raises(DataError, match=r"left \[1, 2, 3\].*not a known set: H36M17 has 17 joints"):
         Human36M(str(root)).detections("cpn_ft_h36m_dbb")
 
 
-def test_positions_in_millimetres_are_refused(root):
+def test_positions_in_millimetres_raise_an_error(root):
     path = root / "data_3d_h36m.npz"
     points = Npz(path).objects("positions_3d")["S9"]["Walking 1"] * 1000
     np.savez(path, positions_3d=fabricate.boxed({"S9": {"Walking 1": points}}))
@@ -151,7 +151,7 @@ def test_a_clip_of_motionbert_is_read_without_running_it(tmp_path):
         read_motionbert_clip(tmp_path / "00000001.pkl")
 
 
-def test_clips_of_motionbert_are_people_of_one_size_seen_in_parallel(tmp_path):
+def test_clips_of_motionbert_have_one_size_and_a_parallel_projection(tmp_path):
     source = MotionBertClips(str(fabricate.motionbert(tmp_path / "clips")))
     first = source.sequences("train")[0]
     clip = read_motionbert_clip(tmp_path / "clips" / "train" / "00000000.pkl")
@@ -160,14 +160,14 @@ def test_clips_of_motionbert_are_people_of_one_size_seen_in_parallel(tmp_path):
     own = source.detections("input")["train/00000000"]
     np.testing.assert_allclose(own.joints2d, 500 * (clip.joints2d[..., :2] + 1), atol=1e-3)
     assert check_sequence(first).faults == ()
-    with pytest.raises(DataError, match="there is input"):
+    with pytest.raises(DataError, match="only input"):
         source.detections("gt")
-    with pytest.raises(DataError, match="holds no"):
+    with pytest.raises(DataError, match="has no"):
         MotionBertClips(str(tmp_path)).sequences("train")
 
 
-def restated(joints3d, subject, index):
-    """Human3.6M's projection from its stored numbers, pair as stored, and scipy's rotations."""
+def reference_projection(joints3d, subject, index):
+    """Human3.6M's projection, written again from the stored numbers and with scipy's rotations."""
     facts = json.loads(files("pipeline").joinpath("human36m_cameras.json").read_text("utf-8"))
     lens = list(facts["intrinsics"].values())[index]
     (w, x, y, z), millimetres = facts["extrinsics"][subject][index]
@@ -177,15 +177,15 @@ def restated(joints3d, subject, index):
     square = (ray**2).sum(1, keepdims=True)
     k1, k2, k3 = lens["radial"]
     pair = np.array(lens["tangential"])
-    bent = 1 + k1 * square + k2 * square**2 + k3 * square**3 + (ray @ pair)[:, None]
-    pixels = (ray * bent + pair * square) * lens["focal"] + lens["principal"]
+    radial = 1 + k1 * square + k2 * square**2 + k3 * square**3 + (ray @ pair)[:, None]
+    pixels = (ray * radial + pair * square) * lens["focal"] + lens["principal"]
     return pixels.reshape(*joints3d.shape[:-1], 2)
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_detections_fit_the_formula_restated_from_the_stored_numbers(root, index):
+def test_detections_match_a_reference_implementation_of_the_projection(root, index):
     source = Human36M(str(root))
     found = source.detections("cpn_ft_h36m_dbb")
     for sequence in source.sequences("test")[index::4]:
-        exact = restated(sequence.joints3d.astype(np.float64), sequence.subject, index)
+        exact = reference_projection(sequence.joints3d.astype(np.float64), sequence.subject, index)
         np.testing.assert_allclose(found[sequence.name].joints2d - [1, 0], exact, atol=0.01)

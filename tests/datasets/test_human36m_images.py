@@ -57,7 +57,7 @@ def test_mmposes_samples_are_every_nth_frame_in_the_camera_frame(tmp_path):
     assert len(source.samples("test")) == 2
 
 
-def test_mmposes_rows_without_a_known_camera_are_refused(tmp_path):
+def test_mmposes_rows_without_a_known_camera_raise_an_error(tmp_path):
     root = fabricate.human36m_mmpose(tmp_path)
     path = root / "annotation_body3d" / "fps50" / "h36m_test.npz"
     content = {name: Npz(path).array(name) for name in Npz(path).names}
@@ -106,17 +106,17 @@ def test_posenets_boxes_are_taken_as_they_are_and_a_crop_shows_a_quarter_more(tm
     path = root / "annotations" / "Human36M_subject11_data.json"
     document = json.loads(path.read_text())
     x, y, w, h = document["annotations"][5]["bbox"]
-    mine = [x - 7.25, y - 30.0, w + 60.0, h + 41.5]  # left, top, width, height; of frame 5
-    document["annotations"][5]["bbox"] = mine
+    box = [x - 7.25, y - 30.0, w + 60.0, h + 41.5]  # left, top, width, height; of frame 5
+    document["annotations"][5]["bbox"] = box
     path.write_text(json.dumps(document))
     samples = Human36MImages(str(root), protocol=2, test_every=5).samples("test")
-    np.testing.assert_allclose(samples.boxes[1], mine, rtol=1e-6)
+    np.testing.assert_allclose(samples.boxes[1], box, rtol=1e-6)
     np.testing.assert_allclose(samples.boxes[0], document["annotations"][0]["bbox"], rtol=1e-6)
     assert h + 41.5 > w + 60.0  # upright: 256 pixels of the crop show 1.25 heights
-    corners = [[mine[0], mine[1]], [mine[0] + mine[2] / 2, mine[1] + mine[3] / 2]]
+    corners = [[box[0], box[1]], [box[0] + box[2] / 2, box[1] + box[3] / 2]]
     corner, middle = apply_affine(crop_matrix(samples.boxes[1], (256, 256)), corners)
     np.testing.assert_allclose(middle, 127.5, atol=1e-3)
-    np.testing.assert_allclose(middle - corner, [102.4 * mine[2] / mine[3], 102.4], atol=1e-3)
+    np.testing.assert_allclose(middle - corner, [102.4 * box[2] / box[3], 102.4], atol=1e-3)
 
 
 def test_posenets_protocol_2_tests_on_s11(tmp_path):
@@ -125,14 +125,14 @@ def test_posenets_protocol_2_tests_on_s11(tmp_path):
     assert source.samples("test").ids[0].startswith("s_11")
 
 
-def test_posenets_cameras_that_miss_the_box_are_refused(tmp_path):
+def test_posenets_cameras_that_miss_the_box_raise_an_error(tmp_path):
     root = fabricate.human36m_posenet(tmp_path)
     path = root / "annotations" / "Human36M_subject9_camera.json"
     cameras = json.loads(path.read_text())
     cameras["1"]["t"][0] += 5000
     cameras["2"]["t"][0] += 5000
     path.write_text(json.dumps(cameras))
-    with pytest.raises(DataError, match=r"subject9_camera\.json: the pelvis lies"):
+    with pytest.raises(DataError, match=r"subject9_camera\.json: the pelvis is"):
         Human36MImages(str(root)).samples("test")
 
 

@@ -1,4 +1,4 @@
-"""MPI-INF-3DHP from tiny archives in P-STMO's and mmpose's form."""
+"""MPI-INF-3DHP from tiny archives in P-STMO's and mmpose's formats."""
 
 import fabricate
 import numpy as np
@@ -50,12 +50,12 @@ def test_test_frames_that_are_not_valid_are_marked_and_ts5_is_wide(tmp_path):
     assert np.flatnonzero(~five.valid).tolist() == [4]
 
 
-def test_the_two_targets_say_their_names(tmp_path):
+def test_the_two_targets_are_named(tmp_path):
     assert "univ_annot3" in MpiInf3dhp("x").describe().split(";")[1]
     assert " annot3" in MpiInf3dhpImages("x").describe().split(";")[1]
 
 
-def test_mmposes_form_gives_world_positions_and_images(tmp_path):
+def test_mmposes_format_gives_world_positions_and_images(tmp_path):
     source = MpiInf3dhpImages(str(fabricate.mpi_inf_3dhp_mmpose(tmp_path)))
     (test,) = source.sequences("test")
     joints3d = fabricate.TO_3DHP.joints(fabricate.motion(5, 0))
@@ -66,7 +66,7 @@ def test_mmposes_form_gives_world_positions_and_images(tmp_path):
     assert test.images.paths[4].endswith("images/TS1_000005.jpg")
 
 
-def test_metres_where_millimetres_belong_are_refused(tmp_path):
+def test_metres_instead_of_millimetres_raise_an_error(tmp_path):
     path = fabricate.p_stmo(tmp_path) / "data_test_3dhp.npz"
     content = Npz(path).objects("data")
     content["TS1"]["data_3d"] = content["TS1"]["data_3d"] / 1000

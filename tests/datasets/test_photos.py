@@ -1,4 +1,4 @@
-"""Photographs are whole or refused, and crops show what a person would cut out."""
+"""Damaged photographs raise an error, and crops show the right part of an image."""
 
 import os
 
@@ -16,7 +16,7 @@ from pipeline.sources import Images
 SHIFT = np.array([[1.0, 0, -10], [0, 1, -5]])
 
 
-def test_a_shifted_crop_is_the_piece_of_the_whole_image_in_rgb(tmp_path):
+def test_a_shifted_crop_is_the_part_of_the_image_in_rgb(tmp_path):
     path = fabricate.photograph(tmp_path / "a.png")
     whole = cv2.imread(str(path))
     images = Photographs([path])
@@ -27,7 +27,7 @@ def test_a_shifted_crop_is_the_piece_of_the_whole_image_in_rgb(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_a_image_cut_anywhere_is_refused(tmp_path, suffix):
+def test_an_image_cut_anywhere_raises_an_error(tmp_path, suffix):
     data = fabricate.photograph(tmp_path / f"a.{suffix}").read_bytes()
     cut = tmp_path / f"cut.{suffix}"
     for fraction in np.linspace(0.02, 0.99, 20):
@@ -40,7 +40,7 @@ def test_a_image_cut_anywhere_is_refused(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 @pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
-def test_damaged_images_give_one_line_or_a_image(tmp_path, suffix, count):
+def test_damaged_images_give_one_line_or_an_image(tmp_path, suffix, count):
     whole = fabricate.photograph(tmp_path / f"a.{suffix}").read_bytes()
     path, lines = tmp_path / f"b.{suffix}", []
     for data in damaged(whole, count, seed=count):
@@ -57,13 +57,13 @@ def test_damaged_images_give_one_line_or_a_image(tmp_path, suffix, count):
         (b"\xff\xd8\xff\xd9", "without an image"),
     ],
 )
-def test_what_is_no_image_is_named(tmp_path, data, reason):
+def test_the_error_about_other_files_has_the_reason(tmp_path, data, reason):
     (tmp_path / "x.jpg").write_bytes(data)
     with pytest.raises(DataError, match=reason):
         read_image(tmp_path / "x.jpg")
 
 
-def test_a_huge_claim_is_refused_before_decoding(tmp_path):
+def test_a_huge_size_raises_an_error_before_decoding(tmp_path):
     data = bytearray(fabricate.photograph(tmp_path / "a.jpg").read_bytes())
     start = data.index(b"\xff\xc0")
     data[start + 5 : start + 9] = (30000).to_bytes(2, "big") * 2
@@ -72,7 +72,7 @@ def test_a_huge_claim_is_refused_before_decoding(tmp_path):
         read_image(tmp_path / "a.jpg")
 
 
-def test_folders_pipes_and_nothing_are_refused(tmp_path):
+def test_folders_pipes_and_missing_files_raise_an_error(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     for name, reason in [("", "directory"), ("pipe.jpg", "regular"), ("none.jpg", "not found")]:
         with pytest.raises(DataError, match=reason):

@@ -1,4 +1,4 @@
-"""Hostile and damaged data files by the thousand, for `make soak`."""
+"""Thousands of hostile and damaged data files, for `make soak`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
 
 def read_or_line(read):
-    """What a reader gave, the line it said instead, or the exception it must not let through."""
+    """Result of a reader, or its line of error, or the exception that it must not raise."""
     try:
         return read(), None, None
     except DataError as error:
@@ -91,13 +91,13 @@ def same(one, other):
 def test_damaged_archives(part, tmp_path, soak):
     path = save_objects(tmp_path / "a.npz", poses())
     whole = path.read_bytes()
-    want = Npz(path).objects("positions_3d")
+    expected = Npz(path).objects("positions_3d")
     row = soak("npz")
     versions = damaged(whole, 2500, seed=SEED + part)
     for _, data in zip(row.times(2500), versions, strict=False):
         path.write_bytes(data)
         got, line, bad = read_or_line(lambda: Npz(path).objects("positions_3d"))
-        row.look(wrong=not line and not bad and not same(got, want), other=bad)
+        row.look(wrong=not line and not bad and not same(got, expected), other=bad)
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -166,7 +166,7 @@ def test_damaged_images(suffix, tmp_path, soak):
         place.write_bytes(data)
         found, _, bad = read_or_line(lambda place=place: read_image(place))
         other = found is not None and not np.array_equal(found, pixels)
-        cut = number % 2 == 1  # what was flipped is another file, with another digest in its key
+        cut = number % 2 == 1  # a file with flipped bits has another digest in its key
         digest = (
             Photographs([place]).fingerprint(0) == Photographs([path]).fingerprint(0)
             if other and not cut

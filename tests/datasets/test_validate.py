@@ -1,4 +1,4 @@
-"""Validation recognises layouts and finds swapped sides, wrong units, foreign cameras."""
+"""Validation recognises layouts and finds swapped sides, wrong units, wrong cameras."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.camera import project, world_to_camera
-from pipeline.datasets.body_checks import body_height, check_sequence, facing_share
+from pipeline.datasets.body_checks import body_height, check_sequence, share_with_left_on_left
 from pipeline.datasets.validate import list_datasets, recognise_layouts, validate
 from pipeline.errors import DataError
 from pipeline.skeleton import H36M17
@@ -29,7 +29,7 @@ WRITERS = {
     "MotionBERT's clips": fabricate.motionbert,
     "COCO people": fabricate.coco,
     "MPII, HRNet's lists": fabricate.mpii,
-    "MPII, COCO's form": fabricate.mpii_coco,
+    "MPII, COCO's format": fabricate.mpii_coco,
 }
 
 
@@ -43,7 +43,7 @@ def test_each_layout_is_recognised_and_read(tmp_path, layout):
     assert report.faults == 0, report.text()
 
 
-def test_a_sound_archive_has_no_fault_and_says_what_it_found(tmp_path):
+def test_a_sound_archive_has_no_fault_and_its_facts_are_reported(tmp_path):
     report = validate(fabricate.human36m(tmp_path / "h36m"))
     assert report.faults == 0
     text = report.text()
@@ -51,7 +51,7 @@ def test_a_sound_archive_has_no_fault_and_says_what_it_found(tmp_path):
     assert "detections cpn_ft_h36m_dbb: 64 videos, H36M17, 2D 1.00 px from projected 3D" in text
 
 
-def test_an_unknown_folder_says_what_was_looked_for(tmp_path):
+def test_the_error_about_an_unknown_folder_lists_the_patterns(tmp_path):
     with pytest.raises(DataError, match=r"no known layout .*data_3d_h36m\.npz"):
         validate(tmp_path)
 
@@ -85,12 +85,12 @@ def test_each_fault_is_named(change, fault):
     assert fault in "; ".join(found.faults).replace("e+03", "e")
 
 
-def test_arms_of_the_other_side_are_noticed():
+def test_swapped_arms_are_found():
     joints3d = fabricate.motion(30)
     order = list(range(17))
     order[11:17] = order[14:17] + order[11:14]
     found = check_sequence(sequence(joints3d=joints3d[:, order]))
-    assert any("hips and shoulders disagree" in fault for fault in found.faults)
+    assert any("on different sides" in fault for fault in found.faults)
 
 
 def test_height_does_not_depend_on_the_pose():
@@ -98,10 +98,12 @@ def test_height_does_not_depend_on_the_pose():
     lying = standing[..., [2, 0, 1]]
     assert body_height(standing, H36M17) == pytest.approx(body_height(lying, H36M17))
     assert 1.5 < body_height(standing, H36M17)[0] < 1.7
-    assert facing_share(standing, H36M17) == facing_share(lying, H36M17) == 1.0
+    assert (
+        share_with_left_on_left(standing, H36M17) == share_with_left_on_left(lying, H36M17) == 1.0
+    )
 
 
-def test_joints_far_from_their_box_are_noticed(tmp_path):
+def test_joints_far_from_their_box_are_found(tmp_path):
     folder = fabricate.coco(tmp_path / "coco")
     path = folder / "annotations" / "person_keypoints_val2017.json"
     document = json.loads(path.read_text())
@@ -120,7 +122,7 @@ def test_joints_far_from_their_box_are_noticed(tmp_path):
         (fabricate.mpii_coco, "annotations/test.json"),
     ],
 )
-def test_a_photograph_of_another_size_than_its_annotations_say_is_noticed(tmp_path, writer, name):
+def test_a_photograph_whose_size_differs_from_the_annotations_is_found(tmp_path, writer, name):
     folder = writer(tmp_path)
     path = folder / name
     document = json.loads(path.read_text())
@@ -131,10 +133,10 @@ def test_a_photograph_of_another_size_than_its_annotations_say_is_noticed(tmp_pa
     report = validate(folder)
     assert [f.name for f in report.findings if f.faults] == ["test"]
     wrong = f"9999x{image['height']}"
-    assert f"{image['file_name']} is {right}, but the annotations say {wrong}" in report.text()
+    assert f"{image['file_name']} is {right}, but the annotations have {wrong}" in report.text()
 
 
-def test_positions_are_checked_with_the_mapping_that_fits_their_names(tmp_path):
+def test_positions_are_checked_with_the_mapping_that_matches_their_joints(tmp_path):
     facts = {"joints": np.array(H36M17.joints), "fps": 30.0}
     np.savez(tmp_path / "sound.npz", positions=fabricate.motion(9), **facts)
     mirrored = fabricate.motion(9) * np.float32([-1, 1, 1])
@@ -144,7 +146,7 @@ def test_positions_are_checked_with_the_mapping_that_fits_their_names(tmp_path):
     assert "sound: 9 frames, 30 Hz, mapping H36M17, height 1.6" in report.text()
     assert [finding.name for finding in report.findings if finding.faults] == ["wrong"]
     np.savez(tmp_path / "other.npz", positions=mirrored, joints=np.arange(17).astype(str), fps=30.0)
-    with pytest.raises(DataError, match=r"other\.npz: its joints, 0, 1, 2.*fit none"):
+    with pytest.raises(DataError, match=r"other\.npz: its joints, 0, 1, 2.*match none"):
         validate(tmp_path)
     assert len(validate(tmp_path, skip_bad=1).findings) == 2
 

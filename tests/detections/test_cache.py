@@ -1,3 +1,5 @@
+"""The cache of 2D detections: keys, equal bytes in all settings, lost processes and signals."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -19,8 +21,8 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from pipeline.camera import Camera
-from pipeline.detections import build, cache
-from pipeline.detections.build import CHUNK, PIECE, DetectionJob, person_boxes
+from pipeline.detections import cache
+from pipeline.detections.build import CPU_BATCH_SIZE, PIECE_SIZE, DetectionJob, person_boxes
 from pipeline.detections.cache import (
     cache_specification,
     detect,
@@ -34,6 +36,7 @@ from pipeline.files.store import Store
 from pipeline.heatmap import HeatmapModule, HRNet
 from pipeline.skeleton import COCO17, H36M17
 from pipeline.sources import Sequence
+from pipeline.training import console
 
 forked = multiprocessing.get_context("fork")
 CAMERA = Camera(
@@ -50,7 +53,7 @@ def one_thread():
 
 
 class Blobs:
-    """Images of noise, a pure function of seed and frame."""
+    """Noise images, a pure function of seed and frame."""
 
     def __init__(self, seed: int, count: int) -> None:
         self.seed, self.count = seed, count
@@ -70,8 +73,8 @@ class Blobs:
         return f"blobs {self.seed} {index}"
 
 
-class Counted(nn.Module):
-    """A small network with real convolutions that writes down how many images it saw."""
+class CountingDetector(nn.Module):
+    """A small detector with real convolutions that logs the number of images of each call."""
 
     def __init__(self, seed: int = 0, log: Path | None = None, pause: float = 0.0) -> None:
         super().__init__()
@@ -110,8 +113,8 @@ def sequence(name: str, count: int, seed: int) -> Sequence:
 
 
 def walks() -> list[Sequence]:
-    """Odd counts: neither pieces nor chunks nor ranks come out even."""
-    lengths = (PIECE - 1, 1, PIECE + CHUNK + 5, 2)
+    """Sequences whose lengths are not multiples of piece, batch or number of processes."""
+    lengths = (PIECE_SIZE - 1, 1, PIECE_SIZE + CPU_BATCH_SIZE + 5, 2)
     return [sequence(f"walk {i}", count, i) for i, count in enumerate(lengths)]
 
 
@@ -120,22 +123,22 @@ def content(store: Store) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(entry.iterdir())}
 
 
-def seen(log: Path) -> int:
+def calls_in(log: Path) -> int:
     return len(log.read_text().split()) if log.exists() else 0
 
 
-def test_a_second_run_asks_the_detector_nothing(tmp_path):
+def test_a_second_run_does_not_call_the_detector(tmp_path):
     log, store = tmp_path / "log", Store(tmp_path / "cache")
-    first = detect_sequences(walks(), Counted(log=log), "d", store=store)
-    calls = seen(log)
-    again = detect_sequences(walks(), Counted(log=log), "d", store=store)
-    assert seen(log) == calls > 0
+    first = detect_sequences(walks(), CountingDetector(log=log), "d", store=store)
+    calls = calls_in(log)
+    again = detect_sequences(walks(), CountingDetector(log=log), "d", store=store)
+    assert calls_in(log) == calls > 0
     assert isinstance(again.of("walk 2")[0], np.memmap)
     np.testing.assert_array_equal(first.of("walk 2")[0], again.of("walk 2")[0])
 
 
-def test_detections_are_what_the_detector_finds_brought_back_to_the_image(tmp_path):
-    found = detect_sequences(walks(), Counted(), "d", store=Store(tmp_path))
+def test_detections_are_the_joints_in_the_crop_mapped_to_the_image(tmp_path):
+    found = detect_sequences(walks(), CountingDetector(), "d", store=Store(tmp_path))
     one = walks()[2]
     joints2d, score = found.of("walk 2")
     assert joints2d.shape == (len(one), 17, 2)
@@ -145,7 +148,7 @@ def test_detections_are_what_the_detector_finds_brought_back_to_the_image(tmp_pa
     matrix = np.array([[zoom, 0, 23.5 - zoom * middle[0]], [0, zoom, 31.5 - zoom * middle[1]]])
     crop = torch.from_numpy(one.images.crop(7, matrix, (48, 64)))[None]
     with torch.inference_mode():
-        in_crop, by_hand = Counted().detect(crop)
+        in_crop, by_hand = CountingDetector().detect(crop)
     expected = (in_crop[0].numpy() - [23.5, 31.5]) / zoom + middle
     np.testing.assert_allclose(joints2d[7], expected, atol=0.01)
     np.testing.assert_allclose(score[7], by_hand[0], rtol=1e-4)
@@ -154,28 +157,32 @@ def test_detections_are_what_the_detector_finds_brought_back_to_the_image(tmp_pa
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (100, 0), (200, 2)])
 def test_batch_size_and_workers_change_no_bit_and_no_key(tmp_path, batch_size, workers):
     usual, other = Store(tmp_path / "usual"), Store(tmp_path / "other")
-    detect_sequences(walks(), Counted(), "d", store=usual)
-    detect_sequences(walks(), Counted(), "d", store=other, batch_size=batch_size, workers=workers)
+    detect_sequences(walks(), CountingDetector(), "d", store=usual)
+    detect_sequences(
+        walks(), CountingDetector(), "d", store=other, batch_size=batch_size, workers=workers
+    )
     assert content(usual) == content(other)
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_make_the_bytes_that_one_makes(tmp_path, processes):
+def test_several_processes_make_the_same_bytes_as_one(tmp_path, processes):
     alone, together, log = Store(tmp_path / "alone"), Store(tmp_path / "together"), tmp_path / "log"
-    detect_sequences(walks(), Counted(log=log), "d", store=alone)
-    calls = seen(log)
-    want = cache_specification(walks(), Counted(), "d")
-    job = DetectionJob(walks(), Counted(log=log), want, 64, 0)
+    detect_sequences(walks(), CountingDetector(log=log), "d", store=alone)
+    calls = calls_in(log)
+    specification = cache_specification(walks(), CountingDetector(), "d")
+    job = DetectionJob(walks(), CountingDetector(log=log), specification, 64, 0)
     fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp_fork")
     detect_jobs([job, job], fabric, together)
     assert content(alone) == content(together)
-    assert seen(log) == 2 * calls
+    assert calls_in(log) == 2 * calls
 
 
-def test_processes_that_somebody_else_started_come_together_even_on_a_hit(tmp_path):
+def test_processes_started_by_another_program_meet_even_if_no_entry_is_missing(tmp_path):
     store = Store(tmp_path / "cache")
-    detect_sequences(walks(), Counted(), "d", store=store)
-    job = DetectionJob(walks(), Counted(), cache_specification(walks(), Counted(), "d"), 64, 0)
+    detect_sequences(walks(), CountingDetector(), "d", store=store)
+    job = DetectionJob(
+        walks(), CountingDetector(), cache_specification(walks(), CountingDetector(), "d"), 64, 0
+    )
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -196,30 +203,30 @@ def test_processes_that_somebody_else_started_come_together_even_on_a_hit(tmp_pa
     assert [rank.exitcode for rank in ranks] == [0, 0]
 
 
-def test_a_killed_run_goes_on_with_the_pieces_that_are_missing(tmp_path):
+def test_a_killed_run_resumes_with_the_missing_pieces(tmp_path):
     whole, store, log = Store(tmp_path / "whole"), Store(tmp_path / "cache"), tmp_path / "log"
-    detect_sequences(walks(), Counted(), "d", store=whole)
-    slow = Counted(log=log, pause=0.05)
+    detect_sequences(walks(), CountingDetector(), "d", store=whole)
+    slow = CountingDetector(log=log, pause=0.05)
     run = forked.Process(
         target=detect_sequences, args=(walks(), slow, "d"), kwargs={"store": store}
     )
     run.start()
-    while seen(log) < 2 * PIECE // CHUNK:
+    while calls_in(log) < 2 * PIECE_SIZE // CPU_BATCH_SIZE:
         time.sleep(0.005)
     os.kill(run.pid, signal.SIGKILL)
     run.join(30)
-    shards = store.shards(cache_specification(walks(), Counted(), "d"))
+    shards = store.shards(cache_specification(walks(), CountingDetector(), "d"))
     assert shards.get("0000000")
     log.unlink()
-    detect_sequences(walks(), Counted(log=log), "d", store=store)
-    pieces = -(-sum(map(len, walks())) // PIECE)
-    assert seen(log) <= (pieces - 1) * PIECE // CHUNK
+    detect_sequences(walks(), CountingDetector(log=log), "d", store=store)
+    pieces = -(-sum(map(len, walks())) // PIECE_SIZE)
+    assert calls_in(log) <= (pieces - 1) * PIECE_SIZE // CPU_BATCH_SIZE
     assert content(store) == content(whole)
 
 
 def changed(what: str) -> str:
     """Name of the entry after one thing has changed."""
-    people, detector, digest, precision = walks(), Counted(), "d", "32-true"
+    people, detector, digest, precision = walks(), CountingDetector(), "d", "32-true"
     match what:
         case "images":
             people[1] = dataclasses.replace(people[1], images=Blobs(7, 1))
@@ -252,7 +259,7 @@ KEY = ("images", "boxes", "name", "weights", "input size", "padding", "decode", 
 KEY = (*KEY, "precision", "joint set", "one frame less", "less")
 
 
-def test_everything_that_shapes_detections_is_in_their_key(monkeypatch):
+def test_everything_that_affects_detections_is_in_their_key(monkeypatch):
     names = [changed(what) for what in ("nothing", *KEY)]
     monkeypatch.setattr(cache, "VERSION", 2)
     names.append(changed("nothing"))
@@ -263,7 +270,9 @@ def test_frames_without_a_box_are_missing(tmp_path):
     people = walks()
     people[2].joints2d[5] = np.nan
     people[2].joints2d[6, 3:] = np.nan
-    joints2d, score = detect_sequences(people, Counted(), "d", store=Store(tmp_path)).of("walk 2")
+    joints2d, score = detect_sequences(people, CountingDetector(), "d", store=Store(tmp_path)).of(
+        "walk 2"
+    )
     assert np.isnan(joints2d[5]).all()
     assert (score[5] == 0).all()
     assert np.isfinite(np.delete(joints2d, 5, 0)).all()
@@ -278,8 +287,8 @@ def test_a_box_is_tight_around_the_projected_joints():
     np.testing.assert_array_equal(person_boxes(person), [[60, 30, 10, 30]])
 
 
-def test_joints_are_converted_by_name_and_refused_where_they_do_not_fit(tmp_path):
-    detector = Counted()
+def test_joints_are_converted_by_name_or_raise_an_error(tmp_path):
+    detector = CountingDetector()
     detector.skeleton = COCO17
     found = detect_sequences(walks(), detector, "d", store=Store(tmp_path))
     own, _ = found.of("walk 2")
@@ -294,20 +303,24 @@ def test_joints_are_converted_by_name_and_refused_where_they_do_not_fit(tmp_path
         found.of("run")
 
 
-def test_sequences_without_images_joints_or_names_of_their_own_are_refused():
+def test_sequences_without_images_joints_or_unique_names_raise_an_error():
     blind = dataclasses.replace(walks()[0], images=None)
     with pytest.raises(DataError, match="walk 0: has no images"):
-        cache_specification([blind], Counted(), "d")
+        cache_specification([blind], CountingDetector(), "d")
     with pytest.raises(DataError, match="walk 0: has no joints"):
-        cache_specification([dataclasses.replace(walks()[0], joints2d=None)], Counted(), "d")
+        cache_specification(
+            [dataclasses.replace(walks()[0], joints2d=None)], CountingDetector(), "d"
+        )
     with pytest.raises(DataError, match="1 images and 63 frames"):
-        cache_specification([dataclasses.replace(walks()[0], images=Blobs(0, 1))], Counted(), "d")
+        cache_specification(
+            [dataclasses.replace(walks()[0], images=Blobs(0, 1))], CountingDetector(), "d"
+        )
     with pytest.raises(DataError, match="same name"):
-        cache_specification([walks()[0], walks()[0]], Counted(), "d")
+        cache_specification([walks()[0], walks()[0]], CountingDetector(), "d")
 
 
 class Walks:
-    """A source of the walks."""
+    """A data source of the walks."""
 
     skeleton = H36M17
 
@@ -323,7 +336,7 @@ class Walks:
 
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
-    """A checkpoint of room 1 as the console writes it, and an empty cache."""
+    """A checkpoint of the heatmap stage as the command line writes it, and an empty cache."""
     monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's use of it
     net = {"width": 8, "stem": 8, "planes": 8, "blocks": 1, "modules": [1, 1, 1]}
@@ -345,15 +358,15 @@ def trained(tmp_path, monkeypatch):
     return str(tmp_path / "detector.ckpt")
 
 
-def test_training_makes_few_detections_itself_and_finds_those_of_the_console(trained, tmp_path):
-    made = get_detections(Walks("a"), DetectionRequest.parse(str(trained)), "test")
+def test_training_makes_few_detections_itself_and_finds_those_of_the_command(trained, tmp_path):
+    detections = get_detections(Walks("a"), DetectionRequest.parse(str(trained)), "test")
     entry = content(Store(tmp_path / "cache"))
-    assert made.of("walk 2")[0].shape == (PIECE + CHUNK + 5, 17, 2)
+    assert detections.of("walk 2")[0].shape == (PIECE_SIZE + CPU_BATCH_SIZE + 5, 17, 2)
     detect(Walks("b"), trained, "test", accelerator="cpu", batch_size=7)
     assert content(Store(tmp_path / "cache")) == entry
 
 
-def test_training_does_not_make_many_detections_but_names_the_command(trained):
+def test_training_does_not_make_many_detections_but_prints_the_command(trained):
     with pytest.raises(UsageError, match="151 images are more than 100") as caught:
         get_detections(
             Walks("a b", (3, 4)), DetectionRequest.parse(str(trained)), "test", limit=100
@@ -368,14 +381,14 @@ def test_training_does_not_make_many_detections_but_names_the_command(trained):
     ).of("walk 1")
 
 
-def test_the_console_makes_all_splits_on_several_processes(trained, tmp_path, capsys):
+def test_the_command_makes_all_splits_on_several_processes(trained, tmp_path, capsys):
     detect(Walks("a"), trained, devices=2, accelerator="cpu", strategy="ddp_fork")
     entries = sorted(path.name.split("-")[1] for path in (tmp_path / "cache").glob("walks-*"))
     assert entries == ["test", "train", "val"]
     assert "walks-test" in capsys.readouterr().err
 
 
-def test_one_process_of_many_makes_all_pieces_when_only_it_is_asked(trained, tmp_path):
+def test_one_process_of_many_makes_all_pieces_alone(trained, tmp_path):
     get_detections(Walks("a"), DetectionRequest.parse(str(trained)), "test")
     alone = content(Store(tmp_path / "cache"))
     shutil.rmtree(tmp_path / "cache")
@@ -401,20 +414,20 @@ def test_the_number_of_threads_changes_no_bit(trained, tmp_path):
     assert content(Store(tmp_path / "cache")) == alone
 
 
-def test_a_long_run_tells_how_long_it_will_take(tmp_path, capsys, monkeypatch):
+def test_a_long_run_prints_the_remaining_time(tmp_path, capsys, monkeypatch):
     clock = iter(range(0, 10_000, 20))
-    monkeypatch.setattr(build.time, "monotonic", lambda: float(next(clock)))
-    with build._progress("walks", 100, Fabric(accelerator="cpu", devices=1)) as advance:
+    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(clock)))
+    with console.count_progress("walks", 100, "images") as advance:
         advance(10)
         advance(90)
     first, last = capsys.readouterr().err.splitlines()
-    assert first == "walks: 10 of 100 images seen, about 3 min left"
-    assert last == "walks: 100 of 100 images seen, about 0 s left"
+    assert first == "walks: 10 of 100 images, about 3 min left"
+    assert last == "walks: 100 of 100 images, about 0 s left"
 
 
-def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+def test_a_terminal_shows_a_progress_bar(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with build._progress("walks", 100, Fabric(accelerator="cpu", devices=1)) as advance:
+    with console.count_progress("walks", 100, "images") as advance:
         advance(100)
     shown = capsys.readouterr().err
     assert "walks" in shown
@@ -450,7 +463,7 @@ class Images:
             sys.stdout.flush()
             if act == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
-            if act == "refuse":
+            if act == "raise":
                 raise DataError("walk/7.png: is no image; mend it")
             while act == "hang":
                 time.sleep(1)
@@ -458,7 +471,7 @@ class Images:
         return cv2.warpAffine(image, matrix, size)
 
 class Faulty:
-    """A source whose images make trouble from the third piece on."""
+    """A data source whose images fail from the third piece on."""
 
     skeleton = H36M17
 
@@ -470,13 +483,13 @@ class Faulty:
         ]
 
     def describe(self) -> str:
-        return "trouble"
+        return "faulty"
 '''
 
 
 @pytest.fixture
 def command(trained, heatlift, tmp_path):
-    """Starts `heatlift detect` on images that make trouble."""
+    """Start `heatlift detect` on images that fail."""
     (tmp_path / "faulty.py").write_text(FAULTY)
     words = ("detect", "--import", "faulty.py", "--source=faulty.Faulty", "--split=test")
     words += (f"--detector={trained}", "--accelerator=cpu")
@@ -484,17 +497,17 @@ def command(trained, heatlift, tmp_path):
 
 
 def last(child) -> str:
-    """The only line of error."""
+    """The only error line."""
     (line,) = [line for line in child.stderr.splitlines() if line.startswith("heatlift: error:")]
     assert "Traceback" not in child.stderr
     assert child.stderr.splitlines()[-1] == line
     return line
 
 
-def test_a_killed_loader_process_ends_with_6_and_the_same_command_goes_on(command, tmp_path):
+def test_a_killed_worker_ends_with_6_and_the_same_command_resumes(command, tmp_path):
     child = command("--workers=1", ACT="die")
     assert child.wait(120) == 6
-    assert "a loader process was killed (out of memory?)" in last(child)
+    assert "a DataLoader worker was killed (out of memory?)" in last(child)
     assert "--workers 0; finished pieces are kept" in last(child)
     assert "--data." not in last(child)
     child = command("--workers=1")
@@ -505,15 +518,15 @@ def test_a_killed_loader_process_ends_with_6_and_the_same_command_goes_on(comman
     assert content(Store(tmp_path / "cache")) == broken
 
 
-def test_a_bad_image_in_a_loader_process_is_one_line(command):
-    child = command("--workers=1", ACT="refuse")
+def test_a_bad_image_in_a_worker_is_one_line(command):
+    child = command("--workers=1", ACT="raise")
     assert child.wait(120) == 4
     assert last(child) == "heatlift: error: walk/7.png: is no image; mend it"
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_command_and_its_stuck_loader_processes(command, number, workers):
+def test_a_signal_ends_the_command_and_its_stuck_workers(command, number, workers):
     child = command(f"--workers={workers}", ACT="hang")
     child.wait_for("HERE")
     if number == signal.SIGINT:
@@ -529,7 +542,7 @@ def test_a_signal_ends_the_command_and_its_stuck_loader_processes(command, numbe
 
 
 class Stuck(Blobs):
-    """Images that never come; the process that waits for one leaves its number."""
+    """Images that never load; the process that waits for one writes its id to a file."""
 
     def crop(self, index, matrix, size):
         self.note.with_suffix(".part").write_text(f"{os.getpid()}")
@@ -537,13 +550,15 @@ class Stuck(Blobs):
         time.sleep(600)
 
 
-def test_a_stuck_loader_process_does_not_outlive_a_killed_command(tmp_path):
+def test_a_stuck_worker_does_not_outlive_a_killed_command(tmp_path):
     stuck = sequence("walk", 3, 0)
     images = Stuck(0, 3)
     images.note = tmp_path / "process"
     stuck = dataclasses.replace(stuck, images=images)
     settings = {"store": Store(tmp_path / "cache"), "workers": 1, "accelerator": "cpu"}
-    run = forked.Process(target=detect_sequences, args=([stuck], Counted(), "d"), kwargs=settings)
+    run = forked.Process(
+        target=detect_sequences, args=([stuck], CountingDetector(), "d"), kwargs=settings
+    )
     run.start()
     end = time.monotonic() + 60
     while not images.note.exists() and time.monotonic() < end:
@@ -557,7 +572,7 @@ def test_a_stuck_loader_process_does_not_outlive_a_killed_command(tmp_path):
     assert not worker.exists() or " Z " in worker.read_text()
 
 
-def test_a_killed_process_of_two_is_named_and_the_same_command_goes_on(command, tmp_path):
+def test_a_killed_process_of_two_is_named_and_the_same_command_resumes(command, tmp_path):
     assert command().wait(120) == 0
     alone = content(Store(tmp_path / "cache"))
     shutil.rmtree(tmp_path / "cache")

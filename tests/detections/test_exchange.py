@@ -1,3 +1,5 @@
+"""Detections written to files and read back, also from files of other tools."""
+
 from __future__ import annotations
 
 import json
@@ -15,8 +17,7 @@ from pipeline.detections.exchange import (
 )
 from pipeline.errors import DataError
 from pipeline.skeleton import COCO17, H36M17, MPII16
-from pipeline.sources import Sequence
-from pipeline.sources import VideoDetections as OfVideo
+from pipeline.sources import Sequence, VideoDetections
 
 CAMERA = Camera(
     np.eye(3), np.zeros(3), np.full(2, 200.0), np.full(2, 60.0), (120, 120), np.zeros(5)
@@ -28,7 +29,7 @@ def sequence(name: str, count: int) -> Sequence:
     return Sequence(name, "s", "a", CAMERA, 50.0, H36M17, joints2d=joints2d)
 
 
-def test_what_is_exported_comes_in_again(tmp_path):
+def test_exported_detections_are_read_back(tmp_path):
     numbers = np.random.default_rng(3)
     found = {}
     for name, count in (("a walk", 4), ("run", 5)):
@@ -60,21 +61,21 @@ def exported(path: Path, **changes) -> Path:
     ("changes", "message"),
     [
         ({"score": None}, "has no array 'score'"),
-        ({"joints2d": np.ones((5, 17, 2))}, "do not fit each other"),
-        ({"joints2d": np.ones((5, 16, 2), int)}, "are of other types"),
-        ({"joints": np.array(["nose"] * 16)}, "no known joint set"),
-        ({"names": np.array(["a"])}, "do not fit each other"),
+        ({"joints2d": np.ones((5, 17, 2))}, "do not match each other"),
+        ({"joints2d": np.ones((5, 16, 2), int)}, "have a wrong data type"),
+        ({"joints": np.array(["nose"] * 16)}, "not a known joint set"),
+        ({"names": np.array(["a"])}, "do not match each other"),
         ({"lengths": np.array([2, 2])}, "add up to 4, not to 5"),
         ({"lengths": np.array([6, -1])}, "below zero or add up to 5"),
         ({"names": np.array([{}, {}])}, "names"),
     ],
 )
-def test_files_that_are_no_detections_are_refused(tmp_path, changes, message):
+def test_files_without_detections_raise_an_error(tmp_path, changes, message):
     with pytest.raises(DataError, match=message):
         read_detections_file(exported(tmp_path / "file.npz", **changes), [])
 
 
-def test_sequences_that_a_file_lacks_are_named(tmp_path):
+def test_sequences_missing_in_a_file_are_named(tmp_path):
     file = exported(tmp_path / "file.npz")
     with pytest.raises(DataError, match="sequence walk 1 is missing; the file holds a, b"):
         read_detections_file(file, [sequence("walk 1", 2)])
@@ -83,7 +84,7 @@ def test_sequences_that_a_file_lacks_are_named(tmp_path):
     assert len(read_detections_file(file, [sequence("b", 2)]).of("b")[0]) == 2
 
 
-def test_damaged_files_are_refused(tmp_path):
+def test_damaged_files_raise_an_error(tmp_path):
     file = exported(tmp_path / "file.npz")
     whole = bytearray(file.read_bytes())
     whole[300] ^= 1
@@ -108,7 +109,7 @@ def alphapose(path: Path, frames: int) -> None:
     path.write_text(json.dumps(people))
 
 
-def test_a_file_of_another_tool_is_taken_for_the_one_sequence(tmp_path):
+def test_a_file_of_another_tool_is_read_for_the_one_sequence(tmp_path):
     alphapose(tmp_path / "found.json", 2)
     found = read_detections_file(tmp_path / "found.json", [sequence("walk", 3)])
     joints2d, score = found.of("walk")
@@ -118,7 +119,7 @@ def test_a_file_of_another_tool_is_taken_for_the_one_sequence(tmp_path):
     assert np.isnan(joints2d[2]).all()
 
 
-def test_several_sequences_come_from_a_file_each(tmp_path):
+def test_several_sequences_have_a_file_each(tmp_path):
     alphapose(tmp_path / "walk.json", 2)
     alphapose(tmp_path / "run.json", 3)
     found = read_detections_file(tmp_path, [sequence("walk", 2), sequence("run", 3)])
@@ -136,10 +137,12 @@ class Archive:
 
     def detections(self, name):
         joints2d = np.ones((2, 17, 2), np.float32) * len(name)
-        return {"a": OfVideo(COCO17 if name == "cpn" else H36M17, joints2d, joints2d[..., 0])}
+        return {
+            "a": VideoDetections(COCO17 if name == "cpn" else H36M17, joints2d, joints2d[..., 0])
+        }
 
 
-def test_detections_that_come_with_a_source_are_taken_by_name():
+def test_detections_of_a_source_are_selected_by_name():
     found = detections_from_source(Archive(), "cpn", [sequence("a", 2)])
     assert found.skeleton == COCO17
     assert found.of("a")[0][1, 2].tolist() == [3, 3]

@@ -1,4 +1,4 @@
-"""Detections of other people's tools: recognised by their joints, refused if unknown."""
+"""Detections made by other tools: recognised by their joints, an error if unknown."""
 
 import json
 
@@ -33,7 +33,7 @@ def alphapose(joints=17):
             "idx": 1,
         }
         for frame in (0, 1, 3)
-        for score, shift in ((0.3, 500.0), (0.8, 0.0))  # the second person is the clearer one
+        for score, shift in ((0.3, 500.0), (0.8, 0.0))  # the second person has the higher score
     ]
 
 
@@ -61,7 +61,7 @@ def check(found, skeleton):
 
 
 @pytest.mark.parametrize(("joints", "skeleton"), [(17, COCO17), (26, HALPE26)])
-def test_alphapose_gives_the_clearest_person_of_each_frame(tmp_path, joints, skeleton):
+def test_alphapose_gives_the_person_with_the_highest_score_per_frame(tmp_path, joints, skeleton):
     (tmp_path / "a.json").write_text(json.dumps(alphapose(joints)))
     check(read_detections(tmp_path / "a.json"), skeleton)
     assert len(read_detections(tmp_path / "a.json", frames=9).score) == 9
@@ -95,11 +95,11 @@ def test_openposes_and_halpes_joints_become_ours_by_name():
     wrist, hip = H36M17.index("left_wrist"), H36M17.index("right_hip")
     assert body.joints(x)[[wrist, hip], 0].tolist() == [7, 9]  # OpenPose's LWrist 7, RHip 9
     assert halpe.joints(np.arange(26.0)[:, None])[[wrist, hip], 0].tolist() == [9, 12]
-    # pelvis and neck of their own are taken, not made up
+    # the file's own pelvis and neck are used, not midpoints
     assert body.joints(x)[[0, 8], 0].tolist() == [8, 1]
 
 
-def test_unknown_joints_are_refused_with_both_lists(tmp_path):
+def test_unknown_joints_raise_an_error_with_both_lists(tmp_path):
     names = ["nose", *[f"point_{i}" for i in range(16)]]
     (tmp_path / "m.json").write_text(json.dumps(mmpose(17, names)))
     with pytest.raises(DataError, match=r"nose, point_0.*COCO17: nose, left_eye"):
@@ -124,13 +124,13 @@ def test_videopose3ds_archives_are_read_without_their_motion(tmp_path):
     assert found["S9/Walking 1/2"].joints2d.shape == (15, 17, 2)
 
 
-def test_videopose3ds_symmetry_tells_the_set():
+def test_the_joint_set_is_found_by_videopose3ds_symmetry():
     assert skeleton_by_symmetry(16, [3, 4, 5, 13, 14, 15], [0, 1, 2, 10, 11, 12], "x") is MPII16
     assert (
         skeleton_by_symmetry(17, [1, 3, 5, 7, 9, 11, 13, 15], [2, 4, 6, 8, 10, 12, 14, 16], "x")
         is COCO17
     )
-    with pytest.raises(DataError, match="no known set"):
+    with pytest.raises(DataError, match="not a known set"):
         skeleton_by_symmetry(16, [4, 5, 6], [1, 2, 3], "x")
 
 
@@ -139,7 +139,7 @@ def rtmpose():
     return mmpose()["instance_info"]
 
 
-def test_a_frame_beyond_all_videos_is_refused_before_there_is_room_for_it(tmp_path):
+def test_a_frame_number_beyond_the_limit_raises_an_error_before_memory_is_allocated(tmp_path):
     document = alphapose()
     document[2]["image_id"] = "999999999.jpg"
     (tmp_path / "a.json").write_text(json.dumps(document))

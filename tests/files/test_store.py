@@ -22,6 +22,7 @@ from pipeline.errors import StorageError, UsageError
 from pipeline.files import entries, store
 from pipeline.files.entries import CacheSpecification
 from pipeline.files.store import Shards, Store
+from pipeline.files.writing import remove_path
 
 forked = multiprocessing.get_context("fork")
 
@@ -84,7 +85,7 @@ def rewrite(entry: Path, **changes) -> None:
     manifest = json.loads((entry / "manifest.json").read_bytes())
     manifest.update(changes)
     manifest.pop("sha256")
-    manifest["sha256"] = entries._digest(manifest)
+    manifest["sha256"] = entries.json_digest(manifest)
     (entry / "manifest.json").write_bytes(entries.canonical_json(manifest))
 
 
@@ -269,7 +270,7 @@ def test_eight_builders(tmp_path, soak):
 
 def rebuild_for_ever(root: Path) -> None:
     while True:
-        entries.remove_path(root / wanted().name)
+        remove_path(root / wanted().name)
         build(Store(root), wanted())
 
 
@@ -311,7 +312,7 @@ def test_readers_beside_builders(tmp_path, soak):
 
 
 def test_a_reader_that_has_to_wait_says_for_whom(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(store, "_PATIENCE", 0.1)
+    monkeypatch.setattr(store, "_WAITING_INTERVAL", 0.1)
     arguments = (tmp_path / "cache", tmp_path / "counts", 0.1)
     builder = forked.Process(target=build_counting, args=arguments)
     builder.start()
@@ -498,7 +499,7 @@ def test_a_file_is_read_again_only_when_it_changed(cache_folder, tmp_path, monke
     os.utime(file, (1, 1))
     digest = cache_folder.digest(file)
     assert digest == hashlib.sha256(b"one").hexdigest()
-    store._remembered.cache_clear()
+    store._known_digests.cache_clear()
     monkeypatch.setattr(hashlib, "file_digest", None)
     assert cache_folder.digest(file) == digest
     monkeypatch.undo()

@@ -154,7 +154,7 @@ def test_people_without_a_box_are_left_out_and_the_others_keep_their_index():
     assert crops[(0, np.arange(4))]["index"].tolist() == [0, 1, 3, 4]
 
 
-def test_an_empty_split_is_refused():
+def test_an_empty_split_is_an_error():
     samples = Samples(
         MPII16,
         Dots(np.zeros((0, 16, 2)), np.zeros(0, int)),
@@ -174,6 +174,6 @@ def test_an_empty_split_is_refused():
         ({"batch_size": 0}, "batch_size is 0"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(changes, message):
+def test_invalid_settings_are_errors(changes, message):
     with pytest.raises(UsageError, match=message):
         HeatmapDataModule(Synthetic(), **changes)

@@ -1,10 +1,9 @@
 import functools
-import warnings
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from trainers import quiet_trainer
 
 from pipeline.errors import UsageError
 from pipeline.heatmap import HeatmapDataModule, HeatmapModule, HRNet, targets
@@ -14,6 +13,8 @@ from pipeline.mocap.synthetic import Synthetic
 from pipeline.skeleton import COCO17
 from pipeline.training import checkpoints
 from pipeline.weights.importing import import_weights
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
 SMALL = (64, 64)
 
@@ -28,21 +29,8 @@ def people(**changes) -> HeatmapDataModule:
     return HeatmapDataModule(source, input_size=SMALL, **changes)
 
 
-def trainer(folder, **changes) -> pl.Trainer:
-    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    settings |= {"accelerator": "cpu", "enable_model_summary": False, "default_root_dir": folder}
-    return pl.Trainer(use_distributed_sampler=False, **settings | changes)
-
-
-@pytest.fixture
-def quiet():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers")
-        yield
-
-
 class Echo(torch.nn.Module):
-    """Answers crops that are brighter on the left with given heatmaps, others with other ones."""
+    """Returns given heatmaps for crops that are brighter on the left, and mirrored ones for others."""
 
     def __init__(self, heatmaps: torch.Tensor, mirrored: torch.Tensor) -> None:
         super().__init__()
@@ -54,17 +42,17 @@ class Echo(torch.nn.Module):
 
 
 def echo(**settings) -> tuple[HeatmapModule, torch.Tensor, torch.Tensor]:
-    """A module that finds given joints, those joints in pixels, and crops to ask it with."""
+    """A module that finds given joints, those joints in pixels, and crops as its input."""
     joints2d = 8 + torch.rand(3, 17, 2, generator=torch.Generator().manual_seed(2)) * 48
     mirrored = joints2d[:, list(COCO17.swap)] * torch.tensor([-1, 1]) + torch.tensor([63, 0])
     offset = targets.PUBLISHED_CELLS if settings.get("published_cells") else targets.EXACT_CELLS
-    answers = [
+    outputs = [
         targets.encode_heatmaps(targets.to_cells(joints, offset=offset), (16, 16))
         for joints in (joints2d, mirrored)
     ]
     images = torch.zeros(3, 64, 64, 3, dtype=torch.uint8)
     images[:, :, :32] = 200
-    module = HeatmapModule(Echo(*answers), skeleton="COCO17", input_size=SMALL, **settings)
+    module = HeatmapModule(Echo(*outputs), skeleton="COCO17", input_size=SMALL, **settings)
     return module.eval(), joints2d, images
 
 
@@ -83,7 +71,7 @@ def test_detection_finds_joints_in_pixels_of_the_crop(decode, cells, flip_test, 
     assert score.min() > 0.8
 
 
-def test_in_image_undoes_the_crop_matrix():
+def test_to_image_pixels_inverts_the_crop_matrix():
     matrix = torch.tensor([[[0.5, 0.1, 3.0], [-0.1, 0.5, 7.0]]], dtype=torch.float64)
     there = torch.tensor([[[10.0, 20.0], [0.0, -4.0]]], dtype=torch.float64)
     crop = there @ matrix[0, :, :2].T + matrix[0, :, 2]
@@ -98,7 +86,7 @@ def test_images_are_normalised_as_imagenet_was():
     np.testing.assert_allclose(seen[0, :, 0, 0], expected, rtol=1e-5)
 
 
-def test_a_network_with_other_joints_than_the_skeleton_is_refused():
+def test_a_network_with_other_joints_than_the_skeleton_is_an_error():
     with pytest.raises(UsageError, match="16 heatmaps and COCO17 has 17"):
         HeatmapModule(narrow(16), skeleton="COCO17")
 
@@ -126,7 +114,7 @@ def test_a_narrow_hrnet_memorises_eight_people():
     module = HeatmapModule(net, input_size=SMALL, sigma=1.5).train()
     optimizer = torch.optim.Adam(module.parameters(), 3e-3)
     for _ in range(100):
-        loss = module._loss(module(batch["image"]), batch)
+        loss = module.loss(module(batch["image"]), batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -136,12 +124,11 @@ def test_a_narrow_hrnet_memorises_eight_people():
     assert score[batch["weight"] > 0].mean() > 0.8
 
 
-@pytest.mark.usefixtures("quiet")
 def test_a_short_training_logs_losses_and_pck_and_keeps_examples(tmp_path):
     module = HeatmapModule(
         narrow(), functools.partial(torch.optim.Adam, lr=1e-3), input_size=SMALL, flip_test=True
     )
-    fit = trainer(tmp_path, max_epochs=1, limit_train_batches=2, precision="bf16-mixed")
+    fit = quiet_trainer(tmp_path, max_epochs=1, limit_train_batches=2, precision="bf16-mixed")
     fit.fit(module, people(batch_size=8, augmentation=Augmentation(colour=0.2)))
     logged = fit.callback_metrics
     assert {"train/loss", "val/loss", "val/pck_0.05", "val/pck_0.1", "val/pck_0.2"} <= set(logged)
@@ -154,10 +141,9 @@ def test_a_short_training_logs_losses_and_pck_and_keeps_examples(tmp_path):
     assert module.examples[0]["joints2d"].shape == module.examples[0]["truth"].shape == (17, 2)
 
 
-@pytest.mark.usefixtures("quiet")
 def test_pck_counts_in_the_whole_image_and_predictions_come_in_its_pixels(tmp_path):
     module, data = HeatmapModule(narrow(), input_size=SMALL), people(evaluation_batch=3)
-    run = trainer(tmp_path)
+    run = quiet_trainer(tmp_path)
     (results,) = run.test(module, data, verbose=False)
     predictions = run.predict(module, data)
     samples = data.source.samples("test")
@@ -168,10 +154,9 @@ def test_pck_counts_in_the_whole_image_and_predictions_come_in_its_pixels(tmp_pa
     assert results["test/pck_0.2"] == pytest.approx(near[samples.labelled].mean(), abs=1e-6)
 
 
-@pytest.mark.usefixtures("quiet")
 def test_a_fit_can_start_from_another_runs_weights(tmp_path):
     first = HeatmapModule(narrow(), input_size=SMALL)
-    teacher = trainer(tmp_path, max_steps=1)
+    teacher = quiet_trainer(tmp_path, max_steps=1)
     teacher.fit(first, people(batch_size=4))
     teacher.save_checkpoint(tmp_path / "first.ckpt")
     second = HeatmapModule(
@@ -180,22 +165,21 @@ def test_a_fit_can_start_from_another_runs_weights(tmp_path):
         input_size=SMALL,
         pretrained=str(tmp_path / "first.ckpt"),
     )
-    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(second, people(batch_size=4))
+    quiet_trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(second, people(batch_size=4))
     assert torch.equal(second.net.conv1.weight, first.net.conv1.weight)
     assert all("attention" in name for name in second.origin["pretrained"]["kept"])
 
 
-@pytest.mark.usefixtures("quiet")
 def test_pretrained_weights_that_are_tested_give_the_numbers_of_their_checkpoint(tmp_path):
     module = HeatmapModule(narrow(), functools.partial(torch.optim.Adam, lr=0.1), input_size=SMALL)
-    teacher = trainer(tmp_path, max_steps=2, limit_val_batches=0)
+    teacher = quiet_trainer(tmp_path, max_steps=2, limit_val_batches=0)
     teacher.fit(module, people(batch_size=4))
     path = str(tmp_path / "given.ckpt")
     teacher.save_checkpoint(path)
 
     def numbers(**changes):
         fresh = HeatmapModule(narrow(), input_size=SMALL, **changes)
-        tester = trainer(tmp_path, plugins=[checkpoints.AtomicCheckpointIO()])
+        tester = quiet_trainer(tmp_path, plugins=[checkpoints.AtomicCheckpointIO()])
         given = None if changes else path
         return fresh, tester.test(fresh, people(), ckpt_path=given, verbose=False)[0]
 
@@ -205,15 +189,14 @@ def test_pretrained_weights_that_are_tested_give_the_numbers_of_their_checkpoint
     assert torch.equal(started.net.conv1.weight, module.net.conv1.weight)
 
 
-@pytest.mark.usefixtures("quiet")
 def test_a_test_after_a_fit_keeps_the_trained_weights(tmp_path):
     first = HeatmapModule(narrow(), input_size=SMALL)
     path = tmp_path / "given.ckpt"
     torch.save({"state_dict": first.state_dict(), "heatlift": {"stage": "heatmap"}}, path)
     module = HeatmapModule(narrow(), input_size=SMALL, pretrained=str(path))
-    trainer(tmp_path, max_steps=2, limit_val_batches=0).fit(module, people(batch_size=4))
+    quiet_trainer(tmp_path, max_steps=2, limit_val_batches=0).fit(module, people(batch_size=4))
     before = checkpoints.weights_digest(module.net.final_layer)
-    trainer(tmp_path, limit_test_batches=1).test(module, people(), verbose=False)
+    quiet_trainer(tmp_path, limit_test_batches=1).test(module, people(), verbose=False)
     assert checkpoints.weights_digest(module.net.final_layer) == before
     assert before != checkpoints.weights_digest(first.net.final_layer)
 
@@ -227,4 +210,4 @@ def test_a_backbone_alone_is_not_tested(tmp_path):
     module = HeatmapModule(HRNet(32, 17), pretrained=str(tmp_path / "b.ckpt"))
     message = r"part of this network, without net\.final_layer\.bias, net\.final_layer\.weight; t"
     with pytest.raises(UsageError, match=message):
-        trainer(tmp_path).test(module, people())
+        quiet_trainer(tmp_path).test(module, people())

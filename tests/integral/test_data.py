@@ -61,7 +61,7 @@ def test_the_larger_kind_comes_once_an_epoch_and_the_smaller_evenly():
     assert set(counts[:20]) == {2, 3}
 
 
-def test_who_comes_twice_in_an_epoch_looks_different():
+def test_people_who_are_repeated_in_an_epoch_have_different_crops():
     data = prepared(people(4), Flat(40), batch_size=4)
     batch = data.train_set[(0, np.arange(40))]
     same = np.flatnonzero(batch["index"] == batch["index"][0])
@@ -101,13 +101,13 @@ def test_the_point_between_the_shoulders_is_made_up_in_images_and_in_space():
     np.testing.assert_allclose(back, samples.joints2d[:8, shoulders].mean(1)[seen], atol=1e-3)
 
 
-def test_people_are_scored_where_all_joints_and_the_camera_are_known():
+def test_people_are_evaluated_where_all_joints_and_the_camera_are_known():
     samples = people().samples("train")
     joints3d, focal = samples.joints3d.copy(), samples.focal.copy()
     joints3d[1, 5], focal[2] = np.nan, np.nan
     samples = dataclasses.replace(samples, joints3d=joints3d, focal=focal)
     batch = CropsWithDepth(samples, H36M18, SMALL)[(0, np.arange(4))]
-    assert batch["scored"].tolist() == [True, False, False, True]
+    assert batch["evaluated"].tolist() == [True, False, False, True]
     for name in ("depth", "joints3d", "focal", "principal"):
         assert np.isfinite(batch[name]).all()
 
@@ -129,7 +129,7 @@ def test_people_without_depth_cannot_be_trained_on_alone():
         prepared(Flat(10))
 
 
-def test_a_batch_that_cannot_be_halved_is_refused():
+def test_a_batch_that_cannot_be_halved_is_an_error():
     with pytest.raises(UsageError, match="batch_size is 5"):
         prepared(people(10), Flat(10), batch_size=5)
 

@@ -1,12 +1,11 @@
 import functools
 import os
-import warnings
 from pathlib import Path
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from trainers import quiet_trainer
 
 from pipeline.datasets.coco import Coco
 from pipeline.detections.cache import detect_sequences
@@ -16,10 +15,13 @@ from pipeline.heatmap import HeatmapModule, SimpleBaseline
 from pipeline.integral import SAN, IntegralDataModule, IntegralModule
 from pipeline.integral.data import CropsWithDepth
 from pipeline.integral.relations import joint_relations
-from pipeline.integral.san import PositionAttention, expectation
+from pipeline.integral.san import PositionAttention
+from pipeline.integral.volumes import expectation
 from pipeline.mocap.synthetic import Synthetic
 from pipeline.skeleton import H36M17, H36M18, conversion
 from pipeline.training import checkpoints
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
 PHOTOS = Path(os.environ.get("HEATLIFT_SHARED", "../shared")) / "data" / "photos"
 SMALL = (64, 96)
@@ -54,7 +56,7 @@ def cells_of(batch):
 
 
 class Oracle(torch.nn.Module):
-    """Answers crops with given volumes; those that are brighter on the right with mirrored ones."""
+    """Returns given volumes for crops that are brighter on the left, and mirrored ones for others."""
 
     joints = 18
 
@@ -88,8 +90,8 @@ class Narrow(torch.nn.Module):
         return self.layers(images).unflatten(1, (18, BINS))
 
 
-def knowing(batch, **settings):
-    """A module that sees the joints where they are, and crops by which it knows mirrored ones."""
+def oracle_module(batch, **settings):
+    """A module that finds the exact joints, and crops by which it knows the mirrored ones."""
     module = IntegralModule(Oracle(cells_of(batch)), input_size=SMALL, **settings).eval()
     images = torch.zeros(len(batch["image"]), 96, 64, 3, dtype=torch.uint8)
     images[:, :, :32] = 200
@@ -99,7 +101,7 @@ def knowing(batch, **settings):
 @pytest.mark.parametrize("flip_test", [False, True])
 def test_detection_finds_joints_in_pixels_of_the_crop(flip_test):
     batch = batch_of(4)
-    module, images = knowing(batch, flip_test=flip_test)
+    module, images = oracle_module(batch, flip_test=flip_test)
     found, score = module.detect(images)
     torch.testing.assert_close(found, batch["joints2d"], atol=1e-2, rtol=0)
     assert found.dtype == score.dtype == torch.float32
@@ -109,7 +111,7 @@ def test_detection_finds_joints_in_pixels_of_the_crop(flip_test):
 @pytest.mark.parametrize("flip_test", [False, True])
 def test_the_right_volumes_lead_back_to_the_true_joints_in_space(flip_test):
     batch = batch_of(4)
-    module, images = knowing(batch, flip_test=flip_test)
+    module, images = oracle_module(batch, flip_test=flip_test)
     predicted = module.predict_step(batch | {"image": images}, 0)
     # The middle of two joints in an image is only about the image of their middle in space.
     found, true = predicted["joints3d"][:, :17], batch["joints3d"][:, :17]
@@ -119,13 +121,13 @@ def test_the_right_volumes_lead_back_to_the_true_joints_in_space(flip_test):
 
 def test_the_right_volumes_have_no_loss():
     batch = batch_of(4)
-    module, images = knowing(batch)
-    assert module._loss(module(images), batch) < 1e-5
+    module, images = oracle_module(batch)
+    assert module.loss(module(images), batch) < 1e-5
 
 
 def test_joints_are_exact_in_mixed_precision():
     batch = batch_of(4)
-    module, images = knowing(batch, flip_test=True)
+    module, images = oracle_module(batch, flip_test=True)
     with torch.autocast("cpu", torch.bfloat16):
         found, _ = module.detect(images)
     torch.testing.assert_close(found, batch["joints2d"], atol=1e-2, rtol=0)
@@ -138,7 +140,7 @@ def test_loss_by_hand():
     off[:, 3, 2] += 2.0
     module = IntegralModule(Oracle(off), input_size=SMALL)
     expected = (18 * 1 / COLUMNS + 2 / BINS) / (18 * 3)
-    assert module._loss(volume_with_means(off), batch).item() == pytest.approx(expected, rel=1e-4)
+    assert module.loss(volume_with_means(off), batch).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_joints_without_depth_give_no_gradient_to_depth():
@@ -147,7 +149,7 @@ def test_joints_without_depth_give_no_gradient_to_depth():
     batch["depth"][2:] = 123.0
     cells = (cells_of(batch_of(4)) - 0.3).requires_grad_()
     module = IntegralModule(Narrow(), input_size=SMALL)
-    module._loss(volume_with_means(cells), batch).backward()
+    module.loss(volume_with_means(cells), batch).backward()
     pull = cells.grad.abs()
     assert pull[2:, :, 2].max() < 1e-6 < 1e-4 < pull[:2, :, 2].min()
     assert pull[2:, :, :2].min() > 1e-4
@@ -160,7 +162,7 @@ def test_no_bin_of_depth_is_pulled_by_a_photograph():
     batch["has_depth"][1] = 0
     shapes = ((2, 18, BINS, 1, 1), (2, 18, 1, ROWS, 1), (2, 18, 1, 1, COLUMNS))
     volumes = sum(torch.randn(shape) for shape in shapes).requires_grad_()
-    IntegralModule(Narrow(), input_size=SMALL)._loss(volumes, batch).backward()
+    IntegralModule(Narrow(), input_size=SMALL).loss(volumes, batch).backward()
     pull = volumes.grad.sum((3, 4)).abs().amax((1, 2))
     assert pull[1] < 1e-3 * pull[0]
 
@@ -172,7 +174,7 @@ def test_joints_outside_of_crop_or_cube_do_not_count():
     far["depth"][0, 5] = 1.01
     module = IntegralModule(Narrow(), input_size=SMALL)
     volumes = volume_with_means(cells_of(batch) + 0.5).requires_grad_()
-    module._loss(volumes, far).backward()
+    module.loss(volumes, far).backward()
     moved = volumes.grad.abs().sum((0, 2, 3, 4)) > 0
     assert (~moved).nonzero()[:, 0].tolist() == [4, 5]
 
@@ -181,18 +183,18 @@ def test_loss_does_not_depend_on_how_many_joints_are_unlabelled():
     batch = batch_of(2)
     volumes = volume_with_means(cells_of(batch) + torch.tensor([0.8, 0.8, 0.8]))
     module = IntegralModule(Narrow(), input_size=SMALL)
-    whole = module._loss(volumes, batch)
+    whole = module.loss(volumes, batch)
     batch["weight"][:, ::2] = batch["has_depth"][:, ::2] = 0
-    torch.testing.assert_close(module._loss(volumes, batch), whole, rtol=1e-4, atol=0)
+    torch.testing.assert_close(module.loss(volumes, batch), whole, rtol=1e-4, atol=0)
     batch["weight"][:] = batch["has_depth"][:] = 0
-    assert module._loss(volumes, batch) == 0
+    assert module.loss(volumes, batch) == 0
 
 
 def test_published_cells_lie_at_quarters_of_pixels():
     batch = batch_of(1)
     module = IntegralModule(Narrow(), input_size=SMALL, published_cells=True)
     cells = torch.cat([batch["joints2d"] / 4, (batch["depth"][..., None] + 1) / 0.2], dim=-1)
-    found, _, _ = module._read(volume_with_means(cells))
+    found, _, _ = module.find_joints(batch["image"], volume_with_means(cells))
     torch.testing.assert_close(found[..., :2], batch["joints2d"], atol=1e-2, rtol=0)
     torch.testing.assert_close(found[..., 2], batch["depth"], atol=1e-4, rtol=0)
 
@@ -203,7 +205,7 @@ def test_a_module_memorises_eight_people_in_space():
     module = IntegralModule(Narrow(), input_size=SMALL).train()
     optimizer = torch.optim.Adam(module.parameters(), 3e-3)
     for _ in range(100):
-        loss = module._loss(module(batch["image"]), batch)
+        loss = module.loss(module(batch["image"]), batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -218,7 +220,7 @@ def test_san_memorises_eight_people_in_space():
     module = IntegralModule(SAN(50, 18, BINS), input_size=SMALL).train()
     optimizer = torch.optim.Adam(module.parameters(), 1e-3)
     for _ in range(100):
-        loss = module._loss(module(batch["image"]), batch)
+        loss = module.loss(module(batch["image"]), batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -227,20 +229,6 @@ def test_san_memorises_eight_people_in_space():
     assert module.net.attention.delta != 0
 
 
-def trainer(folder, **changes):
-    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    settings |= {"accelerator": "cpu", "enable_model_summary": False, "default_root_dir": folder}
-    return pl.Trainer(use_distributed_sampler=False, **settings | changes)
-
-
-@pytest.fixture
-def quiet():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers")
-        yield
-
-
-@pytest.mark.usefixtures("quiet")
 def test_a_short_training_logs_errors_in_space_and_shares_in_images(tmp_path):
     net = Narrow()
     net.attention = PositionAttention(8)
@@ -249,7 +237,7 @@ def test_a_short_training_logs_errors_in_space_and_shares_in_images(tmp_path):
         net, functools.partial(torch.optim.Adam, lr=1e-3), input_size=SMALL, flip_test=True
     )
     data = IntegralDataModule(people(), input_size=SMALL, batch_size=8)
-    fit = trainer(tmp_path, max_epochs=1, limit_train_batches=2, precision="bf16-mixed")
+    fit = quiet_trainer(tmp_path, max_epochs=1, limit_train_batches=2, precision="bf16-mixed")
     fit.fit(module, data)
     logged = fit.callback_metrics
     assert logged["train/delta"] == 0
@@ -261,11 +249,10 @@ def test_a_short_training_logs_errors_in_space_and_shares_in_images(tmp_path):
     assert len(list((tmp_path / "images").glob("val-relations-*.png"))) == 1
 
 
-@pytest.mark.usefixtures("quiet")
 def test_errors_are_those_of_seventeen_joints_and_come_per_action(tmp_path, capsys):
     module = IntegralModule(Narrow(), input_size=SMALL)
     data = IntegralDataModule(people(), input_size=SMALL, evaluation_batch=3)
-    run = trainer(tmp_path)
+    run = quiet_trainer(tmp_path)
     (results,) = run.test(module, data, verbose=False)
     found = torch.cat([batch["joints3d"] for batch in run.predict(module, data)]).numpy()
     samples = data.source.samples("test")
@@ -283,17 +270,15 @@ def test_errors_are_those_of_seventeen_joints_and_come_per_action(tmp_path, caps
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no photographs in {PHOTOS}")
-@pytest.mark.usefixtures("quiet")
-def test_photographs_are_scored_as_coco_scores_them_and_not_in_space(tmp_path):
+def test_photographs_are_evaluated_as_by_coco_and_not_in_3d(tmp_path):
     module = IntegralModule(Narrow(), input_size=SMALL)
     data = IntegralDataModule(Coco(str(PHOTOS)), input_size=SMALL)
-    (results,) = trainer(tmp_path).test(module, data, verbose=False)
+    (results,) = quiet_trainer(tmp_path).test(module, data, verbose=False)
     assert 0 <= results["test/oks_ap"] < 0.2
     assert 0 < results["test/pck_0.2"] < 1
     assert "test/mpjpe_mm" not in results
 
 
-@pytest.mark.usefixtures("quiet")
 def test_detections_reach_a_lifter_as_its_joints(tmp_path):
     module = IntegralModule(Narrow(), input_size=SMALL).eval()
     sequences = Synthetic(1, 1, 1, actions=("wave",), seconds=0.2).sequences("test")[:1]
@@ -303,7 +288,6 @@ def test_detections_reach_a_lifter_as_its_joints(tmp_path):
     assert ((score > 0) & (score <= 1)).all()
 
 
-@pytest.mark.usefixtures("quiet")
 def test_a_fit_can_start_from_a_2d_stage_with_the_same_trunk(tmp_path):
     teacher = HeatmapModule(SimpleBaseline(50, 17), input_size=(64, 64))
     torch.nn.init.constant_(teacher.net.conv1.weight, 0.25)
@@ -318,7 +302,7 @@ def test_a_fit_can_start_from_a_2d_stage_with_the_same_trunk(tmp_path):
         pretrained=str(tmp_path / "teacher.ckpt"),
     )
     data = IntegralDataModule(people(60), input_size=(64, 64), batch_size=2)
-    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(module, data)
+    quiet_trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(module, data)
     assert (module.net.conv1.weight == 0.25).all()
     report = module.origin["pretrained"]
     assert {name.split(".")[1] for name in report["loaded"]} == {
@@ -327,11 +311,10 @@ def test_a_fit_can_start_from_a_2d_stage_with_the_same_trunk(tmp_path):
     assert not report["kept"]
 
 
-@pytest.mark.usefixtures("quiet")
 def test_pretrained_weights_that_are_tested_give_the_numbers_of_their_checkpoint(tmp_path):
     torch.manual_seed(3)
     module = IntegralModule(SAN(50, 18, 2), input_size=(64, 64))
-    teacher = trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    teacher = quiet_trainer(tmp_path, max_steps=1, limit_val_batches=0)
     data = IntegralDataModule(people(60), input_size=(64, 64), batch_size=2)
     teacher.fit(module, data)
     path = str(tmp_path / "given.ckpt")
@@ -339,13 +322,15 @@ def test_pretrained_weights_that_are_tested_give_the_numbers_of_their_checkpoint
     numbers = []
     for pretrained, ckpt_path in ((None, path), (path, None)):
         fresh = IntegralModule(SAN(50, 18, 2), input_size=(64, 64), pretrained=pretrained)
-        tester = trainer(tmp_path, limit_test_batches=1, plugins=[checkpoints.AtomicCheckpointIO()])
+        tester = quiet_trainer(
+            tmp_path, limit_test_batches=1, plugins=[checkpoints.AtomicCheckpointIO()]
+        )
         numbers += tester.test(fresh, data, ckpt_path=ckpt_path, verbose=False)
         assert torch.equal(fresh.net.final_layer.weight, module.net.final_layer.weight)
     assert numbers[0] == numbers[1]
-    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(fresh, data)
+    quiet_trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(fresh, data)
     before = checkpoints.weights_digest(fresh.net.final_layer)
-    trainer(tmp_path, limit_test_batches=1).test(fresh, data, verbose=False)
+    quiet_trainer(tmp_path, limit_test_batches=1).test(fresh, data, verbose=False)
     assert checkpoints.weights_digest(fresh.net.final_layer) == before
     assert before != checkpoints.weights_digest(module.net.final_layer)
 
@@ -356,7 +341,7 @@ def test_a_2d_stage_is_not_tested_in_space(tmp_path):
     torch.save({"state_dict": teacher.state_dict(), "heatlift": {"stage": "heatmap"}}, path)
     module = IntegralModule(SAN(50, 18, 2), input_size=(64, 64), pretrained=str(path))
     with pytest.raises(UsageError, match=r"part of this network, without net\.attention\.delta"):
-        trainer(tmp_path).test(module, IntegralDataModule(people(60), input_size=(64, 64)))
+        quiet_trainer(tmp_path).test(module, IntegralDataModule(people(60), input_size=(64, 64)))
 
 
 def test_settings_name_all_that_shapes_a_detection_in_plain_types():
@@ -372,7 +357,7 @@ def test_settings_name_all_that_shapes_a_detection_in_plain_types():
     }
 
 
-def test_what_cannot_be_is_refused():
+def test_invalid_settings_are_errors():
     with pytest.raises(UsageError, match="18 volumes and H36M17 has 17"):
         IntegralModule(Narrow(), skeleton="H36M17")
     with pytest.raises(UsageError, match=r"cube is 0\.0"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.integral import SAN
-from pipeline.integral.san import PositionAttention, expectation
+from pipeline.integral.san import PositionAttention
 
 
 def count(net):
@@ -83,23 +83,3 @@ def test_relations_are_of_the_features_and_need_attention():
     torch.testing.assert_close(relations.sum(-1), torch.ones(1, 6))
     with pytest.raises(ValueError, match="attention=False"):
         SAN(50, 2, 2, attention=False).relations(torch.randn(1, 3, 64, 64))
-
-
-def test_expectation_of_a_peak_is_its_cell():
-    volume = torch.zeros(1, 2, 4, 6, 8)
-    volume[0, 0, 3, 2, 7] = volume[0, 1, 1, 5, 0] = 1000.0
-    torch.testing.assert_close(expectation(volume), torch.tensor([[[7.0, 2, 3], [0, 5, 1]]]))
-
-
-def test_expectation_of_two_peaks_is_their_weighted_mean():
-    volume = torch.full((1, 1, 4, 6, 8), -1000.0)
-    volume[0, 0, 0, 2, 1], volume[0, 0, 3, 4, 5] = 0.0, torch.tensor(3.0).log()
-    torch.testing.assert_close(expectation(volume), torch.tensor([[[4.0, 3.5, 2.25]]]))
-
-
-def test_expectation_is_computed_in_float32_and_passes_gradients():
-    volume = torch.randn(1, 1, 4, 6, 8, dtype=torch.bfloat16, requires_grad=True)
-    cells = expectation(volume)
-    assert cells.dtype == torch.float32
-    cells[..., 2].sum().backward()
-    assert volume.grad.any()

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.lift.clips import PaddedClips, lift_in_windows, smooth, subset_frames, window_starts
+from pipeline.lift.clips import PaddedClips, lift_in_windows, smooth, frame_subset, window_starts
 from pipeline.lift.lifter import Lifter
 
 T, R = 6, 5
@@ -76,7 +76,7 @@ def test_a_centre_lifter_sees_each_frame_in_the_middle():
 
 @pytest.mark.parametrize(("frames", "expected"), [(1, [0]), (17, [0, 1, 16]), (18, [0, 1, 16, 17])])
 def test_the_subset_is_two_frames_in_a_row_of_every_sixteen(frames, expected):
-    assert subset_frames(frames).tolist() == expected
+    assert frame_subset(frames).tolist() == expected
 
 
 def test_a_centre_lifter_lifts_no_frames_but_those_wanted():

@@ -81,7 +81,7 @@ def test_masks_hide_the_shares_that_they_are_asked_for():
 
 def test_confidence_falls_with_the_error_and_stays_between_0_and_1():
     near, far = np.zeros((50, 20, 17, 2)), np.full((50, 20, 17, 2), 0.05)
-    scores = [corruption.confidence(noise, 1, 0, np.arange(50)) for noise in (near, far)]
+    scores = [corruption.simulated_score(noise, 1, 0, np.arange(50)) for noise in (near, far)]
     assert all(score.min() >= 0 and score.max() <= 1 for score in scores)
     assert scores[0].mean() > scores[1].mean() + 0.3
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import DataError
+from pipeline.metrics.joint_subsets import evaluated_joints, joints_3dpck
 from pipeline.metrics.oks import AP_NAMES, SIGMAS, OksAP, oks, oks_ap, oks_nms, rescore
-from pipeline.metrics.pck import PCK3D, PCKh, evaluated_joints, joints_3dpck, pck3d
+from pipeline.metrics.pck import PCK3D, PCKh, pck3d
 from pipeline.skeleton import COCO17, H36M17, MPI3DHP17, MPII16
 
 
@@ -27,7 +28,7 @@ def test_14_joints_count_and_spine_pelvis_and_head_do_not():
         joints_3dpck(COCO17)
 
 
-def test_scored_joints_are_17_16_or_14_with_the_root_or_without():
+def test_evaluated_joints_are_17_16_or_14_with_the_root_or_without():
     def left_out(skeleton, *rest, **root):
         kept = evaluated_joints(skeleton, *rest, **root)
         return {name for j, name in enumerate(skeleton.joints) if j not in kept}
@@ -73,7 +74,7 @@ def test_frames_that_are_not_valid_do_not_count_and_parts_add_up():
 
 
 @pytest.mark.parametrize("shape", [(4, 17), (17,), (1,), (4, 1)])
-def test_valid_of_another_shape_is_refused(shape):
+def test_valid_of_another_shape_is_an_error(shape):
     poses = torch.zeros(4, 17, 3)
     with pytest.raises(ValueError, match=r"valid is .* but must be \(4,\) here"):
         PCK3D().update(poses, poses, torch.ones(shape))

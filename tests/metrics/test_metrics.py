@@ -13,7 +13,7 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.spatial import procrustes as scipy_procrustes
 from scipy.spatial.transform import Rotation
 
-from pipeline.metrics import functional, modules, motion_table, pck
+from pipeline.metrics import functional, motion_table, pck, pose_metrics
 from pipeline.skeleton import H36M17
 
 SEEDS = st.integers(0, 10**6)
@@ -193,7 +193,7 @@ def test_long_arrays_are_worked_on_in_blocks_with_the_same_result():
     assert functional.p_mpjpe(predicted, target) == pytest.approx(np.mean(halves))
 
 
-def test_shapes_that_differ_are_refused_with_both():
+def test_the_message_about_different_shapes_names_both():
     with pytest.raises(ValueError, match=r"predicted \(8, 17, 3\) and target \(8, 16, 3\)"):
         functional.mpjpe(np.zeros((8, 17, 3)), np.zeros((8, 16, 3)))
     with pytest.raises(ValueError, match=r"motion needs \(..., T, J, 3\), not \(17, 3\)"):
@@ -201,13 +201,13 @@ def test_shapes_that_differ_are_refused_with_both():
 
 
 @pytest.mark.parametrize("shape", [(17, 4), (68,), (2, 1), (4, 17, 1), (4, 1)])
-def test_a_mask_of_another_shape_is_refused_and_never_reshaped(shape):
+def test_a_mask_of_another_shape_is_an_error_and_never_reshaped(shape):
     predicted, target = poses(6, 4)
     message = rf"visible is {re.escape(str(shape))}, but must be \(4, 17\) here"
     with pytest.raises(ValueError, match=message):
         functional.mpjpe(predicted, target, np.ones(shape, bool))
     with pytest.raises(ValueError, match=message):
-        modules.MPJPE().update(predicted, target, torch.ones(shape))
+        pose_metrics.MPJPE().update(predicted, target, torch.ones(shape))
     table = motion_table.MotionTable(["walk"], H36M17.joints)
     with pytest.raises(ValueError, match=r"valid is .* but must be \(4,\) here"):
         table.update(0, predicted, target, np.ones(shape, bool))
@@ -227,10 +227,10 @@ def test_an_error_of_nothing_is_nan(shape):
 @pytest.mark.parametrize(
     ("metric", "function"),
     [
-        (modules.MPJPE, functional.mpjpe),
-        (modules.PMPJPE, functional.p_mpjpe),
-        (modules.NMPJPE, functional.n_mpjpe),
-        (modules.MPJVE, functional.mpjve),
+        (pose_metrics.MPJPE, functional.mpjpe),
+        (pose_metrics.PMPJPE, functional.p_mpjpe),
+        (pose_metrics.NMPJPE, functional.n_mpjpe),
+        (pose_metrics.MPJVE, functional.mpjve),
     ],
 )
 def test_metrics_over_uneven_batches_equal_their_functions_in_any_precision(metric, function):
@@ -249,7 +249,7 @@ def test_metrics_over_uneven_batches_equal_their_functions_in_any_precision(metr
 def test_only_visible_joints_count_in_the_mpjpe_metric():
     predicted, target = poses(5, 3, 4)
     visible = np.random.default_rng(0).random((3, 4, 17)) < 0.5
-    running = modules.MPJPE()
+    running = pose_metrics.MPJPE()
     running.update(predicted, target, visible)
     assert running.compute().item() == pytest.approx(functional.mpjpe(predicted, target, visible))
 
@@ -332,7 +332,7 @@ def test_a_table_without_videos_is_empty():
     assert "mean over frames" in report.text("nothing")
 
 
-def test_a_table_for_other_joints_refuses():
+def test_a_table_for_other_joints_raises_an_error():
     with pytest.raises(ValueError, match=r"takes \(T, 2, 3\), not \(4, 17, 3\)"):
         motion_table.MotionTable(["walk"], ["a", "b"]).update(0, *poses(0, 4))
 
@@ -388,7 +388,7 @@ def test_pck_grows_with_its_threshold_and_misses_nan():
 
 
 @pytest.mark.parametrize("name", ["predicted", "target", "scale", "counted"])
-def test_pck_refuses_what_would_be_broadcast(name):
+def test_pck_raises_an_error_for_what_would_be_broadcast(name):
     given = {
         "predicted": torch.zeros(4, 2, 2),
         "target": torch.zeros(4, 2, 2),
@@ -398,6 +398,6 @@ def test_pck_refuses_what_would_be_broadcast(name):
     given[name] = given[name][:1]
     metric = pck.PCK(["a", "b"])
     if name == "predicted":
-        name = "target"  # the first says how many there are
+        name = "target"  # the length of `predicted` is the one that is expected
     with pytest.raises(ValueError, match=f"{name} is "):
         metric.update(**given)

@@ -23,7 +23,7 @@ def test_a_bent_knee_moves_the_ankle_and_not_the_hip(tmp_path):
     read, model = read_motion(motion), read_body_model(body)
     read.poses[:] = 0
     read.poses[1, 4] = [np.pi / 2, 0, 0]  # the left knee, about x
-    joints = smpl_joints(read, model) - read.shift[:, None]
+    joints = smpl_joints(read, model) - read.translation[:, None]
     rest = model.regressor @ (model.surface + model.shapes[..., : len(read.shape)] @ read.shape)
     np.testing.assert_allclose(joints[0], rest, atol=1e-6)
     x, y, z = rest[7] - rest[4]

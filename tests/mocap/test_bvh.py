@@ -131,9 +131,13 @@ def test_names_may_hold_spaces_and_latin_letters(tmp_path):
     ("old", "new", "message"),
     [
         ("OFFSET 1.5", "OFFSET one", "line 8: expected a number after OFFSET, found 'one'"),
-        ("Frames: 3", "Frames: 4", "line 21: says 4 frames, has 3"),
-        ("Frames: 3", "Frames: 2", "line 21: says 2 frames, has 3"),
-        ("0 0 90 0 90 0", "0 0 90 0 90", "line 21: expected 9 numbers, as CHANNELS say, found 8"),
+        ("Frames: 3", "Frames: 4", "line 21: Frames: is 4, but 3 frames follow"),
+        ("Frames: 3", "Frames: 2", "line 21: Frames: is 2, but 3 frames follow"),
+        (
+            "0 0 90 0 90 0",
+            "0 0 90 0 90",
+            "line 21: expected 9 numbers, one for each of the CHANNELS, found 8",
+        ),
         ("10 20 30", "10 nan 30", "line 20: expected a number, found 'nan'"),
         ("10 20 30", "10 1e400 30", "line 20: expected a number up to 1e+08, found '1e400'"),
         ("ROOT Hips", "ROOT Leg", "line 6: a second joint called 'Leg'"),
@@ -163,7 +167,7 @@ def test_a_folder_and_a_missing_file_are_refused(tmp_path):
             read_bvh(path)
 
 
-def refusal(path):
+def error_line(path):
     try:
         read_bvh(path)
     except DataError as error:
@@ -171,12 +175,12 @@ def refusal(path):
     return "read"
 
 
-def refuse(tmp_path, count, seed):
+def check_errors(tmp_path, count, seed):
     for what, data in hostile(count, seed):
         path = tmp_path / "hostile.bvh"
         path.write_bytes(data)
         began = time.perf_counter()
-        line = refusal(path)
+        line = error_line(path)
         assert time.perf_counter() - began < 5, what
         assert line.startswith(f"{path}: "), what
         assert line.isprintable(), what
@@ -184,12 +188,12 @@ def refuse(tmp_path, count, seed):
 
 
 def test_fifty_hostile_files_are_refused_in_one_line_each(tmp_path):
-    refuse(tmp_path, 50, seed=1)
+    check_errors(tmp_path, 50, seed=1)
 
 
 @pytest.mark.slow
 def test_two_hundred_more_hostile_files_are_refused_in_one_line_each(tmp_path):
-    refuse(tmp_path, 200, seed=2)
+    check_errors(tmp_path, 200, seed=2)
 
 
 def test_a_file_cut_before_any_of_its_tokens_is_refused(tmp_path):

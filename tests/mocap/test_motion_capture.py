@@ -16,7 +16,7 @@ from stick_figures import motion, tree
 from pipeline.camera import human36m_cameras, project, world_to_camera
 from pipeline.errors import DataError, UsageError
 from pipeline.mocap.mapping import read_mapping
-from pipeline.mocap.motion_capture import Mocap, capture_rooms
+from pipeline.mocap.motion_capture import Mocap, assign_human36m_subjects
 from pipeline.mocap.preparation import (
     BONES,
     apply_bone_lengths,
@@ -250,18 +250,18 @@ def test_positions_without_rotations_are_read_and_cut_into_splits(tmp_path):
     np.testing.assert_allclose(np.diff(found[0, :, 2]), np.diff(stored[0, :, 2]), atol=1e-6)
 
 
-def test_the_room_of_a_human36m_subject_is_centred_on_the_path(tmp_path):
+def test_recordings_are_centred_in_the_capture_volume_of_a_human36m_subject(tmp_path):
     mocap = Mocap(**people(tmp_path), cameras="human36m")
     views = mocap.sequences("test")
-    assert mocap.rooms("test") == {"s2": "S9"}
+    assert mocap.human36m_subjects("test") == {"s2": "S9"}
     path = views[0].joints3d[:, 0, :2]
     np.testing.assert_allclose(path.min(axis=0) + path.max(axis=0), 0, atol=1e-6)
     np.testing.assert_array_equal(views[2].camera.centre, human36m_cameras()["S9"][2].centre)
 
 
-def test_subjects_share_rooms_so_that_frames_are_even():
+def test_subjects_are_assigned_so_that_frames_are_even():
     recordings = [Recording(f"r{i}", str(i), "test") for i in range(3)]
-    assert capture_rooms(recordings, {"r0": 5, "r1": 9, "r2": 3}) == {
+    assert assign_human36m_subjects(recordings, {"r0": 5, "r1": 9, "r2": 3}) == {
         "1": "S9",
         "0": "S11",
         "2": "S11",
@@ -364,7 +364,7 @@ def test_a_point_fixed_to_a_joint_needs_rotations(tmp_path):
         read_recording(path, read_mapping("cmu"))
 
 
-def test_what_is_missing_says_where_the_recordings_come_from(tmp_path):
+def test_an_error_about_missing_recordings_names_the_command_that_tells_their_source(tmp_path):
     for root in (None, tmp_path / "none", tmp_path):
         with pytest.raises(DataError, match="heatlift data get cmu"):
             Mocap(root).sequences("test")
@@ -394,7 +394,7 @@ def test_options_that_cannot_be_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_whole_benchmark_has_the_frames_that_its_page_says(shared):
+def test_the_whole_benchmark_has_the_frames_that_its_page_states(shared):
     mocap = Mocap(shared / "data" / "cmu_mocap")
     rows = {row["split"]: row for row in mocap.summary()}
     assert [rows[s]["recordings"] for s in ("train", "val", "test")] == [75, 15, 39]

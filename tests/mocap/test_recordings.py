@@ -1,4 +1,4 @@
-"""Facts about recordings: the table of splits, digests, and what a folder lacks."""
+"""Recordings: the table of splits, digests, and missing or damaged files of a folder."""
 
 import gzip
 
@@ -96,11 +96,11 @@ def test_recordings_are_found_at_any_depth_by_name(tmp_path):
 def test_the_whole_set_is_recognised(shared):
     check = check_cmu(shared / "data" / "cmu_mocap")
     assert check.complete
-    assert len(check.whole) == 142
+    assert len(check.intact) == 142
     assert "every digest right" in get_cmu(shared / "data" / "cmu_mocap")
 
 
-def test_what_a_folder_lacks_and_what_to_do_is_said_with_credit(tmp_path, shared):
+def test_missing_recordings_and_the_next_step_are_reported_with_credit(tmp_path, shared):
     (tmp_path / "08_01.bvh.gz").symlink_to(shared / "data" / "cmu_mocap/bvh/08/08_01.bvh.gz")
     text = get_cmu(tmp_path)
     assert "1 of 142 recordings; 128 lack: 01_01, 02_01" in text
@@ -120,4 +120,4 @@ def test_a_damaged_recording_is_named(tmp_path):
 def test_the_unpacked_text_counts_as_well(tmp_path, shared):
     packed = (shared / "data" / "cmu_mocap/bvh/09/09_03.bvh.gz").read_bytes()
     (tmp_path / "09_03.bvh").write_bytes(gzip.decompress(packed))
-    assert check_cmu(tmp_path).whole == ("09_03",)
+    assert check_cmu(tmp_path).intact == ("09_03",)

@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.mocap.figure import FRAMES, MATERIALS, draw_clothes, frames, make_mesh, pose_mesh
-from pipeline.mocap.render import RenderedImages, RenderedSequence, Shots
+from pipeline.mocap.figure import (
+    JOINT_FRAMES,
+    MATERIALS,
+    joint_frames,
+    make_mesh,
+    pose_mesh,
+    sample_appearance,
+)
+from pipeline.mocap.render import PinholeCameras, RenderedImages, RenderedSequence
 from pipeline.mocap.synthetic import Synthetic
 from pipeline.sources import Images
 
@@ -37,17 +44,17 @@ def apart(one, other):
 
 def turntable(joints, azimuths, **settings):
     """The same body seen from 3 m away; azimuth 0 is what it faces."""
-    _, axes, _ = frames(joints)
-    facing = axes[FRAMES.index("chest"), 0]
+    _, axes, _ = joint_frames(joints)
+    facing = axes[JOINT_FRAMES.index("chest"), 0]
     yaw = np.arctan2(facing[1], facing[0]) + np.deg2rad(azimuths)
     count = len(azimuths)
     place = joints[0] + 3 * np.stack([np.cos(yaw), np.sin(yaw), 0 * yaw], axis=-1)
     place[:, 2] = 1.4
-    shots = Shots.aimed(
+    cameras = PinholeCameras.look_at(
         place, np.tile(joints[0], (count, 1)), np.zeros(count),
         np.full((count, 2), 1000.0), np.full((count, 2), 500.0), (1000, 1000),
     )  # fmt: skip
-    return RenderedImages(np.tile(joints, (count, 1, 1)), shots, **settings)
+    return RenderedImages(np.tile(joints, (count, 1, 1)), cameras, **settings)
 
 
 def test_rendered_images_are_images(samples, sequence):
@@ -94,15 +101,17 @@ def test_a_mirrored_crop_is_the_mirror_of_the_crop(samples):
 
 
 def test_the_person_stands_where_the_joints_are(sequence):
-    """Skin, clothes and hair change with the look; the room does not."""
-    camera = sequence.camera
-    shot = Shots.of(camera)
+    """Skin, clothes and hair change with the appearance seed; the background does not."""
+    cameras = PinholeCameras.from_camera(sequence.camera)
     joints = sequence.joints3d[40].astype(np.float64)
-    two = [RenderedSequence(sequence.joints3d, camera, look=k, scene=9) for k in (1, 2)]
+    two = [
+        RenderedSequence(sequence.joints3d, sequence.camera, appearance_seed=k, background_seed=9)
+        for k in (1, 2)
+    ]
     whole = np.array([[0.5, 0, 0], [0, 0.5, 0]])
     one, other = (p.crop(40, whole, (500, 500)).astype(int) for p in two)
     rows, columns = np.nonzero(np.abs(one - other).sum(axis=-1) > 12)
-    pixels = shot.project(shot.to_camera(joints[None]))[0] / 2
+    pixels = cameras.project(cameras.to_camera(joints[None]))[0] / 2
     low, high = pixels.min(axis=0), pixels.max(axis=0)
     assert abs(columns.min() - low[0]) < 26  # a hand is 0.19 m long
     assert abs(columns.max() - high[0]) < 26
@@ -112,8 +121,10 @@ def test_the_person_stands_where_the_joints_are(sequence):
 
 def test_faces_look_forward_and_hair_backward(sequence):
     joints = sequence.joints3d[30].astype(np.float64)
-    people = turntable(joints, [0, 180], looks=np.full(2, 4), scenes=np.full(2, 4))
-    colours, _ = draw_clothes(4)
+    people = turntable(
+        joints, [0, 180], appearance_seeds=np.full(2, 4), background_seeds=np.full(2, 4)
+    )
+    colours, _ = sample_appearance(4)
     skin = colours[make_mesh().material == MATERIALS.index("skin")][0]
     front, back = (_head(people, joints, i) for i in (0, 1))
     assert _near(front, skin) > 2 * _near(back, skin)
@@ -121,8 +132,8 @@ def test_faces_look_forward_and_hair_backward(sequence):
 
 
 def _head(people, joints, index):
-    shot = people.shots.one(index)
-    pixel = shot.project(shot.to_camera(joints[None, [9]]))[0, 0]
+    camera = people.cameras.select(index)
+    pixel = camera.project(camera.to_camera(joints[None, [9]]))[0, 0]
     matrix = np.array([[0.5, 0, 12 - 0.5 * pixel[0]], [0, 0.5, 12 - 0.5 * pixel[1]]])
     return people.crop(index, matrix, (24, 24))
 
@@ -135,10 +146,10 @@ def _near(image, colour):
 
 def test_nothing_worn_tells_left_from_right():
     body = make_mesh()
-    names = np.array(FRAMES)[body.frame]
+    names = np.array(JOINT_FRAMES)[body.frame]
     sided = {side: np.char.startswith(names, side) for side in ("left", "right")}
     for key in range(20):
-        colours, _ = draw_clothes(key)
+        colours, _ = sample_appearance(key)
         left, right = (colours[sided[side][body.faces].all(axis=1)] for side in ("left", "right"))
         np.testing.assert_allclose(left, right[_partner(left, right)], atol=1e-9)
         assert len(left) == len(right) > 100
@@ -158,27 +169,30 @@ def test_a_mirrored_body_has_the_mirrored_mesh(sequence):
 
 
 def test_faces_point_outwards():
-    """Else the far side of the body would be drawn: the mesh must enclose a positive volume."""
+    """The mesh encloses a positive volume; otherwise the far side of the body would be drawn."""
     joints = Synthetic(val=1, actions=("walk",)).sequences("val")[0].joints3d[10]
     body = make_mesh()
     a, b, c, d = pose_mesh(joints.astype(np.float64), 1.0)[body.faces].transpose(1, 0, 2)
-    volume = (np.cross(a, b) * c + np.cross(a, c) * d).sum(-1)[body.nearer == 0].sum() / 6
+    volume = (np.cross(a, b) * c + np.cross(a, c) * d).sum(-1)[body.depth_bias == 0].sum() / 6
     assert 0.05 < volume < 0.13  # cubic metres; a person has about 0.07
 
 
 def test_toes_point_where_the_walker_goes():
     walk = Synthetic(val=1, actions=("walk",)).sequences("val")[0].joints3d.astype(np.float64)
-    feet = [FRAMES.index("left_foot"), FRAMES.index("right_foot")]
-    toes = np.stack([frames(joints)[1][feet, 2] for joints in walk[:150:5]])
+    feet = [JOINT_FRAMES.index("left_foot"), JOINT_FRAMES.index("right_foot")]
+    toes = np.stack([joint_frames(joints)[1][feet, 2] for joints in walk[:150:5]])
     way = walk[25:175:5, 0] - walk[:150:5, 0]
     assert ((toes.mean(axis=1) * way).sum(-1) > 0).mean() > 0.9
 
 
 def test_about_two_samples_in_five_have_something_in_front(samples):
     bare = RenderedImages(
-        samples.images.joints3d, samples.images.shots,
-        looks=samples.images.looks, scenes=samples.images.scenes, company=0.125,
-    )  # fmt: skip
+        samples.images.joints3d,
+        samples.images.cameras,
+        appearance_seeds=samples.images.appearance_seeds,
+        background_seeds=samples.images.background_seeds,
+        second_person_rate=0.125,
+    )
     differ = [
         apart(
             samples.images.crop(i, around(samples.boxes[i], 48), (48, 48)),
@@ -191,7 +205,7 @@ def test_about_two_samples_in_five_have_something_in_front(samples):
 
 
 def test_the_second_person_is_further_from_the_middle(samples):
-    others = [(i, samples.images._other(i)) for i in range(600)]
+    others = [(i, samples.images._second_person(i)) for i in range(600)]
     found = [(i, other[0]) for i, other in others if other is not None]
     assert 0.08 < len(found) / 600 < 0.18
     for i, joints in found:
@@ -200,8 +214,10 @@ def test_the_second_person_is_further_from_the_middle(samples):
 
 
 def test_the_fingerprint_changes_with_anything_that_changes_the_image(sequence):
-    def digest(joints=sequence.joints3d, camera=sequence.camera, look=1, scene=2, hidden=0.0):
-        images = RenderedSequence(joints, camera, look=look, scene=scene, hidden=hidden)
+    def digest(joints=sequence.joints3d, camera=sequence.camera, look=1, scene=2, occlusion=0.0):
+        images = RenderedSequence(
+            joints, camera, appearance_seed=look, background_seed=scene, occlusion_rate=occlusion
+        )
         return images.fingerprint(3)
 
     moved = sequence.joints3d.copy()
@@ -209,7 +225,7 @@ def test_the_fingerprint_changes_with_anything_that_changes_the_image(sequence):
     nearer = dataclasses.replace(sequence.camera, centre=sequence.camera.centre * 0.99)
     wide = dataclasses.replace(sequence.camera, focal=sequence.camera.focal + 1)
     digests = [digest(), digest(moved), digest(camera=nearer), digest(camera=wide)]
-    digests += [digest(look=2**62 + 1), digest(look=2**62), digest(scene=3), digest(hidden=0.5)]
+    digests += [digest(look=2**62 + 1), digest(look=2**62), digest(scene=3), digest(occlusion=0.5)]
     assert len(set(digests)) == len(digests)
     assert digest() == digests[0]
     assert len(digest()) == 64
@@ -218,9 +234,9 @@ def test_the_fingerprint_changes_with_anything_that_changes_the_image(sequence):
 def test_bent_lenses_and_missing_joints_are_refused(sequence):
     bent = dataclasses.replace(sequence.camera, distortion=np.array([0.1, 0, 0, 0, 0]))
     with pytest.raises(UsageError, match="lens distortion"):
-        RenderedSequence(sequence.joints3d, bent, look=1, scene=1)
+        RenderedSequence(sequence.joints3d, bent, appearance_seed=1, background_seed=1)
     holed = sequence.joints3d.copy()
     holed[0, 3] = np.nan
-    images = RenderedSequence(holed, sequence.camera, look=1, scene=1)
+    images = RenderedSequence(holed, sequence.camera, appearance_seed=1, background_seed=1)
     with pytest.raises(ValueError, match="NaN"):
         images.crop(0, np.eye(2, 3), SIZE)

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.camera import project, world_to_camera
 from pipeline.errors import UsageError
-from pipeline.mocap.choreography import PROGRAMMES, mirrored, pose
+from pipeline.mocap.choreography import ACTIONS, mirror_poses, pose
 from pipeline.mocap.synthetic import ANKLE_HEIGHT, BONES, Synthetic, forward_kinematics, make_body
 from pipeline.skeleton import H36M17
 from pipeline.sources import ImageSource, MotionSource
@@ -120,7 +120,7 @@ def test_mirroring_a_pose_mirrors_the_body():
     bones = {bone: low for bone, (low, _) in BONES.items()}
     lopsided = pose(hip=(40, 5), arm=(90, 10), twist=20, side=10, look=30, roll=5)
     one = forward_kinematics(lopsided[None], bones)[0]
-    other = forward_kinematics(mirrored(lopsided)[None], bones)[0]
+    other = forward_kinematics(mirror_poses(lopsided)[None], bones)[0]
     np.testing.assert_allclose(other[list(H36M17.swap)] * [1, -1, 1], one, atol=1e-12)
 
 
@@ -152,7 +152,7 @@ def test_the_same_seed_gives_the_same_arrays_whatever_else_is_asked():
 
 def test_every_motion_is_seen_by_four_cameras_in_full():
     sequences = Synthetic(**SMALL).sequences("test")
-    assert len(sequences) == 4 * len(PROGRAMMES)
+    assert len(sequences) == 4 * len(ACTIONS)
     assert len({s.name for s in sequences}) == len(sequences)
     inside = []
     for s in sequences:
@@ -164,7 +164,7 @@ def test_every_motion_is_seen_by_four_cameras_in_full():
 def test_samples_label_hidden_joints_and_not_those_outside():
     samples = Synthetic(**SMALL).samples("train")
     assert len(samples) == 900
-    pixels = samples.images.shots.project(samples.joints3d.astype(np.float64))
+    pixels = samples.images.cameras.project(samples.joints3d.astype(np.float64))
     inside = ((pixels >= 0) & (pixels <= 999)).all(axis=-1)
     assert (inside == samples.labelled).mean() > 0.9999
     np.testing.assert_array_equal(np.isnan(samples.joints2d).any(axis=-1), ~samples.labelled)

@@ -99,10 +99,10 @@ def test_stretches_shorter_than_ten_frames_are_left_out():
 
 KILLED = """
 import os, pathlib, sys
-from pipeline.mocap.videopose3d_export import _write
+from pipeline.mocap.videopose3d_export import _write_archive
 
 os.fsync = lambda descriptor: os.kill(os.getpid(), 9)
-_write(pathlib.Path(sys.argv[1]), positions_3d={})
+_write_archive(pathlib.Path(sys.argv[1]), positions_3d={})
 """
 
 

@@ -1,4 +1,4 @@
-"""The guard against numbers that are not finite, what is saved and kept, and times for people."""
+"""Callbacks: the guard against NaN, saved checkpoints, seeds per batch, progress lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from runs import TINY, WORDS, outcome
+from runs import COMMANDS, TINY, outcome
 
 from pipeline import rng
 from pipeline.files import torch_files
@@ -18,25 +18,26 @@ from pipeline.training.metrics_file import read_metrics
 from pipeline.training.run_folder import Run, read_state
 
 MPJPE = "val/mpjpe_mm"
+FAST = {("pretrain", "loss"), ("lift", "gradient")}
+"""Cases that are not slow tests."""
 
 
 @pytest.mark.parametrize(
     ("stage", "where"),
     [
-        pytest.param(stage, where, marks=[] if (stage, where) in KEPT else pytest.mark.slow)
-        for KEPT in [{("pretrain", "loss"), ("lift", "gradient")}]
+        pytest.param(stage, where, marks=[] if (stage, where) in FAST else pytest.mark.slow)
         for stage in TINY
         for where in ("loss", "gradient")
     ],
 )
-def test_a_number_that_is_not_finite_stops_the_run_with_its_samples(
+def test_a_loss_or_gradient_that_is_not_finite_stops_the_run_and_names_the_samples(
     stage, where, heatlift, tmp_path
 ):
-    child = heatlift(*WORDS[stage], faults=[("not_finite", 3, where)])
+    child = heatlift(*COMMANDS[stage], faults=[("not_finite", 3, where)])
     assert child.wait() == 3
     line = child.stderr.splitlines()[-1]
-    what = "the loss is nan" if where == "loss" else "a gradient is not finite"
-    assert line.startswith(f"heatlift: error: {what} at step 3, samples ")
+    problem = "the loss is nan" if where == "loss" else "a gradient is not finite"
+    assert line.startswith(f"heatlift: error: {problem} at step 3, samples ")
     run = tmp_path / "runs" / stage / stage
     for path in (run / "checkpoints").iterdir():
         assert all(
@@ -47,25 +48,27 @@ def test_a_number_that_is_not_finite_stops_the_run_with_its_samples(
     assert read_state(run)["state"] == "unfinished"
 
 
-def test_two_states_are_kept_and_one_is_there_at_any_moment(heatlift, tmp_path):
-    child = heatlift(*WORDS["lift"], "--save_every", "1")
-    folder, seen = tmp_path / "runs/lift/lift/checkpoints", []
+def test_two_checkpoints_are_kept_and_one_exists_at_any_time(heatlift, tmp_path):
+    child = heatlift(*COMMANDS["lift"], "--save_every", "1")
+    folder, counts = tmp_path / "runs/lift/lift/checkpoints", []
     while child.process.is_alive():
-        seen.append(len(list(folder.glob("step-*.ckpt"))))
+        counts.append(len(list(folder.glob("step-*.ckpt"))))
         time.sleep(0.002)
     assert child.wait() == 0
-    begun = seen.index(1)
-    assert min(seen[begun:]) >= 1
-    assert max(seen) <= 3
+    first = counts.index(1)
+    assert min(counts[first:]) >= 1
+    assert max(counts) <= 3
     assert len(list(folder.glob("step-*.ckpt"))) == 2
 
 
-def test_steps_that_end_a_run_early_are_saved(heatlift, tmp_path):
-    assert heatlift(*WORDS["lift"], "--trainer.max_steps", "3", "--save_every", "100").wait() == 0
+def test_the_last_step_of_a_run_with_max_steps_is_saved(heatlift, tmp_path):
+    assert (
+        heatlift(*COMMANDS["lift"], "--trainer.max_steps", "3", "--save_every", "100").wait() == 0
+    )
     assert (tmp_path / "runs/lift/lift/checkpoints/step-000000003.ckpt").exists()
 
 
-def test_a_batch_begins_with_the_numbers_that_torch_draws_from_its_seed():
+def test_a_batch_is_seeded_as_by_torch_manual_seed():
     trainer = SimpleNamespace(current_epoch=3, global_rank=1)
     module = SimpleNamespace(device=torch.device("cpu"))
     callbacks.SeedEveryBatch(7).on_train_batch_start(trainer, module, {}, 5)
@@ -77,9 +80,9 @@ def test_a_batch_begins_with_the_numbers_that_torch_draws_from_its_seed():
     assert others == (random.random(), np.random.rand())  # noqa: NPY002
 
 
-def test_in_bf16_the_schedule_takes_as_many_steps_as_the_optimiser(heatlift, tmp_path):
-    words = ("--trainer.precision", "bf16-mixed", "--trainer.accumulate_grad_batches", "2")
-    child = heatlift(*WORDS["lift"], *words)
+def test_in_bf16_the_schedule_takes_as_many_steps_as_the_optimizer(heatlift, tmp_path):
+    arguments = ("--trainer.precision", "bf16-mixed", "--trainer.accumulate_grad_batches", "2")
+    child = heatlift(*COMMANDS["lift"], *arguments)
     assert child.wait() == 0, child.stderr
     left = outcome(tmp_path, "lift")
     taken = {int(state["step"]) for state in left["optimiser"][0]["state"].values()}
@@ -88,23 +91,23 @@ def test_in_bf16_the_schedule_takes_as_many_steps_as_the_optimiser(heatlift, tmp
     assert "\n-1," not in (tmp_path / "runs/lift/lift/metrics.csv").read_text()
 
 
-def test_the_best_weights_are_those_that_were_validated_averages_too(heatlift, tmp_path):
-    words = (*WORDS["lift"], "--trainer.max_epochs", "2")
+def test_the_best_weights_are_the_validated_ones_also_with_averaging(heatlift, tmp_path):
+    arguments = (*COMMANDS["lift"], "--trainer.max_epochs", "2")
     callback = "lightning.pytorch.callbacks.EMAWeightAveraging"
-    assert heatlift(*words, "--trainer.callbacks", callback).wait() == 0
+    assert heatlift(*arguments, "--trainer.callbacks", callback).wait() == 0
     folder = tmp_path / "runs" / "lift" / "lift"
     before = (folder / "metrics.csv").read_bytes()
     best = min(value for _, name, value in read_metrics(folder / "metrics.csv") if name == MPJPE)
-    words = ("lift", "validate", *WORDS["lift"][2:])
-    child = heatlift(*words, "--ckpt_path", folder / "checkpoints" / "best.ckpt")
+    arguments = ("lift", "validate", *COMMANDS["lift"][2:])
+    child = heatlift(*arguments, "--ckpt_path", folder / "checkpoints" / "best.ckpt")
     assert child.wait() == 0, child.stderr
-    (tried,) = folder.glob("validate-*")
-    again = dict(row[1:] for row in read_metrics(tried / "metrics.csv"))
-    assert again[MPJPE] == pytest.approx(best, rel=1e-6)
+    (validation,) = folder.glob("validate-*")
+    metrics = dict(row[1:] for row in read_metrics(validation / "metrics.csv"))
+    assert metrics[MPJPE] == pytest.approx(best, rel=1e-6)
     assert (folder / "metrics.csv").read_bytes() == before
 
 
-def test_a_save_that_is_cut_off_does_not_count_as_saved(tmp_path):
+def test_an_interrupted_save_does_not_count_as_saved(tmp_path):
     run = Run(tmp_path, {"digest": ""})
     checkpoint_callback = saving.CheckpointCallback(run, 1, None)
 
@@ -114,22 +117,22 @@ def test_a_save_that_is_cut_off_does_not_count_as_saved(tmp_path):
 
     trainer = SimpleNamespace(global_step=4, log_every_n_steps=1, logged_metrics={})
     trainer.save_checkpoint = save_checkpoint
-    checkpoint_callback.saved_at = 2
+    checkpoint_callback.saved_step = 2
     with pytest.raises(signals.StoppedBySignal):
         checkpoint_callback.save(trainer)
-    assert checkpoint_callback.saved_at == 2
+    assert checkpoint_callback.saved_step == 2
 
 
-def test_the_lines_of_a_week_take_less_than_10_mb(monkeypatch, capsys):
+def test_the_progress_lines_of_a_week_take_less_than_10_mb(monkeypatch, capsys):
     seconds = 7 * 24 * 3600
     trainer = SimpleNamespace(global_step=0, is_global_zero=True, max_epochs=100, max_steps=-1)
     trainer.num_training_batches, trainer.accumulate_grad_batches = seconds, 1
     trainer.current_epoch, trainer.callback_metrics = 0, {"train/loss": torch.tensor(0.1234567)}
-    progress = callbacks.Progress()
+    progress = callbacks.ProgressLines()
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: 5.0 * trainer.global_step)
     progress.on_train_start(trainer, None)
     for trainer.global_step in range(1, seconds // 5):
         progress.on_train_batch_end(trainer, None, None, None, 0)
-    said = capsys.readouterr().out
-    assert said.count("\n") == pytest.approx(seconds / 15, rel=0.01)
-    assert len(said) < 10e6
+    output = capsys.readouterr().out
+    assert output.count("\n") == pytest.approx(seconds / 15, rel=0.01)
+    assert len(output) < 10e6

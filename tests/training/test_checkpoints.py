@@ -1,4 +1,4 @@
-"""A checkpoint is whole or absent, and nothing in it runs or takes memory it should not."""
+"""Checkpoints: atomic writing, detection of damage, and no code or memory bombs when reading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 import warm
-from runs import WORDS, differing, outcome
+from runs import COMMANDS, differences, outcome
 from soak import SEED
 
 from pipeline.errors import DataError, StorageError
@@ -27,24 +27,24 @@ from pipeline.files import torch_files, writing
 from pipeline.training import checkpoints
 from pipeline.training.run_folder import newest_checkpoint
 
-CHANCE = random.Random(20261120)
+RANDOM = random.Random(20261120)
 
 
 @pytest.fixture(scope="session")
-def run_folder(unbroken):
-    """The folder of a finished pretraining run."""
-    unbroken("pretrain")
-    return unbroken.folders[("pretrain",)]
+def run_folder(uninterrupted):
+    """Folder of a finished pretraining run."""
+    uninterrupted("pretrain")
+    return uninterrupted.folders[("pretrain",)]
 
 
 @pytest.fixture(scope="session")
 def whole(run_folder):
-    """The bytes of a good checkpoint."""
+    """Bytes of a valid checkpoint."""
     return sorted((run_folder / "checkpoints").glob("step-*.ckpt"))[-1].read_bytes()
 
 
-def refused(path: Path) -> str:
-    """The one line by which a checkpoint is refused; it must name the file."""
+def error_line(path: Path) -> str:
+    """Error of reading a checkpoint; it must name the file."""
     with pytest.raises(DataError) as caught:
         torch_files.read_checkpoint(path)
     assert str(caught.value).startswith(f"{path}: ")
@@ -58,7 +58,7 @@ def flipped(data: bytes, bit: int) -> bytes:
 
 
 def harmless(path: Path, data: bytes) -> bool:
-    """Whether a changed file still gives exactly the same content."""
+    """Whether a changed file still has exactly the same content."""
     reference = path.with_name("whole.ckpt")
     reference.write_bytes(data)
     one, other = torch_files.read_checkpoint(path), torch_files.read_checkpoint(reference)
@@ -68,21 +68,22 @@ def harmless(path: Path, data: bytes) -> bool:
 
 
 def silently_wrong(path: Path, whole: bytes, changed: bytes) -> bool:
+    """Whether a changed file is read without an error and with other content."""
     path.write_bytes(changed)
     try:
         torch_files.read_checkpoint(path)
     except DataError as error:
-        said = str(error)
+        message = str(error)
     else:
         return not harmless(path, whole)
-    assert said.startswith(f"{path}: ")
+    assert message.startswith(f"{path}: ")
     return False
 
 
 def faults(whole: bytes, count: int) -> list[bytes]:
     """Bit flips, a fifth as many truncations, and one empty file."""
-    flips = [flipped(whole, CHANCE.randrange(8 * len(whole))) for _ in range(count)]
-    cuts = [whole[: CHANCE.randrange(len(whole))] for _ in range(count // 5)]
+    flips = [flipped(whole, RANDOM.randrange(8 * len(whole))) for _ in range(count)]
+    cuts = [whole[: RANDOM.randrange(len(whole))] for _ in range(count // 5)]
     return [*flips, *cuts, b""]
 
 
@@ -96,7 +97,7 @@ def test_a_flipped_bit_in_the_weights_would_be_silent_without_the_check(whole, t
         member = max(archive.infolist(), key=lambda member: member.file_size)
     path.write_bytes(flipped(whole, 8 * (member.header_offset + 400)))
     torch.load(path, weights_only=True)
-    assert "fails its CRC" in refused(path)
+    assert "fails its CRC" in error_line(path)
 
 
 def _written(path: Path, data: bytes) -> Path:
@@ -104,22 +105,22 @@ def _written(path: Path, data: bytes) -> Path:
     return path
 
 
-def test_odd_files_are_named_for_what_they_are(tmp_path):
-    assert "no such checkpoint" in refused(tmp_path / "absent.ckpt")
-    assert "is not a file" in refused(tmp_path)
-    assert "is not a checkpoint" in refused(_written(tmp_path / "a.ckpt", b"some text\n"))
-    assert "0 bytes" in refused(_written(tmp_path / "b.ckpt", b""))
+def test_other_kinds_of_files_get_an_exact_error(tmp_path):
+    assert "no such checkpoint" in error_line(tmp_path / "absent.ckpt")
+    assert "is not a file" in error_line(tmp_path)
+    assert "is not a checkpoint" in error_line(_written(tmp_path / "a.ckpt", b"some text\n"))
+    assert "0 bytes" in error_line(_written(tmp_path / "b.ckpt", b""))
     os.mkfifo(tmp_path / "pipe.ckpt")
-    assert "is not a file" in refused(tmp_path / "pipe.ckpt")
+    assert "is not a file" in error_line(tmp_path / "pipe.ckpt")
     with zipfile.ZipFile(tmp_path / "c.ckpt", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert "is not a checkpoint" in refused(tmp_path / "c.ckpt")
+    assert "is not a checkpoint" in error_line(tmp_path / "c.ckpt")
 
 
 def repacked(
     whole: bytes, path: Path, *, packing=zipfile.ZIP_STORED, pickled=None, more=()
 ) -> Path:
-    """The same checkpoint, written anew as a zip of another kind or with another pickle."""
+    """The same checkpoint in another kind of zip file or with another pickle."""
     source = path.with_name("source.zip")
     source.write_bytes(whole)
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w", packing) as new:
@@ -131,16 +132,16 @@ def repacked(
     return path
 
 
-def test_packed_members_are_refused_before_they_unpack(whole, tmp_path):
+def test_packed_members_raise_an_error_before_they_are_unpacked(whole, tmp_path):
     bomb = [("archive/data/bomb", bytes(200_000_000))]
     path = repacked(whole, tmp_path / "bomb.ckpt", packing=zipfile.ZIP_DEFLATED, more=bomb)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert "packed members" in refused(path)
+    assert "packed members" in error_line(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
 class Gadget:
-    """Pickles as a call of a function."""
+    """An object whose pickle calls a function."""
 
     def __init__(self, function, *arguments):
         self.call = (function, arguments)
@@ -150,7 +151,7 @@ class Gadget:
 
 
 def gadgets(canary: Path) -> dict[str, object]:
-    """Things that would leave a file, or take the memory, if they were unpickled."""
+    """Objects that would write a file or use all memory if they were unpickled."""
     import builtins
     import codecs
     import importlib
@@ -183,45 +184,47 @@ def gadgets(canary: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", gadgets(Path("x")))
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_a_pickle_that_wants_to_run_code_or_eat_memory_is_refused(name, protocol, whole, tmp_path):
+def test_a_pickle_that_runs_code_or_uses_all_memory_raises_an_error(
+    name, protocol, whole, tmp_path
+):
     canary = tmp_path / "canary"
     content = {"state_dict": {"net.weight": gadgets(canary)[name]}, "global_step": 1}
     path = repacked(whole, tmp_path / "evil.ckpt", pickled=pickle.dumps(content, protocol))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert "contains code" in refused(path)
+    assert "contains code" in error_line(path)
     assert not canary.exists()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000
 
 
-def test_a_pickle_without_an_end_is_refused(whole, tmp_path):
-    refused(repacked(whole, tmp_path / "a.ckpt", pickled=b"\x80\x02}q\x00"))
-    refused(repacked(whole, tmp_path / "b.ckpt", pickled=b"(" * 100_000))
+def test_a_pickle_without_an_end_raises_an_error(whole, tmp_path):
+    error_line(repacked(whole, tmp_path / "a.ckpt", pickled=b"\x80\x02}q\x00"))
+    error_line(repacked(whole, tmp_path / "b.ckpt", pickled=b"(" * 100_000))
 
 
-def test_a_tensor_larger_than_its_file_is_refused(tmp_path):
+def test_a_tensor_larger_than_its_file_raises_an_error(tmp_path):
     path = tmp_path / "wide.ckpt"
     torch.save({"state_dict": {"w": torch.zeros(1).expand(10**11)}}, path)
-    assert "w of state_dict claims more numbers than the file holds" in refused(path)
+    assert "w of state_dict claims more numbers than the file holds" in error_line(path)
 
 
 @pytest.mark.parametrize("inside", [lambda t: {"state": {0: {"exp_avg": t}}}, lambda t: [(1, t)]])
-def test_a_tensor_larger_than_its_file_is_refused_wherever_it_is(tmp_path, inside):
+def test_a_tensor_larger_than_its_file_raises_an_error_in_any_place(tmp_path, inside):
     path = tmp_path / "wide.ckpt"
     wide = torch.zeros(1).expand(30_000, 30_000)
     torch.save({"state_dict": {"w": torch.zeros(2)}, "optimizer_states": [inside(wide)]}, path)
-    assert "claims more numbers than the file holds" in refused(path)
+    assert "claims more numbers than the file holds" in error_line(path)
 
 
-def test_many_tensors_of_the_same_numbers_are_refused(tmp_path):
+def test_many_tensors_of_one_storage_raise_an_error(tmp_path):
     path, shared = tmp_path / "shared.ckpt", torch.zeros(1000)
     torch.save({"state_dict": {"a": shared, "b": shared}}, path)
     assert torch_files.read_checkpoint(path)["state_dict"]["b"].shape == (1000,)
     torch.save({"state_dict": {f"w{i}": shared for i in range(50)}}, path)
-    assert "claim more numbers than the file holds" in refused(path)
+    assert "claim more numbers than the file holds" in error_line(path)
 
 
 def tensor_of(size, stride=(1,), offset=0, count=4, key="0") -> bytes:
-    """Operations that make a float32 tensor and trust what they say of it."""
+    """Pickle operations that make a float32 tensor of these sizes."""
 
     def numbers(values):
         return b"(" + b"".join(b"\x8a\x08" + n.to_bytes(8, "little", signed=True) for n in values)
@@ -238,7 +241,7 @@ def tensor_of(size, stride=(1,), offset=0, count=4, key="0") -> bytes:
 
 
 def file_with(path: Path, operations: bytes) -> Path:
-    """A checkpoint whose weight w is made by these operations, with a storage of 16 bytes."""
+    """A checkpoint with a storage of 16 bytes and these pickle operations for the weight w."""
     pickled = b"\x80\x02}X\n\x00\x00\x00state_dict}X\x01\x00\x00\x00w" + operations + b"ss."
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data.pkl", pickled)
@@ -266,27 +269,29 @@ def test_a_tensor_written_by_hand_is_read(tmp_path):
         ({"size": [1], "count": -1}, "no storage"),
     ],
 )
-def test_a_tensor_that_lies_about_its_size_is_refused(changes, text, tmp_path):
-    assert text in refused(file_with(tmp_path / "a.ckpt", tensor_of(**changes)))
+def test_a_tensor_with_a_wrong_size_raises_an_error(changes, text, tmp_path):
+    assert text in error_line(file_with(tmp_path / "a.ckpt", tensor_of(**changes)))
 
 
 def costs(
     paths: list[Path], read: str = "torch_files.read_checkpoint"
 ) -> list[tuple[str, int, float]]:
-    """What a process says that reads files, the MiB it has taken since its begin, and seconds."""
+    """Read files in a child process: its error, MiB of added memory and seconds for each file."""
     code = (
-        "import resource, sys, time; from pipeline.files import torch_files; from pipeline.weights import published_files\n"
-        "def taken(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "before = taken()\n"
+        "import resource, sys, time\n"
+        "from pipeline.files import torch_files\n"
+        "from pipeline.weights import published_files\n"
+        "def memory(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = memory()\n"
         "for path in sys.argv[1:]:\n"
         "    begin = time.process_time()\n"
-        f"    try: {read}(path); said = 'nothing'\n"
-        "    except BaseException as error: said = f'{type(error).__name__}: {error}'\n"
-        "    print((said, (taken() - before) // 1024, time.process_time() - begin))"
+        f"    try: {read}(path); result = 'nothing'\n"
+        "    except BaseException as error: result = f'{type(error).__name__}: {error}'\n"
+        "    print((result, (memory() - before) // 1024, time.process_time() - begin))"
     )
     command = [sys.executable, "-c", code, *map(str, paths)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [ast.literal_eval(line) for line in said.splitlines()]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [ast.literal_eval(line) for line in output.splitlines()]
 
 
 MANY = b"](" + b"K\x00K\x01\x86" * 100_000 + b"eq\x01\x85q\x02"
@@ -301,7 +306,7 @@ BOMBS = {
     "copies of a state": b"](" + MANY + b"ccollections\nOrderedDict\n)Rh\x01b" * 2000 + b"e",
     "depth": b"]" * 900_000 + b"a" * 899_999,
 }
-"""What would take over 1 GiB, or minutes, if it were obeyed, or listed."""
+"""Pickle operations that would take over 1 GiB, or minutes, if they were run or listed."""
 
 
 def test_short_pickles_take_no_memory(tmp_path):
@@ -309,17 +314,17 @@ def test_short_pickles_take_no_memory(tmp_path):
     files = [
         file_with(tmp_path / f"{number}.ckpt", BOMBS[name]) for number, name in enumerate(names)
     ]
-    for name, (said, more, seconds) in zip(names, costs(files), strict=True):
-        assert said.startswith("DataError: ") or name == "depth", name
-        assert "\n" not in said
-        assert more < 600, name
+    for name, (result, mib, seconds) in zip(names, costs(files), strict=True):
+        assert result.startswith("DataError: ") or name == "depth", name
+        assert "\n" not in result
+        assert mib < 600, name
         assert seconds < 20, name
 
 
-def test_weights_that_are_not_finite_are_refused(tmp_path):
+def test_weights_that_are_not_finite_raise_an_error(tmp_path):
     path = tmp_path / "nan.ckpt"
     torch.save({"state_dict": {"net.w": torch.tensor([1.0, float("nan")])}}, path)
-    assert "net.w is not finite" in refused(path)
+    assert "net.w is not finite" in error_line(path)
 
 
 # ---- writing -------------------------------------------------------------------------------------
@@ -334,7 +339,7 @@ def fails_with(number):
 
 @pytest.mark.parametrize("broken", ["os.fsync", "pathlib.Path.replace", "torch.save"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_a_failing_disk_leaves_the_older_file(broken, number, whole, tmp_path, monkeypatch):
+def test_a_disk_error_keeps_the_older_file(broken, number, whole, tmp_path, monkeypatch):
     path = _written(tmp_path / "a.ckpt", whole)
     monkeypatch.setattr(broken, fails_with(number))
     with pytest.raises(StorageError, match="file that was there before is untouched"):
@@ -343,9 +348,9 @@ def test_a_failing_disk_leaves_the_older_file(broken, number, whole, tmp_path, m
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
 
 
-def test_a_file_size_limit_ends_with_5_and_keeps_the_older_state(heatlift, tmp_path):
+def test_a_file_size_limit_ends_with_5_and_keeps_the_older_checkpoint(heatlift, tmp_path):
     faults = [("limit_file_size", 4)]
-    child = heatlift(*WORDS["lift"], faults=faults)
+    child = heatlift(*COMMANDS["lift"], faults=faults)
     assert child.wait() == 5
     assert "cannot be written" in child.stderr.splitlines()[-1]
     states = sorted((tmp_path / "runs/lift/lift/checkpoints").iterdir())
@@ -373,14 +378,14 @@ def test_a_full_disk_keeps_the_older_file(whole, tmp_path):
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_kill_while_saving_never_leaves_half_a_file(kills, server, tmp_path):
+def test_a_kill_while_saving_never_leaves_a_partial_checkpoint(kills, server, tmp_path):
     path = tmp_path / "a.ckpt"
     for _ in range(kills):
         process = server.Process(target=warm.save_for_ever, args=(path,))
         process.start()
         while not path.exists():
             process.join(0.01)
-        process.join(CHANCE.uniform(0.0, 0.1))
+        process.join(RANDOM.uniform(0.0, 0.1))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         values = torch_files.read_checkpoint(path)["state_dict"]["w"]
@@ -389,57 +394,57 @@ def test_a_kill_while_saving_never_leaves_half_a_file(kills, server, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
 
 
-def test_the_unfinished_file_of_a_living_process_is_left_alone(tmp_path):
+def test_the_temporary_file_of_a_running_process_is_not_removed(tmp_path):
     part = _written(tmp_path / f".a.ckpt.{os.getpid()}.part", b"x")
     writing.remove_leftovers(tmp_path)
     assert part.exists()
 
 
-# ---- which state a run goes on from --------------------------------------------------------------
+# ---- which checkpoint a run is resumed from ------------------------------------------------------
 
 
 @pytest.fixture
 def states(run_folder, tmp_path):
-    """A copy of a run's folder with its two newest states, oldest first."""
+    """A copy of a run folder, and its two newest checkpoints, oldest first."""
     shutil.copytree(run_folder, tmp_path / "run")
     return tmp_path / "run", sorted((tmp_path / "run/checkpoints").glob("step-*.ckpt"))
 
 
-def test_the_newest_state_is_taken(states):
+def test_a_run_is_resumed_from_the_newest_checkpoint(states):
     folder, (_, new) = states
     assert newest_checkpoint(folder) == new
 
 
-def test_a_damaged_state_is_named_and_the_one_before_is_taken(states):
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(states):
     folder, (old, new) = states
     new.write_bytes(flipped(new.read_bytes(), 8 * 20_000))
-    said = []
-    assert newest_checkpoint(folder, "", said.append) == old
-    assert str(new) in said[0]
-    assert old.name in said[1]
+    lines = []
+    assert newest_checkpoint(folder, "", lines.append) == old
+    assert str(new) in lines[0]
+    assert old.name in lines[1]
 
 
-def test_a_state_under_another_name_or_of_another_run_is_passed_over(states):
+def test_a_checkpoint_with_another_name_or_of_another_run_is_not_used(states):
     folder, (old, new) = states
-    said = []
+    lines = []
     shutil.copy(old, new)
-    assert newest_checkpoint(folder, "", said.append) == old
-    assert "was renamed or copied" in said[0]
-    assert newest_checkpoint(folder, "another digest", said.append) is None
-    assert "of another run" in said[2]
+    assert newest_checkpoint(folder, "", lines.append) == old
+    assert "was renamed or copied" in lines[0]
+    assert newest_checkpoint(folder, "another digest", lines.append) is None
+    assert "of another run" in lines[2]
 
 
-def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before(
-    heatlift, unbroken, tmp_path
+def test_a_run_with_a_damaged_newest_checkpoint_resumes_from_the_one_before(
+    heatlift, uninterrupted, tmp_path
 ):
-    assert heatlift(*WORDS["lift"], faults=[("at", "saved", 6, "kill")]).wait() == -9
+    assert heatlift(*COMMANDS["lift"], faults=[("at", "saved", 6, "kill")]).wait() == -9
     newest = sorted((tmp_path / "runs/lift/lift/checkpoints").glob("step-*.ckpt"))[-1]
     newest.write_bytes(newest.read_bytes()[:-1000])
-    child = heatlift(*WORDS["lift"])
+    child = heatlift(*COMMANDS["lift"])
     assert child.wait() == 0
     assert f"{newest.name}: " in child.stdout
     assert "resumed from step-000000004.ckpt" in child.stdout
-    assert differing(outcome(tmp_path, "lift"), unbroken("lift")) == []
+    assert differences(outcome(tmp_path, "lift"), uninterrupted("lift")) == []
 
 
 # ---- make soak -----------------------------------------------------------------------------------
@@ -488,7 +493,7 @@ def test_kills_while_saving(part, server, tmp_path, soak):
 
 @contextlib.contextmanager
 def disk(kind: str, at: int):
-    """A disk that fails in this way; `at` is the byte from which on it does, where it matters."""
+    """A disk that fails in this way, if it matters from the byte `at` on."""
     if kind == "limit":
         before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -519,18 +524,18 @@ def test_failing_writes(kind, whole, tmp_path, soak):
     chance = random.Random(f"{SEED} write {kind}")
     row = soak("write")
     for _ in row.times(15):
-        refused = False
+        failed = False
         with disk(kind, chance.randrange(1, len(whole) - 1000)):
             try:
                 checkpoints.AtomicCheckpointIO().save_checkpoint(content, path)
             except StorageError:
-                refused = True
+                failed = True
         left = [file.name for file in tmp_path.iterdir()] != ["a.ckpt"]
-        row.look(kind, lost=path.read_bytes() != whole, zero=not refused, other=left)
+        row.look(kind, lost=path.read_bytes() != whole, zero=not failed, other=left)
 
 
 def hidden(chance, gadget):
-    """A checkpoint that has a gadget somewhere: at any depth, as a value, a member or a key."""
+    """A checkpoint with a gadget in a random place and depth."""
     for _ in range(chance.randrange(4)):
         gadget = chance.choice(
             [
@@ -560,7 +565,7 @@ def test_hostile_pickles(protocol, whole, tmp_path, soak):
 
 
 def ran(read, canary: Path) -> dict[str, object]:
-    """What reading a hostile file did, by kind of harm."""
+    """Harm done by reading a hostile file, by kind."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         read()

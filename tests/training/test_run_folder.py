@@ -1,4 +1,4 @@
-"""Folders of runs: found again, never overwritten; numbers that survive a crash."""
+"""Run folders are found again and never overwritten; metrics.csv survives a crash."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SETTINGS = {"model": {"width": 8}, "seed": 1}
 
 @pytest.fixture
 def opened(tmp_path):
-    """Opens a run and lets go of its lock, as a process that ends does."""
+    """Opens a run and releases its lock, like a process that ends."""
 
     def open_one(settings=SETTINGS, **changes):
         run = open_run(tmp_path, "lift", "try", settings)
@@ -41,7 +41,7 @@ def test_the_same_settings_find_their_unfinished_run(opened):
     assert opened().folder == opened().folder
 
 
-def test_a_finished_run_and_other_settings_leave_the_name_alone(opened):
+def test_a_finished_run_and_other_settings_get_another_name(opened):
     first = opened(state=FINISHED)
     second = opened()
     third = opened({"model": {"width": 9}, "seed": 1})
@@ -49,21 +49,21 @@ def test_a_finished_run_and_other_settings_leave_the_name_alone(opened):
     assert opened().folder.name == "try-2"
 
 
-def test_other_settings_of_an_unfinished_run_are_named(opened, capsys):
+def test_changed_settings_of_an_unfinished_run_are_printed(opened, capsys):
     opened()
     opened({"model": {"width": 9}, "seed": 1, "joints": "COCO17"})
-    said = capsys.readouterr().out
-    assert "try is unfinished and had other settings" in said
-    assert "(joints: absent -> COCO17; model.width: 8 -> 9)" in said
+    output = capsys.readouterr().out
+    assert "try is unfinished and had other settings" in output
+    assert "(joints: absent -> COCO17; model.width: 8 -> 9)" in output
 
 
-def test_a_first_write_that_was_cut_off_leaves_the_name_free(opened, tmp_path):
+def test_an_interrupted_first_write_leaves_the_name_free(opened, tmp_path):
     (tmp_path / "lift" / "try").mkdir(parents=True)
     (tmp_path / "lift" / "try" / ".run.json.999999999.part").write_text('{"st')
     assert opened().folder.name == "try"
 
 
-def test_what_a_killed_process_was_drawing_is_swept(opened, tmp_path):
+def test_partial_images_of_a_killed_process_are_removed(opened, tmp_path):
     run = opened()
     left = run.folder / "images" / ".val-poses-000007.png.999999999.part"
     left.parent.mkdir()
@@ -73,7 +73,7 @@ def test_what_a_killed_process_was_drawing_is_swept(opened, tmp_path):
     assert not left.exists()
 
 
-def test_launches_of_one_torchrun_after_another_are_told_apart(monkeypatch):
+def test_two_torchrun_launches_have_different_ids(monkeypatch):
     for name, value in {
         "RANK": "1",
         "TORCHELASTIC_RUN_ID": "none",
@@ -117,7 +117,7 @@ def test_a_folder_with_foreign_files_is_not_taken(tmp_path, opened):
     assert opened().folder.name == "try-2"
 
 
-def test_what_a_test_of_other_weights_left_does_not_take_the_name(tmp_path, opened):
+def test_a_folder_with_only_test_results_leaves_the_name_free(tmp_path, opened):
     (tmp_path / "lift/try/test-0d0010/tables").mkdir(parents=True)
     assert opened().folder.name == "try"
 
@@ -129,25 +129,25 @@ def test_a_damaged_state_file_is_not_overwritten(opened):
     assert opened().folder.name == "try-2"
 
 
-def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path):
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="choose another --runs folder"):
         open_run(tmp_path / "file", "lift", "try", SETTINGS)
 
 
-def test_only_finished_runs_with_their_checkpoint_are_handed_on(opened, tmp_path):
+def test_newest_finished_run_needs_a_finished_run_with_a_checkpoint(opened, tmp_path):
     early, late, lost = (opened({"seed": seed}) for seed in range(3))
-    for at, run in enumerate((early, late, lost)):
+    for time, run in enumerate((early, late, lost)):
         run.checkpoints.mkdir()
         (run.checkpoints / "best.ckpt").write_text("")
-        run.write(state=FINISHED, finished=at, checkpoint="checkpoints/best.ckpt")
+        run.write(state=FINISHED, finished=time, checkpoint="checkpoints/best.ckpt")
     (lost.checkpoints / "best.ckpt").unlink()
     assert (
         newest_finished_run(tmp_path, "lift", lambda settings: True)
         == late.checkpoints / "best.ckpt"
     )
-    wanted = newest_finished_run(tmp_path, "lift", lambda settings: settings["seed"] == 0)
-    assert wanted == early.checkpoints / "best.ckpt"
+    found = newest_finished_run(tmp_path, "lift", lambda settings: settings["seed"] == 0)
+    assert found == early.checkpoints / "best.ckpt"
     late.write(state="unfinished")
     assert newest_finished_run(tmp_path, "lift", lambda settings: settings["seed"] == 1) is None
 
@@ -157,45 +157,56 @@ def test_the_state_file_holds_settings_and_digest(opened):
     assert (state["settings"], state["digest"]) == (SETTINGS, settings_digest(SETTINGS))
 
 
-def written(folder, after, *rows):
+def write_metrics(folder, after, *rows):
+    """Write rows of metrics and read the file."""
     file = MetricsFile(folder / "metrics.csv", after)
     for step, numbers in rows:
         file.log_metrics(numbers, step)
     return read_metrics(folder / "metrics.csv")
 
 
-def test_numbers_survive_exactly(tmp_path):
-    rows = written(tmp_path, -1, (0, {"train/loss": 0.1 + 0.2, "epoch": 0}), (1, {"a": 1e-300}))
+def test_metrics_are_read_exactly_as_written(tmp_path):
+    rows = write_metrics(
+        tmp_path, -1, (0, {"train/loss": 0.1 + 0.2, "epoch": 0}), (1, {"a": 1e-300})
+    )
     assert rows == [(0, "train/loss", 0.1 + 0.2), (1, "a", 1e-300)]
 
 
-def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
-    written(tmp_path, -1, (0, {"x": 1.0}), (1, {"x": 2.0}), (2, {"x": 3.0}))
-    assert written(tmp_path, 1, (2, {"x": 4.0})) == [(0, "x", 1.0), (1, "x", 2.0), (2, "x", 4.0)]
+def test_a_resumed_run_drops_the_lines_of_later_steps(tmp_path):
+    write_metrics(tmp_path, -1, (0, {"x": 1.0}), (1, {"x": 2.0}), (2, {"x": 3.0}))
+    assert write_metrics(tmp_path, 1, (2, {"x": 4.0})) == [
+        (0, "x", 1.0),
+        (1, "x", 2.0),
+        (2, "x", 4.0),
+    ]
 
 
-def test_a_line_cut_short_by_a_crash_is_dropped(tmp_path):
-    written(tmp_path, -1, (0, {"x": 1.0}))
+def test_an_incomplete_last_line_is_dropped(tmp_path):
+    write_metrics(tmp_path, -1, (0, {"x": 1.0}))
     with (tmp_path / "metrics.csv").open("a") as file:
         file.write("1,x,2.")
     assert read_metrics(tmp_path / "metrics.csv") == [(0, "x", 1.0)]
-    assert written(tmp_path, 0, (1, {"x": 2.5})) == [(0, "x", 1.0), (1, "x", 2.5)]
+    assert write_metrics(tmp_path, 0, (1, {"x": 2.5})) == [(0, "x", 1.0), (1, "x", 2.5)]
 
 
 @pytest.mark.parametrize(
     "damage", [b"1,x,0.x12\n", b"1,x\xff,2.0\n", b"\xff\n", b"1,x,\n", b"x\n", "²,x,2.0\n".encode()]
 )
 def test_damaged_lines_are_left_out_with_one_warning(tmp_path, capsys, damage):
-    written(tmp_path, -1, (0, {"x": 1.0}))
+    write_metrics(tmp_path, -1, (0, {"x": 1.0}))
     with (tmp_path / "metrics.csv").open("ab") as file:
         file.write(damage + b"1,y,3.0\n" + damage)
-    assert written(tmp_path, 1, (2, {"x": 4.0})) == [(0, "x", 1.0), (1, "y", 3.0), (2, "x", 4.0)]
+    assert write_metrics(tmp_path, 1, (2, {"x": 4.0})) == [
+        (0, "x", 1.0),
+        (1, "y", 3.0),
+        (2, "x", 4.0),
+    ]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"heatlift: warning: {tmp_path / 'metrics.csv'}: 2 damaged line(s)")
 
 
-def test_a_bad_byte_at_the_end_costs_no_line(tmp_path, capsys):
-    written(tmp_path, -1, (0, {"x": 1.0}))
+def test_a_damaged_byte_at_the_end_loses_no_line(tmp_path, capsys):
+    write_metrics(tmp_path, -1, (0, {"x": 1.0}))
     with (tmp_path / "metrics.csv").open("ab") as file:
         file.write(b"\xff")
     assert read_metrics(tmp_path / "metrics.csv") == [(0, "x", 1.0)]
@@ -203,31 +214,31 @@ def test_a_bad_byte_at_the_end_costs_no_line(tmp_path, capsys):
 
 
 def test_a_new_run_begins_an_empty_file(tmp_path):
-    written(tmp_path, -1, (0, {"x": 1.0}))
-    assert written(tmp_path, -1, (0, {"x": 9.0})) == [(0, "x", 9.0)]
+    write_metrics(tmp_path, -1, (0, {"x": 1.0}))
+    assert write_metrics(tmp_path, -1, (0, {"x": 9.0})) == [(0, "x", 9.0)]
 
 
-def test_json_gets_no_number_that_is_not_finite():
+def test_a_number_that_is_not_finite_becomes_none():
     assert finite_or_none(1.5) == 1.5
     assert finite_or_none(float("nan")) is None
 
 
-def test_a_state_file_with_one_bit_wrong_is_no_state_file(opened):
+def test_a_run_json_with_a_flipped_bit_is_not_valid(opened):
     run = opened()
     run.write(state=FINISHED, numbers={"test/mpjpe_mm": 387.43}, checkpoint="checkpoints/best.ckpt")
-    whole = (run.folder / "run.json").read_bytes()
-    known = read_state(run.folder)
-    assert known == run.state
-    for place in range(0, 8 * len(whole), 3):
-        spoilt = bytearray(whole)
-        spoilt[place // 8] ^= 1 << place % 8
-        (run.folder / "run.json").write_bytes(spoilt)
-        assert read_state(run.folder) in (None, known)  # a space may be another one
+    original = (run.folder / "run.json").read_bytes()
+    state = read_state(run.folder)
+    assert state == run.state
+    for bit in range(0, 8 * len(original), 3):
+        damaged = bytearray(original)
+        damaged[bit // 8] ^= 1 << bit % 8
+        (run.folder / "run.json").write_bytes(damaged)
+        assert read_state(run.folder) in (None, state)  # changed white space does not matter
     (run.folder / "run.json").write_text("[" * 100_000)
     assert read_state(run.folder) is None
 
 
-def test_numbers_that_are_not_as_a_finished_run_left_them_are_said(opened, capsys):
+def test_a_metrics_file_that_changed_after_its_run_finished_gives_a_warning(opened, capsys):
     run = opened()
     MetricsFile(run.folder / "metrics.csv", -1).log_metrics({"val/mpjpe_mm": 47.2}, 9)
     run.write(state=FINISHED, metrics=file_digest(run.folder / "metrics.csv"))
@@ -235,4 +246,4 @@ def test_numbers_that_are_not_as_a_finished_run_left_them_are_said(opened, capsy
     assert capsys.readouterr().err == ""
     (run.folder / "metrics.csv").write_text("step,name,value\n9,val/mpjpe_mm,07.2\n")
     read_metrics(run.folder / "metrics.csv")
-    assert "metrics.csv: is not as its run left it" in capsys.readouterr().err
+    assert "metrics.csv: was changed after its run finished" in capsys.readouterr().err

@@ -66,7 +66,7 @@ def golden_network(meta):
 
 def our_shapes(weights):
     """Shapes of published weights under our names."""
-    renamed, _ = matching.renamed_weights(published_files.weights_in(weights), "golden")
+    renamed, _ = matching.rename_weights(published_files.weights_in(weights), "golden")
     return {name: list(tensor.shape) for name, tensor in renamed.items()}
 
 
@@ -205,7 +205,7 @@ def test_file_that_wants_to_run_something_is_refused_by_name(tmp_path, zipped):
     content = {"model_pos": small_mixste().state_dict(), "random_state": Hostile(canary)}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(
-        DataError, match=r"hostile.bin: refused: it wants to run (posix|os)\.system"
+        DataError, match=r"hostile.bin: rejected: it wants to run (posix|os)\.system"
     ):
         read_published(path)
     assert not canary.exists()
@@ -811,7 +811,7 @@ def test_joints_and_bins_of_volumes_are_told_apart(tmp_path, maps, skeleton, fou
     ("maps", "skeleton", "text"),
     [
         (1152, None, r"1,152 maps are 18 joints of 64 bins or 16 joints of 72 bins; .* --skeleton"),
-        (17, None, r"17 maps are no joints of 64 or 72 bins; say which with --skeleton"),
+        (17, None, r"17 maps are no joints of 64 or 72 bins; give --skeleton"),
         (100, "H36M17", r"100 maps are no multiple of the 17 joints of H36M17"),
     ],
 )

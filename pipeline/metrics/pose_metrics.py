@@ -1,14 +1,11 @@
-"""The pose errors as torchmetrics classes with exact sums under DDP."""
+"""MPJPE, P-MPJPE, N-MPJPE and MPJVE as torchmetrics classes, with exact sums under DDP."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor
-from torch.nn import Module
-from torchmetrics import Metric
 
+from pipeline.metrics.exact_metric import ExactMetric
 from pipeline.metrics.functional import (
     MILLIMETRES,
     Poses,
@@ -21,17 +18,8 @@ from pipeline.metrics.functional import (
 )
 
 
-class ExactMetric(Metric):
-    """A metric that keeps the types of its sums, whatever the precision of the run."""
-
-    full_state_update = False
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Module:
-        return super()._apply(lambda state: state.to(fn(state).device), exclude_state)
-
-
 class _MeanError(ExactMetric):
-    """Sum and count of errors in float64, added up over processes."""
+    """Mean of errors: their sum and count in float64, summed over processes."""
 
     higher_is_better = False
     is_differentiable = False
@@ -48,37 +36,43 @@ class _MeanError(ExactMetric):
         self.count += errors.numel()
 
     def compute(self) -> Tensor:
-        """Millimetres, float64; NaN if nothing came."""
+        """Millimetres, scalar, float64; NaN before the first update."""
         return self.total / self.count
 
 
 class MPJPE(_MeanError):
-    """`mpjpe` over everything that `update(predicted, target, visible=None)` was given."""
+    """`mpjpe` of everything that `update(predicted, target, visible=None)` was called with."""
 
     def update(self, predicted: Poses, target: Poses, visible: Tensor | None = None) -> None:
-        """Add joints, metres, (..., J, 3); those that count, (..., J), or all."""
+        """Add joints.
+
+        Args:
+            predicted: Predicted joints, metres, (..., J, 3).
+            target: True joints, metres, (..., J, 3).
+            visible: Whether a joint counts, (..., J); none for all.
+        """
         self._add(visible_errors(predicted, target, visible))
 
 
 class PMPJPE(_MeanError):
-    """`p_mpjpe` over everything that `update(predicted, target)` was given."""
+    """`p_mpjpe` of everything that `update(predicted, target)` was called with."""
 
     def update(self, predicted: Poses, target: Poses) -> None:
-        """Add frames, metres, (..., J, 3)."""
+        """Add predicted and true frames, metres, (..., J, 3)."""
         self._add(map_blocks(aligned_errors, *paired_frames(predicted, target)))
 
 
 class NMPJPE(_MeanError):
-    """`n_mpjpe` over everything that `update(predicted, target)` was given."""
+    """`n_mpjpe` of everything that `update(predicted, target)` was called with."""
 
     def update(self, predicted: Poses, target: Poses) -> None:
-        """Add frames, metres, (..., J, 3)."""
+        """Add predicted and true frames, metres, (..., J, 3)."""
         self._add(map_blocks(scaled_errors, *paired_frames(predicted, target)))
 
 
 class MPJVE(_MeanError):
-    """`mpjve` over everything that `update(predicted, target)` was given."""
+    """`mpjve` of everything that `update(predicted, target)` was called with."""
 
     def update(self, predicted: Poses, target: Poses) -> None:
-        """Add clips, metres, (..., T, J, 3)."""
+        """Add predicted and true clips, metres, (..., T, J, 3)."""
         self._add(motion_errors(predicted, target, order=1))
