@@ -2,8 +2,8 @@
 
 Both give the same 1024 windows of 27 frames, some of them mirrored. Heatlift gathers them with one
 copy from padded arrays; the baseline slices, mirrors and stacks them one by one, as a dataset of
-single windows with a collating DataLoader does. CPU time of one thread, alternating A B, A B, …; the
-ratio is the median over the rounds.
+single windows with a collating DataLoader does. CPU time of one thread, in the order A B, A B,
+…; the ratio is the median over the rounds.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Room 1 piece by piece against the published order of operations, side by side.
+"""Operations of the heatmap stage against the published order of operations.
 
-Run as `python benchmarks/heatmap.py [rounds]`; the Makefile sets the allocator. One thread;
-the contestants take turns, so that what slows the machine slows all; medians of processor time. The
-yardsticks are written here from what papers describe: one joint at a time, one image at a time,
+Run as `python benchmarks/heatmap.py [rounds]`; the Makefile sets the allocator. One thread; the
+variants alternate, so that other load on the machine slows all of them; medians of CPU time. The
+baselines are written here from what papers describe: one joint at a time, one image at a time,
 images in floats.
 """
 
@@ -33,29 +33,40 @@ SIGMA = 2.0
 Timed = tuple[str, Callable[[], Any]]
 
 
-def race(
-    what: str, contestants: list[Timed], rounds: int, goals: tuple[float, ...], *, laps: int = 5
+def compare(
+    title: str, variants: list[Timed], rounds: int, goals: tuple[float, ...], *, repeats: int = 5
 ) -> list[Any]:
-    """Time contestants in turns, the yardstick first; print how much faster each other one is."""
-    seconds: list[list[float]] = [[] for _ in contestants]
-    results: list[Any] = [None] * len(contestants)
+    """Time variants alternately and print how much faster each is than the first, the baseline.
+
+    Args:
+        title: Name of the operation, for the printed lines.
+        variants: Names and functions.
+        rounds: Number of measured rounds.
+        goals: Wanted ratio of the baseline's time to each other variant's time.
+        repeats: Number of calls in a round.
+
+    Returns:
+        Last result of each variant.
+    """
+    seconds: list[list[float]] = [[] for _ in variants]
+    results: list[Any] = [None] * len(variants)
     for round_ in range(rounds + 1):
-        order = range(len(contestants))
+        order = range(len(variants))
         for k in order if round_ % 2 else reversed(order):
             start = time.process_time()
-            for _ in range(laps):
-                results[k] = contestants[k][1]()
+            for _ in range(repeats):
+                results[k] = variants[k][1]()
             if round_:  # the first round warms up
-                seconds[k].append((time.process_time() - start) / laps)
+                seconds[k].append((time.process_time() - start) / repeats)
     times = [statistics.median(taken) for taken in seconds]
-    print(f"{what}: {contestants[0][0]} {1e3 * times[0]:.1f} ms")
-    for (name, _), taken, goal in zip(contestants[1:], times[1:], goals, strict=True):
+    print(f"{title}: {variants[0][0]} {1e3 * times[0]:.1f} ms")
+    for (name, _), taken, goal in zip(variants[1:], times[1:], goals, strict=True):
         print(f"  {name}: {1e3 * taken:.1f} ms, ratio {times[0] / taken:.2f} (goal {goal})")
     return results
 
 
 def targets_by_joint(cells: NDArray[np.floating]) -> NDArray[np.float32]:
-    """One patch of a Gaussian per joint, pasted where it fits."""
+    """Baseline: one patch of a Gaussian per joint, pasted where it fits."""
     reach = int(3 * SIGMA)
     maps = np.zeros((len(cells), J, SIZE[1], SIZE[0]), np.float32)
     for i, person in enumerate(cells):
@@ -78,7 +89,7 @@ def targets_by_joint(cells: NDArray[np.floating]) -> NDArray[np.float32]:
 def decode_by_joint(
     heatmaps: NDArray[np.float32], matrices: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Peaks of all maps at once, then neighbours and the way back one joint at a time."""
+    """Baseline: all peaks at once, then refined and mapped to the image one joint at a time."""
     flat = heatmaps.reshape(len(heatmaps), J, -1)
     best = flat.argmax(2)
     cells = np.stack([best % SIZE[0], best // SIZE[0]], axis=2).astype(np.float32)
@@ -96,7 +107,7 @@ def decode_by_joint(
 
 
 def decode_batched(heatmaps: Tensor, matrices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What room 1 does."""
+    """Joints in image pixels as the heatmap stage decodes them."""
     cells, _ = targets.decode_quarter(heatmaps)
     return apply_affine(invert_affine(matrices), targets.to_pixels(cells).numpy())
 
@@ -104,7 +115,7 @@ def decode_batched(heatmaps: Tensor, matrices: NDArray[np.float64]) -> NDArray[n
 def crop_by_image(
     images: list[NDArray[np.uint8]], boxes: NDArray[np.float64], joints2d: NDArray[np.float64]
 ) -> Tensor:
-    """Mirror the image, find the map from three points, warp, normalise in floats."""
+    """Baseline: mirror the image, fit the affine map to three points, warp, normalise in floats."""
     crops = []
     draw = np.random.default_rng(0)
     for whole, box, joints in zip(images, boxes, joints2d, strict=True):
@@ -138,7 +149,7 @@ def crop_by_image(
 def crop_batched(
     images: list[NDArray[np.uint8]], boxes: NDArray[np.float64], joints2d: NDArray[np.float64]
 ) -> Tensor:
-    """What room 1's data do: all matrices at once, mirrored where drawn, and bytes out."""
+    """Crops as the heatmap data module makes them: all matrices at once, uint8 output."""
     matrices, _ = augmented_matrices(
         boxes,
         joints2d,
@@ -157,7 +168,7 @@ def crop_batched(
 
 
 def loss_by_joint(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """The mean over joints of half the mean square of each, one joint at a time."""
+    """Baseline: mean over joints of half the mean square error, one joint at a time."""
     total = torch.zeros(())
     for j in range(J):
         w = weight[:, j, None]
@@ -167,12 +178,12 @@ def loss_by_joint(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return total / J
 
 
-def pieces(rounds: int) -> None:
-    """Targets, decoding, crops, loss and the flip test's merge."""
+def compare_operations(rounds: int) -> None:
+    """Compare targets, decoding, crops and the loss."""
     unit = rng.uniform("heatmap benchmark", np.arange(B * J), lanes=2).reshape(B, J, 2)
     cells = unit * (np.array(SIZE) - 1)
     tensor = torch.from_numpy(cells).float()
-    slow, fast, _ = race(
+    slow, fast, _ = compare(
         f"targets, {B} people",
         [
             ("joint by joint", lambda: targets_by_joint(cells)),
@@ -197,7 +208,7 @@ def pieces(rounds: int) -> None:
         padding=1.25,
         key=(0, 0, np.arange(B)),
     )
-    slow, fast = race(
+    slow, fast = compare(
         f"decoding, {B} people",
         [
             ("joint by joint", lambda: decode_by_joint(maps.numpy(), matrices)),
@@ -206,16 +217,16 @@ def pieces(rounds: int) -> None:
         rounds,
         (8,),
     )
-    # The published rule leaves both coordinates of a peak at the border; ours only the one.
+    # At the border the published rule refines no coordinate of a peak; Heatlift refines the other.
     inner = np.abs(slow - fast).max(-1) < 1e-4
     assert inner.mean() > 0.9
 
     noise = rng.generator("heatmap benchmark")
     normalise = Normalise()
-    # One image many times: in training an image is in the cache, because it was just decoded.
+    # One image many times: in training an image is in the CPU cache, as it was just decoded.
     images = [noise.integers(0, 256, (*IMAGE[::-1], 3), dtype=np.uint8)] * B
-    race(
-        f"crop and vary, {B} images of {IMAGE[0]} x {IMAGE[1]}",
+    compare(
+        f"crop and augment, {B} images of {IMAGE[0]} x {IMAGE[1]}",
         [
             ("in floats", lambda: crop_by_image(images, boxes, joints2d)),
             ("in bytes", lambda: crop_batched(images, boxes, joints2d)),
@@ -234,7 +245,7 @@ def pieces(rounds: int) -> None:
         predicted.grad = None
         return float(value.detach())
 
-    slow, fast = race(
+    slow, fast = compare(
         f"loss and gradient, {B} people",
         [
             ("joint by joint", lambda: step(loss_by_joint)),
@@ -246,28 +257,28 @@ def pieces(rounds: int) -> None:
     assert abs(slow - fast) < 1e-5 * abs(slow)
 
 
-def network(rounds: int) -> None:
-    """HRNet-W32 on two crops, as trained and made ready for inference."""
+def compare_network(rounds: int) -> None:
+    """Compare HRNet-W32 on two crops as trained and as prepared for inference."""
     plain = HRNet().eval()
-    ready = fold_norms(plain).to(memory_format=torch.channels_last)
+    prepared = fold_norms(plain).to(memory_format=torch.channels_last)
     x = torch.randn(2, 3, CROP[1], CROP[0])
     last = x.contiguous(memory_format=torch.channels_last)
 
-    def halved() -> Tensor:
+    def in_bf16() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            return ready(last)
+            return prepared(last)
 
     with torch.inference_mode():
-        outputs = race(
+        outputs = compare(
             "HRNet-W32, 2 crops",
             [
                 ("as trained", lambda: plain(x)),
-                ("folded, channels last", lambda: ready(last)),
-                ("and bf16", halved),
+                ("folded, channels last", lambda: prepared(last)),
+                ("and bf16", in_bf16),
             ],
             rounds,
             (1.05, 1.7),
-            laps=1,
+            repeats=1,
         )
     span = float(outputs[0].abs().max())
     for output in outputs[1:]:
@@ -275,13 +286,13 @@ def network(rounds: int) -> None:
 
 
 def main() -> None:
-    """Print one block per piece."""
+    """Print one block per operation."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     torch.manual_seed(0)
-    pieces(rounds)
-    network(rounds)
+    compare_operations(rounds)
+    compare_network(rounds)
 
 
 if __name__ == "__main__":

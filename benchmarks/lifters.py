@@ -1,9 +1,9 @@
-"""Lifters against restatements in the published layout (--rounds N, --case NAME).
+"""Lifters against reimplementations in the published layout (--rounds N, --case NAME).
 
-Each round times one training step of both forms with the same weights, in turn A B, B A, …, in CPU
-time of one thread; the ratio is the median over the rounds (above 1: ours is faster). The script
-starts itself again with glibc's allocator pinned (ALLOCATOR below), without which the ratios depend
-on what ran before.
+Each round times one training step of both forms with the same weights, in the order A B, B A, …, in
+CPU time of one thread. The ratio is the median over the rounds; above 1 Heatlift is faster. The
+script restarts itself with fixed settings of glibc's allocator (ALLOCATOR below), because otherwise
+the ratios depend on what ran before.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ ALLOCATOR = {
 
 
 def torch_linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """A linear layer by torch's own function, as published code has it."""
+    """A linear layer by PyTorch's function, as in the published code."""
     return F.linear(x, layer.weight, layer.bias)
 
 
 def published_block(block: Block, x: Tensor) -> Tensor:
-    """A block as published: tokens (N, L, C), one projection to q, k, v, unfused attention."""
+    """A transformer block as published: tokens (N, L, C), one projection, unfused attention."""
     N, L, C = x.shape
     attn = block.attn
     heads, size = attn.heads, C // attn.heads
@@ -127,13 +127,13 @@ class DilatedVideoPose3D(PublishedVideoPose3D):
 class PlainMartinez(Martinez):
     """The residual MLP as a chain of modules, with ReLU out of place."""
 
-    def lift(self, scored2d: Tensor) -> Tensor:
+    def lift(self, z_scored2d: Tensor) -> Tensor:
         """Z-scored 2D, (N, 17, 2), to z-scored 3D, (N, 17, 3)."""
 
         def layer(linear: nn.Linear, norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
             return F.dropout(F.relu(norm(torch_linear(linear, x))), self.mlp.dropout, self.training)
 
-        x = layer(self.mlp.w1, self.mlp.batch_norm1, scored2d.reshape(len(scored2d), -1))
+        x = layer(self.mlp.w1, self.mlp.batch_norm1, z_scored2d.reshape(len(z_scored2d), -1))
         for stage in self.mlp.linear_stages:
             y = layer(stage.w1, stage.batch_norm1, x)
             x = x + layer(stage.w2, stage.batch_norm2, y)
@@ -142,13 +142,21 @@ class PlainMartinez(Martinez):
 
 @dataclass(frozen=True)
 class Case:
-    """Our network, the other form, clips, a loss, and the ratio that is wanted."""
+    """One comparison.
+
+    Args:
+        ours: Constructor of Heatlift's network.
+        other: Constructor of the published form.
+        clips: Shape of the input.
+        loss: Training loss.
+        goal: Smallest accepted ratio of the published form's time to Heatlift's.
+    """
 
     ours: Callable[[], nn.Module]
     other: Callable[[], nn.Module]
     clips: tuple[int, ...]
     loss: nn.Module
-    wanted: float
+    goal: float
 
 
 MIXSTE = {"frames": 243, "dim": 128, "depth": 2}
@@ -173,7 +181,7 @@ CASES = {
 }
 
 
-def step_of(net: nn.Module, clips: Tensor, loss: nn.Module) -> Callable[[], float]:
+def training_step(net: nn.Module, clips: Tensor, loss: nn.Module) -> Callable[[], float]:
     """A function that runs one training step and returns its CPU seconds."""
     optimizer = torch.optim.AdamW(net.parameters())
     target = torch.zeros_like(net.train()(clips))
@@ -189,20 +197,22 @@ def step_of(net: nn.Module, clips: Tensor, loss: nn.Module) -> Callable[[], floa
 
 
 def compare(case: Case, rounds: int) -> tuple[float, float, float, float]:
-    """Median seconds of ours and of the other, median ratio, largest (relative) difference."""
+    """Median seconds of both forms, median ratio, and largest relative difference of outputs."""
     torch.manual_seed(0)
     ours, other = case.ours(), case.other()
     other.load_state_dict(ours.state_dict())
     clips = torch.rand(case.clips) * 2 - 1
     with torch.inference_mode():
-        mine, theirs = ours.eval()(clips), other.eval()(clips)
-        difference = ((mine - theirs).abs().max() / theirs.abs().max().clamp(min=1)).item()
-    steps = step_of(ours, clips, case.loss), step_of(other, clips, case.loss)
+        our_output, other_output = ours.eval()(clips), other.eval()(clips)
+        error = (our_output - other_output).abs().max()
+        difference = (error / other_output.abs().max().clamp(min=1)).item()
+    steps = training_step(ours, clips, case.loss), training_step(other, clips, case.loss)
     for step in steps * 2:
         step()
     times: list[tuple[float, float]] = []
     for i in range(rounds):
-        pair = {which: steps[which]() for which in ((0, 1) if i % 2 == 0 else (1, 0))}
+        order = (0, 1) if i % 2 == 0 else (1, 0)
+        pair = {k: steps[k]() for k in order}
         times.append((pair[0], pair[1]))
     ratio = statistics.median(other / ours for ours, other in times)
     seconds = [statistics.median(column) for column in zip(*times, strict=True)]
@@ -210,7 +220,7 @@ def compare(case: Case, rounds: int) -> tuple[float, float, float, float]:
 
 
 def main() -> None:
-    """Run the cases and print a line for each; exit with 1 if a ratio or difference is missed."""
+    """Run the cases and print a line for each; exit with 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--case", choices=CASES, action="append")
@@ -219,12 +229,13 @@ def main() -> None:
     missed = False
     for name in arguments.case or CASES:
         case = CASES[name]
-        mine, theirs, ratio, difference = compare(case, arguments.rounds)
-        good = ratio >= case.wanted and difference < 2e-6
-        missed |= not good
+        our_seconds, other_seconds, ratio, difference = compare(case, arguments.rounds)
+        reached = ratio >= case.goal and difference < 2e-6
+        missed |= not reached
         print(
-            f"{name:20s} {theirs * 1e3:8.1f} ms -> {mine * 1e3:8.1f} ms  ratio {ratio:5.2f} "
-            f"(wanted {case.wanted:.2f})  difference {difference:.1e}  {'' if good else 'MISSED'}"
+            f"{name:20s} {other_seconds * 1e3:8.1f} ms -> {our_seconds * 1e3:8.1f} ms  "
+            f"ratio {ratio:5.2f} "
+            f"(goal {case.goal:.2f})  difference {difference:.1e}  {'' if reached else 'MISSED'}"
         )
     sys.exit(missed)
 

@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/mocap.py [folder with the CMU recordings]
 
 Without a folder it uses the first that exists of $ROOT, $HEATLIFT_DATA/mocap and
-../shared/data/cmu_mocap. Limit: 142 files, 190 MB of text, in at most 60 s on two cores, once; after
-that they come from the cache. The cache is a temporary folder, so that every run starts without it.
-One process, one core.
+../shared/data/cmu_mocap. Limit: 142 files, 190 MB of text, in at most 60 s on two cores, once;
+after that they come from the cache. The cache is a temporary folder, so that every run starts
+without it. One process, one core.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 def fabricate(folder: Path, frames: int) -> None:
     """Write archives in the published layout with that many frames in 210 recordings."""
-    sys.path.insert(0, str(ROOT / "tests" / "datasets"))
+    sys.path.insert(0, str(ROOT / "tests"))
     import fabricate as tiny
 
     from pipeline.datasets.human36m import ACTIONS
@@ -40,7 +40,10 @@ def fabricate(folder: Path, frames: int) -> None:
                  for s in subjects}  # fmt: skip
     pixels = {s: {a: [rng.uniform(0, 1000, (length + 2, 17, 2)).astype("f4") for _ in range(4)]
                   for a in actions} for s in subjects}  # fmt: skip
-    metadata = {"num_joints": 17, "keypoints_symmetry": [[4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]]}
+    metadata = {
+        "num_joints": 17,
+        "keypoints_symmetry": [[4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]],
+    }
     np.savez_compressed(folder / "data_3d_h36m.npz", positions_3d=tiny.boxed(positions))
     np.savez_compressed(
         folder / "data_2d_h36m_cpn_ft_h36m_dbb.npz",

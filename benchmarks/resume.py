@@ -1,12 +1,12 @@
-"""What saving, re-seeding and watching add to a training step (--pairs N, --steps N, --case NAME).
+"""Cost of the callbacks that make a run resumable (--pairs N, --steps N, --case NAME).
 
-Each case is the command line of the demo's stage. Blocks of steps alternate with and without the
-callbacks that make a run resumable (seeds per batch, guard against NaN, signals, saving), in turn
-A B, B A, …, in one process and one training. States are saved in some of the blocks, and their time
-counts as often as it would at the default of one state in --save_every steps. The ratio is that of
-two neighbouring blocks; the median over the pairs counts. Processor time is of all threads of the
-process, wall time also sees the disk. The time inside the callbacks is printed too: on a machine
-that does other things it is the steadier figure.
+Each case is a training of the demo. Blocks of training steps alternate with and without these
+callbacks (seeds per batch, guard against NaN, signals, saving), in the order A B, B A, …, in one
+process and one training. States are saved in some of the blocks; their time is counted as often as
+with the default of one state in --save_every steps. The ratio is that of two neighbouring blocks;
+the result is the median over the pairs. CPU time is that of all threads of the process; wall time
+includes the disk. The time inside the callbacks is printed too, because it varies less on a machine
+with other load.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import torch
 from pipeline.cli import launch, stage_cli
 from pipeline.training import callbacks, saving, signals
 
-WANTED = 1.02
-"""Largest ratio that is good enough."""
+GOAL = 1.02
+"""Largest accepted ratio of the time with the callbacks to the time without them."""
 
 OURS = (
     callbacks.SeedEveryBatch,
@@ -48,28 +48,28 @@ CASES = {
 WARM_UP = 12
 PAIRS_PER_SAVE = 5
 Times = tuple[float, float]
-"""Wall and processor seconds."""
+"""Wall and CPU seconds."""
 
 
 def now() -> Times:
-    """Both clocks."""
+    """Current time on both clocks, seconds."""
     return time.perf_counter(), time.process_time()
 
 
-def since(begun: Times) -> Times:
-    """Seconds on both clocks."""
+def since(start: Times) -> Times:
+    """Seconds since a time, on both clocks."""
     wall, cpu = now()
-    return wall - begun[0], cpu - begun[1]
+    return wall - start[0], cpu - start[1]
 
 
-def timed(act: Callable[..., Any], into: list[Times]) -> Callable[..., Any]:
-    """The same, with its times appended to a list."""
+def timed(function: Callable[..., Any], times: list[Times]) -> Callable[..., Any]:
+    """The same function, which also appends the times of each call to a list."""
 
-    def run(*rest: Any) -> Any:
-        begun = now()
-        answer = act(*rest)
-        into.append(since(begun))
-        return answer
+    def run(*arguments: Any) -> Any:
+        start = now()
+        result = function(*arguments)
+        times.append(since(start))
+        return result
 
     return run
 
@@ -80,11 +80,19 @@ class MeasuredEnd(BaseException):
 
 @dataclass
 class Clock(pl.Callback):
-    """Times blocks of steps and takes our callbacks in and out between them.
+    """Times blocks of training steps, and adds or removes the measured callbacks between them.
 
     Args:
-        steps: Per block.
-        pairs: Of blocks.
+        steps: Number of training steps in a block.
+        pairs: Number of pairs of blocks, one with and one without the callbacks.
+        ours: The measured callbacks, found when training starts.
+        others: All other callbacks of the Trainer.
+        blocks: For each block, whether it had the callbacks, its time, and its time for saving.
+        saves: Time of each saved state.
+        inside: Time of each call of a hook of the measured callbacks.
+        counted: Number of saves that belong to finished blocks.
+        block_start: Time at which the current block started.
+        done: Number of training steps done, negative during the warm-up.
     """
 
     steps: int
@@ -95,11 +103,11 @@ class Clock(pl.Callback):
     saves: list[Times] = field(default_factory=list)
     inside: list[Times] = field(default_factory=list)
     counted: int = 0
-    begun: Times = (0.0, 0.0)
+    block_start: Times = (0.0, 0.0)
     done: int = -WARM_UP
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find our callbacks and time what they do."""
+        """Find the measured callbacks and time their hooks."""
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         self.ours = [callback for callback in callbacks if isinstance(callback, OURS)]
         self.others = [callback for callback in callbacks if callback not in self.ours]
@@ -112,71 +120,70 @@ class Clock(pl.Callback):
                     setattr(callback, hook, timed(getattr(callback, hook), self.inside))
 
     def on_train_batch_start(self, trainer: pl.Trainer, *rest: Any) -> None:
-        """At the first step of a block: stop the clock, take in or out, start it."""
+        """At the first step of a block: record the last block and exchange the callbacks."""
         block, step = divmod(self.done, self.steps)
         self.done += 1
         if self.done <= 0 or step:
             return
         if block:
-            spent = [
-                sum(clock) for clock in zip((0.0, 0.0), *self.saves[self.counted :], strict=True)
-            ]
-            self.blocks.append((has_ours(block - 1), since(self.begun), (spent[0], spent[1])))
+            saves = self.saves[self.counted :]
+            saving_time = (sum(wall for wall, _ in saves), sum(cpu for _, cpu in saves))
+            self.blocks.append((has_ours(block - 1), since(self.block_start), saving_time))
         else:
             self.inside.clear()
             self.saves.clear()
         self.counted = len(self.saves)
         if block == 2 * self.pairs:
             raise MeasuredEnd
-        with_them = [*self.others, *self.ours] if has_ours(block) else self.others
-        trainer.callbacks = with_them  # type: ignore[attr-defined]
-        self.begun = now()
+        active = [*self.others, *self.ours] if has_ours(block) else self.others
+        trainer.callbacks = active  # type: ignore[attr-defined]
+        self.block_start = now()
 
 
 def has_ours(block: int) -> bool:
-    """A B, B A, A B, …: whether this block runs with our callbacks."""
+    """Whether a block runs with the measured callbacks, in the order A B, B A, A B, …."""
     return (block // 2 + block) % 2 == 0
 
 
-def measure(stage: str, words: tuple[str, ...], clock: Clock) -> None:
-    """Run a stage's command line with the clock in it, in a folder that is thrown away."""
-    plain = stage_cli.StageCLI.instantiate_trainer
+def measure(stage: str, options: tuple[str, ...], clock: Clock) -> None:
+    """Train a stage with the clock among its callbacks, in a temporary folder."""
+    original = stage_cli.StageCLI.instantiate_trainer
 
-    def instantiate(self: stage_cli.StageCLI, **options: Any) -> pl.Trainer:
-        trainer = plain(self, **options)
+    def instantiate(self: stage_cli.StageCLI, **trainer_options: Any) -> pl.Trainer:
+        trainer = original(self, **trainer_options)
         trainer.callbacks.insert(0, clock)  # type: ignore[attr-defined]
         return trainer
 
     stage_cli.StageCLI.instantiate_trainer = instantiate  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        line = ["fit", "-c", f"{stage}/demo", "--runs", folder, "--wandb", "off", *words]
-        line += ["--trainer.max_epochs", "1000", "--trainer.limit_val_batches", "0"]
+        arguments = ["fit", "-c", f"{stage}/demo", "--runs", folder, "--wandb", "off", *options]
+        arguments += ["--trainer.max_epochs", "1000", "--trainer.limit_val_batches", "0"]
         try:
-            code = launch.run_stage(stage, line)
+            code = launch.run_stage(stage, arguments)
         except MeasuredEnd:
             return
         finally:
-            stage_cli.StageCLI.instantiate_trainer = plain  # type: ignore[method-assign]
+            stage_cli.StageCLI.instantiate_trainer = original  # type: ignore[method-assign]
     sys.exit(code or "the training ended before all blocks were measured")
 
 
 def report(name: str, clock: Clock, save_every: int) -> float:
-    """Print the figures of a case; its ratio in processor time."""
+    """Print the results of a case and return its ratio of CPU time."""
     steps = clock.steps * clock.pairs
-    for which, what in enumerate(("wall", "CPU")):
-        save = statistics.median(times[which] for times in clock.saves)
-        each = save / save_every
-        ratios, plain = [], []
+    for clock_index, clock_name in enumerate(("wall", "CPU")):
+        save = statistics.median(times[clock_index] for times in clock.saves)
+        save_per_step = save / save_every
+        ratios, plain_steps = [], []
         for pair in zip(clock.blocks[::2], clock.blocks[1::2], strict=True):
-            block = {has: times[which] - spent[which] for has, times, spent in pair}
-            ratios.append((block[True] + each * clock.steps) / block[False])
-            plain.append(block[False] / clock.steps)
-        saved = sum(times[which] for times in clock.saves)
-        inside = (sum(times[which] for times in clock.inside) - saved) / steps + each
-        step = statistics.median(plain)
+            block = {has: times[clock_index] - spent[clock_index] for has, times, spent in pair}
+            ratios.append((block[True] + save_per_step * clock.steps) / block[False])
+            plain_steps.append(block[False] / clock.steps)
+        saved = sum(times[clock_index] for times in clock.saves)
+        inside = (sum(times[clock_index] for times in clock.inside) - saved) / steps + save_per_step
+        step = statistics.median(plain_steps)
         low, middle, high = statistics.quantiles(ratios, n=4)
         print(
-            f"{name:9s} {what:4s} step {1e3 * step:7.2f} ms, one save {1e3 * save:5.1f} ms; "
+            f"{name:9s} {clock_name:4s} step {1e3 * step:7.2f} ms, one save {1e3 * save:5.1f} ms; "
             f"with / without: median {middle:.4f}, quartiles {low:.4f} to {high:.4f}, "
             f"range {min(ratios):.3f} to {max(ratios):.3f}; "
             f"inside our callbacks {1e3 * inside:.2f} ms, {inside / step:.2%}"
@@ -191,15 +198,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--save_every", type=int, default=200)
     parser.add_argument("--case", choices=CASES, action="append")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     missed = False
-    for name in given.case or CASES:
-        clock = Clock(given.steps, given.pairs)
+    for name in arguments.case or CASES:
+        clock = Clock(arguments.steps, arguments.pairs)
         measure(*CASES[name], clock)
-        ratio = report(name, clock, given.save_every)
-        missed |= ratio > WANTED
-        print(f"{name}: {ratio - 1:+.2%} of processor time{', MISSED' if ratio > WANTED else ''}")
+        ratio = report(name, clock, arguments.save_every)
+        missed |= ratio > GOAL
+        print(f"{name}: {ratio - 1:+.2%} of CPU time{', MISSED' if ratio > GOAL else ''}")
     sys.exit(missed)
 
 

@@ -27,10 +27,12 @@ from pipeline.dashboard.skeletons import (
 from pipeline.detections.build import person_boxes
 from pipeline.heatmap.crop import apply_affine, crop_matrix
 from pipeline.heatmap.image_stage import to_image_pixels
+from pipeline.heatmap.module import HeatmapModule
+from pipeline.lift.module import LiftModule
 from pipeline.lift.sequences import prepare_sequence
 from pipeline.mocap.synthetic import Synthetic
 from pipeline.sources import Sequence
-from pipeline.training import checkpoints
+from pipeline.training.checkpoints import load_module
 from pipeline.training.run_folder import newest_finished_run, read_state
 
 SIDE = 250
@@ -53,25 +55,27 @@ def main() -> None:
     if None in paths:
         print(f"{arguments.runs}: no finished demo; run `make demo` first")
         return
-    detector, lifter, sequences = chain(*paths)
+    detector, lifter, sequences = load_chain(*paths)
     name = f"{arguments.action} camera{arguments.camera}"
     sequence = next(sequence for sequence in sequences if sequence.name.endswith(name))
-    write_png(arguments.image, sheet(sequence, detector, lifter, arguments.frames))
+    write_png(arguments.image, draw_sheet(sequence, detector, lifter, arguments.frames))
 
 
-def chain(detector: Path, lifter: Path) -> tuple[Any, Any, list[Sequence]]:
+def load_chain(detector: Path, lifter: Path) -> tuple[Any, Any, list[Sequence]]:
     """The modules of two checkpoints, and the test sequences of the lifter's source."""
     state = read_state(lifter.parents[1])
     source_arguments = state["settings"]["data"]["source"]["init_args"]
     return (
-        checkpoints.load_module(detector, stages=("heatmap",)),
-        checkpoints.load_module(lifter, stages=("lift",)),
+        load_module(detector, (HeatmapModule,)),
+        load_module(lifter, (LiftModule,)),
         Synthetic(**source_arguments).sequences("test"),
     )
 
 
 @torch.no_grad()
-def sheet(sequence: Sequence, detector: Any, lifter: Any, frames: list[int]) -> NDArray[np.uint8]:
+def draw_sheet(
+    sequence: Sequence, detector: Any, lifter: Any, frames: list[int]
+) -> NDArray[np.uint8]:
     """One row per frame: image, heatmaps, joints, and 3D from the front and from the side."""
     skeleton = detector.skeleton
     size = detector.input_size
@@ -85,7 +89,9 @@ def sheet(sequence: Sequence, detector: Any, lifter: Any, frames: list[int]) -> 
     joints2d = to_image_pixels(crop_joints2d, torch.from_numpy(input_crops)).numpy()
     heatmaps = detector(images[frames]).numpy()
     prepared = prepare_sequence(sequence, lifter.net.skeleton, joints2d, score.numpy())
-    lifted = lifter.lift(torch.from_numpy(prepared.joints2d), torch.from_numpy(prepared.visible)).numpy()
+    lifted = lifter.lift(
+        torch.from_numpy(prepared.joints2d), torch.from_numpy(prepared.visible)
+    ).numpy()
     radius = view_radius(lifted[frames], prepared.joints3d[frames])
     normalised = normalise(joints2d, sequence.camera.size)
     bounds = bounding_square(normalised[frames])

@@ -8,21 +8,24 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from pipeline.cli.command_table import Command
 from pipeline.cli.stages import STAGES
-from pipeline.cli.table import Command
 from pipeline.errors import UsageError, print_error
 from pipeline.training.processes import current_rank, exit_with_parent, signal_handlers
 
 COMMANDS = {
     "detect": Command(
-        "fill the cache with a detector's joints", "pipeline.detections.cache:detect", named=True
+        "run a 2D detector on images and store its joints in the cache",
+        "pipeline.detections.cache:detect",
+        options_only=True,
     ),
     "data": Command(
-        "ls, validate, convert, export or get data",
+        "list, validate, convert, export or get data sets",
         {
             "ls": "pipeline.cli.data:ls",
             "validate": "pipeline.cli.data:validate",
             "convert": {
+                "_help": "Convert files of other tools to npz files that the data sources read.",
                 "amc": "pipeline.cli.data:amc",
                 "amass": "pipeline.cli.data:amass",
                 "npz": "pipeline.cli.data:npz",
@@ -32,7 +35,7 @@ COMMANDS = {
         },
     ),
     "cache": Command(
-        "ls, verify or rm cached detections",
+        "list, verify or remove cached detections",
         {
             "ls": "pipeline.cli.cache:ls",
             "verify": "pipeline.cli.cache:verify",
@@ -40,58 +43,66 @@ COMMANDS = {
         },
     ),
     "weights": Command(
-        "import published weights",
+        "import published weights as a checkpoint",
         {"import": "pipeline.weights.importing:import_weights"},
-        named=True,
+        options_only=True,
     ),
     "newest": Command(
         "print the checkpoint of the newest finished run of a stage", "pipeline.cli.newest:newest"
     ),
     "demo": Command(
-        "the whole chain on embedded people, in one process", "pipeline.experiments.demo:demo"
+        "train all stages on rendered people and print their errors",
+        "pipeline.experiments.demo:demo",
     ),
     "results": Command(
-        "train the compared lifters row by row and write docs/results.md",
+        "train the lifters of the open benchmark and write docs/results.md",
         "pipeline.experiments.benchmark:results",
-        named=True,
+        options_only=True,
     ),
     "robustness": Command(
         "measure a lifter on hidden joints, dropped frames and noise",
         "pipeline.experiments.robustness:robustness",
-        named=True,
+        options_only=True,
     ),
     "sweep": Command(
-        "train every point of a W&B sweep file, without an account",
+        "train every combination of a W&B sweep file, without an account",
         "pipeline.experiments.sweep:sweep",
     ),
     "models": Command(
-        "list every system of the papers with its size and cost", "pipeline.cli.models:models"
+        "list all networks of the papers with their size and cost", "pipeline.cli.models:models"
     ),
     "doctor": Command(
         "check whether this machine has what Heatlift needs", "pipeline.cli.doctor:doctor"
     ),
 }
-"""Commands that are plain typed functions; the stages stand in `pipeline.cli.stages`."""
+"""Plain commands, which are typed functions; the stages are in `pipeline.cli.stages`."""
 
 USAGE = (
     "usage: heatlift STAGE {fit,validate,test,predict} [options]\n       heatlift COMMAND [options]"
 )
 EXIT_CODES = (
-    "Exit codes: 0 done, 1 a bug, 2 usage or config, 3 numbers, 4 data, 5 storage, 6 a process\n"
-    "lost, 130 and 143 stopped by a signal."
+    "Exit codes: 0 done, 1 a bug, 2 usage or config, 3 numbers that are not finite, 4 data,\n"
+    "5 storage, 6 a lost process, 130 and 143 stopped by a signal."
 )
 
 
 def overview() -> str:
-    """What `heatlift --help` prints."""
-    lines = [USAGE, "", "Monocular 3D human pose, from images and video to motion.", "", "stages:"]
+    """Text of `heatlift --help`."""
+    lines = [
+        USAGE,
+        "",
+        "Train and evaluate all stages of monocular 3D human pose estimation.",
+        "",
+        "stages:",
+    ]
     lines += [f"  {name:<10} {entry.help}" for name, entry in STAGES.items()]
     lines += ["", "commands:"]
     lines += [f"  {name:<10} {command.help}" for name, command in COMMANDS.items()]
     lines += [
         "",
-        "`heatlift STAGE fit --help` lists every option of a stage; `-c lift/mixste_small` takes",
-        "a shipped config or a file; --debug shows a full traceback.",
+        "`heatlift STAGE fit --help` lists all options of a stage, `heatlift COMMAND --help` those",
+        "of a command. -c takes a shipped config such as lift/mixste_small, or a YAML file.",
+        "--debug shows the full traceback of an error. --version shows the version.",
         EXIT_CODES,
     ]
     return "\n".join(lines)
@@ -101,11 +112,10 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Args:
-        args: Arguments without the program's name; `sys.argv` if none are given.
+        args: Arguments without the name of the program; `sys.argv` by default.
 
     Returns:
-        The exit code: 0 done, 1 a bug, 2 usage or config, 3 numbers, 4 data, 5 storage,
-        6 a process lost, 130 and 143 stopped by a signal.
+        The exit code; see `EXIT_CODES`.
     """
     exit_with_parent()
     arguments = list(sys.argv[1:] if args is None else args)
@@ -114,29 +124,29 @@ def main(args: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())
         return 0 if arguments else 2
-    name, *rest = arguments
+    name, *options = arguments
     if name in ("--version", "version"):
         from importlib.metadata import version
 
         print(f"heatlift {version('heatlift')}")
         return 0
     if name not in STAGES and name not in COMMANDS:
-        near = difflib.get_close_matches(name, [*STAGES, *COMMANDS], 1)
-        hint = f"did you mean {near[0]}?" if near else "see `heatlift --help`"
+        similar = difflib.get_close_matches(name, [*STAGES, *COMMANDS], 1)
+        hint = f"did you mean {similar[0]}?" if similar else "see `heatlift --help`"
         return print_error(f"{name}: no such stage or command; {hint}", 2)
     try:
-        current_rank()  # lightning reads the launcher's variables while it is imported
+        current_rank()  # checked first: Lightning reads these variables during its import
         with signal_handlers((signal.SIGTERM, signal.SIGINT), _stop):
-            from pipeline.cli import launch  # takes seconds
+            from pipeline.cli import launch  # takes seconds, so it is not imported for --help
     except UsageError as error:
         return print_error(str(error), error.exit_code)
     except KeyboardInterrupt as stop:
-        number = next(iter(stop.args), signal.SIGINT)  # Python's own has none
-        message = f"stopped by {signal.Signals(number).name}; nothing had begun"
+        number = next(iter(stop.args), signal.SIGINT)  # an interrupt by Python has no args
+        message = f"stopped by {signal.Signals(number).name} before the start"
         return print_error(message, 128 + number)
     if name in STAGES:
-        return launch.run_stage(name, rest, debug=debug)
-    return launch.run_command(name, COMMANDS[name], rest, debug=debug)
+        return launch.run_stage(name, options, debug=debug)
+    return launch.run_command(name, COMMANDS[name], options, debug=debug)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

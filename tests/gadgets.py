@@ -1,4 +1,4 @@
-"""Hostile archives and pickles, each of which leaves a trace if a reader obeys it."""
+"""Hostile archives and pickles; each creates a file (the canary) if a reader runs its code."""
 
 import os
 import pickle
@@ -43,7 +43,7 @@ class Gadget:
 
 
 def gadgets(canary):
-    """Pickles that would run something, by name; each would make the canary if it ran."""
+    """Hostile pickles by name; a pickle whose code runs creates the canary."""
     command = f"touch {canary}"
     write = f"open({str(canary)!r}, 'w')"
     import builtins

@@ -1,4 +1,4 @@
-"""Seeded damage to files: a reader gives one line for each, and nothing else."""
+"""Damaged files from a seed, and checks that a reader raises one line for each."""
 
 from __future__ import annotations
 
@@ -36,40 +36,40 @@ def check_json_reader(
     *,
     count: int,
     seed: int = 0,
-    says: str = "",
+    named: str = "",
     least: float = 0.6,
 ) -> None:
-    """Reads `count` damaged versions of a document: each is refused in one line or read."""
+    """Read `count` damaged versions of a document: each raises one line or is read."""
     rng = np.random.default_rng(seed)
-    refusals = []
+    lines = []
     for text in _versions(document, rng, count):
         path.write_bytes(text)
-        refusals.append(refusal(lambda: read(path)))
-    check_lines(refusals, says or path.name, least)
+        lines.append(error_line(lambda: read(path)))
+    check_lines(lines, named or path.name, least)
 
 
-def refusal(read: Callable[[], object]) -> str | None:
-    """What a reader says of a bad file, None if it reads it; any other exception passes through.
+def error_line(read: Callable[[], object]) -> str | None:
+    """The error line of a reader for a bad file, None if it reads it; other exceptions pass.
 
-    No file makes a reader take more than 1 GiB.
+    No file may make a reader take more than 1 GiB.
     """
-    before, said = _peak(), None
+    before, line = _peak_memory(), None
     try:
         read()
     except DataError as error:
-        said = str(error)
-    assert _peak() - before < 2**30
-    return said
+        line = str(error)
+    assert _peak_memory() - before < 2**30
+    return line
 
 
 def check_lines(lines: list[str | None], name: str, least: float) -> None:
-    """At least a share of damaged files are refused, each in one line that names the file."""
-    said = [line for line in lines if line is not None]
-    assert len(said) >= least * len(lines)
-    assert all(name in line and "\n" not in line for line in said)
+    """At least a share of damaged files raise an error, each one line that names the file."""
+    errors = [line for line in lines if line is not None]
+    assert len(errors) >= least * len(lines)
+    assert all(name in line and "\n" not in line for line in errors)
 
 
-def _peak() -> int:
+def _peak_memory() -> int:
     """Largest memory of this process so far, bytes (Linux counts KiB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -91,7 +91,7 @@ def _versions(document: Any, rng: np.random.Generator, count: int) -> Iterator[b
 
 
 def _change(document: Any, rng: np.random.Generator, *, remove: bool) -> None:
-    """Replaces or removes one value somewhere, however deep."""
+    """Replace or remove one value at any depth."""
     at = document
     while True:
         keys = list(at) if isinstance(at, dict) else list(range(len(at)))
@@ -121,7 +121,7 @@ def damaged(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
 
 
 def changed_objects(value: Any, count: int, seed: int = 0) -> Iterator[Any]:
-    """Nested dicts and lists of arrays with one thing wrong somewhere, however deep."""
+    """Nested dicts and lists of arrays with one fault at any depth."""
     rng = np.random.default_rng(seed)
     for index in range(count):
         changed = copy.deepcopy(value)

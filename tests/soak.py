@@ -40,9 +40,9 @@ class Fault:
     asked: int
 
 
-RESUMED = "ends bit-equal to the unbroken run"
+RESUMED = "ends bit-equal to the uninterrupted run"
 NEVER_EQUAL = "never bit-equal (0 of 4)"
-REFUSED = "refused in one line that names the file"
+REFUSED = "one-line error that names the file"
 READ = "other numbers, or any exception"
 FAULTS = {
     "kill heatmap": Fault("`kill -9`, 2D stage", NEVER_EQUAL, RESUMED, 50),
@@ -54,11 +54,14 @@ FAULTS = {
         "`kill -9`, both stages of pretrain && lift", "lifts from a half-trained stage", RESUMED, 20
     ),
     "kill detect": Fault(
-        "`kill -9`, `heatlift detect` filling the cache", "not measured", "goes on; same bytes", 20
+        "`kill -9`, `heatlift detect` filling the cache", "not measured", "resumes; same bytes", 20
     ),
     "kill step": Fault("`kill -9` after each step, 4 stages", NEVER_EQUAL, RESUMED, 50),
     "control": Fault(
-        "control: the same with the re-seeding off", "not measured", "ends elsewhere, as it must", 3
+        "control: the same with the re-seeding off",
+        "not measured",
+        "ends with other weights, as expected",
+        3,
     ),
     "kill save": Fault(
         "`kill -9` while saving in a loop", "6 of 20 files broken", "old or new file, whole", 200
@@ -66,13 +69,13 @@ FAULTS = {
     "kill builder": Fault(
         "`kill -9`, builder of a cache entry",
         "not measured",
-        "the next goes on within 5 s; same bytes",
+        "the next resumes within 5 s; same bytes",
         99,
     ),
     "signal": Fault(
         "SIGTERM, SIGINT; 1 and 2 processes",
         "exit 0; two processes hang",
-        "saved, exit 143 or 130 within 10 s; goes on bit-equal",
+        "saved, exit 143 or 130 within 10 s; resumes bit-equal",
         80,
     ),
     "death": Fault(
@@ -82,9 +85,9 @@ FAULTS = {
         80,
     ),
     "hang": Fault(
-        "one of two processes hangs", "outlives the run", "all gone within 30 s, exit 6", 10
+        "one of two processes hangs", "continues after the run", "all gone within 30 s, exit 6", 10
     ),
-    "world": Fault("resume with 2 processes instead of 1", "other samples", "refused, exit 2", 3),
+    "world": Fault("resume with 2 processes instead of 1", "other samples", "error, exit 2", 3),
     "not finite": Fault(
         "NaN loss or infinite gradient",
         "exit 0, good checkpoint overwritten",
@@ -92,7 +95,7 @@ FAULTS = {
         40,
     ),
     "worker": Fault(
-        "a loader process is killed, hangs or throws",
+        "a DataLoader worker is killed, hangs or raises",
         "up to 104 lines; a hang waits for ever",
         "one line within 30 s, exit 4 or 6",
         30,
@@ -106,7 +109,7 @@ FAULTS = {
     "fallback": Fault(
         "newest state of a run damaged, run resumed",
         "wrong weights or a traceback",
-        "goes on from the state before, named; bit-equal",
+        "resumes from the state before, named; bit-equal",
         20,
     ),
     "write": Fault(
@@ -118,13 +121,13 @@ FAULTS = {
     "cache": Fault(
         "damage to a cache entry, 14 kinds",
         "npy: wrong numbers, 298 of 300",
-        "noticed before use, rebuilt to the same bytes, 1 warning",
+        "detected before use, rebuilt to the same bytes, 1 warning",
         2870,
     ),
     "builders": Fault(
         "8 builders of one cache entry",
         "99,827 of 100,157 reads fail",
-        "every item made once, same bytes",
+        "every item built once, same bytes",
         10,
     ),
     "reads": Fault(
@@ -142,24 +145,24 @@ FAULTS = {
     "pickle": Fault(
         "hostile pickles in checkpoints and npz",
         "run (`weights_only=False`, `allow_pickle=True`)",
-        "refused; nothing runs, below 1 GiB",
+        "error; nothing runs, below 1 GiB",
         2116,
     ),
-    "bomb": Fault("zip bombs, lying headers", "6.0 GB asked for", "refused, below 1 GiB", 60),
+    "bomb": Fault("zip bombs, lying headers", "6.0 GB asked for", "error, below 1 GiB", 60),
     "config": Fault(
         "foreign class_path, tags, NaN, typos, duplicate keys, deep YAML",
         "the module is imported and run",
         "exit 2, one line, nothing imported",
         5000,
     ),
-    "npz": Fault("damaged npz and pickles of joints", READ, "refused in one line", 20000),
-    "json": Fault("malformed COCO-style JSON", READ, "refused in one line", 20000),
-    "bvh": Fault("malformed BVH", READ, "refused in one line", 20000),
-    "mat": Fault("damaged MATLAB files", READ, "refused in one line", 5000),
+    "npz": Fault("damaged npz and pickles of joints", READ, "one-line error", 20000),
+    "json": Fault("malformed COCO-style JSON", READ, "one-line error", 20000),
+    "bvh": Fault("malformed BVH", READ, "one-line error", 20000),
+    "mat": Fault("damaged MATLAB files", READ, "one-line error", 5000),
     "image": Fault(
         "damaged JPEG and PNG",
         "another image, 100 of 100; grey rows",
-        "refused, or found by its digest",
+        "error, or found by its digest",
         5000,
     ),
 }
@@ -257,9 +260,9 @@ class Soak:
         """What stands between the markers."""
         count, minutes = self.total(), self.seconds / 60
         opening = {
-            "whole": f"**Whole: {count:,} tries**",
-            "cut": f"**Cut: {count:,} tries**, fewer than asked where the table says so",
-            "failed": f"**FAILED: {count:,} tries**, {len(self.failed)} tests failed",
+            "whole": f"**Whole: {count:,} trials**",
+            "cut": f"**Cut: {count:,} trials**, fewer than planned in some rows",
+            "failed": f"**FAILED: {count:,} trials**, {len(self.failed)} tests failed",
         }[self.verdict]
         lines = [
             f"{opening}; {datetime.now(UTC):%Y-%m-%d}, `{command()}`, {minutes:.0f} min, {SEED=}.",
@@ -268,10 +271,9 @@ class Soak:
             "W / L / Z / O / C / + count silently wrong results, lost good checkpoints, false exits"
             " with 0, orphans,",
             "canaries, and everything else that was not as promised (late, another line or code,"
-            " memory); - was not looked for.",
+            " memory); - was not checked.",
             "",
-            "| fault | the stock stack | Heatlift | times tried | W / L / Z / O / C / + |"
-            " true rate, 95 % |",
+            "| fault | stock | Heatlift | trials | W / L / Z / O / C / + | true rate, 95 % |",
             "|---|---|---|---|---|---|",
         ]
         lines += [self.line(name) for name in FAULTS]
@@ -283,7 +285,7 @@ class Soak:
         fault, row = FAULTS[name], self.rows.get(name, Row())
         harms = " / ".join(str(row.harms.get(harm, "-")) for harm in HARMS)
         times = f"{row.tried:,}" + (
-            "" if row.tried >= fault.asked else f" of {fault.asked:,} asked"
+            "" if row.tried >= fault.asked else f" of {fault.asked:,} planned"
         )
         bad = sum(row.harms.values())
         bound = "FAILED" if row.failed or bad else "not tried" if not row.tried else ""
@@ -314,7 +316,7 @@ class Soak:
         inside, end, after = rest.partition(END)
         assert begin, f"{page} has lost its marker {BEGIN}"
         assert end, f"{page} has lost its marker {END}"
-        there = re.search(r"\*\*(?:Whole|Cut): ([\d,]+) tries", inside)
+        there = re.search(r"\*\*(?:Whole|Cut): ([\d,]+) tr(?:ies|ials)", inside)
         longer = there is not None and int(there[1].replace(",", "")) > self.total()
         if self.verdict == "cut" and longer:
             return f"cut; {page.name} keeps the figures of a longer soak"

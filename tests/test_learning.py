@@ -1,4 +1,4 @@
-"""Every network memorises a handful of samples; the tests of the others are named here."""
+"""Every network memorises a handful of samples: here, or in the file that is named here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from memorise import memorise
 
 from pipeline.heatmap import SimpleBaseline
 from pipeline.heatmap.targets import encode_heatmaps, heatmap_loss
@@ -16,7 +17,7 @@ from pipeline.integral.volumes import expectation
 from pipeline.lift import Cascade
 
 TESTS = Path(__file__).parent
-SHOWN = {
+MEMORISED_IN = {
     "HRNet": "heatmap/test_module.py",
     "SimpleBaseline": "test_learning.py",
     "SAN": "test_learning.py",
@@ -28,24 +29,10 @@ SHOWN = {
     "CombinedDeepLearner": "lift/test_combined.py",
     "Cascade": "test_learning.py",
 }
-"""Which file shows that a network memorises."""
+"""Network -> the file with the test that it memorises."""
 
 
-def memorise(net, loss_of, steps, rate):
-    """Losses of the first and of the last step."""
-    learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(learning, rate, fused=True)
-    losses = []
-    for _ in range(steps):
-        loss = loss_of(net)
-        optimizer.zero_grad(set_to_none=False)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses[0], losses[-1]
-
-
-@pytest.mark.parametrize(("network", "file"), SHOWN.items())
+@pytest.mark.parametrize(("network", "file"), MEMORISED_IN.items())
 def test_every_network_has_a_test_that_it_memorises(network, file):
     tree = ast.parse((TESTS / file).read_text())
     tests = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
@@ -58,10 +45,10 @@ def test_every_network_has_a_test_that_it_memorises(network, file):
 
 def test_no_network_is_forgotten():
     public = set()
-    for room in ("heatmap", "integral", "lift"):
-        package = importlib.import_module(f"pipeline.{room}")
+    for stage in ("heatmap", "integral", "lift"):
+        package = importlib.import_module(f"pipeline.{stage}")
         public |= {name for name in package.__all__ if not name.endswith("Module")}
-    assert public - {"Lifter"} == set(SHOWN)
+    assert public - {"Lifter"} == set(MEMORISED_IN)
 
 
 @pytest.mark.slow
@@ -86,7 +73,7 @@ def test_san_memorises_eight_crops_in_three_dimensions():
     cells = torch.rand(8, 3, 3) * torch.tensor([15.0, 15.0, 7.0])
     net = SAN(50, 3, 8)
     for part in (net.layer1, net.layer2, net.layer3, net.layer4):
-        part.requires_grad_(False)  # the baseline shows that they learn
+        part.requires_grad_(False)  # the test of the simple baseline trains such layers
 
     def distance(net):
         return (expectation(net(images)) - cells).abs().mean()

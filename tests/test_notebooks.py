@@ -1,4 +1,4 @@
-"""The notebooks run from the first cell to the last, and carry no outputs."""
+"""The notebooks run without an error, and are stored without outputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_outputs_are_stripped(path):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.filterwarnings("ignore")  # of the kernel's machinery; the code runs in its process
+@pytest.mark.filterwarnings("ignore")  # warnings of the Jupyter client; the code runs in the kernel
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_shows_its_images(path, tmp_path):
     from nbclient import NotebookClient

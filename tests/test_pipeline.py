@@ -1,4 +1,4 @@
-"""The whole chain at a tiny size through the real command line: what passes on, what is left."""
+"""The whole pipeline at a tiny size through the real command line: transfers and output files."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ trainer: {{max_epochs: 2, log_every_n_steps: 1}}
 
 
 class Chain:
-    """Runs stages in one folder, and counts how often a detector is asked.
+    """Runs stages in one folder and counts the calls of the detector.
 
     Args:
-        folder: Of everything.
-        patch: Undone when the last test is over.
+        folder: Folder of configs, cache and runs.
+        patch: MonkeyPatch, undone after the last test.
     """
 
     def __init__(self, folder, patch):
-        self.folder, self.asked = folder, 0
+        self.folder, self.calls = folder, 0
         self.runs = folder / "runs"
         patch.chdir(folder)
         patch.setenv("HEATLIFT_CACHE", str(folder / "cache"))
@@ -55,19 +55,19 @@ class Chain:
         plain = HeatmapModule.detect
 
         def counted(module, images):
-            self.asked += 1
+            self.calls += 1
             return plain(module, images)
 
         patch.setattr(HeatmapModule, "detect", counted)
         for name, text in (("heatmap", HEATMAP), ("motion", MOTION)):
             (folder / f"{name}.yaml").write_text(text)
 
-    def fit(self, stage, config, *words):
-        """Run a stage; gives how often the detector was asked."""
-        before = self.asked
+    def fit(self, stage, config, *arguments):
+        """Run a stage; returns the number of calls of the detector."""
+        before = self.calls
         os.environ.pop("HEATLIFT_RUN", None)
-        assert main([stage, "fit", "-c", f"{config}.yaml", *words]) == 0
-        return self.asked - before
+        assert main([stage, "fit", "-c", f"{config}.yaml", *arguments]) == 0
+        return self.calls - before
 
     def state(self, stage, name):
         return json.loads((self.runs / stage / name / "run.json").read_text())
@@ -75,11 +75,11 @@ class Chain:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """A 2D stage, a lifter on its detections twice, a pretraining, a lifter that starts from it."""
+    """Runs: a 2D stage, two lifters on its detections, pretraining, a lifter started from it."""
     with pytest.MonkeyPatch.context() as patch:
         chain = Chain(tmp_path_factory.mktemp("chain"), patch)
         chain.fit("heatmap", "heatmap", "--name", "eyes")
-        chain.calls = [
+        chain.calls_per_run = [
             chain.fit("lift", "motion", "--name", "detected", "--data.detections", "newest")
             for _ in range(2)
         ]
@@ -94,12 +94,12 @@ def folders(chain):
 
 
 def test_detections_are_made_once(chain):
-    first, second = chain.calls
+    first, second = chain.calls_per_run
     assert first > 0
     assert second == 0
 
 
-def test_a_finished_run_is_left_alone_and_the_same_command_begins_another(chain):
+def test_a_finished_run_is_not_changed_and_the_same_command_starts_another(chain):
     assert chain.state("lift", "detected")["state"] == "finished"
     assert chain.state("lift", "detected-2")["state"] == "finished"
     assert (
@@ -107,7 +107,7 @@ def test_a_finished_run_is_left_alone_and_the_same_command_begins_another(chain)
     )
 
 
-def test_every_run_says_that_it_is_finished_and_with_which_numbers(folders):
+def test_run_json_of_every_run_has_the_state_finished_and_the_test_metrics(folders):
     assert len(folders) == 5
     for folder in folders:
         state = json.loads((folder / "run.json").read_text())
@@ -117,14 +117,14 @@ def test_every_run_says_that_it_is_finished_and_with_which_numbers(folders):
         assert all(name.startswith("test/") for name in state["numbers"])
 
 
-def test_pretrained_weights_are_handed_over_with_a_report(chain):
-    report = (chain.runs / "lift" / "after" / "tables" / "handover.csv").read_text()
+def test_pretrained_weights_are_transferred_with_a_report(chain):
+    report = (chain.runs / "lift" / "after" / "tables" / "weights.csv").read_text()
     assert "mask_token" in report
     settings = chain.state("lift", "after")["settings"]
     assert re.fullmatch(r"[0-9a-f]{64}", settings["model"]["pretrained"])
 
 
-def test_every_number_that_is_logged_is_declared(folders):
+def test_every_logged_metric_is_declared(folders):
     declared = {metric.name for metric in METRICS}
     for folder in folders:
         logged = {name for _, name, _ in read_metrics(folder / "metrics.csv")}
@@ -133,7 +133,7 @@ def test_every_number_that_is_logged_is_declared(folders):
         assert logged <= declared
 
 
-def test_declared_panels_are_there_and_no_others(folders):
+def test_every_panel_shown_is_declared(folders):
     declared = {panel.name.replace("<split>/", "").replace("<n>", "1") for panel in PANELS}
     for folder in folders:
         shown = {
@@ -153,39 +153,37 @@ def test_links_of_every_index_lead_to_files(folders):
             assert link.startswith("data:") or (folder / link).exists(), f"{folder}: {link}"
 
 
-# ---- several processes -------------------------------------------------------------------------
-
-ODD = '''
+UNEQUAL = '''
 import dataclasses
 
 from pipeline.sources import Sequence, Split
 from pipeline.mocap import Synthetic
 
 
-class Odd(Synthetic):
-    """Seven videos of seven lengths."""
+class Unequal(Synthetic):
+    """Seven sequences of seven lengths."""
 
     def sequences(self, split: Split) -> list[Sequence]:
         return [
-            dataclasses.replace(video, joints3d=video.joints3d[: 11 + 4 * i], images=None)
-            for i, video in enumerate(super().sequences(split)[:7])
+            dataclasses.replace(sequence, joints3d=sequence.joints3d[: 11 + 4 * i], images=None)
+            for i, sequence in enumerate(super().sequences(split)[:7])
         ]
 '''
 
 
 def test_two_processes_measure_what_one_measures(heatlift, tmp_path):
-    (tmp_path / "odd_people.py").write_text(ODD)
+    (tmp_path / "unequal.py").write_text(UNEQUAL)
     (tmp_path / "motion.yaml").write_text(
-        MOTION.replace("pipeline.mocap.Synthetic", "odd_people.Odd")
+        MOTION.replace("pipeline.mocap.Synthetic", "unequal.Unequal")
     )
-    words = ["lift", "test", "--import", "odd_people.py", "-c", "motion.yaml", "--name", "odd"]
-    words += ["--trainer.accelerator", "cpu"]
-    found = []
+    arguments = ["lift", "test", "--import", "unequal.py", "-c", "motion.yaml", "--name", "unequal"]
+    arguments += ["--trainer.accelerator", "cpu"]
+    metrics = []
     for devices in ("1", "2"):
-        child = heatlift(*words, "--runs", f"runs{devices}", "--trainer.devices", devices)
+        child = heatlift(*arguments, "--runs", f"runs{devices}", "--trainer.devices", devices)
         assert child.wait() == 0, child.stderr
-        (path,) = (tmp_path / f"runs{devices}" / "lift" / "odd").glob("test-*/metrics.csv")
-        found.append({name: value for _, name, value in read_metrics(path)})
-    one, two = found
+        (path,) = (tmp_path / f"runs{devices}" / "lift" / "unequal").glob("test-*/metrics.csv")
+        metrics.append({name: value for _, name, value in read_metrics(path)})
+    one, two = metrics
     assert {"test/mpjpe_mm", "test/p_mpjpe_action_mean_mm", "test/mpjve_mm"} <= set(one)
     assert two == pytest.approx(one, rel=1e-6)

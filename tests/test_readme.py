@@ -109,7 +109,7 @@ def test_heatlift_accepts_the_commands_of_the_pages(page, words, capsys):
     if command in STAGES and rest and rest[0] in ("fit", "validate", "test", "predict"):
         code = main([command, *rest, "--print_config"])
     else:
-        inner = COMMANDS[command].places
+        inner = COMMANDS[command].functions
         chosen = (
             rest[:1] if isinstance(inner, dict) and rest[:1] in [[name] for name in inner] else []
         )
@@ -168,7 +168,7 @@ def test_every_target_can_be_planned(target):
     assert planned.stdout.strip()
 
 
-def test_only_a_checkpoint_is_asked_for_joints_before_lifting():
+def test_make_lift_runs_detect_for_a_checkpoint_only():
     given = ["-n", "lift", "DATA=human36m", "ROOT=folder", "PRETRAINED=none"]
     assert "heatlift detect" not in make(*given, "DETECTIONS=cpn_ft_h36m_dbb").stdout
     assert "heatlift detect" in make(*given, "DETECTOR=best.ckpt").stdout

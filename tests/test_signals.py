@@ -52,7 +52,7 @@ def test_a_signal_before_training_ends_at_once(heatlift):
 
 @pytest.mark.parametrize("number", CODES)
 @pytest.mark.parametrize(
-    ("place", "rest"), [("hang_in_imports", "; nothing had begun"), ("hang_in_command", "")]
+    ("place", "rest"), [("hang_in_imports", " before the start"), ("hang_in_command", "")]
 )
 def test_a_signal_to_a_command_gives_one_line(place, rest, number, heatlift):
     child = heatlift("models", faults=[(place,)])

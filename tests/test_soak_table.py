@@ -1,4 +1,4 @@
-"""The table that a soak ends in: what it counts, what it says, what it leaves alone."""
+"""The table of `make soak` in docs/reliability.md: counts, verdicts, rewriting."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def page(tmp_path):
     return path
 
 
-def made(**rows):
-    """A soak with these rows of (tries, harms), and all others as often as asked."""
+def soak_with(**rows):
+    """A soak with these rows of (trials, harms), and all others complete."""
     whole = {name: (fault.asked, {}) for name, fault in FAULTS.items()}
     table = Soak()
     for name, (tried, harms) in (whole | rows).items():
@@ -25,34 +25,41 @@ def made(**rows):
     return table
 
 
-def test_a_whole_soak_stands_between_the_markers_and_nothing_else_changes(page):
-    assert made().write(page) == "whole; written into reliability.md"
+def test_a_whole_soak_is_written_between_the_markers_and_nothing_else_changes(page):
+    assert soak_with().write(page) == "whole; written into reliability.md"
     text = page.read_text()
     assert text.startswith(f"before\n{BEGIN}\n**Whole: ")
     assert text.endswith(f"{END}\nafter\n")
     assert "| 2,870 | - / - / - / - / - / - | < 0.1 % |" in text
 
 
+def test_the_page_has_the_rows_of_the_code():
+    table = soak.PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
+    rows = [line.strip("| ").split(" | ")[:3] for line in table.splitlines() if line[:3] != "|--"]
+    rows = [row for row in rows if len(row) == 3 and row[0] != "fault"]
+    assert rows == [[fault.name, fault.stock, fault.ours] for fault in FAULTS.values()]
+
+
 def test_the_bound_is_the_rule_of_three():
-    assert made(death=(80, {"zero": 0})).line("death").endswith("| < 3.8 % |")
-    assert made(world=(3, {})).line("world").endswith("| no useful bound |")
+    assert soak_with(death=(80, {"zero": 0})).line("death").endswith("| < 3.8 % |")
+    assert soak_with(world=(3, {})).line("world").endswith("| no useful bound |")
 
 
-def test_a_cut_soak_says_so_and_leaves_the_figures_of_a_longer_one(page):
-    cut = made(cache=(28, {"wrong": 0}))
+def test_a_cut_soak_is_marked_and_does_not_replace_a_longer_one(page):
+    cut = soak_with(cache=(28, {"wrong": 0}))
     assert cut.verdict == "cut"
     cut.write(page)
     assert "**Cut: " in page.read_text()
-    assert "28 of 2,870 asked" in page.read_text()
-    made().write(page)
+    assert "28 of 2,870 planned" in page.read_text()
+    soak_with().write(page)
     before = page.read_text()
     assert cut.write(page) == "cut; reliability.md keeps the figures of a longer soak"
     assert page.read_text() == before
 
 
 def test_a_harm_is_never_hidden(page):
-    made().write(page)
-    bad = made(cache=(10, {"wrong": 1, "lost": 0}))
+    soak_with().write(page)
+    bad = soak_with(cache=(10, {"wrong": 1, "lost": 0}))
     assert bad.write(page) == "failed; written into reliability.md"
     assert "**FAILED: " in page.read_text()
     assert "| 1 / 0 / - / - / - / - | FAILED |" in page.read_text()
@@ -92,7 +99,7 @@ def test_no_try_begins_after_the_time_is_up(monkeypatch):
     assert row.tried == 0
 
 
-def test_a_page_without_markers_is_refused(tmp_path):
+def test_a_page_without_markers_is_an_error(tmp_path):
     (tmp_path / "page.md").write_text("no marker")
     with pytest.raises(AssertionError, match="lost its marker"):
-        made().write(tmp_path / "page.md")
+        soak_with().write(tmp_path / "page.md")

@@ -1,4 +1,4 @@
-"""No new unsafe call comes in outside the modules that were reviewed for them."""
+"""Unsafe calls occur only in the modules that were reviewed for them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 REVIEWED = {
     "pipeline/files/pickles.py": {"Unpickler"},  # the restricted reader
-    "pipeline/mocap/videopose3d_export.py": {
-        "allow_pickle"
-    },  # writes what other people's lifters read
+    # writes archives of objects, which other lifters read
+    "pipeline/mocap/videopose3d_export.py": {"allow_pickle"},
 }
-"""Module -> what it may do, because it was read for that."""
+"""Module -> unsafe names that a reviewer allowed there."""
 
 NAMES = {
     "eval",
@@ -48,13 +47,13 @@ NAMES = {
     "cv2.FileStorage",
     "urllib.request.urlretrieve",
 }
-"""Functions that may not be named at all, wherever and however they were imported."""
+"""Functions that must not be named at all, however they were imported."""
 
 METHODS = {"Unpickler", "add_safe_globals", "extract", "extractall"}
-"""Last words of what may not be called or inherited from, whatever it belongs to."""
+"""Names of methods and classes that must not be called or inherited from, in any module."""
 
 OPTIONS = {"allow_pickle": False, "weights_only": True, "shell": False}
-"""Options and the one value that they may be given, written out."""
+"""Options and the only value that they may have, as a literal."""
 
 
 def unsafe(source: str) -> set[str]:
@@ -74,7 +73,7 @@ def unsafe(source: str) -> set[str]:
 
 
 def unsafe_options(name: str, call: ast.Call) -> set[str]:
-    """Options of a call that are not the safe literal, and those that a loader leaves open."""
+    """Options of a call that are not the safe literal, and missing options of loaders."""
     given = {option.arg: option.value for option in call.keywords}
     found = {o for o in given.keys() & OPTIONS.keys() if not is_literal(given[o], OPTIONS[o])}
     if name == "torch.load" and "weights_only" not in given:
@@ -85,7 +84,7 @@ def unsafe_options(name: str, call: ast.Call) -> set[str]:
 
 
 def is_unsafe_place(argument: tuple[int, ast.expr]) -> bool:
-    """Whether an argument of numpy.load without a name may allow pickles: the third, or `*more`."""
+    """Whether a positional argument of numpy.load may allow pickles: the third, or `*more`."""
     at, value = argument
     return isinstance(value, ast.Starred) or (at == 2 and not is_literal(value, False))
 
@@ -95,7 +94,7 @@ def is_literal(node: ast.expr, value: bool) -> bool:
 
 
 def imported(tree: ast.AST) -> dict[str, str]:
-    """What each name stands for that a source imports, at its top or inside a function."""
+    """Full name of each name that a source imports, at its top or inside a function."""
     places = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
@@ -106,7 +105,7 @@ def imported(tree: ast.AST) -> dict[str, str]:
 
 
 def dotted(node: ast.expr, places: dict[str, str]) -> str:
-    """The whole name of a function, its module spelled out."""
+    """The full name of a function, with its module."""
     if isinstance(node, ast.Attribute):
         return f"{dotted(node.value, places)}.{node.attr}".removeprefix("builtins.")
     name = places.get(node.id, node.id) if isinstance(node, ast.Name) else ""
@@ -161,7 +160,7 @@ def test_a_source_does_nothing_unsafe_that_was_not_reviewed(path):
         "cv2.FileStorage(f, 0)",
     ],
 )
-def test_an_unsafe_line_would_be_noticed(line):
+def test_an_unsafe_line_is_found(line):
     assert unsafe(line)
 
 
@@ -176,10 +175,10 @@ def test_an_unsafe_line_would_be_noticed(line):
         "torch.load(f, weights_only=True)",
     ],
 )
-def test_a_harmless_line_is_let_pass(line):
+def test_a_harmless_line_passes(line):
     assert not unsafe(line)
 
 
-def test_reviewed_modules_still_need_their_leave():
-    for path, may in REVIEWED.items():
-        assert unsafe((ROOT / path).read_text()) == may
+def test_reviewed_modules_still_need_their_exception():
+    for path, allowed in REVIEWED.items():
+        assert unsafe((ROOT / path).read_text()) == allowed

@@ -1,4 +1,4 @@
-"""A W&B server on this machine that answers as much as a run asks, or fails in a chosen way."""
+"""A local stub of the W&B server: it answers the requests of a run, or fails in a chosen way."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ANSWERS = {
     "query RunResumeStatus": {"model": {"id": "p", "name": "heatlift", "bucket": None}},
     "viewer": {"viewer": {"id": "v", "entity": "me", "username": "me", "flags": "{}"}},
 }
-"""By what the question contains; the first that fits."""
+"""Text in the request -> data of the response; the first match is used."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -57,7 +57,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers in its way: "well", "401", "500", "slow" (10 s a reply) or "hangs"."""
+    """HTTP server; `way` is "well", "401", "500", "slow" (10 s per reply) or "hangs" (no reply)."""
 
     daemon_threads = True
 
@@ -74,13 +74,13 @@ class Server(http.server.ThreadingHTTPServer):
         pass
 
     def die(self):
-        """Stop at once; from now on connections are refused."""
+        """Stop at once; later connections fail."""
         self.ended.set()
         self.shutdown()
         self.server_close()
 
     def until_asked(self, seconds=30):
-        """Wait for the first question; whether it came."""
+        """Wait for the first request; return whether it came."""
         end = time.monotonic() + seconds
         while not self.asked and time.monotonic() < end:
             time.sleep(0.01)

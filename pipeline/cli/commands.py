@@ -1,8 +1,10 @@
-"""The plain commands beside the stages: typed functions, called with what the words say."""
+"""Plain commands (those that are not stages): typed functions, called with parsed arguments."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import inspect
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -11,159 +13,184 @@ from typing import Any
 
 import jsonargparse
 
+from pipeline.cli.command_table import Command
 from pipeline.cli.configs import read_source
 from pipeline.cli.newest import newest_detector, with_root
-from pipeline.cli.table import Command
 from pipeline.errors import HeatliftError, UsageError
 from pipeline.training import processes
 from pipeline.training.console import print_line
 from pipeline.training.signals import StoppedBySignal
 from pipeline.training.transfer import WeightsReport
 
+UNLIMITED = "1000000000"
+"""Value of `--skip_bad` if it is given without a number."""
 
-def _function(place: str) -> Callable[..., Any]:
-    module, _, name = place.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return function
+GROUP_HELP = "_help"
+"""Key of the help line among the subcommands of a command, as jsonargparse defines it."""
 
 
 def run_plain_command(name: str, command: Command, arguments: Sequence[str]) -> None:
-    """Call the function behind a plain command with what its signature makes of the arguments."""
-    places, rest, called = command.places, list(arguments), [name]
-    while isinstance(places, dict) and rest and rest[0] in places:
+    """Call the function of a plain command.
+
+    Args:
+        name: Name of the command.
+        command: Its entry in the command table.
+        arguments: Arguments after the name, with paths of configs.
+    """
+    functions, rest, called = command.functions, list(arguments), [name]
+    while isinstance(functions, dict) and rest and rest[0] in functions.keys() - {GROUP_HELP}:
         called.append(rest.pop(0))
-        places = places[called[-1]]
-    importing = called == ["weights", "import"]
-    if importing:
+        functions = functions[called[-1]]
+    is_import = called == ["weights", "import"]
+    if is_import:
         rest = weights_import_options(rest)
-    if name == "detect" and processes.current_rank() is None and _devices(rest) > 1:
-        _supervise(_devices(rest), [name, *rest])
+    if name == "detect" and processes.current_rank() is None and _device_count(rest) > 1:
+        _supervise(_device_count(rest), [name, *rest])
         return
-    functions = _functions(places)
+    components = _load_functions(functions)
     parser_settings: dict[str, Any] = {
         "exit_on_error": False,
         "allow_abbrev": False,
-        "as_positional": not command.named,
+        "as_positional": not command.options_only,
+        "config_help": _config_help(components),
         "prog": " ".join(["heatlift", *called]),
     }
-    if importing and {"-h", "--help"} & {*rest}:
-        text = jsonargparse.auto_parser(functions, **parser_settings).format_help()
-        print_line(_as_typed(text))
+    if is_import and {"-h", "--help"} & {*rest}:
+        text = jsonargparse.auto_parser(components, **parser_settings).format_help()
+        print_line(_rename_import_options(text))
         return
     options = expand_configs(normalise_options(rest))
-    result = jsonargparse.auto_cli(functions, args=options, **parser_settings)
+    result = jsonargparse.auto_cli(components, args=options, **parser_settings)
     if isinstance(result, WeightsReport):
         print_line(str(result))
 
 
-def _devices(words: Sequence[str]) -> int:
-    """How many processes a command line wants to be started: `--devices`, if it is a number.
+def _device_count(arguments: Sequence[str]) -> int:
+    """Number of processes that a command line requests by `--devices`.
 
-    A strategy that is given starts its own.
+    With `--strategy`, Lightning starts the processes.
 
-    >>> _devices(["--devices", "2"]), _devices(["--devices=3"]), _devices(["--devices", "two"])
-    (2, 3, 1)
-    >>> _devices(["--devices=2", "--strategy=ddp_fork"])
-    1
+    >>> _device_count(["--devices", "2"]), _device_count(["--devices=3"])
+    (2, 3)
+    >>> _device_count(["--devices", "two"]), _device_count(["--devices=2", "--strategy=ddp_fork"])
+    (1, 1)
     """
-    split = [part for word in words for part in word.split("=", 1)]
-    given = [after for word, after in itertools.pairwise(split) if word == "--devices"]
-    if "--strategy" in split:
+    parts = _split_at_equals(arguments)
+    values = [value for option, value in itertools.pairwise(parts) if option == "--devices"]
+    if "--strategy" in parts:
         return 1
-    return int(given[-1]) if given and given[-1].isdecimal() else 1
+    return int(values[-1]) if values and values[-1].isdecimal() else 1
 
 
-def _supervise(devices: int, line: Sequence[str]) -> None:
-    """Leave the work of a command line to several processes and end as they end.
+def _split_at_equals(arguments: Sequence[str]) -> list[str]:
+    """Arguments with `--option=value` as two items."""
+    return [part for argument in arguments for part in argument.split("=", 1)]
 
-    Lightning would start them as well, but kills this one when another dies, without a word.
+
+def _supervise(devices: int, command_line: Sequence[str]) -> None:
+    """Run a command line in several processes, and raise an error if one of them fails.
+
+    Lightning could start them too, but would kill this process without a message if one dies.
     """
-    message, code = processes.supervise_processes(devices, line, {})
+    message, code = processes.supervise_processes(devices, command_line, {})
     if code > 128:
         raise StoppedBySignal(code - 128, message)
     if code:
-        kinds = {kind.exit_code: kind for kind in HeatliftError.__subclasses__()}
-        raise kinds.get(code, HeatliftError)(message)
+        error_classes = {error.exit_code: error for error in HeatliftError.__subclasses__()}
+        raise error_classes.get(code, HeatliftError)(message)
 
 
-def _functions(places: Any) -> Any:
-    """Functions by name, as deep as their places are."""
-    if isinstance(places, str):
-        return _function(places)
-    return {name: _functions(inner) for name, inner in places.items()}
+def _load_functions(functions: Any) -> Any:
+    """Import the functions of a command; the structure of subcommands stays."""
+    if isinstance(functions, dict):
+        return {
+            name: inner if name == GROUP_HELP else _load_functions(inner)
+            for name, inner in functions.items()
+        }
+    module, _, name = functions.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
 
 
-ANY_NUMBER = "1000000000"
+def _config_help(components: Any) -> str:
+    """Help of `--config`; hidden for commands without a data source, which take no config."""
+    if callable(components) and "source" in inspect.signature(components).parameters:
+        return "Shipped config such as data/mocap, or YAML file of the data source; also -c."
+    return argparse.SUPPRESS
 
 
-def normalise_options(words: Sequence[str]) -> list[str]:
-    """A plain command line with `--skip-bad` as `--skip_bad`, and a number behind it.
+def normalise_options(arguments: Sequence[str]) -> list[str]:
+    """Write `--skip-bad` as `--skip_bad`, and give it a value if it has none.
 
     >>> normalise_options(["--skip-bad", "folder"]), normalise_options(["--skip_bad=3"])
     (['--skip_bad', '1000000000', 'folder'], ['--skip_bad=3'])
     """
     found: list[str] = []
-    for word in words:
-        if found and found[-1] == "--skip_bad" and not word.lstrip("-").isdigit():
-            found.append(ANY_NUMBER)
-        name, equals, value = word.partition("=")
-        dashed = name.startswith("--") and "." not in name
-        found.append((f"--{name[2:].replace('-', '_')}" if dashed else name) + equals + value)
-    return [*found, ANY_NUMBER] if found[-1:] == ["--skip_bad"] else found
+    for argument in arguments:
+        if found and found[-1] == "--skip_bad" and not argument.lstrip("-").isdigit():
+            found.append(UNLIMITED)
+        name, equals, value = argument.partition("=")
+        if name.startswith("--") and "." not in name:
+            name = f"--{name[2:].replace('-', '_')}"
+        found.append(name + equals + value)
+    return [*found, UNLIMITED] if found[-1:] == ["--skip_bad"] else found
 
 
-def weights_import_options(words: Sequence[str]) -> list[str]:
-    """`FILE --as NETWORK -o OUT` in the names of `published.import_weights`.
+def weights_import_options(arguments: Sequence[str]) -> list[str]:
+    """Convert `FILE --as NETWORK -o OUT` to the parameters of `import_weights`.
 
     >>> weights_import_options(["a.bin", "--as", "mixste", "-o", "b.ckpt"])
     ['--file', 'a.bin', '--as_', 'mixste', '--output', 'b.ckpt']
     """
-    names = {"--as": "--as_", "-o": "--output"}
-    first = [] if not words or words[0].startswith("-") else ["--file"]
-    return first + [names.get(word, word) for word in words]
+    parameters = {"--as": "--as_", "-o": "--output"}
+    first = [] if not arguments or arguments[0].startswith("-") else ["--file"]
+    return first + [parameters.get(argument, argument) for argument in arguments]
 
 
-def _as_typed(text: str) -> str:
-    """Help on `published.import_weights` in the words of the command line; see `weights_import_options`."""
-    names = {"--file FILE": "FILE", "--as_ AS_": "--as NETWORK", "--output OUTPUT": "-o OUTPUT"}
-    for name, typed in names.items():
-        text = text.replace(f"{name:<22}", f"{typed:<22}").replace(name, typed)
+def _rename_import_options(text: str) -> str:
+    """Replace parameters of `import_weights` in its help; reverse of `weights_import_options`."""
+    options = {"--file FILE": "FILE", "--as_ AS_": "--as NETWORK", "--output OUTPUT": "-o OUTPUT"}
+    for parameter, option in options.items():
+        text = text.replace(f"{parameter:<22}", f"{option:<22}").replace(parameter, option)
     return text.rstrip()
 
 
-def expand_configs(words: Sequence[str]) -> list[str]:
-    """A plain command line in which `-c CONFIG`, as the stages take it, has become `--source`.
+def expand_configs(arguments: Sequence[str]) -> list[str]:
+    """Replace every `-c CONFIG` by the data source in it, as `--source`.
 
-    Of several configs the last word counts; `--data.source.…` overrides it, as at the stages.
+    Later configs override earlier ones, and `--data.source.…` overrides them, as for the stages.
+
+    Raises:
+        UsageError: If `-c` has no value.
     """
     source: dict[str, Any] = {}
     rest: list[str] = []
-    given = iter(words)
-    for word in given:
-        if word in ("-c", "--config"):
-            path = next(given, None)
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument in ("-c", "--config"):
+            path = next(remaining, None)
             if path is None:
-                raise UsageError(f"{word}: which config? give a shipped one or a file")
-            if not (named := read_source(Path(path))):
-                continue
-            kept = source if named.get("class_path") in (None, source.get("class_path")) else {}
-            source = {
-                **source,
-                **named,
-                "init_args": {**kept.get("init_args", {}), **named.get("init_args", {})},
-            }
+                raise UsageError(f"{argument}: has no value; give a shipped config or a file")
+            if new := read_source(Path(path)):
+                source = _merge_sources(source, new)
         else:
-            rest.append(word.replace("--data.source.init_args.", "--source.", 1))
-    given_source = ["--source", json.dumps(source, default=str)] if source else []
-    return [*given_source, *_with_detector(rest, source)]
+            rest.append(argument.replace("--data.source.init_args.", "--source.", 1))
+    source_option = ["--source", json.dumps(source, default=str)] if source else []
+    return [*source_option, *_resolve_detector(rest, source)]
 
 
-def _with_detector(words: Sequence[str], source: Mapping[str, Any]) -> list[str]:
-    """A plain command line in which `--detector newest` is followed by the one that it means."""
-    split = [part for word in words for part in word.split("=", 1)]
-    after = dict(itertools.pairwise(split))
-    if after.get("--detector") != "newest":
-        return list(words)
-    if root := after.get("--source.root"):
+def _merge_sources(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Override a data source by another; `init_args` of another class are dropped."""
+    same_class = new.get("class_path") in (None, old.get("class_path"))
+    old_arguments = old.get("init_args", {}) if same_class else {}
+    return {**old, **new, "init_args": {**old_arguments, **new.get("init_args", {})}}
+
+
+def _resolve_detector(arguments: Sequence[str], source: Mapping[str, Any]) -> list[str]:
+    """Override `--detector newest` by the newest detector that was trained on this source."""
+    values = dict(itertools.pairwise(_split_at_equals(arguments)))
+    if values.get("--detector") != "newest":
+        return list(arguments)
+    if root := values.get("--source.root"):
         source = with_root(source, root)
-    return [*words, "--detector", newest_detector(Path("runs"), source)]
+    return [*arguments, "--detector", newest_detector(Path("runs"), source)]

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import FrameType
 
 from pipeline.cli import commands, explain
+from pipeline.cli.command_table import Command
 from pipeline.cli.configs import resolve_configs
 from pipeline.cli.stage_cli import StageCLI
 from pipeline.cli.stages import load_stage
-from pipeline.cli.table import Command
 from pipeline.errors import UsageError, print_error
 from pipeline.training import checkpoints
 from pipeline.training.processes import signal_handlers

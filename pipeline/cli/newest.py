@@ -1,4 +1,4 @@
-"""`heatlift newest`, and what the word `newest` stands for in a config."""
+"""`heatlift newest`, and the value `newest` of options: the newest finished run that fits."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def newest(
     root: str | None = None,
     runs: str = "runs",
 ) -> None:
-    """Print the checkpoint of the newest finished run of a stage on some data.
+    """Print the checkpoint of the newest finished run of a stage on a data set.
 
     Args:
         stage: Stage of the run.
-        data: Config that names the data.
-        root: Folder of the data, if not the one in the config.
+        data: Config of the data, a shipped one or a YAML file.
+        root: Folder of the data; by default the one in the config.
         runs: Folder of all runs.
 
     Raises:
-        UsageError: If there is none, or the config names no data.
+        UsageError: If there is no such run, or the config has no data source.
     """
     source = read_source(find_config(data))
     if not source:
-        raise UsageError(f"{data}: names no data.source; give the config of a data set")
+        raise UsageError(f"{data}: has no data.source; give the config of a data set")
     if root is not None:
         source = with_root(source, root)
     found = newest_finished_run(
@@ -44,15 +44,15 @@ def newest(
 
 
 def with_root(source: Mapping[str, Any], root: str) -> dict[str, Any]:
-    """The config of a data source in another folder."""
+    """Config of a data source with another root folder."""
     return {**source, "init_args": {**source.get("init_args", {}), "root": root}}
 
 
 def newest_detector(runs: Path, source: Mapping[str, Any]) -> str:
-    """Checkpoint of the newest finished 2D stage on some data.
+    """Checkpoint of the newest finished `heatmap` run on a data source.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If there is no such run.
     """
     found = newest_finished_run(
         runs, "heatmap", lambda settings: same_source(settings["data"]["source"], source)
@@ -70,25 +70,45 @@ def newest_weights(runs: Path, stage: type[Stage], config: Any) -> str:
 
     Args:
         runs: Folder of all runs.
-        stage: The stage that starts; the first of its `weights_from` is looked for.
-        config: Its parsed config: the run must have the same network and data.
+        stage: Stage that starts; the run is of the first stage in its `weights_from`.
+        config: Parsed config of the stage; the run must have the same network and data.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If there is no such run.
     """
     net = plain_values(config.model)["net"]
     source = plain_values(config.data).get("source", {})
-    wanted = stage.weights_from[0]
+    source_stage = stage.weights_from[0]
 
     def fits(settings: Mapping[str, Any]) -> bool:
         return bool(settings["model"]["net"] == net) and same_source(
             settings["data"]["source"], source
         )
 
-    found = newest_finished_run(runs, wanted, fits)
+    found = newest_finished_run(runs, source_stage, fits)
     if found is None:
         raise UsageError(
-            f"{runs / wanted}: no finished {wanted} run of this network on this data; "
-            f"run `make {wanted}` first, or set PRETRAINED=none to start from scratch"
+            f"{runs / source_stage}: no finished {source_stage} run of this network on this data; "
+            f"run `make {source_stage}` first, or set PRETRAINED=none to start from scratch"
         )
     return str(found)
+
+
+def resolve_newest(stage: type[Stage], config: Any) -> None:
+    """Replace `newest` in a parsed config by the newest run that fits, and `none` by None.
+
+    Args:
+        stage: Stage that starts.
+        config: Parsed config of the subcommand; it is changed.
+
+    Raises:
+        UsageError: If there is no such run.
+    """
+    runs = Path(config.runs)
+    if config.model.get("pretrained") == "none":
+        config.model.pretrained = None
+    if config.model.get("pretrained") == "newest":
+        config.model.pretrained = newest_weights(runs, stage, config)
+    if config.data.get("detections") == "newest":
+        source = plain_values(config.data).get("source", {})
+        config.data.detections = newest_detector(runs, source)

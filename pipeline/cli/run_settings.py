@@ -1,18 +1,20 @@
-"""The settings of a run: everything that shapes its result, and where it puts its files."""
+"""Settings of a run: its options, all values that affect its result, its name and its folder."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser
 
 from pipeline.cli.configs import plain_values
 from pipeline.errors import UsageError
 from pipeline.files.digests import file_digest, folder_digest
 from pipeline.files.torch_files import read_checkpoint
-from pipeline.training.checkpoints import weights_digest
+from pipeline.training.checkpoints import checkpoint_stage, weights_digest
 from pipeline.training.run_folder import make_folder, remove_partial_files, settings_digest
 
 WITHOUT_EFFECT = (
@@ -27,9 +29,9 @@ WITHOUT_EFFECT = (
     "ckpt_path",
     "import",
 )
-"""Options that do not change what a run computes (the seed is kept under a name of its own)."""
+"""Options that do not affect the result of a run (the seed is stored as `seed`)."""
 
-PLACE_OPTIONS = (
+DEVICE_OPTIONS = (
     "default_root_dir",
     "logger",
     "accelerator",
@@ -38,45 +40,121 @@ PLACE_OPTIONS = (
     "num_nodes",
     "enable_progress_bar",
 )
-"""Options of the Trainer that say where a run computes, not what."""
+"""Options of the Trainer that define where a run computes, not what it computes."""
+
+
+def add_run_options(parser: LightningArgumentParser, example_config: str) -> None:
+    """Add the options of a run to the parser of a stage, and explain those of Lightning.
+
+    Args:
+        parser: Parser of a subcommand.
+        example_config: A shipped config that the help shows.
+    """
+    help_texts = {
+        "config": f"A shipped config such as {example_config} or data/synthetic, or a YAML file; "
+        "later ones override earlier ones.",
+        "seed_everything": "Seed of weights, shuffling, augmentation and noise.",
+    }
+    for action in parser._actions:
+        action.help = help_texts.get(action.dest, action.help)
+    parser.add_argument(
+        "--name",
+        type=str | None,
+        help="Name of the run; by default the names of its configs, joined by -.",
+    )
+    parser.add_argument(
+        "--runs",
+        type=str,
+        default="runs",
+        help="Folder of all runs; the run is in RUNS/STAGE/NAME.",
+    )
+    parser.add_argument(
+        "--wandb",
+        default=os.environ.get("WANDB", "auto"),
+        help="W&B mode: auto (online if there is an API key), online, offline or off.",
+    )
+    parser.add_argument(
+        "--group", type=str | None, help="W&B group, shared by the stages of one chain."
+    )
+    parser.add_argument(
+        "--save_every",
+        type=int,
+        default=200,
+        help="Optimizer steps between two checkpoints to resume from.",
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=1800.0,
+        help="Seconds that a process waits for the others before the run ends with an error.",
+    )
 
 
 def run_settings(config: Any, arguments: Sequence[str]) -> dict[str, Any]:
-    """Everything that shapes the result of a run, as plain types; files stand as digests.
+    """Collect all values that affect the result of a run, as plain types; files as digests.
 
     Args:
         config: The parsed config of a subcommand.
-        arguments: The command line, for the files given with --import.
+        arguments: Arguments of the command line, for the files given with --import.
     """
     values = plain_values(config)
     settings = {key: value for key, value in values.items() if key not in WITHOUT_EFFECT}
-    for key in PLACE_OPTIONS:
+    for key in DEVICE_OPTIONS:
         settings["trainer"].pop(key, None)
     if not settings["trainer"].get("callbacks"):
         settings["trainer"].pop("callbacks", None)
     settings["data"].pop("workers", None)
     settings["seed"] = config.seed_everything
-    own = [Path(after) for argument, after in pairwise(arguments) if argument == "--import"]
-    if own:
-        settings["import"] = {path.name: file_digest(path) for path in own}
+    imported = [Path(value) for option, value in pairwise(arguments) if option == "--import"]
+    if imported:
+        settings["import"] = {path.name: file_digest(path) for path in imported}
     for part, key in (("model", "pretrained"), ("data", "detections")):
-        if given := settings[part].get(key):
-            settings[part][key] = _content_digest(given)
+        if value := settings[part].get(key):
+            settings[part][key] = _content_digest(value)
     return settings
 
 
-def _content_digest(given: str) -> str:
-    """Digest of a file or folder, or the text itself if it names none."""
-    path = Path(given)
+def _content_digest(value: str) -> str:
+    """Digest of the file or folder of this name; the value itself if there is none."""
+    path = Path(value)
     if path.is_file() and path.suffix == ".ckpt":
         return weights_digest(read_checkpoint(path)["state_dict"])
     if path.is_file():
         return file_digest(path)
-    return folder_digest(path) if path.is_dir() else given
+    return folder_digest(path) if path.is_dir() else value
+
+
+def checkpoint_settings(
+    path: str, stage: str, test_settings: Collection[str], arguments: Sequence[str]
+) -> dict[str, Any]:
+    """Read the arguments of the module from a checkpoint that is evaluated.
+
+    Args:
+        path: Path of the checkpoint.
+        stage: Name of the stage.
+        test_settings: Arguments that the command line may override.
+        arguments: Arguments of the command line.
+
+    Raises:
+        UsageError: If the checkpoint is of another stage or has no arguments of a module.
+    """
+    content = read_checkpoint(path)
+    found_stage = checkpoint_stage(content, path)
+    if found_stage != stage:
+        raise UsageError(f"{path}: is a checkpoint of stage {found_stage}; this is {stage}")
+    if "hyper_parameters" not in content:
+        raise UsageError(f"{path}: holds only weights; give them with --model.pretrained instead")
+    settings = dict(content["hyper_parameters"])
+    settings.pop("_instantiator", None)
+    options = {argument.partition("=")[0] for argument in arguments}
+    for name in test_settings:
+        if f"--model.{name}" in options:
+            settings.pop(name, None)
+    return settings
 
 
 def run_name(config: Any, stage: str) -> str:
-    """Name of a run: the one given, or the names of its configs.
+    """Name of a run: the option --name, or the names of its configs.
 
     Raises:
         UsageError: If it is a path.
@@ -91,19 +169,20 @@ def run_name(config: Any, stage: str) -> str:
 def evaluation_folder(
     config: Any, run: Path, subcommand: str | None, settings: Mapping[str, Any]
 ) -> Path:
-    """Folder of an evaluation, in the folder of the run it evaluates if that can be written to.
+    """Make the folder of an evaluation, inside the folder of the evaluated run if it is writable.
 
-    The same checkpoint on other data or under another protocol must not replace what is there.
+    Its name depends on the settings: the same checkpoint on other data or with another evaluation
+    protocol gets another folder.
 
     Args:
         config: The parsed config of the subcommand.
-        run: Folder of a run of this name.
+        run: Folder of the run that has the name of this command.
         subcommand: validate, test or predict.
-        settings: See `run_settings`.
+        settings: Settings of the evaluation; see `run_settings`.
     """
     path = Path(config.ckpt_path).resolve() if config.ckpt_path else None
-    beside = path is not None and path.parent.name == "checkpoints"
-    if path and beside and os.access(path.parents[1], os.W_OK):
+    in_run_folder = path is not None and path.parent.name == "checkpoints"
+    if path and in_run_folder and os.access(path.parents[1], os.W_OK):
         run = path.parents[1]
     digest = settings_digest([settings, path and file_digest(path)])
     folder = run / f"{subcommand}-{digest[:6]}"

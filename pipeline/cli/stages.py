@@ -13,11 +13,11 @@ class StageEntry(NamedTuple):
     """One stage of the command line.
 
     Args:
-        place: `module:class` of its LightningModule, which says everything else about it.
+        module_class: `module:class` of its LightningModule, which defines everything else.
         help: One line for `--help`.
     """
 
-    place: str
+    module_class: str
     help: str
 
 
@@ -30,7 +30,7 @@ STAGES = {
     ),
     "pretrain": StageEntry(
         "pipeline.pretrain.module:PretrainModule",
-        "train a lifter to recover motion from masked, noisy projections",
+        "pretrain a lifter: recover motion from masked, noisy 2D projections",
     ),
     "lift": StageEntry(
         "pipeline.lift.module:LiftModule", "train or test a lifter: 2D clips to 3D clips"
@@ -39,7 +39,7 @@ STAGES = {
 
 
 def load_stage(name: str) -> type[Stage]:
-    """Import the module class of a stage."""
-    module, _, attribute = STAGES[name].place.partition(":")
-    stage: type[Stage] = getattr(importlib.import_module(module), attribute)
+    """Import the LightningModule class of a stage."""
+    module, _, class_name = STAGES[name].module_class.partition(":")
+    stage: type[Stage] = getattr(importlib.import_module(module), class_name)
     return stage

@@ -150,18 +150,14 @@ def _text_opacity(text: str, size: int, bold: bool, width: int | None) -> NDArra
 
     font = FontProperties(family="DejaVu Sans", size=size, weight="bold" if bold else "normal")
     dpi = 72  # one point is one pixel
-    ruler = RendererAgg(1, 1, dpi)
-
-    def length(line: str) -> float:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return float(ruler.get_text_width_height_descent(line, font, ismath=False)[0])
-
-    while width is not None and len(text) > 1 and length(text) > width:
-        text = text.rstrip("…")[:-1] + "…"
-    renderer = RendererAgg(int(length(text)) + 3, size * 3 // 2, dpi)
+    measure = RendererAgg(1, 1, dpi).get_text_width_height_descent
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # characters that the font does not have become boxes
+        length = measure(text, font, ismath=False)[0]
+        while width is not None and len(text) > 1 and length > width:
+            text = text.rstrip("…")[:-1] + "…"
+            length = measure(text, font, ismath=False)[0]
+        renderer = RendererAgg(int(length) + 3, size * 3 // 2, dpi)
         renderer.draw_text(renderer.new_gc(), 1, size, text, font, 0)
     return np.asarray(renderer.buffer_rgba())[..., 3].astype(np.float32) / np.float32(255)
 

@@ -229,8 +229,8 @@ class Coco:
         boxes: Json file with boxes of a person detector on the validation set, relative to
             `root`; `test` uses them. Without it `test` uses the exact boxes, as `val` always does.
         box_score: Smallest score of the detected boxes that are used.
-        skip_bad: Most missing or damaged photographs that are left out; with 0 they are not
-            checked beforehand.
+        skip_bad: Maximum number of missing or damaged photographs, which are left out; with 0
+            photographs are not checked beforehand.
     """
 
     skeleton = COCO17

@@ -57,7 +57,7 @@ class Human36MImages:
         protocol: Protocol of the split, 1 or 2; see `pipeline.datasets.Human36M`.
         train_every: Step between training frames (paper 004: 5).
         test_every: Step between test frames (paper 004: 64).
-        skip_bad: Most missing or damaged images that are left out.
+        skip_bad: Maximum number of missing or damaged images, which are left out.
     """
 
     skeleton = H36M17

@@ -85,8 +85,8 @@ class Mpii:
         root: Folder of the data set: `images/` and `annot/{train,valid}.json` (HRNet's lists),
             `mpii_{train,val}.json` (the same lists), or `annotations/{train,test}.json` (COCO's
             format with 16 joints, as PoseNet shares it).
-        skip_bad: Most missing or damaged photographs that are left out; with 0 they are not
-            checked beforehand.
+        skip_bad: Maximum number of missing or damaged photographs, which are left out; with 0
+            photographs are not checked beforehand.
     """
 
     skeleton = MPII16

@@ -114,7 +114,7 @@ def drop_unreadable(samples: Samples, limit: int) -> tuple[Samples, list[str]]:
 
     Args:
         samples: Samples on `Photographs`; every file is read once.
-        limit: Most bad files.
+        limit: Maximum number of bad files.
 
     Returns:
         The other samples, and a message for each bad file.

@@ -180,8 +180,8 @@ def validate(folder: Path, *, skip_bad: int = 0) -> Report:
 
     Args:
         folder: Folder of a data set.
-        skip_bad: Most damaged files that are left out and listed. With 0 the first damaged file is
-            an error, and only the first photographs of a split are read.
+        skip_bad: Maximum number of damaged files, which are left out and listed. With 0 the first
+            damaged file is an error, and only the first photographs of a split are read.
 
     Raises:
         DataError: If the layout is unknown, or more files are damaged.

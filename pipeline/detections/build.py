@@ -1,4 +1,4 @@
-"""Detection of all images of a split, in pieces and by any number of processes, same result."""
+"""Joints detected in all images of a split, in pieces that any number of processes share."""
 
 from __future__ import annotations
 

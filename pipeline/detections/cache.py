@@ -152,7 +152,7 @@ def get_detections(
         source: Data source of the sequences.
         request: Where the detections come from; not `exact` or `noisy`.
         split: Split of the source.
-        limit: Most images for which missing detections are made now.
+        limit: Maximum number of images for which missing detections are made now.
         precision: Precision of the detector.
         batch_size: Images per batch.
         workers: DataLoader workers that make crops.

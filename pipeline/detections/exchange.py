@@ -1,4 +1,4 @@
-"""Detections by name of sequence; detection files of other tools are read, our own are written."""
+"""Detections by name of sequence: read from files of other tools, exported to our own format."""
 
 from __future__ import annotations
 

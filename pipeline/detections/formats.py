@@ -79,7 +79,7 @@ def read_detections(
     else:
         people, names = _people_of_document(read_json(path), str(path))
     if not people:
-        raise DataError(f"{path}: holds no person; was anything detected?")
+        raise DataError(f"{path}: has no person; was anything detected?")
     sizes = {len(joints) for _, joints in people}
     if len(sizes) > 1:
         raise DataError(f"{path}: has people with {sorted(sizes)} joints; one set is expected")
@@ -89,7 +89,7 @@ def read_detections(
     else:
         joint_set = skeleton_by_count(count, str(path), skeleton)
     if len(joint_set) != count:
-        raise DataError(f"{path}: names {len(joint_set)} joints and gives {count}")
+        raise DataError(f"{path}: has names of {len(joint_set)} joints, but {count} joints")
     length = max(frame for frame, _ in people) + 1
     if length > (frames or MAX_FRAMES):
         limit = f"the video has {frames}"

@@ -23,25 +23,25 @@ MARK = "<!-- What stands below this line is written by hand and kept. -->"
 HEAD = """\
 # Results on the open benchmark
 
-`make results DATA=mocap ROOT=folder` trains these rows one by one and writes this page. A stopped
-run goes on where it was, and finished rows are kept.
+`make results DATA=mocap ROOT=folder` trains these rows one by one and writes this page. An
+interrupted run is resumed, and finished rows are kept.
 
 - **Written** {date} on {hardware}.
-- **Budget** in CPU seconds of one thread, counted over training alone: batches, steps and saving,
-  no validation. A short run measures what a step costs; the number of steps follows, so that the
-  schedule knows its length. *used* is what a row's lifting took. VideoPose3D, Martinez and MixSTE
-  have {seconds:g} each. Pretraining has the same again; a further row of MixSTE spends both on
-  lifting. The other lifters have {twice:g} and are compared with that row.
+- **Budget** in CPU seconds of one thread, for training only: batches, steps and saving, without
+  validation. A short run measures the time of a step; the number of steps follows from it, so that
+  the schedule knows its length. *used* is the time of a row's lifting. VideoPose3D, Martinez and
+  MixSTE have {seconds:g} each. Pretraining has the same budget again; one more row of MixSTE uses
+  both for lifting. The other lifters have {twice:g} and are compared with that row.
 - **Data** {data}.
 - **Protocol** test split, frames outside bad ranges, 4 cameras; prediction and truth relative to
   the root, 17 joints with the root counted as zero, mean over frames, no flip test; mm, MPJVE in mm
-  per frame. What comes out is smoothed over time (a Gaussian; deviation {noisy:g} frames on noisy,
+  per frame. Predictions are smoothed over time (Gaussian; deviation {noisy:g} frames on noisy,
   {exact:g} on exact 2D). Weights are those of the best validation. *hidden*: 20 and 40 % of the
-  joints that the 2D has, at random; one camera of each recording.
-- **Frame subset** Frames 0 and 1 of every 16 of each video, two in a row so that MPJVE has a
-  meaning. Lifters that give out the centre frame of a window alone (†) are lifted and scored on
-  them everywhere, in validation too, and are not smoothed, for lack of neighbours. A table of its
-  own has all lifters on noisy 2D on these frames; those without † are smoothed there too."""
+  joints of the 2D input, at random; one camera of each recording.
+- **Frame subset** Frames 0 and 1 of every 16 of each video, two in a row so that MPJVE is defined.
+  Lifters that predict only the centre frame of a window (†) are lifted and evaluated on these
+  frames only, in validation too, and are not smoothed, because they have no neighbours. A separate
+  table has all lifters on noisy 2D on these frames; those without † are smoothed there too."""
 """How the page begins."""
 
 

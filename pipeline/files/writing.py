@@ -127,6 +127,6 @@ def _storage_errors(path: Path, *kinds: type[Exception]) -> Iterator[None]:
     except kinds as error:
         reason = getattr(error, "strerror", None) or error
         raise StorageError(
-            f"{path}: cannot be written ({reason}); free disk space, change the permissions or choose "
-            "another folder. The file that was there before is untouched"
+            f"{path}: cannot be written ({reason}); free disk space, change the permissions or "
+            "choose another folder. The file that was there before is untouched"
         ) from error

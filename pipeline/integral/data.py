@@ -136,12 +136,12 @@ class IntegralDataModule(HeatmapDataModule):
 
     Args:
         source: Data source with images and joints; some of its people have joints in 3D.
-        photographs: Data source of more training images, with joints in 2D; none for no more.
+        photographs: Data source of further training images with joints in 2D; none to use none.
         skeleton: Name of the network's joint set.
         input_size: Width and height of the crops in pixels: multiples of 32.
         padding: Size of a crop relative to the person's box.
         augmentation: Random variation of the training crops.
-        batch_size: Training samples per batch and process; even where half of a batch has no depth.
+        batch_size: Training samples per batch and process; an even number with `photographs`.
         evaluation_batch: Samples per batch in validation and test.
         workers: DataLoader workers of each process.
         seed: Seed of shuffling, pairing and augmentation.

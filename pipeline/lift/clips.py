@@ -111,7 +111,7 @@ def lift_in_windows(
         lift: Function (B, T, J, C), (B, T, J) -> (B, T', J, 3): the lifter with its mask token.
         lifter: Lifter that sets T and the frames that are predicted.
         joints2d: Normalised 2D, (N, J, C).
-        visible: Which joints are visible, (N, J).
+        visible: Visibility of the joints, bool, (N, J).
         frames: Numbers of the frames to return, (K,), on the CPU; None for all. A lifter with
             output `centre` lifts only these.
         at_once: Windows in one forward pass.

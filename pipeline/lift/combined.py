@@ -26,7 +26,7 @@ class CombinedDeepLearner(ZScored):
         gate_preact: Whether h8 is taken before its last ReLU. In the paper h0 and h8 are not
             negative, so the sigmoid is at least one half and the gate cannot close.
         dropout: Share of hidden features dropped in training.
-        branches: Which branches there are: `both`, or only the `gated` or the `plain` one.
+        branches: Branches of the network: `both`, or only the `gated` or the `plain` one.
 
     Source: paper 000, sec. III-B and fig. 2; 17,009,346 parameters.
     Differs from the paper: the paper leaves open how its 8 layers are connected (here: 4 residual

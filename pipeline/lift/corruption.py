@@ -282,7 +282,7 @@ def hide_joints(visible: NDArray[np.bool_], fraction: float, *key: rng.Key) -> N
     """Hide a fraction of the visible joints of each clip, chosen at random.
 
     Args:
-        visible: Which joints are visible, (..., T, J); not changed.
+        visible: Visibility of the joints, bool, (..., T, J); not changed.
         fraction: Share of the visible joints of a clip to hide, rounded to whole joints.
         key: Key of the random numbers: numbers, names, or arrays with one number per clip, (...).
 
@@ -298,7 +298,7 @@ def drop_frames(visible: NDArray[np.bool_], fraction: float, *key: rng.Key) -> N
     """Hide all joints of a fraction of the frames of each clip, chosen at random.
 
     Args:
-        visible: Which joints are visible, (..., T, J); not changed.
+        visible: Visibility of the joints, bool, (..., T, J); not changed.
         fraction: Share of the frames with a visible joint to hide, rounded to whole frames.
         key: Key of the random numbers: numbers, names, or arrays with one number per clip, (...).
 

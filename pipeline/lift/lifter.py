@@ -16,7 +16,7 @@ class Lifter(nn.Module):
         skeleton: Joint set on axis J.
         frames: T, the number of frames in a training window.
         receptive_field: Number of input frames that one output frame depends on.
-        output: Which of the T frames are predicted: `every` (T' = T), `centre` (T' = 1), or `valid`
+        output: Predicted frames among the T: `every` (T' = T), `centre` (T' = 1), or `valid`
             (T' = T - receptive_field + 1).
         causal: Whether an output frame depends on no later frame.
     """
@@ -39,7 +39,7 @@ class Lifter(nn.Module):
         Args:
             joints2d: Normalised 2D, (B, T, J, C), C = 2 (x, y) or 3 (x, y, score). Where a joint is
                 not visible the caller has written the mask token; it holds no NaN.
-            visible: Which joints are visible, (B, T, J); a network may ignore it.
+            visible: Visibility of the joints, bool, (B, T, J); a network may ignore it.
 
         Returns:
             Root-relative joints in the camera frame, metres, (B, T', J, 3).

@@ -54,7 +54,7 @@ class LifterStage(Stage):
 
         Args:
             joints2d: Normalised 2D, (B, T, J, C).
-            visible: Which joints are visible, (B, T, J).
+            visible: Visibility of the joints, bool, (B, T, J).
 
         Returns:
             Root-relative joints in the camera frame, metres, float32, (B, T', J, 3).

@@ -119,7 +119,7 @@ class LiftModule(LifterStage):
 
         Args:
             joints2d: Normalised 2D, (N, J, C).
-            visible: Which joints are visible, (N, J).
+            visible: Visibility of the joints, bool, (N, J).
 
         Returns:
             Joints in the camera frame, metres, (N, J, 3), with the root at zero.
@@ -132,7 +132,7 @@ class LiftModule(LifterStage):
 
         Args:
             joints2d: Normalised 2D, (N, J, C).
-            visible: Which joints are visible, (N, J).
+            visible: Visibility of the joints, bool, (N, J).
 
         Returns:
             Joints as from `lift`, (N, J, 3), NaN in frames that are not lifted; and which frames

@@ -22,7 +22,7 @@ class PreparedSequence:
     Args:
         sequence: The sequence of the data source.
         joints2d: Normalised 2D, (T, J, 2), float32; 0 where not visible.
-        visible: Which joints have a 2D position, (T, J).
+        visible: Visibility of the joints, whether they have a 2D position, bool, (T, J).
         joints3d: Root-relative joints in the camera frame, metres, (T, J, 3), float32; None where
             unknown.
         valid: Frames used in training and evaluation, (T,).

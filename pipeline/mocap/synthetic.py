@@ -62,9 +62,7 @@ def catmull_rom(knots: Array, phase: Array) -> Array:
     return b + 0.5 * u * (c - a + u * (2 * a - 5 * b + 4 * c - d + u * (3 * (b - c) + d - a)))
 
 
-def _smooth_noise(
-    generator: np.random.Generator, frames: int, lanes: int, seconds: float
-) -> Array:
+def _smooth_noise(generator: np.random.Generator, frames: int, lanes: int, seconds: float) -> Array:
     """Smooth noise of unit deviation with a new random value every `seconds`, (T, lanes)."""
     phase = np.arange(frames) / (FPS * seconds) + 1
     return catmull_rom(generator.standard_normal((int(phase[-1]) + 4, lanes)), phase)

@@ -226,7 +226,7 @@ def _report_changed_settings(
 def _flatten(value: Any, key: str = "") -> dict[str, Any]:
     """Flatten nested settings to dotted names.
 
-    >>> _flat({"data": {"batch_size": 8}, "seed": 1})
+    >>> _flatten({"data": {"batch_size": 8}, "seed": 1})
     {'data.batch_size': 8, 'seed': 1}
     """
     if not isinstance(value, Mapping) or not value:

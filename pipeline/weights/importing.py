@@ -42,11 +42,12 @@ def import_weights(
 
     Args:
         file: Path of the published file.
-        as_: Name of its network: mixste, poseformer, videopose3d, martinez, hrnet, simple_baseline
-            or san. A mixste or poseformer is imported with 8 heads, as published (4, 2 or 1 where 8
-            do not divide its width); set --model.net.init_args.heads if it was trained with others.
-            A videopose3d is imported as not causal; set --model.net.init_args.causal true if it is.
-            Of a cascade of martinez, one stage can be imported, but not the sum of stages.
+        as_: Name of the network in the file: mixste, poseformer, videopose3d, martinez, hrnet,
+            simple_baseline or san. A mixste or poseformer is imported with 8 heads, as published
+            (4, 2 or 1 where 8 do not divide its width); set --model.net.init_args.heads if it was
+            trained with others. A videopose3d is imported as not causal; set
+            --model.net.init_args.causal true if it is. Of a cascade of martinez, one stage can be
+            imported, but not the sum of stages.
         output: Path of the checkpoint to write.
         stats: Path of an .npz with the statistics that a martinez was trained with: mean2d,
             deviation2d (pixels), mean3d, deviation3d (of the 16 joints besides the root), metres

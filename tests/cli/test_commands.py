@@ -127,7 +127,7 @@ def test_a_rank_that_is_no_number_is_named(number, refused, monkeypatch):
     monkeypatch.setenv("RANK", number)
     assert refused("newest", "lift") == (
         2,
-        f"RANK is {number!r} and no number; unset it, or use torchrun",
+        f"RANK is {number!r}, not a number; unset it, or use torchrun",
     )
 
 

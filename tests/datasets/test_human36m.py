@@ -8,7 +8,7 @@ from pathlib import Path
 import fabricate
 import numpy as np
 import pytest
-from malformed import changed_objects, check_lines, refusal
+from malformed import changed_objects, check_lines, error_line
 from scipy.spatial.transform import Rotation
 
 from pipeline.camera import project, world_to_camera
@@ -111,7 +111,7 @@ def test_malformed_motion_gives_one_line(root, count):
     lines = []
     for changed in changed_objects(content, count, seed=count):
         np.savez(path, positions_3d=fabricate.boxed(changed))
-        lines.append(refusal(lambda: Human36M(str(root)).sequences("test")))
+        lines.append(error_line(lambda: Human36M(str(root)).sequences("test")))
     check_lines(lines, path.name, 0.5)
 
 
@@ -125,7 +125,7 @@ def test_malformed_detections_give_one_line(root, count):
         if isinstance(changed.get("positions_2d"), dict):
             changed["positions_2d"].pop("S2", None)
         np.savez(path, **{name: fabricate.boxed(value) for name, value in changed.items()})
-        lines.append(refusal(lambda: Human36M(str(root)).detections("cpn_ft_h36m_dbb")))
+        lines.append(error_line(lambda: Human36M(str(root)).detections("cpn_ft_h36m_dbb")))
     check_lines(lines, path.name, 0.3)  # missing joints are no fault in detections
 
 
@@ -137,7 +137,7 @@ def test_malformed_clips_of_motionbert_give_one_line(tmp_path, count):
     lines = []
     for changed in changed_objects(clip, count, seed=count):
         path.write_bytes(pickle.dumps(changed))
-        lines.append(refusal(lambda: source.sequences("test")))
+        lines.append(error_line(lambda: source.sequences("test")))
     check_lines(lines, path.name, 0.8)
 
 

@@ -6,7 +6,7 @@ import pickle
 import fabricate
 import numpy as np
 import pytest
-from malformed import changed_objects, check_json_reader, check_lines, refusal
+from malformed import changed_objects, check_json_reader, check_lines, error_line
 
 from pipeline.camera import human36m_cameras, project, world_to_camera
 from pipeline.datasets.human36m_images import Human36MImages
@@ -74,7 +74,7 @@ def test_malformed_rows_give_one_line(tmp_path, count):
     lines = []
     for changed in changed_objects(content, count, seed=count):
         np.savez(path, **{name: np.asarray(value, dtype=None) for name, value in changed.items()})
-        lines.append(refusal(lambda: read_annotations(path, 17)))
+        lines.append(error_line(lambda: read_annotations(path, 17)))
     check_lines(lines, path.name, 0.5)
 
 
@@ -84,7 +84,7 @@ def test_malformed_cameras_give_one_line(tmp_path, count):
     content, lines = read_pickle(path), []
     for changed in changed_objects(content, count, seed=count):
         path.write_bytes(pickle.dumps(changed))
-        lines.append(refusal(lambda: read_cameras(path, to_world=True)))
+        lines.append(error_line(lambda: read_cameras(path, to_world=True)))
     check_lines(lines, path.name, 0.4)  # without a lens or a camera is no fault of the file
 
 
@@ -146,5 +146,5 @@ def test_malformed_posenet_files_give_one_line(tmp_path, part, count):
         document = {name: rows[::10] for name, rows in document.items()}
     source = Human36MImages(str(root), protocol=2, test_every=1)
     check_json_reader(
-        document, path, lambda _: source.samples("test"), count=count, says="subject11"
+        document, path, lambda _: source.samples("test"), count=count, named="subject11"
     )

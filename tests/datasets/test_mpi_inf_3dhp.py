@@ -3,7 +3,7 @@
 import fabricate
 import numpy as np
 import pytest
-from malformed import changed_objects, check_lines, refusal
+from malformed import changed_objects, check_lines, error_line
 
 from pipeline.camera import project, world_to_camera
 from pipeline.datasets.mpi_inf_3dhp import KEPT, MpiInf3dhp, MpiInf3dhpImages
@@ -83,5 +83,5 @@ def test_malformed_archives_give_one_line(tmp_path, split, count):
     lines = []
     for changed in changed_objects(content, count, seed=count):
         np.savez(path, data=fabricate.boxed(changed))
-        lines.append(refusal(lambda: MpiInf3dhp(str(tmp_path)).sequences(split)))
+        lines.append(error_line(lambda: MpiInf3dhp(str(tmp_path)).sequences(split)))
     check_lines(lines, path.name, 0.4)  # a missing camera is no fault

@@ -5,7 +5,7 @@ import json
 import fabricate
 import numpy as np
 import pytest
-from malformed import check_json_reader, check_lines, damaged, refusal
+from malformed import check_json_reader, check_lines, damaged, error_line
 
 from pipeline.datasets.mpii import Mpii, read_head_truth
 from pipeline.errors import DataError
@@ -71,7 +71,7 @@ def test_damaged_head_truth_gives_one_line(tmp_path, count):
     lines = []
     for data in damaged(whole, count, seed=count):
         path.write_bytes(data)
-        lines.append(refusal(lambda: read_head_truth(path)))
+        lines.append(error_line(lambda: read_head_truth(path)))
     check_lines(lines, path.name, 0.45)  # the others hit padding or digits
     with pytest.raises(DataError, match="not found"):
         read_head_truth(tmp_path / "none.mat")

@@ -6,7 +6,7 @@ import cv2
 import fabricate
 import numpy as np
 import pytest
-from malformed import check_lines, damaged, refusal
+from malformed import check_lines, damaged, error_line
 
 from pipeline.datasets.photos import Photographs
 from pipeline.errors import DataError
@@ -45,7 +45,7 @@ def test_damaged_images_give_one_line_or_an_image(tmp_path, suffix, count):
     path, lines = tmp_path / f"b.{suffix}", []
     for data in damaged(whole, count, seed=count):
         path.write_bytes(data)
-        lines.append(refusal(lambda: read_image(path)))
+        lines.append(error_line(lambda: read_image(path)))
     check_lines(lines, path.name, 0.5)  # the others have other colours
 
 

@@ -5,7 +5,7 @@ import json
 import fabricate
 import numpy as np
 import pytest
-from malformed import changed_objects, check_json_reader, check_lines, refusal
+from malformed import changed_objects, check_json_reader, check_lines, error_line
 
 from pipeline.datasets.videopose3d import read_videopose3d, skeleton_by_symmetry
 from pipeline.detections.formats import read_detections
@@ -143,7 +143,7 @@ def test_a_frame_number_beyond_the_limit_raises_an_error_before_memory_is_alloca
     document = alphapose()
     document[2]["image_id"] = "999999999.jpg"
     (tmp_path / "a.json").write_text(json.dumps(document))
-    line = refusal(lambda: read_detections(tmp_path / "a.json"))
+    line = error_line(lambda: read_detections(tmp_path / "a.json"))
     assert "frame 999999999; a video has at most 2,000,000" in line
 
 
@@ -152,7 +152,7 @@ def test_malformed_openpose_frames_give_one_line(tmp_path, count):
     document = {"version": 1.3, "people": [{"pose_keypoints_2d": np.ravel(person(25, 0)).tolist()}]}
     path = tmp_path / "video_000000000000_keypoints.json"
     read = lambda path: read_detections(path.parent)  # noqa: E731
-    check_json_reader(document, path, read, count=count, says=tmp_path.name, least=0.4)
+    check_json_reader(document, path, read, count=count, named=tmp_path.name, least=0.4)
 
 
 @pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
@@ -162,7 +162,7 @@ def test_malformed_archives_of_videopose3d_give_one_line(tmp_path, count):
     content = {name: archive.objects(name) for name in archive.names}
     for changed in changed_objects(content, count, seed=count):
         np.savez(path, **{name: fabricate.boxed(value) for name, value in changed.items()})
-        lines.append(refusal(lambda: read_videopose3d(path)))
+        lines.append(error_line(lambda: read_videopose3d(path)))
     check_lines(lines, path.name, 0.3)  # missing joints and fewer videos are no fault here
 
 

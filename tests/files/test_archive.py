@@ -1,4 +1,4 @@
-"""Archives are read whole, or refused in one line; nothing in them ever runs."""
+"""Archives are read whole, or raise one line; no code in them runs."""
 
 import io
 import pickle
@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 from gadgets import JOINTS, gadgets, npy, poses, save_objects, zipped
-from malformed import damaged, refusal
+from malformed import damaged, error_line
 
 from pipeline.errors import DataError
 from pipeline.files.archive import Npz, read_npy
@@ -71,25 +71,27 @@ def test_no_gadget_runs(tmp_path, name):
         lambda: read_pickle(tmp_path / "a.pkl"),
         lambda: Npz(tmp_path / "a.npz").objects("positions_3d"),
     ):
-        line = refusal(read)
+        line = error_line(read)
         assert line is not None
         assert "\n" not in line
     assert not canary.exists()
 
 
-def test_an_array_of_objects_is_refused_where_numbers_are_expected(tmp_path):
+def test_an_array_of_objects_is_rejected_where_numbers_are_expected(tmp_path):
     archive = Npz(save_objects(tmp_path / "a.npz", poses()))
     with pytest.raises(DataError, match="not one of objects"):
         archive.array("positions_3d")
 
 
-def test_a_refusal_names_what_the_file_holds(tmp_path):
+def test_the_error_names_the_function_in_the_file(tmp_path):
     (tmp_path / "a.pkl").write_bytes(gadgets(tmp_path / "canary")["system"])
-    with pytest.raises(DataError, match=r"a\.pkl: holds posix\.system, .* rejected, because it may run"):
+    with pytest.raises(
+        DataError, match=r"a\.pkl: holds posix\.system, .* rejected, because it may run"
+    ):
         read_pickle(tmp_path / "a.pkl")
 
 
-def test_a_header_that_claims_more_than_there_is_is_refused():
+def test_a_header_that_claims_more_than_there_is_is_rejected():
     stream = io.BytesIO()
     np.save(stream, np.zeros(3))
     lie = stream.getvalue().replace(b"(3,), }            ", b"(1000000000000,), }", 1)
@@ -97,7 +99,7 @@ def test_a_header_that_claims_more_than_there_is_is_refused():
         read_npy(lie, "a.npz: x")
 
 
-def test_a_bomb_a_member_twice_and_a_member_outside_are_refused(tmp_path):
+def test_a_bomb_a_member_twice_and_a_member_outside_are_rejected(tmp_path):
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", bytes(80 * 2**20))
     with zipfile.ZipFile(tmp_path / "outside.npz", "w") as archive:
@@ -124,10 +126,10 @@ def test_damaged_archives_give_one_line_or_the_truth(tmp_path, count):
     lines = []
     for data in damaged(whole, count, seed=count):
         (tmp_path / "b.npz").write_bytes(data)
-        lines.append(refusal(lambda: Npz(tmp_path / "b.npz").objects("positions_3d")))
+        lines.append(error_line(lambda: Npz(tmp_path / "b.npz").objects("positions_3d")))
     for data in damaged(pickled, count, seed=count + 1):
         (tmp_path / "b.pkl").write_bytes(data)
-        lines.append(refusal(lambda: read_pickle(tmp_path / "b.pkl")))
+        lines.append(error_line(lambda: read_pickle(tmp_path / "b.pkl")))
     assert sum(line is not None for line in lines) > count
     assert not any("\n" in (line or "") for line in lines)
 

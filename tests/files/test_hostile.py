@@ -1,4 +1,4 @@
-"""Code planted in the archives of each reader never runs."""
+"""Code that was hidden in the archives of a reader does not run."""
 
 import os
 import pickle
@@ -6,7 +6,7 @@ import pickle
 import fabricate
 import numpy as np
 import pytest
-from malformed import refusal
+from malformed import error_line
 
 from pipeline.datasets.human36m import Human36M
 from pipeline.datasets.human36m_images import Human36MImages
@@ -75,11 +75,11 @@ READERS = {
         lambda root: MotionBertClips(root).sequences("test"),
     ),
 }
-"""Who makes an archive, which of its files and members holds objects, who reads it."""
+"""Function that makes an archive, its file and member with objects, function that reads it."""
 
 
 class Gadget:
-    """What a pickle calls when somebody unpacks it blindly."""
+    """An object whose pickle calls a function when it is loaded."""
 
     def __init__(self, call, *arguments):
         self.call, self.arguments = call, arguments
@@ -88,30 +88,30 @@ class Gadget:
         return self.call, self.arguments
 
 
-def planted(value, gadget):
+def with_gadget(value, gadget):
     """Nested dicts and lists with a gadget in the place of their first array."""
     if isinstance(value, dict):
         return {
-            key: planted(x, gadget) if i == 0 else x for i, (key, x) in enumerate(value.items())
+            key: with_gadget(x, gadget) if i == 0 else x for i, (key, x) in enumerate(value.items())
         }
     if isinstance(value, list):
-        return [planted(value[0], gadget), *value[1:]]
+        return [with_gadget(value[0], gadget), *value[1:]]
     return gadget
 
 
-def rewritten(path, member, gadget):
-    """The file as it was, but for the gadget."""
+def insert_gadget(path, member, gadget):
+    """Write a gadget into a file, and leave the rest as it was."""
     if not member:
-        path.write_bytes(pickle.dumps(planted(read_pickle(path), gadget)))
+        path.write_bytes(pickle.dumps(with_gadget(read_pickle(path), gadget)))
         return
     archive = Npz(path)
     content = {name: archive.objects(name) for name in archive.names}
-    content[member] = planted(content[member], gadget)
+    content[member] = with_gadget(content[member], gadget)
     np.savez(path, **{name: fabricate.boxed(value) for name, value in content.items()})
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_what_is_planted_in_an_archive_never_runs(tmp_path, monkeypatch, reader):
+def test_code_in_an_archive_does_not_run(tmp_path, monkeypatch, reader):
     monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
     make, place, read = READERS[reader]
     root, (file, _, member) = make(tmp_path / "set"), place.partition(":")
@@ -125,8 +125,8 @@ def test_what_is_planted_in_an_archive_never_runs(tmp_path, monkeypatch, reader)
         (eval, f"open({str(canary)!r}, 'w')"),
     ):
         (root / file).write_bytes(whole)
-        rewritten(root / file, member, Gadget(call, *arguments))
-        line = refusal(lambda: read(root))
+        insert_gadget(root / file, member, Gadget(call, *arguments))
+        line = error_line(lambda: read(root))
         assert line is not None
         assert file in line
         assert "\n" not in line

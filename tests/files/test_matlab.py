@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.io
-from malformed import damaged, refusal
+from malformed import damaged, error_line
 
 from pipeline.files.matlab import read_matlab
 
@@ -35,6 +35,6 @@ def test_damaged_files_give_one_line_or_are_read(tmp_path, packed, count):
     lines = []
     for data in damaged(path.read_bytes(), count, seed=count):
         path.write_bytes(data)
-        lines.append(refusal(lambda: read_matlab(path)))
+        lines.append(error_line(lambda: read_matlab(path)))
     assert sum(line is not None for line in lines) > 0.4 * count
     assert all("a.mat" in line and "\n" not in line for line in lines if line)

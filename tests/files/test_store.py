@@ -27,16 +27,16 @@ from pipeline.files.writing import remove_path
 forked = multiprocessing.get_context("fork")
 
 
-def wanted(key: int = 1, rows: int = 40) -> CacheSpecification:
+def specification_of(key: int = 1, rows: int = 40) -> CacheSpecification:
     layout = {"joints2d": ((rows, 3, 2), "<f4"), "score": ((rows, 3), "<f4")}
     return CacheSpecification("Study / walk", {"what": key}, layout, {"spans": {"walk": [0, rows]}})
 
 
-def made(wanted: CacheSpecification) -> dict[str, np.ndarray]:
-    numbers = np.random.default_rng(wanted.key["what"])
+def arrays_of(specification: CacheSpecification) -> dict[str, np.ndarray]:
+    random_numbers = np.random.default_rng(specification.key["what"])
     return {
-        name: numbers.normal(size=shape).astype(kind)
-        for name, (shape, kind) in wanted.layout.items()
+        name: random_numbers.normal(size=shape).astype(kind)
+        for name, (shape, kind) in specification.layout.items()
     }
 
 
@@ -44,8 +44,8 @@ def content(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
-def build(cache: Store, wanted: CacheSpecification) -> entries.Entry:
-    return cache.fetch(wanted, lambda shards: made(wanted))
+def build(cache: Store, specification: CacheSpecification) -> entries.Entry:
+    return cache.fetch(specification, lambda shards: arrays_of(specification))
 
 
 def not_built(shards: Shards) -> dict[str, np.ndarray]:
@@ -59,23 +59,23 @@ def cache_folder(tmp_path, monkeypatch):
 
 
 def test_an_entry_is_built_once_and_then_memory_mapped(cache_folder):
-    build(cache_folder, wanted())
-    entry = cache_folder.fetch(wanted(), not_built)
+    build(cache_folder, specification_of())
+    entry = cache_folder.fetch(specification_of(), not_built)
     assert isinstance(entry.arrays["joints2d"], np.memmap)
     assert not entry.arrays["joints2d"].flags.writeable
-    np.testing.assert_array_equal(entry.arrays["score"], made(wanted())["score"])
+    np.testing.assert_array_equal(entry.arrays["score"], arrays_of(specification_of())["score"])
     assert entry.facts == {"spans": {"walk": [0, 40]}}
     assert entry.path.name.startswith("Study-walk-")
 
 
 def test_the_same_input_gives_the_same_bytes_in_another_cache(tmp_path):
-    first = build(Store(tmp_path / "a"), wanted())
-    second = build(Store(tmp_path / "b"), wanted())
+    first = build(Store(tmp_path / "a"), specification_of())
+    second = build(Store(tmp_path / "b"), specification_of())
     assert content(first.path) == content(second.path)
 
 
 def test_nothing_but_the_entry_and_its_lock_is_left(cache_folder):
-    entry = build(cache_folder, wanted())
+    entry = build(cache_folder, specification_of())
     names = {file.name for file in cache_folder.root.iterdir()}
     assert names == {entry.path.name, f".{entry.path.name}.lock"}
 
@@ -114,13 +114,13 @@ def other_key(entry: Path, chosen: random.Random) -> None:
 
 
 def other_entry(entry: Path, chosen: random.Random) -> None:
-    other = build(Store(entry.parent.parent / "other"), wanted(chosen.randrange(2, 99)))
+    other = build(Store(entry.parent.parent / "other"), specification_of(chosen.randrange(2, 99)))
     shutil.rmtree(entry)
     shutil.move(other.path, entry)
 
 
 def swapped_arrays(entry: Path, chosen: random.Random) -> None:
-    other = build(Store(entry.parent.parent / "other"), wanted(chosen.randrange(2, 99)))
+    other = build(Store(entry.parent.parent / "other"), specification_of(chosen.randrange(2, 99)))
     shutil.copy(other.path / "score.npy", entry / "score.npy")
 
 
@@ -137,8 +137,8 @@ def other_shape(entry: Path, chosen: random.Random) -> None:
     array = np.load(entry / "score.npy").reshape(3, -1)
     np.save(entry / "score.npy", array)
     digest = hashlib.sha256((entry / "score.npy").read_bytes()).hexdigest()
-    told = manifest["arrays"]["score"] | {"shape": list(array.shape), "sha256": digest}
-    rewrite(entry, arrays=manifest["arrays"] | {"score": told})
+    described = manifest["arrays"]["score"] | {"shape": list(array.shape), "sha256": digest}
+    rewrite(entry, arrays=manifest["arrays"] | {"score": described})
 
 
 def wrong_type(entry: Path, chosen: random.Random) -> None:
@@ -167,11 +167,11 @@ FAULTS = {flip: 40, cut: 15, not_a_manifest: 5} | dict.fromkeys(TWICE, 2)
 
 
 def damage_and_mend(fault, folder: Path, whole, seed: str, caplog) -> dict[str, object]:
-    """Damage an entry, open and mend it; what was not as it must be, by kind of harm."""
+    """Damage an entry, open it and build it again; True for each kind of harm that happened."""
     fault(folder, random.Random(seed))
-    seen = Store(folder.parent).find(wanted())
+    seen = Store(folder.parent).find(specification_of())
     caplog.clear()
-    build(Store(folder.parent), wanted())
+    build(Store(folder.parent), specification_of())
     shutil.rmtree(folder.parent.parent / "other", ignore_errors=True)
     lines = [record.getMessage() for record in caplog.records]
     return {
@@ -186,7 +186,7 @@ def damage_and_mend(fault, folder: Path, whole, seed: str, caplog) -> dict[str, 
 def test_damage_is_noticed_before_use_and_mended_to_the_same_bytes(
     cache_folder, caplog, fault, times
 ):
-    entry = build(cache_folder, wanted()).path
+    entry = build(cache_folder, specification_of()).path
     whole = content(entry)
     for number in range(FAULTS[fault] * times):
         seed = f"{fault.__name__} {times} {number}"
@@ -197,7 +197,7 @@ def test_damage_is_noticed_before_use_and_mended_to_the_same_bytes(
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_damage_by_the_thousand(cache_folder, caplog, fault, soak):
-    entry = build(cache_folder, wanted()).path
+    entry = build(cache_folder, specification_of()).path
     whole = content(entry)
     row = soak("cache")
     for number in row.times(FAULTS[fault] * 35):
@@ -206,24 +206,29 @@ def test_damage_by_the_thousand(cache_folder, caplog, fault, soak):
 
 
 def test_another_key_is_another_entry(cache_folder):
-    build(cache_folder, wanted(1))
-    assert cache_folder.find(wanted(2)) is None
-    assert build(cache_folder, wanted(2)).path != build(cache_folder, wanted(1)).path
+    build(cache_folder, specification_of(1))
+    assert cache_folder.find(specification_of(2)) is None
+    assert (
+        build(cache_folder, specification_of(2)).path
+        != build(cache_folder, specification_of(1)).path
+    )
 
 
 def test_an_entry_is_found_by_its_key_alone_and_never_by_another_key(cache_folder, tmp_path):
-    build(cache_folder, wanted(1))
-    assert cache_folder.find(CacheSpecification(wanted(1).stem, {"what": 1})).facts["spans"]
-    entry = cache_folder.root / wanted(1).name
-    other = build(Store(tmp_path / "other"), wanted(2))
+    build(cache_folder, specification_of(1))
+    assert cache_folder.find(CacheSpecification(specification_of(1).stem, {"what": 1})).facts[
+        "spans"
+    ]
+    entry = cache_folder.root / specification_of(1).name
+    other = build(Store(tmp_path / "other"), specification_of(2))
     shutil.rmtree(entry)
     shutil.move(other.path, entry)
-    assert cache_folder.find(CacheSpecification(wanted(1).stem, {"what": 1})) is None
+    assert cache_folder.find(CacheSpecification(specification_of(1).stem, {"what": 1})) is None
 
 
 def build_counting(root: Path, counts: Path, pause: float = 0.0) -> None:
     def counting(shards: Shards) -> dict[str, np.ndarray]:
-        arrays = made(wanted())
+        arrays = arrays_of(specification_of())
         for row in range(8):
             if shards.get(f"row{row}") is None:
                 with counts.open("a") as lines:
@@ -234,7 +239,7 @@ def build_counting(root: Path, counts: Path, pause: float = 0.0) -> None:
             array[:8] = [shards.get(f"row{row}")[name] for row in range(8)]
         return arrays
 
-    Store(root).fetch(wanted(), counting)
+    Store(root).fetch(specification_of(), counting)
 
 
 def built_together(folder: Path, count: int, pause: float) -> tuple[list[int], list[str]]:
@@ -259,8 +264,8 @@ def test_eight_builders(tmp_path, soak):
     for number in row.times(10):
         (tmp_path / str(number)).mkdir()
         codes, items = built_together(tmp_path / str(number), 8, 0.01)
-        entry = tmp_path / str(number) / "cache" / wanted().name
-        fresh = build(Store(tmp_path / f"fresh{number}"), wanted()).path
+        entry = tmp_path / str(number) / "cache" / specification_of().name
+        fresh = build(Store(tmp_path / f"fresh{number}"), specification_of()).path
         row.look(
             wrong=content(entry) != content(fresh),
             orphans=multiprocessing.active_children(),
@@ -268,10 +273,10 @@ def test_eight_builders(tmp_path, soak):
         )
 
 
-def rebuild_for_ever(root: Path) -> None:
+def rebuild_endlessly(root: Path) -> None:
     while True:
-        remove_path(root / wanted().name)
-        build(Store(root), wanted())
+        remove_path(root / specification_of().name)
+        build(Store(root), specification_of())
 
 
 def partial_reads(root: Path, reads: int) -> Iterator[bool]:
@@ -279,13 +284,13 @@ def partial_reads(root: Path, reads: int) -> Iterator[bool]:
 
     At most as many as asked, and as many as two minutes allow.
     """
-    builders = [forked.Process(target=rebuild_for_ever, args=(root,)) for _ in range(2)]
+    builders = [forked.Process(target=rebuild_endlessly, args=(root,)) for _ in range(2)]
     for builder in builders:
         builder.start()
-    whole, end = made(wanted()), time.monotonic() + 120
+    whole, end = arrays_of(specification_of()), time.monotonic() + 120
     try:
         while reads and time.monotonic() < end:
-            if entry := Store(root).find(wanted()):
+            if entry := Store(root).find(specification_of()):
                 reads -= 1
                 yield not all(np.array_equal(entry.arrays[name], whole[name]) for name in whole)
     finally:
@@ -311,7 +316,7 @@ def test_readers_beside_builders(tmp_path, soak):
             row.look(wrong=next(reads))
 
 
-def test_a_reader_that_has_to_wait_says_for_whom(tmp_path, caplog, monkeypatch):
+def test_a_reader_that_waits_logs_the_process_it_waits_for(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(store, "_WAITING_INTERVAL", 0.1)
     arguments = (tmp_path / "cache", tmp_path / "counts", 0.1)
     builder = forked.Process(target=build_counting, args=arguments)
@@ -319,13 +324,13 @@ def test_a_reader_that_has_to_wait_says_for_whom(tmp_path, caplog, monkeypatch):
     while not (tmp_path / "counts").exists():
         time.sleep(0.01)
     with caplog.at_level(logging.WARNING):
-        Store(tmp_path / "cache").fetch(wanted(), not_built)
+        Store(tmp_path / "cache").fetch(specification_of(), not_built)
     builder.join(30)
     assert f"locked by process {builder.pid}" in caplog.text
 
 
 def taken_over(folder: Path, killed_at: int) -> dict[str, object]:
-    """Kill a builder, let another go on; what was not as it must be, by kind of harm."""
+    """Kill a builder and let another continue; True for each kind of harm that happened."""
     root, counts = folder / "cache", folder / "counts"
     builder = forked.Process(target=build_counting, args=(root, counts, 0.05))
     builder.start()
@@ -337,9 +342,9 @@ def taken_over(folder: Path, killed_at: int) -> dict[str, object]:
     build_counting(root, counts)
     late = time.monotonic() - began > 5
     rows = counts.read_text().split()
-    fresh = build(Store(folder / "fresh"), wanted()).path
+    fresh = build(Store(folder / "fresh"), specification_of()).path
     return {
-        "wrong": content(root / wanted().name) != content(fresh),
+        "wrong": content(root / specification_of().name) != content(fresh),
         # The item that was being computed when the kill came is the only one done twice.
         "other": late or sorted(set(rows)) != list("01234567") or len(rows) > 9,
     }
@@ -373,23 +378,23 @@ def test_a_damaged_shard_is_made_again(tmp_path):
     assert shards.get("part") is None
 
 
-def test_temporaries_of_writers_that_are_gone_are_swept_and_of_others_kept(cache_folder):
-    names = "other-1.4000", "other-2.4000", "other-3.4000", f"{wanted().name}.1"
-    gone, writing, foreign, mine = (cache_folder.root / f".{name}.tmp" for name in names)
-    for folder in (gone, writing, foreign, mine):
+def test_leftovers_of_dead_writers_are_removed_and_of_others_kept(cache_folder):
+    names = "other-1.4000", "other-2.4000", "other-3.4000", f"{specification_of().name}.1"
+    dead, writing, foreign, own = (cache_folder.root / f".{name}.tmp" for name in names)
+    for folder in (dead, writing, foreign, own):
         folder.mkdir(parents=True)
     (cache_folder.root / ".other-3.lock").mkdir()  # a lock that cannot be taken
     with cache_folder.lock("other-2"):
-        build(cache_folder, wanted())
-    left = [folder.exists() for folder in (gone, writing, foreign, mine)]
+        build(cache_folder, specification_of())
+    left = [folder.exists() for folder in (dead, writing, foreign, own)]
     assert left == [False, True, True, False]
 
 
-def test_a_full_disk_is_told_before_the_work_begins(cache_folder, monkeypatch):
+def test_a_full_disk_is_reported_before_the_work_begins(cache_folder, monkeypatch):
     free = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
     with pytest.raises(StorageError, match=r"needs 2\.88 kB, 1 kB free"):
-        cache_folder.fetch(wanted(), not_built)
+        cache_folder.fetch(specification_of(), not_built)
 
 
 def test_a_write_that_fails_half_way_leaves_no_entry(cache_folder, monkeypatch):
@@ -398,7 +403,7 @@ def test_a_write_that_fails_half_way_leaves_no_entry(cache_folder, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="No space left on device"):
-        build(cache_folder, wanted())
+        build(cache_folder, specification_of())
     assert not [file for file in cache_folder.root.glob("*") if not file.name.startswith(".")]
     assert not list(cache_folder.root.glob("*.tmp"))
 
@@ -419,14 +424,14 @@ def as_nobody(task, *arguments) -> int:
 
 
 def use_read_only(root: Path) -> None:
-    assert Store(root).fetch(wanted(), not_built).facts["spans"]
+    assert Store(root).fetch(specification_of(), not_built).facts["spans"]
     with pytest.raises(StorageError, match="cannot be written"):
-        Store(root).fetch(wanted(2), not_built)
+        Store(root).fetch(specification_of(2), not_built)
 
 
-def test_a_read_only_cache_serves_what_is_complete_and_refuses_the_rest(tmp_path):
+def test_a_read_only_cache_serves_what_is_complete_and_rejects_the_rest(tmp_path):
     root = tmp_path / "cache"
-    build(Store(root), wanted())
+    build(Store(root), specification_of())
     for folder in (tmp_path, *tmp_path.parents):
         if folder.stat().st_uid == os.getuid() and folder != Path("/") and "pytest" in str(folder):
             folder.chmod(folder.stat().st_mode | 0o111)
@@ -441,7 +446,7 @@ def test_a_read_only_cache_serves_what_is_complete_and_refuses_the_rest(tmp_path
 def test_modes_follow_the_umask_and_no_file_can_be_executed(tmp_path, mask):
     before = os.umask(mask)
     try:
-        entry = build(Store(tmp_path / "cache"), wanted())
+        entry = build(Store(tmp_path / "cache"), specification_of())
     finally:
         os.umask(before)
     assert entry.path.stat().st_mode & 0o777 == 0o777 & ~mask
@@ -449,48 +454,48 @@ def test_modes_follow_the_umask_and_no_file_can_be_executed(tmp_path, mask):
         assert file.stat().st_mode & 0o777 == 0o666 & ~mask
 
 
-def test_an_entry_that_is_a_link_is_refused(cache_folder, tmp_path):
-    outside = shutil.move(build(cache_folder, wanted()).path, tmp_path / "outside")
-    (cache_folder.root / wanted().name).symlink_to(outside)
+def test_an_entry_that_is_a_link_is_rejected(cache_folder, tmp_path):
+    outside = shutil.move(build(cache_folder, specification_of()).path, tmp_path / "outside")
+    (cache_folder.root / specification_of().name).symlink_to(outside)
     with pytest.raises(StorageError, match="is a symbolic link"):
-        cache_folder.fetch(wanted(), not_built)
+        cache_folder.fetch(specification_of(), not_built)
 
 
-def test_a_link_inside_an_entry_is_refused(cache_folder, tmp_path):
-    entry = build(cache_folder, wanted())
+def test_a_link_inside_an_entry_is_rejected(cache_folder, tmp_path):
+    entry = build(cache_folder, specification_of())
     outside = shutil.move(entry.path / "score.npy", tmp_path / "score.npy")
     (entry.path / "score.npy").symlink_to(outside)
     with pytest.raises(StorageError, match=r"score\.npy: is a symbolic link"):
-        cache_folder.fetch(wanted(), not_built)
+        cache_folder.fetch(specification_of(), not_built)
 
 
 def test_a_manifest_cannot_reach_outside_its_entry(cache_folder):
-    entry = build(cache_folder, wanted())
+    entry = build(cache_folder, specification_of())
     manifest = json.loads((entry.path / "manifest.json").read_bytes())
-    told = manifest["arrays"] | {"../../../secret": manifest["arrays"]["score"]}
-    rewrite(entry.path, arrays=told)
-    assert cache_folder.find(wanted()) is None
+    described = manifest["arrays"] | {"../../../secret": manifest["arrays"]["score"]}
+    rewrite(entry.path, arrays=described)
+    assert cache_folder.find(specification_of()) is None
 
 
 def test_a_cache_may_itself_be_a_link(tmp_path):
     (tmp_path / "big").mkdir()
     (tmp_path / "cache").symlink_to(tmp_path / "big")
-    assert build(Store(tmp_path / "cache"), wanted()).facts["spans"]
+    assert build(Store(tmp_path / "cache"), specification_of()).facts["spans"]
 
 
 def test_a_folder_that_everyone_may_write_to_is_warned_about(cache_folder, caplog):
     cache_folder.root.mkdir()
     cache_folder.root.chmod(0o777)
-    build(cache_folder, wanted(1))
+    build(cache_folder, specification_of(1))
     assert "writable by everyone" in caplog.text
     caplog.clear()
     cache_folder.root.chmod(0o1777)
-    build(cache_folder, wanted(2))
+    build(cache_folder, specification_of(2))
     assert not caplog.text
 
 
 def test_an_entry_without_rows_is_an_entry(cache_folder):
-    assert build(cache_folder, wanted(rows=0)).arrays["joints2d"].shape == (0, 3, 2)
+    assert build(cache_folder, specification_of(rows=0)).arrays["joints2d"].shape == (0, 3, 2)
 
 
 def test_a_file_is_read_again_only_when_it_changed(cache_folder, tmp_path, monkeypatch):
@@ -516,10 +521,10 @@ def test_torn_lines_of_remembered_digests_are_passed_over(cache_folder, tmp_path
 
 
 def test_verify_names_damaged_entries_and_ls_lists_unfinished_ones(cache_folder, capsys):
-    entry = build(cache_folder, wanted())
-    unfinished = cache_folder.shards(wanted(2))
+    entry = build(cache_folder, specification_of())
+    unfinished = cache_folder.shards(specification_of(2))
     unfinished.folder.mkdir()
-    unfinished.put("part", made(wanted(2)))
+    unfinished.put("part", arrays_of(specification_of(2)))
     cache.verify()
     cache.ls()
     assert "unfinished: 1 shards" in capsys.readouterr().out
@@ -529,7 +534,7 @@ def test_verify_names_damaged_entries_and_ls_lists_unfinished_ones(cache_folder,
 
 
 def test_rm_removes_what_it_is_told_and_nothing_else(cache_folder):
-    one, two = build(cache_folder, wanted(1)), build(cache_folder, wanted(2))
+    one, two = build(cache_folder, specification_of(1)), build(cache_folder, specification_of(2))
     with pytest.raises(UsageError, match=r"no entry \.\./secret"):
         cache.rm("../secret")
     cache.rm(one.path.name)

@@ -30,7 +30,7 @@ def people(**changes) -> HeatmapDataModule:
 
 
 class Echo(torch.nn.Module):
-    """Returns given heatmaps for crops that are brighter on the left, and mirrored ones for others."""
+    """Returns given heatmaps for crops that are brighter on the left, else mirrored ones."""
 
     def __init__(self, heatmaps: torch.Tensor, mirrored: torch.Tensor) -> None:
         super().__init__()

@@ -142,12 +142,12 @@ def test_new_attention_at_any_place_leaves_the_heatmaps_unchanged(place):
     assert not torch.allclose(more(x), expected, atol=1e-3)
 
 
-def test_attention_where_there_is_no_subnetwork_is_refused():
+def test_attention_where_there_is_no_subnetwork_is_an_error():
     with pytest.raises(UsageError, match=r"\(1, 3\)"):
         HRNet(attention=((1, 3),), **NARROW)
 
 
-def test_a_resnet_of_unknown_depth_is_refused():
+def test_a_resnet_of_unknown_depth_is_an_error():
     with pytest.raises(UsageError, match="ResNet-34"):
         SimpleBaseline(34)
 

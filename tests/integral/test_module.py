@@ -56,7 +56,7 @@ def cells_of(batch):
 
 
 class Oracle(torch.nn.Module):
-    """Returns given volumes for crops that are brighter on the left, and mirrored ones for others."""
+    """Returns given volumes for crops that are brighter on the left, else mirrored ones."""
 
     joints = 18
 

@@ -4,14 +4,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.lift.clips import PaddedClips, lift_in_windows, smooth, frame_subset, window_starts
+from pipeline.lift.clips import PaddedClips, frame_subset, lift_in_windows, smooth, window_starts
 from pipeline.lift.lifter import Lifter
 
 T, R = 6, 5
 
 
-class Named(Lifter):
-    """Answers every frame that it gives out with the number that the frame carries, and counts."""
+class FrameNumbers(Lifter):
+    """Predicts the number that a frame carries as its joints, and records its windows."""
 
     def __init__(self, output, causal=False):
         super().__init__()
@@ -43,7 +43,7 @@ def numbered(frames):
     ("output", "causal"), [("every", False), ("centre", False), ("valid", False), ("valid", True)]
 )
 def test_every_frame_is_predicted_exactly_once(output, causal, frames):
-    net = Named(output, causal)
+    net = FrameNumbers(output, causal)
     joints2d, visible = numbered(frames)
     lifted = lift_in_windows(net, net, joints2d, visible, at_once=2)
     assert lifted.shape == (frames, 2, 3)
@@ -51,36 +51,36 @@ def test_every_frame_is_predicted_exactly_once(output, causal, frames):
 
 
 def test_a_clip_shorter_than_a_window_is_filled_with_its_last_frame():
-    net = Named("every")
+    net = FrameNumbers("every")
     lift_in_windows(net, net, *numbered(4))
     assert net.windows == [[1, 2, 3, 4, 4, 4]]
 
 
 def test_the_last_window_ends_with_the_clip():
-    net = Named("every")
+    net = FrameNumbers("every")
     lift_in_windows(net, net, *numbered(14))
     assert net.windows == [[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12], [9, 10, 11, 12, 13, 14]]
 
 
-def test_a_causal_lifter_is_shown_no_frame_to_come():
-    net = Named("valid", causal=True)
+def test_a_causal_lifter_gets_no_later_frame():
+    net = FrameNumbers("valid", causal=True)
     lift_in_windows(net, net, *numbered(3))
     assert net.windows == [[1, 1, 1, 1, 1, 2, 3]]
 
 
-def test_a_centre_lifter_sees_each_frame_in_the_middle():
-    net = Named("centre")
+def test_a_centre_lifter_gets_each_frame_in_the_middle_of_a_window():
+    net = FrameNumbers("centre")
     lift_in_windows(net, net, *numbered(3))
     assert net.windows == [[1, 1, 1, 2, 3], [1, 1, 2, 3, 3], [1, 2, 3, 3, 3]]
 
 
 @pytest.mark.parametrize(("frames", "expected"), [(1, [0]), (17, [0, 1, 16]), (18, [0, 1, 16, 17])])
-def test_the_subset_is_two_frames_in_a_row_of_every_sixteen(frames, expected):
+def test_the_frame_subset_is_two_successive_frames_of_every_sixteen(frames, expected):
     assert frame_subset(frames).tolist() == expected
 
 
-def test_a_centre_lifter_lifts_no_frames_but_those_wanted():
-    net = Named("centre")
+def test_a_centre_lifter_lifts_only_the_frames_asked_for():
+    net = FrameNumbers("centre")
     lifted = lift_in_windows(net, net, *numbered(9), frames=torch.tensor([1, 6]))
     assert lifted[:, 0, 0].tolist() == [2, 7]
     assert net.windows == [[1, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
@@ -88,16 +88,16 @@ def test_a_centre_lifter_lifts_no_frames_but_those_wanted():
 
 @pytest.mark.parametrize("frames", [2, T + 3, 3 * T])
 @pytest.mark.parametrize("output", ["every", "centre", "valid"])
-def test_frames_that_are_wanted_are_those_of_the_whole_clip(output, frames):
-    net = Named(output)
-    wanted = torch.tensor([0, frames - 1])
-    lifted = lift_in_windows(net, net, *numbered(frames), frames=wanted)
-    assert torch.equal(lifted, lift_in_windows(net, net, *numbered(frames))[wanted])
+def test_frames_asked_for_are_the_same_as_in_the_whole_clip(output, frames):
+    net = FrameNumbers(output)
+    subset = torch.tensor([0, frames - 1])
+    lifted = lift_in_windows(net, net, *numbered(frames), frames=subset)
+    assert torch.equal(lifted, lift_in_windows(net, net, *numbered(frames))[subset])
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 5))
 @settings(max_examples=50, deadline=None)
-def test_windows_cover_a_clip_without_bad_frames(length, frames, step):
+def test_windows_cover_a_clip_whose_frames_are_all_valid(length, frames, step):
     step = min(step, frames)
     starts = window_starts(length, frames, step)
     covered = {t for start in starts for t in range(start, start + frames)}
@@ -106,7 +106,7 @@ def test_windows_cover_a_clip_without_bad_frames(length, frames, step):
     assert all(inside) or (length < frames and len(starts) == 1)
 
 
-def test_windows_with_a_bad_frame_are_left_out():
+def test_windows_with_an_invalid_frame_are_left_out():
     valid = np.array([True] * 5 + [False] + [True] * 5)
     assert window_starts(11, 3, 2, valid).tolist() == [0, 2, 6, 8]
 
@@ -124,14 +124,14 @@ def test_windows_are_copies():
     assert not padded.rows.any()
 
 
-def test_smoothing_keeps_even_motion_and_calms_trembling():
+def test_smoothing_keeps_linear_motion_and_reduces_noise():
     line = torch.arange(40.0)[:, None, None].expand(40, 17, 3)
     assert torch.allclose(smooth(line, 2.0)[6:-6], line[6:-6], atol=1e-4)
-    trembling = torch.randn(400, 17, 3, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(400, 17, 3, generator=torch.Generator().manual_seed(0))
     # White noise through a Gaussian of deviation s keeps 1 / (2 s sqrt(pi)) of its variance.
-    assert smooth(trembling, 2.0).var() == pytest.approx(1 / (4 * np.pi**0.5), rel=0.1)
+    assert smooth(noise, 2.0).var() == pytest.approx(1 / (4 * np.pi**0.5), rel=0.1)
 
 
-def test_one_frame_is_its_own_smooth_clip():
+def test_smoothing_does_not_change_a_single_frame():
     frame = torch.randn(1, 17, 3)
     assert torch.allclose(smooth(frame, 3.0), frame, atol=1e-6)

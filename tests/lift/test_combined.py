@@ -3,13 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from memorise import memorise
 
 from pipeline.__main__ import main
 from pipeline.lift import Cascade, CombinedDeepLearner
 from pipeline.lift.losses import ZScoredMSE
 
 
-def test_parameters_are_as_many_as_the_fact_sheet_has():
+def test_numbers_of_parameters_are_those_of_the_papers():
     with torch.device("meta"):
         combined, cascade = CombinedDeepLearner(), Cascade()
     assert sum(parameter.numel() for parameter in combined.parameters()) == 17_009_346
@@ -36,14 +37,14 @@ def test_gated_and_plain_branch_are_summed_before_the_last_layer():
 
 
 def gates(net, clips):
-    """What goes into the gated branch's last layer."""
-    seen = []
-    net.gated.w2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    """Input of the gated branch's last layer."""
+    received = []
+    net.gated.w2.register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
     net(clips)
-    return seen[0]
+    return received[0]
 
 
-def test_gate_closes_only_before_the_last_relu():
+def test_gate_can_close_only_if_taken_before_the_last_relu():
     torch.manual_seed(0)
     clips = 3 * torch.randn(50, 1, 17, 2)
     assert gates(CombinedDeepLearner(16).eval(), clips).min() >= 0.5
@@ -51,29 +52,24 @@ def test_gate_closes_only_before_the_last_relu():
 
 
 def train(net, clips, poses, steps):
-    loss_of = ZScoredMSE()
-    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-    for _ in range(steps):
-        loss = loss_of(net(clips), poses)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return loss.item()
+    """Loss of the last step."""
+    loss = ZScoredMSE()
+    return memorise(net, lambda net: loss(net(clips), poses), steps, 3e-3)[1]
 
 
-def eight():
+def eight_poses():
     torch.manual_seed(0)
     return torch.rand(8, 1, 17, 2) * 2 - 1, torch.randn(8, 1, 17, 3) * 0.3
 
 
 def test_eight_poses_are_memorised():
-    clips, poses = eight()
+    clips, poses = eight_poses()
     net = CombinedDeepLearner(128, dropout=0.0)
     assert train(net, clips, poses, 150) < 0.01 * poses.var()
 
 
 def test_stages_of_a_cascade_are_trained_in_turn():
-    clips, poses = eight()
+    clips, poses = eight_poses()
     net = Cascade(2, 32, 1, dropout=0.0).train()
     net.set_progress(0.0)
     train(net, clips, poses, 5)
@@ -86,8 +82,8 @@ def test_stages_of_a_cascade_are_trained_in_turn():
     assert not torch.equal(net.stages[1].w1.weight, second["w1.weight"])
 
 
-def test_stage_that_was_not_trained_yet_is_not_in_the_sum():
-    clips, _ = eight()
+def test_a_stage_that_was_not_trained_yet_is_not_in_the_sum():
+    clips, _ = eight_poses()
     net = Cascade(3, 16, 1).eval()
     net.set_progress(0.34)
     torch.nn.init.normal_(net.stages[1].w2.weight)
@@ -97,22 +93,22 @@ def test_stage_that_was_not_trained_yet_is_not_in_the_sum():
 
 
 def test_a_stage_begins_by_adding_nothing():
-    clips, _ = eight()
+    clips, _ = eight_poses()
     net = Cascade(3, 16, 1).eval()
     before = net(clips)
     net.set_progress(0.34)
     assert torch.equal(net(clips), before)
 
 
-def test_later_stage_brings_the_loss_down_further():
-    clips, poses = eight()
+def test_a_later_stage_lowers_the_loss_further():
+    clips, poses = eight_poses()
     net = Cascade(2, 64, 1, dropout=0.0).train()
     before = train(net, clips, poses, 20)
     net.set_progress(0.5)
     assert train(net, clips, poses, 60) < 0.5 * before
 
 
-def test_shares_of_the_run_are_equal_and_the_stage_is_saved():
+def test_stages_have_equal_shares_of_the_run_and_the_stage_is_saved():
     net = Cascade(3, 8, 1)
     stages = []
     for epoch in range(9):
@@ -134,7 +130,7 @@ def test_frozen_stages_stay_in_evaluation_mode():
 @pytest.mark.parametrize("branches", ["gated", "plain"])
 def test_one_branch_alone_is_the_other_one_missing(branches):
     torch.manual_seed(0)
-    clips, _ = eight()
+    clips, _ = eight_poses()
     both = CombinedDeepLearner(32, dropout=0.0).eval()
     one = CombinedDeepLearner(32, dropout=0.0, branches=branches).eval()
     names = one.load_state_dict(both.state_dict(), strict=False)

@@ -1,4 +1,4 @@
-"""Masks and noise: the right amount, and the same for the same key."""
+"""Masks and noise have the right amount and depend on their key only."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_noise_and_masks_of_a_sample_do_not_depend_on_its_batch(order, frames, e
         assert np.array_equal(draw(numbers[2:3]), whole[2:3])
 
 
-def test_another_epoch_is_corrupted_otherwise():
+def test_another_epoch_has_other_noise_and_masks():
     index = np.arange(3)
     noise = [corruption.pretraining_noise(27, 1, epoch, index) for epoch in (0, 1)]
     masks = [corruption.pretraining_masks(27, 17, 1, epoch, index) for epoch in (0, 1)]
@@ -51,7 +51,7 @@ def test_another_epoch_is_corrupted_otherwise():
     assert (masks[0] != masks[1]).any()
 
 
-def test_pretraining_noise_is_as_large_as_its_tables_say():
+def test_pretraining_noise_has_the_moments_of_its_tables():
     noise = corruption.pretraining_noise(1, 0, 0, np.arange(20_000))[:, 0].astype(float)
     weight = corruption.NOISE_WEIGHT[:, None]
     mean = weight * corruption.NOISE_MEAN
@@ -69,7 +69,7 @@ def test_pretraining_noise_is_slow_between_its_keys():
     assert noise.std() > 2 * corruption.NOISE_WHITE
 
 
-def test_masks_hide_the_shares_that_they_are_asked_for():
+def test_masks_hide_the_given_shares():
     visible = corruption.pretraining_masks(81, 17, 0, 0, np.arange(200), joints=0.2, frames=0.3)
     whole = ~visible.any(axis=-1)
     assert whole.mean() == pytest.approx(0.3, abs=0.02)
@@ -79,7 +79,7 @@ def test_masks_hide_the_shares_that_they_are_asked_for():
     assert not corruption.pretraining_masks(9, 17, 0, 0, np.arange(4), joints=1.0, frames=0).any()
 
 
-def test_confidence_falls_with_the_error_and_stays_between_0_and_1():
+def test_simulated_score_falls_with_the_error_and_stays_between_0_and_1():
     near, far = np.zeros((50, 20, 17, 2)), np.full((50, 20, 17, 2), 0.05)
     scores = [corruption.simulated_score(noise, 1, 0, np.arange(50)) for noise in (near, far)]
     assert all(score.min() >= 0 and score.max() <= 1 for score in scores)
@@ -95,7 +95,7 @@ def test_detection_noise_has_the_sizes_that_the_benchmark_states(detected):
     assert (score == 0).mean() == pytest.approx(0.019, abs=0.003)
 
 
-def test_joints_that_were_not_found_are_nan_with_score_0_and_no_others(detected):
+def test_exactly_the_missing_joints_are_nan_with_score_0(detected):
     _, noisy, score = detected
     assert np.array_equal(np.isnan(noisy).any(axis=-1), score == 0)
     missing = (score == 0).mean(axis=(0, 1))
@@ -136,7 +136,7 @@ def test_detection_noise_grows_with_the_person():
     assert large == pytest.approx(4 * small, rel=0.05)
 
 
-def test_a_swapped_leg_is_swapped_whole():
+def test_a_swapped_leg_is_swapped_with_all_its_joints():
     random = np.random.default_rng(0)
     exact = standing(20_000)
     swapped = corruption._swap_limbs(random, exact, 8.0)
@@ -152,19 +152,19 @@ def test_a_swapped_leg_is_swapped_whole():
     assert not moved[:, [0, 7, 8, 9, 10]].any()
 
 
-def test_detection_noise_wants_17_joints():
+def test_detection_noise_needs_17_joints():
     with pytest.raises(DataError, match="known for H36M17, not for 16 joints"):
         corruption.detection_noise(np.zeros((3, 16, 2)), 50, 1)
 
 
 @settings(max_examples=50, deadline=None)
 @given(fraction=st.floats(0, 1), shown=st.floats(0, 1), seed=st.integers(0, 99))
-def test_hidden_joints_are_as_many_as_asked_and_the_rest_stays(fraction, shown, seed):
+def test_the_given_fraction_of_joints_is_hidden_and_nothing_else_changes(fraction, shown, seed):
     visible = np.random.default_rng(seed).random((4, 9, 17)) < shown
     before = visible.copy()
     hidden = corruption.hide_joints(visible, fraction, seed, np.arange(4))
-    gone = (visible & ~hidden).sum(axis=(1, 2))
-    assert (abs(gone - fraction * visible.sum(axis=(1, 2))) <= 0.5).all()
+    count = (visible & ~hidden).sum(axis=(1, 2))
+    assert (abs(count - fraction * visible.sum(axis=(1, 2))) <= 0.5).all()
     assert not (hidden & ~visible).any()
     assert np.array_equal(visible, before)
     alone = corruption.hide_joints(visible[2], fraction, seed, 2)
@@ -173,7 +173,7 @@ def test_hidden_joints_are_as_many_as_asked_and_the_rest_stays(fraction, shown, 
 
 @settings(max_examples=50, deadline=None)
 @given(fraction=st.floats(0, 1), frames=st.integers(1, 30), seed=st.integers(0, 99))
-def test_dropped_frames_go_whole_and_as_many_as_asked(fraction, frames, seed):
+def test_the_given_fraction_of_frames_is_dropped_with_all_joints(fraction, frames, seed):
     visible = np.ones((3, frames, 17), bool)
     left = corruption.drop_frames(visible, fraction, seed, np.arange(3))
     seen = left.any(axis=-1)

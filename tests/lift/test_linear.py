@@ -20,15 +20,15 @@ def test_product_and_gradients_are_those_of_torch():
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_are_right_where_only_some_are_wanted():
+def test_gradients_are_right_where_only_some_are_needed():
     x, weight = torch.randn(4, 3, dtype=torch.float32), torch.randn(2, 3)
     assert not linear(x, weight).requires_grad
     weight.requires_grad_()
-    (got,) = torch.autograd.grad(linear(x, weight).sum(), weight)
-    torch.testing.assert_close(got, x.sum(0).expand(2, 3))
+    (gradient,) = torch.autograd.grad(linear(x, weight).sum(), weight)
+    torch.testing.assert_close(gradient, x.sum(0).expand(2, 3))
     bias = torch.zeros(2, requires_grad=True)
-    (got,) = torch.autograd.grad(linear(x, weight.detach(), bias).sum(), bias)
-    torch.testing.assert_close(got, torch.full((2,), 4.0))
+    (gradient,) = torch.autograd.grad(linear(x, weight.detach(), bias).sum(), bias)
+    torch.testing.assert_close(gradient, torch.full((2,), 4.0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -37,20 +37,20 @@ def test_other_types_go_to_torch(dtype):
     assert torch.equal(linear(x, weight), F.linear(x, weight))
 
 
-def test_autocast_is_honoured():
+def test_autocast_applies():
     with torch.autocast("cpu", torch.bfloat16):
         assert linear(torch.randn(4, 3), torch.randn(2, 3)).dtype == torch.bfloat16
 
 
-def test_operations_are_counted():
+def test_a_flop_counter_counts_the_product():
     with FlopCounterMode(display=False) as counter:
         linear(torch.randn(4, 3), torch.randn(2, 3))
     assert counter.get_total_flops() == 2 * 4 * 3 * 2
 
 
-def test_no_rows_are_no_error():
+def test_an_input_without_rows_is_no_error():
     assert linear(torch.zeros(0, 3), torch.zeros(2, 3)).shape == (0, 2)
 
 
-def test_layer_has_the_names_of_torchs():
+def test_layer_has_the_parameter_names_of_torchs_layer():
     assert list(Linear(3, 2).state_dict()) == ["weight", "bias"]

@@ -23,7 +23,7 @@ def clips(seed=0):
     return torch.randn(2, 6, 17, 3), torch.randn(2, 6, 17, 3)
 
 
-def test_weights_are_mixstes_in_the_order_of_h36m17():
+def test_mixste_weights_are_in_the_order_of_h36m17():
     expected = (1, 1, 2.5, 2.5, 1, 2.5, 2.5, 1, 1, 1, 1.5, 1.5, 4, 4, 1.5, 4, 4)
     assert expected == MIXSTE_WEIGHTS
 
@@ -47,13 +47,13 @@ def test_mixste_terms_by_hand():
     assert MixSTELoss(1, 0, 0)(predicted, target).item() == pytest.approx(position)
 
 
-def test_smoothness_counts_though_the_prediction_is_right():
+def test_smoothness_counts_even_for_an_exact_prediction():
     target, _ = clips()
     assert MixSTELoss(1, 0, 2)(target, target) == 0
     assert MixSTELoss(0, 1, 0)(target, target) > 0
 
 
-def test_scale_does_not_matter_to_the_scale_free_error():
+def test_scale_free_error_does_not_depend_on_the_scale():
     _, target = clips()
     assert scale_free_error(3 * target, target).item() == pytest.approx(0, abs=1e-6)
     predicted, _ = clips()
@@ -61,7 +61,7 @@ def test_scale_does_not_matter_to_the_scale_free_error():
     torch.testing.assert_close(scale_free_error(0.2 * predicted, target), error)
 
 
-def test_best_scale_is_taken():
+def test_scale_free_error_takes_the_best_scale():
     predicted, target = torch.zeros(1, 1, 17, 3), torch.zeros(1, 1, 17, 3)
     predicted[..., 5, 0], target[..., 5, :2] = 2.0, torch.tensor([3.0, 4.0])
     assert scale_free_error(predicted, target).item() == pytest.approx(4 / 17)
@@ -79,7 +79,7 @@ def test_pretrain_loss_is_the_weighted_sum():
     torch.testing.assert_close(PretrainLoss()(predicted, target), expected)
 
 
-def test_z_scored_error_is_in_deviations():
+def test_z_scored_error_is_in_standard_deviations():
     loss = ZScoredMSE()
     deviation = torch.full((17, 3), 0.5)
     deviation[0] = 0.0
@@ -94,7 +94,7 @@ def test_z_scored_error_is_in_deviations():
     assert loss(predicted, target).item() == pytest.approx((16 + 9) / 51)
 
 
-def test_mean_without_the_root_is_over_48_numbers():
+def test_mean_without_the_root_is_over_48_coordinates():
     target = torch.zeros(1, 1, 17, 3)
     predicted = target.clone()
     predicted[..., 0, 0], predicted[..., 16, 2] = 5.0, 2.0
@@ -109,7 +109,7 @@ def test_all_frames_valid_is_the_same_as_no_mask(loss):
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
-def test_frames_at_the_end_that_do_not_count_are_as_if_cut_off(loss):
+def test_invalid_frames_at_the_end_are_as_if_cut_off(loss):
     predicted, target = clips()
     valid = torch.ones(2, 6, dtype=torch.bool)
     valid[:, 4:] = False
@@ -121,7 +121,7 @@ def test_frames_at_the_end_that_do_not_count_are_as_if_cut_off(loss):
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
-def test_frames_that_do_not_count_get_no_gradient(loss):
+def test_invalid_frames_get_no_gradient(loss):
     predicted, target = clips()
     predicted.requires_grad_()
     valid = torch.ones(2, 6, dtype=torch.bool)
@@ -132,7 +132,7 @@ def test_frames_that_do_not_count_get_no_gradient(loss):
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
-def test_no_valid_frame_is_no_loss_and_no_nan(loss):
+def test_without_a_valid_frame_loss_and_gradient_are_zero(loss):
     predicted, target = clips()
     predicted.requires_grad_()
     value = loss(predicted, target, torch.zeros(2, 6, dtype=torch.bool))
@@ -142,7 +142,7 @@ def test_no_valid_frame_is_no_loss_and_no_nan(loss):
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
-def test_single_frame_and_perfect_half_precision_prediction_are_fine(loss):
+def test_loss_of_an_exact_single_frame_in_half_precision_is_zero_in_float32(loss):
     _, target = clips()
     predicted = target[:, :1].bfloat16().requires_grad_()
     value = loss(predicted, predicted.detach().float())
@@ -152,6 +152,6 @@ def test_single_frame_and_perfect_half_precision_prediction_are_fine(loss):
     assert predicted.grad.isfinite().all()
 
 
-def test_mixste_loss_refuses_another_body():
+def test_mixste_loss_of_16_joints_is_an_error():
     with pytest.raises(ValueError, match="not for 16"):
         MixSTELoss()(torch.zeros(1, 2, 16, 3), torch.zeros(1, 2, 16, 3))

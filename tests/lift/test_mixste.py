@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from memorise import memorise
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.lift import MixSTE
@@ -21,17 +22,17 @@ def count(net):
         ({"channels": 3}, 33_784_323),
     ],
 )
-def test_parameters_are_as_many_as_published(options, parameters):
+def test_numbers_of_parameters_are_those_published(options, parameters):
     with torch.device("meta"):
         assert count(MixSTE(**options)) == parameters
 
 
-def test_published_state_dict_has_204_tensors():
+def test_state_dict_has_the_204_tensors_of_the_published_one():
     with torch.device("meta"):
         assert len(MixSTE().state_dict()) == 204
 
 
-def test_every_frame_comes_out_and_the_contract_is_told():
+def test_every_frame_is_predicted_and_the_attributes_are_set():
     net = MixSTE(frames=9, dim=16, depth=2)
     assert net(torch.zeros(2, 9, 17, 2)).shape == (2, 9, 17, 3)
     assert (net.frames, net.receptive_field, net.output) == (9, 9, "every")
@@ -45,12 +46,12 @@ def test_position_embeddings_start_at_zero():
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 17, 2), (1, 9, 16, 2), (1, 9, 17, 3)])
-def test_clips_of_another_shape_are_refused(shape):
+def test_clips_of_another_shape_are_an_error(shape):
     with pytest.raises(ValueError, match=r"do not fit a MixSTE built for \(B, 9, 17, 2\)"):
         MixSTE(frames=9, dim=16, depth=2)(torch.zeros(shape))
 
 
-def test_evaluation_is_without_drop_path():
+def test_drop_path_acts_only_in_training():
     torch.manual_seed(0)
     net = MixSTE(frames=9, dim=16, depth=3, drop_path=0.9)
     clips = torch.randn(2, 9, 17, 2)
@@ -59,14 +60,14 @@ def test_evaluation_is_without_drop_path():
     assert torch.equal(net(clips), net(clips))
 
 
-def test_clips_of_a_batch_do_not_see_each_other():
+def test_clips_of_a_batch_do_not_depend_on_each_other():
     torch.manual_seed(0)
     net = MixSTE(frames=9, dim=16, depth=2).eval()
     clips = torch.randn(3, 9, 17, 2)
     torch.testing.assert_close(net(clips)[1:2], net(clips[1:2]), rtol=1e-5, atol=1e-6)
 
 
-def test_multiplications_are_as_many_as_measured():
+def test_number_of_operations_is_that_measured():
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         MixSTE().eval()(torch.zeros(1, 243, 17, 2))
     assert counter.get_total_flops() == pytest.approx(294.9e9, rel=1e-3)
@@ -77,16 +78,11 @@ def test_eight_clips_are_memorised():
     net = MixSTE(frames=2, dim=32, depth=2, drop_path=0.0)
     clips, poses = torch.rand(8, 2, 17, 2) * 2 - 1, torch.randn(8, 1, 17, 3) * 0.3
     poses = poses.expand(8, 2, 17, 3)
-    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-    for _ in range(220):
-        loss = MPJPELoss()(net(clips), poses)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss < 0.25 * MPJPELoss()(poses.mean(0, keepdim=True).expand_as(poses), poses)
+    _, last = memorise(net, lambda net: MPJPELoss()(net(clips), poses), 220, 3e-3)
+    assert last < 0.25 * MPJPELoss()(poses.mean(0, keepdim=True).expand_as(poses), poses)
 
 
-def test_spread_tokens_tell_joints_frames_and_poses_apart_at_the_start():
+def test_spread_makes_the_first_output_differ_between_joints_and_frames():
     clip = 0.2 * torch.randn(1, 9, 17, 2, generator=torch.Generator().manual_seed(0))
 
     def deviation(spread):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from memorise import memorise
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.lift import PoseFormer
@@ -26,7 +27,7 @@ def count(net):
         ({"frames": 81, "group_attention": True, "groups": "channels"}, 9_626_437),
     ],
 )
-def test_parameters_are_as_many_as_the_fact_sheet_has(options, parameters):
+def test_numbers_of_parameters_are_those_of_the_papers(options, parameters):
     with torch.device("meta"):
         assert count(PoseFormer(**options)) == parameters
 
@@ -36,13 +37,13 @@ def small(**options):
     return PoseFormer(frames=9, dim=16, depth=2, **options).eval()
 
 
-def test_centre_frame_comes_out_and_the_contract_is_told():
+def test_the_centre_frame_is_predicted_and_the_attributes_are_set():
     net = small()
     assert net(torch.zeros(2, 9, 17, 2)).shape == (2, 1, 17, 3)
     assert (net.frames, net.receptive_field, net.output) == (9, 9, "centre")
 
 
-def test_clips_of_another_shape_are_refused():
+def test_clips_of_another_shape_are_an_error():
     with pytest.raises(ValueError, match="do not fit a PoseFormer"):
         small()(torch.zeros(1, 8, 17, 2))
 
@@ -60,7 +61,7 @@ def test_group_modules_start_as_the_identity(position, which, groups):
     assert torch.equal(extended(clips), base(clips))
 
 
-def test_positions_of_the_group_module_differ_once_it_is_trained():
+def test_positions_of_a_trained_group_module_give_different_outputs():
     nets = [
         small(group_attention=True, position=position)
         for position in ("before_attention", "after_attention", "after_mlp")
@@ -96,14 +97,14 @@ def test_group_module_is_the_papers_formula():
     torch.testing.assert_close(module(tokens, "joints")[1, 4], expected)
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_only_in_training():
     net, clips = small(dropout=0.5), torch.randn(2, 9, 17, 2)
     assert torch.equal(net(clips), net(clips))
     net.train()
     assert not torch.equal(net(clips), net(clips))
 
 
-def test_multiplications_are_as_many_as_measured():
+def test_number_of_operations_is_that_measured():
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         PoseFormer().eval()(torch.zeros(1, 81, 17, 2))
     assert counter.get_total_flops() == pytest.approx(2 * 846.9e6, rel=1e-3)
@@ -114,10 +115,5 @@ def test_eight_clips_are_memorised(group_attention):
     torch.manual_seed(0)
     net = PoseFormer(frames=3, dim=16, depth=2, group_attention=group_attention, drop_path=0.0)
     clips, poses = torch.rand(8, 3, 17, 2) * 2 - 1, torch.randn(8, 1, 17, 3) * 0.3
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-    for _ in range(50):
-        loss = MPJPELoss()(net(clips), poses)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss < 0.2 * MPJPELoss()(poses.mean(0, keepdim=True).expand_as(poses), poses)
+    _, last = memorise(net, lambda net: MPJPELoss()(net(clips), poses), 50, 1e-3)
+    assert last < 0.2 * MPJPELoss()(poses.mean(0, keepdim=True).expand_as(poses), poses)

@@ -21,7 +21,7 @@ def plain_attention(layer, rows):
 
 
 @pytest.mark.parametrize(("T", "J"), [(5, 3), (40, 3), (5, 35), (40, 1)])
-def test_attention_along_either_axis_is_that_of_the_written_out_form(T, J):
+def test_attention_along_either_axis_is_that_of_the_plain_formula(T, J):
     torch.manual_seed(0)
     layer, tokens = Attention(12, 3), torch.randn(2, T, J, 12)
     over_joints = plain_attention(layer, tokens.view(2 * T, J, 12)).view(2, T, J, 12)
@@ -38,12 +38,12 @@ def test_both_forms_of_attention_have_the_same_values_and_gradients(tokens):
     fused = F.scaled_dot_product_attention(*inputs)
     ours = attend(*inputs)
     torch.testing.assert_close(ours, fused, rtol=1e-5, atol=1e-5)
-    for mine, theirs in zip(
+    torch.testing.assert_close(
         torch.autograd.grad(ours.square().sum(), inputs),
         torch.autograd.grad(fused.square().sum(), inputs),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_heads_must_divide_the_width():
@@ -51,7 +51,7 @@ def test_heads_must_divide_the_width():
         Attention(10, 3)
 
 
-def test_along_frames_joints_do_not_see_each_other():
+def test_along_frames_joints_do_not_depend_on_each_other():
     torch.manual_seed(0)
     block, tokens = Block(8, 2), torch.randn(1, 6, 4, 8)
     changed = tokens.clone()
@@ -61,15 +61,15 @@ def test_along_frames_joints_do_not_see_each_other():
     assert not moved[[0, 1, 3]].any()
 
 
-def test_drop_path_drops_whole_frames_or_whole_tracks_and_keeps_the_mean():
+def test_drop_path_drops_all_of_a_frame_or_all_of_a_joint_and_keeps_the_mean():
     torch.manual_seed(0)
     block = Block(4, 2, drop_path=0.25)
     tokens, branch = torch.zeros(50, 10, 8, 4), torch.ones(50, 10, 8, 4)
     frames = block.add(tokens, branch, "joints")
-    sequences = block.add(tokens, branch, "frames")
+    joints = block.add(tokens, branch, "frames")
     torch.testing.assert_close(frames.unique(), torch.tensor([0.0, 4 / 3]))
     assert (frames == frames[:, :, :1, :1]).all()
-    assert (sequences == sequences[:, :1, :, :1]).all()
+    assert (joints == joints[:, :1, :, :1]).all()
     assert frames.mean().item() == pytest.approx(1, abs=0.1)
     assert torch.equal(block.eval().add(tokens, branch, "joints"), branch)
 

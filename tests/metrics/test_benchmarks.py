@@ -85,7 +85,7 @@ def test_valid_of_another_shape_is_an_error(shape):
 
 
 @pytest.mark.parametrize("name", ["target", "head", "labelled"])
-def test_pckh_refuses_what_would_be_broadcast(name):
+def test_pckh_raises_an_error_for_what_would_be_broadcast(name):
     people = torch.zeros(3, 16, 2)
     given = {"target": people, "head": torch.ones(3), "labelled": torch.ones(3, 16)}
     given[name] = given[name][:1]

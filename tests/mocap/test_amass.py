@@ -3,7 +3,7 @@
 import fabricate
 import numpy as np
 import pytest
-from malformed import changed_objects, check_lines, refusal
+from malformed import changed_objects, check_lines, error_line
 from scipy.spatial.transform import Rotation
 
 from pipeline.errors import UsageError
@@ -71,5 +71,5 @@ def test_malformed_files_give_one_line(tmp_path, which, count):
     lines = []
     for changed in changed_objects(content, count, seed=count):
         np.savez(path, **changed)
-        lines.append(refusal(lambda: (read_motion(motion), read_body_model(body))))
+        lines.append(error_line(lambda: (read_motion(motion), read_body_model(body))))
     check_lines(lines, path.name, 0.4)

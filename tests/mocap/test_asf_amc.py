@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from fabricate import AMC, ASF
-from malformed import damaged, refusal
+from malformed import damaged, error_line
 from scipy.spatial.transform import Rotation
 
 from pipeline.errors import DataError
@@ -56,7 +56,7 @@ def test_damaged_files_give_one_line_or_are_read(files, count):
     for path, text in zip(files, (ASF, AMC), strict=True):
         for data in damaged(text.encode(), count, seed=count):
             path.write_bytes(data)
-            lines.append(refusal(lambda: read_amc(files[1], read_asf(files[0]))))
+            lines.append(error_line(lambda: read_amc(files[1], read_asf(files[0]))))
         path.write_text(text)
     assert sum(line is not None for line in lines) > count
     assert not any("\n" in (line or "") for line in lines)

@@ -26,21 +26,21 @@ def test_a_clip_is_a_pure_function_of_seed_epoch_and_index():
 
 
 @pytest.mark.parametrize("changes", [{"seed": 4}, {}])
-def test_another_seed_or_epoch_films_the_clip_from_elsewhere(changes):
+def test_another_seed_or_epoch_gives_a_clip_another_camera(changes):
     one = projections()[0, np.arange(4)]["exact2d"]
     other = projections(**changes)[int(not changes), np.arange(4)]["exact2d"]
     assert (one - other).abs().amax((1, 2, 3)).min() > 0.01
 
 
-def test_joints_and_whole_frames_are_hidden_as_often_as_asked():
-    found = projections(step=1, joint_mask=0.2, frame_mask=0.25)
-    visible = found[0, np.arange(len(found))]["visible"]
+def test_the_given_shares_of_joints_and_whole_frames_are_hidden():
+    clips = projections(step=1, joint_mask=0.2, frame_mask=0.25)
+    visible = clips[0, np.arange(len(clips))]["visible"]
     frames = visible.any(-1)
     assert 1 - frames.float().mean() == pytest.approx(0.25, abs=0.02)
     assert 1 - visible[frames].float().mean() == pytest.approx(0.2, abs=0.01)
 
 
-def test_hidden_joints_hold_zeros_and_seen_ones_are_near_the_truth():
+def test_hidden_joints_are_zero_and_visible_ones_are_near_the_exact_2d():
     batch = projections(joint_mask=0.3)[0, np.arange(30)]
     assert not batch["joints2d"][~batch["visible"]].any()
     error = (batch["joints2d"] - batch["exact2d"])[batch["visible"]].norm(dim=-1)
@@ -52,7 +52,7 @@ def test_without_noise_2d_is_the_projection_of_the_3d_joints():
     batch = projections(noise=0.0, joint_mask=0.0, frame_mask=0.0)[0, np.arange(8)]
     assert torch.equal(batch["joints2d"], batch["exact2d"].float())
     assert not batch["joints3d"][:, :, H36M17.root].any()
-    # The root's place is unknown, and f nearly known: least squares over the joints of a frame.
+    # The position of the root is unknown: found by least squares over the joints of a frame.
     for clip2d, clip3d in zip(batch["exact2d"].double(), batch["joints3d"].double(), strict=True):
         xy, (x, y, z) = clip2d[0], clip3d[0].unbind(-1)
         f = 2.3  # focal lengths lie between 2.2 and 2.4
@@ -69,9 +69,9 @@ def test_without_noise_2d_is_the_projection_of_the_3d_joints():
         assert root[2] > 2.0
 
 
-def test_no_joint_leaves_the_image_or_comes_behind_the_camera():
-    found = projections(step=1)
-    exact2d = found[1, np.arange(len(found))]["exact2d"]
+def test_all_joints_are_in_the_image_and_in_front_of_the_camera():
+    clips = projections(step=1)
+    exact2d = clips[1, np.arange(len(clips))]["exact2d"]
     assert exact2d.isfinite().all()
     assert exact2d.abs().max() <= 1.0 + 1e-5
 
@@ -85,7 +85,7 @@ def test_mirrored_clips_are_mirror_images():
         assert torch.equal(flip_joints(one[name][~same], H36M17.swap), two[name][~same])
 
 
-def test_recordings_seen_by_four_cameras_are_taken_once(trainer):
+def test_a_recording_with_four_cameras_is_used_once(trainer):
     source = Synthetic(1, 1, 1, seconds=1.0, actions=("walk", "wave"))
     data = PretrainDataModule(source)
     data.trainer = trainer()

@@ -54,7 +54,7 @@ BUILD = {
 
 
 def golden_network(meta):
-    """Our network for what a golden file says of itself."""
+    """Our network for the metadata of a golden file."""
     kind, config = meta["kind"], meta["config"]
     if kind not in BUILD:
         pytest.fail(f"golden files of kind {kind} have no network in BUILD: {', '.join(BUILD)}")
@@ -200,7 +200,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_file_that_wants_to_run_something_is_refused_by_name(tmp_path, zipped):
+def test_file_that_wants_to_run_something_is_rejected_by_name(tmp_path, zipped):
     canary, path = tmp_path / "canary", tmp_path / "hostile.bin"
     content = {"model_pos": small_mixste().state_dict(), "random_state": Hostile(canary)}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
@@ -212,7 +212,7 @@ def test_file_that_wants_to_run_something_is_refused_by_name(tmp_path, zipped):
 
 
 @pytest.mark.parametrize("gadget", [np.load, eval, pickle.loads, torch.load, np.random.seed])
-def test_other_functions_are_refused_too(tmp_path, gadget):
+def test_other_functions_are_rejected_too(tmp_path, gadget):
     class Gadget:
         def __reduce__(self):
             return gadget, ("0",)
@@ -271,8 +271,8 @@ HUGE_STORAGE = (
 )
 
 
-def refused_bombs(folder: Path) -> dict[Path, str]:
-    """Small files that would take much memory, and what is said of them."""
+def rejected_bombs(folder: Path) -> dict[Path, str]:
+    """Small files that would take much memory, and a part of the error for each."""
     wide = {f"w{i}.weight": torch.zeros(1).expand(4000, 4000) for i in range(40)}
     for name, zipped in (("wide.zip", True), ("wide.old", False)):
         torch.save(wide, folder / name, _use_new_zipfile_serialization=zipped)
@@ -294,7 +294,7 @@ def refused_bombs(folder: Path) -> dict[Path, str]:
 
 
 def test_small_files_take_no_memory(tmp_path):
-    bombs = refused_bombs(tmp_path)
+    bombs = rejected_bombs(tmp_path)
     code = (
         "import sys; from pipeline.weights.importing import import_weights\n"
         "for path in sys.argv[1:]:\n"
@@ -324,7 +324,7 @@ def test_a_file_of_two_formats_is_read_as_torch_reads_it(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_weights_that_are_not_finite_are_refused(tmp_path, zipped, value):
+def test_weights_that_are_not_finite_are_rejected(tmp_path, zipped, value):
     path = tmp_path / "nan.bin"
     content = {"a": torch.ones(2), "b": torch.tensor([1.0, value])}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
@@ -355,7 +355,7 @@ def test_flipped_bit_is_found(tmp_path, place):
         read_published(path)
 
 
-def test_packed_members_are_refused(tmp_path):
+def test_packed_members_are_rejected(tmp_path):
     path, packed = tmp_path / "weights.bin", tmp_path / "packed.bin"
     torch.save({"w": torch.zeros(100_000)}, path)
     with (
@@ -412,7 +412,7 @@ def test_state_dict_that_does_not_fit_changes_nothing(fault, text):
     assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
 
 
-def test_weights_of_another_network_are_refused():
+def test_weights_of_another_network_are_rejected():
     with pytest.raises(DataError, match="none of its"):
         load_published(small_mixste(), {"fc.weight": torch.zeros(2, 2)})
 
@@ -556,7 +556,7 @@ def test_residual_mlp_file_needs_its_statistics_to_become_a_martinez(tmp_path):
         ({"metres": np.array(None)}, "not a file of statistics"),
     ],
 )
-def test_odd_statistics_are_refused(tmp_path, changes, text):
+def test_odd_statistics_are_rejected(tmp_path, changes, text):
     write_statistics(tmp_path / "stats.npz", **changes)
     with pytest.raises(DataError, match=text):
         matching.read_statistics(tmp_path / "stats.npz", 16)
@@ -601,7 +601,7 @@ def test_import_of_a_residual_mlp_carries_its_statistics(tmp_path):
     assert "net.deviation3d" in content["state_dict"]
 
 
-def test_import_refuses_what_it_cannot_do(tmp_path):
+def test_import_rejects_what_it_cannot_do(tmp_path):
     path = tmp_path / "theirs.pth"
     torch.save(small_mixste().state_dict(), path)
     with pytest.raises(UsageError, match="take one of mixste, poseformer"):
@@ -615,12 +615,12 @@ def test_import_refuses_what_it_cannot_do(tmp_path):
 @pytest.mark.parametrize("name", architectures.NETWORKS)
 def test_help_on_importing_names_each_network(name, capsys):
     assert main(["weights", "import", "--help"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert re.search(rf"\b{name}\b", said)
-    assert "FILE --as NETWORK -o OUTPUT" in said
-    assert "--as_" not in said
-    assert all(field in said for field in (*matching.STATISTICS, "metres", "size"))
-    assert "heads" in said
+    text = " ".join(capsys.readouterr().out.split())
+    assert re.search(rf"\b{name}\b", text)
+    assert "FILE --as NETWORK -o OUTPUT" in text
+    assert "--as_" not in text
+    assert all(field in text for field in (*matching.STATISTICS, "metres", "size"))
+    assert "heads" in text
 
 
 @pytest.mark.parametrize(
@@ -631,7 +631,7 @@ def test_help_on_importing_names_each_network(name, capsys):
         (lambda weight: weight > 0, "head.0.weight is bool"),
     ],
 )
-def test_weights_that_are_no_real_numbers_are_refused(change, text):
+def test_weights_that_are_no_real_numbers_are_rejected(change, text):
     state = small_mixste().state_dict()
     state["head.0.weight"] = change(state["head.0.weight"])
     net = small_mixste(1)
@@ -703,7 +703,7 @@ def test_convolutions_over_one_frame_before_others_are_taken(tmp_path):
     assert report.net["init_args"]["widths"] == [1, 5, 3]
 
 
-def test_two_names_that_become_one_are_refused():
+def test_two_names_that_become_one_are_rejected():
     state = ResidualMLP(34, 48, 8, 1).state_dict()
     state["res_blocks.0.w1.weight"] = torch.zeros(8, 8)
     net = ResidualMLP(34, 48, 8, 1)
@@ -723,7 +723,7 @@ def test_module_in_front_is_stripped_however_often_or_named():
         load_published(ours, state)
 
 
-def test_a_file_of_another_network_says_which(tmp_path):
+def test_a_file_of_another_network_is_named(tmp_path):
     path = tmp_path / "theirs.bin"
     for theirs, name in ((PoseFormer(frames=3, dim=8, depth=1), "poseformer"), (HRNet(8), "hrnet")):
         torch.save(theirs.state_dict(), path)
@@ -731,14 +731,14 @@ def test_a_file_of_another_network_says_which(tmp_path):
             import_weights(path, "mixste", tmp_path / "ours.ckpt")
 
 
-def test_numbers_that_are_too_large_for_the_network_are_refused():
+def test_numbers_that_are_too_large_for_the_network_are_rejected():
     state = {name: value.double() for name, value in small_mixste().state_dict().items()}
     state["head.1.bias"][0] = 1e300
     with pytest.raises(DataError, match=r"head\.1\.bias is not finite in float32"):
         load_published(small_mixste(), state)
 
 
-def test_negative_variances_are_refused():
+def test_negative_variances_are_rejected():
     net = VideoPose3D(widths=(3,), channels=8)
     state = net.state_dict() | {"expand_bn.running_var": torch.tensor([1.0] * 7 + [-1e-3])}
     with pytest.raises(DataError, match=r"expand_bn\.running_var is a variance and negative"):
@@ -774,7 +774,7 @@ def test_an_import_prints_the_network_as_the_options_of_a_stage(tmp_path, capsys
 
 
 @pytest.mark.parametrize("dim", [12, 16])
-def test_heads_are_taken_and_said_to_be(tmp_path, dim):
+def test_assumed_heads_are_named_in_the_report(tmp_path, dim):
     torch.save(MixSTE(frames=3, dim=dim, depth=1, heads=4).state_dict(), tmp_path / "theirs.bin")
     report = import_weights(tmp_path / "theirs.bin", "mixste", tmp_path / "ours.ckpt")
     heads = {12: 4, 16: 8}[dim]
@@ -815,7 +815,7 @@ def test_joints_and_bins_of_volumes_are_told_apart(tmp_path, maps, skeleton, fou
         (100, "H36M17", r"100 maps are no multiple of the 17 joints of H36M17"),
     ],
 )
-def test_volumes_that_do_not_tell_their_joints_are_refused(tmp_path, maps, skeleton, text):
+def test_volumes_that_do_not_tell_their_joints_are_rejected(tmp_path, maps, skeleton, text):
     state = {"final_layer.weight": torch.zeros(maps, 256, 1, 1)}
     state |= {f"layer3.{block}.bn1.weight": torch.zeros(1) for block in range(6)}
     torch.save(state, tmp_path / "theirs.bin")
@@ -861,13 +861,13 @@ def test_an_imported_network_with_volumes_is_a_detector(tmp_path):
     assert (settings["input_size"], settings["cell_offset"]) == ([256, 256], 0.0)
 
 
-def test_a_detector_of_unknown_joints_or_without_head_is_refused(tmp_path):
+def test_a_detector_of_unknown_joints_or_without_head_is_rejected(tmp_path):
     path, report = imported(tmp_path, HRNet(8, 21), "hrnet")
     assert "21 joints do not tell their set" in str(report)
-    with pytest.raises(DataError, match="to be a detector, import a whole 2D network with"):
+    with pytest.raises(DataError, match="to use it as a detector, import a whole 2D network with"):
         load_detector(path)
     path, _ = imported(tmp_path, HRNet(8, 17), "hrnet", part="backbone")
-    with pytest.raises(DataError, match="to be a detector, import a whole 2D network with"):
+    with pytest.raises(DataError, match="to use it as a detector, import a whole 2D network with"):
         load_detector(path)
     with pytest.raises(UsageError, match="COCO17: has 17 joints and the network finds 21"):
         imported(tmp_path, HRNet(8, 21), "hrnet", skeleton="COCO17")
@@ -894,7 +894,7 @@ def test_detections_of_an_imported_network_reach_a_lifter(tmp_path, monkeypatch,
     assert main([*words, "--data.workers", "0"]) == 0, capsys.readouterr().err
 
 
-def test_an_imported_lifter_says_what_it_is_good_for(tmp_path):
+def test_an_imported_lifter_is_no_detector(tmp_path):
     path, _ = imported(tmp_path, small_mixste(), "mixste")
     with pytest.raises(DataError, match="without settings of a run; give it as"):
         checkpoints.load_module(path, (LiftModule,))

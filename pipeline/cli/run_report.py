@@ -1,0 +1,116 @@
+"""Lines that a run prints: data, weights and device first, metrics and paths last."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from pipeline.dashboard.callback import update_index
+from pipeline.dashboard.show import log_artifact
+from pipeline.errors import NumbersError
+from pipeline.files.digests import file_digest
+from pipeline.training.console import format_duration, print_line
+from pipeline.training.metrics_file import finite_or_none
+from pipeline.training.run_folder import FINISHED, Run
+
+
+def print_start(title: str, trainer: pl.Trainer, data: str, weights: str) -> None:
+    """Print the first lines of a run.
+
+    Args:
+        title: Command and folder of the run.
+        trainer: Trainer of the run.
+        data: Description of the data.
+        weights: Description of the weights at the start.
+    """
+    print_line(title)
+    print_line(f"  data       {data}")
+    print_line(f"  weights    {weights}")
+    print_line(f"  device     {describe_device(trainer)}")
+
+
+def describe_device(trainer: pl.Trainer) -> str:
+    """Describe device, processes, precision and torch version of a run in one line."""
+    if trainer.strategy.root_device.type == "cuda":
+        device = f"{trainer.num_devices} x {torch.cuda.get_device_name()}"
+    else:
+        device = f"{trainer.strategy.root_device.type}, {torch.get_num_threads()} threads"
+    processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
+    return f"{device}{processes}; precision {trainer.precision}; torch {torch.__version__}"
+
+
+def finite_test_metrics(metrics: Mapping[str, Any], checkpoint: Path) -> dict[str, float | None]:
+    """Convert the metrics of a test to plain numbers.
+
+    Args:
+        metrics: Logged metrics.
+        checkpoint: Checkpoint that was tested, for the error message.
+
+    Raises:
+        NumbersError: If a metric is not finite.
+    """
+    numbers = {
+        name: finite_or_none(value) for name, value in metrics.items() if name.startswith("test/")
+    }
+    not_finite = [name for name, value in numbers.items() if value is None]
+    if not_finite:
+        raise NumbersError(
+            f"{', '.join(not_finite)} of {checkpoint} is not finite; the run stays unfinished"
+        )
+    return numbers
+
+
+def finish_run(
+    run: Run,
+    trainer: pl.Trainer,
+    checkpoint: Path,
+    numbers: dict[str, float | None],
+    seconds: float,
+) -> None:
+    """Mark a run as finished, and print its test metrics and paths; on rank 0 only.
+
+    Args:
+        run: The run.
+        trainer: Trainer of the run.
+        checkpoint: Checkpoint that was tested.
+        numbers: Metrics of the test.
+        seconds: Duration of the run, seconds.
+    """
+    print_metrics("test", numbers)
+    run.write(
+        state=FINISHED,
+        finished=time.time(),
+        checkpoint=str(checkpoint.relative_to(run.folder)),
+        numbers=numbers,
+        metrics=file_digest(run.folder / "metrics.csv"),
+        seconds=round(seconds, 1),
+    )
+    log_artifact(trainer, checkpoint, "checkpoint")
+    update_index(trainer)
+    print_line(f"  done in {format_duration(seconds)}: {checkpoint}")
+    print_result_paths(run.folder)
+
+
+def print_metrics(split: str, metrics: Mapping[str, Any]) -> None:
+    """Print the metrics of a split in one line."""
+    values = {
+        name.removeprefix(f"{split}/"): float(value)
+        for name, value in metrics.items()
+        if name.startswith(f"{split}/") and not re.search("action_mean|loss", name)
+    }
+    line = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    print_line(f"  {split:<10} {line}")
+
+
+def print_result_paths(folder: Path) -> None:
+    """Print the paths of the metrics and of the page of a run."""
+    for label, names in {"numbers": ("metrics.csv", "tables"), "page": ("index.html",)}.items():
+        paths = [str(folder / name) for name in names if (folder / name).exists()]
+        if paths:
+            print_line(f"  {label:<10} {', '.join(paths)}")
