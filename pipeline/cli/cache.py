@@ -1,32 +1,33 @@
-"""What `heatlift cache` does: list, verify and remove entries."""
+"""`heatlift cache`: list, verify and remove entries of the detection cache."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.cli.tables import print_table
 from pipeline.errors import StorageError, UsageError
 from pipeline.files import entries, store, writing
 
 
 def ls() -> None:
-    """Print what the cache holds."""
-    _print([_row(path) for path in _entries()])
+    """Print a table of the entries in the cache."""
+    _print_entries([_row(path) for path in _find_entries()])
 
 
 def verify() -> None:
-    """Check every byte of every finished entry and print the outcome.
+    """Check every byte of every finished entry and print a table of the results.
 
     Raises:
-        StorageError: If an entry is damaged; it is rebuilt when it is next needed.
+        StorageError: If an entry is damaged.
     """
-    paths = _entries()
-    reasons = {path: "" if _unfinished(path) else entries.describe_damage(path) for path in paths}
-    _print([_row(path, reasons[path] or "whole") for path in paths])
-    damaged = [path.name for path, reason in reasons.items() if reason]
+    paths = _find_entries()
+    damage = {path: "" if _is_unfinished(path) else entries.describe_damage(path) for path in paths}
+    _print_entries([_row(path, damage[path] or "whole") for path in paths])
+    damaged = [path.name for path, reason in damage.items() if reason]
     if damaged:
         raise StorageError(
             f"{store.default_store().root}: damaged entries: {', '.join(damaged)}; "
-            f"each is rebuilt when next needed, or remove it with heatlift cache rm"
+            "they are rebuilt when they are needed; `heatlift cache rm` removes them"
         )
 
 
@@ -34,31 +35,31 @@ def rm(name: str) -> None:
     """Remove an entry from the cache, finished or not.
 
     Args:
-        name: As `heatlift cache ls` calls it; `all` for every one.
+        name: Name of the entry, as `heatlift cache ls` prints it; `all` for all entries.
 
     Raises:
         UsageError: If there is no such entry.
     """
     cache = store.default_store()
-    present = sorted({_name(path) for path in _entries()})
+    present = sorted({_name(path) for path in _find_entries()})
     if name != "all" and name not in present:
         raise UsageError(
             f"{cache.root}: no entry {name}; it holds {', '.join(present) or 'nothing'}"
         )
-    for chosen in present if name == "all" else [name]:
-        with cache.lock(chosen):
-            writing.remove_path(cache.root / chosen)
-            writing.remove_path(cache.root / f".{chosen}.building")
-            cache.remove_leftovers(chosen)
+    for entry in present if name == "all" else [name]:
+        with cache.lock(entry):
+            writing.remove_path(cache.root / entry)
+            writing.remove_path(cache.root / f".{entry}.building")
+            cache.remove_leftovers(entry)
 
 
-def _entries() -> list[Path]:
-    """Finished and unfinished entries."""
+def _find_entries() -> list[Path]:
+    """Folders of finished and unfinished entries, in the order of their names."""
     root = store.default_store().root
     return sorted([*root.glob("[!.]*"), *root.glob(".*.building")], key=_name)
 
 
-def _unfinished(path: Path) -> bool:
+def _is_unfinished(path: Path) -> bool:
     return path.name.startswith(".")
 
 
@@ -67,18 +68,14 @@ def _name(path: Path) -> str:
 
 
 def _row(path: Path, state: str = "") -> list[str]:
+    """Cells of the row of an entry: name, arrays, size and state."""
     files = [] if path.is_symlink() else list(path.glob("*.np[yz]"))
     size = store.format_bytes(sum(file.lstat().st_size for file in files))
-    if _unfinished(path):
+    if _is_unfinished(path):
         return [_name(path), "", size, f"unfinished: {len(files)} shards"]
     return [path.name, ", ".join(sorted(file.stem for file in files)), size, state]
 
 
-def _print(rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("entry", "arrays", "size", "state", title=f"{store.default_store().root}")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+def _print_entries(rows: list[list[str]]) -> None:
+    title = str(store.default_store().root)
+    print_table(("entry", "arrays", "size", "state"), rows, title, right=("size",))

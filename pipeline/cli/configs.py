@@ -1,4 +1,4 @@
-"""Configs: found by name, read strictly, and as plain values."""
+"""Configs: found by name, read strictly, converted to plain values."""
 
 from __future__ import annotations
 
@@ -14,39 +14,43 @@ import yaml
 
 from pipeline.errors import UsageError
 
-NO_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError)
-"""What PyYAML raises; the last three where a tag does not fit its value: `!!int x`, `!!bool x`."""
+YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError)
+"""Errors of PyYAML; it raises the last three for a tag that does not fit its value: `!!int x`."""
 
 
 def shipped_configs() -> Path:
-    """Folder of the configs that come with the package."""
-    inside = Path(__file__).parents[1] / "configs"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
+    """Folder of the configs that are shipped with the package."""
+    installed = Path(__file__).parents[1] / "configs"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "configs"
 
 
 def find_config(name: str) -> Path:
-    """A config by path, or by its name among the shipped ones: `lift/mixste_small`.
+    """Find a config by its path, or a shipped one by its name, such as `lift/mixste_small`.
 
     Raises:
-        UsageError: If there is none, or it is none; see `read_yaml`.
+        UsageError: If there is no such file, or it is not a valid config; see `read_yaml`.
     """
     for folder in (Path(), shipped_configs()):
         for path in (folder / name, folder / f"{name}.yaml"):
             if path.is_file():
                 read_yaml(path)
                 return path
-    there = sorted(
+    shipped = sorted(
         str(p.relative_to(shipped_configs()).with_suffix(""))
         for p in shipped_configs().glob("*/*.yaml")
     )
-    raise UsageError(f"{name}: no such config; shipped are {', '.join(there)}")
+    raise UsageError(f"{name}: no such config; shipped are {', '.join(shipped)}")
 
 
 def check_finite(value: Any, key: str = "") -> None:
-    """Raise on a number that is not finite anywhere in a parsed config.
+    """Check that all numbers in a parsed config are finite.
+
+    Args:
+        value: The config or a part of it.
+        key: Key of this part.
 
     Raises:
-        UsageError: Naming its key.
+        UsageError: If a number is not finite; the message contains its key.
     """
     if isinstance(value, Mapping):
         for name, item in value.items():
@@ -58,72 +62,76 @@ def check_finite(value: Any, key: str = "") -> None:
         raise UsageError(f"{key}: {value} is not finite")
 
 
-def resolve_configs(words: Sequence[str]) -> list[str]:
-    """A command line in which every config is two words, `-c FILE`, however it was given.
+def resolve_configs(arguments: Sequence[str]) -> list[str]:
+    """Write all spellings of `-c CONFIG` in a command line as two arguments, `-c` and a path.
 
-    >>> [Path(word).name for word in resolve_configs(["-c=lift/demo", "-clift/demo", "--x=-c"])]
+    >>> [Path(name).name for name in resolve_configs(["-c=lift/demo", "-clift/demo", "--x=-c"])]
     ['-c', 'demo.yaml', '-c', 'demo.yaml', '--x=-c']
     """
-    found: list[str] = []
-    for word in words:
-        glued = re.fullmatch(r"--config=(.+)|-c=?(.+)", word)
-        if found[-1:] == ["-c"]:
-            found.append(str(find_config(word)))
-        elif glued:
-            found += ["-c", str(find_config(glued[1] or glued[2]))]
+    resolved: list[str] = []
+    for argument in arguments:
+        joined = re.fullmatch(r"--config=(.+)|-c=?(.+)", argument)
+        if resolved[-1:] == ["-c"]:
+            resolved.append(str(find_config(argument)))
+        elif joined:
+            resolved += ["-c", str(find_config(joined[1] or joined[2]))]
         else:
-            found.append("-c" if word == "--config" else word)
-    return found
+            resolved.append("-c" if argument == "--config" else argument)
+    return resolved
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """What a YAML file that somebody gave holds, read as strictly as every config.
+    """Read a YAML file as strictly as every config; see `check_yaml`.
 
     Raises:
-        UsageError: Naming the file, if it is no YAML, means something odd, or is no mapping.
+        UsageError: If the file is not valid YAML or not a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
         check_yaml(text)
         content = yaml.safe_load(text)
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not text (UTF-8), so it is no config") from error
+        raise UsageError(f"{path}: is not text (UTF-8); give a YAML file") from error
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise UsageError(f"{path}: {line}{error.problem}; mend that line") from error
-    except NO_YAML as error:
+        raise UsageError(f"{path}: {line}{error.problem}; correct this line") from error
+    except YAML_ERRORS as error:
         raise UsageError(f"{path}: {error}") from error
     if not isinstance(content or {}, dict):
-        raise UsageError(f"{path}: keys with values are expected, not {str(content)[:40]!r}")
+        raise UsageError(f"{path}: is {str(content)[:40]!r}; it needs keys with values")
     return content or {}
 
 
 def read_source(path: Path) -> dict[str, Any]:
-    """The `data.source` of a config: class_path and init_args; empty if it names none.
+    """Read the `data.source` of a config: class_path and init_args; empty if it has none.
 
     Raises:
-        UsageError: Naming the file, if it cannot be one.
+        UsageError: If the file is not a valid config, or `data.source` is not a mapping.
     """
-    inner: Any = read_yaml(path)
+    part: Any = read_yaml(path)
     for key in ("data", "source"):
-        inner = inner.get(key) or {}
-        if not isinstance(inner, dict):
-            raise UsageError(f"{path}: {key} is {str(inner)[:40]!r}; it needs keys with values")
-    if not isinstance(inner.get("init_args", {}), dict):
+        part = part.get(key) or {}
+        if not isinstance(part, dict):
+            raise UsageError(f"{path}: {key} is {str(part)[:40]!r}; it needs keys with values")
+    if not isinstance(part.get("init_args", {}), dict):
         raise UsageError(f"{path}: init_args of data.source need keys with values")
-    return inner
+    return part
 
 
 def check_yaml(text: str, depth: int = 50) -> None:
-    """Raise on what YAML allows and a config never means: duplicate keys, infinities, depth.
+    """Check YAML more strictly than its syntax: duplicate keys, infinity, nesting, size.
+
+    Args:
+        text: Content of the file.
+        depth: Largest allowed nesting.
 
     Raises:
-        yaml.YAMLError: Naming the line.
+        yaml.YAMLError: If a check fails; the message contains the line.
     """
     sizes: dict[int, int] = {}
 
     def walk(node: yaml.Node | None, level: int) -> int:
-        """Number of values in a node, aliases written out."""
+        """Count the values in a node, with aliases expanded."""
         if node is None or id(node) in sizes:
             return sizes.get(id(node), 0)
         line = f"line {node.start_mark.line + 1}"
@@ -132,9 +140,9 @@ def check_yaml(text: str, depth: int = 50) -> None:
         children: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
             keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
-            twice = [key for key, count in Counter(keys).items() if count > 1]
-            if twice:
-                raise yaml.YAMLError(f"{line}: duplicate key {twice[0]}")
+            duplicates = [key for key, count in Counter(keys).items() if count > 1]
+            if duplicates:
+                raise yaml.YAMLError(f"{line}: duplicate key {duplicates[0]}")
             children = [value for _, value in node.value]
         elif isinstance(node, yaml.SequenceNode):
             children = node.value
@@ -145,15 +153,15 @@ def check_yaml(text: str, depth: int = 50) -> None:
             raise yaml.YAMLError(f"{line}: more than 100,000 values")
         return sizes[id(node)]
 
-    opened = 0
+    open_brackets = 0
     for bracket in re.findall(r"[\[\]{}]", text):
-        opened += 1 if bracket in "[{" else -1
-        if opened > depth:
+        open_brackets += 1 if bracket in "[{" else -1
+        if open_brackets > depth:
             raise yaml.YAMLError(f"nested deeper than {depth}")
     try:
         walk(yaml.compose(text, Loader=yaml.SafeLoader), 0)
     except RecursionError:
-        raise yaml.YAMLError("nested too deep") from None
+        raise yaml.YAMLError("nested too deeply") from None
 
 
 _load_yaml = jsonargparse.get_loader("yaml")
@@ -164,11 +172,11 @@ def _load_strictly(text: str) -> Any:
     return _load_yaml(text)
 
 
-jsonargparse.set_loader("yaml", _load_strictly, exceptions=NO_YAML)
+jsonargparse.set_loader("yaml", _load_strictly, exceptions=YAML_ERRORS)
 
 
 def plain_values(config: Any) -> dict[str, Any]:
-    """A parsed config as dictionaries, lists and plain values."""
+    """Convert a parsed config to dictionaries, lists and plain values."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, jsonargparse.Namespace):
@@ -187,11 +195,11 @@ def plain_values(config: Any) -> dict[str, Any]:
 
 
 def same_source(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two configs name the same data: the same class, and the same root if it has one.
+    """Whether two data sources have the same class and, if any, the same root folder.
 
     >>> same_source({"init_args": {"root": "x"}}, {"init_args": {"root": "./y/../x"}})
     True
     """
     roots = [source.get("init_args", {}).get("root") for source in (one, other)]
-    places = [None if root is None else Path(str(root)).resolve() for root in roots]
-    return one.get("class_path") == other.get("class_path") and places[0] == places[1]
+    folders = [None if root is None else Path(str(root)).resolve() for root in roots]
+    return one.get("class_path") == other.get("class_path") and folders[0] == folders[1]

@@ -1,4 +1,4 @@
-"""What `heatlift data` does: list, validate, convert, export and get data sets."""
+"""`heatlift data`: list, validate, convert, export and get data sets."""
 
 from __future__ import annotations
 
@@ -18,74 +18,75 @@ from pipeline.sources import MotionSource
 
 
 def ls(folder: str) -> None:
-    """Print which data sets a folder, or the folders in it, hold.
+    """Print the data sets in a folder and its subfolders.
 
     Args:
-        folder: Of one data set, or of several.
+        folder: Folder of one data set, or folder that contains several.
 
     Raises:
-        DataError: If there is none.
+        DataError: If there is no data set.
     """
     _print("\n".join(list_datasets(Path(folder))))
 
 
 def validate(folder: str, *, skip_bad: int = 0) -> None:
-    """Read all that a folder holds, check it, and print what was found.
+    """Read and check all files of a data set, and print a report.
 
     Args:
-        folder: Of one data set.
-        skip_bad: How many files may be damaged and are left out; they are named.
+        folder: Folder of the data set.
+        skip_bad: Largest number of damaged files that are skipped and listed.
 
     Raises:
-        DataError: If anything is wrong.
-        UsageError: If `skip_bad` is below zero.
+        DataError: If a check fails.
+        UsageError: If `skip_bad` is negative.
     """
     if skip_bad < 0:
-        raise UsageError(f"skip_bad is {skip_bad}; it is a number of files")
+        raise UsageError(f"skip_bad is {skip_bad}; give a number of files, at least 0")
     report = validate_folder(Path(folder), skip_bad=skip_bad)
     _print(report.text())
     if report.faults:
         raise DataError(
             f"{folder}: {report.faults} of {len(report.findings)} parts are wrong; "
-            "the lines marked WRONG say how"
+            "see the lines marked WRONG"
         )
 
 
 def amc(asf: str, amc: str, out: str, *, fps: float = 120.0) -> None:
-    """Rewrite a recording of Acclaim files as positions, which the motion capture reader takes.
+    """Convert a recording in Acclaim files to joint positions for the motion capture reader.
 
     Args:
-        asf: The skeleton, an ASF file.
-        amc: The recording, an AMC file; it does not tell its rate.
-        out: The npz file that is written.
-        fps: Frames per second, Hz; CMU's recordings have 120.
+        asf: ASF file of the skeleton.
+        amc: AMC file of the recording.
+        out: Path of the npz file to write.
+        fps: Frame rate, Hz, which is not in the AMC file; CMU's recordings have 120.
     """
-    convert.convert_amc(Path(asf), Path(amc), _new(out), fps=fps)
+    convert.convert_amc(Path(asf), Path(amc), _output_path(out), fps=fps)
     _print(f"{out}: positions for a source with mapping: asf_amc")
 
 
 def amass(recording: str, body: str, out: str, *, regressor: str | None = None) -> None:
-    """Rewrite a recording of AMASS as positions, which the motion capture reader takes.
+    """Convert a recording of AMASS to joint positions for the motion capture reader.
 
     Args:
-        recording: The npz file of AMASS.
-        body: The body model, model.npz of SMPL-H, from its makers.
-        out: The npz file that is written.
-        regressor: Npz file with one array (17, V), surface to H36M17; none for the model's joints.
+        recording: Npz file of AMASS.
+        body: Body model, the file model.npz of SMPL-H, from its authors.
+        out: Path of the npz file to write.
+        regressor: Npz file with one array (17, V) from vertices to H36M17; by default the joints
+            of the body model.
     """
-    matrix = None if regressor is None else Path(regressor)
-    convert.convert_amass(Path(recording), Path(body), _new(out), regressor=matrix)
+    regressor_path = None if regressor is None else Path(regressor)
+    convert.convert_amass(Path(recording), Path(body), _output_path(out), regressor=regressor_path)
     _print(f"{out}: positions for a source with mapping: {'H36M17' if regressor else 'amass'}")
 
 
 def npz(archive: str, out: str) -> None:
-    """Rewrite an archive that holds pickled objects without them; every reader takes it.
+    """Convert an archive with pickled objects to plain arrays, which all readers accept.
 
     Args:
-        archive: An npz file as VideoPose3D and P-STMO share them.
-        out: The npz file that is written, by the same name in another folder.
+        archive: Npz file as shared by VideoPose3D or P-STMO.
+        out: Path of the npz file to write; the same file name in another folder.
     """
-    convert.convert_npz(Path(archive), _new(out))
+    convert.convert_npz(Path(archive), _output_path(out))
     _print(f"{out}: plain arrays only")
 
 
@@ -95,22 +96,23 @@ def export(
     format: Literal["videopose3d"] = "videopose3d",  # noqa: A002 (the name of the option)
     output: str = "export",
 ) -> None:
-    """Write motion capture as other people's readers expect it.
+    """Write motion capture in the file format of another tool.
 
     Args:
-        source: The motion; give a config, as in `-c data/mocap`.
-        format: What to write: `data_3d_h36m.npz` and `data_2d_h36m_gt.npz` with the 28 cameras.
-        output: The folder to write to.
+        source: Motion capture, usually given by a config: `-c data/mocap`.
+        format: Format to write; videopose3d is `data_3d_h36m.npz` and `data_2d_h36m_gt.npz`, with
+            Human3.6M's 28 cameras.
+        output: Folder of the files to write.
 
     Raises:
-        UsageError: If there is no source, or one of another kind.
+        UsageError: If the source is missing or is not motion capture.
     """
     if not isinstance(source, Mocap):
-        what = "no source" if source is None else f"a source of kind {type(source).__name__}"
+        found = "missing" if source is None else type(source).__name__
         raise UsageError(
-            f"{format} is written of motion capture, not of {what}; give -c data/mocap"
+            f"--source: is {found}; {format} needs motion capture, so give -c data/mocap"
         )
-    seen = Mocap(
+    source_with_cameras = Mocap(
         source.root,
         mapping=source.mapping,
         splits=source.splits,
@@ -119,29 +121,30 @@ def export(
         seed=source.seed,
         own_bodies=source.own_bodies,
     )
-    for path in export_videopose3d(seen, Path(output)):
+    for path in export_videopose3d(source_with_cameras, Path(output)):
         _print(str(path))
 
 
 def get(name: Literal["cmu"], *, root: str | None = None) -> None:
-    """Say where recordings come from, what a folder has of them, and what to do next.
+    """Print the origin of recordings, which of them a folder has, and what to do next.
 
     Args:
-        name: Which recordings.
-        root: The folder; $HEATLIFT_DATA/mocap unless given.
+        name: Name of the recordings.
+        root: Folder of the recordings; by default $HEATLIFT_DATA/mocap or data/mocap.
 
     Raises:
-        DataError: If files there are not what was recorded.
+        DataError: If files in the folder differ from the released ones.
     """
-    home = os.environ.get("HEATLIFT_DATA")
-    folder = root or (f"{home}/mocap" if home else "data/mocap")
+    data_folder = os.environ.get("HEATLIFT_DATA", "") or "data"
+    folder = root or f"{data_folder}/mocap"
     _print(get_cmu(Path(folder)))
 
 
-def _new(out: str) -> Path:
+def _output_path(out: str) -> Path:
+    """Check the path of an npz file to write, and make its folder."""
     path = Path(out)
     if path.suffix != ".npz":
-        raise UsageError(f"{out}: an npz file is written; give it that ending")
+        raise UsageError(f"{out}: is not an npz file; give a name that ends with .npz")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -1,4 +1,4 @@
-"""What this machine has, and whether it will do."""
+"""`heatlift doctor`: check the software and hardware of this machine."""
 
 from __future__ import annotations
 
@@ -9,33 +9,22 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import lightning.pytorch as pl
 import torch
 
 PACKAGES = ("torch", "lightning", "torchmetrics", "numpy", "opencv-python", "wandb", "jsonargparse")
 
 
 def has_fast_bf16() -> bool:
-    """Whether the device that would be used computes in bfloat16 faster than in float32."""
+    """Whether the default device computes faster in bfloat16 than in float32."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    flags = Path("/proc/cpuinfo")
-    text = flags.read_text() if flags.exists() else ""
+    cpu_info = Path("/proc/cpuinfo")
+    text = cpu_info.read_text() if cpu_info.exists() else ""
     return "avx512_bf16" in text or "amx_bf16" in text
 
 
-def device_line(trainer: pl.Trainer) -> str:
-    """Device, processes, precision and versions of a run, in a line."""
-    if trainer.strategy.root_device.type == "cuda":
-        device = f"{trainer.num_devices} x {torch.cuda.get_device_name()}"
-    else:
-        device = f"{trainer.strategy.root_device.type}, {torch.get_num_threads()} threads"
-    ranks = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
-    return f"{device}{ranks}; precision {trainer.precision}; torch {torch.__version__}"
-
-
 def doctor() -> None:
-    """Print what this machine has, line by line, and what is missing."""
+    """Print software and hardware of this machine, with `!!` before what has to be fixed."""
     rows = [("python", platform.python_version(), (3, 11) <= sys.version_info[:2] <= (3, 13))]
     for package in PACKAGES:
         try:
@@ -56,5 +45,5 @@ def doctor() -> None:
     )
     key = bool(os.environ.get("WANDB_API_KEY")) or (Path.home() / ".netrc").exists()
     rows.append(("W&B", "key found" if key else "no key: runs are logged offline", True))
-    for name, what, good in rows:
-        sys.stdout.write(f"{'ok ' if good else '!! '} {name:<14} {what}\n")
+    for name, value, good in rows:
+        sys.stdout.write(f"{'ok ' if good else '!! '} {name:<14} {value}\n")

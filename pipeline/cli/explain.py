@@ -1,4 +1,4 @@
-"""What went wrong, as one line for people and an exit code."""
+"""Exceptions explained to the user: one line and an exit code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from pipeline.errors import HeatliftError
 from pipeline.training import processes
 
-FULL_OR_CLOSED = (
+STORAGE_ERRORS = (
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
@@ -30,14 +30,14 @@ FULL_OR_CLOSED = (
     errno.EPERM,
     errno.EIO,
 )
-"""What a disk answers that cannot be written."""
+"""Error numbers of the operating system for a disk that cannot be written to."""
 
-MIXED_UP = r"[tT]ype.*\b(BFloat16|Half)\b"
-"""What torch says where numbers of two precisions meet, as they do under bf16-true."""
+MIXED_PRECISION = r"[tT]ype.*\b(BFloat16|Half)\b"
+"""Pattern of torch's messages about operands of two precisions, as with bf16-true."""
 
 
 def explain_error(error: BaseException) -> tuple[str, int]:
-    """One line for people, and the exit code."""
+    """Explain an exception in one line, and choose the exit code."""
     for cause in _causes(error):
         if isinstance(cause, HeatliftError):
             return str(cause), cause.exit_code
@@ -49,15 +49,15 @@ def explain_error(error: BaseException) -> tuple[str, int]:
         return "out of GPU memory; lower --data.batch_size", 5
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "out of memory; lower --data.batch_size or --data.workers", 5
-    if isinstance(error, OSError) and error.errno in FULL_OR_CLOSED:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}; make room, or choose another --runs folder", 5
+    if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+        file = f"{error.filename}: " if error.filename else ""
+        return f"{file}{error.strerror}; free disk space, or choose another --runs folder", 5
     if isinstance(error, OSError) and _raised_in(error) in ("mkdir", "makedirs"):
-        return f"{error.filename}: no folder can be made there ({error.strerror}); name another", 5
-    if isinstance(error, RuntimeError | TypeError) and re.search(MIXED_UP, str(error)):
+        return f"{error.filename}: cannot be made ({error.strerror}); give another folder", 5
+    if isinstance(error, RuntimeError | TypeError) and re.search(MIXED_PRECISION, str(error)):
         line = " ".join(str(error).split())[:200]
-        return f"{line}; if the precision is bf16-true or 16-true, take bf16-mixed", 2
-    for cause in _causes(error):  # noticed outside the loader
+        return f"{line}; if the precision is bf16-true or 16-true, use bf16-mixed", 2
+    for cause in _causes(error):  # may be raised outside the DataLoader
         if re.search(r"DataLoader worker .*(killed|exited)", str(cause)):
             return "a DataLoader worker was killed (out of memory?); lower the number of workers", 6
     if processes.is_process_loss(error):
@@ -70,49 +70,54 @@ def explain_error(error: BaseException) -> tuple[str, int]:
 
 
 def _raised_in(error: BaseException) -> str:
-    """Name of the function that raised it."""
+    """Name of the function that raised an exception."""
     frames = traceback.extract_tb(error.__traceback__)
     return frames[-1].name if frames else ""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Iterate over an exception and the chain of its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def explain_usage_error(message: str, known: Sequence[str] = ()) -> str:
-    """What jsonargparse says, in a line: which key, what is wrong, and which key may be meant."""
+    """Shorten an error message of jsonargparse to one line: key, error, nearest known key.
+
+    Args:
+        message: The message of jsonargparse.
+        known: Known keys.
+    """
     keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
     if denied := re.search(r"Importing '([^']+)' is not allowed", message):
         return (
-            f"{'.'.join(keys[:1])}: class_path {denied[1]} is not on the allow-list of what a "
-            "config may import; classes of your own come in with --import FILE.py"
+            f"{'.'.join(keys[:1])}: class_path {denied[1]} is not on the allow-list of classes "
+            "that a config may import; give the file of your own classes with --import FILE.py"
         )
     unknown = re.search(
         r"option '([^']+)'|Option '([^']+)' is|unrecognized arguments: (\S+)", message
     )
     if unknown:
-        word = next(filter(None, unknown.groups())).removeprefix("--")
-        near = difflib.get_close_matches(word, known, 1) or [
-            name for name in known if name.startswith(word)
+        key = next(filter(None, unknown.groups())).removeprefix("--")
+        similar = difflib.get_close_matches(key, known, 1) or [
+            name for name in known if name.startswith(key)
         ]
-        place = f"{'.'.join(keys)}: " if keys else ""
-        return f"{place}unknown key {word}" + (f", did you mean {near[0]}?" if near else "")
+        parent = f"{'.'.join(keys)}: " if keys else ""
+        hint = f", did you mean {similar[0]}?" if similar else ""
+        return f"{parent}unknown key {key}{hint}"
     wrong = re.search(r"Expected an? <class '(\w+)'>\. Got value: (.*)", message)
     if wrong and keys:
         return f"{'.'.join(keys)}: {wrong[2]!r} is not of type {wrong[1]}"
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
-    causes = [line for line in lines if keys and not line.startswith(FRAME)]
+    causes = [line for line in lines if keys and not line.startswith(GENERAL_LINES)]
     if causes:
-        return f"{'.'.join(keys)}: {'; '.join(map(_shorter, causes[:2]))}"
-    return "; ".join(
-        lines[:1]
-        + [line for line in lines[1:] if "rror" in line or "expected" in line.lower()][-2:]
-    )
+        return f"{'.'.join(keys)}: {'; '.join(map(_shorten_cause, causes[:2]))}"
+    details = [line for line in lines[1:] if "rror" in line or "expected" in line.lower()]
+    return "; ".join([*lines[:1], *details[-2:]])
 
 
-FRAME = (
+GENERAL_LINES = (
     "Parser key",
     "Does not validate",
     "Subtypes:",
@@ -121,20 +126,20 @@ FRAME = (
     "Problem with given class_path",
     "Expected a <class 'NoneType'>",
 )
-"""How lines of jsonargparse begin that frame the cause."""
+"""Beginnings of lines in messages of jsonargparse that do not contain the cause."""
 
 
-def _shorter(cause: str) -> str:
-    """What is wrong with a class that a config names, in fewer words.
+def _shorten_cause(cause: str) -> str:
+    """Shorten what jsonargparse reports about a class in a config.
 
-    >>> _shorter("Import path own.Lens does not implement protocol ImageSource")
-    'own.Lens is no ImageSource: it lacks methods, arguments or types of one'
-    >>> _shorter("the following arguments are required: root")
+    >>> _shorten_cause("Import path own.Lens does not implement protocol ImageSource")
+    'own.Lens is no ImageSource: methods, arguments or types of one are missing'
+    >>> _shorten_cause("the following arguments are required: root")
     'needs root'
     """
     cause = re.sub(
         r"Import path (\S+) does not implement protocol (\S+)",
-        r"\1 is no \2: it lacks methods, arguments or types of one",
+        r"\1 is no \2: methods, arguments or types of one are missing",
         cause,
     )
     cause = re.sub(
@@ -146,14 +151,15 @@ def _shorter(cause: str) -> str:
     return cause.replace("the following arguments are required: ", "needs ")
 
 
-def known_keys(parser: LightningArgumentParser, words: Sequence[str]) -> list[str]:
-    """Keys that a stage takes, and the arguments of the classes that its configs name."""
+def known_keys(parser: LightningArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """List the keys of a parser and the arguments of all classes in the given configs."""
     keys = [action.dest for action in parser._actions]
-    for given, word in pairwise(words):
-        if given in ("-c", "--config"):
-            for place in re.findall(r"class_path:\s*(pipeline\.[\w.]+)", Path(word).read_text()):
-                module, _, name = place.rpartition(".")
+    for option, value in pairwise(arguments):
+        if option in ("-c", "--config"):
+            text = Path(value).read_text()
+            for class_path in re.findall(r"class_path:\s*(pipeline\.[\w.]+)", text):
+                module, _, name = class_path.rpartition(".")
                 with contextlib.suppress(ImportError, AttributeError):
-                    made = getattr(importlib.import_module(module), name)
-                    keys += inspect.signature(made).parameters
+                    configured_class = getattr(importlib.import_module(module), name)
+                    keys += inspect.signature(configured_class).parameters
     return keys

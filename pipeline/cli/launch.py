@@ -1,4 +1,4 @@
-"""Run a command line: configure, dispatch, and turn errors into an exit code."""
+"""Running a stage or a command: own files are imported, errors become one line and exit code."""
 
 from __future__ import annotations
 
@@ -24,25 +24,28 @@ from pipeline.training.signals import StoppedBySignal, StopSignals
 
 IGNORED_WARNINGS = (
     r".*LeafSpec.*",  # lightning 2.6 with torch 2.13
-    r".*args parameter is intended to run from within Python.*",  # it gets what is left of argv
-    r".*does not have many workers.*",  # whole batches come from one gather, faster without
+    r".*args parameter is intended to run from within Python.*",  # `StageCLI` gets arguments
+    r".*does not have many workers.*",  # whole batches are gathered at once, faster without
     r".*Consider setting `persistent_workers=True`.*",
     r".*The number of training batches .* is smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*sync_dist=True.*",  # evaluation logs torchmetrics, which synchronise themselves
     r".*It is recommended to use `self.log.*",
-    r".*torch.distributed.nn.functional.all_gather.*",  # what `self.all_gather` calls
+    r".*torch.distributed.nn.functional.all_gather.*",  # called by `self.all_gather`
 )
-"""Warnings of libraries that a user of Heatlift can do nothing about."""
+"""Warnings of libraries that a user cannot act on."""
 
 
 def run_stage(name: str, arguments: Sequence[str], *, debug: bool = False) -> int:
-    """Run a stage and turn whatever goes wrong into one line and an exit code.
+    """Run a stage; an error is printed as one line.
 
     Args:
-        name: Of the stage.
-        arguments: What follows it on the command line.
+        name: Name of the stage.
+        arguments: Arguments after the name.
         debug: Whether to print the traceback of an error, too.
+
+    Returns:
+        The exit code.
     """
 
     def run(resolved: list[str]) -> None:
@@ -51,29 +54,33 @@ def run_stage(name: str, arguments: Sequence[str], *, debug: bool = False) -> in
         with signal_handlers(watched, stops.handle):
             StageCLI(load_stage(name), resolved, [name, *arguments], stops)
 
-    return _exit_code(run, arguments, debug=debug)
+    return _run(run, arguments, debug=debug)
 
 
 def run_command(
     name: str, command: Command, arguments: Sequence[str], *, debug: bool = False
 ) -> int:
-    """Run a plain command and turn whatever goes wrong into one line and an exit code.
+    """Run a plain command; an error is printed as one line.
 
     Args:
-        name: Of the command.
+        name: Name of the command.
         command: Its entry in the command table.
-        arguments: What follows its name on the command line.
+        arguments: Arguments after the name.
         debug: Whether to print the traceback of an error, too.
+
+    Returns:
+        The exit code.
     """
 
     def run(resolved: list[str]) -> None:
         with signal_handlers((signal.SIGTERM, signal.SIGINT), _stop):
             commands.run_plain_command(name, command, resolved)
 
-    return _exit_code(run, arguments, debug=debug)
+    return _run(run, arguments, debug=debug)
 
 
-def _exit_code(run: Callable[[list[str]], None], arguments: Sequence[str], *, debug: bool) -> int:
+def _run(run: Callable[[list[str]], None], arguments: Sequence[str], *, debug: bool) -> int:
+    """Call a function with the arguments, in which configs are paths; return the exit code."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in IGNORED_WARNINGS:
@@ -89,7 +96,9 @@ def _exit_code(run: Callable[[list[str]], None], arguments: Sequence[str], *, de
     except KeyboardInterrupt:
         return print_error("stopped by SIGINT", 130)
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 2 if end.code else 0
+        if isinstance(end.code, int):
+            return end.code
+        return 2 if end.code else 0
     return 0
 
 
@@ -98,14 +107,18 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _import_own_files(arguments: Sequence[str]) -> list[str]:
-    """Import the files given with --import, for their classes; return the other arguments."""
+    """Import the files given with --import; return the other arguments.
+
+    Raises:
+        UsageError: If a file is missing or has the name of another module.
+    """
     rest: list[str] = []
-    given = iter(arguments)
-    for argument in given:
+    remaining = iter(arguments)
+    for argument in remaining:
         if argument != "--import":
             rest.append(argument)
             continue
-        path = Path(next(given, ""))
+        path = Path(next(remaining, ""))
         if not path.is_file():
             raise UsageError(f"--import {path}: no such file; give a Python file of your own")
         sys.path.insert(0, str(path.resolve().parent))
