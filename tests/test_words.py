@@ -1,4 +1,4 @@
-"""Code, help and docs use one vocabulary: the words of ARCHITECTURE.md, and none that it replaced."""
+"""Code, help and docs use one vocabulary, and none of the words that it replaced."""
 
 from __future__ import annotations
 
@@ -35,9 +35,6 @@ CODE = [
     path for folder in ("pipeline", "benchmarks", "docs") for path in (ROOT / folder).rglob("*.py")
 ]
 CONFIGS = [*(ROOT / "configs").rglob("*.yaml"), *(ROOT / "notebooks").glob("*.ipynb")]
-KEPT = {
-    "benchmarks/mocap.py": r"",
-}
 
 
 def name_of(path: Path) -> str:
@@ -47,7 +44,10 @@ def name_of(path: Path) -> str:
 @pytest.mark.parametrize("path", sorted([*PAGES, *CODE, *CONFIGS]), ids=name_of)
 def test_no_old_word_is_used(path):
     found = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    text = path.read_text()
+    if path.name == "CHANGELOG.md":  # names the options that were renamed
+        text = re.sub(r"`[^`]*`", "", text)
+    for number, line in enumerate(text.splitlines(), start=1):
         for pattern, new in OLD.items():
             if match := re.search(pattern, line, re.IGNORECASE):
                 found.append(f"{name_of(path)}:{number}: {match[0]} -> {new}")

@@ -36,7 +36,7 @@ class System:
     image: tuple[int, int] | None = None
 
     def build(self) -> nn.Module:
-        """Make the network in evaluation mode on the meta device, which has shapes but no values."""
+        """Make the network in evaluation mode on the meta device (shapes without values)."""
         module, _, name = self.class_path.rpartition(".")
         with torch.device("meta"):
             net: nn.Module = getattr(importlib.import_module(module), name)(**self.arguments)

@@ -1,4 +1,4 @@
-"""The whole chain on embedded people in one process: every stage trained, a table and a page."""
+"""`heatlift demo`: all stages trained on rendered people in one process, with a table and a page."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.cli import launch
 from pipeline.cli.doctor import has_fast_bf16
+from pipeline.cli.tables import print_table
 from pipeline.dashboard import callback
 from pipeline.errors import HeatliftError
 from pipeline.files.writing import write_atomically
@@ -21,26 +22,26 @@ from pipeline.training.run_folder import FINISHED, newest_finished_run, read_sta
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of the demo.
+    """One training of the demo.
 
     Args:
-        stage: Which stage.
-        name: Of its run.
-        minutes: What it takes on two cores.
-        what: For people.
-        words: Options beside the config `STAGE/demo`.
+        stage: Name of the stage.
+        name: Name of the run.
+        minutes: Expected duration on two CPU cores, minutes.
+        description: Description in the printed tables.
+        arguments: Arguments after the config `STAGE/demo`.
     """
 
     stage: str
     name: str
     minutes: float
-    what: str
-    words: tuple[str, ...] = ()
+    description: str
+    arguments: tuple[str, ...] = ()
 
 
 STEPS = (
     Step("heatmap", "demo", 6.0, "2D stage: rendered people to heatmaps to joints"),
-    Step("pretrain", "demo", 2.5, "pretraining: motion out of masked, noisy projections"),
+    Step("pretrain", "demo", 2.5, "pretraining: motion from masked, noisy projections"),
     Step(
         "lift",
         "demo-exact",
@@ -52,7 +53,7 @@ STEPS = (
         "lift",
         "demo-detected",
         2.5,
-        "lifter on its own detections, cached, from the weights before",
+        "lifter on detections of the 2D stage, from the weights of the lifter before",
         (
             *("--data.detections", "newest", "--data.source.init_args.share", "lifter"),
             *("--data.step", "3", "--trainer.max_epochs", "3"),
@@ -62,71 +63,79 @@ STEPS = (
 )
 
 
-def demo(runs: str = "runs", wandb: str = "auto") -> None:
-    """Train every stage on embedded people, then print a table and say where the images are.
-
-    A demo that was stopped goes on with the stage it was in; a finished one starts anew.
+class DemoError(HeatliftError):
+    """A stage of the demo failed; its own error line is printed before.
 
     Args:
-        runs: Folder of all runs.
-        wandb: auto, online, offline or off.
-
-    Raises:
-        DemoError: If a stage fails; its line is printed before.
+        message: Text of the error.
+        code: Exit code of the stage.
     """
-    os.environ.setdefault("HEATLIFT_GROUP", f"demo-{time.strftime('%Y%m%d-%H%M%S')}")
-    print_line("heatlift demo, on two cores:")
-    for step in STEPS:
-        print_line(f"  {format_duration(60 * step.minutes):>8}  {step.what}")
-    notes = Path(runs) / "demo.json"
-    done = _done(notes)
-    for step in STEPS[len(done) :]:
-        code = launch.run_stage(step.stage, _words(step, Path(runs), wandb, list(done.values())))
-        if code:
-            raise DemoError(f"stage {step.name} of the demo ended with exit code {code}", code)
-        done[step.name + step.stage] = str(_finished(Path(runs), step).parents[1])
-        write_atomically(notes, lambda file: file.write(json.dumps(done).encode()))
-    notes.unlink()
-    _summary(Path(runs), [Path(folder) for folder in done.values()])
-
-
-def _done(notes: Path) -> dict[str, str]:
-    """Folders of the steps that a stopped demo had finished, in order; none if they are lost."""
-    if not notes.exists():
-        return {}
-    try:
-        done = json.loads(notes.read_text())
-        if all((read_state(Path(folder)) or {})["state"] == FINISHED for folder in done.values()):
-            return dict(done)
-    except (ValueError, AttributeError, TypeError, KeyError):
-        pass
-    print_line(
-        f"heatlift: warning: {notes} names no finished runs (damaged?); the demo begins anew"
-    )
-    rename_to_bad(notes)
-    return {}
-
-
-class DemoError(HeatliftError):
-    """A stage of the demo failed and has said why."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.exit_code = code
 
 
-def _words(step: Step, runs: Path, wandb: str, folders: Sequence[str]) -> list[str]:
-    """Command line of a step, after the steps whose folders are given."""
-    words = ["fit", "-c", f"{step.stage}/demo", "--name", step.name, "--runs", str(runs)]
-    words += ["--wandb", wandb, *step.words]
+def demo(runs: str = "runs", wandb: str = "auto") -> None:
+    """Train all stages on rendered people, then print a table and the path of a page of images.
+
+    An interrupted demo is resumed; a finished demo is run again from the beginning.
+
+    Args:
+        runs: Folder of all runs.
+        wandb: W&B mode: auto (online if there is an API key), online, offline or off.
+
+    Raises:
+        DemoError: If a stage fails.
+    """
+    os.environ.setdefault("HEATLIFT_GROUP", f"demo-{time.strftime('%Y%m%d-%H%M%S')}")
+    _print_durations("heatlift demo, on two cores:", [60 * step.minutes for step in STEPS])
+    progress_file = Path(runs) / "demo.json"
+    finished = _finished_steps(progress_file)
+    for step in STEPS[len(finished) :]:
+        arguments = _arguments(step, Path(runs), wandb, list(finished.values()))
+        code = launch.run_stage(step.stage, arguments)
+        if code:
+            raise DemoError(f"stage {step.name} of the demo ended with exit code {code}", code)
+        finished[step.name + step.stage] = str(_newest_checkpoint(Path(runs), step).parents[1])
+        write_atomically(progress_file, lambda file: file.write(json.dumps(finished).encode()))
+    progress_file.unlink()
+    _print_summary(Path(runs), [Path(folder) for folder in finished.values()])
+
+
+def _finished_steps(progress_file: Path) -> dict[str, str]:
+    """Read the run folders of the finished steps of an interrupted demo, in order.
+
+    If the file is damaged or a run is missing, the result is empty, and the file is renamed.
+    """
+    if not progress_file.exists():
+        return {}
+    try:
+        folders = json.loads(progress_file.read_text())
+        if all((read_state(Path(path)) or {})["state"] == FINISHED for path in folders.values()):
+            return dict(folders)
+    except (ValueError, AttributeError, TypeError, KeyError):
+        pass
+    print_line(
+        f"heatlift: warning: {progress_file} names no finished runs (damaged?); "
+        "the demo starts from the beginning"
+    )
+    rename_to_bad(progress_file)
+    return {}
+
+
+def _arguments(step: Step, runs: Path, wandb: str, folders: Sequence[str]) -> list[str]:
+    """Arguments of a step; `folders` are the run folders of the steps before."""
+    arguments = ["fit", "-c", f"{step.stage}/demo", "--name", step.name, "--runs", str(runs)]
+    arguments += ["--wandb", wandb, *step.arguments]
     if step.stage == "heatmap" and not has_fast_bf16():
-        words += ["--trainer.precision", "32-true"]
+        arguments += ["--trainer.precision", "32-true"]
     if step is STEPS[-1]:
-        words += ["--model.pretrained", f"{folders[-1]}/checkpoints/best.ckpt"]
-    return words
+        arguments += ["--model.pretrained", f"{folders[-1]}/checkpoints/best.ckpt"]
+    return arguments
 
 
-def _finished(runs: Path, step: Step) -> Path:
+def _newest_checkpoint(runs: Path, step: Step) -> Path:
     """Checkpoint of the run of a step that has just finished."""
     found = newest_finished_run(runs, step.stage, lambda settings: True, name=step.name)
     if found is None:
@@ -134,27 +143,39 @@ def _finished(runs: Path, step: Step) -> Path:
     return found
 
 
-def _summary(runs: Path, folders: Sequence[Path]) -> None:
-    """The table, the times taken, and where the images are."""
-    states: list[dict[str, Any]] = [read_state(folder) or {} for folder in folders]
-    heat, pretrained, exact, detected = [state["numbers"] for state in states]
-
-    def share(numbers: Mapping[str, float]) -> str:
-        return f"{numbers['test/of_mean_pose']:.2f} of the mean pose's"
-
-    pck, mean_pose = 100 * heat["test/pck_0.1"], exact["test/mean_pose_mpjpe_mm"]
+def _print_durations(title: str, seconds: Sequence[float]) -> None:
+    """Print a table with the durations of the steps."""
     rows = [
-        ("2D stage, PCK@0.1", f"{pck:.1f} %", "of joints, hidden ones too; no flip test"),
+        (format_duration(duration), step.description)
+        for step, duration in zip(STEPS, seconds, strict=True)
+    ]
+    print_table(("time", "stage"), rows, title, right=("time",))
+
+
+def _print_summary(runs: Path, folders: Sequence[Path]) -> None:
+    """Print the errors, the durations, and the path of the page."""
+    states: list[dict[str, Any]] = [read_state(folder) or {} for folder in folders]
+    detector, pretrained, exact, detected = [state["numbers"] for state in states]
+
+    def relative_error(numbers: Mapping[str, float]) -> str:
+        return f"{numbers['test/of_mean_pose']:.2f} of the error of the mean pose"
+
+    pck, mean_pose = 100 * detector["test/pck_0.1"], exact["test/mean_pose_mpjpe_mm"]
+    rows = [
+        ("2D stage, PCK@0.1", f"{pck:.1f} %", "all joints, also hidden ones; no flip test"),
         ("pretraining, MPJPE", f"{pretrained['test/mpjpe_mm']:.1f} mm", "from masked, noisy 2D"),
-        ("mean pose, MPJPE", f"{mean_pose:.1f} mm", "every frame answered alike"),
-        ("lifter on exact 2D, MPJPE", f"{exact['test/mpjpe_mm']:.1f} mm", share(exact)),
-        ("lifter on its detections", f"{detected['test/mpjpe_mm']:.1f} mm", share(detected)),
+        ("mean pose, MPJPE", f"{mean_pose:.1f} mm", "the same pose in all frames"),
+        ("lifter on exact 2D, MPJPE", f"{exact['test/mpjpe_mm']:.1f} mm", relative_error(exact)),
+        (
+            "lifter on detections, MPJPE",
+            f"{detected['test/mpjpe_mm']:.1f} mm",
+            relative_error(detected),
+        ),
     ]
     page = callback.write_chain_index(folders, runs / "demo.html")
-    print_line("\nheld-out people of the synthetic test split:")
-    for name, number, note in rows:
-        print_line(f"  {name:<28} {number:>9}   {note}")
-    print_line("\ntime taken:")
-    for step, state in zip(STEPS, states, strict=True):
-        print_line(f"  {format_duration(state['seconds']):>8}  {step.what}")
+    print_line("")
+    columns = ("metric", "value", "remark")
+    print_table(columns, rows, "people of the synthetic test split:", right=("value",))
+    print_line("")
+    _print_durations("time taken:", [state["seconds"] for state in states])
     print_line(f"\nimages and curves: {page}")

@@ -1,9 +1,9 @@
-"""How a lifter's error grows with hidden joints, dropped frames and noise: table and image."""
+"""`heatlift robustness`: errors of a lifter with hidden joints, dropped frames and noise."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.cli.tables import print_table
 from pipeline.dashboard import canvas, charts, media
 from pipeline.errors import UsageError
 from pipeline.files import writing
@@ -33,7 +34,10 @@ LEVELS: dict[str, tuple[float, ...]] = {
     "frames dropped": (0.0, 0.1, 0.2, 0.4, 0.6),
     "noise": (0.0, 0.5, 1.0, 1.5, 2.0),
 }
-"""What is done to the 2D input, and how much: shares, and factors on the benchmark's noise."""
+"""Corruption of the 2D input -> its levels: shares, or factors of the benchmark's noise."""
+
+Clip = tuple[NDArray[np.float32], NDArray[np.bool_]]
+"""Normalised 2D, (T, J, 2), and visibility, (T, J)."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,10 @@ class Point:
     """Errors at one level of one corruption.
 
     Args:
-        corruption: A key of `LEVELS`.
-        level: How much.
-        mpjpe: Millimetres.
-        mpjve: Millimetres per frame.
+        corruption: Kind of corruption, a key of `LEVELS`.
+        level: Share of joints or frames, or factor of the noise.
+        mpjpe: MPJPE, millimetres.
+        mpjve: MPJVE, millimetres per frame.
     """
 
     corruption: str
@@ -61,39 +65,28 @@ def robustness(
     every: int = 4,
     seed: int = 0,
 ) -> None:
-    """Measure a trained lifter on corrupted 2D: a table, `robustness.csv` and `.png` in its run.
+    """Measure a trained lifter on corrupted 2D; print a table, write robustness.csv and .png.
+
+    The files are written to the folder of the run.
 
     Args:
-        source: Where the motion comes from.
-        checkpoint: Of a lifter.
-        detections: Which 2D joints are hidden in and frames dropped from: `exact` or `noisy`.
-        every: Take every so manieth video of the test split.
-        seed: Of noise and of what is hidden.
+        source: Data source of the motion.
+        checkpoint: Checkpoint of a lifter.
+        detections: 2D input in which joints are hidden and frames are dropped: exact or noisy.
+        every: Step through the videos of the test split; 1 takes all, 4 every fourth.
+        seed: Seed of the noise, of hidden joints and of dropped frames.
 
     Raises:
-        UsageError: If `detections` is neither, or `every` is below 1.
+        UsageError: If `detections` is neither exact nor noisy, or `every` is below 1.
     """
     path = Path(checkpoint).resolve()
     module: LiftModule = load_module(path, (LiftModule,))
     points = measure_robustness(module, source, detections=detections, every=every, seed=seed)
     folder = path.parents[1] if path.parent.name == "checkpoints" else path.parent
     write_points(folder, points)
-    print_line(robustness_table(points))
+    rows = [(point.corruption, f"{point.level:g}", f"{point.mpjpe:.1f}") for point in points]
+    print_table(("corruption", "level", "MPJPE, mm"), rows, right=("level", "MPJPE, mm"))
     print_line(f"written: {folder / 'robustness.csv'} and robustness.png")
-
-
-def robustness_table(points: Sequence[Point]) -> str:
-    """Errors as lines of text: one for each corruption, MPJPE in millimetres by level.
-
-    >>> print(robustness_table([Point("noise", 0.0, 41.25, 3.0), Point("noise", 0.5, 50.0, 3.0)]))
-    MPJPE, mm
-    noise           0: 41.2  0.5: 50.0
-    """
-    lines = ["MPJPE, mm"]
-    for corruption in dict.fromkeys(point.corruption for point in points):
-        found = [p for p in points if p.corruption == corruption]
-        lines.append(f"{corruption:<15} " + "  ".join(f"{p.level:g}: {p.mpjpe:.1f}" for p in found))
-    return "\n".join(lines)
 
 
 def measure_robustness(
@@ -106,91 +99,86 @@ def measure_robustness(
     seed: int = 0,
     levels: dict[str, tuple[float, ...]] = LEVELS,
 ) -> list[Point]:
-    """Errors of a lifter under every corruption at every level; arguments as of `robustness`.
+    """Measure the errors of a lifter for every corruption at every level.
 
-    Hidden joints and dropped frames are drawn for each video (`pipeline.lift.corruption`). Noise is
-    exact 2D plus the factor times what the benchmark's noise adds to it; its missing joints stay missing.
+    Hidden joints and dropped frames are drawn for each video (`pipeline.lift.corruption`). For
+    noise, the 2D input is exact 2D plus a factor times the difference between the benchmark's
+    noisy 2D and exact 2D; the joints that are missing in noisy 2D are missing.
+
+    Args:
+        module: The lifter.
+        source: Data source of the motion.
+        detections: See `robustness`.
+        split: Split of the source.
+        every: See `robustness`.
+        seed: See `robustness`.
+        levels: Levels of each corruption, as in `LEVELS`.
+
+    Raises:
+        UsageError: See `robustness`.
     """
     if detections not in ("exact", "noisy"):
         raise UsageError(f"detections is {detections}; robustness is measured on exact or noisy 2D")
     if every < 1:
         raise UsageError(f"every is {every}; give 1 for all videos, 4 for a quarter of them")
+    skeleton = module.net.skeleton
     exact, noisy = [], []
-    for s in source.sequences(split)[::every]:
-        skeleton = module.net.skeleton
-        joints2d = conversion(s.skeleton, skeleton).joints(exact_joints2d(s))
-        found, score = detection_noise(joints2d, s.fps, seed, s.name)
-        exact.append(prepare_sequence(s, skeleton, joints2d, np.ones(score.shape)))
-        noisy.append(prepare_sequence(s, skeleton, found, score))
-    given = exact if detections == "exact" else noisy
+    for sequence in source.sequences(split)[::every]:
+        joints2d = conversion(sequence.skeleton, skeleton).joints(exact_joints2d(sequence))
+        noisy2d, score = detection_noise(joints2d, sequence.fps, seed, sequence.name)
+        exact.append(prepare_sequence(sequence, skeleton, joints2d, np.ones(score.shape)))
+        noisy.append(prepare_sequence(sequence, skeleton, noisy2d, score))
+    chosen = exact if detections == "exact" else noisy
     points = []
-    for corruption, steps in levels.items():
-        for level in steps:
-            made = _CORRUPTIONS[corruption](given, exact, noisy, level, seed)
-            points.append(_point(module, corruption, level, made, given))
+    for corruption, corruption_levels in levels.items():
+        for level in corruption_levels:
+            if corruption == "noise":
+                clips = _scale_noise(exact, noisy, level)
+            else:
+                clips = _remove_joints(chosen, corruption, level, seed)
+            points.append(_measure_point(module, corruption, level, clips, chosen))
     return points
 
 
-Clip = tuple[NDArray[np.float32], NDArray[np.bool_]]
-"""Normalised 2D (T, J, 2), and what is visible (T, J)."""
-
-
-def _hidden(
-    given: Sequence[PreparedSequence],
-    exact: Sequence[PreparedSequence],
-    noisy: Sequence[PreparedSequence],
-    level: float,
-    seed: int,
+def _remove_joints(
+    sequences: Sequence[PreparedSequence], corruption: str, level: float, seed: int
 ) -> Iterator[Clip]:
-    for t in given:
-        yield t.joints2d, hide_joints(t.visible, level, seed, t.sequence.name)
+    """Hide joints or drop frames in the 2D joints of all sequences."""
+    remove = {"joints hidden": hide_joints, "frames dropped": drop_frames}[corruption]
+    for prepared in sequences:
+        visible = remove(prepared.visible, level, seed, prepared.sequence.name)
+        yield prepared.joints2d, visible
 
 
-def _dropped(
-    given: Sequence[PreparedSequence],
-    exact: Sequence[PreparedSequence],
-    noisy: Sequence[PreparedSequence],
-    level: float,
-    seed: int,
+def _scale_noise(
+    exact: Sequence[PreparedSequence], noisy: Sequence[PreparedSequence], factor: float
 ) -> Iterator[Clip]:
-    for t in given:
-        yield t.joints2d, drop_frames(t.visible, level, seed, t.sequence.name)
+    """Add the difference between noisy and exact 2D, times a factor, to exact 2D."""
+    for without, with_noise in zip(exact, noisy, strict=True):
+        if factor:
+            difference = with_noise.joints2d - without.joints2d
+            yield without.joints2d + np.float32(factor) * difference, with_noise.visible
+        else:
+            yield without.joints2d, without.visible
 
 
-def _noise(
-    given: Sequence[PreparedSequence],
-    exact: Sequence[PreparedSequence],
-    noisy: Sequence[PreparedSequence],
-    level: float,
-    seed: int,
-) -> Iterator[Clip]:
-    for t, n in zip(exact, noisy, strict=True):
-        moved = t.joints2d + np.float32(level) * (n.joints2d - t.joints2d)
-        yield (moved, n.visible) if level else (t.joints2d, t.visible)
-
-
-_CORRUPTIONS: dict[str, Callable[..., Iterator[Clip]]] = {
-    "joints hidden": _hidden,
-    "frames dropped": _dropped,
-    "noise": _noise,
-}
-
-
-def _point(
+def _measure_point(
     module: LiftModule,
     corruption: str,
     level: float,
     clips: Iterator[Clip],
     sequences: Sequence[PreparedSequence],
 ) -> Point:
+    """Lift corrupted clips and compare them with the 3D joints of their sequences."""
     table = MotionTable(("all",), module.net.skeleton.joints)
-    for (joints2d, visible), t in zip(clips, sequences, strict=True):
-        shown = np.where(visible[..., None], joints2d, np.float32(0))
+    for (joints2d, visible), prepared in zip(clips, sequences, strict=True):
+        visible2d = np.where(visible[..., None], joints2d, np.float32(0))
         with torch.no_grad():
-            lifted, among = module.lift_evaluated(
-                torch.from_numpy(shown), torch.from_numpy(visible)
+            predicted, is_lifted = module.lift_evaluated(
+                torch.from_numpy(visible2d), torch.from_numpy(visible)
             )
-        table.update(0, lifted, require_joints3d(t), t.valid & among.numpy())
+        evaluated = prepared.valid & is_lifted.numpy()
+        table.update(0, predicted, require_joints3d(prepared), evaluated)
     mean = table.compute().frame_mean
     return Point(corruption, level, mean["mpjpe"], mean["mpjve"])
 
@@ -198,14 +186,14 @@ def _point(
 def write_points(folder: Path, points: Sequence[Point]) -> None:
     """Write `robustness.csv` and `robustness.png` into a folder."""
     with writing.atomic_path(folder / "robustness.csv") as path, path.open("w", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("corruption", "level", "mpjpe_mm", "mpjve_mm"))
-        rows.writerows((p.corruption, p.level, p.mpjpe, p.mpjve) for p in points)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("corruption", "level", "mpjpe_mm", "mpjve_mm"))
+        writer.writerows((p.corruption, p.level, p.mpjpe, p.mpjve) for p in points)
     media.write_png(folder / "robustness.png", draw_robustness({"": points}))
 
 
 def read_points(folder: Path) -> list[Point]:
-    """What `write_points` left in a folder; nothing if it did not."""
+    """Read `robustness.csv` from a folder; an empty list if there is none."""
     path = folder / "robustness.csv"
     if not path.is_file():
         return []
@@ -217,7 +205,11 @@ def read_points(folder: Path) -> list[Point]:
 
 
 def draw_robustness(lifters: Mapping[str, Sequence[Point]]) -> NDArray[np.uint8]:
-    """MPJPE against level, one panel for each corruption and one line for each lifter."""
+    """Draw MPJPE over the level: one panel per corruption, one line per lifter.
+
+    Args:
+        lifters: Label -> points of a lifter.
+    """
     panels = []
     for corruption in LEVELS:
         series = {
