@@ -66,8 +66,8 @@ def main() -> int:
         for s in Synthetic(4, 1, 1).sequences("train")
     ]
     ours = TrainingWindows(sequences, net, step=FRAMES // 3, flip=True, seed=0)
-    video = np.searchsorted(ours.joints2d.starts, ours.first.numpy(), side="right") - 1
-    places = list(zip(video, ours.first.numpy() - ours.joints2d.starts[video], strict=True))
+    video = np.searchsorted(ours.valid.starts, ours.first.numpy(), side="right") - 1
+    places = list(zip(video, ours.first.numpy() - ours.valid.starts[video], strict=True))
     times: list[tuple[float, float]] = []
     for number in range(rounds):
         indices = np.random.default_rng(number).permutation(len(ours))[:WINDOWS]

@@ -1,4 +1,4 @@
-"""Budgets of CPU time: measured, and turned into a number of steps."""
+"""Budgets of CPU time: measured, and converted to a number of optimizer steps."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from pipeline.errors import UsageError
 from pipeline.training.metrics_file import MetricsFile
 
 CAREFUL = 0.96
-"""Part of a budget that is planned for: what a step costs is known to a few per cent."""
+"""Share of a budget that is planned, because the measured cost of a step has an error."""
 
 
 class CpuTime(Callback):
-    """Counts the CPU seconds of this process that training takes, validation left out.
+    """Callback that counts the CPU seconds of this process in training, without validation.
 
-    They are logged as `train/cpu_s` as often as the trainer logs, and go on in a resumed run.
+    They are logged as `train/cpu_s` every `log_every_n_steps` steps; a resumed run continues to
+    count.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._since = 0.0
+        self._start = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run goes on from."""
+        """State for the checkpoint."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See `state_dict`."""
+        """Restore the state of a checkpoint."""
         self.seconds = state_dict["seconds"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._since = time.process_time()
+        """Start the clock, and log the number of batches per epoch."""
+        self._start = time.process_time()
         if isinstance(trainer.logger, MetricsFile) and not trainer.global_step:
             batches = len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
             trainer.logger.log_metrics({"train/batches_per_pass": batches}, 0)
@@ -52,11 +53,11 @@ class CpuTime(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Count, and now and then say so."""
+        """Add the time of the batch, and log the sum at every logging step."""
         self._count()
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        due = trainer.global_step and trainer.global_step % every == 0
-        if due and isinstance(trainer.logger, MetricsFile):
+        is_logging_step = trainer.global_step and trainer.global_step % every == 0
+        if is_logging_step and isinstance(trainer.logger, MetricsFile):
             trainer.logger.log_metrics({"train/cpu_s": self.seconds}, trainer.global_step - 1)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -65,23 +66,23 @@ class CpuTime(Callback):
             self._count()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start it again."""
-        self._since = time.process_time()
+        """Start the clock again."""
+        self._start = time.process_time()
 
     def _count(self) -> None:
         now = time.process_time()
-        self.seconds += now - self._since
-        self._since = now
+        self.seconds += now - self._start
+        self._start = now
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How many steps a budget buys, so that the schedule knows its length before it begins.
+    """Length of a training, fixed before it starts, because the schedule needs it.
 
     Args:
-        epochs: Passes.
-        batches: Optimiser steps in each.
-        validate_every: Passes from one validation to the next; the last pass has one.
+        epochs: Number of epochs.
+        batches: Optimizer steps per epoch.
+        validate_every: Epochs from one validation to the next; the last epoch ends with one.
     """
 
     epochs: int
@@ -90,16 +91,16 @@ class Plan:
 
 
 def plan_steps(seconds: float, step: float, start: float, batches_per_pass: int) -> Plan:
-    """What a budget buys.
+    """Plan the longest training within a budget.
 
     Args:
-        seconds: The budget.
-        step: CPU seconds of one optimiser step.
-        start: CPU seconds that each pass takes beside its steps.
-        batches_per_pass: Most steps that a pass can have.
+        seconds: Budget, CPU seconds.
+        step: CPU seconds of one optimizer step.
+        start: CPU seconds that each epoch takes besides its steps.
+        batches_per_pass: Largest number of steps per epoch.
 
     Raises:
-        UsageError: If it does not buy one step in each of four passes.
+        UsageError: If the budget is too small for four epochs of one step.
 
     >>> plan_steps(100.0, 0.5, 1.0, 30)
     Plan(epochs=7, batches=26, validate_every=1)
@@ -112,24 +113,29 @@ def plan_steps(seconds: float, step: float, start: float, batches_per_pass: int)
             break
         if batches <= batches_per_pass:
             return Plan(epochs, batches, every)
-    raise UsageError(f"{seconds:g} s buy no training at {step:.2g} s per step; give more --seconds")
+    raise UsageError(
+        f"{seconds:g} s are too few for a training with {step:.2g} s per step; give more --seconds"
+    )
 
 
 def read_calibration(metrics: Iterable[tuple[int, str, float]]) -> tuple[float, float, int]:
-    """What a short run of two passes tells.
+    """Read the costs of a training from the metrics of a short run of two epochs.
+
+    Args:
+        metrics: Step, name and value of each logged metric.
 
     Returns:
-        CPU seconds of a step, CPU seconds that a pass takes beside its steps, and steps of a whole
-        pass.
+        CPU seconds of a step, CPU seconds that an epoch takes besides its steps, and steps of a
+        whole epoch.
 
     Raises:
-        UsageError: If there are too few steps to tell.
+        UsageError: If there are too few steps.
     """
     clock = {step: value for step, name, value in metrics if name == "train/cpu_s"}
     batches = next(v for _, name, v in metrics if name == "train/batches_per_pass")
     steps = sorted(clock)
     if len(steps) < 8:
-        raise UsageError("the data give fewer than four batches in a pass; results needs more data")
+        raise UsageError("the data have fewer than four batches per epoch; results needs more data")
     costs = np.diff([clock[step] for step in steps])
     half = len(steps) // 2
     later = costs[half:]

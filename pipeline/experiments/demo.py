@@ -1,4 +1,4 @@
-"""`heatlift demo`: all stages trained on rendered people in one process, with a table and a page."""
+"""`heatlift demo`: all stages trained on rendered people, then a table of errors and a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`heatlift sweep FILE`: every point of a W&B sweep as a run of its own, without an account."""
+"""`heatlift sweep`: every combination of a W&B sweep file as a separate run, without an account."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import filelock
 from pipeline.cli import launch
 from pipeline.cli.configs import find_config, read_yaml, resolve_configs
 from pipeline.cli.stages import STAGES
+from pipeline.cli.tables import print_table
 from pipeline.errors import HeatliftError, StorageError, UsageError
 from pipeline.files.writing import write_atomically
 from pipeline.training.console import print_line
@@ -27,53 +28,72 @@ from pipeline.training.metrics_file import read_metrics
 from pipeline.training.run_folder import FINISHED, read_state
 
 STOPPED = (130, 143)
-"""Exit codes of runs that a signal ended: the sweep ends with them."""
+"""Exit codes of runs that were stopped by a signal; the sweep ends with the same code."""
 
 
 class PointError(HeatliftError):
-    """Points of a sweep have no result, each with a line of its own before."""
+    """Points of a sweep have no result; an error line of each is printed before.
+
+    Args:
+        missing: Number of these points.
+        code: Exit code of the first run that failed.
+    """
 
     def __init__(self, missing: int, code: int) -> None:
-        super().__init__(f"{missing} point(s) without a result; the same command tries again")
+        super().__init__(
+            f"{missing} point(s) without a result; run the same command again to repeat them"
+        )
         self.exit_code = code
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep file holds.
+    """Content of a sweep file.
 
     Args:
-        stem: Name of the file, which runs and table get.
-        stage: Which stage trains.
-        words: Of the command line behind the stage; `${args}` stands for those of a point.
+        stem: File name without extension; part of the names of the runs and of the table.
+        stage: Name of the stage that is trained.
+        arguments: Arguments after the stage; `${args}` is replaced by the options of a point.
         parameters: Option -> its values.
-        metric: What is compared.
-        goal: min or max: how a better value differs.
+        metric: Metric that is compared.
+        goal: Whether smaller or larger values of the metric are better: min or max.
     """
 
     stem: str
     stage: str
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     parameters: Mapping[str, tuple[Any, ...]]
     metric: str
     goal: str
 
     def points(self) -> list[dict[str, Any]]:
-        """Every combination of values; the last parameter changes fastest."""
+        """All combinations of values; the last parameter changes fastest."""
         names = list(self.parameters)
         return [
             dict(zip(names, values, strict=True))
             for values in itertools.product(*self.parameters.values())
         ]
 
-    def line(self, point: Mapping[str, Any], also: Sequence[str] = ()) -> list[str]:
-        """The command line of a point, without a name."""
-        options = [f"--{name}={format_value(value)}" for name, value in point.items()]
-        words = [o for word in self.words for o in (options if word == "${args}" else [word])]
-        return [*words, *also]
+    def run_arguments(self, point: Mapping[str, Any], also: Sequence[str] = ()) -> list[str]:
+        """Arguments of the run of a point, without its name.
 
-    def name(self, point: Mapping[str, Any], line: Sequence[str]) -> str:
-        """Name of a point's run: readable, and another one for other words or configs."""
+        Args:
+            point: Option -> value.
+            also: More arguments.
+        """
+        options = [f"--{name}={format_value(value)}" for name, value in point.items()]
+        arguments = []
+        for argument in self.arguments:
+            arguments += options if argument == "${args}" else [argument]
+        return [*arguments, *also]
+
+    def name(self, point: Mapping[str, Any], arguments: Sequence[str]) -> str:
+        """Name of the run of a point: its values, and a digest of arguments and configs.
+
+        Args:
+            point: Option -> value.
+            arguments: Arguments of the run.
+        """
         label = "-".join(
             f"{name.rpartition('.')[2]}-{shorten_value(value)}"
             for name, value in point.items()
@@ -81,178 +101,183 @@ class Sweep:
         )
         configs = [
             Path(path).read_text()
-            for word, path in itertools.pairwise(resolve_configs(line))
-            if word == "-c"
+            for option, path in itertools.pairwise(resolve_configs(arguments))
+            if option == "-c"
         ]
-        digest = hashlib.sha256(json.dumps([*line, *configs]).encode()).hexdigest()[:6]
+        digest = hashlib.sha256(json.dumps([*arguments, *configs]).encode()).hexdigest()[:6]
         readable = re.sub(r"[^\w.]+", "-", label).strip("-.")[:80]
         return "-".join(part for part in (self.stem, readable, digest) if part)
 
 
 def format_value(value: Any) -> str:
-    """A value as an option takes it."""
+    """Format a value for an option of the command line."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def shorten_value(value: Any) -> str:
-    """A value as a table shows it: of classes the last word and what they are made with.
+    """Format a value for a table; of a class, its name and arguments.
 
     >>> shorten_value('{"class_path": "pipeline.lift.Martinez", "init_args": {"blocks": 4}}')
     'Martinez blocks=4'
     """
     try:
-        made = json.loads(value) if isinstance(value, str) else value
+        parsed = json.loads(value) if isinstance(value, str) else value
     except ValueError:
-        made = value
-    if not isinstance(made, dict):
+        parsed = value
+    if not isinstance(parsed, dict):
         return format_value(value)
-    words = [str(made.get("class_path", "")).rpartition(".")[2]]
-    for name, inner in made.get("init_args", {}).items():
-        for one in inner if isinstance(inner, list) else [inner]:
-            words.append(
-                shorten_value(one) if isinstance(one, dict) else f"{name}={format_value(one)}"
-            )
-    return " ".join(words)
+    parts = [str(parsed.get("class_path", "")).rpartition(".")[2]]
+    for name, argument in parsed.get("init_args", {}).items():
+        for item in argument if isinstance(argument, list) else [argument]:
+            if isinstance(item, dict):
+                parts.append(shorten_value(item))
+            else:
+                parts.append(f"{name}={format_value(item)}")
+    return " ".join(parts)
 
 
 def read_sweep(path: Path) -> Sweep:
-    """A sweep file as W&B takes it: `command`, `method`, `metric` and `parameters`.
+    """Read a sweep file of W&B: `command`, `method`, `metric` and `parameters`.
 
     Raises:
-        UsageError: If something is missing, or the method is not `grid`: others need W&B.
+        UsageError: If a part is missing or wrong, or the method is not `grid`; others need W&B.
     """
     content = read_yaml(path)
     missing = {"command", "method", "metric", "parameters"} - set(content)
     if missing:
-        raise UsageError(f"{path}: is no sweep; it has no {', '.join(sorted(missing))}")
+        raise UsageError(f"{path}: is not a sweep; it has no {', '.join(sorted(missing))}")
     if content["method"] != "grid":
         raise UsageError(
-            f"{path}: method is {content['method']!r}; here only `grid` is run, others by "
-            "`wandb sweep` and `wandb agent`"
+            f"{path}: method is {content['method']!r}, but only `grid` can be run; use "
+            "`wandb sweep` and `wandb agent` for others"
         )
-    command, metric, spreads = (content[key] for key in ("command", "metric", "parameters"))
-    words = [str(word) for word in command] if isinstance(command, list) else []
-    if "pipeline" not in words or "${args}" not in words:
+    command, metric = content["command"], content["metric"]
+    arguments = [str(argument) for argument in command] if isinstance(command, list) else []
+    if "pipeline" not in arguments or "${args}" not in arguments:
         raise UsageError(f"{path}: the command must list `pipeline`, a stage and `${{args}}`")
-    stage, *rest = [*words[words.index("pipeline") + 1 :], ""]
+    stage, *rest = arguments[arguments.index("pipeline") + 1 :] or [""]
     if stage not in STAGES:
         raise UsageError(f"{path}: {stage} is no stage; there are {', '.join(STAGES)}")
     if not isinstance(metric, dict) or not isinstance(metric.get("name"), str):
         raise UsageError(f"{path}: metric has no `name`")
-    if not isinstance(spreads, dict):
-        raise UsageError(f"{path}: parameters are {spreads!r}; give options with their values")
-    parameters = {}
-    for name, spread in spreads.items():
-        if not isinstance(spread, dict) or not {"value", "values"} & spread.keys():
+    goal = "max" if metric.get("goal") == "maximize" else "min"
+    parameters = _read_parameters(path, content["parameters"])
+    return Sweep(path.stem, stage, tuple(rest), parameters, metric["name"], goal)
+
+
+def _read_parameters(path: Path, parameters: Any) -> dict[str, tuple[Any, ...]]:
+    """Convert the `parameters` of a sweep file to option -> values."""
+    if not isinstance(parameters, dict):
+        raise UsageError(f"{path}: parameters are {parameters!r}; give options with their values")
+    found = {}
+    for name, content in parameters.items():
+        if not isinstance(content, dict) or not {"value", "values"} & content.keys():
             raise UsageError(f"{path}: parameter {name} has neither `value` nor `values`")
-        values = spread["values"] if "values" in spread else [spread["value"]]
+        values = content["values"] if "values" in content else [content["value"]]
         if not isinstance(values, list) or not values:
             raise UsageError(f"{path}: values of parameter {name} are {values!r}; give a list")
-        parameters[str(name)] = tuple(values)
-    goal = "max" if metric.get("goal") == "maximize" else "min"
-    return Sweep(path.stem, stage, tuple(rest[:-1]), parameters, metric["name"], goal)
+        found[str(name)] = tuple(values)
+    return found
 
 
 def sweep(file: str, also: str = "", runs: str = "runs") -> None:
-    """Train every point of a sweep as a run of its own and print a table.
+    """Train every combination of a sweep as a separate run, and print a table.
 
-    Finished points are kept, a stopped one goes on where it was, and one that another process
-    trains is left to it. The table is also in `RUNS/sweeps/NAME.csv`, written after each point.
+    Finished runs are kept, an interrupted one is resumed, and one that another process trains is
+    skipped. The table is also in `RUNS/sweeps/NAME.csv`, written after each run.
 
     Args:
-        file: A sweep of W&B's with method grid: a path, or a name such as sweeps/paper003_frames.
-        also: More words for every run, as one: --also="--trainer.max_epochs=2 -c data/mocap".
+        file: W&B sweep file with method grid: a path, or a name such as sweeps/paper003_frames.
+        also: More arguments for every run, as one text: --also="--trainer.max_epochs=2 -c
+            data/mocap".
         runs: Folder of all runs.
 
     Raises:
-        UsageError: If the file is no such sweep.
-        PointError: If a point has no result; those after it were trained nevertheless.
+        UsageError: If the file is not such a sweep.
+        PointError: If a run failed or was skipped; the runs after it were trained nevertheless.
     """
     found = read_sweep(find_config(file))
-    points, codes = found.points(), []
+    points = [SweepPoint(found, values, shlex.split(also), Path(runs)) for values in found.points()]
+    codes = []
     for number, point in enumerate(points, start=1):
-        line = found.line(point, shlex.split(also))
-        name = found.name(point, line)
-        folder = Path(runs) / found.stage
-        if _finished(folder, name) is None:
-            print_line(f"sweep {found.stem}: {number} of {len(points)}, {name}")
-            words = [*line, "--runs", runs, "--group", found.stem]
-            code = _train(found.stage, name, words, folder)
+        if point.finished_folder() is None:
+            print_line(f"sweep {found.stem}: {number} of {len(points)}, {point.name}")
+            code = _train(point)
             if code in STOPPED:
                 raise SystemExit(code)
             codes += [code] if code else []
-        _write(found, points, shlex.split(also), Path(runs))
-    print_line(_table(found, points, shlex.split(also), Path(runs)))
-    names = [found.name(point, found.line(point, shlex.split(also))) for point in points]
-    missing = sum(_finished(Path(runs) / found.stage, name) is None for name in names)
+        _write_csv(found, points, Path(runs))
+    columns, *rows = _table_rows(found, points)
+    print_table(columns, rows)
+    missing = sum(point.finished_folder() is None for point in points)
     if missing:
         raise PointError(missing, codes[0] if codes else 1)
 
 
-def _train(stage: str, name: str, words: Sequence[str], folder: Path) -> int:
-    """Train a point, unless another process does; exit code."""
-    for lock in folder.glob(f"{glob.escape(name)}*/.lock"):
+class SweepPoint:
+    """One combination of the values of a sweep, and its run.
+
+    Args:
+        found: The sweep.
+        values: Option -> value.
+        also: More arguments of the run.
+        runs: Folder of all runs.
+    """
+
+    def __init__(
+        self, found: Sweep, values: Mapping[str, Any], also: Sequence[str], runs: Path
+    ) -> None:
+        self.stage, self.values = found.stage, values
+        self.folder = runs / found.stage
+        arguments = found.run_arguments(values, also)
+        self.name = found.name(values, arguments)
+        self.arguments = [*arguments, "--runs", str(runs), "--group", found.stem]
+
+    def finished_folder(self) -> Path | None:
+        """Folder of the run that finished last; NAME, NAME-2, NAME-3 … are of this point."""
+        finish_times = {
+            path.parent: state.get("finished", 0.0)
+            for path in self.folder.glob(f"{glob.escape(self.name)}*/run.json")
+            if (state := read_state(path.parent)) and state.get("state") == FINISHED
+        }
+        return max(finish_times, key=lambda path: finish_times[path]) if finish_times else None
+
+
+def _train(point: SweepPoint) -> int:
+    """Train a point unless another process trains it; return the exit code."""
+    for lock in point.folder.glob(f"{glob.escape(point.name)}*/.lock"):
         try:
             with filelock.FileLock(lock, timeout=0):
                 pass
         except filelock.Timeout:
-            print_line(
-                f"  {lock.parent}: another process trains this point; it is left to that one"
-            )
+            print_line(f"  {lock.parent}: another process trains this point; it is skipped")
             return StorageError.exit_code
-    return launch.run_stage(stage, [*words, "--name", name])
+    return launch.run_stage(point.stage, [*point.arguments, "--name", point.name])
 
 
-def _finished(folder: Path, name: str) -> Path | None:
-    """Folder of the point's run that finished last, which NAME-2, NAME-3 … may be."""
-    found = {
-        path.parent: state.get("finished", 0.0)
-        for path in folder.glob(f"{glob.escape(name)}*/run.json")
-        if (state := read_state(path.parent)) and state.get("state") == FINISHED
-    }
-    return max(found, key=lambda folder: found[folder]) if found else None
-
-
-def _rows(
-    found: Sweep, points: Sequence[Mapping[str, Any]], also: Sequence[str], runs: Path
-) -> list[list[str]]:
-    """Head and lines: values, best validation, test, minutes and name of each run."""
-    test = found.metric.replace("val/", "test/")
+def _table_rows(found: Sweep, points: Sequence[SweepPoint]) -> list[list[str]]:
+    """Header and rows of the table: values, best validation, test, minutes and name of each run."""
+    test_metric = found.metric.replace("val/", "test/")
     varied = [name for name, values in found.parameters.items() if len(values) > 1]
-    rows = [[name.rpartition(".")[2] for name in varied] + [found.metric, test, "minutes", "run"]]
+    header = [name.rpartition(".")[2] for name in varied]
+    rows = [[*header, found.metric, test_metric, "minutes", "run"]]
     for point in points:
-        name = found.name(point, found.line(point, also))
-        finished = _finished(runs / found.stage, name)
-        folder = finished or runs / found.stage / name
+        finished = point.finished_folder()
+        folder = finished or point.folder / point.name
         state = read_state(folder) or {}
-        values = [
-            v for _, metric, v in read_metrics(folder / "metrics.csv") if metric == found.metric
-        ]
+        metrics = read_metrics(folder / "metrics.csv")
+        values = [value for _, name, value in metrics if name == found.metric]
         best = (max if found.goal == "max" else min)(values) if values else None
-        tested = (state.get("numbers") or {}).get(test) if finished else None
-        took = state["seconds"] / 60 if finished else None
-        numbers = ["-" if number is None else f"{number:.4g}" for number in (best, tested, took)]
-        rows.append([shorten_value(point[name]) for name in varied] + [*numbers, folder.name])
+        tested = (state.get("numbers") or {}).get(test_metric) if finished else None
+        minutes = state["seconds"] / 60 if finished else None
+        numbers = ["-" if number is None else f"{number:.4g}" for number in (best, tested, minutes)]
+        cells = [shorten_value(point.values[name]) for name in varied]
+        rows.append([*cells, *numbers, folder.name])
     return rows
 
 
-def _write(
-    found: Sweep, points: Sequence[Mapping[str, Any]], also: Sequence[str], runs: Path
-) -> None:
+def _write_csv(found: Sweep, points: Sequence[SweepPoint], runs: Path) -> None:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(_rows(found, points, also, runs))
+    csv.writer(text, lineterminator="\n").writerows(_table_rows(found, points))
     path = runs / "sweeps" / f"{found.stem}.csv"
     write_atomically(path, lambda handle: handle.write(text.getvalue().encode()))
-
-
-def _table(
-    found: Sweep, points: Sequence[Mapping[str, Any]], also: Sequence[str], runs: Path
-) -> str:
-    rows = _rows(found, points, also, runs)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join(lines)

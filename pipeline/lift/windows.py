@@ -50,11 +50,18 @@ class TrainingWindows:
         self.output, self.receptive_field = lifter.output, lifter.receptive_field
         self.first_frame = lifter.first_frame
         pad = lifter.frames
-        self.joints2d = PaddedClips([s.joints2d for s in sequences], pad)
-        self.visible = PaddedClips([s.visible for s in sequences], pad)
-        self.joints3d = PaddedClips([require_joints3d(s) for s in sequences], pad)
+        joints2d = [s.joints2d for s in sequences]
+        visible = [s.visible for s in sequences]
+        joints3d = [require_joints3d(s) for s in sequences]
+        if flip:  # a mirrored copy behind the clips: a batch is gathered, never flipped
+            joints2d += [_mirrored(clip, self.swap) for clip in joints2d]
+            visible += [clip[:, self.swap] for clip in visible]
+            joints3d += [_mirrored(clip, self.swap) for clip in joints3d]
+        self.joints2d = PaddedClips(joints2d, pad)
+        self.visible = PaddedClips(visible, pad)
+        self.joints3d = PaddedClips(joints3d, pad)
         self.valid = PaddedClips([s.valid for s in sequences], pad)
-        self.first = self.joints2d.first_rows([self._starts(s, step) for s in sequences])
+        self.first = self.valid.first_rows([self._starts(s, step) for s in sequences])
 
     def _starts(self, prepared: PreparedSequence, step: int) -> NDArray[np.int64]:
         """First frames of the windows of a sequence, relative to its own first frame."""
@@ -74,18 +81,17 @@ class TrainingWindows:
         """
         epoch, indices = key
         first = self.first[torch.from_numpy(indices)]
-        target_first, target_frames = first + self.first_frame, self.frames
+        valid_first, target_frames = first + self.first_frame, self.frames
+        if self.flip:
+            # The mirrored copy begins behind the rows of all clips.
+            mirrored = draw_mirrored(self.seed, epoch, indices)
+            first[mirrored] += len(self.valid.rows)
         if self.output != "every":
             target_frames -= self.receptive_field - 1
         joints2d = self.joints2d.windows(first, self.frames)
         visible = self.visible.windows(first, self.frames)
-        joints3d = self.joints3d.windows(target_first, target_frames)
-        valid = self.valid.windows(target_first, target_frames)
-        if self.flip:
-            mirrored = draw_mirrored(self.seed, epoch, indices)
-            mirror_samples(joints2d, mirrored, self.swap)
-            mirror_samples(joints3d, mirrored, self.swap)
-            visible.index_copy_(0, mirrored, visible.index_select(0, mirrored)[..., self.swap])
+        joints3d = self.joints3d.windows(first + self.first_frame, target_frames)
+        valid = self.valid.windows(valid_first, target_frames)
         if self.joint_mask or self.frame_mask:
             _, T, J = visible.shape
             shares = {"joints": self.joint_mask, "frames": self.frame_mask}
@@ -140,6 +146,11 @@ class WholeSequences:
         if prepared.joints3d is not None:
             batch["joints3d"] = prepared.joints3d[None]
         return batch
+
+
+def _mirrored(clip: NDArray[np.float32], swap: Many[int]) -> NDArray[np.float32]:
+    """A mirrored copy of a clip (T, J, C)."""
+    return flip_joints(torch.from_numpy(clip), swap).numpy()
 
 
 def draw_mirrored(seed: int, epoch: int, indices: NDArray[np.integer]) -> Tensor:
