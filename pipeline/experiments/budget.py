@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from pipeline.errors import UsageError
 from pipeline.training.metrics_file import MetricsFile
 
-CAREFUL = 0.96
+PLANNED_SHARE = 0.96
 """Share of a budget that is planned, because the measured cost of a step has an error."""
 
 
