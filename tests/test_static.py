@@ -125,6 +125,39 @@ def test_a_source_does_nothing_unsafe_that_was_not_reviewed(path):
     assert found <= REVIEWED.get(path, set()), f"{path} uses {found}; see SECURITY.md"
 
 
+OPENERS = {
+    "torch.load",
+    "numpy.load",
+    "zipfile.ZipFile",
+    "zipfile.is_zipfile",
+    "tarfile.open",
+    "gzip.open",
+    "pickle.Unpickler",
+    "scipy.io.loadmat",
+    "cv2.imdecode",
+    "cv2.imread",
+}
+"""Functions that open files of other people."""
+
+
+def opened(source: str) -> set[str]:
+    """Names of the functions in a source that open files of other people."""
+    tree = ast.parse(source)
+    places = imported(tree)
+    names = (node for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute))
+    return {dotted(node, places) for node in names} & OPENERS
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.startswith("pipeline/")])
+def test_files_of_other_people_are_opened_in_the_package_files_alone(path):
+    assert path.startswith("pipeline/files/") or not opened((ROOT / path).read_text())
+
+
+def test_an_opened_file_would_be_noticed():
+    assert opened("from torch import load; load(f, weights_only=True)") == {"torch.load"}
+    assert opened("import zipfile as z; z.ZipFile(f)") == {"zipfile.ZipFile"}
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -273,11 +273,9 @@ class Benchmark:
         self._run(stage, run_name, config, Plan(2, 40, 2), runs, [*arguments, *short])
         metrics = read_metrics(runs / stage / run_name / "metrics.csv")
         step, start, batches = read_calibration(metrics)
-        seconds = share * self.seconds
         plan = plan_steps(PLANNED_SHARE * share * self.seconds, step, start, batches)
-        text = json.dumps(
-            {"plan": vars(plan), "step_s": step, "start_s": start, "seconds": seconds}
-        )
+        costs = {"step_s": step, "start_s": start, "seconds": share * self.seconds}
+        text = json.dumps({"plan": vars(plan), **costs})
         write_atomically(plan_file, lambda file: file.write(text.encode()))
         return plan
 

@@ -58,7 +58,7 @@ interrupted run is resumed, and finished rows are kept.
   Lifters that predict only the centre frame of a window (†) are lifted and evaluated on these
   frames only, in validation too, and are not smoothed, because they have no neighbours. A separate
   table has all lifters on noisy 2D on these frames; those without † are smoothed there too."""
-"""How the page begins."""
+"""Beginning of the page."""
 
 
 @dataclass(frozen=True)

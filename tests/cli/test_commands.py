@@ -15,7 +15,7 @@ from pipeline.cli import explain
 from pipeline.cli.commands import expand_configs
 from pipeline.cli.configs import resolve_configs
 from pipeline.errors import UsageError
-from pipeline.experiments.demo import _done
+from pipeline.experiments.demo import _finished_steps
 from pipeline.training.run_folder import FINISHED, Run, open_run
 
 pytestmark = pytest.mark.filterwarnings("default")  # `cli.run` decides which of them to show
@@ -26,7 +26,7 @@ ODD = {
     "data: 3\n": "odd.yaml: data is '3'; it needs keys with values",
     "data: {source: [1]}\n": "odd.yaml: source is '[1]'; it needs keys with values",
     "data: {source: {init_args: 3}}\n": "odd.yaml: init_args of data.source need keys with values",
-    "- data\n": "odd.yaml: keys with values are expected, not \"['data']\"",
+    "- data\n": "odd.yaml: is \"['data']\"; it needs keys with values",
     "x: !!int a\n": "odd.yaml: invalid literal for int()",
     "x: [\n": "odd.yaml: line 2: expected the node content",
 }
@@ -63,7 +63,7 @@ def test_an_odd_config_is_refused_with_its_name_by_every_reader(reader, text, re
 
 def test_a_config_that_names_no_data_cannot_say_what_is_newest(refused):
     code, line = refused("newest", "lift", "--data", "sweeps/paper003_frames")
-    assert (code, line.partition(";")[0]) == (2, "sweeps/paper003_frames: names no data.source")
+    assert (code, line.partition(";")[0]) == (2, "sweeps/paper003_frames: has no data.source")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_config_without_data_leaves_the_data_of_another_alone(tmp_path):
 def test_notes_of_a_demo_that_are_damaged_are_set_aside_and_it_begins_anew(text, tmp_path, capsys):
     notes = tmp_path / "demo.json"
     notes.write_text(text)
-    assert _done(notes) == {}
+    assert _finished_steps(notes) == {}
     assert f"warning: {notes} names no finished runs" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["demo.json.bad"]
 
@@ -119,7 +119,7 @@ def test_a_demo_goes_on_behind_the_steps_that_it_had_finished(tmp_path):
     finished(tmp_path / "heat", {})
     done = {"demoheatmap": str(tmp_path / "heat")}
     (tmp_path / "demo.json").write_text(json.dumps(done))
-    assert _done(tmp_path / "demo.json") == done
+    assert _finished_steps(tmp_path / "demo.json") == done
 
 
 @pytest.mark.parametrize("number", ["", "x", "-1"])
@@ -133,7 +133,7 @@ def test_a_rank_that_is_no_number_is_named(number, refused, monkeypatch):
 
 def test_a_folder_that_cannot_be_made_ends_with_5(refused, tmp_path):
     (tmp_path / "file").write_text("")
-    line = "file: no folder can be made there (File exists); name another"
+    line = "file: cannot be made (File exists); give another folder"
     assert refused("data", "convert", "npz", "a.npz", "file/x.npz") == (5, line)
 
 
@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_made_ends_with_5(refused, tmp_path):
 )
 def test_two_precisions_that_meet_are_explained(error):
     line, code = explain.explain_error(error)
-    assert line.endswith("if the precision is bf16-true or 16-true, take bf16-mixed")
+    assert line.endswith("if the precision is bf16-true or 16-true, use bf16-mixed")
     assert code == 2
 
 

@@ -115,7 +115,7 @@ LINES = {
     (*FIT, "--trainer.max_epochs", "0"): "not a single step was trained; check --trainer.max_epo",
     (*FIT, "--ckpt_path", "x.ckpt"): "--ckpt_path x.ckpt: fit resumes automatically",
     (*FIT, "--name", "../../x"): "--name ../../x: is a path; give a name",
-    (*FIT, "--trainer.logger", "true"): "--trainer.logger: cannot be chosen",
+    (*FIT, "--trainer.logger", "true"): "--trainer.logger: cannot be set",
     (*FIT, "--save_every", "-3"): "save_every is -3; give at least 1",
     (*INTEGRAL, "--data.photographs", "pipeline.datasets.Coco"): "photographs: needs root",
     (*INTEGRAL, "--data.photographs.class_path", "own.None"): "'own' has no attribute 'None'",
@@ -134,7 +134,7 @@ def test_a_bad_command_line_is_refused_in_one_line(words, refused):
 
 def test_a_config_that_is_not_text_is_named(refused, tmp_path):
     (tmp_path / "x.yaml").write_bytes(bytes(range(256)))
-    assert refused() == (2, "x.yaml: is not text (UTF-8), so it is no config")
+    assert refused() == (2, "x.yaml: is not text (UTF-8); give a YAML file")
 
 
 def test_a_file_that_is_not_there_ends_with_4(refused):

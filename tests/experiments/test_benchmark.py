@@ -26,7 +26,7 @@ SYNTHETIC = {
     ("seconds", "step", "start", "most"),
     [(5.0, 0.05, 0.0, 400), (420.0, 0.05, 0.0, 400), (60.0, 0.6, 3.0, 100), (840.0, 0.6, 3.0, 100)],
 )
-def test_a_plan_spends_the_budget_and_ends_with_a_validation(seconds, step, start, most):
+def test_a_plan_uses_the_budget_and_ends_with_a_validation(seconds, step, start, most):
     found = plan_steps(seconds, step, start, most)
     cost = found.epochs * (start + found.batches * step)
     assert cost <= seconds
@@ -36,12 +36,12 @@ def test_a_plan_spends_the_budget_and_ends_with_a_validation(seconds, step, star
     assert found.epochs % found.validate_every == 0
 
 
-def test_a_budget_that_buys_nothing_is_refused():
+def test_a_budget_that_is_too_small_raises_an_error():
     with pytest.raises(UsageError, match="give more --seconds"):
         plan_steps(1.0, 0.5, 1.0, 100)
 
 
-def test_a_short_run_tells_what_steps_and_passes_cost():
+def test_a_short_run_gives_the_costs_of_steps_and_epochs():
     clock, metrics = 0.0, [(0, "train/batches_per_pass", 50.0)]
     for step in range(40):
         clock += 0.25 + (2.0 if step in (0, 20) else 0.0)
@@ -50,54 +50,54 @@ def test_a_short_run_tells_what_steps_and_passes_cost():
     assert cpu_seconds_used(metrics) == pytest.approx(14.0)
 
 
-def test_too_few_steps_tell_nothing():
+def test_too_few_steps_raise_an_error():
     with pytest.raises(UsageError, match="results needs more data"):
         read_calibration([(0, "train/batches_per_pass", 1.0), (0, "train/cpu_s", 1.0)])
 
 
-def test_every_input_has_the_compared_set_at_equal_budgets():
+def test_every_2d_input_has_the_main_rows_at_equal_budgets():
     for detections in ("noisy", "exact"):
-        mine = [row for row in ROWS if row.detections == detections]
+        rows = [row for row in ROWS if row.detections == detections]
         others = [2, 2, 2, 2] if detections == "noisy" else []
-        assert [row.share + bool(row.pretraining) for row in mine] == [1, 1, 1, 2, 2, *others]
+        assert [row.share + bool(row.pretraining) for row in rows] == [1, 1, 1, 2, 2, *others]
     assert len({row.name for row in ROWS}) == len(ROWS)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_a_row_names_the_size_of_its_config_and_scores_frames_that_its_lifter_has(row):
+def test_a_row_has_the_size_of_its_config_and_evaluates_frames_of_its_lifter(row):
     named = yaml.safe_load(find_config(row.config).read_text())["model"]["net"]
-    named = named["init_args"].get("net", named)  # what a camera turned towards the person lifts
+    named = named["init_args"].get("net", named)  # the lifter inside Centred
     lifter = getattr(lift, named["class_path"].rpartition(".")[2])(**named["init_args"])
     arguments = named["init_args"]
-    for word, key in (("frames", "frames"), ("channels", "dim"), ("channels", "width")):
+    for unit, key in (("frames", "frames"), ("channels", "dim"), ("channels", "width")):
         if key in arguments:
-            assert f"{arguments[key]} {word}" in row.size
+            assert f"{arguments[key]} {unit}" in row.size
     assert row.frames == ("subset" if lifter.output == "centre" else "all")
-    smooth = float(row.words()[-2].removeprefix("--model.smooth="))
+    smooth = float(row.arguments()[-2].removeprefix("--model.smooth="))
     LiftModule(lifter, smooth=smooth, frames=row.frames)
     assert smooth or row.frames == "subset"
 
 
-def test_an_unknown_row_is_named(tmp_path):
+def test_an_unknown_row_raises_an_error(tmp_path):
     with pytest.raises(UsageError, match="no row best; there are videopose3d-noisy"):
         benchmark.results(SYNTHETIC, rows=["best"], runs=str(tmp_path), docs=str(tmp_path))
 
 
-def test_options_beside_the_source_become_its_arguments(tmp_path):
+def test_options_of_the_source_become_its_arguments(tmp_path):
     given = {"class_path": "pipeline.mocap.Mocap", "init_args": {"seed": 3}}
-    settled = benchmark._settled({**given, "root": "there"})
-    assert settled["init_args"] == {"seed": 3, "root": "there"}
+    source = benchmark._merge_options({**given, "root": "there"})
+    assert source["init_args"] == {"seed": 3, "root": "there"}
     with pytest.raises(UsageError, match="give -c data/mocap"):
-        benchmark._settled({"root": "there"})
+        benchmark._merge_options({"root": "there"})
 
 
-def test_comments_and_max_epochs_of_a_config_do_not_make_it_another_row(tmp_path):
+def test_comments_and_max_epochs_of_a_config_do_not_change_the_name_of_the_run(tmp_path):
     text = find_config("lift/martinez_mocap").read_text()
     bench = benchmark.Benchmark(SYNTHETIC, 7.0, tmp_path, tmp_path)
     names = []
     for change in (("", ""), ("max_epochs: 40", "max_epochs: 3"), ("#", "# not"), ("1024", "512")):
         (tmp_path / "other.yaml").write_text(text.replace(*change))
-        names.append(bench.name_of("martinez", str(tmp_path / "other.yaml")))
+        names.append(bench.run_name("martinez", str(tmp_path / "other.yaml")))
     assert names[0] == names[1] == names[2] != names[3]
 
 
@@ -106,8 +106,8 @@ def _named(numbers):
 
 
 def finished(bench, row, error):
-    """A run as a finished row leaves it."""
-    folder = bench.runs / "lift" / bench.name_of(row.name, row.config)
+    """Make the run folder of a finished row."""
+    folder = bench.runs / "lift" / bench.run_name(row.name, row.config)
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "best.ckpt").touch()
     numbers = {f"test/{key}_mm": error for key in ("mpjpe", "p_mpjpe", "n_mpjpe", "mpjve")}
@@ -123,7 +123,7 @@ def finished(bench, row, error):
     return folder
 
 
-def test_the_page_has_a_line_per_row_and_keeps_what_is_written_by_hand(tmp_path):
+def test_the_page_has_a_line_per_row_and_keeps_its_last_part(tmp_path):
     bench = Benchmark(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
     (tmp_path / "docs").mkdir()
     page = tmp_path / "docs" / "results.md"
@@ -159,10 +159,10 @@ def test_the_page_has_a_line_per_row_and_keeps_what_is_written_by_hand(tmp_path)
     assert (tmp_path / "docs" / "results_robustness.png").stat().st_size > 1000
 
 
-def test_other_data_or_another_budget_are_other_runs(tmp_path):
+def test_other_data_or_another_budget_give_other_runs(tmp_path):
     row = ROWS[0]
     names = {
-        Benchmark(source, seconds, tmp_path, tmp_path).name_of(row.name, row.config)
+        Benchmark(source, seconds, tmp_path, tmp_path).run_name(row.name, row.config)
         for source in (SYNTHETIC, {**SYNTHETIC, "init_args": {"seed": 1}})
         for seconds in (30.0, 60.0)
     }
@@ -177,32 +177,35 @@ def test_a_finished_row_is_not_trained_again(tmp_path):
     assert sorted(folder.iterdir()) == before
 
 
-def test_numbers_beside_a_run_are_its_own_too(tmp_path):
+def test_metrics_on_the_frame_subset_are_added_to_those_of_the_run(tmp_path):
     folder = finished(Benchmark(SYNTHETIC, 30.0, tmp_path, tmp_path), ROWS[0], 44.25)
-    (folder / benchmark_page.SUBSET).write_text('{"test/subset_mpjpe_mm": 41.5}')
+    (folder / benchmark_page.SUBSET_FILE).write_text('{"test/subset_mpjpe_mm": 41.5}')
     found = benchmark_page.run_numbers(folder)
     assert (found["test/mpjpe_mm"], found["test/subset_mpjpe_mm"]) == (44.25, 41.5)
 
 
-def test_a_calibration_is_never_taken_for_a_stage(tmp_path):
+def test_a_calibration_is_not_a_finished_run(tmp_path):
     bench = Benchmark(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
     row = next(row for row in ROWS if row.config == "lift/mixste_mocap")
     small = ["frames=3", "dim=8", "depth=1", "heads=2"]
-    small = [f"--model.net.init_args.net.init_args.{word}" for word in small]
-    planned = bench._plan("lift", row.name, row.config, 1.0, [*row.words(), *small])
+    small = [f"--model.net.init_args.net.init_args.{argument}" for argument in small]
+    planned = bench._plan("lift", row.name, row.config, 1.0, [*row.arguments(), *small])
     assert planned.batches > 0
     assert newest_finished_run(bench.runs, "lift", lambda settings: True) is None
 
 
 @pytest.mark.slow
-def test_what_a_test_left_out_is_measured_once_and_kept_beside_the_run(tmp_path, monkeypatch):
+def test_a_missing_test_on_the_frame_subset_is_made_once_and_stored_in_the_run_folder(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv("HEATLIFT_RUN", "")
     bench = Benchmark(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
     row = next(row for row in ROWS if row.frames == "subset")
     small = ["frames=3", "dim=8", "depth=1", "heads=2"]
-    words = [*row.words(), *(f"--model.net.init_args.net.init_args.{word}" for word in small)]
-    name = bench.name_of(row.name, row.config)
-    bench._run("lift", name, row.config, Plan(1, 2, 1), bench.runs, words)
+    small = [f"--model.net.init_args.net.init_args.{argument}" for argument in small]
+    arguments = [*row.arguments(), *small]
+    name = bench.run_name(row.name, row.config)
+    bench._run("lift", name, row.config, Plan(1, 2, 1), bench.runs, arguments)
     folder = bench.finished("lift", row.name, row.config)
     state = json.loads((folder / "run.json").read_text())
     given = {key: v for key, v in state["numbers"].items() if "subset" in key}
@@ -210,20 +213,20 @@ def test_what_a_test_left_out_is_measured_once_and_kept_beside_the_run(tmp_path,
     write_state(folder, state)
     robustness.write_points(folder, [Point("joints hidden", 0.0, 44.25, 5.0)])
     bench.train(row)
-    assert json.loads((folder / benchmark_page.SUBSET).read_text()) == pytest.approx(given)
+    assert json.loads((folder / benchmark_page.SUBSET_FILE).read_text()) == pytest.approx(given)
     assert len(given) == 4
     bench.write_page()
     shown = f"| {given['test/subset_mpjpe_mm']:.1f} | {given['test/subset_p_mpjpe_mm']:.1f} |"
     assert (bench.docs / "results.md").read_text().count(shown) == 2
 
 
-def test_the_page_of_other_data_is_not_that_of_the_benchmark(tmp_path):
+def test_other_data_have_another_page_than_the_benchmark(tmp_path):
     mocap = {
         "class_path": "pipeline.mocap.Mocap",
         "init_args": {"root": str(tmp_path)},
     }
-    assert benchmark._home(mocap, tmp_path / "runs") == Path("docs")
-    assert benchmark._home(SYNTHETIC, tmp_path / "runs") == tmp_path / "runs" / "results"
+    assert benchmark._page_folder(mocap, tmp_path / "runs") == Path("docs")
+    assert benchmark._page_folder(SYNTHETIC, tmp_path / "runs") == tmp_path / "runs" / "results"
 
 
 @pytest.mark.slow

@@ -4,14 +4,20 @@ import torch
 
 from pipeline.errors import UsageError
 from pipeline.experiments import robustness
-from pipeline.experiments.robustness import Point, measure_robustness, read_points, write_points
+from pipeline.experiments.robustness import (
+    LEVELS,
+    Point,
+    measure_robustness,
+    read_points,
+    write_points,
+)
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.module import LiftModule
 from pipeline.mocap.synthetic import Synthetic
 
 
 class Flat(Lifter):
-    """Takes 2D for 3D: x and y times two metres, depth zero."""
+    """Lifter that returns twice the 2D joints as metres, with depth zero."""
 
     def __init__(self):
         super().__init__()
@@ -28,7 +34,7 @@ def measured(**changes):
     return {(p.corruption, p.level): p for p in measure_robustness(module, source, **changes)}
 
 
-def test_errors_grow_with_what_is_hidden_dropped_and_added():
+def test_errors_grow_with_the_level_of_corruption():
     found = measured(detections="exact")
     for corruption in ("joints hidden", "frames dropped", "noise"):
         errors = [p.mpjpe for (name, _), p in sorted(found.items()) if name == corruption]
@@ -39,18 +45,18 @@ def test_errors_grow_with_what_is_hidden_dropped_and_added():
     assert len(untouched) == 1
 
 
-def test_noise_once_is_the_noise_of_the_benchmark():
+def test_noise_of_level_1_is_the_noise_of_the_benchmark():
     found = measured(detections="noisy")
     assert found["noise", 1.0].mpjpe == pytest.approx(found["joints hidden", 0.0].mpjpe, rel=1e-4)
 
 
-def test_what_is_hidden_depends_on_the_seed_alone():
+def test_hidden_joints_depend_only_on_the_seed():
     one, again, other = measured(), measured(), measured(seed=1)
     assert one == again
     assert one["joints hidden", 0.4] != other["joints hidden", 0.4]
 
 
-def test_points_come_back_from_the_csv(tmp_path):
+def test_points_are_read_as_written(tmp_path):
     points = [Point("joints hidden", level, 40 + level / 3, 5.5) for level in np.arange(3) / 5]
     points += [Point("noise", 1.0, 50.0, 6.0), Point("frames dropped", 0.0, 41.0, 6.0)]
     write_points(tmp_path, points)
@@ -59,24 +65,24 @@ def test_points_come_back_from_the_csv(tmp_path):
     assert (tmp_path / "robustness.png").stat().st_size > 1000
 
 
-def test_detections_cannot_be_corrupted():
+def test_detections_other_than_exact_and_noisy_raise_an_error():
     with pytest.raises(UsageError, match="measured on exact or noisy 2D"):
         measured(detections="best.ckpt")
 
 
 @pytest.mark.parametrize("every", [0, -1])
-def test_videos_cannot_be_taken_every_nought(every):
+def test_a_step_below_1_raises_an_error(every):
     with pytest.raises(UsageError, match=f"every is {every}; give 1 for all videos"):
         measured(every=every)
 
 
-def test_a_lifter_is_measured_in_a_table_that_says_where_it_is_written(
-    tmp_path, monkeypatch, capsys
-):
+def test_the_command_prints_a_table_and_the_path_of_its_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(robustness, "load_module", lambda path, classes: LiftModule(Flat()).eval())
     source = Synthetic(1, 1, 1, seconds=1.0, actions=("walk",))
     robustness.robustness(source, str(tmp_path / "checkpoints" / "best.ckpt"))
-    lines = capsys.readouterr().out.splitlines()
-    words = ["MPJPE,", "joints", "frames", "noise", "written:"]
-    assert [line.partition(" ")[0] for line in lines] == words
-    assert f"{tmp_path}/robustness.csv" in lines[-1]
+    header, rule, *rows, last = capsys.readouterr().out.splitlines()
+    assert [cell.strip() for cell in header.split("|")] == ["corruption", "level", "MPJPE, mm"]
+    assert set(rule) == {"-", "+"}
+    levels = [tuple(cell.strip() for cell in row.split("|"))[:2] for row in rows]
+    assert levels == [(name, f"{v:g}") for name, values in LEVELS.items() for v in values]
+    assert f"written: {tmp_path}/robustness.csv" in last

@@ -71,7 +71,7 @@ def test_every_point_of_a_sweep_is_another_run(name):
     found = shipped(name)
     points = found.points()
     assert len(points) == POINTS[name]
-    assert len({found.name(point, found.line(point)) for point in points}) == len(points)
+    assert len({found.name(point, found.run_arguments(point)) for point in points}) == len(points)
     assert found.metric.startswith("val/")
 
 
@@ -80,15 +80,16 @@ def test_every_point_of_a_sweep_is_another_run(name):
 def test_every_point_is_a_command_line(name, capsys):
     found = shipped(name)
     for point in found.points():
-        words = [word for word in found.line(point) if word != "--model.pretrained=newest"]
-        assert main([found.stage, *words, "--print_config"]) == 0, capsys.readouterr().err
+        arguments = found.run_arguments(point)
+        arguments = [a for a in arguments if a != "--model.pretrained=newest"]
+        assert main([found.stage, *arguments, "--print_config"]) == 0, capsys.readouterr().err
 
 
 def test_the_last_parameter_changes_fastest_and_fixed_ones_stay(tmp_path):
     text = SWEEP.replace("data.batch_size: {value: 4}", "data.flip: {values: [true, false]}")
     found = read_sweep(written(tmp_path, text))
-    lines = [found.line(point)[-2:] for point in found.points()]
-    assert lines == [
+    options = [found.run_arguments(point)[-2:] for point in found.points()]
+    assert options == [
         [f"--model.net.init_args.dim={dim}", f"--data.flip={flip}"]
         for dim in (8, 16)
         for flip in ("true", "false")
@@ -125,7 +126,7 @@ def one_point(folder):
     """A sweep of one point, and the name of that point."""
     found = read_sweep(path := written(folder, SWEEP.replace("[8, 16]", "[8]")))
     (point,) = found.points()
-    return path, found.name(point, found.line(point, shlex.split(ALSO)))
+    return path, found.name(point, found.run_arguments(point, shlex.split(ALSO)))
 
 
 ALSO = "--trainer.num_sanity_val_steps=0 --wandb=off"
@@ -138,7 +139,7 @@ def test_a_point_that_another_process_trains_is_left_to_it(tmp_path, capsys):
     with lock, pytest.raises(PointError, match="1 point\\(s\\) without a result") as error:
         sweep(str(path), ALSO, str(tmp_path / "runs"))
     assert error.value.exit_code == 5
-    assert f"{folder}: another process trains this point" in capsys.readouterr().out
+    assert f"{folder}: another process trains this point; it is skipped" in capsys.readouterr().out
     assert [other.name for other in folder.parent.iterdir()] == [name]
 
 
@@ -155,22 +156,22 @@ def test_the_row_of_a_point_is_that_of_the_run_that_trained_it(tmp_path, capsys,
 
 @pytest.mark.parametrize("given", ["--config=CONFIG", "-c=CONFIG", "-cCONFIG"])
 def test_an_edited_config_is_noticed_however_it_was_given(given, tmp_path):
-    words = SWEEP.replace("-c, TINY", f'"{given}"').replace("CONFIG", "TINY")
-    found = read_sweep(written(tmp_path, words))
+    text = SWEEP.replace("-c, TINY", f'"{given}"').replace("CONFIG", "TINY")
+    found = read_sweep(written(tmp_path, text))
     point = found.points()[0]
-    before = found.name(point, found.line(point))
+    before = found.name(point, found.run_arguments(point))
     (tmp_path / "tiny.yaml").write_text(TINY + "# another\n")
-    assert found.name(point, found.line(point)) != before
+    assert found.name(point, found.run_arguments(point)) != before
 
 
 def test_a_changed_config_makes_other_runs(tmp_path):
     found = read_sweep(written(tmp_path, SWEEP))
     point = found.points()[0]
-    before = found.name(point, found.line(point))
+    before = found.name(point, found.run_arguments(point))
     assert before.startswith("sizes-dim-8-")
     (tmp_path / "tiny.yaml").write_text(TINY + "# another\n")
-    assert found.name(point, found.line(point)) != before
-    assert found.name(point, found.line(point, ["--save_every=3"])) != before
+    assert found.name(point, found.run_arguments(point)) != before
+    assert found.name(point, found.run_arguments(point, ["--save_every=3"])) != before
 
 
 @pytest.mark.parametrize(
