@@ -6,7 +6,7 @@ VENV := .venv
 HEATLIFT := $(VENV)/bin/heatlift
 PYTEST := $(VENV)/bin/pytest
 
-# What a run is of. Override on the command line: make lift DATA=mocap DETECTIONS=exact NAME=try
+# Settings of a run. Set them on the command line: make lift DATA=mocap DETECTIONS=exact NAME=try
 DATA ?= synthetic
 ROOT ?=
 DETECTIONS ?=
@@ -22,10 +22,11 @@ export MALLOC_TRIM_THRESHOLD_ := 100000000000
 export MALLOC_TOP_PAD_ := 268435456
 export WANDB
 
-# A value as one word for the shell, whatever it holds; a ~ before it is the home folder.
+# Quote a value for the shell, with any characters in it; ~/ at its start is the home folder.
 quoted = '$(subst ','\'',$(if $(filter ~/%,$1),$(patsubst ~/%,$(HOME)/%,$1),$1))'
 
-# A config: a name under configs/ or a path. DATA: a name under configs/data/, or a YAML file.
+# DATA is the name of a config in configs/data/ or the path of a YAML file. CONFIG is the name of a
+# config in configs/ or a path.
 config = $(call quoted,$(if $(filter %.yaml,$(DATA)),$(DATA),data/$(DATA)))
 data = -c $(config)
 root = $(if $(ROOT),--data.source.init_args.root $(call quoted,$(ROOT)))
@@ -48,19 +49,19 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(VENV)/bin/python -c 'import cv2' || { echo 'heatlift: error: OpenCV does not import; on Debian or Ubuntu run: apt-get install libgl1 libglib2.0-0'; exit 5; }
 	@touch $@
 
-demo: install ## The whole chain on embedded people: numbers and images in a quarter of an hour
+demo: install ## Train all stages on rendered people: errors and images in a quarter of an hour
 	$(HEATLIFT) demo $(ARGS)
 
-heatmap: install ## Train a 2D stage
+heatmap: install ## Train a 2D stage: images to 2D joints
 	$(HEATLIFT) heatmap fit -c $(call quoted,$(or $(CONFIG),heatmap/hrnet_narrow)) $(data) $(root) $(name) $(ARGS)
 
-detect: install ## Fill the cache with the joints that a 2D stage (DETECTOR=) finds
+detect: install ## Run a trained 2D stage (DETECTOR=) on images and store its joints in the cache
 	$(HEATLIFT) detect $(data) $(root) --detector $(call quoted,$(or $(DETECTOR),newest)) $(ARGS)
 
-pretrain: install ## Pretrain a lifter on masked, noisy projections of motion
+pretrain: install ## Pretrain a lifter on masked, noisy 2D projections of motion
 	$(HEATLIFT) pretrain fit -c $(call quoted,$(or $(CONFIG),pretrain/mixste_small)) $(data) $(root) $(name) $(ARGS)
 
-lift: install ## Train a lifter, from the newest pretraining on the same data
+lift: install ## Train a lifter (2D to 3D), from the newest pretraining on the same data
 ifeq ($(input),newest)
 	@$(HEATLIFT) newest heatmap --data $(config) $(if $(ROOT),--root $(call quoted,$(ROOT))) >/dev/null 2>&1 || { \
 	  echo $(call quoted,make lift: no finished 2D stage on $(DATA) yet; training one first (make heatmap)); \
@@ -72,32 +73,32 @@ endif
 	$(HEATLIFT) lift fit -c $(call quoted,$(or $(CONFIG),lift/mixste_small)) $(data) $(root) $(name) \
 	  --data.detections $(call quoted,$(input)) --model.pretrained $(call quoted,$(PRETRAINED)) $(ARGS)
 
-results: install ## Train the compared set row by row and write docs/results.md
+results: install ## Train the lifters of the open benchmark and write docs/results.md
 	$(HEATLIFT) results $(data) $(root) $(ARGS)
 
-test: install ## The tests that hold everything, at most 12 minutes on 2 cores
+test: install ## Run the tests, at most 12 minutes on 2 cores
 	$(PYTEST) -n 2 --dist worksteal -m 'not slow and not soak' -q $(ARGS)
 
-test-all: install ## Slow tests too, at most 45 minutes
+test-all: install ## Run the slow tests too, at most 45 minutes
 	$(PYTEST) -n 2 --dist worksteal -m 'not soak' -q $(ARGS)
 
-soak: install ## Kills, faults and corruption by the thousand, at most 60 minutes
+soak: install ## Run thousands of kills, faults and corrupted files, at most 60 minutes
 	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist worksteal -m soak -q $(ARGS)
 
-bench: install ## Side-by-side measurements against named yardsticks
+bench: install ## Compare speed and results with named references
 	@for script in benchmarks/*.py; do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done
 
-lint: install ## Formatter, linter, types
+lint: install ## Check format, lint and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-docs: install ## Redraw the images in docs/
+docs: install ## Draw the images in docs/
 	@for script in docs/*.py; do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done
 
 notebooks: install ## Execute the notebooks
 	$(PYTEST) --nbmake notebooks -q
 
-clean: ## Remove the environment and what tools left; runs/ and cache/ stay
+clean: ## Remove .venv and files made by tools; runs/ and cache/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

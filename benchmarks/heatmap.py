@@ -23,7 +23,7 @@ from torch import Tensor
 from pipeline import rng
 from pipeline.heatmap import HRNet, targets
 from pipeline.heatmap.crop import Augmentation, apply_affine, augmented_matrices, invert_affine
-from pipeline.heatmap.resnet import DEVIATION, MEAN, Normalise, fold_norms
+from pipeline.heatmap.resnet import DEVIATION, MEAN, ImageNormaliser, fold_norms
 from pipeline.skeleton import COCO17
 
 B, J, SIZE, CROP = 32, 17, (48, 64), (192, 256)
@@ -221,8 +221,8 @@ def compare_operations(rounds: int) -> None:
     inner = np.abs(slow - fast).max(-1) < 1e-4
     assert inner.mean() > 0.9
 
-    noise = rng.generator("heatmap benchmark")
-    normalise = Normalise()
+    noise = rng.make_generator("heatmap benchmark")
+    normalise = ImageNormaliser()
     # One image many times: in training an image is in the CPU cache, as it was just decoded.
     images = [noise.integers(0, 256, (*IMAGE[::-1], 3), dtype=np.uint8)] * B
     compare(

@@ -49,7 +49,7 @@ def main() -> None:
     frames = int(sys.argv[1]) if len(sys.argv) > 1 else 500_000
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
     torch.set_num_threads(1)
-    random = rng.generator(0, "metrics benchmark")
+    random = rng.make_generator(0, "metrics benchmark")
     target = random.normal(0, 0.3, (frames, 17, 3)).astype(np.float32)
     predicted = target + random.normal(0, 0.05, target.shape).astype(np.float32)
     for name, ours, theirs in (

@@ -19,7 +19,7 @@ from pipeline.camera import project, world_to_camera
 from pipeline.dashboard.canvas import add_title, contact_sheet
 from pipeline.dashboard.media import write_png
 from pipeline.dashboard.skeletons import draw_joints2d
-from pipeline.lift.corruption import detection_noise
+from pipeline.lift.corruption import add_detection_noise
 from pipeline.mocap.motion_capture import Mocap
 from pipeline.skeleton import H36M17
 from pipeline.sources import Sequence
@@ -69,7 +69,7 @@ def exact_and_noisy_joints2d(sequence: Sequence) -> tuple[NDArray[np.float64], N
     """Exact and noisy joints of a sequence, pixels, (T, 17, 2) each."""
     joints3d = np.asarray(sequence.joints3d, np.float64)
     exact = project(world_to_camera(joints3d, sequence.camera), sequence.camera)
-    return exact, detection_noise(exact, sequence.fps, 0, sequence.name)[0]
+    return exact, add_detection_noise(exact, sequence.fps, 0, sequence.name)[0]
 
 
 def draw_tile(

@@ -1,4 +1,4 @@
-"""The command table of `heatlift` = `python -m pipeline`: name -> function, one help line each."""
+"""Command table of `heatlift` = `python -m pipeline`: name -> function and help line."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def camera_to_world(points: Array, camera: Camera) -> Array:
     return points @ _as_type_of(points, camera.rotation) + _as_type_of(points, camera.centre)
 
 
-def in_front(points: Array) -> Array:
+def is_in_front(points: Array) -> Array:
     """Whether points of the camera frame, (..., 3), are in front of the camera (z > 0), (...)."""
     return points[..., 2] > 0  # type: ignore[return-value]
 
@@ -101,7 +101,7 @@ def project(points: Array, camera: Camera) -> Array:
 
     Convention:
         A point on the optical axis is projected to the principal point. Points that are not in
-        front of the camera become NaN; see `in_front`.
+        front of the camera become NaN; see `is_in_front`.
 
     Args:
         points: Camera frame, metres, (..., 3).
@@ -210,7 +210,7 @@ def denormalise(normalised: Array, size: tuple[int, int]) -> Array:
     return scaled + _as_type_of(scaled, (width / 2, height / 2))
 
 
-def from_quaternion(quaternion: ArrayLike) -> NDArray[np.float64]:
+def rotation_from_quaternion(quaternion: ArrayLike) -> NDArray[np.float64]:
     """Convert quaternions w, x, y, z, (..., 4), not necessarily unit, to rotations, (..., 3, 3)."""
     q = np.asarray(quaternion, np.float64)
     w, x, y, z = np.moveaxis(q / np.linalg.norm(q, axis=-1, keepdims=True), -1, 0)
@@ -222,7 +222,9 @@ def from_quaternion(quaternion: ArrayLike) -> NDArray[np.float64]:
     return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def look_at(centre: ArrayLike, target: ArrayLike, roll: ArrayLike = 0.0) -> NDArray[np.float64]:
+def look_at_rotation(
+    centre: ArrayLike, target: ArrayLike, roll: ArrayLike = 0.0
+) -> NDArray[np.float64]:
     """Rotation of a camera that looks at a point, with a level horizon if `roll` is 0.
 
     Args:
@@ -297,7 +299,7 @@ def random_cameras(
     focals = focal[0] + (focal[1] - focal[0]) * draw[:, 3]
     forward = [np.cos(up) * np.cos(yaw), np.cos(up) * np.sin(yaw), np.sin(up)]
     roll = 2 * rng.normal(seed, "camera roll", epoch, np.asarray(index), lanes=1)[:, 0]
-    rotation = look_at(np.zeros(3), np.stack(forward, axis=-1), roll)
+    rotation = look_at_rotation(np.zeros(3), np.stack(forward, axis=-1), roll)
     points = clips.reshape(B, T * J, 3)
     points = (points - points.mean(axis=1, keepdims=True)).astype(np.float32)
     points = points @ rotation.transpose(0, 2, 1).astype(np.float32)
@@ -321,7 +323,9 @@ def human36m_cameras() -> dict[str, list[Camera]]:
     return {
         subject: [
             dataclasses.replace(
-                lens, rotation=from_quaternion(quaternion).T, centre=np.array(millimetres) / 1000
+                lens,
+                rotation=rotation_from_quaternion(quaternion).T,
+                centre=np.array(millimetres) / 1000,
             )
             for lens, (quaternion, millimetres) in zip(lenses, poses, strict=True)
         ]
@@ -383,7 +387,7 @@ def ring_of_cameras(
             ground = middle + distance * np.array([np.cos(azimuth[k]), np.sin(azimuth[k])])
             centre = np.array([*ground, height[k]])
             camera = Camera(
-                rotation=look_at(centre, target[k], roll[k]),
+                rotation=look_at_rotation(centre, target[k], roll[k]),
                 centre=centre,
                 focal=np.array([1145.0, 1144.0]),
                 principal=np.array([512.0, 515.0]),

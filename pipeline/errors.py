@@ -20,7 +20,7 @@ class UsageError(HeatliftError):
     exit_code = 2
 
 
-class NumbersError(HeatliftError):
+class NonFiniteError(HeatliftError):
     """A loss, gradient, weight or metric that is not finite."""
 
     exit_code = 3

@@ -27,7 +27,7 @@ def _word(part: Key) -> NDArray[np.uint64]:
     return np.asarray(part).astype(np.int64).astype(np.uint64)
 
 
-def bits(*key: Key, lanes: int) -> NDArray[np.uint64]:
+def random_bits(*key: Key, lanes: int) -> NDArray[np.uint64]:
     """Draw random 64-bit words for a key.
 
     Args:
@@ -48,13 +48,13 @@ def bits(*key: Key, lanes: int) -> NDArray[np.uint64]:
 
 
 def uniform(*key: Key, lanes: int, low: float = 0.0, high: float = 1.0) -> NDArray[np.float64]:
-    """Draw uniform numbers in [low, high) for a key, (..., lanes); see `bits`.
+    """Draw uniform numbers in [low, high) for a key, (..., lanes); see `random_bits`.
 
     >>> whole = uniform(7, "flip", np.arange(3), lanes=2)
     >>> bool((whole[1] == uniform(7, "flip", np.array([1]), lanes=5)[0, :2]).all())
     True
     """
-    unit = (bits(*key, lanes=lanes) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    unit = (random_bits(*key, lanes=lanes) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return low + (high - low) * unit
 
 
@@ -65,11 +65,11 @@ def normal(*key: Key, lanes: int) -> NDArray[np.float64]:
     return radius * np.cos(2.0 * np.pi * unit[..., lanes:])
 
 
-def generator(*key: int | str) -> np.random.Generator:
+def make_generator(*key: int | str) -> np.random.Generator:
     """NumPy generator for a key; slow to make, so use `uniform` for numbers per sample."""
-    return np.random.Generator(np.random.Philox(key=bits(*key, lanes=2)))
+    return np.random.Generator(np.random.Philox(key=random_bits(*key, lanes=2)))
 
 
 def derive_seed(*key: int | str) -> int:
     """Non-negative 63-bit seed for a key, for `torch.manual_seed`."""
-    return int(bits(*key, lanes=1)[0] >> np.uint64(1))
+    return int(random_bits(*key, lanes=1)[0] >> np.uint64(1))

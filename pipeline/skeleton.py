@@ -224,7 +224,7 @@ MIDPOINTS = {
 
 @dataclass(frozen=True)
 class Conversion:
-    """Mapping of joints from one joint set to another; made by `conversion`.
+    """Mapping of joints from one joint set to another; made by `make_conversion`.
 
     Args:
         source: Joint set of the input.
@@ -264,7 +264,9 @@ class Conversion:
 
 
 @functools.lru_cache
-def conversion(source: Skeleton, target: Skeleton, *, allow_missing: bool = False) -> Conversion:
+def make_conversion(
+    source: Skeleton, target: Skeleton, *, allow_missing: bool = False
+) -> Conversion:
     """Map the joints of one set to those of another by name.
 
     Args:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.camera import Camera, human36m_cameras, project, world_to_camera
 from pipeline.datasets.human36m import CAMERAS, KEPT
-from pipeline.skeleton import COCO17, H36M17, MPI3DHP17, MPII16, conversion
+from pipeline.skeleton import COCO17, H36M17, MPI3DHP17, MPII16, make_conversion
 
 
 def photograph(path: Path, width: int = 64, height: int = 48, seed: int = 0) -> Path:
@@ -235,7 +235,7 @@ PINHOLE = Camera(
 )
 """A camera that looks along +y at `motion`."""
 
-TO_3DHP = conversion(H36M17, MPI3DHP17)
+TO_3DHP = make_conversion(H36M17, MPI3DHP17)
 
 
 def motionbert(root: Path, frames: int = 30) -> Path:

@@ -1,4 +1,4 @@
-"""The layout is as ARCHITECTURE.md draws it; imports, strings included, run down and in no circle."""
+"""The layout is as ARCHITECTURE.md has it; imports, strings included, run down in no circle."""
 
 from __future__ import annotations
 
@@ -211,6 +211,7 @@ def lines_of_the_tree() -> dict[str, str]:
     """Module -> the line that ARCHITECTURE.md has for it."""
     tree = re.search(r"```tree\n(.*?)```", TEXT, re.S)[1]
     found, package = {}, ""
+    found["__init__"] = tree.splitlines()[0].split(None, 1)[1]
     for line in tree.splitlines()[1:]:
         match = re.match(r"([│├└─ ]*)([\w/.]+)\s+(.*)", line)
         depth, name, text = len(match[1]), match[2], match[3]

@@ -113,7 +113,7 @@ def test_float32_tensors_project_like_float64_arrays_and_carry_gradients():
 @given(camera=any_camera(), depth=st.floats(-50, 0), x=st.floats(-3, 3), y=st.floats(-3, 3))
 def test_points_behind_the_camera_are_flagged_and_become_nan(camera, depth, x, y):
     points = np.array([[x, y, depth], [0.1, 0.1, 1.0]])
-    assert cameras.in_front(points).tolist() == [False, True]
+    assert cameras.is_in_front(points).tolist() == [False, True]
     tensor = cameras.project(torch.tensor(points), camera)
     for seen in (cameras.project(points, camera), tensor.numpy()):
         assert np.isnan(seen[0]).all()
@@ -180,14 +180,16 @@ def test_a_mirrored_camera_sees_the_mirrored_body_in_the_flipped_image(camera, s
 @given(st.lists(st.floats(-1, 1), min_size=4, max_size=4).filter(lambda q: np.linalg.norm(q) > 0.1))
 def test_rotations_from_quaternions_agree_with_scipy(quaternion):
     w, x, y, z = quaternion
-    matrix = cameras.from_quaternion(quaternion)
+    matrix = cameras.rotation_from_quaternion(quaternion)
     np.testing.assert_allclose(matrix, Rotation.from_quat([x, y, z, w]).as_matrix(), atol=1e-12)
     assert np.linalg.det(matrix) == pytest.approx(1)
 
 
 def test_looking_at_a_point_puts_it_on_the_axis_with_up_as_up():
     centre, target = np.array([3.0, -2.0, 1.5]), np.array([0.4, 0.3, 0.9])
-    camera = dataclasses.replace(SIMPLE, rotation=cameras.look_at(centre, target), centre=centre)
+    camera = dataclasses.replace(
+        SIMPLE, rotation=cameras.look_at_rotation(centre, target), centre=centre
+    )
     seen = cameras.world_to_camera(np.array([target, target + np.array([0, 0, 0.5])]), camera)
     np.testing.assert_allclose(seen[0], [0, 0, np.linalg.norm(target - centre)], atol=1e-12)
     assert seen[1, 0] == pytest.approx(0, abs=1e-12)
@@ -196,13 +198,13 @@ def test_looking_at_a_point_puts_it_on_the_axis_with_up_as_up():
 
 
 def test_a_camera_that_rolls_clockwise_turns_the_image_counter_clockwise():
-    rotation = cameras.look_at(np.zeros(3), [0, 1, 0], roll=90)
+    rotation = cameras.look_at_rotation(np.zeros(3), [0, 1, 0], roll=90)
     np.testing.assert_allclose(rotation @ [0, 0, 1], [-1, 0, 0], atol=1e-12)
 
 
 def test_looking_straight_down_raises_an_error():
     with pytest.raises(ValueError, match="straight up or down"):
-        cameras.look_at([0, 0, 3], [0, 0, 1])
+        cameras.look_at_rotation([0, 0, 3], [0, 0, 1])
 
 
 def test_human36m_cameras_surround_the_origin_and_look_at_it():

@@ -1,4 +1,4 @@
-"""Every config in `configs/` says what it is, parses through the real command line, and trains."""
+"""Every config in `configs/` has a first comment, is parsed by the command line, and trains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.skeleton import get_skeleton
 WIDE = re.compile(
     r"hrnet_w|simple_baseline|san|resnet|videopose3d|mixste(?!_small|_mocap)|poseformer(?!_group)"
 )
-"""Names of networks that `make test-all` alone trains."""
+"""Names of configs of large networks, trained by `make test-all` only."""
 
 CONFIGS = sorted(shipped_configs().rglob("*.yaml"))
 OF_STAGES = [path for path in CONFIGS if path.parent.name in STAGES]
@@ -50,9 +50,9 @@ def no_run_is_left_in_the_environment(monkeypatch):
     monkeypatch.delenv("HEATLIFT_RUN")
 
 
-def parsed(words, capsys):
-    """What the command line makes of its words, all defaults filled in."""
-    code = main([*words, "--print_config"])
+def parsed(arguments, capsys):
+    """The parsed config of a command line, with all defaults."""
+    code = main([*arguments, "--print_config"])
     printed = capsys.readouterr()
     assert code == 0, printed.err
     return yaml.safe_load(printed.out)
@@ -64,7 +64,7 @@ def resolved(class_path):
 
 
 def class_paths(node):
-    """Every class that a config names."""
+    """All class paths in a config."""
     if isinstance(node, dict):
         yield from [node["class_path"]] if "class_path" in node else []
         for value in node.values():
@@ -75,13 +75,13 @@ def class_paths(node):
 
 
 def network(path):
-    """The network of a config, as it stands in the file, on the meta device: shapes, no numbers."""
+    """The network of a config on the meta device (shapes without values)."""
     with torch.device("meta"):
         return built(yaml.safe_load(path.read_text())["model"]["net"]).eval()
 
 
 def built(named):
-    """What a config's class_path and init_args make, and what they hold before it."""
+    """The object of class_path and init_args, after the objects inside its init_args."""
     if not (isinstance(named, dict) and "class_path" in named):
         return named
     arguments = {key: built(value) for key, value in named.get("init_args", {}).items()}
@@ -92,19 +92,20 @@ def fast_run(path, tmp_path, batch_size):
     small = tmp_path / "small.yaml"
     small.write_text(SMALL)
     stage = path.parent.name
-    words = [stage, "fit", "-c", str(path), "-c", str(small)]
-    words += ["--runs", str(tmp_path / "runs"), "--wandb", "off", "--trainer.fast_dev_run", "1"]
-    words += ["--data.batch_size", str(batch_size), "--data.workers", "0"]
-    given = yaml.safe_load(path.read_text())["data"].get("detections", "exact")
-    if given not in ("exact", "noisy"):
-        words += ["--data.detections", "exact"]
-    return main(words)
+    arguments = [stage, "fit", "-c", str(path), "-c", str(small)]
+    arguments += ["--runs", str(tmp_path / "runs"), "--wandb", "off"]
+    arguments += ["--trainer.fast_dev_run", "1"]
+    arguments += ["--data.batch_size", str(batch_size), "--data.workers", "0"]
+    detections = yaml.safe_load(path.read_text())["data"].get("detections", "exact")
+    if detections not in ("exact", "noisy"):
+        arguments += ["--data.detections", "exact"]
+    return main(arguments)
 
 
 @each(CONFIGS)
-def test_first_comment_says_what_it_is_and_how_long_it_takes(path):
+def test_the_first_comment_has_paper_number_and_time(path):
     lines = path.read_text().splitlines()
-    comment = " ".join(line[1:] for line in lines[: next_line(lines)])
+    comment = " ".join(line[1:] for line in lines[: first_line_after_comments(lines)])
     assert comment.strip(), "a config begins with a comment"
     if path.parent.name in STAGES:
         assert re.search(TIMES, comment, re.IGNORECASE), "how long does it take?"
@@ -114,8 +115,8 @@ def test_first_comment_says_what_it_is_and_how_long_it_takes(path):
         assert re.search(r"\d", comment), "which number is expected?"
 
 
-def next_line(lines):
-    """Number of the first line that is no comment."""
+def first_line_after_comments(lines):
+    """Index of the first line that is not a comment."""
     return next(i for i, line in enumerate(lines) if not line.startswith("#"))
 
 
@@ -144,12 +145,12 @@ def test_parses_and_its_network_has_the_shapes_of_its_stage(path, capsys):
 
 
 @each(OF_STAGES)
-def test_its_network_costs_what_its_formula_says(path):
-    """One sample, in the size that the config names or the stage takes by default."""
+def test_the_multiply_adds_of_its_network_are_those_of_the_formula(path):
+    """One sample, in the input size of the config or the default of the stage."""
     config = yaml.safe_load(path.read_text())
     stage, named = path.parent.name, config["model"]["net"]
-    usual = {"heatmap": [192, 256], "integral": [256, 256]}.get(stage)
-    image = tuple(config["data"].get("input_size", usual)) if usual else None
+    default_size = {"heatmap": [192, 256], "integral": [256, 256]}.get(stage)
+    image = tuple(config["data"].get("input_size", default_size)) if default_size else None
     net = network(path)
     if image:
         example = torch.empty(1, 3, *reversed(image), device="meta")
@@ -161,19 +162,19 @@ def test_its_network_costs_what_its_formula_says(path):
 
 
 @each(NARROW)
-def test_a_fast_run_ends_well(path, tmp_path, capsys):
+def test_a_fast_run_succeeds(path, tmp_path, capsys):
     assert fast_run(path, tmp_path, 4) == 0, capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @each(BROAD)
-def test_a_fast_run_of_a_wide_network_ends_well(path, tmp_path, capsys):
+def test_a_fast_run_of_a_large_network_succeeds(path, tmp_path, capsys):
     assert fast_run(path, tmp_path, 2) == 0, capsys.readouterr().err
 
 
 @each(OF_DATA)
-def test_data_can_be_given_to_every_stage_that_they_are_for(path, capsys):
+def test_every_stage_accepts_the_data_that_it_can_use(path, capsys):
     named = yaml.safe_load(path.read_text())["data"]["source"]["class_path"]
     source = resolved(named)
     stages = ["heatmap"] if hasattr(source, "samples") else []
@@ -188,15 +189,15 @@ def test_data_can_be_given_to_every_stage_that_they_are_for(path, capsys):
 @each(OF_SWEEPS)
 def test_every_parameter_of_a_sweep_is_an_option(path, capsys):
     sweep = yaml.safe_load(path.read_text())
-    words = [str(word) for word in sweep["command"] if not str(word).startswith("${")]
+    command = [str(part) for part in sweep["command"] if not str(part).startswith("${")]
     options = []
-    for name, spread in sweep["parameters"].items():
-        value = spread.get("value", spread.get("values", [spread.get("min")])[0])
+    for name, content in sweep["parameters"].items():
+        value = content.get("value", content.get("values", [content.get("min")])[0])
         options += [f"--{name}", str(value)]
-    parsed([*words[words.index("pipeline") + 1 :], *options], capsys)
+    parsed([*command[command.index("pipeline") + 1 :], *options], capsys)
 
 
-def test_every_folder_of_configs_is_of_a_kind_that_is_tested():
+def test_every_folder_of_configs_is_tested():
     assert {path.parent.name for path in CONFIGS} <= {*STAGES, "data", "sweeps", "results"}
 
 
@@ -204,20 +205,20 @@ def test_every_folder_of_configs_is_of_a_kind_that_is_tested():
     ("name", "dropout"),
     [("frames", [0.25]), ("modules", [0.25]), ("dropout", [0.25, 0.2, 0.1, 0.05])],
 )
-def test_tables_of_paper_003_are_run_at_the_dropout_that_their_numbers_are_of(name, dropout):
+def test_tables_of_paper_003_have_the_dropout_of_their_numbers(name, dropout):
     sweep = yaml.safe_load((shipped_configs() / f"sweeps/paper003_{name}.yaml").read_text())
-    spread = sweep["parameters"]["model.net.init_args.dropout"]
-    assert spread.get("values", [spread.get("value")]) == dropout
+    content = sweep["parameters"]["model.net.init_args.dropout"]
+    assert content.get("values", [content.get("value")]) == dropout
 
 
 @pytest.mark.parametrize("name", ["poseformer_group", "poseformer_paper003_h36m_cpn"])
-def test_presets_of_paper_003_name_the_number_of_their_dropout(name):
+def test_presets_of_paper_003_have_the_number_of_their_dropout(name):
     text = (shipped_configs() / f"lift/{name}.yaml").read_text()
     assert "dropout: 0.1}" in text
     assert text.index("43.1 mm") < text.index("43.3 mm")  # 43.3 mm is at 0.25
 
 
-def test_the_published_network_with_volumes_has_a_preset_that_reads_it_as_published():
+def test_the_published_network_with_3d_heatmaps_has_a_preset_with_its_cells():
     path = shipped_configs() / "integral/resnet50_published.yaml"
     assert yaml.safe_load(path.read_text())["model"]["published_cells"] is True
     assert sum(p.numel() for p in network(path).parameters()) == 34_291_392

@@ -24,7 +24,7 @@ MEMORISED_IN = {
     "MixSTE": "lift/test_mixste.py",
     "PoseFormer": "lift/test_poseformer.py",
     "VideoPose3D": "lift/test_videopose3d.py",
-    "Centred": "lift/test_centred.py",
+    "CentredLifter": "lift/test_centred.py",
     "Martinez": "lift/test_martinez.py",
     "CombinedDeepLearner": "lift/test_combined.py",
     "Cascade": "test_learning.py",

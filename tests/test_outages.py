@@ -1,4 +1,4 @@
-"""W&B out of reach, refusing, hanging, dying or without disk: the run ends as it would without."""
+"""W&B unreachable, failing, hanging or without disk space: the run gives the same results."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ OUTAGES = (
 )
 WAYS = {"wrong key": "401", "answers 500": "500", "10 s a reply": "slow", "hangs": "hangs"}
 QUIET = ("offline",)
-"""No outage: not even a warning."""
+"""Kinds without an outage, so without a warning."""
 
 
 @pytest.fixture
 def plain(heatlift_in, tmp_path, uninterrupted):
-    """The outcome without W&B and the seconds it took."""
-    begun = time.monotonic()
+    """Outcome and seconds of a run without W&B."""
+    start = time.monotonic()
     child = heatlift_in(tmp_path / "plain")(*COMMANDS["lift"])
     assert child.wait() == 0, child.stderr
-    return outcome(tmp_path / "plain", "lift"), time.monotonic() - begun
+    return outcome(tmp_path / "plain", "lift"), time.monotonic() - start
 
 
-def own_processes(child):
-    """W&B's own processes, begun by a run."""
+def wandb_processes(child):
+    """Ids of the W&B processes that a run has started."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            words = path.read_bytes()
+            command_line = path.read_bytes()
             parent = int((path.parent / "stat").read_text().rpartition(") ")[2].split()[1])
-            if b"wandb-core" in words.split(b"\0")[0] and parent == child.process.pid:
+            if b"wandb-core" in command_line.split(b"\0")[0] and parent == child.process.pid:
                 found.append(int(path.parent.name))
     return found
 
 
-def suffer(kind, start, folder):
-    """A run in this outage, to its end: exit code and seconds; its child."""
+def run_in_outage(kind, start, folder):
+    """Start a run in an outage and wait for its end; its process, exit code and seconds."""
     server = Server(WAYS.get(kind, "well"))
     env = {
         "WANDB_API_KEY": "0" * 40,
@@ -71,14 +71,14 @@ def suffer(kind, start, folder):
     if "dies" in kind:
         faults = [("at", "batch", 4, "print"), ("slow",)]
     mode = "offline" if kind == "offline" else "online"
-    begun = time.monotonic()
+    begin = time.monotonic()
     child = start(*COMMANDS["lift"], "--wandb", mode, faults=faults, env=env)
     try:
         if "dies" in kind:
             child.wait_for("HERE")
             if kind == "dies in mid-run":
                 server.die()
-            for process in own_processes(child) if kind == "its own process dies" else []:
+            for process in wandb_processes(child) if kind == "its own process dies" else []:
                 os.kill(process, signal.SIGKILL)
         code = child.wait()
     finally:
@@ -87,35 +87,35 @@ def suffer(kind, start, folder):
         for mount in folder.glob("runs/*/*/wandb"):
             if os.path.ismount(mount):
                 subprocess.run(["umount", "-l", str(mount)], check=True)
-    return child, code, time.monotonic() - begun
+    return child, code, time.monotonic() - begin
 
 
-def warned(child):
+def warnings(child):
     return [line for line in child.stderr.splitlines() if line.strip()]
 
 
 def check(kind, heatlift_in, folder, plain):
-    """What is not as promised, by kind of harm; empty where all is."""
+    """Differences from the expected behaviour, by kind; empty if there are none."""
     if kind == "full disk" and os.geteuid():
         pytest.skip("mounting needs root")
-    want, usual = plain
-    child, code, seconds = suffer(kind, heatlift_in(folder), folder)
+    expected_outcome, usual_seconds = plain
+    child, code, seconds = run_in_outage(kind, heatlift_in(folder), folder)
     bad = {"zero": False, "wrong": False, "orphans": child.orphans(), "other": []}
     if code:
         bad["other"] = [f"exit {code}", child.stderr[-300:]]
         return bad
-    bad["wrong"] = differences(outcome(folder, "lift"), want)
-    if seconds - usual > 15:
-        bad["other"].append(f"{seconds - usual:.1f} s more")
-    expected = 0 if kind in QUIET else 1
-    if len(warned(child)) != expected:
-        bad["other"].append(warned(child))
+    bad["wrong"] = differences(outcome(folder, "lift"), expected_outcome)
+    if seconds - usual_seconds > 15:
+        bad["other"].append(f"{seconds - usual_seconds:.1f} s more")
+    expected_warnings = 0 if kind in QUIET else 1
+    if len(warnings(child)) != expected_warnings:
+        bad["other"].append(warnings(child))
     return bad
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_server_that_answers_well_is_no_outage(heatlift, tmp_path):
+def test_a_server_that_works_causes_no_warning(heatlift, tmp_path):
     server = Server("well")
     env = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": server.url}
     child = heatlift(*COMMANDS["lift"], "--wandb", "online", env=env)
@@ -123,13 +123,13 @@ def test_a_server_that_answers_well_is_no_outage(heatlift, tmp_path):
     server.die()
     assert server.asked > 3, child.stderr
     assert f"W&B: {server.url}" in child.stdout
-    assert all("ArtifactType" in line for line in warned(child))  # the stub keeps no files
+    assert all("ArtifactType" in line for line in warnings(child))  # the stub keeps no files
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", OUTAGES)
-def test_an_outage_changes_nothing_but_a_line(kind, heatlift_in, tmp_path, plain):
+def test_an_outage_only_prints_a_line(kind, heatlift_in, tmp_path, plain):
     assert not any(check(kind, heatlift_in, tmp_path / "run", plain).values())
 
 

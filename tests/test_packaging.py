@@ -1,4 +1,4 @@
-"""What is installed is whole and light: the wheel, its dependencies, what importing costs."""
+"""The wheel is complete, its dependencies are bounded, and imports are fast."""
 
 from __future__ import annotations
 
@@ -19,28 +19,33 @@ PROJECT = tomllib.loads(TEXT)["project"]
 HEAVY = ("torch", "lightning", "cv2", "matplotlib", "scipy", "wandb", "jsonargparse", "numpy")
 
 
-def python(*words, cwd):
+def python(*arguments, cwd):
     return subprocess.run(
-        [sys.executable, *words], cwd=cwd, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel, built from a copy, so that nothing is left in the project."""
+    """The wheel, built from a copy, so that no files are left in the project."""
     copy = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    leave_out = shutil.ignore_patterns("__pycache__")
+    ignored = shutil.ignore_patterns("__pycache__")
     for name in ("pipeline", "configs"):
-        shutil.copytree(ROOT / name, copy / name, ignore=leave_out)
+        shutil.copytree(ROOT / name, copy / name, ignore=ignored)
     built = python("-c", "from setuptools.build_meta import build_wheel as b; b('.')", cwd=copy)
     assert built.returncode == 0, built.stderr
     assert "absent from the `packages` configuration" not in built.stdout + built.stderr
     return next(copy.glob("*.whl"))
 
 
-def test_the_wheel_has_every_module_config_and_fact(wheel):
+def test_the_wheel_has_all_modules_configs_and_data_files(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
     files = {
         path.relative_to(ROOT).as_posix()
@@ -54,7 +59,7 @@ def test_the_wheel_has_every_module_config_and_fact(wheel):
     assert files | configs <= inside
 
 
-def test_the_wheel_brings_nothing_else(wheel):
+def test_the_wheel_has_nothing_else(wheel):
     inside = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in inside} == {"pipeline", "heatlift"}
 
@@ -62,24 +67,24 @@ def test_the_wheel_brings_nothing_else(wheel):
 def test_shipped_configs_are_found_from_anywhere(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     (tmp_path / "elsewhere").mkdir()
-    words = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); "
-    words += "from pipeline.cli.configs import find_config; print(find_config('lift/mixste_small'))"
-    found = python("-c", words, cwd=tmp_path / "elsewhere")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); "
+    code += "from pipeline.cli.configs import find_config; print(find_config('lift/mixste_small'))"
+    found = python("-c", code, cwd=tmp_path / "elsewhere")
     assert Path(found.stdout.strip()).is_relative_to(tmp_path / "site"), found.stderr
 
 
-@pytest.mark.parametrize("words", ["import pipeline", "import pipeline.lift, pipeline.heatmap"])
-def test_importing_loads_nothing_heavy(words, tmp_path):
-    told = python("-c", f"{words}; import sys; print(*sys.modules)", cwd=tmp_path)
-    assert not set(HEAVY) & set(told.stdout.split()), told.stderr
+@pytest.mark.parametrize("code", ["import pipeline", "import pipeline.lift, pipeline.heatmap"])
+def test_importing_loads_nothing_heavy(code, tmp_path):
+    result = python("-c", f"{code}; import sys; print(*sys.modules)", cwd=tmp_path)
+    assert not set(HEAVY) & set(result.stdout.split()), result.stderr
 
 
 def test_help_and_version_load_nothing_heavy(tmp_path):
     for option in ("--help", "--version"):
-        words = f"from pipeline.__main__ import main; main([{option!r}]); "
-        told = python("-c", f"{words} import sys; print(*sys.modules)", cwd=tmp_path)
-        assert "heatlift" in told.stdout
-        assert not set(HEAVY) & set(told.stdout.splitlines()[-1].split()), told.stderr
+        code = f"from pipeline.__main__ import main; main([{option!r}]); "
+        result = python("-c", f"{code} import sys; print(*sys.modules)", cwd=tmp_path)
+        assert "heatlift" in result.stdout
+        assert not set(HEAVY) & set(result.stdout.splitlines()[-1].split()), result.stderr
 
 
 def test_the_console_command_is_main():
@@ -93,7 +98,7 @@ def test_every_lower_bound_has_its_reason():
         assert re.search(r"  # \S.{3,}", bound), bound
 
 
-def test_what_is_installed_fits_the_bounds_and_the_constraints():
+def test_installed_packages_fit_the_bounds_and_the_constraints():
     from packaging.requirements import Requirement
 
     pinned = [

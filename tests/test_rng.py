@@ -16,10 +16,10 @@ from pipeline import rng
 )
 def test_a_sample_gets_the_same_numbers_in_any_batch_and_order(seed, numbers, data):
     order = data.draw(st.permutations(range(len(numbers))))
-    whole = rng.bits(seed, "noise", np.array(numbers), lanes=3)
-    permuted = rng.bits(seed, "noise", np.array(numbers)[list(order)], lanes=3)
+    whole = rng.random_bits(seed, "noise", np.array(numbers), lanes=3)
+    permuted = rng.random_bits(seed, "noise", np.array(numbers)[list(order)], lanes=3)
     assert np.array_equal(whole[list(order)], permuted)
-    assert np.array_equal(whole[0], rng.bits(seed, "noise", numbers[0], lanes=3))
+    assert np.array_equal(whole[0], rng.random_bits(seed, "noise", numbers[0], lanes=3))
     assert len(np.unique(whole)) == whole.size
 
 
@@ -30,14 +30,17 @@ def test_the_first_lanes_do_not_depend_on_the_number_of_lanes():
 
 @pytest.mark.parametrize("other", [(2, "a", 3), (1, "b", 3), (1, "a", 4), (1, 3, "a"), (1, "a")])
 def test_another_key_is_another_stream(other):
-    first, second = rng.bits(1, "a", 3, lanes=64), rng.bits(*other, lanes=64)
+    first, second = rng.random_bits(1, "a", 3, lanes=64), rng.random_bits(*other, lanes=64)
     assert not np.isin(first, second).any()
 
 
 def test_the_numbers_of_a_key_never_change():
-    assert rng.bits(7, "flip", 3, lanes=1)[0] == rng.bits(7, "flip", np.array([3]), lanes=1)[0]
+    assert (
+        rng.random_bits(7, "flip", 3, lanes=1)[0]
+        == rng.random_bits(7, "flip", np.array([3]), lanes=1)[0]
+    )
     assert rng.derive_seed(0) == 6017775124710473527
-    assert rng.generator(0, "a").integers(1000, size=3).tolist() == [480, 184, 634]
+    assert rng.make_generator(0, "a").integers(1000, size=3).tolist() == [480, 184, 634]
 
 
 def test_uniform_numbers_fill_their_range_evenly():
@@ -64,7 +67,7 @@ def test_neighbouring_samples_and_lanes_are_not_correlated():
 def test_drawing_numbers_changes_no_global_state():
     np.random.seed(5)  # noqa: NPY002
     before = np.random.get_state()[1].copy()  # noqa: NPY002
-    rng.generator(1, "g").random(10)
+    rng.make_generator(1, "g").random(10)
     rng.uniform(1, lanes=10)
     assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
     assert 0 <= rng.derive_seed(1, "torch") < 2**63

@@ -12,7 +12,7 @@ from pipeline.skeleton import (
     MPII16,
     SKELETONS,
     Skeleton,
-    conversion,
+    make_conversion,
 )
 
 ALL = [pytest.param(skeleton, id=name) for name, skeleton in SKELETONS.items()]
@@ -82,8 +82,8 @@ def test_h36m17_has_the_joint_order_of_human36m():
 @pytest.mark.parametrize("source", ALL)
 @pytest.mark.parametrize("target", ALL)
 def test_converting_to_another_set_and_back_keeps_shared_joints(source, target):
-    forward = conversion(source, target, allow_missing=True)
-    backward = conversion(target, source, allow_missing=True)
+    forward = make_conversion(source, target, allow_missing=True)
+    backward = make_conversion(target, source, allow_missing=True)
     joints = pose(source)
     returned = backward.joints(forward.joints(joints))
     shared = set(source.vocabulary) & set(target.vocabulary)
@@ -94,7 +94,7 @@ def test_converting_to_another_set_and_back_keeps_shared_joints(source, target):
 
 
 def test_joints_missing_in_mpii_are_midpoints_and_flagged():
-    found = conversion(MPII16, H36M17, allow_missing=True)
+    found = make_conversion(MPII16, H36M17, allow_missing=True)
     joints = pose(MPII16)
     converted = found.joints(joints)
     spine = (joints[:, MPII16.index("pelvis")] + joints[:, MPII16.index("upper_neck")]) / 2
@@ -105,7 +105,7 @@ def test_joints_missing_in_mpii_are_midpoints_and_flagged():
 
 
 def test_a_joint_from_four_sources_has_their_mean_and_their_lowest_score():
-    found = conversion(COCO17, H36M17, allow_missing=True)
+    found = make_conversion(COCO17, H36M17, allow_missing=True)
     parts = [
         COCO17.index(name) for name in ("left_hip", "right_hip", "left_shoulder", "right_shoulder")
     ]
@@ -118,22 +118,22 @@ def test_a_joint_from_four_sources_has_their_mean_and_their_lowest_score():
 
 
 def test_conversions_of_published_data_sets():
-    to_h36m = conversion(MPI3DHP17, H36M17).sources[:, 0]
+    to_h36m = make_conversion(MPI3DHP17, H36M17).sources[:, 0]
     assert to_h36m.tolist() == [14, 8, 9, 10, 11, 12, 13, 15, 1, 16, 0, 5, 6, 7, 2, 3, 4]
-    assert conversion(H36M17, H36M18).made_up == ("mid_shoulder",)
+    assert make_conversion(H36M17, H36M18).made_up == ("mid_shoulder",)
 
 
 def test_a_set_without_a_needed_joint_raises_an_error_with_its_name():
     with pytest.raises(DataError, match="COCO17 cannot become H36M17: no source for head"):
-        conversion(COCO17, H36M17)
+        make_conversion(COCO17, H36M17)
     hands = Skeleton("hands", ("left_palm", "right_palm"), (-1, 0))
     with pytest.raises(DataError, match="hands cannot become COCO17"):
-        conversion(hands, COCO17, allow_missing=True)
+        make_conversion(hands, COCO17, allow_missing=True)
 
 
 def test_an_array_with_another_number_of_joints_raises_an_error():
     with pytest.raises(DataError, match=r"16 joints is not H36M17 \(17 joints\)"):
-        conversion(H36M17, H36M18).joints(np.zeros((3, 16, 2)))
+        make_conversion(H36M17, H36M18).joints(np.zeros((3, 16, 2)))
 
 
 def test_a_set_with_more_names_than_parents_raises_an_error():

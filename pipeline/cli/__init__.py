@@ -1,1 +1,1 @@
-"""The command line: stages, plain commands, strict configs, errors as one line."""
+"""Command line: stages, plain commands, configs, runs, errors in one line."""

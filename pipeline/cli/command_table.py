@@ -1,4 +1,4 @@
-"""The type of an entry of the command table in `pipeline.__main__`."""
+"""Command: an entry of the command table in `pipeline.__main__`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.dashboard.callback import update_index
 from pipeline.dashboard.show import log_artifact
-from pipeline.errors import NumbersError
+from pipeline.errors import NonFiniteError
 from pipeline.files.digests import file_digest
 from pipeline.training.console import format_duration, print_line
 from pipeline.training.metrics_file import finite_or_none
@@ -60,7 +60,7 @@ def finite_test_metrics(metrics: Mapping[str, Any], checkpoint: Path) -> dict[st
     }
     not_finite = [name for name, value in numbers.items() if value is None]
     if not_finite:
-        raise NumbersError(
+        raise NonFiniteError(
             f"{', '.join(not_finite)} of {checkpoint} is not finite; the run stays unfinished"
         )
     return numbers

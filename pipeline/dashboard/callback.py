@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 
 from pipeline.dashboard import page
 from pipeline.dashboard.catalog import METRICS
-from pipeline.dashboard.panels import heatmap_panels, pck_panel
+from pipeline.dashboard.panels import log_heatmap_panels, log_pck_panel
 from pipeline.dashboard.show import wandb_loggers
 from pipeline.skeleton import Skeleton
 
@@ -88,8 +88,8 @@ class Dashboard(Callback):
     def _show_examples(trainer: pl.Trainer, module: pl.LightningModule, split: str) -> None:
         examples, skeleton = getattr(module, "examples", None), getattr(module, "skeleton", None)
         if examples and isinstance(skeleton, Skeleton):
-            heatmap_panels(trainer, examples, skeleton, split=split)
-            pck_panel(trainer, module.report, skeleton, split)
+            log_heatmap_panels(trainer, examples, skeleton, split=split)
+            log_pck_panel(trainer, module.report, skeleton, split)
 
 
 def update_index(trainer: pl.Trainer) -> None:

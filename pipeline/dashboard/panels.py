@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 from pipeline.dashboard import canvas, charts, heatmap_images, skeletons
 from pipeline.dashboard.show import (
     MAX_VIDEO_FRAMES,
-    best_effort,
-    show_bars,
-    show_image,
-    show_table,
-    show_video,
+    log_bars,
+    log_image,
+    log_table,
+    log_video,
+    warn_on_failure,
 )
-from pipeline.metrics.motion_table import QUANTITIES, MotionReport
+from pipeline.metrics.motion_table import QUANTITIES, PoseErrorReport
 from pipeline.skeleton import H36M17, Skeleton
 from pipeline.training.transfer import WeightsReport
 
 
-@best_effort
-def heatmap_panels(
+@warn_on_failure
+def log_heatmap_panels(
     trainer: pl.Trainer,
     examples: Sequence[Mapping[str, Any]],
     skeleton: Skeleton,
@@ -58,20 +58,20 @@ def heatmap_panels(
         for example in examples
     ]
     caption = "True joints, heatmaps, detected joints; orange left, blue right, red the error."
-    show_image(trainer, f"{split}/heatmaps", canvas.contact_sheet(panels, 2), caption)
+    log_image(trainer, f"{split}/heatmaps", canvas.contact_sheet(panels, 2), caption)
     first = examples[0]
     sheet = heatmap_images.draw_heatmap_sheet(first["image"], first["heatmaps"], skeleton)
     caption = f"Every heatmap of sample {first['name']}, with the value of its peak."
-    show_image(trainer, f"{split}/heatmap_sheet", sheet, caption)
+    log_image(trainer, f"{split}/heatmap_sheet", sheet, caption)
 
 
-@best_effort
-def pck_panel(
+@warn_on_failure
+def log_pck_panel(
     trainer: pl.Trainer, report: Mapping[str, float], skeleton: Skeleton, split: str
 ) -> None:
     """Show PCK@0.1 of each joint as bars: `<split>/pck_per_joint`."""
     shares = [100 * report[f"pck@0.1/{joint}"] for joint in skeleton.joints]
-    show_bars(
+    log_bars(
         trainer,
         f"{split}/pck_per_joint",
         skeleton.joints,
@@ -82,8 +82,8 @@ def pck_panel(
     )
 
 
-@best_effort
-def relations_panel(
+@warn_on_failure
+def log_relations_panel(
     trainer: pl.Trainer,
     relations: NDArray[Any],
     skeleton: Skeleton,
@@ -103,7 +103,7 @@ def relations_panel(
     """
     image = charts.draw_matrix(skeleton.joints, relations, f"attention, delta {delta:.3g}")
     caption = "Each row: attention of one joint; 1: as much as if spread evenly over all positions."
-    show_image(trainer, f"{split}/relations", image, caption)
+    log_image(trainer, f"{split}/relations", image, caption)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,11 +148,11 @@ class LiftedClip:
         return visible
 
 
-@best_effort
-def lift_panels(
+@warn_on_failure
+def log_lift_panels(
     trainer: pl.Trainer,
     clips: Sequence[LiftedClip],
-    report: MotionReport,
+    report: PoseErrorReport,
     skeleton: Skeleton = H36M17,
     *,
     split: str = "test",
@@ -183,12 +183,12 @@ def lift_panels(
         views = skeletons.draw_views3d(clip.predicted[t], clip.target[t], skeleton, size=256)
         poses.append(canvas.add_title(views, f"{label}: {clip.title}"))
     caption = "Worst, median and best of the clips shown; prediction in colour, truth in grey."
-    show_image(trainer, f"{split}/poses", canvas.place_side_by_side(*poses), caption)
+    log_image(trainer, f"{split}/poses", canvas.place_side_by_side(*poses), caption)
     worst = ranked[0]
     strip = skeletons.draw_motion_strip(
         worst.predicted, worst.target, skeleton, images=worst.images
     )
-    show_image(
+    log_image(
         trainer,
         f"{split}/motion",
         canvas.add_title(strip, worst.title),
@@ -206,30 +206,30 @@ def lift_panels(
             every=every,
         )
         caption = f"{clip.title}; prediction in colour, truth in grey."
-        show_video(trainer, f"{split}/worst_clip_{rank}", frames, clip.fps / every, caption)
+        log_video(trainer, f"{split}/worst_clip_{rank}", frames, clip.fps / every, caption)
 
 
-def _report_panels(trainer: pl.Trainer, report: MotionReport, split: str) -> None:
+def _report_panels(trainer: pl.Trainer, report: PoseErrorReport, split: str) -> None:
     rows = [(row.name, row.frames, *(getattr(row, q) for q in QUANTITIES)) for row in report.rows]
     frames = sum(row.frames for row in report.rows)
     rows.append(("mean over frames", frames, *(report.frame_mean[q] for q in QUANTITIES)))
     rows.append(("mean over actions", frames, *(report.action_mean[q] for q in QUANTITIES)))
     columns = ["action", "frames", *(f"{q}_mm" for q in QUANTITIES)]
-    show_table(trainer, f"{split}/per_action", columns, rows)
+    log_table(trainer, f"{split}/per_action", columns, rows)
     actions = [row.name for row in report.rows]
     errors = [row.mpjpe for row in report.rows]
     title = "MPJPE per action"
-    show_bars(trainer, f"{split}/per_action", actions, errors, unit="mm", title=title)
+    log_bars(trainer, f"{split}/per_action", actions, errors, unit="mm", title=title)
     joints = report.per_joint
-    show_table(trainer, f"{split}/per_joint", ["joint", "mpjpe_mm"], list(joints.items()))
+    log_table(trainer, f"{split}/per_joint", ["joint", "mpjpe_mm"], list(joints.items()))
     title = "MPJPE per joint"
-    show_bars(
+    log_bars(
         trainer, f"{split}/per_joint", list(joints), list(joints.values()), unit="mm", title=title
     )
 
 
-@best_effort
-def pretrain_panels(
+@warn_on_failure
+def log_pretrain_panels(
     trainer: pl.Trainer,
     clips: Sequence[LiftedClip],
     skeleton: Skeleton = H36M17,
@@ -259,15 +259,15 @@ def pretrain_panels(
         corrupted.append(canvas.add_title(sheet, clip.name))
     if corrupted:
         caption = "Exact 2D and the input of the network: joints moved, hidden joints missing."
-        show_image(trainer, f"{split}/corruption", canvas.contact_sheet(corrupted, 2), caption)
+        log_image(trainer, f"{split}/corruption", canvas.contact_sheet(corrupted, 2), caption)
     if recovered:
         caption = "3D recovered from corrupted 2D in colour, truth in grey."
-        show_image(trainer, f"{split}/recovered", canvas.contact_sheet(recovered, 2), caption)
+        log_image(trainer, f"{split}/recovered", canvas.contact_sheet(recovered, 2), caption)
 
 
-@best_effort
-def weights_panel(trainer: pl.Trainer, report: WeightsReport) -> None:
+@warn_on_failure
+def log_weights_panel(trainer: pl.Trainer, report: WeightsReport) -> None:
     """Show which weights were loaded, kept and dropped: the table `weights`."""
     groups = (("loaded", report.loaded), ("kept", report.kept), ("dropped", report.dropped))
     rows = [(name, status) for status, names in groups for name in names]
-    show_table(trainer, "weights", ["weight", "status"], rows)
+    log_table(trainer, "weights", ["weight", "status"], rows)

@@ -41,7 +41,7 @@ MAX_VIDEO_FRAMES = 75
 """Most frames of a video: encoding takes about 25 ms per frame."""
 
 
-def best_effort(show_one: Callable[..., None]) -> Callable[..., None]:
+def warn_on_failure(show_one: Callable[..., None]) -> Callable[..., None]:
     """Decorator: run on rank zero only, not during the sanity check; log exceptions as warnings."""
 
     @functools.wraps(show_one)
@@ -57,8 +57,8 @@ def best_effort(show_one: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-@best_effort
-def show_image(trainer: pl.Trainer, name: str, image: canvas.Image, caption: str = "") -> None:
+@warn_on_failure
+def log_image(trainer: pl.Trainer, name: str, image: canvas.Image, caption: str = "") -> None:
     """Write an image to `images/<name>-<step>.png`, slashes as dashes, and log it to W&B.
 
     Args:
@@ -74,8 +74,8 @@ def show_image(trainer: pl.Trainer, name: str, image: canvas.Image, caption: str
     _send_to_wandb(trainer, name, lambda wandb: wandb.Image(str(path), caption=caption or None))
 
 
-@best_effort
-def show_video(
+@warn_on_failure
+def log_video(
     trainer: pl.Trainer, name: str, frames: Iterable[canvas.Image], fps: float, caption: str = ""
 ) -> None:
     """Write a video to `images/<name>-<step>.webm`, slashes as dashes, and log it to W&B.
@@ -96,8 +96,8 @@ def show_video(
     )
 
 
-@best_effort
-def show_table(
+@warn_on_failure
+def log_table(
     trainer: pl.Trainer, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> None:
     """Write a table to `tables/<name>.csv`, replacing an older one, and log it to W&B."""
@@ -110,8 +110,8 @@ def show_table(
     )
 
 
-@best_effort
-def show_bars(
+@warn_on_failure
+def log_bars(
     trainer: pl.Trainer,
     name: str,
     names: Sequence[str],
@@ -122,13 +122,13 @@ def show_bars(
     caption: str = "",
     mean: float | None = None,
 ) -> None:
-    """Draw one bar per name and show the chart; see `show_image` and `charts.draw_bars`."""
-    show_image(
+    """Draw one bar per name and show the chart; see `log_image` and `charts.draw_bars`."""
+    log_image(
         trainer, name, charts.draw_bars(names, values, unit, title, mean=mean), caption or title
     )
 
 
-@best_effort
+@warn_on_failure
 def log_artifact(trainer: pl.Trainer, path: Path, kind: str) -> None:
     """Log a checkpoint or a cache entry, a file or a folder, to W&B as an artifact."""
     run_name = _file_name(str(Path(trainer.default_root_dir).name))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.camera import project, world_to_camera
 from pipeline.datasets.human36m import Human36M
 from pipeline.errors import DataError
-from pipeline.skeleton import Skeleton, conversion
+from pipeline.skeleton import Skeleton, make_conversion
 from pipeline.sources import Samples, Sequence, Split, VideoDetections
 
 HEIGHT_RANGE = (1.0, 2.3)
@@ -195,7 +195,7 @@ _CHECKED_JOINTS = Skeleton(
 
 def _joints_by_name(joints3d: NDArray[np.float64], skeleton: Skeleton) -> dict[str, NDArray]:
     """Name of a checked joint -> its positions, (T, 3); NaN where the joint set has none."""
-    joints = conversion(skeleton, _CHECKED_JOINTS, allow_missing=True).joints(joints3d)
+    joints = make_conversion(skeleton, _CHECKED_JOINTS, allow_missing=True).joints(joints3d)
     return {name: joints[..., i, :] for i, name in enumerate(_CHECKED_JOINTS.joints)}
 
 
@@ -302,7 +302,7 @@ def _detection_errors(video: VideoDetections, sequence: Sequence) -> NDArray[np.
     frames = slice(None, None, max(1, len(sequence) // 100))
     joints3d = np.asarray(sequence.joints3d)[frames]
     exact = project(world_to_camera(joints3d, sequence.camera), sequence.camera)
-    joint_map = conversion(video.skeleton, sequence.skeleton, allow_missing=True)
+    joint_map = make_conversion(video.skeleton, sequence.skeleton, allow_missing=True)
     return np.linalg.norm(joint_map.joints(video.joints2d[frames]) - exact, axis=-1).ravel()
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.datasets.photos import ConcatenatedImages
 from pipeline.errors import UsageError
-from pipeline.skeleton import SKELETONS, Skeleton, conversion
+from pipeline.skeleton import SKELETONS, Skeleton, make_conversion
 from pipeline.sources import ImageSource, Samples, Split
 
 
@@ -24,7 +24,7 @@ def convert_joint_set(samples: Samples, skeleton: Skeleton) -> Samples:
     """
     if samples.skeleton is skeleton:
         return samples
-    joint_map = conversion(samples.skeleton, skeleton, allow_missing=True)
+    joint_map = make_conversion(samples.skeleton, skeleton, allow_missing=True)
     labelled = joint_map.score(samples.labelled.astype(np.float32)) > 0
     joints2d = np.where(labelled[..., None], joint_map.joints(samples.joints2d), np.nan)
     joints3d = None if samples.joints3d is None else joint_map.joints(samples.joints3d)
@@ -43,7 +43,7 @@ def convert_joint_set(samples: Samples, skeleton: Skeleton) -> Samples:
     )
 
 
-class Mixed:
+class MixedSource:
     """Samples of several image sources, one source after the other.
 
     An array that only some sources have is NaN for the others.

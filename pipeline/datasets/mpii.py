@@ -29,7 +29,7 @@ _HEAD_FILES = ("annot/gt_valid.mat", "gt_valid.mat")
 
 
 @dataclass(frozen=True, eq=False)
-class HeadTruth:
+class HeadAnnotations:
     """Ground truth for PCKh from `gt_valid.mat`; rows in the order of the validation list.
 
     Args:
@@ -43,7 +43,7 @@ class HeadTruth:
     head: NDArray[np.float64]
 
 
-def read_head_truth(path: Path) -> HeadTruth:
+def read_head_truth(path: Path) -> HeadAnnotations:
     """Read joints and head sizes from `gt_valid.mat`, which counts pixels from 1.
 
     Raises:
@@ -70,7 +70,7 @@ def read_head_truth(path: Path) -> HeadTruth:
     head = np.linalg.norm(boxes[1] - boxes[0], axis=0)
     if not (head > 0).all():
         raise DataError(f"{path}: has an empty head box; fetch it again")
-    return HeadTruth(joints2d, labelled, head)
+    return HeadAnnotations(joints2d, labelled, head)
 
 
 class Mpii:
@@ -105,7 +105,7 @@ class Mpii:
         candidates = [pattern.format(name) for pattern in patterns for name in names]
         return first_existing(self.root, candidates, f"annotations of the {names[0]} split")
 
-    def head_truth(self) -> HeadTruth:
+    def head_truth(self) -> HeadAnnotations:
         """Joints and head sizes of the validation list, in the order of `samples('val')`."""
         return read_head_truth(first_existing(self.root, _HEAD_FILES, "head sizes"))
 

@@ -7,8 +7,8 @@ __all__ = [
     "detect",
     "detect_sequences",
     "export_detections",
-    "get_detections",
     "load_detector",
+    "load_or_detect",
     "read_detections_file",
 ]
 
@@ -18,7 +18,7 @@ __getattr__ = lazy_names(
         "Detections": "exchange",
         "detect": "cache",
         "detect_sequences": "cache",
-        "get_detections": "cache",
+        "load_or_detect": "cache",
         "export_detections": "exchange",
         "read_detections_file": "exchange",
         "load_detector": "cache",

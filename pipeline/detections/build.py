@@ -188,17 +188,17 @@ def _init_worker(worker: int) -> None:
     processes.exit_with_parent()
 
 
-def run_rank(fabric: Fabric, store: Store, jobs: Many[DetectionJob]) -> None:
+def run_jobs(fabric: Fabric, store: Store, jobs: Many[DetectionJob]) -> None:
     """Run one process: rank 0 decides which pieces are made, the others make their share."""
     if fabric.global_rank == 0:
-        run_first_rank(fabric, store, jobs)
+        run_jobs_on_rank_zero(fabric, store, jobs)
         return
     while (message := fabric.broadcast(None)) is not None:
         number, pieces = message
         _detect_share(fabric, jobs[number], store.shards(jobs[number].specification), pieces)
 
 
-def run_first_rank(fabric: Fabric, store: Store, jobs: Many[DetectionJob]) -> None:
+def run_jobs_on_rank_zero(fabric: Fabric, store: Store, jobs: Many[DetectionJob]) -> None:
     """Make the missing cache entries, and send the other processes the numbers of the pieces."""
     for number, job in enumerate(jobs):
 

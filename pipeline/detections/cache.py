@@ -19,8 +19,8 @@ from pipeline.detections.build import (
     Detector,
     detection_layout,
     person_boxes,
-    run_first_rank,
-    run_rank,
+    run_jobs,
+    run_jobs_on_rank_zero,
 )
 from pipeline.detections.exchange import (
     Detections,
@@ -132,11 +132,13 @@ def detect_sequences(
     store = store or default_store()
     specification = cache_specification(sequences, detector, digest, precision=precision, stem=stem)
     job = DetectionJob(sequences, detector, specification, batch_size, workers)
-    run_first_rank(Fabric(accelerator=accelerator, devices=1, precision=precision), store, [job])
+    run_jobs_on_rank_zero(
+        Fabric(accelerator=accelerator, devices=1, precision=precision), store, [job]
+    )
     return _open_detections(store, job)
 
 
-def get_detections(
+def load_or_detect(
     source: MotionSource,
     request: DetectionRequest,
     split: Split,
@@ -181,7 +183,9 @@ def get_detections(
                 f"are more than {limit:,}, the most that training detects itself; first run: "
                 f"{_detect_command(source, request.text, split, precision)}"
             )
-        run_first_rank(Fabric(accelerator="auto", devices=1, precision=precision), store, [job])
+        run_jobs_on_rank_zero(
+            Fabric(accelerator="auto", devices=1, precision=precision), store, [job]
+        )
     return _open_detections(store, job)
 
 
@@ -204,7 +208,7 @@ def detect(
     32-true).
 
     Args:
-        source: Data source of the sequences, with images.
+        source: Data source with images, usually given by a config: `-c data/synthetic`.
         detector: Checkpoint of a 2D stage; `newest` is the newest one in ./runs on this data.
         split: Split of the source; `all` is train, val and test.
         devices: Number of devices, each with its own process.
@@ -252,7 +256,7 @@ def detect_jobs(jobs: Many[DetectionJob], fabric: Fabric, store: Store) -> None:
     launched = environment is not None and environment.creates_processes_externally
     # Processes that another program started wait for the first one, even if no entry is missing.
     if launched or not all(store.find(job.specification) for job in jobs):
-        fabric.launch(run_rank, store, jobs)  # type: ignore[arg-type]
+        fabric.launch(run_jobs, store, jobs)  # type: ignore[arg-type]
     if fabric.global_rank == 0:
         for job in jobs:
             print_status(

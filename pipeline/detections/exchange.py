@@ -16,7 +16,7 @@ from pipeline.detections.formats import read_detections
 from pipeline.errors import DataError
 from pipeline.files.archive import Npz
 from pipeline.files.writing import write_atomically
-from pipeline.skeleton import SKELETONS, Skeleton, conversion
+from pipeline.skeleton import SKELETONS, Skeleton, make_conversion
 from pipeline.sources import Sequence, VideoDetections
 
 
@@ -53,7 +53,7 @@ class Detections:
         joints2d, score = self.by_sequence[name]
         if skeleton is None or skeleton == self.skeleton:
             return joints2d, score
-        joint_map = conversion(self.skeleton, skeleton, allow_missing=allow_missing)
+        joint_map = make_conversion(self.skeleton, skeleton, allow_missing=allow_missing)
         return joint_map.joints(joints2d), joint_map.score(score)
 
 

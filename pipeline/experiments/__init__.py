@@ -1,1 +1,1 @@
-"""What runs several trainings: the demo, the open benchmark, sweeps, robustness."""
+"""Commands that run several trainings: demo, open benchmark, sweeps, robustness."""

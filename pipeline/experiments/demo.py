@@ -17,7 +17,7 @@ from pipeline.dashboard import callback
 from pipeline.errors import HeatliftError
 from pipeline.files.writing import write_atomically
 from pipeline.training.console import format_duration, print_line
-from pipeline.training.run_folder import FINISHED, newest_finished_run, read_state, rename_to_bad
+from pipeline.training.run_folder import FINISHED, mark_as_damaged, newest_finished_run, read_state
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _finished_steps(progress_file: Path) -> dict[str, str]:
         f"heatlift: warning: {progress_file} names no finished runs (damaged?); "
         "the demo starts from the beginning"
     )
-    rename_to_bad(progress_file)
+    mark_as_damaged(progress_file)
     return {}
 
 

@@ -15,7 +15,7 @@ from pipeline.cli.tables import print_table
 from pipeline.dashboard import canvas, charts, media
 from pipeline.errors import UsageError
 from pipeline.files import writing
-from pipeline.lift.corruption import detection_noise, drop_frames, hide_joints
+from pipeline.lift.corruption import add_detection_noise, drop_frames, hide_joints
 from pipeline.lift.module import LiftModule
 from pipeline.lift.sequences import (
     PreparedSequence,
@@ -23,8 +23,8 @@ from pipeline.lift.sequences import (
     prepare_sequence,
     require_joints3d,
 )
-from pipeline.metrics.motion_table import MotionTable
-from pipeline.skeleton import conversion
+from pipeline.metrics.motion_table import PoseErrorTable
+from pipeline.skeleton import make_conversion
 from pipeline.sources import MotionSource, Split
 from pipeline.training.checkpoints import load_module
 from pipeline.training.console import print_line
@@ -70,7 +70,7 @@ def robustness(
     The files are written to the folder of the run.
 
     Args:
-        source: Data source of the motion.
+        source: Data source of the motion, usually given by a config: `-c data/mocap`.
         checkpoint: Checkpoint of a lifter.
         detections: 2D input in which joints are hidden and frames are dropped: exact or noisy.
         every: Step through the videos of the test split; 1 takes all, 4 every fourth.
@@ -124,8 +124,8 @@ def measure_robustness(
     skeleton = module.net.skeleton
     exact, noisy = [], []
     for sequence in source.sequences(split)[::every]:
-        joints2d = conversion(sequence.skeleton, skeleton).joints(exact_joints2d(sequence))
-        noisy2d, score = detection_noise(joints2d, sequence.fps, seed, sequence.name)
+        joints2d = make_conversion(sequence.skeleton, skeleton).joints(exact_joints2d(sequence))
+        noisy2d, score = add_detection_noise(joints2d, sequence.fps, seed, sequence.name)
         exact.append(prepare_sequence(sequence, skeleton, joints2d, np.ones(score.shape)))
         noisy.append(prepare_sequence(sequence, skeleton, noisy2d, score))
     chosen = exact if detections == "exact" else noisy
@@ -170,11 +170,11 @@ def _measure_point(
     sequences: Sequence[PreparedSequence],
 ) -> Point:
     """Lift corrupted clips and compare them with the 3D joints of their sequences."""
-    table = MotionTable(("all",), module.net.skeleton.joints)
+    table = PoseErrorTable(("all",), module.net.skeleton.joints)
     for (joints2d, visible), prepared in zip(clips, sequences, strict=True):
         visible2d = np.where(visible[..., None], joints2d, np.float32(0))
         with torch.no_grad():
-            predicted, is_lifted = module.lift_evaluated(
+            predicted, is_lifted = module.lift_for_evaluation(
                 torch.from_numpy(visible2d), torch.from_numpy(visible)
             )
         evaluated = prepared.valid & is_lifted.numpy()

@@ -188,8 +188,7 @@ def sweep(file: str, also: str = "", runs: str = "runs") -> None:
 
     Args:
         file: W&B sweep file with method grid: a path, or a name such as sweeps/paper003_frames.
-        also: More arguments for every run, as one text: --also="--trainer.max_epochs=2 -c
-            data/mocap".
+        also: More arguments for every run, as one text: --also="-c data/mocap --data.step=9".
         runs: Folder of all runs.
 
     Raises:

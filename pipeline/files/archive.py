@@ -19,7 +19,7 @@ from pipeline.files.pickles import (
     MAX_DEPTH,
     ForbiddenContentError,
     checked_array,
-    one_line,
+    format_one_line,
     plain_values,
     unpickle,
 )
@@ -63,7 +63,9 @@ class Npz:
             NotImplementedError,
             UnicodeError,
         ) as error:
-            raise DataError(f"{path}: is damaged ({one_line(error)}); fetch it again") from None
+            raise DataError(
+                f"{path}: is damaged ({format_one_line(error)}); fetch it again"
+            ) from None
         names = [member.filename for member in members]
         if len(set(names)) != len(names):
             raise DataError(f"{path}: has a member twice; fetch it again")
@@ -135,7 +137,9 @@ class Npz:
             RuntimeError,
             NotImplementedError,
         ) as error:
-            raise DataError(f"{place} is damaged ({one_line(error)}); fetch it again") from None
+            raise DataError(
+                f"{place} is damaged ({format_one_line(error)}); fetch it again"
+            ) from None
         return read_npy(data, place, objects=objects)
 
 
@@ -198,7 +202,7 @@ def read_npy(data: bytes, place: str, *, objects: bool = False) -> Any:
             raise ValueError(f"npy version {version}")
     except Exception as error:  # NumPy parses the header as Python: any kind of error
         raise DataError(
-            f"{place} has a damaged header ({one_line(error)}); fetch it again"
+            f"{place} has a damaged header ({format_one_line(error)}); fetch it again"
         ) from None
     shape, fortran, dtype = header
     rest = memoryview(data)[stream.tell() :]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StorageError
 from pipeline.files.digests import bytes_digest, file_digest, open_file_digest
-from pipeline.files.writing import flush_path, replacement
+from pipeline.files.writing import atomic_replacement, flush_path
 
 SCHEMA = 1
 """Version of the layout of an entry; entries of another version are rebuilt."""
@@ -207,7 +207,7 @@ def publish_entry(path: Path, specification: CacheSpecification, arrays: Arrays)
     Raises:
         OSError: If it cannot be written.
     """
-    with replacement(path, ending="tmp") as temporary:
+    with atomic_replacement(path, ending="tmp") as temporary:
         temporary.mkdir()
         manifest = {
             "schema": SCHEMA,

@@ -40,7 +40,7 @@ class ForbiddenContentError(Exception):
     """A pickle or array is damaged, or holds what no data set of poses needs."""
 
 
-def one_line(error: BaseException) -> str:
+def format_one_line(error: BaseException) -> str:
     """Text of an error in one line of at most 100 characters."""
     return (" ".join(str(error).split()) or type(error).__name__)[:100]
 
@@ -231,7 +231,7 @@ def unpickle(data: memoryview) -> Any:
         raise
     except Exception as error:  # a damaged pickle raises any kind
         raise ForbiddenContentError(
-            f"its pickle is damaged ({one_line(error)}); fetch it again"
+            f"its pickle is damaged ({format_one_line(error)}); fetch it again"
         ) from None
     if stream.tell() != len(data):
         raise ForbiddenContentError("has bytes after its end; fetch it again")
@@ -257,7 +257,7 @@ def _check_opcodes(data: memoryview) -> None:
         raise
     except Exception as error:  # a damaged pickle raises any kind
         raise ForbiddenContentError(
-            f"its pickle is damaged ({one_line(error)}); fetch it again"
+            f"its pickle is damaged ({format_one_line(error)}); fetch it again"
         ) from None
 
 

@@ -31,7 +31,7 @@ from pipeline.files.entries import (
     publish_entry,
     read_entry,
 )
-from pipeline.files.writing import remove_path, replacement
+from pipeline.files.writing import atomic_replacement, remove_path
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Shards:
         np.savez(content, allow_pickle=False, **arrays)
         with (
             _storage_errors(self.folder, "cannot write"),
-            replacement(self.folder / f"{name}.npz", ending="tmp") as temporary,
+            atomic_replacement(self.folder / f"{name}.npz", ending="tmp") as temporary,
         ):
             temporary.write_bytes(content.getbuffer())
 

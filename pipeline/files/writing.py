@@ -26,7 +26,7 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     # torch's writer raises RuntimeError when the disk is full
     with _storage_errors(path, OSError, RuntimeError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacement(path) as temporary, temporary.open("wb") as file:
+        with atomic_replacement(path) as temporary, temporary.open("wb") as file:
             write(file)
 
 
@@ -46,13 +46,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     with _storage_errors(path, OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacement(path) as temporary:
+        with atomic_replacement(path) as temporary:
             temporary.touch()
             yield temporary
 
 
 @contextlib.contextmanager
-def replacement(path: Path, ending: str = "part") -> Iterator[Path]:
+def atomic_replacement(path: Path, ending: str = "part") -> Iterator[Path]:
     """A temporary path beside `path`; the file or folder written there replaces `path`.
 
     When the block ends without an error, the new content is flushed to the disk, renamed to `path`

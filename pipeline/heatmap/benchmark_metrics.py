@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.metrics.oks import OksAP, rescore
 from pipeline.metrics.pck import PCKh
-from pipeline.skeleton import COCO17, MPII16, Conversion, Skeleton, conversion
+from pipeline.skeleton import COCO17, MPII16, Conversion, Skeleton, make_conversion
 from pipeline.sources import CocoGroundTruth, GroundTruth, MpiiGroundTruth
 
 JOINT_SCORE = 0.2
@@ -67,7 +67,7 @@ class CocoMetric:
     title = "OKS-AP"
 
     def __init__(self, truth: CocoGroundTruth, skeleton: Skeleton, device: torch.device) -> None:
-        self.truth, self.conversion = truth, conversion(skeleton, COCO17, allow_missing=True)
+        self.truth, self.conversion = truth, make_conversion(skeleton, COCO17, allow_missing=True)
         self.metric = OksAP(truth.annotations, nms=OKS_NMS).to(device)
 
     def protocol(self) -> str:
@@ -108,7 +108,7 @@ class MpiiMetric:
     title = "PCKh@0.5"
 
     def __init__(self, truth: MpiiGroundTruth, skeleton: Skeleton, device: torch.device) -> None:
-        self.truth, self.conversion = truth, conversion(skeleton, MPII16, allow_missing=True)
+        self.truth, self.conversion = truth, make_conversion(skeleton, MPII16, allow_missing=True)
         self.metric = PCKh(0.5).to(device)
 
     def protocol(self) -> str:

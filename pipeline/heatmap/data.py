@@ -16,7 +16,7 @@ from pipeline.heatmap.crop import (
     crop_matrix,
     tight_boxes,
 )
-from pipeline.skeleton import Skeleton, conversion, get_skeleton
+from pipeline.skeleton import Skeleton, get_skeleton, make_conversion
 from pipeline.sources import ImageSource, Samples, Split
 from pipeline.training.loader import BatchKey, BatchSet
 from pipeline.training.stage import StageData
@@ -66,7 +66,7 @@ class Crops:
         self.people = np.flatnonzero(np.isfinite(samples.boxes).all(axis=1))
         if not len(self.people):
             raise DataError("there is no image with a person in this split; check the data source")
-        converted = conversion(samples.skeleton, skeleton, allow_missing=True)
+        converted = make_conversion(samples.skeleton, skeleton, allow_missing=True)
         self.skeleton, self.size, self.padding = skeleton, size, padding
         self.augmentation, self.seed = augmentation, seed
         self.images, self.boxes, self.truths = samples.images, samples.boxes, samples.truths

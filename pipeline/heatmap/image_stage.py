@@ -15,7 +15,7 @@ from pipeline.dashboard import show
 from pipeline.errors import UsageError
 from pipeline.heatmap import targets
 from pipeline.heatmap.benchmark_metrics import BenchmarkMetric, make_benchmark_metrics
-from pipeline.heatmap.resnet import Normalise
+from pipeline.heatmap.resnet import ImageNormaliser
 from pipeline.metrics.pck import PCK
 from pipeline.skeleton import get_skeleton
 from pipeline.sources import Split
@@ -83,7 +83,7 @@ class ImageStage(Stage):
         self.net = net.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.input_size, self.padding, self.flip_test = input_size, padding, flip_test
         self.offset = targets.PUBLISHED_CELLS if published_cells else targets.EXACT_CELLS
-        self.normalise = Normalise()
+        self.normalise = ImageNormaliser()
         self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
         self.hits = nn.ModuleDict(
             {"val": PCK(self.skeleton.joints), "test": PCK(self.skeleton.joints)}
@@ -188,7 +188,7 @@ class ImageStage(Stage):
                 logged.add(name)
                 self.log(name, value)
                 rows = [(key, _percent(share)) for key, share in numbers.items()]
-                show.show_table(self.trainer, name, [benchmark_metric.title, "%"], rows)
+                show.log_table(self.trainer, name, [benchmark_metric.title, "%"], rows)
             if split == "test":
                 line = ", ".join(f"{key} {_percent(share):.1f}" for key, share in numbers.items())
                 self.print(f"{benchmark_metric.title}: {line} % ({benchmark_metric.protocol()})")

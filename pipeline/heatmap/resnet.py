@@ -18,7 +18,7 @@ BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 """Residual blocks per layer of each ResNet (He et al. 2016, table 1)."""
 
 
-class Normalise(nn.Module):
+class ImageNormaliser(nn.Module):
     """Normalisation of uint8 images with ImageNet's mean and deviation, channels last in memory.
 
     It works on whole rows rather than on pixels, which is six times as fast on a CPU.

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import rng
-from pipeline.datasets.mixed import Mixed
+from pipeline.datasets.mixed import MixedSource
 from pipeline.errors import DataError, UsageError
 from pipeline.heatmap.crop import Augmentation
 from pipeline.heatmap.data import Crops, HeatmapDataModule
-from pipeline.skeleton import Skeleton, conversion
+from pipeline.skeleton import Skeleton, make_conversion
 from pipeline.sources import ImageSource, Samples, Split
 from pipeline.training.loader import BatchKey, BatchSet, ResumableLoader, make_loader
 
@@ -53,7 +53,7 @@ class CropsWithDepth(Crops):
         N = len(samples)
         self.joints3d = np.full((N, len(skeleton), 3), np.nan, np.float32)
         if samples.joints3d is not None:
-            convert = conversion(samples.skeleton, skeleton, allow_missing=True)
+            convert = make_conversion(samples.skeleton, skeleton, allow_missing=True)
             self.joints3d = convert.joints(samples.joints3d).astype(np.float32)
         unknown = np.full((N, 2), np.nan)
         self.focal = unknown if samples.focal is None else samples.focal
@@ -91,7 +91,7 @@ class CropsWithDepth(Crops):
         }
 
 
-class HalfDepthBatches:
+class HalfWithDepthBatches:
     """Batches of which one half has joints with depth and the other half has none.
 
     An item of the set is a pair of people, one of each kind. The larger kind comes once per epoch;
@@ -118,7 +118,7 @@ class HalfDepthBatches:
         epoch, pairs = key
         people, rounds = [], []
         for name, half in self.halves.items():
-            shift = int(rng.bits(self.seed, name, epoch, lanes=1)[0] % np.uint64(len(half)))
+            shift = int(rng.random_bits(self.seed, name, epoch, lanes=1)[0] % np.uint64(len(half)))
             repeat, place = np.divmod(pairs + shift, len(half))
             people.append(half[place])
             rounds.append(epoch * (len(self) // len(half) + 2) + repeat)
@@ -131,8 +131,8 @@ class IntegralDataModule(HeatmapDataModule):
     """Crops for a network with 3D heatmaps: people with depth, and photographed people without.
 
     Where the training split has people of both kinds, half of every batch is of each; see
-    `HalfDepthBatches`. Validation and test are on `source` alone. See `CropsWithDepth` for what is
-    in a batch.
+    `HalfWithDepthBatches`. Validation and test are on `source` alone. `CropsWithDepth` lists the
+    arrays of a batch.
 
     Args:
         source: Data source with images and joints; some of its people have joints in 3D.
@@ -198,7 +198,7 @@ class IntegralDataModule(HeatmapDataModule):
                 raise self._no_depth()
 
     def training_set(self) -> BatchSet:
-        """Augmented crops of the training split; `HalfDepthBatches` where some have no depth."""
+        """Augmented training crops; `HalfWithDepthBatches` where some have no depth."""
         crops = self._crops("train", self.augmentation)
         has_depth = crops.has_depth()
         if not has_depth.any():
@@ -209,7 +209,7 @@ class IntegralDataModule(HeatmapDataModule):
             raise UsageError(
                 f"batch_size is {self.batch_size}; half of a batch has depth: give an even one"
             )
-        return HalfDepthBatches(crops, seed=self.seed)
+        return HalfWithDepthBatches(crops, seed=self.seed)
 
     def _no_depth(self) -> DataError:
         return DataError(
@@ -220,7 +220,7 @@ class IntegralDataModule(HeatmapDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled batches of the training split."""
         items = self.batch_size
-        if isinstance(self.train_set, HalfDepthBatches):
+        if isinstance(self.train_set, HalfWithDepthBatches):
             items //= 2  # each is a pair of people
         return make_loader(
             self.train_set, items, shuffle=True, seed=self.seed, workers=self.workers
@@ -229,7 +229,7 @@ class IntegralDataModule(HeatmapDataModule):
     def _crops(self, split: Split, augmentation: Augmentation | None) -> CropsWithDepth:
         source = self.source
         if split == "train" and self.photographs is not None:
-            source = Mixed([source, self.photographs], skeleton=self.skeleton.name)
+            source = MixedSource([source, self.photographs], skeleton=self.skeleton.name)
         return CropsWithDepth(
             source.samples(split),
             self.skeleton,

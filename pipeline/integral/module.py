@@ -23,7 +23,7 @@ from pipeline.integral.volumes import (
     volume_loss,
 )
 from pipeline.metrics.functional import mpjpe, root_relative
-from pipeline.metrics.motion_table import MotionReport, MotionTable
+from pipeline.metrics.motion_table import PoseErrorReport, PoseErrorTable
 from pipeline.skeleton import H36M17
 from pipeline.sources import Split
 from pipeline.training.schedules import Schedule
@@ -106,7 +106,7 @@ class IntegralModule(ImageStage):
         self.grid = VolumeGrid(cube, self.offset, 0.0 if published_cells else 0.5)
         names = self.skeleton.joints
         self.evaluated_joints = [j for j, name in enumerate(names) if name in H36M17.joints]
-        self.table: MotionTable | None = None
+        self.table: PoseErrorTable | None = None
         self.clips: list[panels.LiftedClip] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ class IntegralModule(ImageStage):
         crops = cast(CropsWithDepth, self.data_module.evaluation_sets[split])
         if crops.evaluated[crops.people].any():
             names = [self.skeleton.joints[j] for j in self.evaluated_joints]
-            self.table = MotionTable(crops.actions, names).to(self.device)
+            self.table = PoseErrorTable(crops.actions, names).to(self.device)
 
     def score(self, split: Split, batch: Mapping[str, Tensor]) -> None:
         """Add the joints found in a batch of crops to the metrics."""
@@ -184,7 +184,7 @@ class IntegralModule(ImageStage):
         super().conclude(split)
         if self.table is None:
             return
-        report: MotionReport = self.table.compute()
+        report: PoseErrorReport = self.table.compute()
         for name in ("mpjpe", "p_mpjpe", "n_mpjpe"):
             value = report.frame_mean[name]
             self.log(f"{split}/{name}_mm", value, prog_bar=name == "mpjpe")
@@ -192,7 +192,7 @@ class IntegralModule(ImageStage):
         if split == "test":
             self.print(report.text(self.protocol("test")))
             skeleton = H36M17 if len(self.evaluated_joints) == len(H36M17) else self.skeleton
-            panels.lift_panels(self.trainer, self.clips, report, skeleton, videos=0)
+            panels.log_lift_panels(self.trainer, self.clips, report, skeleton, videos=0)
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Joints found in a batch of crops.
@@ -244,11 +244,11 @@ class IntegralModule(ImageStage):
         width, height = self.input_size
         grid = (height // ATTENTION_STRIDE, width // ATTENTION_STRIDE)
         mean = np.asarray(joint_relations(relations, joints2d, grid).mean(0).cpu())
-        panels.relations_panel(self.trainer, mean, self.skeleton, float(delta), split=split)
+        panels.log_relations_panel(self.trainer, mean, self.skeleton, float(delta), split=split)
 
 
 def _add_poses(
-    table: MotionTable, action: Tensor, predicted: Tensor, target: Tensor, evaluated: Tensor
+    table: PoseErrorTable, action: Tensor, predicted: Tensor, target: Tensor, evaluated: Tensor
 ) -> None:
     """Add the evaluated poses of a batch to a table.
 

@@ -28,7 +28,7 @@ class VolumeGrid:
     bin_offset: float
 
 
-def likelihood(heatmaps: Tensor) -> Tensor:
+def normalise_volumes(heatmaps: Tensor) -> Tensor:
     """Logits (B, J, D, H, W) -> probability of each cell, float32; each volume sums to 1."""
     return heatmaps.float().flatten(2).softmax(-1).view(heatmaps.shape)
 
@@ -64,7 +64,7 @@ def expectation(heatmaps: Tensor) -> Tensor:
 
     Source: paper 004, eq. 5-6 (with the index that its sums leave out); Sun et al. 2018, eq. 2-3.
     """
-    return centre_of_mass(likelihood(heatmaps))
+    return centre_of_mass(normalise_volumes(heatmaps))
 
 
 def decode_volumes(volumes: Tensor, grid: VolumeGrid) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,7 +78,7 @@ def decode_volumes(volumes: Tensor, grid: VolumeGrid) -> tuple[Tensor, Tensor, T
         Joints (B, J, 3): x, y in pixels of the crop and depth behind the root in metres; scores
         (B, J), from 0 to 1; 2D heatmaps (B, J, H, W), the mass summed over depth. All float32.
     """
-    mass = likelihood(volumes)
+    mass = normalise_volumes(volumes)
     cells, maps = centre_of_mass(mass), mass.sum(2)
     columns = _is_near(cells[..., 0], maps.shape[3])
     rows = _is_near(cells[..., 1], maps.shape[2])

@@ -4,7 +4,7 @@ from pipeline import lazy_names
 
 __all__ = [
     "Cascade",
-    "Centred",
+    "CentredLifter",
     "CombinedDeepLearner",
     "LiftDataModule",
     "LiftModule",
@@ -19,7 +19,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "Cascade": "combined",
-        "Centred": "centred",
+        "CentredLifter": "centred",
         "CombinedDeepLearner": "combined",
         "LiftDataModule": "data",
         "LiftModule": "module",

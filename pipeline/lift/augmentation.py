@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.camera import Camera, ring_of_cameras
 from pipeline.errors import DataError
 from pipeline.lift.windows import TrainingWindows
-from pipeline.mocap.preparation import apply_bone_lengths, draw_bone_lengths
+from pipeline.mocap.preparation import apply_bone_lengths, sample_bone_lengths
 from pipeline.sources import Sequence
 from pipeline.training.loader import BatchKey
 
@@ -47,7 +47,7 @@ def rerender(sequences: Many[Sequence], seed: int, rendering: int) -> list[Seque
         if first.joints3d is None:
             raise DataError(f"{first.name}: has no 3D joints, so it cannot be re-rendered")
         # "take" is part of the keys of the random numbers: with another word they change.
-        bones = draw_bone_lengths(seed, f"take {rendering} of {first.name}")
+        bones = sample_bone_lengths(seed, f"take {rendering} of {first.name}")
         world = apply_bone_lengths(first.joints3d.astype(np.float64), first.skeleton, bones)
         cameras: list[Camera] = []
         while len(cameras) < len(recording):

@@ -11,7 +11,7 @@ Turn = tuple[Tensor, Tensor, Tensor, Tensor]
 """Cosine and sine of yaw and of pitch that turn a camera towards the root, each (B, T, 1)."""
 
 
-class Centred(Lifter):
+class CentredLifter(Lifter):
     """A lifter whose input is rotated so that the root lies on the optical axis.
 
     ==================  ===================================================================

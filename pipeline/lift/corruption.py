@@ -62,7 +62,7 @@ _LIMBS = {0.004: ("hip", "knee", "ankle"), 0.0024: ("shoulder", "elbow", "wrist"
 """Share of the frames in which a limb is exchanged with that of the other side -> its joints."""
 
 
-def pretraining_noise(
+def sample_pretraining_noise(
     frames: int, seed: int, epoch: int, index: NDArray[np.integer]
 ) -> NDArray[np.float32]:
     """Draw the 2D errors of a simulated detector for pretraining.
@@ -107,7 +107,7 @@ def _interpolation_matrix(keys: int, frames: int) -> NDArray[np.float32]:
     return np.clip(1 - np.abs(position[:, None] - np.arange(keys)), 0, 1).astype(np.float32)
 
 
-def pretraining_masks(
+def sample_pretraining_masks(
     T: int,
     J: int,
     seed: int,
@@ -142,7 +142,7 @@ def pretraining_masks(
     return (single >= joints) & (whole[..., None] >= frames)
 
 
-def simulated_score(
+def simulate_score(
     noise: NDArray[np.floating], seed: int, epoch: int, index: NDArray[np.integer]
 ) -> NDArray[np.float32]:
     """Draw the scores that a detector would give to joints with these errors.
@@ -165,7 +165,7 @@ def simulated_score(
     return np.clip(score, 0, 1).astype(np.float32)
 
 
-def detection_noise(
+def add_detection_noise(
     joints2d: NDArray[np.floating], fps: float, *key: int | str
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Add a simulated detector's errors to exact 2D joints of one sequence.
@@ -198,7 +198,7 @@ def detection_noise(
     table = [_JOINT_NOISE[_remove_side(name)] for name in H36M17.joints]
     sigma, weight = np.array(table).T
     scale = _box_height(exact) / 330
-    random = rng.generator(*key, "detection noise")
+    random = rng.make_generator(*key, "detection noise")
     drift = _autoregressive(random.standard_normal((T, J, 2)), 0.85 ** (1 / rate))
     flicker = random.standard_normal((T, J, 2))
     constant = random.standard_normal((J, 2))

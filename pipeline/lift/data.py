@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pipeline.detections.cache import get_detections
+from pipeline.detections.cache import load_or_detect
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import DataError, UsageError
 from pipeline.lift.augmentation import RerenderedWindows, rerender
-from pipeline.lift.corruption import detection_noise
+from pipeline.lift.corruption import add_detection_noise
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.martinez import Statistics
 from pipeline.lift.sequences import (
@@ -19,7 +19,7 @@ from pipeline.lift.sequences import (
     require_joints3d,
 )
 from pipeline.lift.windows import TrainingWindows, WholeSequences
-from pipeline.skeleton import conversion
+from pipeline.skeleton import make_conversion
 from pipeline.sources import MotionSource, Sequence, Split
 from pipeline.training.loader import BatchSet
 from pipeline.training.stage import SPLITS, StageData
@@ -107,7 +107,7 @@ class LiftDataModule(StageData):
         if self.detections.is_projected:
             return
         for split in SPLITS[self.trainer.state.fn]:  # type: ignore[union-attr,index]
-            get_detections(self.source, self.detections, split)
+            load_or_detect(self.source, self.detections, split)
 
     def training_set(self) -> BatchSet:
         """Windows of the training split, re-rendered every `augment_every` epochs."""
@@ -174,8 +174,8 @@ class LiftDataModule(StageData):
         if self.detections.is_projected:
             return [self._project(s, s.name) for s in sequences]
         skeleton = self.lifter.skeleton
-        detections = get_detections(self.source, self.detections, split)
-        self.unseen = conversion(detections.skeleton, skeleton, allow_missing=True).missing
+        detections = load_or_detect(self.source, self.detections, split)
+        self.unseen = make_conversion(detections.skeleton, skeleton, allow_missing=True).missing
         return [
             prepare_sequence(s, skeleton, *detections.of(s.name, skeleton, allow_missing=True))
             for s in sequences
@@ -184,8 +184,8 @@ class LiftDataModule(StageData):
     def _project(self, sequence: Sequence, noise_key: str) -> PreparedSequence:
         """Prepare a sequence with exact or noisy 2D; `noise_key` is the key of the noise."""
         skeleton = self.lifter.skeleton
-        exact = conversion(sequence.skeleton, skeleton).joints(exact_joints2d(sequence))
+        exact = make_conversion(sequence.skeleton, skeleton).joints(exact_joints2d(sequence))
         if self.detections.kind == "exact":
             return prepare_sequence(sequence, skeleton, exact, np.ones(exact.shape[:2]))
-        noisy, score = detection_noise(exact, sequence.fps, self.seed, noise_key)
+        noisy, score = add_detection_noise(exact, sequence.fps, self.seed, noise_key)
         return prepare_sequence(sequence, skeleton, noisy, score)

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.lift.clips import frame_subset
 from pipeline.lift.windows import WholeSequences
 from pipeline.metrics.functional import mpjpe
-from pipeline.metrics.motion_table import QUANTITIES, MotionReport, MotionTable
+from pipeline.metrics.motion_table import QUANTITIES, PoseErrorReport, PoseErrorTable
 from pipeline.metrics.pck import PCK3D
 from pipeline.skeleton import Skeleton
 from pipeline.sources import Split
@@ -52,7 +52,9 @@ class LiftEvaluation:
             "group": sequences.groups,
             "subset": sequences.groups,
         }
-        self.tables = {name: MotionTable(names, joints).to(device) for name, names in rows.items()}
+        self.tables = {
+            name: PoseErrorTable(names, joints).to(device) for name, names in rows.items()
+        }
         self.pck = PCK3D(skeleton).to(device) if with_pck else None
         self.per_sequence = torch.full((len(sequences),), NOT_EVALUATED, device=device)
 
@@ -92,9 +94,9 @@ class LiftEvaluation:
             int(batch["action"]), mean_pose[joints].expand_as(target), target, valid
         )
 
-    def log_errors(self, module: Stage, split: Split, quantities: Sequence[str]) -> MotionReport:
+    def log_errors(self, module: Stage, split: Split, quantities: Sequence[str]) -> PoseErrorReport:
         """Log the errors as means over frames and over actions."""
-        report: MotionReport = self.tables["errors"].compute()
+        report: PoseErrorReport = self.tables["errors"].compute()
         for quantity in quantities:
             value = report.frame_mean[quantity]
             module.log(f"{split}/{quantity}_mm", value, prog_bar=quantity == "mpjpe")
@@ -125,7 +127,7 @@ class LiftEvaluation:
             errors = self.tables["errors"].compute().frame_mean
             module.log("test/of_mean_pose", errors["mpjpe"] / baseline["mpjpe"])
 
-    def summary_lines(self, report: MotionReport, *, mean_pose_known: bool) -> Iterator[str]:
+    def summary_lines(self, report: PoseErrorReport, *, mean_pose_known: bool) -> Iterator[str]:
         """Lines that a test prints below its table of actions.
 
         Args:

@@ -73,7 +73,7 @@ class LifterStage(Stage):
         """Print and show which weights of `pretrained` were loaded."""
         if self.trainer.is_global_zero:
             super().report_weights(report)
-        panels.weights_panel(self.trainer, report)
+        panels.log_weights_panel(self.trainer, report)
 
     def on_train_epoch_start(self) -> None:
         """Pass the progress of the training to the lifter."""

@@ -58,7 +58,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or torch.is_autocast_enabled("cpu")
         or torch.compiler.is_compiling()
         or torch._C._is_tracing()
-        or dispatch_is_observed()
+        or is_dispatch_observed()
         or not x.numel()
     ):
         return F.linear(x, weight, bias)
@@ -73,7 +73,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return out.view(*x.shape[:-1], -1)
 
 
-def dispatch_is_observed() -> bool:
+def is_dispatch_observed() -> bool:
     """Whether a dispatch mode is active, such as FlopCounterMode; it knows only torch's own ops."""
     return torch._C._len_torch_dispatch_stack() > 0
 

@@ -27,7 +27,7 @@ from pipeline.lift.martinez import ZScored
 from pipeline.lift.sequences import PreparedSequence, flip_joints, require_joints3d
 from pipeline.lift.windows import WholeSequences
 from pipeline.metrics.joint_subsets import evaluated_joints
-from pipeline.metrics.motion_table import QUANTITIES, MotionReport
+from pipeline.metrics.motion_table import QUANTITIES, PoseErrorReport
 from pipeline.skeleton import MPI3DHP17
 from pipeline.sources import Split
 from pipeline.training.schedules import Schedule
@@ -112,7 +112,7 @@ class LiftModule(LifterStage):
         self.root_evaluated, self.overlap = root_evaluated, overlap
         self.flip_test, self.smooth, self.frames = flip_test, smooth, frames
         self.register_buffer("mean_pose", torch.zeros(len(net.skeleton), 3))
-        self.report: MotionReport | None = None
+        self.report: PoseErrorReport | None = None
 
     def lift(self, joints2d: Tensor, visible: Tensor) -> Tensor:
         """Lift a clip of any length, every frame once, with flip test and smoothing.
@@ -127,7 +127,7 @@ class LiftModule(LifterStage):
         lifted = self._lift_unsmoothed(joints2d, visible)
         return smooth(lifted, self.smooth) if self.smooth else lifted
 
-    def lift_evaluated(self, joints2d: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    def lift_for_evaluation(self, joints2d: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Lift the frames of a clip that are evaluated, see the argument `frames`.
 
         Args:
@@ -171,7 +171,7 @@ class LiftModule(LifterStage):
         """Evaluate one whole sequence; in a test also the mean pose on it."""
         names = ("joints2d", "visible", "joints3d", "valid")
         joints2d, visible, target, valid = (batch[name][0] for name in names)
-        lifted, is_lifted = self.lift_evaluated(joints2d, visible)
+        lifted, is_lifted = self.lift_for_evaluation(joints2d, visible)
         counted = valid & is_lifted
         action = int(batch["action"])
         self.evaluation.update(action, lifted, target, counted)
@@ -195,7 +195,7 @@ class LiftModule(LifterStage):
         self.print(report.text(self.protocol("test")))
         for line in self.evaluation.summary_lines(report, mean_pose_known=mean_pose_known):
             self.print(line)
-        panels.lift_panels(self.trainer, self._shown_clips(), report, self.net.skeleton)
+        panels.log_lift_panels(self.trainer, self._shown_clips(), report, self.net.skeleton)
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Lift one sequence, (T, J, 3), see `lift`."""

@@ -15,7 +15,7 @@ Position = Literal["before_attention", "after_attention", "after_mlp"]
 """Position of the group module in a block (paper 003, Table VII)."""
 
 
-class GroupModule(nn.Module):
+class GroupAttention(nn.Module):
     """Group module: two convolutions along joints or frames and a skip connection, (B, T, J, C).
 
     The second convolution is initialised with zeros, so that the module starts as the identity.
@@ -51,7 +51,7 @@ class GroupModule(nn.Module):
         return self.conv2(self.norm(F.gelu(self.conv1(rows))))
 
 
-class GroupBlock(Block):
+class GroupAttentionBlock(Block):
     """A transformer block with a group module before the attention, after it, or after the MLP.
 
     Args:
@@ -69,7 +69,7 @@ class GroupBlock(Block):
         self,
         dim: int,
         heads: int,
-        group: GroupModule,
+        group: GroupAttention,
         position: Position,
         *,
         drop_path: float = 0.0,
@@ -164,10 +164,12 @@ class PoseFormer(Lifter):
             if group_attention not in (True, kind):
                 return Block(size, heads, drop_path=rate, dropout=dropout)
             if kind == "spatial":
-                group = GroupModule(size, 5, 1 if groups == "joints" else size, 8)
+                group = GroupAttention(size, 5, 1 if groups == "joints" else size, 8)
             else:
-                group = GroupModule(size, 3, 2 * joints if groups == "joints" else size, joints)
-            return GroupBlock(size, heads, group, position, drop_path=rate, dropout=dropout)
+                group = GroupAttention(size, 3, 2 * joints if groups == "joints" else size, joints)
+            return GroupAttentionBlock(
+                size, heads, group, position, drop_path=rate, dropout=dropout
+            )
 
         rates = drop_path_rates(drop_path, depth)
         self.Spatial_blocks = nn.ModuleList(make_block("spatial", rate) for rate in rates)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.camera import normalise, project, world_to_camera
 from pipeline.errors import DataError
-from pipeline.skeleton import Skeleton, conversion
+from pipeline.skeleton import Skeleton, make_conversion
 from pipeline.sources import Sequence
 
 
@@ -73,7 +73,7 @@ def prepare_sequence(
     normalised = normalise(np.where(visible[..., None], joints2d, 0.0), sequence.camera.size)
     joints3d = None
     if sequence.joints3d is not None:
-        world = conversion(sequence.skeleton, skeleton).joints(sequence.joints3d)
+        world = make_conversion(sequence.skeleton, skeleton).joints(sequence.joints3d)
         in_camera = world_to_camera(world, sequence.camera)
         joints3d = (in_camera - in_camera[:, skeleton.root, None]).astype(np.float32)
         _check_finite(sequence, joints3d)

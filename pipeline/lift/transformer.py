@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.lift.linear import Linear, dispatch_is_observed, linear
+from pipeline.lift.linear import Linear, is_dispatch_observed, linear
 
 Along = Literal["joints", "frames"]
 """Axis of (B, T, J, C) over which tokens attend to each other; the other one is batch."""
@@ -66,7 +66,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     On a CPU plain products are faster for few tokens, and always in bfloat16: 12.3 against
     16.7 ms backward over 17 joints at C=512, but 23.7 against 18.8 ms over 243 frames at C=128.
     """
-    plain = q.shape[-2] <= MAX_PLAIN_TOKENS or q.dtype == torch.bfloat16 or dispatch_is_observed()
+    plain = q.shape[-2] <= MAX_PLAIN_TOKENS or q.dtype == torch.bfloat16 or is_dispatch_observed()
     if q.device.type != "cpu" or not plain:
         return F.scaled_dot_product_attention(q, k, v)
     return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v

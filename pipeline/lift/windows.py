@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline import rng
 from pipeline.lift.clips import PaddedClips, window_starts
-from pipeline.lift.corruption import pretraining_masks
+from pipeline.lift.corruption import sample_pretraining_masks
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.sequences import PreparedSequence, flip_joints, require_joints3d
 from pipeline.training.loader import BatchKey
@@ -84,7 +84,7 @@ class TrainingWindows:
         valid_first, target_frames = first + self.first_frame, self.frames
         if self.flip:
             # The mirrored copy begins behind the rows of all clips.
-            mirrored = draw_mirrored(self.seed, epoch, indices)
+            mirrored = sample_mirrored(self.seed, epoch, indices)
             first[mirrored] += len(self.valid.rows)
         if self.output != "every":
             target_frames -= self.receptive_field - 1
@@ -96,7 +96,7 @@ class TrainingWindows:
             _, T, J = visible.shape
             shares = {"joints": self.joint_mask, "frames": self.frame_mask}
             visible &= torch.from_numpy(
-                pretraining_masks(T, J, self.seed, epoch, indices, **shares)
+                sample_pretraining_masks(T, J, self.seed, epoch, indices, **shares)
             )
             joints2d.masked_fill_(~visible[..., None], 0.0)
         return {
@@ -153,7 +153,7 @@ def _mirrored(clip: NDArray[np.float32], swap: Many[int]) -> NDArray[np.float32]
     return flip_joints(torch.from_numpy(clip), swap).numpy()
 
 
-def draw_mirrored(seed: int, epoch: int, indices: NDArray[np.integer]) -> Tensor:
+def sample_mirrored(seed: int, epoch: int, indices: NDArray[np.integer]) -> Tensor:
     """Draw which samples of a batch are mirrored, each with probability 1/2: their rows, (N,)."""
     draw = rng.uniform(seed, "flip", epoch, indices, lanes=1)[:, 0]
     return torch.from_numpy(np.flatnonzero(draw < 0.5))

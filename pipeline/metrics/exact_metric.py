@@ -9,7 +9,7 @@ from torch.nn import Module
 from torchmetrics import Metric
 
 
-class ExactMetric(Metric):
+class ExactSumMetric(Metric):
     """A torchmetrics `Metric` whose states are moved between devices and never cast."""
 
     full_state_update = False

@@ -104,7 +104,7 @@ def mpjve(predicted: Poses, target: Poses) -> float:
 
     Source: Pavllo et al. 2019 (VideoPose3D), section 5.
     """
-    return motion_errors(predicted, target, order=1).mean().item() * MILLIMETRES
+    return derivative_errors(predicted, target, order=1).mean().item() * MILLIMETRES
 
 
 def acceleration_error(predicted: Poses, target: Poses) -> float:
@@ -119,7 +119,7 @@ def acceleration_error(predicted: Poses, target: Poses) -> float:
 
     Source: Kanazawa et al. 2019 (HMMR).
     """
-    return motion_errors(predicted, target, order=2).mean().item() * MILLIMETRES
+    return derivative_errors(predicted, target, order=2).mean().item() * MILLIMETRES
 
 
 def root_relative(joints: Array, root: int = 0) -> Array:
@@ -318,7 +318,7 @@ def _best_rotations_by_svd(covariance: Tensor) -> tuple[Tensor, Tensor]:
     return (left * signs[:, None]) @ right, (values * signs).sum(-1)
 
 
-def motion_errors(predicted: Poses, target: Poses, order: int) -> Tensor:
+def derivative_errors(predicted: Poses, target: Poses, order: int) -> Tensor:
     """Mean error of the joints' velocities or accelerations at each step of each clip.
 
     Args:

@@ -11,22 +11,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.metrics.exact_metric import ExactMetric
+from pipeline.metrics.exact_metric import ExactSumMetric
 from pipeline.metrics.functional import (
     MILLIMETRES,
     Poses,
     aligned_errors,
     as_tensor,
     check_shapes,
+    derivative_errors,
     joint_distances,
     map_blocks,
-    motion_errors,
     paired_frames,
     scaled_errors,
 )
 
 QUANTITIES = ("mpjpe", "p_mpjpe", "n_mpjpe", "mpjve", "acceleration")
-"""The columns of a `MotionReport`: mm, mm, mm, mm per frame, mm per frame squared."""
+"""The columns of a `PoseErrorReport`: mm, mm, mm, mm per frame, mm per frame squared."""
 
 _MOTION_QUANTITIES = ("mpjve", "acceleration")
 
@@ -38,7 +38,7 @@ km of error in all, hence the same in any order and over any number of processes
 
 
 @dataclass  # not frozen: torchmetrics walks through what compute returns and sets every field
-class MotionRow:
+class PoseErrorRow:
     """Frames and errors of one action, millimetres; see `QUANTITIES`."""
 
     name: str
@@ -51,8 +51,8 @@ class MotionRow:
 
 
 @dataclass
-class MotionReport:
-    """Errors that a `MotionTable` computed, millimetres; see `QUANTITIES`.
+class PoseErrorReport:
+    """Errors that a `PoseErrorTable` computed, millimetres; see `QUANTITIES`.
 
     Args:
         rows: Errors of each action that has frames, in the table's order.
@@ -62,7 +62,7 @@ class MotionReport:
         per_joint: Joint -> MPJPE, mean over all frames.
     """
 
-    rows: list[MotionRow]
+    rows: list[PoseErrorRow]
     frame_mean: dict[str, float]
     action_mean: dict[str, float]
     per_joint: dict[str, float]
@@ -95,7 +95,7 @@ class MotionReport:
         return "\n".join([protocol, head, rule, *body[:-2], rule, *body[-2:]])
 
 
-class MotionTable(ExactMetric):
+class PoseErrorTable(ExactSumMetric):
     """Errors per action and per joint over whole sequences, with exact sums under DDP.
 
     Call `update` once per sequence, with all its frames, in one process: the result is then the
@@ -152,8 +152,8 @@ class MotionTable(ExactMetric):
             use = as_tensor(valid).to(a.device, torch.bool)
         pairs = use[1:] & use[:-1]
         triples = pairs[1:] & pairs[:-1]
-        velocities = motion_errors(a, b, order=1)[0][pairs]
-        accelerations = motion_errors(a, b, order=2)[0][triples]
+        velocities = derivative_errors(a, b, order=1)[0][pairs]
+        accelerations = derivative_errors(a, b, order=2)[0][triples]
         a, b = a[use], b[use]
         distances = map_blocks(joint_distances, a, b) if len(a) else a.new_zeros(a.shape[:2])
         columns = [distances.mean(1)]
@@ -169,17 +169,17 @@ class MotionTable(ExactMetric):
         sums = sums.to(self.sums.device, torch.float64)
         return torch.round(sums * _STEPS_PER_MM) / _STEPS_PER_MM
 
-    def compute(self) -> MotionReport:
+    def compute(self) -> PoseErrorReport:
         """Errors of all sequences so far; a mean over nothing is NaN."""
         frames = self.counts[:, 0]
         means = (self.sums / self.counts)[frames > 0]
         rows = [
-            MotionRow(self.actions[i], int(frames[i]), *means[n].tolist())
+            PoseErrorRow(self.actions[i], int(frames[i]), *means[n].tolist())
             for n, i in enumerate(frames.nonzero()[:, 0].tolist())
         ]
         overall = self.sums.sum(0) / self.counts.sum(0)
         joints = self.joint_sums / frames.sum()
-        return MotionReport(
+        return PoseErrorReport(
             rows,
             dict(zip(QUANTITIES, overall.tolist(), strict=True)),
             dict(zip(QUANTITIES, means.nanmean(0).tolist(), strict=True)),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import DataError
-from pipeline.metrics.exact_metric import ExactMetric
+from pipeline.metrics.exact_metric import ExactSumMetric
 
 SIGMAS = np.array(
     [0.026] + [0.025] * 2 + [0.035] * 2 + [0.079] * 2 + [0.072] * 2 + [0.062] * 2
@@ -144,7 +144,7 @@ def oks_ap(
     return dict(zip(AP_NAMES, map(float, evaluation.stats), strict=True))
 
 
-class OksAP(ExactMetric):
+class OksAP(ExactSumMetric):
     """COCO's ten metrics of all people that `update` was called with, in any order and process.
 
     Args:

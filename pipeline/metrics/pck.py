@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.metrics.exact_metric import ExactMetric
+from pipeline.metrics.exact_metric import ExactSumMetric
 from pipeline.metrics.functional import MILLIMETRES, as_tensor, check_shapes
 from pipeline.metrics.joint_subsets import LIMB_JOINTS, SIDES, joints_3dpck
 from pipeline.skeleton import MPI3DHP17, MPII16, Skeleton
 
 
-class PCK(ExactMetric):
+class PCK(ExactSumMetric):
     """Share of joints found within a fraction of the person's size (correct keypoints, PCK).
 
     PCK@a = mean of [|predicted - target| <= a scale] over the joints that count.
@@ -107,7 +107,7 @@ def pck3d(
     return shares["pck3d@150mm"], shares["auc"]
 
 
-class PCK3D(ExactMetric):
+class PCK3D(ExactSumMetric):
     """3DPCK at 150 mm and AUC of everything that `update` was called with; see `pck3d`.
 
     Args:
@@ -158,7 +158,7 @@ class PCK3D(ExactMetric):
         return {"pck3d@150mm": shares[-1].item(), "auc": shares.mean().item()}
 
 
-class PCKh(ExactMetric):
+class PCKh(ExactSumMetric):
     """Share of MPII's joints found within a fraction of the head's size.
 
     Convention:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.metrics.exact_metric import ExactMetric
+from pipeline.metrics.exact_metric import ExactSumMetric
 from pipeline.metrics.functional import (
     MILLIMETRES,
     Poses,
     aligned_errors,
+    derivative_errors,
     map_blocks,
-    motion_errors,
     paired_frames,
     scaled_errors,
     visible_errors,
 )
 
 
-class _MeanError(ExactMetric):
+class _MeanError(ExactSumMetric):
     """Mean of errors: their sum and count in float64, summed over processes."""
 
     higher_is_better = False
@@ -75,4 +75,4 @@ class MPJVE(_MeanError):
 
     def update(self, predicted: Poses, target: Poses) -> None:
         """Add predicted and true clips, metres, (..., T, J, 3)."""
-        self._add(motion_errors(predicted, target, order=1))
+        self._add(derivative_errors(predicted, target, order=1))

@@ -20,20 +20,20 @@ from pipeline.mocap.bvh import FASTEST, SLOWEST
 from pipeline.mocap.mapping import JointMapping, read_mapping
 from pipeline.mocap.preparation import (
     apply_bone_lengths,
-    draw_bone_lengths,
+    find_good_frames,
     floor_height,
-    good_frames,
     read_recording,
     resample,
+    sample_bone_lengths,
 )
 from pipeline.mocap.recordings import (
     Recording,
-    choose_recordings,
     cmu_digests,
     file_digests,
     read_splits,
+    select_recordings,
 )
-from pipeline.skeleton import H36M17, Skeleton, conversion
+from pipeline.skeleton import H36M17, Skeleton, make_conversion
 from pipeline.sources import Images, Sequence, Split
 
 VERSION = 1
@@ -184,7 +184,9 @@ class Mocap:
             DataError: If no frame is good.
         """
         joints, rate = self._converted[recording.name]
-        valid = good_frames(len(joints), self.fps, rate, self._mapping.drop_first, recording.bad)
+        valid = find_good_frames(
+            len(joints), self.fps, rate, self._mapping.drop_first, recording.bad
+        )
         if not valid.any():
             raise DataError(f"{self.folder}: {recording.name} has no good frame; exclude it")
         joints3d = joints.astype(np.float64)
@@ -192,7 +194,7 @@ class Mocap:
         joints3d[..., 2] -= floor_height(joints3d, self.skeleton) if floor is None else floor
         if self.own_bodies:
             joints3d = apply_bone_lengths(
-                joints3d, self.skeleton, draw_bone_lengths(self.seed, recording.subject)
+                joints3d, self.skeleton, sample_bone_lengths(self.seed, recording.subject)
             )
         if self.cameras == "human36m":
             path = joints3d[valid, self.skeleton.root, :2]
@@ -238,7 +240,7 @@ class Mocap:
             if missing:
                 raise DataError(f"{self.folder}: lacks {missing[0]}; convert the recordings again")
             return converted
-        files = choose_recordings(wanted, self.folder)
+        files = select_recordings(wanted, self.folder)
         digests = file_digests(files)
         if self.splits == "cmu":
             _check_released(files, digests)
@@ -272,7 +274,7 @@ def _as_h36m17(joints3d: NDArray[np.float32], skeleton: Skeleton) -> NDArray[np.
     """Joints (T, J, 3) as H36M17; the highest joint replaces those that the skeleton lacks."""
     if skeleton is H36M17:
         return joints3d
-    converted = conversion(skeleton, H36M17, allow_missing=True).joints(joints3d)
+    converted = make_conversion(skeleton, H36M17, allow_missing=True).joints(joints3d)
     highest = np.take_along_axis(joints3d, joints3d[..., 2:].argmax(axis=1, keepdims=True), 1)
     return np.where(np.isnan(converted), highest, converted)
 

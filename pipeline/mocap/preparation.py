@@ -115,7 +115,7 @@ def _source_positions(
     return before, np.clip(positions - before, 0.0, 1.0)
 
 
-def good_frames(
+def find_good_frames(
     frames: int, fps: float, source: float, dropped: int, bad: Many[tuple[int, int]]
 ) -> NDArray[np.bool_]:
     """Mask of the resampled frames whose nearest file frame is not bad, (T,).
@@ -140,7 +140,7 @@ def floor_height(joints3d: NDArray[np.float64], skeleton: Skeleton) -> float:
     return float(np.percentile(joints3d[:, ankles, 2], 5)) if ankles else 0.0
 
 
-def draw_bone_lengths(seed: int, subject: str) -> dict[str, float]:
+def sample_bone_lengths(seed: int, subject: str) -> dict[str, float]:
     """Random bone lengths of a subject, metres, by the joint (no side) where the bone ends."""
     draw = rng.uniform(f"{seed}:{subject}", "bones", lanes=len(BONES))
     return {
@@ -160,7 +160,7 @@ def apply_bone_lengths(
     Args:
         joints3d: World metres, floor at z = 0, (T, J, 3).
         skeleton: H36M17.
-        bones: Bone lengths, metres, as `draw_bone_lengths` returns them.
+        bones: Bone lengths, metres, as `sample_bone_lengths` returns them.
 
     Raises:
         UsageError: If the joints are of another set than H36M17.

@@ -153,7 +153,7 @@ def find_recordings(root: Path) -> dict[str, list[Path]]:
     return found
 
 
-def choose_recordings(recordings: Iterable[Recording], root: Path) -> list[Path]:
+def select_recordings(recordings: Iterable[Recording], root: Path) -> list[Path]:
     """The file of each recording below a folder.
 
     Raises:

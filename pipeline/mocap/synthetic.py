@@ -16,8 +16,8 @@ from pipeline.mocap.choreography import (
     BOUNDS,
     CHANNELS,
     VARIATION_WEIGHTS,
+    make_pose,
     mirror_poses,
-    pose,
 )
 from pipeline.mocap.render import PinholeCameras, RenderedImages, RenderedSequence
 from pipeline.skeleton import H36M17
@@ -79,7 +79,7 @@ def joint_angles(action: str, frames: int, generator: np.random.Generator) -> Ar
     if choreography.shuffled:
         order = generator.integers(len(choreography.keys), size=count)
     keys = choreography.keys[order % len(choreography.keys)]
-    standing = pose()
+    standing = make_pose()
     amplitude = generator.uniform(0.8, 1.15) + 0.08 * generator.standard_normal((count, 1))
     variation = choreography.variation * generator.standard_normal(keys.shape)
     style = 5.0 * generator.standard_normal(len(CHANNELS))
@@ -116,7 +116,7 @@ def forward_kinematics(angles: Array, bones: dict[str, float]) -> Array:
         legs straight down. A bent knee (90 degrees) puts the ankle behind it:
 
         >>> bones = {bone: low for bone, (low, high) in BONES.items()}
-        >>> bent = forward_kinematics(pose(hip=0, splay=0, turnout=0, knee=90)[None], bones)[0]
+        >>> bent = forward_kinematics(make_pose(hip=0, splay=0, turnout=0, knee=90)[None], bones)[0]
         >>> round(float((bent[6] - bent[5])[0]), 3)
         -0.438
 
@@ -192,7 +192,7 @@ def put_on_ground(joints: Array, hop: Array) -> Array:
 
 def make_body(seed: int, subject: str) -> dict[str, float]:
     """Bone lengths of a subject, metres, sampled from `BONES`; half of the variation is shared."""
-    generator = rng.generator(seed, "body", subject)
+    generator = rng.make_generator(seed, "body", subject)
     shared, own = generator.random(), generator.random(len(BONES))
     return {
         bone: low + (high - low) * (0.5 * shared + 0.5 * share)
@@ -209,7 +209,7 @@ def make_motion(seed: int, subject: str, action: str, frames: int) -> NDArray[np
     """
     if action not in ACTIONS:
         raise UsageError(f"no action {action!r}; the embedded people can {', '.join(ACTIONS)}")
-    angles = joint_angles(action, frames, rng.generator(seed, "motion", subject, action))
+    angles = joint_angles(action, frames, rng.make_generator(seed, "motion", subject, action))
     joints = put_on_ground(
         forward_kinematics(angles, make_body(seed, subject)), angles[:, CHANNELS.index("hop")]
     ).astype(np.float32)
@@ -328,7 +328,7 @@ class Synthetic:
         frame = (rng.uniform(*key, "frame", lanes=1)[:, 0] * len(all_frames)).astype(np.int64)
         joints3d = all_frames[frame]
         cameras = _sample_cameras(joints3d, key)
-        seeds = rng.bits(*key, "look", lanes=2).astype(np.int64) & 0x7FFFFFFF
+        seeds = rng.random_bits(*key, "look", lanes=2).astype(np.int64) & 0x7FFFFFFF
         in_camera = cameras.to_camera(joints3d.astype(np.float64))
         joints2d = cameras.project(in_camera).astype(np.float32)
         labelled = np.all((joints2d >= 0) & (joints2d <= np.array(IMAGE_SIZE) - 1), axis=-1)

@@ -67,7 +67,7 @@ def export_videopose3d(source: Mocap, folder: Path) -> list[Path]:
             if valid is None:
                 valid = np.ones(len(joints3d), bool)
             action = f"{recording.kind.replace(' ', '_')} {recording.name}"
-            for n, run in enumerate(valid_runs(valid)):
+            for n, run in enumerate(valid_segments(valid)):
                 name = action if n == 0 else f"{action} {n + 1}"
                 clip = joints3d[run]
                 positions.setdefault(subject, {})[name] = clip[:, LAYOUT]
@@ -89,10 +89,10 @@ def export_videopose3d(source: Mocap, folder: Path) -> list[Path]:
     ]
 
 
-def valid_runs(valid: NDArray[np.bool_]) -> list[slice]:
+def valid_segments(valid: NDArray[np.bool_]) -> list[slice]:
     """Ranges of at least `SHORTEST` consecutive good frames.
 
-    >>> valid_runs(np.array([1] * 12 + [0] + [1] * 3 + [0] * 2 + [1] * 10, bool))
+    >>> valid_segments(np.array([1] * 12 + [0] + [1] * 3 + [0] * 2 + [1] * 10, bool))
     [slice(0, 12, None), slice(18, 28, None)]
     """
     edges = np.flatnonzero(np.diff(np.concatenate([[False], valid, [False]]).astype(np.int8)))

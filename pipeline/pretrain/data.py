@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from pipeline.camera import random_cameras
 from pipeline.errors import DataError
 from pipeline.lift.clips import PaddedClips, window_starts
-from pipeline.lift.corruption import pretraining_masks, pretraining_noise
+from pipeline.lift.corruption import sample_pretraining_masks, sample_pretraining_noise
 from pipeline.lift.lifter import Lifter
-from pipeline.lift.windows import draw_mirrored, mirror_samples
-from pipeline.skeleton import Skeleton, conversion
+from pipeline.lift.windows import mirror_samples, sample_mirrored
+from pipeline.skeleton import Skeleton, make_conversion
 from pipeline.sources import MotionSource, Split
 from pipeline.training.loader import BatchKey, BatchSet
 from pipeline.training.stage import StageData
@@ -82,12 +82,12 @@ class ProjectedClips:
         joints3d = torch.from_numpy(in_camera - in_camera[:, :, self.root, None])
         exact2d = torch.from_numpy(projected)
         if self.flip:
-            mirrored = draw_mirrored(self.seed, epoch, indices)
+            mirrored = sample_mirrored(self.seed, epoch, indices)
             mirror_samples(exact2d, mirrored, self.swap)
             mirror_samples(joints3d, mirrored, self.swap)
         B, T, J, _ = exact2d.shape
-        noise = self.noise * pretraining_noise(T, self.seed, epoch, indices)
-        visible = pretraining_masks(
+        noise = self.noise * sample_pretraining_noise(T, self.seed, epoch, indices)
+        visible = sample_pretraining_masks(
             T, J, self.seed, epoch, indices, joints=self.joint_mask, frames=self.frame_mask
         )
         joints2d = torch.where(
@@ -179,7 +179,7 @@ class PretrainDataModule(StageData):
                 )
             digest = hashlib.sha256(sequence.joints3d.tobytes()).digest()
             if digest not in recordings:
-                world = conversion(sequence.skeleton, skeleton).joints(sequence.joints3d)
+                world = make_conversion(sequence.skeleton, skeleton).joints(sequence.joints3d)
                 valid = np.ones(len(world), bool) if sequence.valid is None else sequence.valid
                 recordings[digest] = (world.astype(np.float32), valid)
         if not recordings:

@@ -69,7 +69,7 @@ class PretrainModule(LifterStage):
             self.log(f"{split}/{name}_mm", metric, prog_bar=name == "mpjpe", on_epoch=True)
         if not self.clips_shown and self.trainer.is_global_zero:
             clips = [_recovered_clip(batch, predicted, i) for i in range(min(4, len(predicted)))]
-            panels.pretrain_panels(self.trainer, clips, self.net.skeleton, split=split)
+            panels.log_pretrain_panels(self.trainer, clips, self.net.skeleton, split=split)
         self.clips_shown = True
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:

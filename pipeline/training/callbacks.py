@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from pipeline import rng
-from pipeline.errors import NumbersError
+from pipeline.errors import NonFiniteError
 from pipeline.files import writing
 from pipeline.training.console import format_duration, print_line
 
@@ -99,7 +99,7 @@ class NonFiniteGuard(Callback):
         listed = [
             ", ".join(map(str, part[:16])) + (" …" if len(part) > 16 else "") for part in samples
         ]
-        raise NumbersError(
+        raise NonFiniteError(
             f"{problem} at step {trainer.global_step}, samples "
             f"{'; of the next process '.join(listed) or 'unknown'}; the weights and checkpoints "
             "have not changed in this step; lower the learning rate or check those samples"

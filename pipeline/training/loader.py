@@ -105,7 +105,7 @@ class SeededSampler(Sampler[BatchKey]):
             for start in starts[skip:]:
                 yield self.epoch, samples[start : start + self.batch_size]
             return
-        order = rng.generator(self.seed, "order", self.epoch).permutation(self.count)
+        order = rng.make_generator(self.seed, "order", self.epoch).permutation(self.count)
         for start, end in list(zip(starts, [*starts[1:], self.count], strict=True))[skip:]:
             yield self.epoch, order[start:end][rank::world]
 

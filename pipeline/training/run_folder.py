@@ -281,7 +281,7 @@ def newest_checkpoint(
             _check_checkpoint(path, digest)
         except DataError as error:
             report(f"heatlift: warning: {error}")
-            rename_to_bad(path)
+            mark_as_damaged(path)
             found_invalid = True
             continue
         if found_invalid:
@@ -298,7 +298,7 @@ def step_in_name(path: Path) -> int:
     return int(number) if number.isdecimal() else -1
 
 
-def rename_to_bad(path: Path) -> None:
+def mark_as_damaged(path: Path) -> None:
     """Append `.bad` to the name of an invalid file, so that it is not used again."""
     with contextlib.suppress(OSError):
         path.rename(f"{path}.bad")

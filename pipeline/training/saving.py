@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from pipeline.errors import DataError, NumbersError, ProcessLostError
+from pipeline.errors import DataError, NonFiniteError, ProcessLostError
 from pipeline.files import torch_files
 from pipeline.training.checkpoints import WEIGHTS_ONLY
 from pipeline.training.console import print_line
@@ -18,7 +18,7 @@ from pipeline.training.metrics_file import MetricsFile, finite_or_none, read_met
 from pipeline.training.run_folder import (
     CALLBACK_STATE_KEY,
     Run,
-    rename_to_bad,
+    mark_as_damaged,
     step_in_name,
 )
 
@@ -151,7 +151,7 @@ class CheckpointCallback(Callback):
         name, mode = self.monitor
         value = finite_or_none(trainer.callback_metrics[name])
         if value is None:
-            raise NumbersError(
+            raise NonFiniteError(
                 f"{name} is not finite at step {trainer.global_step}; best.ckpt has not changed"
             )
         if self.best is None or (value < self.best if mode == "min" else value > self.best):
@@ -202,6 +202,6 @@ class CheckpointCallback(Callback):
             torch_files.read_checkpoint(path)
         except DataError as error:
             print_line(f"heatlift: warning: {error}")
-            rename_to_bad(path)
+            mark_as_damaged(path)
             return None
         return path

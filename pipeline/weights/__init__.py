@@ -2,7 +2,13 @@
 
 from pipeline import lazy_names
 
-__all__ = ["import_weights", "load_published", "read_published", "read_statistics", "weights_in"]
+__all__ = [
+    "extract_weights",
+    "import_weights",
+    "load_published",
+    "read_published",
+    "read_statistics",
+]
 
 __getattr__ = lazy_names(
     __name__,
@@ -11,6 +17,6 @@ __getattr__ = lazy_names(
         "load_published": "matching",
         "read_published": "published_files",
         "read_statistics": "matching",
-        "weights_in": "published_files",
+        "extract_weights": "published_files",
     },
 )

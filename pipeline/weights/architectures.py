@@ -20,7 +20,7 @@ Sizes = dict[str, Any]
 """Arguments of a network."""
 
 
-class Network(NamedTuple):
+class PublishedNetwork(NamedTuple):
     """A network whose published weights can be imported.
 
     Args:
@@ -185,39 +185,39 @@ def _infer_joints(weights: Weights) -> Sizes:
 
 
 NETWORKS = {
-    "mixste": Network(
+    "mixste": PublishedNetwork(
         "pipeline.lift.MixSTE",
         "STEblocks.0.attn.qkv.weight",
         _infer_mixste,
     ),
-    "poseformer": Network(
+    "poseformer": PublishedNetwork(
         "pipeline.lift.PoseFormer",
         "Spatial_blocks.0.attn.qkv.weight",
         _infer_mixste,
     ),
-    "videopose3d": Network(
+    "videopose3d": PublishedNetwork(
         "pipeline.lift.VideoPose3D",
         "expand_conv.weight",
         _infer_videopose3d,
     ),
-    "martinez": Network(
+    "martinez": PublishedNetwork(
         "pipeline.lift.Martinez",
         "w1.weight",
         _infer_martinez,
     ),
-    "hrnet": Network(
+    "hrnet": PublishedNetwork(
         "pipeline.heatmap.HRNet",
         "stage2.0.branches.0.0.conv1.weight",
         _infer_hrnet,
         {17: "COCO17", 16: "MPII16"},
     ),
-    "simple_baseline": Network(
+    "simple_baseline": PublishedNetwork(
         "pipeline.heatmap.SimpleBaseline",
         "deconv_layers.0.weight",
         _infer_simple_baseline,
         {17: "COCO17", 16: "MPII16"},
     ),
-    "san": Network(
+    "san": PublishedNetwork(
         "pipeline.integral.SAN",
         "deconv_layers.0.weight",
         _infer_san,

@@ -18,7 +18,7 @@ from pipeline.skeleton import SKELETONS
 from pipeline.training.transfer import WeightsReport
 from pipeline.weights.architectures import NETWORKS, Sizes, infer_sizes, network_names
 from pipeline.weights.matching import Part, match_weights, rename_weights
-from pipeline.weights.published_files import open_source
+from pipeline.weights.published_files import open_weights
 
 
 def import_weights(
@@ -67,7 +67,7 @@ def import_weights(
     """
     _check_arguments(file, as_, output, skeleton)
     stage = NETWORKS[as_].stage
-    source = open_source(file)
+    source = open_weights(file)
     sizes = infer_sizes(file, as_, rename_weights(source.weights, source.origin)[0], skeleton)
     expected = _empty_network(file, as_, sizes).state_dict()
     matched, report = match_weights(expected, source, part, stats)

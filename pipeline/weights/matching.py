@@ -17,7 +17,7 @@ from pipeline.errors import DataError, UsageError
 from pipeline.files.archive import Npz
 from pipeline.skeleton import H36M17
 from pipeline.training.transfer import WeightsReport
-from pipeline.weights.published_files import PublishedWeights, open_source
+from pipeline.weights.published_files import PublishedWeights, open_weights
 
 Part = Literal["whole", "base", "backbone"]
 """Loaded part: everything; all except modules that start as the identity; or the trunk alone."""
@@ -80,7 +80,7 @@ def load_published(
         UsageError: If there is no such part.
     """
     expected = net.state_dict()
-    matched, report = match_weights(expected, open_source(source), part, stats)
+    matched, report = match_weights(expected, open_weights(source), part, stats)
     net.load_state_dict(expected | matched)
     return report
 

@@ -49,12 +49,12 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         DataError: If the file is missing, damaged, holds anything but tensors and plain or NumPy
-            values, claims more than it holds, or has no weights; see also `weights_in`.
+            values, claims more than it holds, or has no weights; see also `extract_weights`.
     """
-    return weights_in(read_foreign_torch(Path(path)), str(path))
+    return extract_weights(read_foreign_torch(Path(path)), str(path))
 
 
-def weights_in(content: Any, source: str = "state dict") -> dict[str, Tensor]:
+def extract_weights(content: Any, source: str = "state dict") -> dict[str, Tensor]:
     """The weights in a loaded file: at the top, or under one of `WRAPPERS`, without `module.`.
 
     Args:
@@ -122,7 +122,7 @@ def _find_weights(content: Any) -> tuple[Any, tuple[str, ...]]:
     return state, tuple(others)
 
 
-def open_source(source: str | Path | Mapping[str, Any]) -> PublishedWeights:
+def open_weights(source: str | Path | Mapping[str, Any]) -> PublishedWeights:
     """The weights in a file or in a loaded state dict.
 
     Raises:
@@ -134,5 +134,5 @@ def open_source(source: str | Path | Mapping[str, Any]) -> PublishedWeights:
     else:
         content = read_foreign_torch(Path(source))
         origin, digest = str(source), file_digest(Path(source))
-    weights = weights_in(content, origin)
+    weights = extract_weights(content, origin)
     return PublishedWeights(origin, digest, weights, _find_weights(content)[1])

@@ -1,4 +1,4 @@
-"""Plain commands refuse what they cannot read in one line, and find what a run was made on."""
+"""Plain commands: configs, errors in one line, the newest run, and values passed by make."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.errors import UsageError
 from pipeline.experiments.demo import _finished_steps
 from pipeline.training.run_folder import FINISHED, Run, open_run
 
-pytestmark = pytest.mark.filterwarnings("default")  # `cli.run` decides which of them to show
+pytestmark = pytest.mark.filterwarnings("default")  # `cli.launch` sets the filters
 
 ODD = {
     "data: {}\ndata: {}\n": "odd.yaml: line 1: duplicate key data",
@@ -38,12 +38,12 @@ READERS = {
 
 
 @pytest.fixture
-def refused(tmp_path, monkeypatch, capsys):
-    """Runs `heatlift WORDS` in a folder of its own; exit code and the one line on stderr."""
+def run_with_error(tmp_path, monkeypatch, capsys):
+    """Run `heatlift ARGUMENTS` in an empty folder; return the exit code and the error line."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*words):
-        code = main(list(words))
+    def run(*arguments):
+        code = main(list(arguments))
         err = capsys.readouterr().err
         assert err.count("\n") == 1, err
         return code, err.removeprefix("heatlift: error: ").strip()
@@ -53,30 +53,30 @@ def refused(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("text", ODD)
-def test_an_odd_config_is_refused_with_its_name_by_every_reader(reader, text, refused, tmp_path):
+def test_every_reader_of_configs_names_a_wrong_config(reader, text, run_with_error, tmp_path):
     (tmp_path / "odd.yaml").write_text(text)
-    code, line = refused(*READERS[reader])
+    code, line = run_with_error(*READERS[reader])
     assert code == 2
     assert line.startswith(ODD[text])
     assert not (tmp_path / "canary").exists()
 
 
-def test_a_config_that_names_no_data_cannot_say_what_is_newest(refused):
-    code, line = refused("newest", "lift", "--data", "sweeps/paper003_frames")
+def test_newest_needs_a_config_with_data(run_with_error):
+    code, line = run_with_error("newest", "lift", "--data", "sweeps/paper003_frames")
     assert (code, line.partition(";")[0]) == (2, "sweeps/paper003_frames: has no data.source")
 
 
 @pytest.mark.parametrize(
     "given", [["-c", "x"], ["--config", "x"], ["--config=x"], ["-c=x"], ["-cx"]]
 )
-def test_a_config_is_found_however_it_is_given(given, tmp_path, monkeypatch):
+def test_a_config_is_found_in_every_spelling_of_the_option(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yaml").write_text("data: {source: {class_path: A}}")
     assert resolve_configs([*given, "--name", "a"]) == ["-c", "x.yaml", "--name", "a"]
 
 
 def finished(folder, source):
-    """A finished run of a 2D stage on some data."""
+    """Make a finished run of a 2D stage on a data source."""
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "best.ckpt").write_text("")
     settings = {"data": {"source": source}}
@@ -85,37 +85,37 @@ def finished(folder, source):
 
 
 @pytest.mark.parametrize("given", [("--detector", "newest"), ("--detector=newest",)])
-def test_the_newest_detector_is_that_of_the_folder_however_it_is_spelled(
-    given, tmp_path, monkeypatch
-):
+def test_the_newest_detector_is_one_on_the_same_folder(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yaml").write_text("data: {source: {class_path: A, init_args: {root: b}}}")
     finished(tmp_path / "runs/heatmap/a", {"class_path": "A", "init_args": {"root": "../x/b"}})
     with pytest.raises(UsageError, match="no finished 2D stage on this data"):
         expand_configs(["-c", "x.yaml", *given])
     root = ["--data.source.init_args.root", str(tmp_path.parent / "x" / "b")]
-    words = expand_configs(["-c", "x.yaml", *root, *given])
-    assert words[-2:] == ["--detector", "runs/heatmap/a/checkpoints/best.ckpt"]
+    expanded = expand_configs(["-c", "x.yaml", *root, *given])
+    assert expanded[-2:] == ["--detector", "runs/heatmap/a/checkpoints/best.ckpt"]
 
 
-def test_a_config_without_data_leaves_the_data_of_another_alone(tmp_path):
+def test_a_config_without_data_does_not_change_the_data_of_another(tmp_path):
     (tmp_path / "data.yaml").write_text("data: {source: {class_path: A, init_args: {root: b}}}")
     (tmp_path / "net.yaml").write_text("model: {}")
-    words = expand_configs(["-c", str(tmp_path / "data.yaml"), "-c", str(tmp_path / "net.yaml")])
-    assert json.loads(words[1]) == {"class_path": "A", "init_args": {"root": "b"}}
+    configs = ["-c", str(tmp_path / "data.yaml"), "-c", str(tmp_path / "net.yaml")]
+    assert json.loads(expand_configs(configs)[1]) == {"class_path": "A", "init_args": {"root": "b"}}
     assert expand_configs(["-c", str(tmp_path / "net.yaml")]) == []
 
 
 @pytest.mark.parametrize("text", ['{"demoheat', "[3]", '{"demoheatmap": "runs/gone"}', "", "3"])
-def test_notes_of_a_demo_that_are_damaged_are_set_aside_and_it_begins_anew(text, tmp_path, capsys):
-    notes = tmp_path / "demo.json"
-    notes.write_text(text)
-    assert _finished_steps(notes) == {}
-    assert f"warning: {notes} names no finished runs" in capsys.readouterr().out
+def test_a_damaged_progress_file_of_a_demo_is_renamed_and_it_starts_from_the_beginning(
+    text, tmp_path, capsys
+):
+    progress = tmp_path / "demo.json"
+    progress.write_text(text)
+    assert _finished_steps(progress) == {}
+    assert f"warning: {progress} names no finished runs" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["demo.json.bad"]
 
 
-def test_a_demo_goes_on_behind_the_steps_that_it_had_finished(tmp_path):
+def test_an_interrupted_demo_is_resumed_after_its_finished_steps(tmp_path):
     finished(tmp_path / "heat", {})
     done = {"demoheatmap": str(tmp_path / "heat")}
     (tmp_path / "demo.json").write_text(json.dumps(done))
@@ -123,18 +123,18 @@ def test_a_demo_goes_on_behind_the_steps_that_it_had_finished(tmp_path):
 
 
 @pytest.mark.parametrize("number", ["", "x", "-1"])
-def test_a_rank_that_is_no_number_is_named(number, refused, monkeypatch):
+def test_a_rank_that_is_not_a_number_is_an_error(number, run_with_error, monkeypatch):
     monkeypatch.setenv("RANK", number)
-    assert refused("newest", "lift") == (
+    assert run_with_error("newest", "lift") == (
         2,
         f"RANK is {number!r}, not a number; unset it, or use torchrun",
     )
 
 
-def test_a_folder_that_cannot_be_made_ends_with_5(refused, tmp_path):
+def test_a_folder_that_cannot_be_made_ends_with_5(run_with_error, tmp_path):
     (tmp_path / "file").write_text("")
     line = "file: cannot be made (File exists); give another folder"
-    assert refused("data", "convert", "npz", "a.npz", "file/x.npz") == (5, line)
+    assert run_with_error("data", "convert", "npz", "a.npz", "file/x.npz") == (5, line)
 
 
 @pytest.mark.parametrize(
@@ -145,45 +145,45 @@ def test_a_folder_that_cannot_be_made_ends_with_5(refused, tmp_path):
         TypeError("Got unsupported ScalarType BFloat16"),
     ],
 )
-def test_two_precisions_that_meet_are_explained(error):
+def test_an_error_about_two_precisions_is_explained(error):
     line, code = explain.explain_error(error)
     assert line.endswith("if the precision is bf16-true or 16-true, use bf16-mixed")
     assert code == 2
 
 
-def test_a_file_that_is_missing_is_no_folder_that_cannot_be_made():
+def test_a_missing_file_is_not_explained_as_a_folder_that_cannot_be_made():
     with pytest.raises(FileNotFoundError) as missing:
         open("nowhere")  # noqa: PTH123, SIM115
     assert explain.explain_error(missing.value)[1] == 1
 
 
-TAKEN = {
+VARIABLES = {
     "heatmap": ("ROOT", "NAME", "DATA", "CONFIG"),
     "detect": ("ROOT", "DATA", "DETECTOR"),
     "pretrain": ("ROOT", "NAME", "DATA", "CONFIG"),
     "lift": ("ROOT", "NAME", "DATA", "CONFIG", "DETECTOR"),
     "results": ("ROOT", "DATA"),
 }
-"""Target -> what it takes from the command line of make."""
+"""Make target -> variables that it passes on."""
 
 
-@pytest.mark.parametrize("target", TAKEN)
-def test_make_passes_on_values_as_they_were_given(target):
-    given = {"ROOT": "/a  b", "NAME": "it's; $HOME", "DATA": "c (d).yaml", "DETECTOR": "e f.ckpt"}
-    given |= {"CONFIG": "g&h i.yaml", "PRETRAINED": "newest"}
-    words = [f"{name}={value.replace('$', '$$')}" for name, value in given.items()]
+@pytest.mark.parametrize("target", VARIABLES)
+def test_make_passes_values_unchanged(target):
+    values = {"ROOT": "/a  b", "NAME": "it's; $HOME", "DATA": "c (d).yaml", "DETECTOR": "e f.ckpt"}
+    values |= {"CONFIG": "g&h i.yaml", "PRETRAINED": "newest"}
+    assignments = [f"{name}={value.replace('$', '$$')}" for name, value in values.items()]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     root = Path(__file__).parents[2]
     planned = subprocess.run(
-        ["make", "-n", target, *words],
+        ["make", "-n", target, *assignments],
         cwd=root,
         env=clean,
         capture_output=True,
         text=True,
         check=True,
     )
-    said = set(shlex.split(planned.stdout))
-    assert {given[name] for name in TAKEN[target]} <= said
+    arguments = set(shlex.split(planned.stdout))
+    assert {values[name] for name in VARIABLES[target]} <= arguments
 
 
 def test_the_newest_run_is_one_on_the_same_root(tmp_path, capsys):
@@ -192,7 +192,7 @@ def test_the_newest_run_is_one_on_the_same_root(tmp_path, capsys):
     run.checkpoints.mkdir()
     (run.checkpoints / "best.ckpt").touch()
     run.write(state=FINISHED, finished=1.0, checkpoint="checkpoints/best.ckpt")
-    words = ["newest", "heatmap", "--data", "data/coco", "--runs", str(tmp_path), "--root"]
-    assert main([*words, str(Path.cwd() / "images")]) == 0
+    arguments = ["newest", "heatmap", "--data", "data/coco", "--runs", str(tmp_path), "--root"]
+    assert main([*arguments, str(Path.cwd() / "images")]) == 0
     assert capsys.readouterr().out.strip() == str(run.checkpoints / "best.ckpt")
-    assert main([*words, "elsewhere"]) == 2
+    assert main([*arguments, "elsewhere"]) == 2

@@ -22,8 +22,8 @@ def own_cache(tmp_path, monkeypatch):
 def data(capsys):
     """Run `heatlift data ARGUMENTS`; return the exit code, its output and its errors."""
 
-    def run(*words):
-        code = main(["data", *map(str, words)])
+    def run(*arguments):
+        code = main(["data", *map(str, arguments)])
         printed = capsys.readouterr()
         assert code == 0 or printed.err.count("\n") == 1, printed.err
         return code, printed.out, printed.err
@@ -60,8 +60,8 @@ def test_skip_bad_leaves_out_damaged_photographs_and_names_them(data, tmp_path):
     cut.write_bytes(cut.read_bytes()[:100])
     code, _, error = data("validate", folder)
     assert code == 4
-    for words in (["--skip-bad"], ["--skip-bad", "1"]):
-        code, printed, _ = data("validate", folder, *words)
+    for arguments in (["--skip-bad"], ["--skip-bad", "1"]):
+        code, printed, _ = data("validate", folder, *arguments)
         assert code == 0
         assert f"skipped {cut}: ends before its end marker" in printed
         assert "3 people" in printed
@@ -148,15 +148,15 @@ def test_a_converted_recording_is_a_person_for_the_motion_capture_source(data, t
 def test_exported_archives_are_read_back(data, tmp_path, shared):
     table = tmp_path / "few.csv"
     table.write_text("sequence,subject,split,kind\n09_12,09,train,navigate\n10_03,10,test,soccer\n")
-    words = ["--data.source.init_args.root", shared / "data" / "cmu_mocap" / "bvh"]
-    words += ["--data.source.init_args.splits", table]
+    arguments = ["--data.source.init_args.root", shared / "data" / "cmu_mocap" / "bvh"]
+    arguments += ["--data.source.init_args.splits", table]
     code, printed, error = data(
         "export",
         "--format",
         "videopose3d",
         "-c",
         "data/mocap",
-        *words,
+        *arguments,
         "--output",
         tmp_path / "out",
     )
@@ -167,7 +167,7 @@ def test_exported_archives_are_read_back(data, tmp_path, shared):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "message"),
+    ("arguments", "code", "message"),
     [
         (["ls", "nowhere"], 4, "nowhere: is not a folder"),
         (["validate", "."], 4, "no known layout"),
@@ -188,9 +188,9 @@ def test_exported_archives_are_read_back(data, tmp_path, shared):
         (["get", "amass"], 2, "amass"),
     ],
 )
-def test_bad_input_is_one_line(data, tmp_path, monkeypatch, words, code, message):
+def test_bad_input_is_one_line(data, tmp_path, monkeypatch, arguments, code, message):
     monkeypatch.chdir(tmp_path)
-    ended, _, error = data(*words)
+    ended, _, error = data(*arguments)
     assert (ended, message in error) == (code, True), error
 
 

@@ -1,4 +1,4 @@
-"""A wrong command line or config gives one line and its exit code, before anything runs."""
+"""Stages: a wrong command line or config gives one line and an exit code before anything runs."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from pipeline.files import digests, torch_files
 from pipeline.training.run_folder import read_state
 
 LIFT = TINY["lift"]
-pytestmark = pytest.mark.filterwarnings("default")  # `cli.run` decides which of them to show
+pytestmark = pytest.mark.filterwarnings("default")  # `cli.launch` sets the filters
 
 
 @pytest.fixture
-def refused(tmp_path, monkeypatch, capsys):
-    """Runs `heatlift ARGUMENTS` in an empty folder; exit code and the one line on stderr."""
+def run_with_error(tmp_path, monkeypatch, capsys):
+    """Run `heatlift ARGUMENTS` in an empty folder; return the exit code and the error line."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
     for stage, text in TINY.items():
         (tmp_path / f"{stage}.yaml").write_text(text)
 
-    def run(*words, config=None):
+    def run(*arguments, config=None):
         if config is not None:
             (tmp_path / "x.yaml").write_text(config)
-        code = main(list(words or ("lift", "fit", "-c", "x.yaml")))
+        code = main(list(arguments or ("lift", "fit", "-c", "x.yaml")))
         err = capsys.readouterr().err
         assert err.count("\n") == 1, err
         assert err.startswith("heatlift: error: ")
@@ -60,20 +60,20 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_bad_config_is_refused_in_one_line(kind, refused, tmp_path):
-    (old, new), said = CONFIGS[kind]
-    code, line = refused(config=LIFT.replace(old, new))
+def test_an_error_in_a_config_is_one_line(kind, run_with_error, tmp_path):
+    (old, new), message = CONFIGS[kind]
+    code, line = run_with_error(config=LIFT.replace(old, new))
     assert code == 2
-    assert said in line
+    assert message in line
     assert not (tmp_path / "canary").exists()
     assert not (tmp_path / "runs").exists()
 
 
-def test_aliases_that_unfold_into_a_billion_values_are_refused(refused):
+def test_aliases_that_unfold_into_a_billion_values_raise_an_error(run_with_error):
     lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     for before, name in zip("abcdefgh", "bcdefghi", strict=True):
         lines.append(f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]")
-    code, line = refused(config="\n".join(lines))
+    code, line = run_with_error(config="\n".join(lines))
     assert code == 2
     assert "more than 100,000 values" in line
 
@@ -81,7 +81,7 @@ def test_aliases_that_unfold_into_a_billion_values_are_refused(refused):
 @pytest.mark.parametrize("place", ["evil_module.X", "os.system", "torch.hub.load", "builtins.eval"])
 @pytest.mark.parametrize("where", ["net", "callback"])
 def test_a_class_outside_the_allow_list_is_never_imported(
-    place, where, refused, tmp_path, monkeypatch
+    place, where, run_with_error, tmp_path, monkeypatch
 ):
     (tmp_path / "evil_module.py").write_text("open('canary', 'w')\nclass X: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -90,7 +90,7 @@ def test_a_class_outside_the_allow_list_is_never_imported(
         if where == "net"
         else LIFT.replace("trainer: {", f"trainer: {{callbacks: [{{class_path: {place}}}], ")
     )
-    code, line = refused(config=config)
+    code, line = run_with_error(config=config)
     assert code == 2
     assert f"{place} is not on the allow-list" in line
     assert not (tmp_path / "canary").exists()
@@ -125,50 +125,59 @@ LINES = {
 }
 
 
-@pytest.mark.parametrize("words", LINES, ids=lambda words: " ".join(words))
-def test_a_bad_command_line_is_refused_in_one_line(words, refused):
-    code, line = refused(*words)
+@pytest.mark.parametrize("arguments", LINES, ids=lambda arguments: " ".join(arguments))
+def test_an_error_in_a_command_line_is_one_line(arguments, run_with_error):
+    code, line = run_with_error(*arguments)
     assert code == 2
-    assert LINES[words] in line
+    assert LINES[arguments] in line
 
 
-def test_a_config_that_is_not_text_is_named(refused, tmp_path):
+def test_a_config_that_is_not_text_is_named(run_with_error, tmp_path):
     (tmp_path / "x.yaml").write_bytes(bytes(range(256)))
-    assert refused() == (2, "x.yaml: is not text (UTF-8); give a YAML file")
+    assert run_with_error() == (2, "x.yaml: is not text (UTF-8); give a YAML file")
 
 
-def test_a_file_that_is_not_there_ends_with_4(refused):
-    words = ("lift", "test", "-c", "lift.yaml", "--ckpt_path", "no.ckpt")
-    assert refused(*words) == (4, "no.ckpt: no such checkpoint; check the path")
+def test_a_file_that_is_not_there_ends_with_4(run_with_error):
+    arguments = ("lift", "test", "-c", "lift.yaml", "--ckpt_path", "no.ckpt")
+    assert run_with_error(*arguments) == (4, "no.ckpt: no such checkpoint; check the path")
 
 
-def test_a_checkpoint_of_another_stage_is_refused(refused, uninterrupted):
+def test_a_checkpoint_of_another_stage_is_an_error(run_with_error, uninterrupted):
     uninterrupted("pretrain")
     (path,) = (uninterrupted.folders[("pretrain",)] / "checkpoints").glob("best.ckpt")
-    code, line = refused("lift", "test", "-c", "lift.yaml", "--ckpt_path", str(path))
+    code, line = run_with_error("lift", "test", "-c", "lift.yaml", "--ckpt_path", str(path))
     assert (code, line) == (2, f"{path}: is a checkpoint of stage pretrain; this is lift")
 
 
 def test_a_checkpoint_is_tested_without_the_pretrained_weights_of_its_run(heatlift, uninterrupted):
     uninterrupted("lift")
     best = uninterrupted.folders["lift",] / "checkpoints" / "best.ckpt"
-    words = ("lift", "test", "-c", "lift.yaml", "--model.pretrained", "newest", "--name", "again")
-    child = heatlift(*words, "--ckpt_path", best)
+    arguments = (
+        "lift",
+        "test",
+        "-c",
+        "lift.yaml",
+        "--model.pretrained",
+        "newest",
+        "--name",
+        "again",
+    )
+    child = heatlift(*arguments, "--ckpt_path", best)
     assert child.wait() == 0, child.stderr
     assert f"weights    {best}" in child.stdout
 
 
-def test_the_death_of_a_loader_process_has_its_exit_code_wherever_it_is_noticed():
+def test_the_death_of_a_dataloader_worker_has_an_exit_code_wherever_it_is_raised():
     line, code = explain.explain_error(
         RuntimeError("DataLoader worker (pid 7) is killed by signal: 9")
     )
     assert (line.split(" (")[0], code) == ("a DataLoader worker was killed", 6)
-    meanwhile = EOFError("amid a batch")
-    meanwhile.__context__ = RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
-    assert explain.explain_error(meanwhile) == (line, 6)
+    later = EOFError("during a batch")
+    later.__context__ = RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
+    assert explain.explain_error(later) == (line, 6)
 
 
-def test_a_folder_of_detections_counts_by_its_contents(tmp_path):
+def test_the_digest_of_a_folder_depends_on_its_contents(tmp_path):
     folder = tmp_path / "found"
     (folder / "a").mkdir(parents=True)
     (folder / "a" / "1.json").write_text("{}")
@@ -179,26 +188,34 @@ def test_a_folder_of_detections_counts_by_its_contents(tmp_path):
     assert len({before, renamed, digests.folder_digest(folder)}) == 3
 
 
-def test_a_file_of_ones_own_that_has_the_name_of_another_module_is_refused(refused, tmp_path):
+def test_an_imported_file_with_the_name_of_another_module_is_an_error(run_with_error, tmp_path):
     (tmp_path / "random.py").write_text("seed = 4\n")
-    code, line = refused(*FIT, "--import", "random.py")
+    code, line = run_with_error(*FIT, "--import", "random.py")
     assert (code, line) == (
         2,
         "--import random.py: there is another module random; rename the file",
     )
 
 
-def test_classes_of_ones_own_come_in_with_import(heatlift, tmp_path):
+def test_own_classes_are_imported_with_import(heatlift, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from pipeline.lift import MixSTE\n\n\nclass Mine(MixSTE):\n    '''A lifter.'''\n"
     )
     (tmp_path / "own.yaml").write_text(LIFT.replace("pipeline.lift.MixSTE", "mine.Mine"))
-    words = ("lift", "fit", "-c", "own.yaml", *COMMANDS["lift"][4:], "--trainer.max_epochs", "1")
-    child = heatlift(*words, "--import", "mine.py")
+    arguments = (
+        "lift",
+        "fit",
+        "-c",
+        "own.yaml",
+        *COMMANDS["lift"][4:],
+        "--trainer.max_epochs",
+        "1",
+    )
+    child = heatlift(*arguments, "--import", "mine.py")
     assert child.wait() == 0, child.stderr
 
 
-def test_a_prediction_writes_what_it_finds(heatlift, uninterrupted, tmp_path):
+def test_predict_writes_a_file_per_sequence(heatlift, uninterrupted, tmp_path):
     uninterrupted("lift")
     best = uninterrupted.folders["lift",] / "checkpoints" / "best.ckpt"
     child = heatlift("lift", "predict", *COMMANDS["lift"][2:], "--ckpt_path", best)
@@ -212,7 +229,7 @@ def test_a_prediction_writes_what_it_finds(heatlift, uninterrupted, tmp_path):
             assert str(found["name"])
 
 
-def test_plugins_of_ones_own_come_beside_heatlifts(heatlift, tmp_path):
+def test_own_plugins_are_added_to_those_of_heatlift(heatlift, tmp_path):
     plugin = ("--trainer.plugins", "lightning.pytorch.plugins.DoublePrecision")
     child = heatlift(*COMMANDS["lift"], *plugin, "--trainer.max_epochs", "1")
     assert child.wait() == 0, child.stderr
@@ -221,24 +238,24 @@ def test_plugins_of_ones_own_come_beside_heatlifts(heatlift, tmp_path):
     assert {value.dtype for value in best["state_dict"].values()} == {torch.float64}
 
 
-def test_a_page_that_cannot_be_written_does_not_cost_the_run(heatlift, tmp_path):
-    words = (*COMMANDS["lift"], "--trainer.max_epochs", "1", "--name", "page")
-    killed = heatlift(*words, faults=[("at", "saved", 2, "kill")])
+def test_a_run_finishes_if_its_page_cannot_be_written(heatlift, tmp_path):
+    arguments = (*COMMANDS["lift"], "--trainer.max_epochs", "1", "--name", "page")
+    killed = heatlift(*arguments, faults=[("at", "saved", 2, "kill")])
     assert killed.wait() == -9
     (tmp_path / "runs" / "lift" / "page" / "index.html").unlink(missing_ok=True)
     (tmp_path / "runs" / "lift" / "page" / "index.html").mkdir()
-    child = heatlift(*words)
+    child = heatlift(*arguments)
     assert child.wait() == 0, child.stderr
     assert "index.html" in child.stderr
     assert read_state(tmp_path / "runs" / "lift" / "page")["state"] == "finished"
 
 
-def test_a_class_of_ones_own_that_was_changed_begins_another_run(heatlift, tmp_path):
+def test_a_changed_own_class_starts_another_run(heatlift, tmp_path):
     (tmp_path / "mine.py").write_text("from pipeline.lift import MixSTE\nMine = MixSTE\n")
-    words = (*COMMANDS["lift"], "--import", "mine.py")
-    assert heatlift(*words, faults=[("at", "saved", 3, "kill")]).wait() == -9
+    arguments = (*COMMANDS["lift"], "--import", "mine.py")
+    assert heatlift(*arguments, faults=[("at", "saved", 3, "kill")]).wait() == -9
     (tmp_path / "mine.py").write_text("from pipeline.lift import MixSTE\nMine = None\n")
-    child = heatlift(*words, "--trainer.max_steps", "1")
+    child = heatlift(*arguments, "--trainer.max_steps", "1")
     assert child.wait() == 0, child.stderr
     assert "is unfinished and had other settings (import.mine.py: " in child.stdout
 
@@ -263,7 +280,7 @@ FOREIGN = ("os.system", "subprocess.Popen", "builtins.eval", "torch.hub.load", "
 
 
 def spoiled(chance):
-    """A config with one thing wrong, and which class it may not import."""
+    """A config with one error, and the kind of the error."""
     kind = chance.choice(["typo", "value", "twice", "foreign", "deep", "tag"])
     lines = LIFT.strip().splitlines()
     if kind == "typo":

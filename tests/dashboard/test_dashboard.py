@@ -24,7 +24,7 @@ from pipeline.dashboard import (
 )
 from pipeline.dashboard.wandb_logger import make_wandb_loggers
 from pipeline.errors import UsageError
-from pipeline.metrics.motion_table import QUANTITIES, MotionTable
+from pipeline.metrics.motion_table import QUANTITIES, PoseErrorTable
 from pipeline.skeleton import H36M17
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.transfer import WeightsReport
@@ -122,7 +122,7 @@ def clip(name, error):
 
 
 def report():
-    table = MotionTable(["walk", "sit"], H36M17.joints)
+    table = PoseErrorTable(["walk", "sit"], H36M17.joints)
     table.update(0, WALK + np.float32(0.01), WALK)
     table.update(1, WALK + np.float32(0.03), WALK)
     return table.compute()
@@ -164,7 +164,7 @@ def test_an_offline_run_keeps_metrics_images_videos_and_tables_in_its_folder(
     folder = tmp_path / "run"
     logger = wandb_for(folder, config={"lr": 0.1, "api_key": "secret-7"})
     trainer = trainer_in(folder, *logger)
-    module = Line(lambda trainer: panels.lift_panels(trainer, [clip("walk", 30)], report()))
+    module = Line(lambda trainer: panels.log_lift_panels(trainer, [clip("walk", 30)], report()))
     with caplog.at_level(logging.INFO):
         trainer.fit(module, batches(), batches())
         trainer.test(module, batches(), verbose=False)
@@ -243,7 +243,7 @@ def test_secrets_never_reach_the_settings(tmp_path, monkeypatch):
 
 def test_a_run_writes_a_page_with_its_metrics_curves_images_videos_and_tables(trainer, caplog):
     folder = Path(trainer.default_root_dir)
-    module = Line(lambda trainer: panels.lift_panels(trainer, [clip("walk", 30)], report()))
+    module = Line(lambda trainer: panels.log_lift_panels(trainer, [clip("walk", 30)], report()))
     trainer.fit(module, batches(), batches())
     trainer.test(module, batches(), verbose=False)
     page = (folder / "index.html").read_text()
@@ -268,8 +268,8 @@ def test_what_comes_from_files_is_escaped(tmp_path, trainer):
     state = {"name": "<script>alert(1)</script>", "settings": {"a": "</pre><b>"}}
     (folder / "run.json").write_text(json.dumps(state))
     (folder / "metrics.csv").write_text("step,name,value\n1,val/<i>x,0.5\n2,val/<i>x,0.25\n")
-    show.show_image(trainer, "val/a", np.zeros((8, 8, 3), np.uint8), "<img onerror=1>")
-    show.show_table(trainer, "t", ["<th>"], [["<td>"]])
+    show.log_image(trainer, "val/a", np.zeros((8, 8, 3), np.uint8), "<img onerror=1>")
+    show.log_table(trainer, "t", ["<th>"], [["<td>"]])
     page = callback.write_index(folder).read_text()
     for tag in ("<script", "<i>", "</pre><b>", "<img onerror", "<th><th>", "<td><td>"):
         assert tag not in page
@@ -287,7 +287,7 @@ def test_the_page_of_a_chain_leads_to_each_stage(tmp_path, trainer):
     heatmap = tmp_path / "runs" / "heatmap" / "a b"
     heatmap.mkdir(parents=True)
     (heatmap / "metrics.csv").write_text("step,name,value\n9,test/pck_0.1,0.9125\n")
-    show.show_image(trainer, "test/poses", np.zeros((8, 8, 3), np.uint8))
+    show.log_image(trainer, "test/poses", np.zeros((8, 8, 3), np.uint8))
     out = callback.write_chain_index([heatmap, lift], tmp_path / "runs" / "index.html")
     page = out.read_text()
     assert page.index("heatmap/a%20b/index.html") < page.index("lift/demo/index.html")
@@ -297,21 +297,21 @@ def test_the_page_of_a_chain_leads_to_each_stage(tmp_path, trainer):
 
 def test_a_table_is_written_as_csv_with_plain_cells(trainer):
     rows = [["walk", np.float32(12.34567), 3], ["sit", float("nan"), np.int64(4)]]
-    show.show_table(trainer, "test/per_action", ["action", "mm", "frames"], rows)
+    show.log_table(trainer, "test/per_action", ["action", "mm", "frames"], rows)
     path = Path(trainer.default_root_dir) / "tables" / "test-per_action.csv"
     read = list(csv.reader(path.read_text().splitlines()))
     assert read == [["action", "mm", "frames"], ["walk", "12.3457", "3"], ["sit", "", "4"]]
 
 
 def test_the_weights_table_names_the_status_of_each_weight(trainer):
-    panels.weights_panel(trainer, WeightsReport("file", "d1", ("a", "b"), ("head",), ("old",)))
+    panels.log_weights_panel(trainer, WeightsReport("file", "d1", ("a", "b"), ("head",), ("old",)))
     table = (Path(trainer.default_root_dir) / "tables" / "weights.csv").read_text()
     assert table.splitlines()[1:] == ["a,loaded", "b,loaded", "head,kept", "old,dropped"]
 
 
 def test_the_worst_clip_becomes_the_first_video(trainer):
     clips = [clip("good", 5), clip("bad", 80), clip("lost", float("nan")), clip("fair", 20)]
-    panels.lift_panels(trainer, clips, report(), videos=2)
+    panels.log_lift_panels(trainer, clips, report(), videos=2)
     folder = Path(trainer.default_root_dir) / "images"
     captions = json.loads((folder / "captions.json").read_text())
     assert captions["test-worst_clip_1-000000.webm"].startswith("lost")
@@ -333,8 +333,8 @@ def test_the_2d_stage_and_pretraining_show_their_images(trainer, caplog):
         "score": rng.random(17),
         "name": "7",
     }
-    panels.heatmap_panels(trainer, [example, example, example], H36M17)
-    panels.pretrain_panels(trainer, [clip("walk", 30)], H36M17)
+    panels.log_heatmap_panels(trainer, [example, example, example], H36M17)
+    panels.log_pretrain_panels(trainer, [clip("walk", 30)], H36M17)
     names = sorted(p.name for p in (Path(trainer.default_root_dir) / "images").glob("*.png"))
     shown = ("corruption", "heatmap_sheet", "heatmaps", "recovered")
     assert names == [f"val-{name}-000000.png" for name in shown]
@@ -350,7 +350,7 @@ def test_only_the_first_and_the_newest_versions_of_an_image_are_kept(trainer):
     (folder / "val-a-000000.webm").write_bytes(b"")
     progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress
     progress.optimizer.step.total.completed = 30
-    show.show_image(trainer, "val/a", np.zeros((4, 4, 3), np.uint8))
+    show.log_image(trainer, "val/a", np.zeros((4, 4, 3), np.uint8))
     steps = sorted(int(p.stem[-6:]) for p in folder.glob("val-a-*.png"))
     assert steps == [5, *range(22, 31)]
     assert len(list(folder.glob("*"))) == 12
@@ -360,8 +360,8 @@ def test_an_image_that_cannot_be_written_costs_a_warning(tmp_path, trainer, capl
     folder = Path(trainer.default_root_dir)
     folder.mkdir(parents=True)
     (folder / "images").write_text("in the way")
-    show.show_image(trainer, "val/a", np.zeros((4, 4, 3), np.uint8))
-    show.show_video(trainer, "val/b", [], 25.0)
+    show.log_image(trainer, "val/a", np.zeros((4, 4, 3), np.uint8))
+    show.log_video(trainer, "val/b", [], 25.0)
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "the run goes on" in caplog.text
 

@@ -13,7 +13,7 @@ from pipeline.__main__ import main
 from pipeline.cli.configs import shipped_configs
 from pipeline.datasets.human36m import Human36M
 from pipeline.lift.sequences import exact_joints2d
-from pipeline.skeleton import BODY25, COCO17, H36M17, HALPE26, conversion
+from pipeline.skeleton import BODY25, COCO17, H36M17, HALPE26, make_conversion
 
 TWO_STEPS = [
     *("--wandb", "off", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"),
@@ -193,7 +193,9 @@ def test_detectors_of_the_papers_train_on_their_photographs(path, heatlift, tmp_
 
 def converted(sequence, skeleton):
     """Exact 2D of a sequence in a detector's joints: x, y, score, (T, J, 3); 0 where unknown."""
-    joints2d = conversion(H36M17, skeleton, allow_missing=True).joints(exact_joints2d(sequence))
+    joints2d = make_conversion(H36M17, skeleton, allow_missing=True).joints(
+        exact_joints2d(sequence)
+    )
     score = np.isfinite(joints2d[..., :1]) * 0.9
     return np.concatenate([np.nan_to_num(joints2d), score], axis=-1)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.datasets.coco import Coco
-from pipeline.datasets.mixed import Mixed, convert_joint_set
+from pipeline.datasets.mixed import MixedSource, convert_joint_set
 from pipeline.datasets.mpii import Mpii
 from pipeline.errors import UsageError
 from pipeline.skeleton import COCO17, H36M17
@@ -14,7 +14,7 @@ from pipeline.skeleton import COCO17, H36M17
 def test_mixed_samples_keep_their_order_images_and_joints_by_name(tmp_path):
     coco = Coco(str(fabricate.coco(tmp_path / "coco")))
     mpii = Mpii(str(fabricate.mpii(tmp_path / "mpii")))
-    mixed = Mixed([coco, mpii]).samples("val")
+    mixed = MixedSource([coco, mpii]).samples("val")
     first, second = coco.samples("val"), mpii.samples("val")
     assert len(mixed) == len(mixed.images) == 8
     assert mixed.skeleton is H36M17
@@ -42,4 +42,4 @@ def test_a_made_up_joint_is_labelled_only_if_all_its_sources_are(tmp_path):
 
 def test_an_unknown_joint_set_is_a_wrong_option():
     with pytest.raises(UsageError, match="H37M"):
-        Mixed([Coco("nowhere")], skeleton="H37M")
+        MixedSource([Coco("nowhere")], skeleton="H37M")

@@ -28,7 +28,7 @@ from pipeline.detections.cache import (
     detect,
     detect_jobs,
     detect_sequences,
-    get_detections,
+    load_or_detect,
 )
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import DataError, UsageError
@@ -359,7 +359,7 @@ def trained(tmp_path, monkeypatch):
 
 
 def test_training_makes_few_detections_itself_and_finds_those_of_the_command(trained, tmp_path):
-    detections = get_detections(Walks("a"), DetectionRequest.parse(str(trained)), "test")
+    detections = load_or_detect(Walks("a"), DetectionRequest.parse(str(trained)), "test")
     entry = content(Store(tmp_path / "cache"))
     assert detections.of("walk 2")[0].shape == (PIECE_SIZE + CPU_BATCH_SIZE + 5, 17, 2)
     detect(Walks("b"), trained, "test", accelerator="cpu", batch_size=7)
@@ -368,7 +368,7 @@ def test_training_makes_few_detections_itself_and_finds_those_of_the_command(tra
 
 def test_training_does_not_make_many_detections_but_prints_the_command(trained):
     with pytest.raises(UsageError, match="151 images are more than 100") as caught:
-        get_detections(
+        load_or_detect(
             Walks("a b", (3, 4)), DetectionRequest.parse(str(trained)), "test", limit=100
         )
     line = str(caught.value).partition("first run: ")[2]
@@ -376,7 +376,7 @@ def test_training_does_not_make_many_detections_but_prints_the_command(trained):
     words = ["heatlift", "detect", name, "--source.folder=a b", "--source.people=[3, 4]"]
     assert shlex.split(line) == [*words, f"--detector={trained}", "--split=test"]
     detect(Walks("a b", (3, 4)), trained, "test", accelerator="cpu")
-    assert get_detections(
+    assert load_or_detect(
         Walks("a b", (3, 4)), DetectionRequest.parse(str(trained)), "test", limit=100
     ).of("walk 1")
 
@@ -389,15 +389,15 @@ def test_the_command_makes_all_splits_on_several_processes(trained, tmp_path, ca
 
 
 def test_one_process_of_many_makes_all_pieces_alone(trained, tmp_path):
-    get_detections(Walks("a"), DetectionRequest.parse(str(trained)), "test")
+    load_or_detect(Walks("a"), DetectionRequest.parse(str(trained)), "test")
     alone = content(Store(tmp_path / "cache"))
     shutil.rmtree(tmp_path / "cache")
 
     def prepare(fabric: Fabric) -> None:
         if fabric.global_rank == 0:
-            get_detections(Walks("a"), DetectionRequest.parse(str(trained)), "test")
+            load_or_detect(Walks("a"), DetectionRequest.parse(str(trained)), "test")
         fabric.barrier()
-        assert get_detections(Walks("a"), DetectionRequest.parse(str(trained)), "test", limit=0).of(
+        assert load_or_detect(Walks("a"), DetectionRequest.parse(str(trained)), "test", limit=0).of(
             "walk 1"
         )
 
@@ -406,11 +406,11 @@ def test_one_process_of_many_makes_all_pieces_alone(trained, tmp_path):
 
 
 def test_the_number_of_threads_changes_no_bit(trained, tmp_path):
-    get_detections(Walks("a"), DetectionRequest.parse(str(trained)), "test")
+    load_or_detect(Walks("a"), DetectionRequest.parse(str(trained)), "test")
     alone = content(Store(tmp_path / "cache"))
     shutil.rmtree(tmp_path / "cache")
     torch.set_num_threads(2)
-    get_detections(Walks("a"), DetectionRequest.parse(str(trained)), "test")
+    load_or_detect(Walks("a"), DetectionRequest.parse(str(trained)), "test")
     assert content(Store(tmp_path / "cache")) == alone
 
 

@@ -11,7 +11,7 @@ from pipeline.datasets.videopose3d import read_videopose3d, skeleton_by_symmetry
 from pipeline.detections.formats import read_detections
 from pipeline.errors import DataError
 from pipeline.files.archive import Npz
-from pipeline.skeleton import BODY25, COCO17, H36M17, HALPE26, MPII16, conversion
+from pipeline.skeleton import BODY25, COCO17, H36M17, HALPE26, MPII16, make_conversion
 
 
 def person(joints, frame, score=0.8, shift=0.0):
@@ -88,7 +88,10 @@ def test_openpose_is_a_folder_with_a_file_per_frame(tmp_path):
 
 
 def test_openposes_and_halpes_joints_become_ours_by_name():
-    body, halpe = conversion(BODY25, H36M17, allow_missing=True), conversion(HALPE26, H36M17)
+    body, halpe = (
+        make_conversion(BODY25, H36M17, allow_missing=True),
+        make_conversion(HALPE26, H36M17),
+    )
     assert body.missing == ("head",)
     assert halpe.missing == ()
     x = np.arange(25.0)[:, None] * [1, 1]

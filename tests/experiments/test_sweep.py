@@ -189,12 +189,12 @@ def test_a_changed_config_makes_other_runs(tmp_path):
         ("method: grid", "method: grid\nmethod: grid", "duplicate key method"),
     ],
 )
-def test_what_is_no_sweep_is_refused(tmp_path, before, after, message):
+def test_a_file_that_is_not_a_sweep_is_an_error(tmp_path, before, after, message):
     with pytest.raises(UsageError, match=message):
         read_sweep(written(tmp_path, SWEEP.replace(before, after, 1)))
 
 
-def test_parameters_without_values_are_refused(tmp_path):
+def test_parameters_without_values_are_an_error(tmp_path):
     text = SWEEP.partition("parameters:")[0] + "parameters: 3"
     with pytest.raises(UsageError, match="parameters are 3; give options with their values"):
         read_sweep(written(tmp_path, text))

@@ -10,11 +10,11 @@ import scipy.io  # noqa: F401  (imported before warnings become errors)
 import torch
 
 from pipeline.datasets.coco import Coco
-from pipeline.datasets.mixed import Mixed
+from pipeline.datasets.mixed import MixedSource
 from pipeline.datasets.mpii import Mpii
 from pipeline.datasets.photos import select_samples
 from pipeline.heatmap.benchmark_metrics import CocoMetric, MpiiMetric, make_benchmark_metrics
-from pipeline.skeleton import COCO17, H36M17, MPII16, conversion
+from pipeline.skeleton import COCO17, H36M17, MPII16, make_conversion
 
 CPU = torch.device("cpu")
 
@@ -42,7 +42,7 @@ def test_exact_joints_have_an_ap_of_one_and_the_protocol_names_the_boxes(tmp_pat
 
 def test_joints_that_a_network_lacks_count_as_missed(tmp_path):
     samples = Coco(str(fabricate.coco(tmp_path))).samples("test")
-    body = conversion(COCO17, H36M17, allow_missing=True).joints(samples.joints2d)
+    body = make_conversion(COCO17, H36M17, allow_missing=True).joints(samples.joints2d)
     benchmark_metric = updated(CocoMetric(samples.truths[0], H36M17, CPU), samples, body)
     assert benchmark_metric.compute()[0] < 0.5
     assert "counted as missed: left_eye, right_eye, left_ear" in benchmark_metric.protocol()
@@ -93,7 +93,7 @@ def test_without_head_boxes_the_head_size_is_from_neck_to_crown(tmp_path):
 def test_each_benchmark_metric_of_mixed_sources_counts_its_own_people(tmp_path):
     coco, mpii = fabricate.coco(tmp_path / "coco"), fabricate.mpii(tmp_path / "mpii")
     sources = [Mpii(str(mpii)), Coco(str(coco))]
-    samples = Mixed(sources, skeleton="COCO17").samples("test")
+    samples = MixedSource(sources, skeleton="COCO17").samples("test")
     assert [truth.rows.tolist() for truth in samples.truths] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     exact = np.nan_to_num(samples.joints2d)
     of_mpii, of_coco = make_benchmark_metrics(samples.truths, COCO17, CPU)
@@ -113,7 +113,7 @@ def test_left_out_photographs_take_their_truth_with_them(tmp_path):
 def compute_both(root, rows):
     """Values of both metrics for some people, with errors of a pixel or two."""
     sources = [Mpii(f"{root}/mpii"), Coco(f"{root}/coco")]
-    samples = Mixed(sources, skeleton="MPII16").samples("test")
+    samples = MixedSource(sources, skeleton="MPII16").samples("test")
     noise = np.random.default_rng(0).normal(0, 1.2, samples.joints2d.shape)
     benchmark_metrics = make_benchmark_metrics(samples.truths, MPII16, CPU)
     for benchmark_metric in benchmark_metrics:

@@ -18,7 +18,7 @@ from pipeline.integral.relations import joint_relations
 from pipeline.integral.san import PositionAttention
 from pipeline.integral.volumes import expectation
 from pipeline.mocap.synthetic import Synthetic
-from pipeline.skeleton import H36M17, H36M18, conversion
+from pipeline.skeleton import H36M17, H36M18, make_conversion
 from pipeline.training import checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -256,7 +256,7 @@ def test_errors_are_those_of_seventeen_joints_and_come_per_action(tmp_path, caps
     (results,) = run.test(module, data, verbose=False)
     found = torch.cat([batch["joints3d"] for batch in run.predict(module, data)]).numpy()
     samples = data.source.samples("test")
-    poses = conversion(H36M18, H36M17).joints(found)
+    poses = make_conversion(H36M18, H36M17).joints(found)
     error = (poses - poses[:, :1]) - (samples.joints3d - samples.joints3d[:, :1])
     error = np.linalg.norm(error, axis=-1).mean(1) * 1000
     assert len(poses) == 8

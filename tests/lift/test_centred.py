@@ -9,7 +9,7 @@ import torch
 from memorise import memorise
 from scipy.spatial.transform import Rotation
 
-from pipeline.lift import Centred, Lifter, Martinez, MixSTE, VideoPose3D
+from pipeline.lift import CentredLifter, Lifter, Martinez, MixSTE, VideoPose3D
 from pipeline.lift.sequences import flip_joints
 
 
@@ -36,7 +36,7 @@ def people(B, T, spread=0.1):
 def test_input_is_that_of_a_camera_rotated_with_scipy():
     joints2d = people(1, 1)
     net = Rays()
-    Centred(net, focal=2.0, zoom=1.5)(joints2d)
+    CentredLifter(net, focal=2.0, zoom=1.5)(joints2d)
     rays = torch.cat([joints2d[0, 0] / 2, torch.ones(17, 1)], -1).double().numpy()
     yaw = math.atan2(rays[0, 0], rays[0, 2])
     pitch = math.atan2(rays[0, 1], math.hypot(rays[0, 0], rays[0, 2]))
@@ -49,7 +49,7 @@ def test_input_is_that_of_a_camera_rotated_with_scipy():
 
 def test_output_is_rotated_back_to_the_real_camera():
     joints2d = people(2, 3)
-    lifted = Centred(Rays(3), focal=2.0, zoom=0.5)(joints2d)
+    lifted = CentredLifter(Rays(3), focal=2.0, zoom=0.5)(joints2d)
     # zoom x focal = 1: the net gets rays, and rotated back they are the rays of the input
     expected = joints2d / 2
     assert torch.allclose(
@@ -64,31 +64,33 @@ def test_a_frame_without_its_root_is_turned_towards_the_mean_of_its_joints():
     with_root = joints2d.clone()
     with_root[..., 0, :] = joints2d[visible].mean(0)
     net = Rays()
-    Centred(net)(joints2d, visible)
+    CentredLifter(net)(joints2d, visible)
     without_root = net.received
     visible[..., 0] = True
-    Centred(net)(with_root, visible)
+    CentredLifter(net)(with_root, visible)
     assert torch.allclose(without_root[..., 1:, :], net.received[..., 1:, :], atol=1e-6)
     assert torch.equal(without_root[..., 5, :], joints2d[..., 5, :])
 
 
 def test_a_frame_without_visible_joints_gives_finite_output():
-    lifted = Centred(Martinez(width=8))(torch.zeros(2, 1, 17, 2), torch.zeros(2, 1, 17).bool())
+    lifted = CentredLifter(Martinez(width=8))(
+        torch.zeros(2, 1, 17, 2), torch.zeros(2, 1, 17).bool()
+    )
     assert torch.isfinite(lifted).all()
 
 
 def test_a_mirrored_image_gives_the_mirrored_rays():
     joints2d, net = people(1, 2), Rays(2)
     swap = list(net.skeleton.swap)
-    lifted = Centred(net)(flip_joints(joints2d, swap))
-    assert torch.allclose(lifted, flip_joints(Centred(net)(joints2d), swap), atol=1e-6)
+    lifted = CentredLifter(net)(flip_joints(joints2d, swap))
+    assert torch.allclose(lifted, flip_joints(CentredLifter(net)(joints2d), swap), atol=1e-6)
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_each_predicted_frame_is_rotated_back_by_its_own_angles(causal):
     torch.manual_seed(0)
     net = VideoPose3D(widths=[3, 3], channels=8, causal=causal).eval()
-    whole, joints2d = Centred(net), people(1, 12)
+    whole, joints2d = CentredLifter(net), people(1, 12)
     one_by_one = torch.cat([whole(joints2d[:, t : t + 9]) for t in range(4)], 1)
     assert torch.allclose(whole(joints2d), one_by_one, atol=1e-5)
     assert whole.first_frame == (8 if causal else 4)
@@ -96,23 +98,23 @@ def test_each_predicted_frame_is_rotated_back_by_its_own_angles(causal):
 
 def test_the_score_channel_is_not_changed():
     net = Rays()
-    Centred(net)(torch.cat([people(1, 1), torch.full((1, 1, 17, 1), 0.7)], -1))
+    CentredLifter(net)(torch.cat([people(1, 1), torch.full((1, 1, 17, 1), 0.7)], -1))
     assert torch.equal(net.received[..., 2], torch.full((1, 1, 17), 0.7))
 
 
 def test_attributes_are_those_of_the_wrapped_lifter():
-    whole = Centred(MixSTE(frames=5, dim=8, depth=1, heads=2))
+    whole = CentredLifter(MixSTE(frames=5, dim=8, depth=1, heads=2))
     assert (whole.frames, whole.output, whole.skeleton.name) == (5, "every", "H36M17")
 
 
 def test_a_focal_length_of_zero_is_an_error():
     with pytest.raises(ValueError, match="focal"):
-        Centred(Rays(), focal=0.0)
+        CentredLifter(Rays(), focal=0.0)
 
 
 def test_a_wrapped_lifter_memorises_eight_clips():
     torch.manual_seed(0)
-    net, clips = Centred(MixSTE(frames=3, dim=16, depth=1, heads=2, spread=0.5)), people(8, 3)
+    net, clips = CentredLifter(MixSTE(frames=3, dim=16, depth=1, heads=2, spread=0.5)), people(8, 3)
     poses = 0.3 * torch.randn(8, 3, 17, 3)
     first, last = memorise(net, lambda net: (net(clips) - poses).norm(dim=-1).mean(), 300, 1e-2)
     assert last < 0.3 * first

@@ -21,7 +21,7 @@ def standing(frames, height=330.0):
 @pytest.fixture(scope="module")
 def detected():
     exact = standing(1500)
-    found = [corruption.detection_noise(exact, 50.0, 5, f"sequence {k}") for k in range(40)]
+    found = [corruption.add_detection_noise(exact, 50.0, 5, f"sequence {k}") for k in range(40)]
     return exact, np.stack([joints for joints, _ in found]), np.stack([score for _, score in found])
 
 
@@ -35,8 +35,8 @@ def detected():
 def test_noise_and_masks_of_a_sample_do_not_depend_on_its_batch(order, frames, epoch, seed):
     numbers = np.array([0, 5, 3, 99, 10**6, 7])
     for draw in (
-        lambda index: corruption.pretraining_noise(frames, seed, epoch, index),
-        lambda index: corruption.pretraining_masks(frames, 17, seed, epoch, index),
+        lambda index: corruption.sample_pretraining_noise(frames, seed, epoch, index),
+        lambda index: corruption.sample_pretraining_masks(frames, 17, seed, epoch, index),
     ):
         whole = draw(numbers)
         assert np.array_equal(draw(numbers[order]), whole[order])
@@ -45,14 +45,14 @@ def test_noise_and_masks_of_a_sample_do_not_depend_on_its_batch(order, frames, e
 
 def test_another_epoch_has_other_noise_and_masks():
     index = np.arange(3)
-    noise = [corruption.pretraining_noise(27, 1, epoch, index) for epoch in (0, 1)]
-    masks = [corruption.pretraining_masks(27, 17, 1, epoch, index) for epoch in (0, 1)]
+    noise = [corruption.sample_pretraining_noise(27, 1, epoch, index) for epoch in (0, 1)]
+    masks = [corruption.sample_pretraining_masks(27, 17, 1, epoch, index) for epoch in (0, 1)]
     assert abs(noise[0] - noise[1]).min() > 0
     assert (masks[0] != masks[1]).any()
 
 
 def test_pretraining_noise_has_the_moments_of_its_tables():
-    noise = corruption.pretraining_noise(1, 0, 0, np.arange(20_000))[:, 0].astype(float)
+    noise = corruption.sample_pretraining_noise(1, 0, 0, np.arange(20_000))[:, 0].astype(float)
     weight = corruption.NOISE_WEIGHT[:, None]
     mean = weight * corruption.NOISE_MEAN
     gauss = weight * (corruption.NOISE_DEVIATION**2 + corruption.NOISE_MEAN**2)
@@ -62,7 +62,7 @@ def test_pretraining_noise_has_the_moments_of_its_tables():
 
 
 def test_pretraining_noise_is_slow_between_its_keys():
-    noise = corruption.pretraining_noise(243, 0, 0, np.arange(16)).astype(float)
+    noise = corruption.sample_pretraining_noise(243, 0, 0, np.arange(16)).astype(float)
     bends = np.diff(noise, n=2, axis=1)
     assert noise.shape == (16, 243, 17, 2)
     assert np.median(abs(bends)) < 2.5 * corruption.NOISE_WHITE
@@ -70,18 +70,22 @@ def test_pretraining_noise_is_slow_between_its_keys():
 
 
 def test_masks_hide_the_given_shares():
-    visible = corruption.pretraining_masks(81, 17, 0, 0, np.arange(200), joints=0.2, frames=0.3)
+    visible = corruption.sample_pretraining_masks(
+        81, 17, 0, 0, np.arange(200), joints=0.2, frames=0.3
+    )
     whole = ~visible.any(axis=-1)
     assert whole.mean() == pytest.approx(0.3, abs=0.02)
     assert 1 - visible[~whole].mean() == pytest.approx(0.2, abs=0.01)
     assert len(np.unique(whole.sum(axis=1))) > 5  # drawn per sample
-    assert corruption.pretraining_masks(9, 17, 0, 0, np.arange(4), joints=0, frames=0).all()
-    assert not corruption.pretraining_masks(9, 17, 0, 0, np.arange(4), joints=1.0, frames=0).any()
+    assert corruption.sample_pretraining_masks(9, 17, 0, 0, np.arange(4), joints=0, frames=0).all()
+    assert not corruption.sample_pretraining_masks(
+        9, 17, 0, 0, np.arange(4), joints=1.0, frames=0
+    ).any()
 
 
 def test_simulated_score_falls_with_the_error_and_stays_between_0_and_1():
     near, far = np.zeros((50, 20, 17, 2)), np.full((50, 20, 17, 2), 0.05)
-    scores = [corruption.simulated_score(noise, 1, 0, np.arange(50)) for noise in (near, far)]
+    scores = [corruption.simulate_score(noise, 1, 0, np.arange(50)) for noise in (near, far)]
     assert all(score.min() >= 0 and score.max() <= 1 for score in scores)
     assert scores[0].mean() > scores[1].mean() + 0.3
 
@@ -121,7 +125,7 @@ def test_detection_noise_depends_on_its_key_alone_and_changes_no_input():
     exact = standing(60)
     before = exact.copy()
     first, again, other = (
-        corruption.detection_noise(exact, 50, *key)[0] for key in ((1, "a"), (1, "a"), (1, "b"))
+        corruption.add_detection_noise(exact, 50, *key)[0] for key in ((1, "a"), (1, "a"), (1, "b"))
     )
     assert np.array_equal(first, again, equal_nan=True)
     assert not np.array_equal(first, other, equal_nan=True)
@@ -130,7 +134,9 @@ def test_detection_noise_depends_on_its_key_alone_and_changes_no_input():
 
 def test_detection_noise_grows_with_the_person():
     small, large = (
-        np.nanmedian(abs(corruption.detection_noise(standing(400, h), 50, 3)[0] - standing(400, h)))
+        np.nanmedian(
+            abs(corruption.add_detection_noise(standing(400, h), 50, 3)[0] - standing(400, h))
+        )
         for h in (165.0, 660.0)
     )
     assert large == pytest.approx(4 * small, rel=0.05)
@@ -154,7 +160,7 @@ def test_a_swapped_leg_is_swapped_with_all_its_joints():
 
 def test_detection_noise_needs_17_joints():
     with pytest.raises(DataError, match="known for H36M17, not for 16 joints"):
-        corruption.detection_noise(np.zeros((3, 16, 2)), 50, 1)
+        corruption.add_detection_noise(np.zeros((3, 16, 2)), 50, 1)
 
 
 @settings(max_examples=50, deadline=None)

@@ -104,9 +104,9 @@ def test_a_centre_lifter_predicts_the_frame_subset_as_in_the_whole_clip(flip_tes
     subset = LiftModule(whole.net, flip_test=flip_test, frames="subset")
     joints2d, visible = torch.randn(20, 17, 2), torch.rand(20, 17) < 0.8
     with torch.no_grad():
-        expected, is_lifted = whole.lift_evaluated(joints2d, visible)
+        expected, is_lifted = whole.lift_for_evaluation(joints2d, visible)
         assert is_lifted.all()
-        lifted, is_lifted = subset.lift_evaluated(joints2d, visible)
+        lifted, is_lifted = subset.lift_for_evaluation(joints2d, visible)
     assert is_lifted.nonzero()[:, 0].tolist() == [0, 1, 16, 17]
     assert torch.allclose(lifted[is_lifted], expected[is_lifted], atol=1e-6)
     assert lifted[~is_lifted].isnan().all()
@@ -206,7 +206,7 @@ def test_weights_of_another_network_are_an_error_and_change_nothing(trainer, tmp
 @pytest.fixture
 def no_images(monkeypatch):
     """Without images, whose drawing takes most of the time of a short test."""
-    monkeypatch.setattr("pipeline.dashboard.panels.lift_panels", lambda *_, **__: None)
+    monkeypatch.setattr("pipeline.dashboard.panels.log_lift_panels", lambda *_, **__: None)
 
 
 STAGES = [(LiftModule, LiftDataModule), (PretrainModule, PretrainDataModule)]
@@ -395,7 +395,7 @@ def test_the_clips_shown_have_the_largest_the_middle_and_the_smallest_evaluated_
 ):
     shown = []
     monkeypatch.setattr(
-        "pipeline.dashboard.panels.lift_panels", lambda _, clips, *__: shown.extend(clips)
+        "pipeline.dashboard.panels.log_lift_panels", lambda _, clips, *__: shown.extend(clips)
     )
     module = LiftModule(FlatLifter(), flip_test=False, evaluated=16, root_evaluated=False)
     trainer().test(module, datamodule=KnownErrors(source()), verbose=False)
@@ -409,7 +409,7 @@ def results_of_a_test(trainer):
     module, shown = LiftModule(net(), flip_test=False), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "pipeline.dashboard.panels.lift_panels", lambda _, clips, *__: shown.extend(clips)
+            "pipeline.dashboard.panels.log_lift_panels", lambda _, clips, *__: shown.extend(clips)
         )
         trainer.test(module, datamodule=LiftDataModule(UnequalSequences(), "noisy"), verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}

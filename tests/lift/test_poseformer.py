@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.lift import PoseFormer
 from pipeline.lift.losses import MPJPELoss
-from pipeline.lift.poseformer import GroupModule
+from pipeline.lift.poseformer import GroupAttention
 
 
 def count(net):
@@ -80,7 +80,7 @@ def test_positions_of_a_trained_group_module_give_different_outputs():
 
 def trained_module(**options):
     torch.manual_seed(0)
-    module = GroupModule(8, **options)
+    module = GroupAttention(8, **options)
     torch.nn.init.normal_(module.conv2.weight)
     return module
 

@@ -208,7 +208,7 @@ def test_a_mask_of_another_shape_is_an_error_and_never_reshaped(shape):
         functional.mpjpe(predicted, target, np.ones(shape, bool))
     with pytest.raises(ValueError, match=message):
         pose_metrics.MPJPE().update(predicted, target, torch.ones(shape))
-    table = motion_table.MotionTable(["walk"], H36M17.joints)
+    table = motion_table.PoseErrorTable(["walk"], H36M17.joints)
     with pytest.raises(ValueError, match=r"valid is .* but must be \(4,\) here"):
         table.update(0, predicted, target, np.ones(shape, bool))
 
@@ -258,7 +258,7 @@ VIDEOS = [(0, 30), (2, 7), (0, 1), (2, 41)]
 
 
 def filled(videos, **options):
-    table = motion_table.MotionTable(("walk", "sit", "wave"), H36M17.joints, **options)
+    table = motion_table.PoseErrorTable(("walk", "sit", "wave"), H36M17.joints, **options)
     for k in videos:
         action, frames = VIDEOS[k]
         table.update(action, *poses(k, frames))
@@ -290,7 +290,7 @@ def test_invalid_frames_count_nowhere_and_break_motion():
     predicted, target = poses(6, 9)
     valid = np.array([1, 1, 0, 1, 0, 1, 1, 1, 0], bool)
     predicted[~valid] = np.nan
-    table = motion_table.MotionTable(["walk"], H36M17.joints)
+    table = motion_table.PoseErrorTable(["walk"], H36M17.joints)
     table.update(0, predicted, target, valid)
     row = table.compute().rows[0]
     pairs = [functional.mpjve(predicted[i : i + 2], target[i : i + 2]) for i in (0, 5, 6)]
@@ -313,7 +313,7 @@ def test_the_text_of_a_table_starts_with_its_protocol():
 
 
 def test_the_text_of_single_images_has_no_columns_of_motion():
-    table = motion_table.MotionTable(["walk"], H36M17.joints)
+    table = motion_table.PoseErrorTable(["walk"], H36M17.joints)
     for seed in range(3):
         table.update(0, *poses(seed, 1))
     lines = table.compute().text("images").splitlines()
@@ -324,7 +324,7 @@ def test_the_text_of_single_images_has_no_columns_of_motion():
 
 
 def test_a_table_without_videos_is_empty():
-    table = motion_table.MotionTable(["walk"], H36M17.joints)
+    table = motion_table.PoseErrorTable(["walk"], H36M17.joints)
     table.update(0, *poses(0, 3), np.zeros(3, bool))
     report = table.compute()
     assert report.rows == []
@@ -334,7 +334,7 @@ def test_a_table_without_videos_is_empty():
 
 def test_a_table_for_other_joints_raises_an_error():
     with pytest.raises(ValueError, match=r"takes \(T, 2, 3\), not \(4, 17, 3\)"):
-        motion_table.MotionTable(["walk"], ["a", "b"]).update(0, *poses(0, 4))
+        motion_table.PoseErrorTable(["walk"], ["a", "b"]).update(0, *poses(0, 4))
 
 
 def test_the_order_of_videos_changes_no_bit():

@@ -20,10 +20,10 @@ from pipeline.mocap.motion_capture import Mocap, assign_human36m_subjects
 from pipeline.mocap.preparation import (
     BONES,
     apply_bone_lengths,
-    draw_bone_lengths,
-    good_frames,
+    find_good_frames,
     read_recording,
     resample,
+    sample_bone_lengths,
 )
 from pipeline.mocap.recordings import Recording
 from pipeline.skeleton import H36M17, MPII16
@@ -207,13 +207,13 @@ def test_resampling_a_straight_path_stays_on_it(frames, fps):
 
 def test_a_frame_is_bad_when_the_nearest_file_frame_is():
     # 50 Hz frames lie nearest to file frames 10, 12, 15, 17, 20, 22
-    good = good_frames(6, 50, 120, 10, [(0, 10), (16, 17), (21, 21)])
+    good = find_good_frames(6, 50, 120, 10, [(0, 10), (16, 17), (21, 21)])
     assert good.tolist() == [False, True, True, False, True, True]
 
 
 def test_a_body_keeps_directions_and_gets_its_own_lengths():
     joints = np.random.default_rng(1).normal(size=(5, 17, 3))
-    bones = draw_bone_lengths(0, "07")
+    bones = sample_bone_lengths(0, "07")
     moved = apply_bone_lengths(joints, H36M17, bones)
     for parent, child in H36M17.bones:
         before, after = joints[:, child] - joints[:, parent], moved[:, child] - moved[:, parent]
@@ -237,9 +237,9 @@ def test_the_root_path_grows_as_the_legs_do():
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32), st.text(max_size=4))
 def test_bones_lie_in_the_ranges_of_adults(seed, subject):
-    bones = draw_bone_lengths(seed, subject)
+    bones = sample_bone_lengths(seed, subject)
     assert all(low <= bones[name] <= high for name, (low, high) in BONES.items())
-    assert bones == draw_bone_lengths(seed, subject)
+    assert bones == sample_bone_lengths(seed, subject)
 
 
 def test_positions_without_rotations_are_read_and_cut_into_splits(tmp_path):

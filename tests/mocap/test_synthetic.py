@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.camera import project, world_to_camera
 from pipeline.errors import UsageError
-from pipeline.mocap.choreography import ACTIONS, mirror_poses, pose
+from pipeline.mocap.choreography import ACTIONS, make_pose, mirror_poses
 from pipeline.mocap.synthetic import ANKLE_HEIGHT, BONES, Synthetic, forward_kinematics, make_body
 from pipeline.skeleton import H36M17
 from pipeline.sources import ImageSource, MotionSource
@@ -118,7 +118,7 @@ def test_poses_vary_so_much_that_the_mean_pose_is_far_off(motions):
 
 def test_mirroring_a_pose_mirrors_the_body():
     bones = {bone: low for bone, (low, _) in BONES.items()}
-    lopsided = pose(hip=(40, 5), arm=(90, 10), twist=20, side=10, look=30, roll=5)
+    lopsided = make_pose(hip=(40, 5), arm=(90, 10), twist=20, side=10, look=30, roll=5)
     one = forward_kinematics(lopsided[None], bones)[0]
     other = forward_kinematics(mirror_poses(lopsided)[None], bones)[0]
     np.testing.assert_allclose(other[list(H36M17.swap)] * [1, -1, 1], one, atol=1e-12)

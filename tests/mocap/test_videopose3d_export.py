@@ -11,7 +11,7 @@ from pipeline.errors import UsageError
 from pipeline.files.archive import Npz
 from pipeline.files.writing import remove_leftovers
 from pipeline.mocap.motion_capture import Mocap
-from pipeline.mocap.videopose3d_export import LAYOUT, export_videopose3d, valid_runs
+from pipeline.mocap.videopose3d_export import LAYOUT, export_videopose3d, valid_segments
 from pipeline.skeleton import H36M17
 
 KEPT = [0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27]  # as VideoPose3D's readers do
@@ -93,8 +93,8 @@ def test_the_seventeen_kept_of_thirty_two_joints_are_ours_in_order():
 
 def test_stretches_shorter_than_ten_frames_are_left_out():
     valid = np.array([1] * 9 + [0] + [1] * 10, bool)
-    assert valid_runs(valid) == [slice(10, 20)]
-    assert valid_runs(np.zeros(3, bool)) == []
+    assert valid_segments(valid) == [slice(10, 20)]
+    assert valid_segments(np.zeros(3, bool)) == []
 
 
 KILLED = """

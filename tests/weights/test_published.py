@@ -66,7 +66,7 @@ def golden_network(meta):
 
 def our_shapes(weights):
     """Shapes of published weights under our names."""
-    renamed, _ = matching.rename_weights(published_files.weights_in(weights), "golden")
+    renamed, _ = matching.rename_weights(published_files.extract_weights(weights), "golden")
     return {name: list(tensor.shape) for name, tensor in renamed.items()}
 
 
