@@ -11,7 +11,12 @@ from types import FrameType
 from pipeline.cli.command_table import Command
 from pipeline.cli.stages import STAGES
 from pipeline.errors import UsageError, print_error
-from pipeline.training.processes import current_rank, exit_with_parent, signal_handlers
+from pipeline.training.processes import (
+    current_rank,
+    exit_with_parent,
+    shorten_spinning,
+    signal_handlers,
+)
 
 COMMANDS = {
     "detect": Command(
@@ -118,6 +123,7 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code; see `EXIT_CODES`.
     """
     exit_with_parent()
+    shorten_spinning()
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -157,3 +160,19 @@ ADVICE = "; the others were stopped; run the same command again to resume"
 )
 def test_the_first_cause_is_reported(codes, lines, killed, signals, cause, code):
     assert processes._find_cause(codes, lines, killed, signals) == (cause, code)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "10000"), ({"OMP_NUM_THREADS": "1"}, "None"), ({"GOMP_SPINCOUNT": "7"}, "7")],
+)
+def test_waiting_threads_sleep_early_unless_the_user_has_set_openmp(given, expected):
+    code = (
+        "import os, sys; from pipeline.__main__ import main; main(['--version']); "
+        "print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"False {expected}"
