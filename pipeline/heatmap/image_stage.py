@@ -43,7 +43,7 @@ class ImageStage(Stage):
 
     Args:
         net: Network, normalised images (B, 3, H, W) -> heatmaps.
-        optimizer: Makes the optimizer from the parameters.
+        optimizer: Optimizer class and its arguments.
         schedule: Learning-rate factor by step; none keeps the rate constant.
         skeleton: Name of the joint set on axis J.
         input_size: Width and height of the crops in pixels.

@@ -42,7 +42,7 @@ class IntegralModule(ImageStage):
 
     Args:
         net: Network, normalised images (B, 3, H, W) -> 3D heatmaps (B, J, D, H/4, W/4).
-        optimizer: Makes the optimizer from the parameters.
+        optimizer: Optimizer class and its arguments.
         schedule: Learning-rate factor by step; none keeps the rate constant.
         skeleton: Name of the joint set on axis J.
         input_size: Width and height of the crops in pixels.

@@ -24,7 +24,7 @@ class LifterStage(Stage):
 
     Args:
         net: Lifter to train.
-        optimizer: Makes the optimizer from the parameters.
+        optimizer: Optimizer class and its arguments.
         schedule: Learning-rate factor by step; None keeps the rate constant.
         loss: Loss of (predicted, target, valid), see `pipeline.lift.losses`.
         pretrained: Checkpoint whose weights a fresh fit starts from. A test without a checkpoint of

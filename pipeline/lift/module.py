@@ -53,7 +53,7 @@ class LiftModule(LifterStage):
 
     Args:
         net: Lifter to train.
-        optimizer: Makes the optimizer from the parameters.
+        optimizer: Optimizer class and its arguments.
         schedule: Learning-rate factor by step; None keeps the rate constant.
         loss: Loss of (predicted, target, valid), see `pipeline.lift.losses`; MixSTELoss by default.
         flip_test: Whether each clip and its mirror image are lifted and averaged.

@@ -29,7 +29,7 @@ class PretrainModule(LifterStage):
 
     Args:
         net: Lifter to train; one that predicts every frame.
-        optimizer: Makes the optimizer from the parameters.
+        optimizer: Optimizer class and its arguments.
         schedule: Learning-rate factor by step; None keeps the rate constant.
         loss: Loss of (predicted, target, valid), see `pipeline.lift.losses`; PretrainLoss by
             default.
