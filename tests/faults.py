@@ -101,13 +101,13 @@ def slow_detector(seconds):
     """Make detection some seconds slower."""
     from pipeline.detections import cache
 
-    original = cache.run_first_rank
+    original = cache.run_jobs_on_rank_zero
 
     def run_first_rank(*rest):
         time.sleep(seconds)
         original(*rest)
 
-    cache.run_first_rank = run_first_rank
+    cache.run_jobs_on_rank_zero = run_first_rank
 
 
 def few_videos(count):

@@ -283,7 +283,7 @@ def test_killed_runs_leave_no_files_in_shared_memory(heatlift):
 @pytest.mark.timeout(300)
 def test_twenty_runs_in_one_process_leave_no_open_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(panels, "show_video", lambda *rest, **options: None)
+    monkeypatch.setattr(panels, "log_video", lambda *rest, **options: None)
     Path("lift.yaml").write_text(TINY["lift"])
     arguments = [*COMMANDS["lift"], "--trainer.max_epochs", "1", "--data.workers", "1"]
     counts = []
@@ -304,7 +304,7 @@ def test_a_chain_killed_in_each_stage_ends_bit_equal(heatlift_in, tmp_path):
                 if stage == "pretrain":
                     early = start(*COMMANDS["lift"], "--model.pretrained", "newest")
                     assert early.wait() == 2
-                    assert "no finished pretraining" in early.stderr
+                    assert "no finished pretrain run" in early.stderr
             assert start(*COMMANDS[stage], *more).wait() == 0
         return outcome(folder, "lift")
 
