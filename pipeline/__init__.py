@@ -34,6 +34,6 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
 
 
 # Until version 0.3 `pipeline.published` is the old name of `pipeline.weights`.
-_published = ModuleType("pipeline.published", "Old name of `pipeline.weights`.")
-_published.__getattr__ = lambda name: getattr(importlib.import_module("pipeline.weights"), name)  # type: ignore[method-assign]
-sys.modules[_published.__name__] = _published
+published = ModuleType("pipeline.published", "Old name of `pipeline.weights`.")
+published.__getattr__ = lambda name: getattr(importlib.import_module("pipeline.weights"), name)  # type: ignore[method-assign]
+sys.modules[published.__name__] = published

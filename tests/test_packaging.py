@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -11,7 +12,10 @@ import zipfile
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
+import pipeline.published
 import pytest
+
+import pipeline.weights
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "pyproject.toml").read_text()
@@ -107,3 +111,27 @@ def test_installed_packages_fit_the_bounds_and_the_constraints():
     for requirement in [*map(Requirement, PROJECT["dependencies"]), *pinned]:
         found = version(requirement.name).split("+")[0]
         assert requirement.specifier.contains(found), f"{requirement}, but {found} is here"
+
+
+OUTSIDE_NAMES = {
+    "pipeline.skeleton": "H36M17 H36M18 COCO17 MPII16 MPI3DHP17 Skeleton",
+    "pipeline.heatmap": "HRNet SimpleBaseline",
+    "pipeline.integral": "SAN",
+    "pipeline.lift": "MixSTE PoseFormer VideoPose3D Martinez CombinedDeepLearner",
+    "pipeline.lift.martinez": "ResidualMLP",
+    "pipeline.weights": "load_published",
+    "pipeline.published": "load_published",
+    "pipeline.metrics": "mpjpe p_mpjpe n_mpjpe mpjve MPJPE PMPJPE NMPJPE MPJVE",
+}
+"""Module -> names that scripts outside the project rely on."""
+
+
+@pytest.mark.parametrize("module", OUTSIDE_NAMES)
+def test_names_that_outside_scripts_rely_on_can_be_imported(module):
+    place = importlib.import_module(module)
+    for name in OUTSIDE_NAMES[module].split():
+        assert callable(getattr(place, name)) or name[-2:].isdigit()
+
+
+def test_the_old_name_of_the_weights_is_the_same_module_by_attribute():
+    assert pipeline.published.load_published is pipeline.weights.load_published
