@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.camera import Camera, ring_of_cameras
 from pipeline.errors import DataError
 from pipeline.lift.windows import TrainingWindows
-from pipeline.mocap.preparation import apply_bone_lengths, sample_bone_lengths
+from pipeline.mocap.bodies import apply_bone_lengths, sample_bone_lengths
 from pipeline.sources import Sequence
 from pipeline.training.loader import BatchKey
 

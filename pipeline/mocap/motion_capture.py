@@ -16,16 +16,10 @@ from pipeline import rng
 from pipeline.camera import Camera, human36m_cameras, ring_of_cameras
 from pipeline.errors import DataError, UsageError
 from pipeline.files import entries, store
+from pipeline.mocap.bodies import apply_bone_lengths, sample_bone_lengths
 from pipeline.mocap.bvh import FASTEST, SLOWEST
 from pipeline.mocap.mapping import JointMapping, read_mapping
-from pipeline.mocap.preparation import (
-    apply_bone_lengths,
-    find_good_frames,
-    floor_height,
-    read_recording,
-    resample,
-    sample_bone_lengths,
-)
+from pipeline.mocap.preparation import find_good_frames, floor_height, read_recording, resample
 from pipeline.mocap.recordings import (
     Recording,
     cmu_digests,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline import rng
 from pipeline.camera import ring_of_cameras
 from pipeline.errors import UsageError
+from pipeline.mocap.bodies import BONES
 from pipeline.mocap.choreography import (
     ACTIONS,
     BOUNDS,
@@ -28,20 +29,6 @@ Array = NDArray[np.float64]
 FPS = 50.0
 ANKLE_HEIGHT = 0.08
 IMAGE_SIZE = (1000, 1000)
-
-BONES = {
-    "hip": (0.119, 0.147),
-    "thigh": (0.428, 0.452),
-    "shank": (0.438, 0.454),
-    "lower_spine": (0.224, 0.261),
-    "upper_spine": (0.251, 0.257),
-    "neck": (0.107, 0.121),
-    "head": (0.115, 0.115),
-    "shoulder": (0.140, 0.169),
-    "upper_arm": (0.265, 0.290),
-    "forearm": (0.244, 0.252),
-}
-"""Ranges of adult bone lengths, metres, from which each body is sampled: those of Human3.6M."""
 
 
 def catmull_rom(knots: Array, phase: Array) -> Array:
@@ -122,7 +109,7 @@ def forward_kinematics(angles: Array, bones: dict[str, float]) -> Array:
 
     Args:
         angles: Degrees, (T, P), in the order of `CHANNELS`.
-        bones: Bone lengths in metres, named as in `BONES`.
+        bones: Bone lengths in metres, by the joint (no side) where the bone ends, as in `BONES`.
 
     Returns:
         Pelvis-relative joints, metres, (T, 17, 3).
@@ -141,25 +128,25 @@ def forward_kinematics(angles: Array, bones: dict[str, float]) -> Array:
     waist = pelvis @ bend
     chest = waist @ bend
     skull = chest @ rotation("z", "look") @ rotation("y", "nod") @ rotation("x", "tilt")
-    place("spine", "pelvis", waist, (0, 0, bones["lower_spine"]))
-    place("thorax", "spine", chest, (0, 0, bones["upper_spine"]))
+    place("spine", "pelvis", waist, (0, 0, bones["spine"]))
+    place("thorax", "spine", chest, (0, 0, bones["thorax"]))
     # the nose is 24 degrees in front of the neck's axis, the head's top as far behind the nose
-    place("nose", "thorax", skull, (0.4 * bones["neck"], 0, 0.9165 * bones["neck"]))
+    place("nose", "thorax", skull, (0.4 * bones["nose"], 0, 0.9165 * bones["nose"]))
     place("head", "nose", skull, (-0.28 * bones["head"], 0, 0.96 * bones["head"]))
     for side, outward in (("left", 1.0), ("right", -1.0)):
         place(f"{side}_hip", "pelvis", pelvis, (0, outward * bones["hip"], 0))
         thigh = pelvis @ rotation("y", f"{side}_hip", -1) @ rotation("x", f"{side}_splay", outward)
         thigh = thigh @ rotation("z", f"{side}_turnout", outward)
         shank = thigh @ rotation("y", f"{side}_knee")
-        place(f"{side}_knee", f"{side}_hip", thigh, (0, 0, -bones["thigh"]))
-        place(f"{side}_ankle", f"{side}_knee", shank, (0, 0, -bones["shank"]))
+        place(f"{side}_knee", f"{side}_hip", thigh, (0, 0, -bones["knee"]))
+        place(f"{side}_ankle", f"{side}_knee", shank, (0, 0, -bones["ankle"]))
         shoulder = (0.0, 0.97 * outward * bones["shoulder"], -0.2431 * bones["shoulder"])
         place(f"{side}_shoulder", "thorax", chest, shoulder)
         arm = chest @ rotation("y", f"{side}_arm", -1) @ rotation("x", f"{side}_abduct", outward)
         arm = arm @ rotation("z", f"{side}_inward", -outward)
         forearm = arm @ rotation("y", f"{side}_elbow", -1)
-        place(f"{side}_elbow", f"{side}_shoulder", arm, (0, 0, -bones["upper_arm"]))
-        place(f"{side}_wrist", f"{side}_elbow", forearm, (0, 0, -bones["forearm"]))
+        place(f"{side}_elbow", f"{side}_shoulder", arm, (0, 0, -bones["elbow"]))
+        place(f"{side}_wrist", f"{side}_elbow", forearm, (0, 0, -bones["wrist"]))
     return joints
 
 

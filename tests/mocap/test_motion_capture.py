@@ -15,16 +15,10 @@ from stick_figures import motion, tree
 
 from pipeline.camera import human36m_cameras, project, world_to_camera
 from pipeline.errors import DataError, UsageError
+from pipeline.mocap.bodies import BONES, apply_bone_lengths, sample_bone_lengths
 from pipeline.mocap.mapping import read_mapping
 from pipeline.mocap.motion_capture import Mocap, assign_human36m_subjects
-from pipeline.mocap.preparation import (
-    BONES,
-    apply_bone_lengths,
-    find_good_frames,
-    read_recording,
-    resample,
-    sample_bone_lengths,
-)
+from pipeline.mocap.preparation import find_good_frames, read_recording, resample
 from pipeline.mocap.recordings import Recording
 from pipeline.skeleton import H36M17, MPII16
 from pipeline.sources import MotionSource

@@ -5,8 +5,9 @@ import pytest
 
 from pipeline.camera import project, world_to_camera
 from pipeline.errors import UsageError
+from pipeline.mocap.bodies import BONES
 from pipeline.mocap.choreography import ACTIONS, make_pose, mirror_poses
-from pipeline.mocap.synthetic import ANKLE_HEIGHT, BONES, Synthetic, forward_kinematics, make_body
+from pipeline.mocap.synthetic import ANKLE_HEIGHT, Synthetic, forward_kinematics, make_body
 from pipeline.skeleton import H36M17
 from pipeline.sources import ImageSource, MotionSource
 
