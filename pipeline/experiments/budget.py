@@ -45,14 +45,7 @@ class CpuTime(Callback):
             batches = len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
             trainer.logger.log_metrics({"train/batches_per_pass": batches}, 0)
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Add the time of the batch, and log the sum at every logging step."""
         self._count()
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]

@@ -174,14 +174,7 @@ class ProgressLines(Callback):
         self._start_time = self._last_line = time.monotonic()
         self._start_step = trainer.global_step
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Print a line if one is due."""
         now = time.monotonic()
         steps = trainer.global_step - self._start_step

@@ -94,15 +94,7 @@ class StopSignals(Callback):
         ):
             self._stop_if_received(trainer)
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, *_: Any) -> None:
         """Stop a validation that takes longer than `patience`; each rank by itself."""
         if self.received and time.monotonic() - self._received_at > self.patience:
             self._stop()
