@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.cli.configs import find_config, plain_values, read_source, same_source
+from pipeline.detections.request import DetectionRequest
 from pipeline.errors import UsageError
 from pipeline.training.console import print_line
 from pipeline.training.run_folder import newest_finished_run
@@ -109,6 +110,7 @@ def resolve_newest(stage: type[Stage], config: Any) -> None:
         config.model.pretrained = None
     if config.model.get("pretrained") == "newest":
         config.model.pretrained = newest_weights(runs, stage, config)
-    if config.data.get("detections") == "newest":
+    detections = config.data.get("detections")
+    if detections is not None and DetectionRequest.parse(detections).kind == "newest":
         source = plain_values(config.data).get("source", {})
         config.data.detections = newest_detector(runs, source)

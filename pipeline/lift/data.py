@@ -79,6 +79,10 @@ class LiftDataModule(StageData):
         super().__init__(batch_size=batch_size, workers=workers, seed=seed)
         self.source, self.step, self.flip = source, step, flip
         self.detections = DetectionRequest.parse(detections)
+        if self.detections.kind == "newest":
+            raise UsageError(
+                "detections are newest, which only the command line resolves; give a checkpoint"
+            )
         self.joint_mask, self.frame_mask = joint_mask, frame_mask
         self.augment_every = augment_every
         if augment_every and not self.detections.is_projected:
