@@ -258,14 +258,14 @@ class FaultyDataset:
 
 def worker(act, batch):
     """Make the DataLoader worker of this training batch die, hang or read a damaged file."""
-    from pipeline.training import loader
+    from pipeline.training import loader, stage
 
     def faulty(dataset, *rest, **options):
         if options.get("workers"):
             dataset = FaultyDataset(dataset, act, batch)
         return original(dataset, *rest, **options)
 
-    original, loader.make_loader = loader.make_loader, faulty
+    original, stage.make_loader = stage.make_loader, faulty
     if act == "hang":
         loader.WORKER_TIMEOUT = 5.0
 

@@ -14,6 +14,16 @@ ROWS = [
     if line.startswith("| ") and not re.match(r"\| (\||\d{3} |claim|system)", line)
 ]
 FILES = sorted({name for row in ROWS for name in re.findall(r"`([\w/]+\.py)`", row[1])})
+NAMED = sorted(
+    {
+        (file, name)
+        for row in ROWS
+        for file, names in re.findall(r"`([\w/]+\.py)` \(([^)]*)\)", row[1])
+        for name in re.findall(r"`(\w+)`", names)
+    }
+)
+"""File, and a name that the page says is in it."""
+
 CONFIGS = sorted(
     {name for row in ROWS for name in re.findall(r"`((?:\w+/)?\w+)`", row[2]) if "_" in name}
 )
@@ -22,6 +32,11 @@ CONFIGS = sorted(
 @pytest.mark.parametrize("name", FILES)
 def test_files_exist(name):
     assert (ROOT / "pipeline" / name).is_file()
+
+
+@pytest.mark.parametrize(("file", "name"), NAMED)
+def test_names_stand_in_their_files(file, name):
+    assert re.search(rf"\b{name}\b", (ROOT / "pipeline" / file).read_text())
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -65,7 +65,7 @@ class MixedSource:
                 f"no joint set is called {skeleton!r}; known are {', '.join(SKELETONS)}"
             )
         if not sources:
-            raise UsageError("Mixed needs at least one source")
+            raise UsageError("MixedSource needs at least one source")
         self.root, self.skeleton = Path(root), SKELETONS[skeleton]
         self.sources = tuple(_with_root_below(self.root, source) for source in sources)
 

@@ -141,7 +141,7 @@ class IntegralDataModule(HeatmapDataModule):
         input_size: Width and height of the crops in pixels: multiples of 32.
         padding: Size of a crop relative to the person's box.
         augmentation: Random variation of the training crops.
-        batch_size: Training samples per batch and process; an even number with `photographs`.
+        batch_size: Training samples per batch and process; even if some people have no depth.
         evaluation_batch: Samples per batch in validation and test.
         workers: DataLoader workers of each process.
         seed: Seed of shuffling, pairing and augmentation.

@@ -31,6 +31,7 @@ class LiftEvaluation:
         sequences: Sequences that are evaluated.
         skeleton: Joint set of the lifter.
         evaluated: Indices of the evaluated joints, over which errors are means.
+        for_test: Whether the tables of `update_test` are needed.
         with_pck: Whether 3DPCK and AUC are measured, too (MPI-INF-3DHP).
         device: Device of the sums.
     """
@@ -41,17 +42,16 @@ class LiftEvaluation:
         skeleton: Skeleton,
         evaluated: Sequence[int],
         *,
+        for_test: bool,
         with_pck: bool,
         device: torch.device,
     ) -> None:
         self.sequences, self.evaluated = sequences, list(evaluated)
         joints = [skeleton.joints[j] for j in evaluated]
-        rows = {
-            "errors": sequences.actions,
-            "mean_pose": sequences.actions,
-            "group": sequences.groups,
-            "subset": sequences.groups,
-        }
+        rows = {"errors": sequences.actions}
+        if for_test:
+            rows |= {"mean_pose": sequences.actions}
+            rows |= {"group": sequences.groups, "subset": sequences.groups}
         self.tables = {
             name: PoseErrorTable(names, joints).to(device) for name, names in rows.items()
         }

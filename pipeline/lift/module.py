@@ -163,6 +163,7 @@ class LiftModule(LifterStage):
             cast(WholeSequences, self.data_module.evaluation_sets[split]),
             self.net.skeleton,
             self.evaluated,
+            for_test=split == "test",
             with_pck=self.data_module.source.skeleton is MPI3DHP17,
             device=self.device,
         )

@@ -266,6 +266,11 @@ def test_everything_that_affects_detections_is_in_their_key(monkeypatch):
     assert len(set(names)) == len(KEY) + 2
 
 
+def test_the_name_of_an_entry_stays_the_same():
+    """With another name, every detection in every cache would be made again."""
+    assert changed("nothing") == "detections-df95f4c5203b3f08"
+
+
 def test_frames_without_a_box_are_missing(tmp_path):
     people = walks()
     people[2].joints2d[5] = np.nan

@@ -50,6 +50,17 @@ def test_all_ranks_end_within_30_s_after_one_hangs(rank, heatlift):
     assert f"process {rank} stopped answering and was killed" in line
 
 
+@pytest.mark.parametrize(
+    ("act", "code", "text"),
+    [("kill", 6, "a DataLoader worker was killed"), ("bad file", 4, "walk.avi: frame 7 is grey")],
+)
+def test_a_fault_in_a_worker_of_a_training_run_is_one_line(act, code, text, heatlift):
+    child = heatlift(*COMMANDS["lift"], "--data.workers", "1", faults=[("worker", act, 1)])
+    assert child.wait(60) == code
+    assert text in child.stderr.splitlines()[-1]
+    assert child.orphans() == []
+
+
 def test_a_loss_that_is_not_finite_in_one_rank_names_the_rank(heatlift):
     child = heatlift(*COMMANDS["lift"], *TWO_RANKS, faults=[("not_finite", 3, "loss", 1)])
     assert child.wait() == 3
