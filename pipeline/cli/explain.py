@@ -133,17 +133,19 @@ def _shorten_cause(cause: str) -> str:
     """Shorten what jsonargparse reports about a class in a config.
 
     >>> _shorten_cause("Import path own.Lens does not implement protocol ImageSource")
-    'own.Lens is no ImageSource: methods, arguments or types of one are missing'
+    'own.Lens is not of type ImageSource: a method or argument is missing or has another type'
     >>> _shorten_cause("the following arguments are required: root")
     'needs root'
     """
     cause = re.sub(
         r"Import path (\S+) does not implement protocol (\S+)",
-        r"\1 is no \2: methods, arguments or types of one are missing",
+        r"\1 is not of type \2: a method or argument is missing or has another type",
         cause,
     )
     cause = re.sub(
-        r"Import path (\S+) does not correspond to a subclass of (\S+)", r"\1 is no \2", cause
+        r"Import path (\S+) does not correspond to a subclass of (\S+)",
+        r"\1 is not of type \2",
+        cause,
     )
     cause = re.sub(
         r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", r"\2 is none of \1", cause

@@ -71,7 +71,7 @@ def newest_weights(runs: Path, stage: type[Stage], config: Any) -> str:
 
     Args:
         runs: Folder of all runs.
-        stage: Stage that starts; the run is of the first stage in its `weights_from`.
+        stage: Stage that starts; the run is of the stage in its `newest_from`.
         config: Parsed config of the stage; the run must have the same network and data.
 
     Raises:
@@ -79,7 +79,11 @@ def newest_weights(runs: Path, stage: type[Stage], config: Any) -> str:
     """
     net = plain_values(config.model)["net"]
     source = plain_values(config.data).get("source", {})
-    source_stage = stage.weights_from[0]
+    source_stage = stage.newest_from
+    if source_stage is None:
+        raise UsageError(
+            f"--model.pretrained newest: {stage.stage} has no stage before it; give a checkpoint"
+        )
 
     def fits(settings: Mapping[str, Any]) -> bool:
         return bool(settings["model"]["net"] == net) and same_source(

@@ -53,7 +53,7 @@ def finite_test_metrics(metrics: Mapping[str, Any], checkpoint: Path) -> dict[st
         checkpoint: Checkpoint that was tested, for the error message.
 
     Raises:
-        NumbersError: If a metric is not finite.
+        NonFiniteError: If a metric is not finite.
     """
     numbers = {
         name: finite_or_none(value) for name, value in metrics.items() if name.startswith("test/")

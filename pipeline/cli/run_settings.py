@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser
 
 from pipeline.cli.configs import plain_values
+from pipeline.detections.request import DetectionRequest
 from pipeline.errors import UsageError
 from pipeline.files.digests import file_digest, folder_digest
 from pipeline.files.torch_files import read_checkpoint
@@ -70,6 +71,7 @@ def add_run_options(parser: LightningArgumentParser, example_config: str) -> Non
     )
     parser.add_argument(
         "--wandb",
+        type=str,
         default=os.environ.get("WANDB", "auto"),
         help="W&B mode: auto (online if there is an API key), online, offline or off.",
     )
@@ -108,9 +110,12 @@ def run_settings(config: Any, arguments: Sequence[str]) -> dict[str, Any]:
     imported = [Path(value) for option, value in pairwise(arguments) if option == "--import"]
     if imported:
         settings["import"] = {path.name: file_digest(path) for path in imported}
-    for part, key in (("model", "pretrained"), ("data", "detections")):
-        if value := settings[part].get(key):
-            settings[part][key] = _content_digest(value)
+    pretrained = settings["model"].get("pretrained")
+    if pretrained is not None:
+        settings["model"]["pretrained"] = _content_digest(pretrained)
+    detections = settings["data"].get("detections")
+    if detections is not None and not DetectionRequest.parse(detections).is_projected:
+        settings["data"]["detections"] = _content_digest(detections)
     return settings
 
 

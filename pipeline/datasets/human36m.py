@@ -12,8 +12,7 @@ from pipeline.camera import human36m_cameras
 from pipeline.datasets.videopose3d import check_nested, pixel_array, skeleton_from_metadata
 from pipeline.errors import DataError, UsageError
 from pipeline.files import entries
-from pipeline.files.archive import Npz
-from pipeline.files.pickles import check_array
+from pipeline.files.archive import Npz, check_array
 from pipeline.files.unpacked import split_rows, unpack_once
 from pipeline.skeleton import H36M17, SKELETONS
 from pipeline.sources import Sequence, Split, VideoDetections

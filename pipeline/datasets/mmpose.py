@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pipeline.camera import Camera
 from pipeline.datasets.photos import Photographs
 from pipeline.errors import DataError
-from pipeline.files.archive import Npz
-from pipeline.files.pickles import check_array, read_pickle
+from pipeline.files.archive import Npz, check_array
+from pipeline.files.pickles import read_pickle
 from pipeline.files.reading import safe_relative_name
 from pipeline.files.unpacked import unpack_once
 from pipeline.metrics.functional import MILLIMETRES

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pipeline.camera import Camera
 from pipeline.errors import DataError
 from pipeline.files import entries
-from pipeline.files.pickles import check_array, read_pickle
+from pipeline.files.archive import check_array
+from pipeline.files.pickles import read_pickle
 from pipeline.files.unpacked import split_rows, unpack_once
 from pipeline.skeleton import H36M17
 from pipeline.sources import Sequence, Split, VideoDetections

@@ -13,8 +13,7 @@ from pipeline.camera import Camera, camera_to_world
 from pipeline.datasets.mmpose import read_annotations, read_cameras
 from pipeline.errors import DataError
 from pipeline.files import entries
-from pipeline.files.archive import Npz
-from pipeline.files.pickles import check_array
+from pipeline.files.archive import Npz, check_array
 from pipeline.files.unpacked import split_rows, unpack_once
 from pipeline.metrics.functional import MILLIMETRES
 from pipeline.skeleton import MPI3DHP17

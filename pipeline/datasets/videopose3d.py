@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
-from pipeline.files.archive import Npz
-from pipeline.files.pickles import check_array
+from pipeline.files.archive import Npz, check_array
 from pipeline.skeleton import COCO17, H36M17, MPI3DHP17, MPII16, Skeleton
 from pipeline.sources import VideoDetections
 

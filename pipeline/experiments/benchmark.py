@@ -283,12 +283,14 @@ class Benchmark:
         """Write the page and its images from the rows that are finished."""
         finished, pretraining = {}, {}
         for row in ROWS:
-            if folder := self.finished("lift", row.name, row.config):
-                finished[row] = folder
-            if row.pretraining and (
-                folder := self.finished("pretrain", "pretraining", row.pretraining)
-            ):
-                pretraining[row] = folder
+            folder = self.finished("lift", row.name, row.config)
+            if folder is None:
+                continue
+            finished[row] = folder
+            if row.pretraining:
+                source = self.finished("pretrain", "pretraining", row.pretraining)
+                if source is not None:
+                    pretraining[row] = source
         data = make_source(self.source).describe()
         content = PageContent(finished, pretraining, self.seconds, data, self.folder)
         write_page(self.docs, content)

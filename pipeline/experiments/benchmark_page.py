@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import platform
@@ -158,6 +159,7 @@ class PageContent:
     data: str
     folder: Path
 
+    @functools.cached_property
     def curves(self) -> dict[Row, list[robustness.Point]]:
         """Errors on corrupted 2D of all finished rows."""
         return {row: robustness.read_points(folder) for row, folder in self.finished.items()}
@@ -201,7 +203,7 @@ def describe_hardware() -> str:
 
 def error_tables(content: PageContent) -> Iterable[str]:
     """Tables of errors in Markdown, one per 2D input; also rows that are not finished."""
-    curves = content.curves()
+    curves = content.curves
     for detections in ("noisy", "exact"):
         lines = [f"## {detections.capitalize()} 2D\n", *_header("20 % hidden", "40 % hidden")]
         rows = [row for row in ROWS if row.detections == detections]
@@ -311,7 +313,7 @@ def _learning_curve(
 def _robustness_section(docs: Path, content: PageContent) -> list[str]:
     """Draw the errors on corrupted 2D of the rows on noisy 2D; nothing if there are none."""
     lifters = {}
-    for row, points in content.curves().items():
+    for row, points in content.curves.items():
         if points and row.detections == "noisy":
             label = row.title
             label += " x 2" if row.share > 1 else ""

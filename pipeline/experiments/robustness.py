@@ -73,7 +73,7 @@ def robustness(
         source: Data source of the motion, usually given by a config: `-c data/mocap`.
         checkpoint: Checkpoint of a lifter.
         detections: 2D input in which joints are hidden and frames are dropped: exact or noisy.
-        every: Step through the videos of the test split; 1 takes all, 4 every fourth.
+        every: Use every N-th video of the test split; 1 for all.
         seed: Seed of the noise, of hidden joints and of dropped frames.
 
     Raises:

@@ -7,6 +7,7 @@ import io
 import re
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pipeline.files.pickles import (
     MAX_BYTES,
     MAX_DEPTH,
     ForbiddenContentError,
-    checked_array,
+    build_array,
     format_one_line,
     plain_values,
     unpickle,
@@ -211,7 +212,7 @@ def read_npy(data: bytes, place: str, *, objects: bool = False) -> Any:
             if not objects:
                 raise ForbiddenContentError("an array of numbers is expected, not one of objects")
             return plain_values(unpickle(rest), 0, {})
-        return checked_array(shape, dtype, fortran, rest)
+        return build_array(shape, dtype, fortran, rest)
     except ForbiddenContentError as error:
         raise DataError(f"{place}: {error}") from None
 
@@ -236,3 +237,37 @@ def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
         raise DataError(
             f"{path}: {name} unpacks to {member.file_size} bytes from {member.compress_size}"
         )
+
+
+def check_array(
+    array: Any, shape: Iterable[int | None], place: str, *, finite: bool = True
+) -> NDArray[np.float32]:
+    """An array of numbers, checked to have a shape, as float32.
+
+    Args:
+        array: Value from a file.
+        shape: Expected shape; None stands for any length except zero.
+        place: File and place in it, for the error message.
+        finite: Whether all values must be finite.
+
+    Raises:
+        DataError: If it is no array of numbers, has another shape, or a value that is not finite.
+    """
+    expected = tuple(shape)
+    text = "(" + ", ".join("n" if size is None else str(size) for size in expected) + ")"
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
+        kind = f"{array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise DataError(f"{place}: an array of numbers {text} is expected, not {kind}")
+    matches = array.ndim == len(expected) and all(
+        actual > 0 if size is None else actual == size
+        for actual, size in zip(array.shape, expected, strict=True)
+    )
+    if not matches:
+        raise DataError(f"{place}: has the shape {array.shape}, not {text}")
+    with np.errstate(over="ignore"):
+        numbers = array.astype(np.float32, copy=False)
+    if finite and not np.isfinite(numbers).all():
+        positions = np.argwhere(~np.isfinite(numbers))
+        first = ", ".join(map(str, positions[0]))
+        raise DataError(f"{place}: {len(positions)} values are not finite, the first at ({first})")
+    return numbers

@@ -7,7 +7,6 @@ import math
 import pickle
 import pickletools
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -57,7 +56,7 @@ def read_pickle(path: Path) -> Any:
         raise DataError(f"{path}: {error}") from None
 
 
-def checked_array(
+def build_array(
     shape: Any, dtype: np.dtype, fortran: bool, data: bytes | bytearray | memoryview
 ) -> NDArray:
     """An array of numbers or text from its bytes, in native byte order.
@@ -133,7 +132,7 @@ def _from_bytes(shape: Any, dtype: _Dtype, fortran: bool, data: Any) -> NDArray:
             raise ForbiddenContentError("an array has text in place of its bytes") from None
     if not isinstance(data, (bytes, bytearray)):
         raise ForbiddenContentError("an array has no bytes")
-    return checked_array(shape, dtype.numpy_dtype(), fortran, data)
+    return build_array(shape, dtype.numpy_dtype(), fortran, data)
 
 
 def _reconstruct(*arguments: Any) -> _Array:
@@ -301,37 +300,3 @@ def _is_key(key: Any) -> bool:
     if isinstance(key, tuple):
         return all(isinstance(part, (str, int)) for part in key)
     return isinstance(key, (str, int))
-
-
-def check_array(
-    array: Any, shape: Iterable[int | None], place: str, *, finite: bool = True
-) -> NDArray[np.float32]:
-    """An array of numbers, checked to have a shape, as float32.
-
-    Args:
-        array: Value from a file.
-        shape: Expected shape; None stands for any length except zero.
-        place: File and place in it, for the error message.
-        finite: Whether all values must be finite.
-
-    Raises:
-        DataError: If it is no array of numbers, has another shape, or a value that is not finite.
-    """
-    expected = tuple(shape)
-    text = "(" + ", ".join("n" if size is None else str(size) for size in expected) + ")"
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
-        kind = f"{array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise DataError(f"{place}: an array of numbers {text} is expected, not {kind}")
-    matches = array.ndim == len(expected) and all(
-        actual > 0 if size is None else actual == size
-        for actual, size in zip(array.shape, expected, strict=True)
-    )
-    if not matches:
-        raise DataError(f"{place}: has the shape {array.shape}, not {text}")
-    with np.errstate(over="ignore"):
-        numbers = array.astype(np.float32, copy=False)
-    if finite and not np.isfinite(numbers).all():
-        positions = np.argwhere(~np.isfinite(numbers))
-        first = ", ".join(map(str, positions[0]))
-        raise DataError(f"{place}: {len(positions)} values are not finite, the first at ({first})")
-    return numbers

@@ -33,6 +33,7 @@ class LifterStage(Stage):
     """
 
     weights_from = ("pretrain", "lift", "weights")
+    newest_from = "pretrain"
     net: Lifter
 
     def __init__(

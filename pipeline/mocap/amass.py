@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
-from pipeline.files.archive import Npz
-from pipeline.files.pickles import check_array
+from pipeline.files.archive import Npz, check_array
 
 BODY22 = (
     *("pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2"),

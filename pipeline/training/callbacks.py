@@ -95,7 +95,7 @@ class NonFiniteGuard(Callback):
 
     @staticmethod
     def _stop(trainer: pl.Trainer, problem: str, *samples: list[int]) -> None:
-        """Raise NumbersError; `samples` has the sample indices of each process."""
+        """Raise NonFiniteError; `samples` has the sample indices of each process."""
         listed = [
             ", ".join(map(str, part[:16])) + (" …" if len(part) > 16 else "") for part in samples
         ]

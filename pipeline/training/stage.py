@@ -136,6 +136,7 @@ class Stage(pl.LightningModule):
         example_config: A shipped config that the help shows.
         test_settings: Arguments that a test may change, because they affect metrics but no weights.
         weights_from: Stages whose checkpoints `pretrained` accepts.
+        newest_from: Stage whose newest finished run `--model.pretrained newest` stands for, if any.
         linked_arguments: Arguments of the data module that the module gets with the same value.
     """
 
@@ -146,6 +147,7 @@ class Stage(pl.LightningModule):
     example_config: ClassVar[str]
     test_settings: ClassVar[tuple[str, ...]] = ()
     weights_from: ClassVar[tuple[str, ...]] = ()
+    newest_from: ClassVar[str | None] = None
     linked_arguments: ClassVar[tuple[str, ...]] = ()
 
     def __init__(

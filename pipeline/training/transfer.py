@@ -38,7 +38,7 @@ class WeightsReport:
     kept: tuple[str, ...]
     dropped: tuple[str, ...]
     layout: str = ""
-    part: str = "whole"
+    part: str = ""
     net: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

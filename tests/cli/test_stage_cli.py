@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from runs import COMMANDS, TINY
 from soak import SEED
 
 from pipeline.__main__ import main
-from pipeline.cli import explain
+from pipeline.cli import explain, run_settings
 from pipeline.files import digests, torch_files
 from pipeline.training.run_folder import read_state
 
@@ -110,6 +112,9 @@ LINES = {
     (*FIT, "--wandb", "maybe"): "no such mode",
     (*FIT, "--model.pretrained", "newest"): "run `make pretrain`",
     (*FIT, "--data.detections", "newest"): "run `make heatmap`",
+    ("heatmap", "fit", "-c", "heatmap.yaml", "--model.pretrained", "newest"): (
+        "heatmap has no stage before it; give a checkpoint"
+    ),
     ("lift", "fitt"): "invalid choice: 'fitt'",
     ("cache", "xx"): "invalid choice: 'xx'",
     (*FIT, "--trainer.max_epochs", "0"): "not a single step was trained; check --trainer.max_epo",
@@ -119,8 +124,8 @@ LINES = {
     (*FIT, "--save_every", "-3"): "save_every is -3; give at least 1",
     (*INTEGRAL, "--data.photographs", "pipeline.datasets.Coco"): "photographs: needs root",
     (*INTEGRAL, "--data.photographs.class_path", "own.None"): "'own' has no attribute 'None'",
-    (*INTEGRAL, "--data.source.class_path", "own.Narrow"): "own.Narrow is no ImageSource",
-    (*INTEGRAL, "--model.schedule.class_path", "own.Narrow"): "schedule: own.Narrow is no Schedule",
+    (*INTEGRAL, "--data.source.class_path", "own.Narrow"): "own.Narrow is not of type ImageSource",
+    (*INTEGRAL, "--model.schedule.class_path", "own.Narrow"): "own.Narrow is not of type Schedule",
     (*INTEGRAL, "--data.input_size", "[3, a]"): "data.input_size: 'a' is not of type int",
 }
 
@@ -175,6 +180,23 @@ def test_the_death_of_a_dataloader_worker_has_an_exit_code_wherever_it_is_raised
     later = EOFError("during a batch")
     later.__context__ = RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
     assert explain.explain_error(later) == (line, 6)
+
+
+def test_a_file_called_like_a_word_does_not_change_the_settings_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = SimpleNamespace(seed_everything=0)
+    values = {"trainer": {}, "data": {"detections": "noisy"}, "model": {"pretrained": None}}
+    monkeypatch.setattr(run_settings, "plain_values", lambda config: copy.deepcopy(values))
+    before = run_settings.run_settings(config, [])
+    (tmp_path / "noisy").write_text("a file of this name")
+    assert run_settings.run_settings(config, []) == before
+    assert before["data"] == {"detections": "noisy"}
+
+
+def test_wandb_off_in_a_config_is_a_mode_and_no_boolean(run_with_error):
+    code, line = run_with_error(config=LIFT + "wandb: off\n")
+    assert code == 2
+    assert line.startswith("wandb: ")
 
 
 def test_the_digest_of_a_folder_depends_on_its_contents(tmp_path):

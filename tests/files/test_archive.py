@@ -10,8 +10,8 @@ from gadgets import JOINTS, gadgets, npy, poses, save_objects, zipped
 from malformed import damaged, error_line
 
 from pipeline.errors import DataError
-from pipeline.files.archive import Npz, read_npy
-from pipeline.files.pickles import check_array, read_pickle
+from pipeline.files.archive import Npz, check_array, read_npy
+from pipeline.files.pickles import read_pickle
 
 
 def test_dicts_of_arrays_come_back_as_they_were(tmp_path):
