@@ -30,6 +30,9 @@ def _word(part: Key) -> NDArray[np.uint64]:
 def random_bits(*key: Key, lanes: int) -> NDArray[np.uint64]:
     """Draw random 64-bit words for a key.
 
+    Every distribution has its own stream of words, so that numbers of different distributions are
+    independent even where their keys are the same.
+
     Args:
         key: Numbers, names and arrays of numbers; arrays broadcast against each other.
         lanes: Number of independent words per sample.
@@ -38,8 +41,20 @@ def random_bits(*key: Key, lanes: int) -> NDArray[np.uint64]:
         Words, (..., lanes); ... is the broadcast shape of the arrays in `key`, nothing if there are
         none.
     """
+    return _random_words("bits", *key, lanes=lanes)
+
+
+_STREAMS = {"uniform": 0, "generator": 0, "normal": 1, "bits": 2, "seed": 3}
+"""Distribution -> start of its stream of words.
+
+The words of "generator" are the key of a Philox generator, whose numbers do not depend on them.
+"""
+
+
+def _random_words(distribution: str, *key: Key, lanes: int) -> NDArray[np.uint64]:
+    """Words for a key, as from `random_bits`, from the stream of a distribution."""
     with np.errstate(over="ignore"):
-        state = np.zeros(1, np.uint64)
+        state = np.full(1, _STREAMS[distribution], np.uint64)
         for part in key:
             state = _mix((state + np.uint64(0x9E3779B97F4A7C15)) ^ _mix(_word(part)))
         steps = np.arange(1, lanes + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -54,22 +69,26 @@ def uniform(*key: Key, lanes: int, low: float = 0.0, high: float = 1.0) -> NDArr
     >>> bool((whole[1] == uniform(7, "flip", np.array([1]), lanes=5)[0, :2]).all())
     True
     """
-    unit = (random_bits(*key, lanes=lanes) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return low + (high - low) * unit
+    return low + (high - low) * _unit(_random_words("uniform", *key, lanes=lanes))
 
 
 def normal(*key: Key, lanes: int) -> NDArray[np.float64]:
     """Draw standard normal numbers for a key, (..., lanes), by the Box-Muller transform."""
-    unit = uniform(*key, lanes=2 * lanes)
+    unit = _unit(_random_words("normal", *key, lanes=2 * lanes))
     radius = np.sqrt(-2.0 * np.log1p(-unit[..., :lanes]))
     return radius * np.cos(2.0 * np.pi * unit[..., lanes:])
 
 
 def make_generator(*key: int | str) -> np.random.Generator:
     """NumPy generator for a key; slow to make, so use `uniform` for numbers per sample."""
-    return np.random.Generator(np.random.Philox(key=random_bits(*key, lanes=2)))
+    return np.random.Generator(np.random.Philox(key=_random_words("generator", *key, lanes=2)))
 
 
 def derive_seed(*key: int | str) -> int:
     """Non-negative 63-bit seed for a key, for `torch.manual_seed`."""
-    return int(random_bits(*key, lanes=1)[0] >> np.uint64(1))
+    return int(_random_words("seed", *key, lanes=1)[0] >> np.uint64(1))
+
+
+def _unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Words as numbers in [0, 1), from their upper 53 bits."""
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53

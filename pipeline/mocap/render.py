@@ -267,7 +267,7 @@ class _Canvas:
 
 
 _WALL_TILES = 14  # pixels of the wall texture along each side
-_BACKGROUND_LANES = 64 + 5 + 3 * _WALL_TILES**2
+_BACKGROUND_LANES = 67 + 5 + 3 * _WALL_TILES**2
 
 
 def _wall_texture(draw: Array) -> NDArray[np.uint8]:
@@ -288,18 +288,18 @@ def _draw_background(
 ) -> None:
     """Draw wall, furniture, floor and the person's shadow on it."""
     width, height = camera.size
-    canvas.fill_with_texture(_wall_texture(draw[64:]), max(width, height) / (_WALL_TILES - 1))
-    for box in draw[8:32].reshape(4, 6)[: int(draw[6] * 5)]:
+    canvas.fill_with_texture(_wall_texture(draw[67:]), max(width, height) / (_WALL_TILES - 1))
+    for box in draw[8:40].reshape(4, 8)[: int(draw[6] * 5)]:
         centre, half_size = box[:2] * [width, 0.7 * height], 20 + 160 * box[2:4]
-        colour = _desaturate(25 + 215 * box[[4, 5, 3]])
+        colour = _desaturate(25 + 215 * box[4:7])
         canvas.polygon(centre + half_size * _SQUARE, colour)
-        if box[5] < 0.5:
+        if box[7] < 0.5:
             canvas.polygon(centre + 0.8 * half_size * _SQUARE, 0.7 * colour + 60)
     away = normalise_vectors(camera.rotation[0, 2] * [1, 1, 0])
     right = np.array([away[1], -away[0], 0.0])
     wall_foot = anchor[0] * [1, 1, 0] + (1.5 + 3 * draw[7]) * away
     edge = camera.to_camera(np.stack([wall_foot - 30 * right, wall_foot + 30 * right])[None])
-    floor_colour = _desaturate(50 + 170 * draw[32:35])
+    floor_colour = _desaturate(50 + 170 * draw[64:67])
     if (edge[..., 2] > 0.1).all():
         start, end = camera.project(edge)[0]
         down = 30 * height * normalise_vectors(np.array([start[1] - end[1], end[0] - start[0]]))

@@ -170,6 +170,33 @@ def test_flips_rotations_and_scales_come_as_often_and_as_far_as_asked():
     assert 1.34 < factor.max() <= 1.35 + 1e-9
 
 
+def angles_and_zooms(matrices, mirrored):
+    sign = np.where(mirrored, -1, 1)
+    angle = np.degrees(np.arctan2(matrices[:, 1, 0], matrices[:, 1, 1]))
+    return abs(angle), np.sqrt(sign * np.linalg.det(matrices[:, :, :2]))
+
+
+def test_mirrored_crops_turn_as_far_as_the_others():
+    angle, _ = angles_and_zooms(*(crops := varied(Augmentation(half_body=0), 20_000)))
+    mirrored = crops[1]
+    assert abs((mirrored & (angle > 53)).mean() - 0.0717) < 0.006  # 0.5 * 0.6 * P(|z| > 53 / 45)
+    for chosen in (mirrored, ~mirrored):
+        assert abs((angle[chosen] > 45).mean() - 0.1904) < 0.012  # 0.6 * P(|z| > 1)
+
+
+def test_half_bodies_are_enlarged_as_often_as_reduced():
+    count = 20_000
+    _, plain = angles_and_zooms(*varied(STILL, count))
+    _, halved = angles_and_zooms(*varied(Augmentation(scale=0), count))
+    _, zoomed = angles_and_zooms(*varied(Augmentation(), count))
+    half, factor = ~np.isclose(plain, halved), halved / zoomed
+    assert abs(half.mean() - 0.3) < 0.013
+    assert abs(factor[half].mean() - 1) < 0.015
+    assert abs((factor[half] > 1).mean() - 0.5) < 0.026
+    shuffled = halved / np.random.default_rng(0).permutation(factor)
+    assert np.quantile(zoomed, 0.95) == pytest.approx(np.quantile(shuffled, 0.95), rel=0.02)
+
+
 def test_quarter_turns_come_equally_often():
     matrices, _ = varied(Augmentation(0, 0, 0, 0, half_body=0, quarter_turns=True))
     turns = np.round(np.degrees(np.arctan2(matrices[:, 1, 0], matrices[:, 1, 1])) / 90) % 4
