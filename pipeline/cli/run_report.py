@@ -35,6 +35,24 @@ def print_start(title: str, trainer: pl.Trainer, data: str, weights: str) -> Non
     print_line(f"  device     {describe_device(trainer)}")
 
 
+def describe_weights(run: Run | None, config: Any, settings: Mapping[str, Any]) -> str:
+    """Describe the weights at the start of a run in one line.
+
+    Args:
+        run: The run of a fit; None for an evaluation.
+        config: The parsed config of the subcommand.
+        settings: Settings of the run; see `run_settings`.
+    """
+    if run and run.resume:
+        return f"resumed from {run.resume.name}"
+    if config.ckpt_path:
+        return str(config.ckpt_path)
+    pretrained = config.model.get("pretrained")
+    if pretrained:
+        return f"{pretrained} ({settings['model']['pretrained'][:12]})"
+    return "fresh" if run else "random (--untrained)"
+
+
 def describe_device(trainer: pl.Trainer) -> str:
     """Describe device, processes, precision and torch version of a run in one line."""
     if trainer.strategy.root_device.type == "cuda":

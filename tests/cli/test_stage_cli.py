@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -145,6 +146,42 @@ def test_a_config_that_is_not_text_is_named(run_with_error, tmp_path):
 def test_a_file_that_is_not_there_ends_with_4(run_with_error):
     arguments = ("lift", "test", "-c", "lift.yaml", "--ckpt_path", "no.ckpt")
     assert run_with_error(*arguments) == (4, "no.ckpt: no such checkpoint; check the path")
+
+
+@pytest.mark.parametrize("subcommand", ["validate", "test", "predict"])
+@pytest.mark.parametrize("stage", TINY)
+def test_random_weights_are_evaluated_only_if_that_is_asked_for(stage, subcommand, run_with_error):
+    arguments = (stage, subcommand, *COMMANDS[stage][2:])
+    code, line = run_with_error(*arguments)
+    assert code == 2
+    assert line == (
+        f"heatlift {stage} {subcommand}: no weights are given; give --ckpt_path CHECKPOINT or "
+        "--model.pretrained, or --untrained for random weights"
+    )
+    assert not Path("runs").exists()
+
+
+def test_untrained_together_with_weights_is_an_error(run_with_error):
+    arguments = ("lift", "test", *COMMANDS["lift"][2:], "--untrained")
+    code, line = run_with_error(*arguments, "--model.pretrained", "a.ckpt")
+    assert (code, line) == (
+        2,
+        "--untrained: does not fit the weights a.ckpt; give one of the two",
+    )
+
+
+def test_untrained_weights_are_tested_and_named_as_such(heatlift):
+    child = heatlift("lift", "test", *COMMANDS["lift"][2:], "--untrained")
+    assert child.wait() == 0, child.stderr
+    assert "weights    random (--untrained)" in child.stdout
+
+
+def test_the_error_names_the_checkpoint_of_a_finished_run_of_this_name(heatlift, uninterrupted):
+    uninterrupted("lift")
+    runs = uninterrupted.folders["lift",].parents[1]
+    child = heatlift("lift", "test", *COMMANDS["lift"][2:], "--runs", runs)
+    assert child.wait() == 2
+    assert f"give --ckpt_path {runs}/lift/lift/checkpoints/best.ckpt or" in child.stderr
 
 
 def test_a_checkpoint_of_another_stage_is_an_error(run_with_error, uninterrupted):
