@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,8 +64,8 @@ class LiftEvaluation:
 
         Args:
             action: Index of its action, see `WholeSequences.actions`.
-            predicted: Predicted root-relative joints, metres, (T, J, 3).
-            target: True joints, metres, (T, J, 3).
+            predicted: Predicted joints, metres, (T, J, 3).
+            target: True root-relative joints, metres, (T, J, 3).
             valid: Frames that count, (T,).
         """
         joints = self.evaluated
@@ -73,26 +74,36 @@ class LiftEvaluation:
             self.pck.update(predicted, target, valid)
 
     def update_test(
-        self, batch: Mapping[str, Tensor], lifted: Tensor, valid: Tensor, mean_pose: Tensor
+        self,
+        batch: Mapping[str, Tensor],
+        order: Tensor | slice,
+        predicted: Tensor,
+        valid: Tensor,
+        mean_pose: Tensor,
     ) -> None:
         """Add a test sequence to the tables of groups, frame subset and mean pose.
 
         Args:
             batch: The sequence, see `WholeSequences`.
-            lifted: Predicted root-relative joints, metres, (T, J, 3).
-            valid: Frames that count, (T,).
+            order: Frame numbers of the evaluated frames, (N,), every frame at least once; or a
+                slice that takes all frames.
+            predicted: Predicted joints of these frames, metres, (N, J, 3).
+            valid: Which of these frames count, (N,).
             mean_pose: Mean pose of the training split, metres, (J, 3).
         """
         joints = self.evaluated
-        predicted, target = lifted[:, joints], batch["joints3d"][0][:, joints]
-        if valid.any():
-            self.per_sequence[int(batch["index"])] = mpjpe(predicted[valid], target[valid])
+        predicted = predicted[:, joints]
+        target = batch["joints3d"][0][order][:, joints]
         group = int(batch["group"])
         self.tables["group"].update(group, predicted, target, valid)
+        mean = mean_pose[joints].expand_as(target)
+        self.tables["mean_pose"].update(int(batch["action"]), mean, target, valid)
+        if isinstance(order, Tensor):  # the frame subset has every frame once
+            first = torch.from_numpy(np.unique(order.numpy(), return_index=True)[1])
+            predicted, target, valid = predicted[first], target[first], valid[first]
+        if valid.any():
+            self.per_sequence[int(batch["index"])] = mpjpe(predicted[valid], target[valid])
         self.tables["subset"].update(group, predicted, target, valid & frame_subset_mask(valid))
-        self.tables["mean_pose"].update(
-            int(batch["action"]), mean_pose[joints].expand_as(target), target, valid
-        )
 
     def log_errors(self, module: Stage, split: Split, quantities: Sequence[str]) -> PoseErrorReport:
         """Log the errors as means over frames and over actions."""

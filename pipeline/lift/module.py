@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.dashboard import panels
 from pipeline.errors import UsageError
-from pipeline.lift.clips import frame_subset, lift_in_windows, smooth
+from pipeline.lift.clips import frame_subset, lift_in_windows, smooth, window_frames
 from pipeline.lift.data import LiftDataModule
 from pipeline.lift.evaluation import (
     SUBSET_QUANTITIES,
@@ -36,7 +36,7 @@ from pipeline.training.schedules import Schedule
 class LiftModule(LifterStage):
     """LightningModule that trains a lifter: 2D clips to 3D clips.
 
-    Batches: see `LiftDataModule`. Predictions are re-rooted before they are evaluated. Logged:
+    Batches: see `LiftDataModule`. Logged:
 
     - `train/loss`;
     - `val/` and `test/`: `mpjpe_mm`, `p_mpjpe_mm`, `n_mpjpe_mm`, `mpjve_mm`, `acceleration_mm` as
@@ -60,9 +60,14 @@ class LiftModule(LifterStage):
         pretrained: Checkpoint of `heatlift pretrain` to start from.
         evaluated: Joints that errors are means over: 17 for all of them; 16 without the nose; 14
             without pelvis, spine and nose.
-        root_evaluated: Whether the root counts, whose error is zero.
-        overlap: `once` evaluates every frame once; `mixste` evaluates the frames that the last
-            window of a sequence shares with the one before twice, as MixSTE's published code does.
+        root_evaluated: Whether the root counts; its error is zero if `reroot` is true.
+        reroot: Whether the predicted root is moved to zero before a pose is evaluated. False
+            evaluates poses as they are predicted, as the published code of VideoPose3D, PoseFormer
+            and MixSTE does. Output of `predict` has its root at zero either way.
+        overlap: `once` evaluates every frame once; `mixste` evaluates all frames of all windows, as
+            MixSTE's published code does: those that the last window shares with the one before
+            count twice, a sequence shorter than a window is padded with its last frame, which then
+            counts again, and velocities are also measured from one window to the next.
         smooth: Standard deviation, in frames, of a Gaussian over time that smooths predictions in
             evaluation and prediction; 0 for none.
         frames: Frames that are lifted and evaluated: `all`, or `subset` for frames 0 and 1 of every
@@ -75,7 +80,7 @@ class LiftModule(LifterStage):
     stage = "lift"
     data_class = LiftDataModule
     example_config = "lift/mixste_small"
-    test_settings = ("flip_test", "evaluated", "root_evaluated", "overlap")
+    test_settings = ("flip_test", "evaluated", "root_evaluated", "reroot", "overlap")
     mean_pose: Tensor
     evaluation: LiftEvaluation
 
@@ -90,6 +95,7 @@ class LiftModule(LifterStage):
         pretrained: str | None = None,
         evaluated: Literal[17, 16, 14] = 17,
         root_evaluated: bool = True,
+        reroot: bool = True,
         overlap: Literal["once", "mixste"] = "once",
         smooth: float = 0.0,
         frames: Literal["all", "subset"] = "all",
@@ -98,6 +104,11 @@ class LiftModule(LifterStage):
         if overlap == "mixste" and net.output != "every":
             raise UsageError(
                 f"overlap is mixste, but {type(net).__name__} has no windows that overlap; set once"
+            )
+        if overlap == "mixste" and smooth:
+            raise UsageError(
+                f"overlap is mixste, but smooth is {smooth:g}, which MixSTE's code has not; set it "
+                "to 0"
             )
         if frames == "subset" and net.output != "centre":
             raise UsageError(
@@ -109,7 +120,7 @@ class LiftModule(LifterStage):
                 f"frames is subset, but smooth is {smooth:g}, which needs every frame; set it to 0"
             )
         self.evaluated = list(evaluated_joints(net.skeleton, evaluated, root=root_evaluated))
-        self.root_evaluated, self.overlap = root_evaluated, overlap
+        self.reroot, self.overlap = reroot, overlap
         self.flip_test, self.smooth, self.frames = flip_test, smooth, frames
         self.register_buffer("mean_pose", torch.zeros(len(net.skeleton), 3))
         self.report: PoseErrorReport | None = None
@@ -124,8 +135,8 @@ class LiftModule(LifterStage):
         Returns:
             Joints in the camera frame, metres, (N, J, 3), with the root at zero.
         """
-        lifted = self._lift_unsmoothed(joints2d, visible)
-        return smooth(lifted, self.smooth) if self.smooth else lifted
+        lifted, _ = self._lift_frames(joints2d, visible, None)
+        return lifted - lifted[:, self.net.skeleton.root, None]
 
     def lift_for_evaluation(self, joints2d: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Lift the frames of a clip that are evaluated, see the argument `frames`.
@@ -135,16 +146,12 @@ class LiftModule(LifterStage):
             visible: Visibility of the joints, bool, (N, J).
 
         Returns:
-            Joints as from `lift`, (N, J, 3), NaN in frames that are not lifted; and which frames
-            are lifted, (N,).
+            Joints in the camera frame, metres, (N, J, 3), with the root at zero if `reroot` is
+            true, and NaN in frames that are not lifted; and which frames are lifted, (N,).
         """
-        if self.frames == "all":
-            return self.lift(joints2d, visible), visible.new_ones(len(visible))
-        frames = frame_subset(len(joints2d))
-        subset = self._lift_unsmoothed(joints2d, visible, frames)
-        lifted = subset.new_full((*visible.shape, 3), torch.nan)
-        lifted[frames] = subset
-        return lifted, frame_subset_mask(visible)
+        frames = None if self.frames == "all" else frame_subset(len(joints2d))
+        lifted, is_lifted = self._lift_frames(joints2d, visible, frames)
+        return self._evaluated_root(lifted), is_lifted
 
     def on_fit_start(self) -> None:
         """Set the statistics of the training split; a resumed run has them in its checkpoint."""
@@ -172,17 +179,14 @@ class LiftModule(LifterStage):
         """Evaluate one whole sequence; in a test also the mean pose on it."""
         names = ("joints2d", "visible", "joints3d", "valid")
         joints2d, visible, target, valid = (batch[name][0] for name in names)
-        lifted, is_lifted = self.lift_for_evaluation(joints2d, visible)
-        counted = valid & is_lifted
+        windows = self.overlap == "mixste"
+        order = window_frames(len(target), self.net.frames) if windows else slice(None)
+        lifted, is_lifted = self.lift_for_evaluation(joints2d[order], visible[order])
+        counted = valid[order] & is_lifted
         action = int(batch["action"])
-        self.evaluation.update(action, lifted, target, counted)
-        T = self.net.frames
-        shared = -len(target) % T  # frames that the last window shares with the one before
-        if self.overlap == "mixste" and shared and len(target) > T:
-            again = self.lift(joints2d[-T:], visible[-T:])[:shared]
-            self.evaluation.update(action, again, target[-T:][:shared], valid[-T:][:shared])
+        self.evaluation.update(action, lifted, target[order], counted)
         if split == "test":
-            self.evaluation.update_test(batch, lifted, counted, self.mean_pose)
+            self.evaluation.update_test(batch, order, lifted, counted, self.mean_pose)
 
     def conclude(self, split: Split) -> None:
         """Log the errors over all sequences of all processes; print those of a test."""
@@ -209,25 +213,38 @@ class LiftModule(LifterStage):
         root = "counted" if self.net.skeleton.root in self.evaluated else "not counted"
         flip = "on" if self.flip_test else "off"
         frames = "every valid frame" if self.frames == "all" else "valid frames 0 and 1 of every 16"
-        overlap = ""
-        if self.overlap == "mixste":
-            overlap = ", those of overlapping windows twice (as MixSTE's code)"
+        once = "once" if self.overlap == "once" else "as often as MixSTE's code (overlaps, padding)"
         return (
             f"{split} split of {data.source.describe()}; 2D {data.detections}{unseen}; "
-            f"{len(self.evaluated)} joints, root-relative, re-rooted, root {root}; "
-            f"flip test {flip}; {frames} once{overlap}; mm"
+            f"{len(self.evaluated)} joints, root-relative, "
+            f"{'re-rooted' if self.reroot else 'predicted root kept'}, root {root}; "
+            f"flip test {flip}; {frames} {once}; mm"
         )
 
-    def _lift_unsmoothed(
-        self, joints2d: Tensor, visible: Tensor, frames: Tensor | None = None
-    ) -> Tensor:
-        """Lift a clip, or the frames with these numbers, (K,), with flip test and root at zero."""
+    def _lift_frames(
+        self, joints2d: Tensor, visible: Tensor, frames: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Lift a clip, or the frames with these numbers, (K,), with flip test and smoothing.
+
+        Returns:
+            Joints, (N, J, 3), with the root as predicted, NaN in frames that are not lifted; and
+            which frames are lifted, (N,).
+        """
         lifted = lift_in_windows(self, self.net, joints2d, visible, frames=frames)
         if self.flip_test:
             flipped2d, flipped_visible = flip_joints(joints2d, self.swap), visible[:, self.swap]
             flipped = lift_in_windows(self, self.net, flipped2d, flipped_visible, frames=frames)
             lifted = (lifted + flip_joints(flipped, self.swap)) / 2
-        return lifted - lifted[:, self.net.skeleton.root, None]
+        if frames is None:
+            lifted = smooth(lifted, self.smooth) if self.smooth else lifted
+            return lifted, visible.new_ones(len(visible))
+        clip = lifted.new_full((*visible.shape, 3), torch.nan)
+        clip[frames] = lifted
+        return clip, frame_subset_mask(visible)
+
+    def _evaluated_root(self, lifted: Tensor) -> Tensor:
+        """Lifted joints, (N, J, 3), with their root at zero if `reroot` is true."""
+        return lifted - lifted[:, self.net.skeleton.root, None] if self.reroot else lifted
 
     def _shown_clips(self) -> list[panels.LiftedClip]:
         """Test sequences for the dashboard; empty on all ranks but 0."""
@@ -245,9 +262,12 @@ def _lifted_clip(
 ) -> panels.LiftedClip:
     """The first frames of a sequence, lifted, with the error of all its evaluated frames."""
     joints2d, visible = prepared.joints2d[:frames], prepared.visible[:frames]
-    predicted = module.lift(
-        torch.from_numpy(joints2d).to(module.device), torch.from_numpy(visible).to(module.device)
+    lifted, _ = module._lift_frames(
+        torch.from_numpy(joints2d).to(module.device),
+        torch.from_numpy(visible).to(module.device),
+        None,
     )
+    predicted = module._evaluated_root(lifted)
     return panels.LiftedClip(
         name=prepared.sequence.name,
         predicted=predicted.cpu().numpy(),

@@ -304,7 +304,7 @@ def test_evaluated_joints_and_overlaps_change_the_number_and_are_printed(heatlif
     after = heatlift("lift", "test", *words, *settings, "--ckpt_path", best)
     assert "17 joints, root-relative, re-rooted, root counted; flip test on" in before
     assert "15 joints, root-relative, re-rooted, root not counted; flip test on" in after
-    assert "every valid frame once, those of overlapping windows twice (as MixSTE's code)" in after
+    assert "every valid frame as often as MixSTE's code (overlaps, padding)" in after
     assert counted(before) == 4 * 12
     assert counted(after) == 4 * (12 + 6)  # windows of 9: the second shares 6 with the first
     assert numbers(before) != numbers(after)
