@@ -18,6 +18,7 @@ from pipeline import rng
 from pipeline.errors import NonFiniteError
 from pipeline.files import writing
 from pipeline.training.console import format_duration, print_line
+from pipeline.training.progress import Progress
 
 
 class SeedEveryBatch(Callback):
@@ -182,16 +183,15 @@ class ProgressLines(Callback):
         if not due or not trainer.is_global_zero:
             return
         self._last_line = now
-        epochs = trainer.max_epochs or 1
-        total = epochs * int(trainer.num_training_batches) // trainer.accumulate_grad_batches
-        if trainer.max_steps > 0:
-            total = min(total, trainer.max_steps) if epochs > 0 else trainer.max_steps
+        progress = Progress(trainer, int(trainer.num_training_batches))
         rate = steps / max(now - self._start_time, 1e-9)
-        left = (total - trainer.global_step) / max(rate, 1e-9)
+        of_steps = f" of {progress.steps}" if progress.steps is not None else ""
+        epochs = trainer.max_epochs
+        of_epochs = f" of {epochs}" if epochs is not None and epochs > 0 else ""
         loss = trainer.callback_metrics.get("train/loss")
         loss_text = "" if loss is None else f", loss {float(loss):.4g}"
         print_line(
-            f"  step {trainer.global_step} of {total}, "
-            f"epoch {trainer.current_epoch + 1} of {epochs}{loss_text}, "
-            f"{rate:.1f} steps/s, about {format_duration(left)} left"
+            f"  step {trainer.global_step}{of_steps}, "
+            f"epoch {trainer.current_epoch + 1}{of_epochs}{loss_text}, "
+            f"{rate:.1f} steps/s, about {format_duration(progress.seconds_left(rate))} left"
         )

@@ -141,6 +141,7 @@ class CheckpointCallback(Callback):
         """Save a checkpoint if one is due; always after the last epoch."""
         is_last = trainer.current_epoch + 1 == trainer.max_epochs
         is_last |= trainer.global_step == trainer.max_steps
+        is_last |= trainer.should_stop  # the time is over, or a callback ends the training
         if is_last or trainer.global_step - self.saved_step >= self.every:
             self.save(trainer)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from pipeline.errors import UsageError
 from pipeline.sources import Source, Split
 from pipeline.training.loader import BatchSet, ResumableLoader, make_loader
+from pipeline.training.progress import Progress
 from pipeline.training.schedules import Schedule
 from pipeline.training.transfer import WeightsReport, transfer_weights
 
@@ -138,6 +138,7 @@ class Stage(pl.LightningModule):
         weights_from: Stages whose checkpoints `pretrained` accepts.
         newest_from: Stage whose newest finished run `--model.pretrained newest` stands for, if any.
         linked_arguments: Arguments of the data module that the module gets with the same value.
+        progress: Share of the training that is done, while a fit runs.
     """
 
     stage: ClassVar[str]
@@ -149,6 +150,7 @@ class Stage(pl.LightningModule):
     weights_from: ClassVar[tuple[str, ...]] = ()
     newest_from: ClassVar[str | None] = None
     linked_arguments: ClassVar[tuple[str, ...]] = ()
+    progress: Progress
 
     def __init__(
         self,
@@ -236,23 +238,18 @@ class Stage(pl.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> Any:
-        """Make the optimizer and the learning-rate scheduler, updated every optimizer step."""
+        """Make the optimizer and the learning-rate scheduler, updated every optimizer step.
+
+        Raises:
+            UsageError: If the training has no limit.
+        """
         optimizer = self.optimizer(
             parameter for parameter in self.parameters() if parameter.requires_grad
         )
-        steps_per_epoch = self._steps_per_epoch()
-        max_steps = self.trainer.max_steps
-        max_epochs = self.trainer.max_epochs
-        total = max_steps
-        if max_epochs is not None and max_epochs > 0:
-            total = steps_per_epoch * max_epochs
-            if max_steps > 0:
-                total = min(total, max_steps)
-        total = max(1, total)
-        schedule = self.schedule
+        schedule, progress = self.schedule, self.start_progress()
 
         def factor(step: int) -> float:
-            return schedule.factor(step / total, step / steps_per_epoch)
+            return schedule.factor(progress.after(step), step / progress.steps_per_epoch)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {
@@ -260,14 +257,21 @@ class Stage(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def _steps_per_epoch(self) -> int:
-        # Not trainer.estimated_stepping_batches: reading it loses the state of the DataLoader
-        # (lightning issue 20550).
-        batches = len(self.data_module.train_dataloader())
-        limit = self.trainer.limit_train_batches
+    def start_progress(self) -> Progress:
+        """Make `progress`, the share of the training that is done, for the run of the trainer.
+
+        Raises:
+            UsageError: If the training has no limit.
+        """
+        batches, limit = len(self.data_module.train_dataloader()), self.trainer.limit_train_batches
         if limit is not None:
             batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
+        self.progress = Progress(self.trainer, batches)
+        return self.progress
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Update the progress of a training whose time is limited."""
+        self.progress.update_time()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the dictionary `heatlift` to a checkpoint."""
