@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -89,6 +89,13 @@ def add_run_options(parser: LightningArgumentParser, example_config: str) -> Non
         type=int,
         default=200,
         help="Optimizer steps between two checkpoints to resume from.",
+    )
+    parser.add_argument(
+        "--weights",
+        type=Literal["best", "last"],
+        default="best",
+        help="Weights of a fit that are tested and passed on: the best of its validations, or the "
+        "last, as published code has it where the test split is the only one to validate on.",
     )
     parser.add_argument(
         "--patience",

@@ -221,8 +221,9 @@ class StageCLI(LightningCLI):
         """Callbacks that write to the folder of the run."""
         callbacks: list[pl.Callback] = [Dashboard()]
         if self.run:
-            every, best = self._get(self.config, "save_every"), self.stage
-            saving = CheckpointCallback(self.run, every, (best.monitor, best.mode))
+            every, weights = (self._get(self.config, key) for key in ("save_every", "weights"))
+            monitor = (self.stage.monitor, self.stage.mode)
+            saving = CheckpointCallback(self.run, every, monitor, weights)
             self.checkpoint_callback = self.stops.checkpoint_callback = saving
             callbacks.append(saving)
         if self.subcommand == "predict":
@@ -240,7 +241,7 @@ class StageCLI(LightningCLI):
         super()._run_subcommand(subcommand)
 
     def after_fit(self) -> None:
-        """Test the best weights of the run, then mark it as finished."""
+        """Test the best or the last weights of the run, then mark it as finished."""
         if self.run is None or self.checkpoint_callback is None:
             return
         checkpoint = self.checkpoint_callback.selected_checkpoint()

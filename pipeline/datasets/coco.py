@@ -234,6 +234,7 @@ class Coco:
     """
 
     skeleton = COCO17
+    val_is_test = True
 
     def __init__(
         self, root: str, *, boxes: str | None = None, box_score: float = 0.0, skip_bad: int = 0

@@ -61,6 +61,7 @@ class Human36MImages:
     """
 
     skeleton = H36M17
+    val_is_test = True
 
     def __init__(
         self,

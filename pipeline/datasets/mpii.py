@@ -90,6 +90,7 @@ class Mpii:
     """
 
     skeleton = MPII16
+    val_is_test = True
 
     def __init__(self, root: str, *, skip_bad: int = 0) -> None:
         self.root, self.skip_bad = Path(root), skip_bad

@@ -16,7 +16,7 @@ from pipeline.dashboard import canvas, charts, media
 from pipeline.errors import UsageError
 from pipeline.files import writing
 from pipeline.lift.corruption import add_detection_noise, drop_frames, hide_joints
-from pipeline.lift.module import LiftModule
+from pipeline.lift.module import LiftModule, lifting_parts
 from pipeline.lift.sequences import (
     PreparedSequence,
     exact_joints2d,
@@ -28,6 +28,7 @@ from pipeline.skeleton import make_conversion
 from pipeline.sources import MotionSource, Split
 from pipeline.training.checkpoints import load_module
 from pipeline.training.console import print_line
+from pipeline.training.protocol import join_parts
 
 LEVELS: dict[str, tuple[float, ...]] = {
     "joints hidden": (0.0, 0.1, 0.2, 0.4, 0.6),
@@ -84,6 +85,12 @@ def robustness(
     points = measure_robustness(module, source, detections=detections, every=every, seed=seed)
     folder = path.parents[1] if path.parent.name == "checkpoints" else path.parent
     write_points(folder, points)
+    shown = f"one video in {every}" if every > 1 else "all videos"
+    seeds = f"2D {detections}, seed {seed}; {len(module.net.skeleton)} joints, root-relative, mm"
+    print_line(
+        f"test split of {source.describe()}, {shown}; {seeds}; "
+        f"{join_parts(lifting_parts(module))}; weights: {module.weights}"
+    )
     rows = [(point.corruption, f"{point.level:g}", f"{point.mpjpe:.1f}") for point in points]
     print_table(("corruption", "level", "MPJPE, mm"), rows, right=("level", "MPJPE, mm"))
     print_line(f"written: {folder / 'robustness.csv'} and robustness.png")

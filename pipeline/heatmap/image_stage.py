@@ -19,6 +19,7 @@ from pipeline.heatmap.resnet import ImageNormaliser
 from pipeline.metrics.pck import PCK
 from pipeline.skeleton import get_skeleton
 from pipeline.sources import Split
+from pipeline.training.protocol import NOT_IN_PROTOCOL
 from pipeline.training.schedules import Schedule
 from pipeline.training.stage import Stage
 
@@ -61,6 +62,12 @@ class ImageStage(Stage):
     """
 
     linked_arguments = ("skeleton", "input_size", "padding")
+    not_in_protocol = NOT_IN_PROTOCOL | {
+        "model.channels_last": "the layout of memory, not the result",
+        "data.augmentation": "training crops only",
+        "data.evaluation_batch": "the order of work, not its result",
+        "data.seed": "training crops only",
+    }
     decoding: str
 
     def __init__(
@@ -91,6 +98,24 @@ class ImageStage(Stage):
         self.benchmark_metrics: list[BenchmarkMetric] = []
         self.examples: list[dict[str, Any]] = []
         self.report: dict[str, float] = {}
+
+    def protocol_parts(self, split: Split) -> dict[str, str]:
+        """See `Stage.protocol_parts`."""
+        width, height = self.input_size
+        published = self.offset == targets.PUBLISHED_CELLS
+        linked = {
+            "skeleton": self.skeleton.name,
+            "input_size": f"{width}x{height}",
+            "padding": f"padding {self.padding:g}",
+        }
+        return (
+            super().protocol_parts(split)
+            | {f"data.{name}": part for name, part in linked.items()}
+            | {
+                "model.published_cells": f"{'published' if published else 'exact'} cells",
+                "model.flip_test": f"flip test {'on' if self.flip_test else 'off'}",
+            }
+        )
 
     def check_outputs(self, count: int, what: str) -> None:
         """Check that the network gives one output for each joint of the joint set.

@@ -72,6 +72,7 @@ class IntegralModule(ImageStage):
     test_settings = ("flip_test",)
     weights_from = ("integral", "heatmap")
     decoding = "soft-argmax"
+    not_in_protocol = ImageStage.not_in_protocol | {"data.photographs": "training crops only"}
 
     def __init__(
         self,
@@ -190,7 +191,7 @@ class IntegralModule(ImageStage):
             self.log(f"{split}/{name}_mm", value, prog_bar=name == "mpjpe")
             self.log(f"{split}/{name}_action_mean_mm", report.action_mean[name])
         if split == "test":
-            self.print(report.text(self.protocol("test")))
+            self.print(report.text())
             skeleton = H36M17 if len(self.evaluated_joints) == len(H36M17) else self.skeleton
             panels.log_lift_panels(self.trainer, self.clips, report, skeleton, videos=0)
 
@@ -213,14 +214,13 @@ class IntegralModule(ImageStage):
             "joints3d": joints3d.masked_fill(unknown, torch.nan).float(),
         }
 
-    def protocol(self, split: str) -> str:
-        """Evaluation protocol of the logged metrics, one line."""
-        source = self.data_module.source.describe()
-        return (
-            f"{split} split of {source}; images; {len(self.evaluated_joints)} joints, visible or "
-            f"not, root-relative, true root depth; flip test {'on' if self.flip_test else 'off'}; "
-            "mm"
-        )
+    def protocol_parts(self, split: Split) -> dict[str, str]:
+        """See `Stage.protocol_parts`."""
+        joints = len(self.evaluated_joints)
+        return super().protocol_parts(split) | {
+            "model.cube": f"depth over {self.grid.cube:g} m; {joints} joints, visible or not, "
+            "root-relative, re-rooted, true root depth, mm",
+        }
 
     def _back_project(self, joints: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Joints found, with the true depth of the root, in the camera frame, metres (B, J, 3)."""

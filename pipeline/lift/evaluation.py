@@ -147,7 +147,8 @@ class LiftEvaluation:
         """
         groups = self.tables["group"].compute()
         if any(row.name for row in groups.rows):
-            yield groups.text("per group of sequences:")
+            yield "per group of sequences:"
+            yield groups.text()
         subset = self.tables["subset"].compute().frame_mean
         numbers = ", ".join(f"{subset[quantity]:.2f}" for quantity in SUBSET_QUANTITIES)
         yield f"frames 0 and 1 of every 16: MPJPE, P-MPJPE, N-MPJPE, MPJVE {numbers} mm"

@@ -30,6 +30,7 @@ from pipeline.metrics.joint_subsets import evaluated_joints
 from pipeline.metrics.motion_table import QUANTITIES, PoseErrorReport
 from pipeline.skeleton import MPI3DHP17
 from pipeline.sources import Split
+from pipeline.training.protocol import NOT_IN_PROTOCOL
 from pipeline.training.schedules import Schedule
 
 
@@ -65,9 +66,8 @@ class LiftModule(LifterStage):
             evaluates poses as they are predicted, as the published code of VideoPose3D, PoseFormer
             and MixSTE does. Output of `predict` has its root at zero either way.
         overlap: `once` evaluates every frame once; `mixste` evaluates all frames of all windows, as
-            MixSTE's published code does: those that the last window shares with the one before
-            count twice, a sequence shorter than a window is padded with its last frame, which then
-            counts again, and velocities are also measured from one window to the next.
+            MixSTE's published code does: frames of two windows count twice, so does the padding of
+            a sequence shorter than a window, and velocities run from one window to the next.
         smooth: Standard deviation, in frames, of a Gaussian over time that smooths predictions in
             evaluation and prediction; 0 for none.
         frames: Frames that are lifted and evaluated: `all`, or `subset` for frames 0 and 1 of every
@@ -81,6 +81,13 @@ class LiftModule(LifterStage):
     data_class = LiftDataModule
     example_config = "lift/mixste_small"
     test_settings = ("flip_test", "evaluated", "root_evaluated", "reroot", "overlap")
+    not_in_protocol = NOT_IN_PROTOCOL | {
+        "data.step": "training windows only",
+        "data.flip": "training windows only",
+        "data.joint_mask": "training windows only",
+        "data.frame_mask": "training windows only",
+        "data.augment_every": "training windows only",
+    }
     mean_pose: Tensor
     evaluation: LiftEvaluation
 
@@ -120,7 +127,7 @@ class LiftModule(LifterStage):
                 f"frames is subset, but smooth is {smooth:g}, which needs every frame; set it to 0"
             )
         self.evaluated = list(evaluated_joints(net.skeleton, evaluated, root=root_evaluated))
-        self.reroot, self.overlap = reroot, overlap
+        self.root_evaluated, self.reroot, self.overlap = root_evaluated, reroot, overlap
         self.flip_test, self.smooth, self.frames = flip_test, smooth, frames
         self.register_buffer("mean_pose", torch.zeros(len(net.skeleton), 3))
         self.report: PoseErrorReport | None = None
@@ -197,28 +204,30 @@ class LiftModule(LifterStage):
         self.report = report
         mean_pose_known = bool(self.mean_pose.any())  # imported weights come without it
         self.evaluation.log_test_errors(self, quantities, mean_pose_known=mean_pose_known)
-        self.print(report.text(self.protocol("test")))
+        self.print(report.text())
         for line in self.evaluation.summary_lines(report, mean_pose_known=mean_pose_known):
             self.print(line)
-        panels.log_lift_panels(self.trainer, self._shown_clips(), report, self.net.skeleton)
+        panels.log_lift_panels(self.trainer, _shown_clips(self), report, self.net.skeleton)
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Lift one sequence, (T, J, 3), see `lift`."""
         return self.lift(batch["joints2d"][0], batch["visible"][0])
 
-    def protocol(self, split: str) -> str:
-        """Evaluation protocol in one line: data, 2D input, joints, root, flip test and frames."""
+    def protocol_parts(self, split: Split) -> dict[str, str]:
+        """See `Stage.protocol_parts`."""
         data = self.data_module
         unseen = f" (without {', '.join(data.unseen)})" if data.unseen else ""
-        root = "counted" if self.net.skeleton.root in self.evaluated else "not counted"
-        flip = "on" if self.flip_test else "off"
-        frames = "every valid frame" if self.frames == "all" else "valid frames 0 and 1 of every 16"
-        once = "once" if self.overlap == "once" else "as often as MixSTE's code (overlaps, padding)"
+        windows = self.overlap == "mixste"
         return (
-            f"{split} split of {data.source.describe()}; 2D {data.detections}{unseen}; "
-            f"{len(self.evaluated)} joints, root-relative, "
-            f"{'re-rooted' if self.reroot else 'predicted root kept'}, root {root}; "
-            f"flip test {flip}; {frames} {once}; mm"
+            super().protocol_parts(split)
+            | {
+                "data.detections": f"2D {data.detections}{unseen}",
+                "data.seed": f"noise seed {data.seed}" if data.detections.kind == "noisy" else "",
+                "model.evaluated": f"{len(self.evaluated)} joints, root-relative, mm",
+                "model.root_evaluated": f"root {'' if self.root_evaluated else 'not '}counted",
+            }
+            | lifting_parts(self)
+            | {"model.overlap": "frames and padding of all windows" if windows else "once each"}
         )
 
     def _lift_frames(
@@ -246,15 +255,27 @@ class LiftModule(LifterStage):
         """Lifted joints, (N, J, 3), with their root at zero if `reroot` is true."""
         return lifted - lifted[:, self.net.skeleton.root, None] if self.reroot else lifted
 
-    def _shown_clips(self) -> list[panels.LiftedClip]:
-        """Test sequences for the dashboard; empty on all ranks but 0."""
-        errors = self.evaluation.gather_errors(self)
-        if not self.trainer.is_global_zero:
-            return []
-        return [
-            _lifted_clip(self, self.evaluation.sequences.sequences[index], errors[index].item())
-            for index in select_shown(errors)
-        ]
+
+def lifting_parts(module: LiftModule) -> dict[str, str]:
+    """The part of `LiftModule.protocol_parts` that is about `lift_for_evaluation`."""
+    subset, smooth = module.frames == "subset", module.smooth
+    return {
+        "model.reroot": "re-rooted" if module.reroot else "predicted root kept",
+        "model.flip_test": f"flip test {'on' if module.flip_test else 'off'}",
+        "model.smooth": f"smoothing {f'{smooth:g} frames' if smooth else 'off'}",
+        "model.frames": "valid frames 0 and 1 of every 16" if subset else "every valid frame",
+    }
+
+
+def _shown_clips(module: LiftModule) -> list[panels.LiftedClip]:
+    """Test sequences for the dashboard; empty on all ranks but 0."""
+    errors = module.evaluation.gather_errors(module)
+    if not module.trainer.is_global_zero:
+        return []
+    return [
+        _lifted_clip(module, module.evaluation.sequences.sequences[index], errors[index].item())
+        for index in select_shown(errors)
+    ]
 
 
 def _lifted_clip(

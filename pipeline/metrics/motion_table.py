@@ -67,8 +67,8 @@ class PoseErrorReport:
     action_mean: dict[str, float]
     per_joint: dict[str, float]
 
-    def text(self, protocol: str) -> str:
-        """The report as a plain table under one line with its evaluation protocol.
+    def text(self) -> str:
+        """The report as a plain table.
 
         Single images have no motion: without successive frames its columns are left out.
         """
@@ -92,7 +92,7 @@ class PoseErrorReport:
             for name, count, values in lines
         ]
         rule = "-" * len(head)
-        return "\n".join([protocol, head, rule, *body[:-2], rule, *body[-2:]])
+        return "\n".join([head, rule, *body[:-2], rule, *body[-2:]])
 
 
 class PoseErrorTable(ExactSumMetric):

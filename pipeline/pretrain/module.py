@@ -17,6 +17,7 @@ from pipeline.metrics.functional import mpjpe
 from pipeline.metrics.pose_metrics import MPJPE, MPJVE, NMPJPE
 from pipeline.pretrain.data import PretrainDataModule
 from pipeline.sources import Split
+from pipeline.training.protocol import NOT_IN_PROTOCOL
 from pipeline.training.schedules import Schedule
 
 
@@ -41,6 +42,10 @@ class PretrainModule(LifterStage):
     stage = "pretrain"
     data_class = PretrainDataModule
     example_config = "pretrain/mixste_small"
+    not_in_protocol = NOT_IN_PROTOCOL | {
+        "data.step": "training clips only",
+        "data.flip": "training clips only",
+    }
 
     def __init__(
         self,
@@ -71,6 +76,18 @@ class PretrainModule(LifterStage):
             clips = [_recovered_clip(batch, predicted, i) for i in range(min(4, len(predicted)))]
             panels.log_pretrain_panels(self.trainer, clips, self.net.skeleton, split=split)
         self.clips_shown = True
+
+    def protocol_parts(self, split: Split) -> dict[str, str]:
+        """See `Stage.protocol_parts`."""
+        data = self.data_module
+        return super().protocol_parts(split) | {
+            "data.joint_mask": f"2D of random cameras, joints hidden {data.joint_mask:g}",
+            "data.frame_mask": f"frames hidden {data.frame_mask:g}",
+            "data.noise": f"noise {data.noise:g}",
+            "data.seed": f"seed {data.seed}; clips of {self.net.frames} frames, "
+            f"{len(self.net.skeleton)} joints, root-relative, predicted root kept, no flip test, "
+            "mm",
+        }
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Recover clips, (B, T, J, 3)."""

@@ -14,6 +14,12 @@ from pipeline.errors import UsageError
 from pipeline.sources import Source, Split
 from pipeline.training.loader import BatchSet, ResumableLoader, make_loader
 from pipeline.training.progress import Progress
+from pipeline.training.protocol import (
+    NOT_IN_PROTOCOL,
+    describe_checkpoint,
+    join_parts,
+    trainer_parts,
+)
 from pipeline.training.schedules import Schedule
 from pipeline.training.transfer import WeightsReport, transfer_weights
 
@@ -138,6 +144,9 @@ class Stage(pl.LightningModule):
         weights_from: Stages whose checkpoints `pretrained` accepts.
         newest_from: Stage whose newest finished run `--model.pretrained newest` stands for, if any.
         linked_arguments: Arguments of the data module that the module gets with the same value.
+        not_in_protocol: Arguments that change no metric of given weights, and why; see
+            `NOT_IN_PROTOCOL`.
+        weights: Which weights the module has, for the protocol line.
         progress: Share of the training that is done, while a fit runs.
     """
 
@@ -150,6 +159,7 @@ class Stage(pl.LightningModule):
     weights_from: ClassVar[tuple[str, ...]] = ()
     newest_from: ClassVar[str | None] = None
     linked_arguments: ClassVar[tuple[str, ...]] = ()
+    not_in_protocol: ClassVar[Mapping[str, str]] = NOT_IN_PROTOCOL
     progress: Progress
 
     def __init__(
@@ -163,6 +173,7 @@ class Stage(pl.LightningModule):
         self.schedule = schedule or Schedule()
         self.pretrained = pretrained
         self.origin: dict[str, Any] = {}
+        self.weights = "random"
 
     def begin(self, split: Split) -> None:
         """Prepare the metrics of a validation or test."""
@@ -173,6 +184,18 @@ class Stage(pl.LightningModule):
 
     def conclude(self, split: Split) -> None:
         """Log and print the metrics."""
+
+    def protocol_parts(self, split: Split) -> dict[str, str]:
+        """Settings that change the metrics of a split, and what the protocol line has for each.
+
+        A setting is named as on the command line. Its phrase may be empty where it changes nothing.
+        """
+        return {"data.source": f"{split} split of {self.data_module.source.describe()}"}
+
+    def protocol(self, split: Split) -> str:
+        """Evaluation protocol of the metrics of a split, one line."""
+        weights = {"weights": f"weights: {self.weights}"}
+        return join_parts(self.protocol_parts(split) | trainer_parts(self.trainer, split) | weights)
 
     def transferred_prefixes(self, source_stage: str, *, fitting: bool) -> tuple[str, ...]:
         """Name prefixes of the weights that are transferred from `pretrained`.
@@ -206,6 +229,7 @@ class Stage(pl.LightningModule):
         )
         self.pretrained = None  # setup of a later test must not transfer again
         self.origin = {"pretrained": report.plain()}
+        self.weights = f"{report.source}, digest {report.digest[:12]}"
         self.report_weights(report)
 
     def on_validation_epoch_start(self) -> None:
@@ -217,7 +241,9 @@ class Stage(pl.LightningModule):
         self.score("val", batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Call `conclude` for the validation split."""
+        """Call `conclude` for the validation split; outside a fit, print the protocol first."""
+        if self.trainer.state.fn == "validate":
+            self.print(self.protocol("val"))
         self.conclude("val")
 
     def on_test_epoch_start(self) -> None:
@@ -229,8 +255,13 @@ class Stage(pl.LightningModule):
         self.score("test", batch)
 
     def on_test_epoch_end(self) -> None:
-        """Call `conclude` for the test split."""
+        """Print the protocol and call `conclude` for the test split."""
+        self.print(self.protocol("test"))
         self.conclude("test")
+
+    def on_train_end(self) -> None:
+        """Note that the module has the weights of the last step, whatever it began with."""
+        self.weights = f"step {self.trainer.global_step}"
 
     @property
     def data_module(self) -> Any:
@@ -301,3 +332,4 @@ class Stage(pl.LightningModule):
                 "give a new --name, or as many devices as before"
             )
         self.origin = entry.get("origin", {})
+        self.weights = describe_checkpoint(checkpoint)
