@@ -19,7 +19,7 @@ from pipeline.cli.newest import resolve_newest
 from pipeline.cli.run_report import (
     describe_weights,
     finish_run,
-    finite_test_metrics,
+    finite_metrics,
     print_metrics,
     print_result_paths,
     print_start,
@@ -253,7 +253,8 @@ class StageCLI(LightningCLI):
         self.trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path=str(checkpoint), verbose=False
         )
-        numbers = finite_test_metrics(self.trainer.callback_metrics, checkpoint)
+        tested = f"{checkpoint} was tested; the run stays unfinished"
+        numbers = finite_metrics("test", self.trainer.callback_metrics, tested)
         self.stops.finished = True
         if self.trainer.is_global_zero:
             seconds = time.monotonic() - self.start_time
@@ -272,3 +273,4 @@ class StageCLI(LightningCLI):
     def _print_evaluation(self, split: str) -> None:
         print_metrics(split, self.trainer.callback_metrics)
         print_result_paths(self.folder)
+        finite_metrics(split, self.trainer.callback_metrics, "check the weights and the data")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.cli.tables import print_table
 from pipeline.dashboard import canvas, charts, media
-from pipeline.errors import UsageError
+from pipeline.errors import NonFiniteError, UsageError
 from pipeline.files import writing
 from pipeline.lift.corruption import add_detection_noise, drop_frames, hide_joints
 from pipeline.lift.module import LiftModule, lifting_parts
@@ -49,7 +50,7 @@ class Point:
         corruption: Kind of corruption, a key of `LEVELS`.
         level: Share of joints or frames, or factor of the noise.
         mpjpe: MPJPE, millimetres.
-        mpjve: MPJVE, millimetres per frame.
+        mpjve: MPJVE, millimetres per frame; NaN for single images, which have no motion.
     """
 
     corruption: str
@@ -187,7 +188,9 @@ def _measure_point(
         evaluated = prepared.valid & is_lifted.numpy()
         table.update(0, predicted, require_joints3d(prepared), evaluated)
     mean = table.compute().frame_mean
-    return Point(corruption, level, mean["mpjpe"], mean["mpjve"])
+    if not math.isfinite(mean.get("mpjpe", math.nan)):
+        raise NonFiniteError(f"{corruption} {level:g}: the error is not finite; check the weights")
+    return Point(corruption, level, mean["mpjpe"], mean.get("mpjve", math.nan))
 
 
 def write_points(folder: Path, points: Sequence[Point]) -> None:
@@ -195,7 +198,9 @@ def write_points(folder: Path, points: Sequence[Point]) -> None:
     with writing.atomic_path(folder / "robustness.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("corruption", "level", "mpjpe_mm", "mpjve_mm"))
-        writer.writerows((p.corruption, p.level, p.mpjpe, p.mpjve) for p in points)
+        for p in points:
+            mpjve = "" if math.isnan(p.mpjve) else p.mpjve
+            writer.writerow((p.corruption, p.level, p.mpjpe, mpjve))
     media.write_png(folder / "robustness.png", draw_robustness({"": points}))
 
 
@@ -206,7 +211,10 @@ def read_points(folder: Path) -> list[Point]:
         return []
     with path.open(newline="") as file:
         return [
-            Point(row["corruption"], *(float(row[k]) for k in ("level", "mpjpe_mm", "mpjve_mm")))
+            Point(
+                row["corruption"],
+                *(float(row[k] or "nan") for k in ("level", "mpjpe_mm", "mpjve_mm")),
+            )
             for row in csv.DictReader(file)
         ]
 

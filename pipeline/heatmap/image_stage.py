@@ -198,7 +198,7 @@ class ImageStage(Stage):
         """Log the shares of joints found and the benchmark metrics; print the test's."""
         self.report = cast(PCK, self.hits[split]).compute()
         for name in SHARES:
-            if split == "val" or math.isfinite(self.report[name]):  # detected boxes have no labels
+            if math.isfinite(self.report[name]):  # else nothing is labelled, as on detected boxes
                 metric = f"{split}/{name.replace('@', '_')}"
                 self.log(metric, self.report[name], prog_bar=name == "pck@0.1")
         self._log_benchmarks(split)
@@ -211,7 +211,8 @@ class ImageStage(Stage):
             name = f"{split}/{benchmark_metric.name}"
             if name not in logged:
                 logged.add(name)
-                self.log(name, value)
+                if value >= 0:  # else nothing is labelled: NaN, or -1 of COCO's evaluation
+                    self.log(name, value)
                 rows = [(key, _percent(share)) for key, share in numbers.items()]
                 show.log_table(self.trainer, name, [benchmark_metric.title, "%"], rows)
             if split == "test":

@@ -187,9 +187,10 @@ class IntegralModule(ImageStage):
             return
         report: PoseErrorReport = self.table.compute()
         for name in ("mpjpe", "p_mpjpe", "n_mpjpe"):
-            value = report.frame_mean[name]
-            self.log(f"{split}/{name}_mm", value, prog_bar=name == "mpjpe")
-            self.log(f"{split}/{name}_action_mean_mm", report.action_mean[name])
+            if name in report.frame_mean:
+                value = report.frame_mean[name]
+                self.log(f"{split}/{name}_mm", value, prog_bar=name == "mpjpe")
+                self.log(f"{split}/{name}_action_mean_mm", report.action_mean[name])
         if split == "test":
             self.print(report.text())
             skeleton = H36M17 if len(self.evaluated_joints) == len(H36M17) else self.skeleton

@@ -57,9 +57,10 @@ class PretrainModule(LifterStage):
         pretrained: str | None = None,
     ) -> None:
         super().__init__(net, optimizer, schedule, loss or PretrainLoss(), pretrained)
-        self.errors: Mapping[str, Metric] = nn.ModuleDict(  # type: ignore[assignment]
-            {"mpjpe": MPJPE(), "n_mpjpe": NMPJPE(), "mpjve": MPJVE()}
-        )
+        errors: dict[str, nn.Module] = {"mpjpe": MPJPE(), "n_mpjpe": NMPJPE()}
+        if net.frames > 1:  # a single frame has no motion
+            errors["mpjve"] = MPJVE()
+        self.errors: Mapping[str, Metric] = nn.ModuleDict(errors)  # type: ignore[assignment]
         self.clips_shown = False
 
     def begin(self, split: Split) -> None:

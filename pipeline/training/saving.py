@@ -160,10 +160,22 @@ class CheckpointCallback(Callback):
             self.save(trainer, is_last=is_last)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the weights if they are the best so far."""
+        """Save the weights if they are the best so far.
+
+        Raises:
+            NonFiniteError: If the metric that decides is not finite.
+            DataError: If it is not defined, and the best weights are to be tested.
+        """
         if trainer.sanity_checking or self.monitor is None or trainer.state.fn != "fit":
             return
         name, mode = self.monitor
+        if name not in trainer.callback_metrics:
+            if self.weights == "last":
+                return
+            raise DataError(
+                f"{name} is not defined on the validation split, so no weights are the best; give "
+                "other data, or --weights last"
+            )
         value = finite_or_none(trainer.callback_metrics[name])
         if value is None:
             raise NonFiniteError(

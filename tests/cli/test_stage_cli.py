@@ -184,6 +184,60 @@ def test_the_error_names_the_checkpoint_of_a_finished_run_of_this_name(heatlift,
     assert f"give --ckpt_path {runs}/lift/lift/checkpoints/best.ckpt or" in child.stderr
 
 
+ONE_FRAME = """
+import dataclasses
+
+from pipeline.mocap import synthetic
+from pipeline.sources import Sequence, Split
+
+
+class Images(synthetic.Synthetic):
+    '''Embedded people whose validation and test sequences have a single frame.'''
+
+    def sequences(self, split: Split) -> list[Sequence]:
+        frames = None if split == "train" else 1
+        return [
+            dataclasses.replace(s, joints3d=s.joints3d[:frames], images=None)
+            for s in super().sequences(split)
+        ]
+"""
+
+
+def test_test_sets_of_single_images_are_tested_without_metrics_of_motion(heatlift, tmp_path):
+    (tmp_path / "one.py").write_text(ONE_FRAME)
+    (tmp_path / "one.yaml").write_text(LIFT.replace("pipeline.mocap.Synthetic", "one.Images"))
+    arguments = ("-c", "one.yaml", *COMMANDS["lift"][4:], "--import", "one.py")
+    child = heatlift("lift", "fit", *arguments, "--trainer.max_epochs", "1")
+    assert child.wait() == 0, child.stderr
+    run = tmp_path / "runs" / "lift" / "one"
+    again = heatlift("lift", "test", *arguments, "--ckpt_path", run / "checkpoints" / "best.ckpt")
+    assert again.wait() == 0, again.stderr
+    (evaluation,) = run.glob("test-*")
+    for folder in (run, evaluation):
+        written = (folder / "metrics.csv").read_text() + (folder / "index.html").read_text()
+        written += "".join(path.read_text() for path in (folder / "tables").glob("*.csv"))
+        assert "mpjve" not in written
+        assert "acceleration" not in written
+        assert "p_mpjpe_mm" in written
+    assert "mpjve" not in child.stdout + again.stdout
+    assert set(read_state(run)["numbers"]) >= {"test/mpjpe_mm", "test/of_mean_pose"}
+
+
+@pytest.mark.parametrize("subcommand", ["validate", "test"])
+def test_metrics_that_are_not_finite_end_an_evaluation_with_3(
+    subcommand, heatlift, uninterrupted, tmp_path
+):
+    uninterrupted("lift")
+    best = uninterrupted.folders["lift",] / "checkpoints" / "best.ckpt"
+    content = torch.load(best, weights_only=True)
+    content["state_dict"]["net.head.1.weight"].mul_(1e38)  # finite, and overflows
+    torch.save(content, tmp_path / "broken.ckpt")
+    child = heatlift("lift", subcommand, *COMMANDS["lift"][2:], "--ckpt_path", "broken.ckpt")
+    assert child.wait() == 3, child.stderr
+    assert "mpjpe_mm, " in child.stderr
+    assert "is not finite; check the weights and the data" in child.stderr
+
+
 def test_a_checkpoint_of_another_stage_is_an_error(run_with_error, uninterrupted):
     uninterrupted("pretrain")
     (path,) = (uninterrupted.folders[("pretrain",)] / "checkpoints").glob("best.ckpt")

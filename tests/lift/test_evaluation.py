@@ -1,17 +1,20 @@
 """Numbers of a test of a lifter, worked out by hand, for each way to evaluate."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import UsageError
-from pipeline.lift import LiftDataModule, LiftModule
+from pipeline.errors import DataError, UsageError
+from pipeline.lift import LiftDataModule, LiftModule, Martinez
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.sequences import PreparedSequence
+from pipeline.metrics.motion_table import QUANTITIES
 from pipeline.mocap.synthetic import Synthetic
+from pipeline.pretrain import PretrainDataModule, PretrainModule
 
 WRIST = 13
 
@@ -144,3 +147,51 @@ def test_a_sequence_of_whole_windows_has_the_same_number_once_and_as_in_mixstes_
 def test_smoothing_over_repeated_frames_is_an_error():
     with pytest.raises(UsageError, match="overlap is mixste, but smooth is 2"):
         LiftModule(WorseAndWorse(), overlap="mixste", smooth=2.0)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "known"),
+    [
+        ((1, 1, 1), ["mpjpe", "p_mpjpe", "n_mpjpe"]),
+        ((2, 1, 2), ["mpjpe", "p_mpjpe", "n_mpjpe", "mpjve"]),
+        ((3, 1), ["mpjpe", "p_mpjpe", "n_mpjpe", "mpjve", "acceleration"]),
+    ],
+)
+def test_single_images_have_no_metrics_of_motion(trainer, lengths, known, capsys):
+    metrics = metrics_of(trainer, LiftModule(RootOff(), flip_test=False), *lengths)
+    assert all(math.isfinite(value) for value in metrics.values())
+    of_all = [name for name in QUANTITIES if f"test/{name}_mm" in metrics]
+    assert of_all == known
+    assert [name for name in QUANTITIES if f"test/{name}_action_mean_mm" in metrics] == known
+    assert [name for name in QUANTITIES if f"test/mean_pose_{name}_mm" in metrics] == []
+    assert [name for name in QUANTITIES if f"test/subset_{name}_mm" in metrics] == known[:4]
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_a_network_that_predicts_nan_has_nan_as_its_error(trainer):
+    class Broken(RootOff):
+        def forward(self, joints2d, visible=None):
+            return super().forward(joints2d) * torch.nan
+
+    metrics = metrics_of(trainer, LiftModule(Broken(), flip_test=False), 1, 1)
+    assert math.isnan(metrics["test/mpjpe_mm"])
+    assert "test/mpjve_mm" not in metrics
+
+
+def test_a_split_without_a_valid_frame_is_an_error(trainer):
+    class Invalid(StillPeople):
+        def _prepare(self, split):
+            prepared = super()._prepare(split)
+            return [dataclasses.replace(p, valid=np.zeros(len(p.valid), bool)) for p in prepared]
+
+    module = LiftModule(RootOff(), flip_test=False)
+    with pytest.raises(DataError, match="no frame of its test split can be evaluated"):
+        trainer().test(module, datamodule=Invalid(4), verbose=False)
+
+
+def test_pretraining_of_single_frames_has_no_metrics_of_motion(trainer, monkeypatch):
+    monkeypatch.setattr("pipeline.dashboard.panels.log_pretrain_panels", lambda *_, **__: None)
+    tester = trainer(limit_test_batches=1)
+    source = Synthetic(1, 1, 1, seconds=1.0, actions=("walk",))
+    tester.test(PretrainModule(Martinez(width=8)), PretrainDataModule(source), verbose=False)
+    assert set(tester.callback_metrics) == {"test/mpjpe_mm", "test/n_mpjpe_mm"}

@@ -327,8 +327,23 @@ def test_a_table_without_videos_is_empty():
     table.update(0, *poses(0, 3), np.zeros(3, bool))
     report = table.compute()
     assert report.rows == []
-    assert np.isnan(report.frame_mean["mpjpe"])
+    assert report.frame_mean == report.action_mean == {}
     assert "mean over frames" in report.text()
+
+
+def test_a_quantity_that_is_not_defined_is_left_out_and_one_that_is_not_finite_is_not():
+    table = motion_table.PoseErrorTable(["jump", "walk"], H36M17.joints)
+    predicted, target = poses(0, 1)
+    table.update(0, predicted, target)
+    table.update(1, *poses(1, 2))
+    report = table.compute()
+    assert list(report.frame_mean) == list(report.action_mean) == list(motion_table.QUANTITIES[:4])
+    assert report.rows[0].mpjve is None
+    assert report.action_mean["mpjve"] == report.rows[1].mpjve
+    table.update(0, predicted * np.nan, target)
+    report = table.compute()
+    assert np.isnan(report.frame_mean["mpjpe"])
+    assert np.isnan(report.action_mean["mpjpe"])
 
 
 def test_a_table_for_other_joints_raises_an_error():
