@@ -6,11 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from pipeline.camera import PIXEL_FRAME
 from pipeline.dashboard import show
 from pipeline.errors import UsageError
 from pipeline.heatmap import targets
@@ -99,23 +102,23 @@ class ImageStage(Stage):
         self.examples: list[dict[str, Any]] = []
         self.report: dict[str, float] = {}
 
+    def prediction_facts(self, index: NDArray[np.int64]) -> dict[str, Any]:
+        """Joint set, frame of reference, names of the samples if they have some."""
+        samples = self.data_module.evaluation_sets["test"]
+        names = {"ids": [samples.ids[i] for i in index]} if samples.ids else {}
+        return {**self.skeleton.facts(), "unit": "pixel", "frame": PIXEL_FRAME, **names}
+
     def protocol_parts(self, split: Split) -> dict[str, str]:
         """See `Stage.protocol_parts`."""
         width, height = self.input_size
         published = self.offset == targets.PUBLISHED_CELLS
-        linked = {
-            "skeleton": self.skeleton.name,
-            "input_size": f"{width}x{height}",
-            "padding": f"padding {self.padding:g}",
+        return super().protocol_parts(split) | {
+            "data.skeleton": self.skeleton.name,
+            "data.input_size": f"{width}x{height}",
+            "data.padding": f"padding {self.padding:g}",
+            "model.published_cells": f"{'published' if published else 'exact'} cells",
+            "model.flip_test": f"flip test {'on' if self.flip_test else 'off'}",
         }
-        return (
-            super().protocol_parts(split)
-            | {f"data.{name}": part for name, part in linked.items()}
-            | {
-                "model.published_cells": f"{'published' if published else 'exact'} cells",
-                "model.flip_test": f"flip test {'on' if self.flip_test else 'off'}",
-            }
-        )
 
     def check_outputs(self, count: int, what: str) -> None:
         """Check that the network gives one output for each joint of the joint set.

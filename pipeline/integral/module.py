@@ -8,8 +8,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.camera import CAMERA_FRAME
 from pipeline.dashboard import panels
 from pipeline.errors import UsageError
 from pipeline.heatmap import targets
@@ -214,6 +216,11 @@ class IntegralModule(ImageStage):
             "score": score,
             "joints3d": joints3d.masked_fill(unknown, torch.nan).float(),
         }
+
+    def prediction_facts(self, index: NDArray[np.int64]) -> dict[str, Any]:
+        """See `ImageStage.prediction_facts`; also unit and frame of reference of `joints3d`."""
+        facts = super().prediction_facts(index)
+        return facts | {"unit3d": "m", "frame3d": CAMERA_FRAME}
 
     def protocol_parts(self, split: Split) -> dict[str, str]:
         """See `Stage.protocol_parts`."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.dashboard import panels
@@ -24,7 +25,12 @@ from pipeline.lift.lifter import Lifter
 from pipeline.lift.lifter_stage import LifterStage
 from pipeline.lift.losses import MixSTELoss, ZScoredMSE
 from pipeline.lift.martinez import ZScored
-from pipeline.lift.sequences import PreparedSequence, flip_joints, require_joints3d
+from pipeline.lift.sequences import (
+    PreparedSequence,
+    flip_joints,
+    prediction_facts,
+    require_joints3d,
+)
 from pipeline.lift.windows import WholeSequences
 from pipeline.metrics.joint_subsets import evaluated_joints
 from pipeline.metrics.motion_table import QUANTITIES, PoseErrorReport
@@ -213,22 +219,14 @@ class LiftModule(LifterStage):
         """Lift one sequence, (T, J, 3), see `lift`."""
         return self.lift(batch["joints2d"][0], batch["visible"][0])
 
+    def prediction_facts(self, index: NDArray[np.int64]) -> dict[str, Any]:
+        """See `pipeline.lift.sequences.prediction_facts`; a file has one whole sequence."""
+        sequences = self.data_module.evaluation_sets["test"].sequences
+        return prediction_facts(sequences[index.item()], self.net.skeleton)
+
     def protocol_parts(self, split: Split) -> dict[str, str]:
         """See `Stage.protocol_parts`."""
-        data = self.data_module
-        unseen = f" (without {', '.join(data.unseen)})" if data.unseen else ""
-        windows = self.overlap == "mixste"
-        return (
-            super().protocol_parts(split)
-            | {
-                "data.detections": f"2D {data.detections}{unseen}",
-                "data.seed": f"noise seed {data.seed}" if data.detections.kind == "noisy" else "",
-                "model.evaluated": f"{len(self.evaluated)} joints, root-relative, mm",
-                "model.root_evaluated": f"root {'' if self.root_evaluated else 'not '}counted",
-            }
-            | lifting_parts(self)
-            | {"model.overlap": "frames and padding of all windows" if windows else "once each"}
-        )
+        return super().protocol_parts(split) | _evaluation_parts(self)
 
     def _lift_frames(
         self, joints2d: Tensor, visible: Tensor, frames: Tensor | None
@@ -254,6 +252,21 @@ class LiftModule(LifterStage):
     def _evaluated_root(self, lifted: Tensor) -> Tensor:
         """Lifted joints, (N, J, 3), with their root at zero if `reroot` is true."""
         return lifted - lifted[:, self.net.skeleton.root, None] if self.reroot else lifted
+
+
+def _evaluation_parts(module: LiftModule) -> dict[str, str]:
+    """The part of `LiftModule.protocol_parts` that is not about the data set."""
+    data = module.data_module
+    unseen = f" (without {', '.join(data.unseen)})" if data.unseen else ""
+    windows = module.overlap == "mixste"
+    return {
+        "data.detections": f"2D {data.detections}{unseen}",
+        "data.seed": f"noise seed {data.seed}" if data.detections.kind == "noisy" else "",
+        "model.evaluated": f"{len(module.evaluated)} joints, root-relative, mm",
+        "model.root_evaluated": f"root {'' if module.root_evaluated else 'not '}counted",
+        **lifting_parts(module),
+        "model.overlap": "frames and padding of all windows" if windows else "once each",
+    }
 
 
 def lifting_parts(module: LiftModule) -> dict[str, str]:

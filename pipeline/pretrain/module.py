@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from pipeline.camera import CAMERA_FRAME
 from pipeline.dashboard import panels
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.lifter_stage import LifterStage
@@ -90,10 +94,22 @@ class PretrainModule(LifterStage):
             "mm",
         }
 
-    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """Recover clips, (B, T, J, 3)."""
-        recovered: Tensor = self(batch["joints2d"], batch["visible"])
-        return recovered
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Recover clips.
+
+        Returns:
+            `joints3d`, (B, T, J, 3), and its input: `normalised2d`, (B, T, J, 2), 0 where hidden,
+            and `visible`, (B, T, J).
+        """
+        recovered = self(batch["joints2d"], batch["visible"])
+        given = {"normalised2d": batch["joints2d"], "visible": batch["visible"]}
+        return {"joints3d": recovered, **given}
+
+    def prediction_facts(self, index: NDArray[np.int64]) -> dict[str, Any]:
+        """Joint set, unit and frame of reference."""
+        skeleton = self.net.skeleton
+        frame = f"{CAMERA_FRAME}; relative to {skeleton.joints[skeleton.root]}"
+        return {**skeleton.facts(), "unit": "m", "frame": frame}
 
 
 def _recovered_clip(

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -19,6 +19,7 @@ from pipeline.errors import NonFiniteError
 from pipeline.files import writing
 from pipeline.training.console import format_duration, print_line
 from pipeline.training.progress import Progress
+from pipeline.training.stage import Stage
 
 
 class SeedEveryBatch(Callback):
@@ -111,9 +112,9 @@ class PredictionWriter(Callback):
     """Writes the output of `predict`, one file `predictions/NUMBER.npz` per batch.
 
     NUMBER is the index of the first sample of the batch. A file has the arrays that the stage's
-    `predict_step` returns (a single array is named `joints3d`) and `index`, the indices of the
-    samples in the test split, all with the batch axis first. If the batch is one whole sequence,
-    `name` is the name of the sequence. Files of an earlier prediction are removed first.
+    `predict_step` returns (a single array is named `joints3d`), `index`, the indices of the samples
+    in the test split, and what `Stage.prediction_facts` adds: joint names, units, frame of
+    reference and more. Files of an earlier prediction are removed first.
 
     Args:
         folder: Run folder, in which `predictions/` is made.
@@ -144,9 +145,8 @@ class PredictionWriter(Callback):
         results = outputs if isinstance(outputs, Mapping) else {"joints3d": outputs}
         arrays = {name: value.numpy(force=True) for name, value in results.items()}
         index = arrays["index"] = torch.as_tensor(batch["index"]).numpy(force=True).reshape(-1)
-        sequences = getattr(trainer.datamodule.evaluation_sets["test"], "sequences", None)  # type: ignore[attr-defined]
-        if sequences is not None and len(index) == 1:
-            arrays["name"] = np.array(sequences[index[0]].sequence.name)
+        facts = cast(Stage, pl_module).prediction_facts(index)
+        arrays |= {name: np.asarray(value) for name, value in facts.items()}
         path = self.folder / f"{index[0]:07d}.npz"
         writing.write_atomically(path, lambda file: np.savez(file, **arrays))
 

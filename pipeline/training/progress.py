@@ -81,3 +81,19 @@ class Progress:
         if self.timer is not None:
             limits.append(cast(float, self.timer.time_remaining()))
         return max(0.0, min(limits))
+
+
+def start_progress(trainer: pl.Trainer, batches: int) -> Progress:
+    """Make the progress of a training that begins.
+
+    Args:
+        trainer: Trainer of the run.
+        batches: Batches of the DataLoader of this process, before `limit_train_batches`.
+
+    Raises:
+        UsageError: If the training has no limit.
+    """
+    limit = trainer.limit_train_batches
+    if limit is not None:
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return Progress(trainer, batches)

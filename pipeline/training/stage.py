@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import UsageError
 from pipeline.sources import Source, Split
 from pipeline.training.loader import BatchSet, ResumableLoader, make_loader
-from pipeline.training.progress import Progress
+from pipeline.training.progress import Progress, start_progress
 from pipeline.training.protocol import (
     NOT_IN_PROTOCOL,
     describe_checkpoint,
@@ -197,6 +199,14 @@ class Stage(pl.LightningModule):
         weights = {"weights": f"weights: {self.weights}"}
         return join_parts(self.protocol_parts(split) | trainer_parts(self.trainer, split) | weights)
 
+    def prediction_facts(self, index: NDArray[np.int64]) -> dict[str, Any]:
+        """What a file of predictions has besides the predictions, as arrays, texts and numbers.
+
+        Args:
+            index: Indices of its samples in the test split, (B,).
+        """
+        return {}
+
     def transferred_prefixes(self, source_stage: str, *, fitting: bool) -> tuple[str, ...]:
         """Name prefixes of the weights that are transferred from `pretrained`.
 
@@ -277,7 +287,9 @@ class Stage(pl.LightningModule):
         optimizer = self.optimizer(
             parameter for parameter in self.parameters() if parameter.requires_grad
         )
-        schedule, progress = self.schedule, self.start_progress()
+        batches = len(self.data_module.train_dataloader())
+        self.progress = progress = start_progress(self.trainer, batches)
+        schedule = self.schedule
 
         def factor(step: int) -> float:
             return schedule.factor(progress.after(step), step / progress.steps_per_epoch)
@@ -287,18 +299,6 @@ class Stage(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
-
-    def start_progress(self) -> Progress:
-        """Make `progress`, the share of the training that is done, for the run of the trainer.
-
-        Raises:
-            UsageError: If the training has no limit.
-        """
-        batches, limit = len(self.data_module.train_dataloader()), self.trainer.limit_train_batches
-        if limit is not None:
-            batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        self.progress = Progress(self.trainer, batches)
-        return self.progress
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Update the progress of a training whose time is limited."""

@@ -40,7 +40,9 @@ class StillPeople(LiftDataModule):
             clip = joints2d.repeat(frames, 0)
             visible, valid = np.ones((frames, 17), bool), np.ones(frames, bool)
             target = np.pad(clip, [(0, 0), (0, 0), (0, 1)])
-            prepared.append(PreparedSequence(named, clip, visible, target, valid))
+            prepared.append(
+                PreparedSequence(named, clip, visible, target, valid, visible * np.float32(1))
+            )
         return prepared
 
 

@@ -343,7 +343,14 @@ class DriftingWrists(LiftDataModule):
             grouped = dataclasses.replace(sequence, group=group)
             visible = np.ones((frames, 17), bool)
             prepared.append(
-                PreparedSequence(grouped, joints2d.repeat(frames, 0), visible, joints3d, valid)
+                PreparedSequence(
+                    grouped,
+                    joints2d.repeat(frames, 0),
+                    visible,
+                    joints3d,
+                    valid,
+                    visible.astype(np.float32),
+                )
             )
         return prepared
 
