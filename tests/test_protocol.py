@@ -16,11 +16,21 @@ from trainers import trainer
 
 from pipeline.cli.configs import shipped_configs
 from pipeline.cli.stages import STAGES, load_stage
-from pipeline.datasets import Coco, Human36M, MixedSource, Mpii, MpiInf3dhp
+from pipeline.datasets import (
+    Coco,
+    Human36M,
+    Human36MImages,
+    MixedSource,
+    MotionBertClips,
+    Mpii,
+    MpiInf3dhp,
+    MpiInf3dhpImages,
+)
 from pipeline.heatmap import HRNet
 from pipeline.lift import MixSTE, PoseFormer
 from pipeline.lift.evaluation import LiftEvaluation
 from pipeline.lift.losses import MPJPELoss
+from pipeline.mocap import Mocap
 from pipeline.mocap.synthetic import Synthetic
 from pipeline.training import checkpoints
 from pipeline.training.protocol import (
@@ -200,6 +210,62 @@ def test_options_of_the_trainer_that_change_a_number_are_in_the_line(stage, spli
     assert "only 0.5 of its batches" in half
     assert "precision bf16-mixed" in line(trainer(precision="bf16-mixed"), stage, split)
     assert "batches" not in plain
+
+
+SOURCES = {
+    Synthetic: {
+        "train": 5,
+        "val": 5,
+        "test": 5,
+        "actions": ("wave",),
+        "seconds": 2.0,
+        "images": 90,
+        "share": "lifter",
+        "seed": 1,
+    },
+    Mocap: {
+        "root": "b",
+        "mapping": "H36M17",
+        "splits": "mine.csv",
+        "cameras": "human36m",
+        "fps": 25.0,
+        "seed": 1,
+        "own_bodies": False,
+    },
+    Human36M: {"root": "b", "protocol": 2},
+    Human36MImages: {
+        "root": "b",
+        "protocol": 2,
+        "train_every": 3,
+        "test_every": 7,
+        "skip_bad": 2,
+    },
+    MotionBertClips: {"root": "b"},
+    MpiInf3dhp: {"root": "b"},
+    MpiInf3dhpImages: {"root": "b"},
+    Coco: {"root": "b", "boxes": "found.json", "box_score": 0.5, "skip_bad": 2},
+    Mpii: {"root": "b", "skip_bad": 2},
+    MixedSource: {"sources": [Mpii("b")], "skeleton": "MPII16", "root": "b"},
+}
+"""Data source -> its arguments with another value than in `plain_source`."""
+
+
+def plain_source(cls, **changes):
+    arguments = {"root": "a"} if "root" in inspect.signature(cls).parameters else {}
+    if cls is MixedSource:
+        arguments["sources"] = [Coco("a")]
+    if cls is Coco:
+        arguments["boxes"] = "b.json"
+    return cls(**arguments | changes)
+
+
+@pytest.mark.parametrize("cls", SOURCES, ids=lambda cls: cls.__name__)
+def test_every_argument_of_a_data_source_is_in_the_line(cls):
+    plain = plain_source(cls).describe()
+    silent = {"images"} if cls is Mocap else set()  # whether they are drawn: no lifter sees them
+    assert SOURCES[cls].keys() == inspect.signature(cls).parameters.keys() - silent
+    for name, value in SOURCES[cls].items():
+        assert plain_source(cls, **{name: value}).describe() != plain, name
 
 
 def metrics_of(trainer, stage, **settings):
