@@ -22,6 +22,13 @@ Array = TypeVar("Array", NDArray[np.floating], "torch.Tensor")
 keep type and device, and integer tensors become float32."""
 
 
+CAMERA_FRAME = "camera: x right, y down, z forward"
+"""Frame of reference of a camera, as files with poses name it."""
+
+PIXEL_FRAME = "pixels of the whole image: origin top-left, x right, y down"
+"""Frame of reference of an image, as files with poses name it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Camera:
     """A pinhole camera with lens distortion and a pose in the world.

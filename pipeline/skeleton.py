@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,10 @@ class Skeleton:
     def root(self) -> int:
         """Index of the joint that root-relative positions are relative to."""
         return self.parents.index(-1)
+
+    def facts(self) -> dict[str, Any]:
+        """Name, joints and parents of this set, for files with poses."""
+        return {"skeleton": self.name, "joints": self.joints, "parents": self.parents}
 
     @functools.cached_property
     def vocabulary(self) -> dict[str, int]:

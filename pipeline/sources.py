@@ -190,7 +190,9 @@ class Source(Protocol):
     """A data set; configs name its class by `class_path`.
 
     A source of motion has `sequences`; a source of images for the 2D stages has `samples`. A class
-    may have both. Constructors only store their arguments; files are read on demand.
+    may have both. Constructors only store their arguments; files are read on demand. A source whose
+    validation split is its test split has an attribute `val_is_test` that is true, so that the
+    protocol line of a run can tell which weights were chosen by the test split.
     """
 
     @property

@@ -177,7 +177,7 @@ def test_two_processes_measure_what_one_measures(heatlift, tmp_path):
         MOTION.replace("pipeline.mocap.Synthetic", "unequal.Unequal")
     )
     arguments = ["lift", "test", "--import", "unequal.py", "-c", "motion.yaml", "--name", "unequal"]
-    arguments += ["--trainer.accelerator", "cpu"]
+    arguments += ["--trainer.accelerator", "cpu", "--untrained"]
     metrics = []
     for devices in ("1", "2"):
         child = heatlift(*arguments, "--runs", f"runs{devices}", "--trainer.devices", devices)

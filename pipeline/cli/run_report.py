@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -16,7 +17,6 @@ from pipeline.dashboard.show import log_artifact
 from pipeline.errors import NonFiniteError
 from pipeline.files.digests import file_digest
 from pipeline.training.console import format_duration, print_line
-from pipeline.training.metrics_file import finite_or_none
 from pipeline.training.run_folder import FINISHED, Run
 
 
@@ -35,6 +35,24 @@ def print_start(title: str, trainer: pl.Trainer, data: str, weights: str) -> Non
     print_line(f"  device     {describe_device(trainer)}")
 
 
+def describe_weights(run: Run | None, config: Any, settings: Mapping[str, Any]) -> str:
+    """Describe the weights at the start of a run in one line.
+
+    Args:
+        run: The run of a fit; None for an evaluation.
+        config: The parsed config of the subcommand.
+        settings: Settings of the run; see `run_settings`.
+    """
+    if run and run.resume:
+        return f"resumed from {run.resume.name}"
+    if config.ckpt_path:
+        return str(config.ckpt_path)
+    pretrained = config.model.get("pretrained")
+    if pretrained:
+        return f"{pretrained} ({settings['model']['pretrained'][:12]})"
+    return "fresh" if run else "random (--untrained)"
+
+
 def describe_device(trainer: pl.Trainer) -> str:
     """Describe device, processes, precision and torch version of a run in one line."""
     if trainer.strategy.root_device.type == "cuda":
@@ -45,24 +63,25 @@ def describe_device(trainer: pl.Trainer) -> str:
     return f"{device}{processes}; precision {trainer.precision}; torch {torch.__version__}"
 
 
-def finite_test_metrics(metrics: Mapping[str, Any], checkpoint: Path) -> dict[str, float | None]:
-    """Convert the metrics of a test to plain numbers.
+def finite_metrics(split: str, metrics: Mapping[str, Any], consequence: str) -> dict[str, float]:
+    """Convert the metrics of a split to plain numbers.
+
+    A metric that is not defined is not logged; one that is not finite is an error.
 
     Args:
+        split: val or test.
         metrics: Logged metrics.
-        checkpoint: Checkpoint that was tested, for the error message.
+        consequence: What follows from an error, for its message.
 
     Raises:
         NonFiniteError: If a metric is not finite.
     """
     numbers = {
-        name: finite_or_none(value) for name, value in metrics.items() if name.startswith("test/")
+        name: float(value) for name, value in metrics.items() if name.startswith(f"{split}/")
     }
-    not_finite = [name for name, value in numbers.items() if value is None]
+    not_finite = [name for name, value in numbers.items() if not math.isfinite(value)]
     if not_finite:
-        raise NonFiniteError(
-            f"{', '.join(not_finite)} of {checkpoint} is not finite; the run stays unfinished"
-        )
+        raise NonFiniteError(f"{', '.join(not_finite)} is not finite; {consequence}")
     return numbers
 
 
@@ -70,7 +89,7 @@ def finish_run(
     run: Run,
     trainer: pl.Trainer,
     checkpoint: Path,
-    numbers: dict[str, float | None],
+    numbers: dict[str, float],
     seconds: float,
 ) -> None:
     """Mark a run as finished, and print its test metrics and paths; on rank 0 only.

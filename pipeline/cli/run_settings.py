@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -16,7 +16,12 @@ from pipeline.errors import UsageError
 from pipeline.files.digests import file_digest, folder_digest
 from pipeline.files.torch_files import read_checkpoint
 from pipeline.training.checkpoints import checkpoint_stage, weights_digest
-from pipeline.training.run_folder import make_folder, remove_partial_files, settings_digest
+from pipeline.training.run_folder import (
+    make_folder,
+    read_state,
+    remove_partial_files,
+    settings_digest,
+)
 
 WITHOUT_EFFECT = (
     "config",
@@ -28,6 +33,7 @@ WITHOUT_EFFECT = (
     "patience",
     "seed_everything",
     "ckpt_path",
+    "untrained",
     "import",
 )
 """Options that do not affect the result of a run (the seed is stored as `seed`)."""
@@ -85,10 +91,50 @@ def add_run_options(parser: LightningArgumentParser, example_config: str) -> Non
         help="Optimizer steps between two checkpoints to resume from.",
     )
     parser.add_argument(
+        "--weights",
+        type=Literal["best", "last"],
+        default="best",
+        help="Weights of a fit that are tested and passed on: the best of its validations, or the "
+        "last, as published code has it where the test split is the only one to validate on.",
+    )
+    parser.add_argument(
         "--patience",
         type=float,
         default=1800.0,
         help="Seconds that a process waits for the others before the run ends with an error.",
+    )
+
+
+def add_evaluation_options(parser: LightningArgumentParser) -> None:
+    """Add the options that validate, test and predict have besides those of a run."""
+    parser.add_argument(
+        "--untrained",
+        action="store_true",
+        help="Evaluate random weights, where no checkpoint is given.",
+    )
+
+
+def check_weights(config: Any, command: str, run: Path) -> None:
+    """Check that an evaluation has weights, or that it is told to take random ones.
+
+    Args:
+        config: The parsed config of the subcommand.
+        command: Stage and subcommand, for the message.
+        run: Folder of the run that has the name of this command.
+
+    Raises:
+        UsageError: If there are no weights without `--untrained`, or weights with it.
+    """
+    given = config.ckpt_path or config.model.get("pretrained")
+    if given and config.untrained:
+        raise UsageError(f"--untrained: does not fit the weights {given}; give one of the two")
+    if given or config.untrained:
+        return
+    trained = (read_state(run) or {}).get("checkpoint")
+    raise UsageError(
+        f"heatlift {command}: no weights are given; give --ckpt_path "
+        f"{run / trained if trained else 'CHECKPOINT'} or --model.pretrained, "
+        "or --untrained for random weights"
     )
 
 

@@ -17,14 +17,17 @@ from pipeline.cli import explain
 from pipeline.cli.configs import check_finite, plain_values
 from pipeline.cli.newest import resolve_newest
 from pipeline.cli.run_report import (
+    describe_weights,
     finish_run,
-    finite_test_metrics,
+    finite_metrics,
     print_metrics,
     print_result_paths,
     print_start,
 )
 from pipeline.cli.run_settings import (
+    add_evaluation_options,
     add_run_options,
+    check_weights,
     checkpoint_settings,
     evaluation_folder,
     run_name,
@@ -103,6 +106,13 @@ class StageCLI(LightningCLI):
         for name in self.stage.linked_arguments:
             parser.link_arguments(f"data.{name}", f"model.{name}")
 
+    def setup_parser(self, *args: Any) -> None:
+        """Make the parsers; those of evaluations get more options than that of fit."""
+        super().setup_parser(*args)
+        for subcommand, parser in self._subcommand_parsers.items():
+            if subcommand != "fit":
+                add_evaluation_options(parser)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line.
 
@@ -147,8 +157,11 @@ class StageCLI(LightningCLI):
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # `print_metrics` prints the metrics
         resolve_newest(self.stage, config)
-        self.settings = run_settings(config, self.command_line)
         name = run_name(config, self.stage.stage)
+        run = Path(config.runs) / self.stage.stage / name
+        if self.subcommand != "fit":
+            check_weights(config, f"{self.stage.stage} {self.subcommand}", run)
+        self.settings = run_settings(config, self.command_line)
         check_options(config)
         if self.subcommand == "fit":
             self.run = open_run(Path(config.runs), self.stage.stage, name, self.settings)
@@ -156,7 +169,6 @@ class StageCLI(LightningCLI):
                 config.ckpt_path, config.model.pretrained = str(self.run.resume), None
             self.folder = self.run.folder
         else:
-            run = Path(config.runs) / self.stage.stage / name
             self.folder = evaluation_folder(config, run, self.subcommand, self.settings)
         config.trainer.default_root_dir = str(self.folder)
         count = 1 if processes.current_rank() is not None else process_count(config.trainer)
@@ -209,8 +221,9 @@ class StageCLI(LightningCLI):
         """Callbacks that write to the folder of the run."""
         callbacks: list[pl.Callback] = [Dashboard()]
         if self.run:
-            every, best = self._get(self.config, "save_every"), self.stage
-            saving = CheckpointCallback(self.run, every, (best.monitor, best.mode))
+            every, weights = (self._get(self.config, key) for key in ("save_every", "weights"))
+            monitor = (self.stage.monitor, self.stage.mode)
+            saving = CheckpointCallback(self.run, every, monitor, weights)
             self.checkpoint_callback = self.stops.checkpoint_callback = saving
             callbacks.append(saving)
         if self.subcommand == "predict":
@@ -223,21 +236,12 @@ class StageCLI(LightningCLI):
             f"heatlift {self.stage.stage} {self.subcommand}: {self.folder}",
             self.trainer,
             data=self.datamodule.describe(),
-            weights=self._describe_weights(),
+            weights=describe_weights(self.run, self.config[subcommand], self.settings),
         )
         super()._run_subcommand(subcommand)
 
-    def _describe_weights(self) -> str:
-        """Describe the weights at the start of the run."""
-        if self.run and self.run.resume:
-            return f"resumed from {self.run.resume.name}"
-        pretrained = getattr(self.model, "pretrained", None)
-        if pretrained:
-            return f"{pretrained} ({self.settings['model']['pretrained'][:12]})"
-        return self._get(self.config, "ckpt_path") or "fresh"
-
     def after_fit(self) -> None:
-        """Test the best weights of the run, then mark it as finished."""
+        """Test the best or the last weights of the run, then mark it as finished."""
         if self.run is None or self.checkpoint_callback is None:
             return
         checkpoint = self.checkpoint_callback.selected_checkpoint()
@@ -249,7 +253,8 @@ class StageCLI(LightningCLI):
         self.trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path=str(checkpoint), verbose=False
         )
-        numbers = finite_test_metrics(self.trainer.callback_metrics, checkpoint)
+        tested = f"{checkpoint} was tested; the run stays unfinished"
+        numbers = finite_metrics("test", self.trainer.callback_metrics, tested)
         self.stops.finished = True
         if self.trainer.is_global_zero:
             seconds = time.monotonic() - self.start_time
@@ -268,3 +273,4 @@ class StageCLI(LightningCLI):
     def _print_evaluation(self, split: str) -> None:
         print_metrics(split, self.trainer.callback_metrics)
         print_result_paths(self.folder)
+        finite_metrics(split, self.trainer.callback_metrics, "check the weights and the data")

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from pipeline.dashboard import page
 from pipeline.dashboard.catalog import METRICS
 from pipeline.dashboard.panels import log_heatmap_panels, log_pck_panel
+from pipeline.dashboard.predictions import log_prediction_panels
 from pipeline.dashboard.show import wandb_loggers
 from pipeline.skeleton import Skeleton
 
@@ -75,7 +76,9 @@ class Dashboard(Callback):
         self._show_examples(trainer, pl_module, "test")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Update index.html."""
+        """Show the predictions of `predict`, if any, and update index.html."""
+        if stage == "predict":
+            log_prediction_panels(trainer, Path(trainer.default_root_dir) / "predictions")
         update_index(trainer)
 
     def on_exception(

@@ -84,7 +84,7 @@ class Panel:
     Args:
         name: Name in the logs; `<split>` stands for val or test.
         kind: Image, video or table.
-        stage: Name of the stage that shows it.
+        stage: Name of the stage that shows it, or all.
         meaning: Description, one line.
     """
 
@@ -134,6 +134,9 @@ PANELS: tuple[Panel, ...] = (
     ),
     Panel("<split>/per_joint", "table", "lift", "MPJPE of each joint"),
     Panel("<split>/worst_clip_<n>", "video", "lift", "the clips with the largest errors"),
+    Panel("predictions", "table", "all", "files of `predict`: name, frames or samples, mean score"),
+    Panel("predict/poses_<n>", "image", "all", "poses of the first three files of `predict`"),
+    Panel("predict/clip_1", "video", "lift", "2D input and lifted joints of the first sequence"),
     Panel("weights", "table", "lift", "weights loaded from pretraining, kept, dropped"),
 )
 """Every panel with a fixed name; docs/dashboards.md lists the same."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets.photos import Photographs, drop_unreadable
+from pipeline.datasets.photos import Photographs, describe_skipped, drop_unreadable
 from pipeline.errors import DataError
 from pipeline.files.json_documents import (
     expect_number,
@@ -234,6 +234,7 @@ class Coco:
     """
 
     skeleton = COCO17
+    val_is_test = True
 
     def __init__(
         self, root: str, *, boxes: str | None = None, box_score: float = 0.0, skip_bad: int = 0
@@ -243,8 +244,13 @@ class Coco:
 
     def describe(self) -> str:
         """Describe the source in one line, for the output of a run."""
-        boxes = f"test on the boxes of {self.boxes}" if self.boxes else "exact boxes"
-        return f"COCO people in {self.root}; COCO17, {boxes}; test is the validation set"
+        boxes = "exact boxes"
+        if self.boxes:
+            boxes = f"test on boxes of {self.boxes} with a score of at least {self.box_score:g}"
+        return (
+            f"COCO people in {self.root}; COCO17, {boxes}; test is the validation set"
+            f"{describe_skipped(self.skip_bad)}"
+        )
 
     def annotations(self, split: Split) -> Path:
         """Path of the annotation file of a split."""

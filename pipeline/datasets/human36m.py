@@ -73,6 +73,7 @@ class Human36M:
     """
 
     skeleton = H36M17
+    val_is_test = True
 
     def __init__(self, root: str, *, protocol: Literal[1, 2] = 1) -> None:
         self.root, self.protocol = Path(root), protocol

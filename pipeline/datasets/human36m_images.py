@@ -14,7 +14,7 @@ from pipeline.camera import Camera, camera_to_world, human36m_cameras
 from pipeline.datasets.coco import first_existing
 from pipeline.datasets.human36m import CAMERAS, action_name, subject_names
 from pipeline.datasets.mmpose import Annotations, read_annotations, read_cameras
-from pipeline.datasets.photos import Photographs, drop_unreadable
+from pipeline.datasets.photos import Photographs, describe_skipped, drop_unreadable
 from pipeline.errors import DataError
 from pipeline.files.json_documents import expect_type, number_array, read_json, required_key
 from pipeline.files.reading import safe_relative_name
@@ -61,6 +61,7 @@ class Human36MImages:
     """
 
     skeleton = H36M17
+    val_is_test = True
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class Human36MImages:
         return (
             f"Human3.6M images in {self.root}; protocol {self.protocol}: train {train}, one frame "
             f"in {self.train_every}; test {test}, one frame in {self.test_every}; val is test"
+            f"{describe_skipped(self.skip_bad)}"
         )
 
     def samples(self, split: Split) -> Samples:

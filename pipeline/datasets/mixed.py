@@ -69,6 +69,11 @@ class MixedSource:
         self.root, self.skeleton = Path(root), SKELETONS[skeleton]
         self.sources = tuple(_with_root_below(self.root, source) for source in sources)
 
+    @property
+    def val_is_test(self) -> bool:
+        """Whether the validation split of a source is its test split."""
+        return any(getattr(source, "val_is_test", False) for source in self.sources)
+
     def describe(self) -> str:
         """Describe the source in one line, for the output of a run."""
         parts = " + ".join(source.describe() for source in self.sources)

@@ -71,6 +71,7 @@ class MotionBertClips:
     """
 
     skeleton = H36M17
+    val_is_test = True
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)

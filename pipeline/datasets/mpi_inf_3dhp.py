@@ -45,6 +45,7 @@ class MpiInf3dhp:
     """
 
     skeleton = MPI3DHP17
+    val_is_test = True
     target = "univ_annot3"
 
     def __init__(self, root: str) -> None:
@@ -202,6 +203,7 @@ class MpiInf3dhpImages:
     """
 
     skeleton = MPI3DHP17
+    val_is_test = True
     target = "annot3"
 
     def __init__(self, root: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.coco import first_existing, make_samples, read_people
-from pipeline.datasets.photos import Photographs, drop_unreadable
+from pipeline.datasets.photos import Photographs, describe_skipped, drop_unreadable
 from pipeline.errors import DataError
 from pipeline.files.json_documents import (
     expect_number,
@@ -90,13 +90,17 @@ class Mpii:
     """
 
     skeleton = MPII16
+    val_is_test = True
 
     def __init__(self, root: str, *, skip_bad: int = 0) -> None:
         self.root, self.skip_bad = Path(root), skip_bad
 
     def describe(self) -> str:
         """Describe the source in one line, for the output of a run."""
-        return f"MPII people in {self.root}; MPII16, exact boxes; test is the validation list"
+        return (
+            f"MPII people in {self.root}; MPII16, exact boxes; test is the validation list"
+            f"{describe_skipped(self.skip_bad)}"
+        )
 
     def annotations(self, split: Split) -> Path:
         """Path of the annotation file of a split."""

@@ -109,6 +109,11 @@ class ConcatenatedImages:
         return part.fingerprint(part_index)
 
 
+def describe_skipped(limit: int) -> str:
+    """What a source adds to its description where bad photographs may be left out, or ""."""
+    return f"; up to {limit} damaged photographs left out" if limit else ""
+
+
 def drop_unreadable(samples: Samples, limit: int) -> tuple[Samples, list[str]]:
     """Remove samples whose photographs are missing or damaged.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,10 @@ from numpy.typing import NDArray
 
 from pipeline.cli.tables import print_table
 from pipeline.dashboard import canvas, charts, media
-from pipeline.errors import UsageError
+from pipeline.errors import NonFiniteError, UsageError
 from pipeline.files import writing
 from pipeline.lift.corruption import add_detection_noise, drop_frames, hide_joints
-from pipeline.lift.module import LiftModule
+from pipeline.lift.module import LiftModule, lifting_parts
 from pipeline.lift.sequences import (
     PreparedSequence,
     exact_joints2d,
@@ -28,6 +29,7 @@ from pipeline.skeleton import make_conversion
 from pipeline.sources import MotionSource, Split
 from pipeline.training.checkpoints import load_module
 from pipeline.training.console import print_line
+from pipeline.training.protocol import join_parts
 
 LEVELS: dict[str, tuple[float, ...]] = {
     "joints hidden": (0.0, 0.1, 0.2, 0.4, 0.6),
@@ -48,7 +50,7 @@ class Point:
         corruption: Kind of corruption, a key of `LEVELS`.
         level: Share of joints or frames, or factor of the noise.
         mpjpe: MPJPE, millimetres.
-        mpjve: MPJVE, millimetres per frame.
+        mpjve: MPJVE, millimetres per frame; NaN for single images, which have no motion.
     """
 
     corruption: str
@@ -84,6 +86,12 @@ def robustness(
     points = measure_robustness(module, source, detections=detections, every=every, seed=seed)
     folder = path.parents[1] if path.parent.name == "checkpoints" else path.parent
     write_points(folder, points)
+    shown = f"one video in {every}" if every > 1 else "all videos"
+    seeds = f"2D {detections}, seed {seed}; {len(module.net.skeleton)} joints, root-relative, mm"
+    print_line(
+        f"test split of {source.describe()}, {shown}; {seeds}; "
+        f"{join_parts(lifting_parts(module))}; weights: {module.weights}"
+    )
     rows = [(point.corruption, f"{point.level:g}", f"{point.mpjpe:.1f}") for point in points]
     print_table(("corruption", "level", "MPJPE, mm"), rows, right=("level", "MPJPE, mm"))
     print_line(f"written: {folder / 'robustness.csv'} and robustness.png")
@@ -180,7 +188,9 @@ def _measure_point(
         evaluated = prepared.valid & is_lifted.numpy()
         table.update(0, predicted, require_joints3d(prepared), evaluated)
     mean = table.compute().frame_mean
-    return Point(corruption, level, mean["mpjpe"], mean["mpjve"])
+    if not math.isfinite(mean.get("mpjpe", math.nan)):
+        raise NonFiniteError(f"{corruption} {level:g}: the error is not finite; check the weights")
+    return Point(corruption, level, mean["mpjpe"], mean.get("mpjve", math.nan))
 
 
 def write_points(folder: Path, points: Sequence[Point]) -> None:
@@ -188,7 +198,9 @@ def write_points(folder: Path, points: Sequence[Point]) -> None:
     with writing.atomic_path(folder / "robustness.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("corruption", "level", "mpjpe_mm", "mpjve_mm"))
-        writer.writerows((p.corruption, p.level, p.mpjpe, p.mpjve) for p in points)
+        for p in points:
+            mpjve = "" if math.isnan(p.mpjve) else p.mpjve
+            writer.writerow((p.corruption, p.level, p.mpjpe, mpjve))
     media.write_png(folder / "robustness.png", draw_robustness({"": points}))
 
 
@@ -199,7 +211,10 @@ def read_points(folder: Path) -> list[Point]:
         return []
     with path.open(newline="") as file:
         return [
-            Point(row["corruption"], *(float(row[k]) for k in ("level", "mpjpe_mm", "mpjve_mm")))
+            Point(
+                row["corruption"],
+                *(float(row[k] or "nan") for k in ("level", "mpjpe_mm", "mpjve_mm")),
+            )
             for row in csv.DictReader(file)
         ]
 

@@ -70,6 +70,7 @@ class Crops:
         self.skeleton, self.size, self.padding = skeleton, size, padding
         self.augmentation, self.seed = augmentation, seed
         self.images, self.boxes, self.truths = samples.images, samples.boxes, samples.truths
+        self.ids = samples.ids
         self.joints2d = converted.joints(samples.joints2d)
         labelled = converted.score(samples.labelled.astype(np.float32)) > 0
         self.labelled = labelled & np.isfinite(self.joints2d).all(axis=-1)

@@ -6,11 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from pipeline.camera import PIXEL_FRAME
 from pipeline.dashboard import show
 from pipeline.errors import UsageError
 from pipeline.heatmap import targets
@@ -19,6 +22,7 @@ from pipeline.heatmap.resnet import ImageNormaliser
 from pipeline.metrics.pck import PCK
 from pipeline.skeleton import get_skeleton
 from pipeline.sources import Split
+from pipeline.training.protocol import NOT_IN_PROTOCOL
 from pipeline.training.schedules import Schedule
 from pipeline.training.stage import Stage
 
@@ -61,6 +65,12 @@ class ImageStage(Stage):
     """
 
     linked_arguments = ("skeleton", "input_size", "padding")
+    not_in_protocol = NOT_IN_PROTOCOL | {
+        "model.channels_last": "the layout of memory, not the result",
+        "data.augmentation": "training crops only",
+        "data.evaluation_batch": "the order of work, not its result",
+        "data.seed": "training crops only",
+    }
     decoding: str
 
     def __init__(
@@ -91,6 +101,24 @@ class ImageStage(Stage):
         self.benchmark_metrics: list[BenchmarkMetric] = []
         self.examples: list[dict[str, Any]] = []
         self.report: dict[str, float] = {}
+
+    def prediction_facts(self, index: NDArray[np.int64]) -> dict[str, Any]:
+        """Joint set, frame of reference, names of the samples if they have some."""
+        samples = self.data_module.evaluation_sets["test"]
+        names = {"ids": [samples.ids[i] for i in index]} if samples.ids else {}
+        return {**self.skeleton.facts(), "unit": "pixel", "frame": PIXEL_FRAME, **names}
+
+    def protocol_parts(self, split: Split) -> dict[str, str]:
+        """See `Stage.protocol_parts`."""
+        width, height = self.input_size
+        published = self.offset == targets.PUBLISHED_CELLS
+        return super().protocol_parts(split) | {
+            "data.skeleton": self.skeleton.name,
+            "data.input_size": f"{width}x{height}",
+            "data.padding": f"padding {self.padding:g}",
+            "model.published_cells": f"{'published' if published else 'exact'} cells",
+            "model.flip_test": f"flip test {'on' if self.flip_test else 'off'}",
+        }
 
     def check_outputs(self, count: int, what: str) -> None:
         """Check that the network gives one output for each joint of the joint set.
@@ -173,7 +201,7 @@ class ImageStage(Stage):
         """Log the shares of joints found and the benchmark metrics; print the test's."""
         self.report = cast(PCK, self.hits[split]).compute()
         for name in SHARES:
-            if split == "val" or math.isfinite(self.report[name]):  # detected boxes have no labels
+            if math.isfinite(self.report[name]):  # else nothing is labelled, as on detected boxes
                 metric = f"{split}/{name.replace('@', '_')}"
                 self.log(metric, self.report[name], prog_bar=name == "pck@0.1")
         self._log_benchmarks(split)
@@ -186,7 +214,8 @@ class ImageStage(Stage):
             name = f"{split}/{benchmark_metric.name}"
             if name not in logged:
                 logged.add(name)
-                self.log(name, value)
+                if value >= 0:  # else nothing is labelled: NaN, or -1 of COCO's evaluation
+                    self.log(name, value)
                 rows = [(key, _percent(share)) for key, share in numbers.items()]
                 show.log_table(self.trainer, name, [benchmark_metric.title, "%"], rows)
             if split == "test":

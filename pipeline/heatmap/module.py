@@ -94,7 +94,7 @@ class HeatmapModule(ImageStage):
         self.check_outputs(getattr(final, "out_channels", len(self.skeleton)), "heatmaps")
         if sigma <= 0:
             raise UsageError(f"sigma is {sigma}; it is a size in cells, above 0")
-        self.sigma, self.decoding = sigma, decode
+        self.sigma, self.decoding, self.rounded = sigma, decode, rounded
         self.encode = targets.encode_heatmaps_rounded if rounded else targets.encode_heatmaps
 
     def forward(self, images: Tensor) -> Tensor:
@@ -132,10 +132,9 @@ class HeatmapModule(ImageStage):
             self.examples = make_examples(batch, heatmaps, joints2d, score)
 
     def conclude(self, split: Split) -> None:
-        """Log the shares of joints found; print the test's with the evaluation protocol."""
+        """Log the shares of joints found; print the test's."""
         super().conclude(split)
         if split == "test":
-            self.print(self.protocol("test"))
             shares = ", ".join(f"{name} {100 * self.report[name]:.1f} %" for name in SHARES)
             self.print(f"of the longer side of the joints' box: {shares}")
 
@@ -153,12 +152,11 @@ class HeatmapModule(ImageStage):
             "score": score,
         }
 
-    def protocol(self, split: str) -> str:
-        """Evaluation protocol of the logged metrics, one line."""
-        width, height = self.input_size
-        flip = "on" if self.flip_test else "off"
-        source = self.data_module.source
-        return (
-            f"{split} split of {source.describe()}; {self.skeleton.name}, {width}x{height}, "
-            f"decode {self.decoding}, flip test {flip}"
-        )
+    def protocol_parts(self, split: Split) -> dict[str, str]:
+        """See `Stage.protocol_parts`."""
+        centres = "rounded" if self.rounded else "exact"
+        return super().protocol_parts(split) | {
+            "model.decode": f"decode {self.decoding}",
+            "model.sigma": f"loss with sigma {self.sigma:g}",
+            "model.rounded": f"{centres} centres",
+        }

@@ -8,8 +8,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.camera import CAMERA_FRAME
 from pipeline.dashboard import panels
 from pipeline.errors import UsageError
 from pipeline.heatmap import targets
@@ -72,6 +74,7 @@ class IntegralModule(ImageStage):
     test_settings = ("flip_test",)
     weights_from = ("integral", "heatmap")
     decoding = "soft-argmax"
+    not_in_protocol = ImageStage.not_in_protocol | {"data.photographs": "training crops only"}
 
     def __init__(
         self,
@@ -186,11 +189,12 @@ class IntegralModule(ImageStage):
             return
         report: PoseErrorReport = self.table.compute()
         for name in ("mpjpe", "p_mpjpe", "n_mpjpe"):
-            value = report.frame_mean[name]
-            self.log(f"{split}/{name}_mm", value, prog_bar=name == "mpjpe")
-            self.log(f"{split}/{name}_action_mean_mm", report.action_mean[name])
+            if name in report.frame_mean:
+                value = report.frame_mean[name]
+                self.log(f"{split}/{name}_mm", value, prog_bar=name == "mpjpe")
+                self.log(f"{split}/{name}_action_mean_mm", report.action_mean[name])
         if split == "test":
-            self.print(report.text(self.protocol("test")))
+            self.print(report.text())
             skeleton = H36M17 if len(self.evaluated_joints) == len(H36M17) else self.skeleton
             panels.log_lift_panels(self.trainer, self.clips, report, skeleton, videos=0)
 
@@ -213,14 +217,18 @@ class IntegralModule(ImageStage):
             "joints3d": joints3d.masked_fill(unknown, torch.nan).float(),
         }
 
-    def protocol(self, split: str) -> str:
-        """Evaluation protocol of the logged metrics, one line."""
-        source = self.data_module.source.describe()
-        return (
-            f"{split} split of {source}; images; {len(self.evaluated_joints)} joints, visible or "
-            f"not, root-relative, true root depth; flip test {'on' if self.flip_test else 'off'}; "
-            "mm"
-        )
+    def prediction_facts(self, index: NDArray[np.int64]) -> dict[str, Any]:
+        """See `ImageStage.prediction_facts`; also unit and frame of reference of `joints3d`."""
+        facts = super().prediction_facts(index)
+        return facts | {"unit3d": "m", "frame3d": CAMERA_FRAME}
+
+    def protocol_parts(self, split: Split) -> dict[str, str]:
+        """See `Stage.protocol_parts`."""
+        joints = len(self.evaluated_joints)
+        return super().protocol_parts(split) | {
+            "model.cube": f"depth over {self.grid.cube:g} m; {joints} joints, visible or not, "
+            "root-relative, re-rooted, true root depth, mm",
+        }
 
     def _back_project(self, joints: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Joints found, with the true depth of the root, in the camera frame, metres (B, J, 3)."""

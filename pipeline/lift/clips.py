@@ -91,6 +91,22 @@ def frame_subset(length: int) -> Tensor:
     return frames[frames % 16 < 2]
 
 
+def window_frames(length: int, frames: int) -> Tensor:
+    """Frame numbers of all windows of a clip, one window after the other, as MixSTE's code has it.
+
+    The last window is the last `frames` frames; a clip shorter than a window is padded with copies
+    of its last frame.
+
+    >>> window_frames(5, 2).tolist(), window_frames(2, 4).tolist()
+    ([0, 1, 2, 3, 3, 4], [0, 1, 1, 1])
+    """
+    if length < frames:
+        return torch.arange(frames).clamp(max=length - 1)
+    whole = length - length % frames
+    last = torch.arange(length - frames, length) if whole < length else torch.arange(0)
+    return torch.cat([torch.arange(whole), last])
+
+
 def lift_in_windows(
     lift: Callable[[Tensor, Tensor], Tensor],
     lifter: Lifter,

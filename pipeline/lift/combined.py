@@ -118,9 +118,9 @@ class Cascade(ZScored):
         """Choose which MLP is trained; each has an equal share of the run.
 
         Args:
-            done: Share of the epochs that are done, 0 to 1.
+            done: Share of the training that is done, 0 to 1.
         """
-        # 1e-9: a third of the epochs must not be rounded to just below one third
+        # 1e-9: a third of the run must not be rounded to just below one third
         stage = int(done * len(self.stages) + 1e-9)
         self.stage.fill_(min(stage, len(self.stages) - 1))
         self.train(self.training)

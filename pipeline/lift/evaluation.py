@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.errors import DataError
 from pipeline.lift.clips import frame_subset
 from pipeline.lift.windows import WholeSequences
 from pipeline.metrics.functional import mpjpe
-from pipeline.metrics.motion_table import QUANTITIES, PoseErrorReport, PoseErrorTable
+from pipeline.metrics.motion_table import QUANTITIES, TITLES, PoseErrorReport, PoseErrorTable
 from pipeline.metrics.pck import PCK3D
 from pipeline.skeleton import Skeleton
 from pipeline.sources import Split
@@ -56,15 +58,17 @@ class LiftEvaluation:
             name: PoseErrorTable(names, joints).to(device) for name, names in rows.items()
         }
         self.pck = PCK3D(skeleton).to(device) if with_pck else None
-        self.per_sequence = torch.full((len(sequences),), NOT_EVALUATED, device=device)
+        self.per_sequence = torch.full(
+            (len(sequences),), NOT_EVALUATED, dtype=torch.float64, device=device
+        )
 
     def update(self, action: int, predicted: Tensor, target: Tensor, valid: Tensor) -> None:
         """Add frames of a sequence to the errors per action, and to 3DPCK.
 
         Args:
             action: Index of its action, see `WholeSequences.actions`.
-            predicted: Predicted root-relative joints, metres, (T, J, 3).
-            target: True joints, metres, (T, J, 3).
+            predicted: Predicted joints, metres, (T, J, 3).
+            target: True root-relative joints, metres, (T, J, 3).
             valid: Frames that count, (T,).
         """
         joints = self.evaluated
@@ -73,31 +77,50 @@ class LiftEvaluation:
             self.pck.update(predicted, target, valid)
 
     def update_test(
-        self, batch: Mapping[str, Tensor], lifted: Tensor, valid: Tensor, mean_pose: Tensor
+        self,
+        batch: Mapping[str, Tensor],
+        order: Tensor | slice,
+        predicted: Tensor,
+        valid: Tensor,
+        mean_pose: Tensor,
     ) -> None:
         """Add a test sequence to the tables of groups, frame subset and mean pose.
 
         Args:
             batch: The sequence, see `WholeSequences`.
-            lifted: Predicted root-relative joints, metres, (T, J, 3).
-            valid: Frames that count, (T,).
+            order: Frame numbers of the evaluated frames, (N,), every frame at least once; or a
+                slice that takes all frames.
+            predicted: Predicted joints of these frames, metres, (N, J, 3).
+            valid: Which of these frames count, (N,).
             mean_pose: Mean pose of the training split, metres, (J, 3).
         """
         joints = self.evaluated
-        predicted, target = lifted[:, joints], batch["joints3d"][0][:, joints]
-        if valid.any():
-            self.per_sequence[int(batch["index"])] = mpjpe(predicted[valid], target[valid])
+        predicted = predicted[:, joints]
+        target = batch["joints3d"][0][order][:, joints]
         group = int(batch["group"])
         self.tables["group"].update(group, predicted, target, valid)
+        mean = mean_pose[joints].expand_as(target)
+        self.tables["mean_pose"].update(int(batch["action"]), mean, target, valid)
+        if isinstance(order, Tensor):  # the frame subset has every frame once
+            first = torch.from_numpy(np.unique(order.numpy(), return_index=True)[1])
+            predicted, target, valid = predicted[first], target[first], valid[first]
+        if valid.any():
+            self.per_sequence[int(batch["index"])] = mpjpe(predicted[valid], target[valid])
         self.tables["subset"].update(group, predicted, target, valid & frame_subset_mask(valid))
-        self.tables["mean_pose"].update(
-            int(batch["action"]), mean_pose[joints].expand_as(target), target, valid
-        )
 
     def log_errors(self, module: Stage, split: Split, quantities: Sequence[str]) -> PoseErrorReport:
-        """Log the errors as means over frames and over actions."""
+        """Log the errors as means over frames and over actions, as far as they are defined.
+
+        Raises:
+            DataError: If there is no frame to evaluate.
+        """
         report: PoseErrorReport = self.tables["errors"].compute()
-        for quantity in quantities:
+        if not report.rows and not module.trainer.sanity_checking:
+            source = module.data_module.source.describe()
+            raise DataError(
+                f"{source}: no frame of its {split} split can be evaluated; check which are valid"
+            )
+        for quantity in _known(quantities, report):
             value = report.frame_mean[quantity]
             module.log(f"{split}/{quantity}_mm", value, prog_bar=quantity == "mpjpe")
             module.log(f"{split}/{quantity}_action_mean_mm", report.action_mean[quantity])
@@ -115,17 +138,17 @@ class LiftEvaluation:
             if row.name:
                 module.log(f"test/mpjpe_{row.name}_mm", row.mpjpe)
         subset = self.tables["subset"].compute()
-        for quantity in SUBSET_QUANTITIES:
+        for quantity in _known(SUBSET_QUANTITIES, subset):
             module.log(f"test/subset_{quantity}_mm", subset.frame_mean[quantity])
         for row in subset.rows:
             if row.name:
                 module.log(f"test/subset_mpjpe_{row.name}_mm", row.mpjpe)
         if mean_pose_known:
-            baseline = self.tables["mean_pose"].compute().frame_mean
-            for quantity in quantities:
-                module.log(f"test/mean_pose_{quantity}_mm", baseline[quantity])
+            baseline: PoseErrorReport = self.tables["mean_pose"].compute()
+            for quantity in _known(quantities, baseline):
+                module.log(f"test/mean_pose_{quantity}_mm", baseline.frame_mean[quantity])
             errors = self.tables["errors"].compute().frame_mean
-            module.log("test/of_mean_pose", errors["mpjpe"] / baseline["mpjpe"])
+            module.log("test/of_mean_pose", errors["mpjpe"] / baseline.frame_mean["mpjpe"])
 
     def summary_lines(self, report: PoseErrorReport, *, mean_pose_known: bool) -> Iterator[str]:
         """Lines that a test prints below its table of actions.
@@ -136,10 +159,14 @@ class LiftEvaluation:
         """
         groups = self.tables["group"].compute()
         if any(row.name for row in groups.rows):
-            yield groups.text("per group of sequences:")
-        subset = self.tables["subset"].compute().frame_mean
-        numbers = ", ".join(f"{subset[quantity]:.2f}" for quantity in SUBSET_QUANTITIES)
-        yield f"frames 0 and 1 of every 16: MPJPE, P-MPJPE, N-MPJPE, MPJVE {numbers} mm"
+            yield "per group of sequences:"
+            yield groups.text()
+        subset: PoseErrorReport = self.tables["subset"].compute()
+        known = _known(SUBSET_QUANTITIES, subset)
+        if known:
+            titles = ", ".join(TITLES[quantity] for quantity in known)
+            numbers = ", ".join(f"{subset.frame_mean[quantity]:.2f}" for quantity in known)
+            yield f"frames 0 and 1 of every 16: {titles} {numbers} mm"
         if self.pck is not None:
             shares = self.pck.compute()
             yield (
@@ -160,6 +187,11 @@ class LiftEvaluation:
         """MPJPE of each sequence in millimetres, from all processes, (S,)."""
         gathered = cast(Tensor, module.all_gather(self.per_sequence))
         return gathered.reshape(module.trainer.world_size, -1).amax(0)  # NaN stays
+
+
+def _known(quantities: Sequence[str], report: PoseErrorReport) -> list[str]:
+    """The quantities that are defined in a report, in order."""
+    return [quantity for quantity in quantities if quantity in report.frame_mean]
 
 
 def frame_subset_mask(frames: Tensor) -> Tensor:

@@ -47,10 +47,10 @@ class Lifter(nn.Module):
         raise NotImplementedError
 
     def set_progress(self, done: float) -> None:
-        """Adapt to the progress of training; called at the start of each epoch.
+        """Adapt to the progress of training; called before each batch.
 
         Args:
-            done: Share of the epochs that are done, in [0, 1).
+            done: Share of the training that is done, in [0, 1]; see `Progress.of_network`.
         """
 
     def check_clips(self, joints2d: Tensor, joints: int, channels: int) -> None:

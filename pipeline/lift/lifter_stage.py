@@ -76,9 +76,10 @@ class LifterStage(Stage):
             super().report_weights(report)
         panels.log_weights_panel(self.trainer, report)
 
-    def on_train_epoch_start(self) -> None:
+    def on_train_batch_start(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Pass the progress of the training to the lifter."""
-        self.net.set_progress(self.current_epoch / max(1, self.trainer.max_epochs or 1))
+        super().on_train_batch_start(batch, batch_idx)
+        self.net.set_progress(self.progress.of_network())
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch of windows."""

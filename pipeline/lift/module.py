@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.dashboard import panels
 from pipeline.errors import UsageError
-from pipeline.lift.clips import frame_subset, lift_in_windows, smooth
+from pipeline.lift.clips import frame_subset, lift_in_windows, smooth, window_frames
 from pipeline.lift.data import LiftDataModule
 from pipeline.lift.evaluation import (
     SUBSET_QUANTITIES,
@@ -24,19 +25,25 @@ from pipeline.lift.lifter import Lifter
 from pipeline.lift.lifter_stage import LifterStage
 from pipeline.lift.losses import MixSTELoss, ZScoredMSE
 from pipeline.lift.martinez import ZScored
-from pipeline.lift.sequences import PreparedSequence, flip_joints, require_joints3d
+from pipeline.lift.sequences import (
+    PreparedSequence,
+    flip_joints,
+    prediction_facts,
+    require_joints3d,
+)
 from pipeline.lift.windows import WholeSequences
 from pipeline.metrics.joint_subsets import evaluated_joints
 from pipeline.metrics.motion_table import QUANTITIES, PoseErrorReport
 from pipeline.skeleton import MPI3DHP17
 from pipeline.sources import Split
+from pipeline.training.protocol import NOT_IN_PROTOCOL
 from pipeline.training.schedules import Schedule
 
 
 class LiftModule(LifterStage):
     """LightningModule that trains a lifter: 2D clips to 3D clips.
 
-    Batches: see `LiftDataModule`. Predictions are re-rooted before they are evaluated. Logged:
+    Batches: see `LiftDataModule`. Logged:
 
     - `train/loss`;
     - `val/` and `test/`: `mpjpe_mm`, `p_mpjpe_mm`, `n_mpjpe_mm`, `mpjve_mm`, `acceleration_mm` as
@@ -60,9 +67,13 @@ class LiftModule(LifterStage):
         pretrained: Checkpoint of `heatlift pretrain` to start from.
         evaluated: Joints that errors are means over: 17 for all of them; 16 without the nose; 14
             without pelvis, spine and nose.
-        root_evaluated: Whether the root counts, whose error is zero.
-        overlap: `once` evaluates every frame once; `mixste` evaluates the frames that the last
-            window of a sequence shares with the one before twice, as MixSTE's published code does.
+        root_evaluated: Whether the root counts; its error is zero if `reroot` is true.
+        reroot: Whether the predicted root is moved to zero before a pose is evaluated. False
+            evaluates poses as they are predicted, as the published code of VideoPose3D, PoseFormer
+            and MixSTE does. Output of `predict` has its root at zero either way.
+        overlap: `once` evaluates every frame once; `mixste` evaluates all frames of all windows, as
+            MixSTE's published code does: frames of two windows count twice, so does the padding of
+            a sequence shorter than a window, and velocities run from one window to the next.
         smooth: Standard deviation, in frames, of a Gaussian over time that smooths predictions in
             evaluation and prediction; 0 for none.
         frames: Frames that are lifted and evaluated: `all`, or `subset` for frames 0 and 1 of every
@@ -75,7 +86,14 @@ class LiftModule(LifterStage):
     stage = "lift"
     data_class = LiftDataModule
     example_config = "lift/mixste_small"
-    test_settings = ("flip_test", "evaluated", "root_evaluated", "overlap")
+    test_settings = ("flip_test", "evaluated", "root_evaluated", "reroot", "overlap")
+    not_in_protocol = NOT_IN_PROTOCOL | {
+        "data.step": "training windows only",
+        "data.flip": "training windows only",
+        "data.joint_mask": "training windows only",
+        "data.frame_mask": "training windows only",
+        "data.augment_every": "training windows only",
+    }
     mean_pose: Tensor
     evaluation: LiftEvaluation
 
@@ -90,6 +108,7 @@ class LiftModule(LifterStage):
         pretrained: str | None = None,
         evaluated: Literal[17, 16, 14] = 17,
         root_evaluated: bool = True,
+        reroot: bool = True,
         overlap: Literal["once", "mixste"] = "once",
         smooth: float = 0.0,
         frames: Literal["all", "subset"] = "all",
@@ -98,6 +117,11 @@ class LiftModule(LifterStage):
         if overlap == "mixste" and net.output != "every":
             raise UsageError(
                 f"overlap is mixste, but {type(net).__name__} has no windows that overlap; set once"
+            )
+        if overlap == "mixste" and smooth:
+            raise UsageError(
+                f"overlap is mixste, but smooth is {smooth:g}, which MixSTE's code has not; set it "
+                "to 0"
             )
         if frames == "subset" and net.output != "centre":
             raise UsageError(
@@ -109,7 +133,7 @@ class LiftModule(LifterStage):
                 f"frames is subset, but smooth is {smooth:g}, which needs every frame; set it to 0"
             )
         self.evaluated = list(evaluated_joints(net.skeleton, evaluated, root=root_evaluated))
-        self.root_evaluated, self.overlap = root_evaluated, overlap
+        self.root_evaluated, self.reroot, self.overlap = root_evaluated, reroot, overlap
         self.flip_test, self.smooth, self.frames = flip_test, smooth, frames
         self.register_buffer("mean_pose", torch.zeros(len(net.skeleton), 3))
         self.report: PoseErrorReport | None = None
@@ -124,8 +148,8 @@ class LiftModule(LifterStage):
         Returns:
             Joints in the camera frame, metres, (N, J, 3), with the root at zero.
         """
-        lifted = self._lift_unsmoothed(joints2d, visible)
-        return smooth(lifted, self.smooth) if self.smooth else lifted
+        lifted, _ = self._lift_frames(joints2d, visible, None)
+        return lifted - lifted[:, self.net.skeleton.root, None]
 
     def lift_for_evaluation(self, joints2d: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Lift the frames of a clip that are evaluated, see the argument `frames`.
@@ -135,16 +159,12 @@ class LiftModule(LifterStage):
             visible: Visibility of the joints, bool, (N, J).
 
         Returns:
-            Joints as from `lift`, (N, J, 3), NaN in frames that are not lifted; and which frames
-            are lifted, (N,).
+            Joints in the camera frame, metres, (N, J, 3), with the root at zero if `reroot` is
+            true, and NaN in frames that are not lifted; and which frames are lifted, (N,).
         """
-        if self.frames == "all":
-            return self.lift(joints2d, visible), visible.new_ones(len(visible))
-        frames = frame_subset(len(joints2d))
-        subset = self._lift_unsmoothed(joints2d, visible, frames)
-        lifted = subset.new_full((*visible.shape, 3), torch.nan)
-        lifted[frames] = subset
-        return lifted, frame_subset_mask(visible)
+        frames = None if self.frames == "all" else frame_subset(len(joints2d))
+        lifted, is_lifted = self._lift_frames(joints2d, visible, frames)
+        return self._evaluated_root(lifted), is_lifted
 
     def on_fit_start(self) -> None:
         """Set the statistics of the training split; a resumed run has them in its checkpoint."""
@@ -172,17 +192,14 @@ class LiftModule(LifterStage):
         """Evaluate one whole sequence; in a test also the mean pose on it."""
         names = ("joints2d", "visible", "joints3d", "valid")
         joints2d, visible, target, valid = (batch[name][0] for name in names)
-        lifted, is_lifted = self.lift_for_evaluation(joints2d, visible)
-        counted = valid & is_lifted
+        windows = self.overlap == "mixste"
+        order = window_frames(len(target), self.net.frames) if windows else slice(None)
+        lifted, is_lifted = self.lift_for_evaluation(joints2d[order], visible[order])
+        counted = valid[order] & is_lifted
         action = int(batch["action"])
-        self.evaluation.update(action, lifted, target, counted)
-        T = self.net.frames
-        shared = -len(target) % T  # frames that the last window shares with the one before
-        if self.overlap == "mixste" and shared and len(target) > T:
-            again = self.lift(joints2d[-T:], visible[-T:])[:shared]
-            self.evaluation.update(action, again, target[-T:][:shared], valid[-T:][:shared])
+        self.evaluation.update(action, lifted, target[order], counted)
         if split == "test":
-            self.evaluation.update_test(batch, lifted, counted, self.mean_pose)
+            self.evaluation.update_test(batch, order, lifted, counted, self.mean_pose)
 
     def conclude(self, split: Split) -> None:
         """Log the errors over all sequences of all processes; print those of a test."""
@@ -193,51 +210,85 @@ class LiftModule(LifterStage):
         self.report = report
         mean_pose_known = bool(self.mean_pose.any())  # imported weights come without it
         self.evaluation.log_test_errors(self, quantities, mean_pose_known=mean_pose_known)
-        self.print(report.text(self.protocol("test")))
+        self.print(report.text())
         for line in self.evaluation.summary_lines(report, mean_pose_known=mean_pose_known):
             self.print(line)
-        panels.log_lift_panels(self.trainer, self._shown_clips(), report, self.net.skeleton)
+        panels.log_lift_panels(self.trainer, _shown_clips(self), report, self.net.skeleton)
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Lift one sequence, (T, J, 3), see `lift`."""
         return self.lift(batch["joints2d"][0], batch["visible"][0])
 
-    def protocol(self, split: str) -> str:
-        """Evaluation protocol in one line: data, 2D input, joints, root, flip test and frames."""
-        data = self.data_module
-        unseen = f" (without {', '.join(data.unseen)})" if data.unseen else ""
-        root = "counted" if self.net.skeleton.root in self.evaluated else "not counted"
-        flip = "on" if self.flip_test else "off"
-        frames = "every valid frame" if self.frames == "all" else "valid frames 0 and 1 of every 16"
-        overlap = ""
-        if self.overlap == "mixste":
-            overlap = ", those of overlapping windows twice (as MixSTE's code)"
-        return (
-            f"{split} split of {data.source.describe()}; 2D {data.detections}{unseen}; "
-            f"{len(self.evaluated)} joints, root-relative, re-rooted, root {root}; "
-            f"flip test {flip}; {frames} once{overlap}; mm"
-        )
+    def prediction_facts(self, index: NDArray[np.int64]) -> dict[str, Any]:
+        """See `pipeline.lift.sequences.prediction_facts`; a file has one whole sequence."""
+        sequences = self.data_module.evaluation_sets["test"].sequences
+        return prediction_facts(sequences[index.item()], self.net.skeleton)
 
-    def _lift_unsmoothed(
-        self, joints2d: Tensor, visible: Tensor, frames: Tensor | None = None
-    ) -> Tensor:
-        """Lift a clip, or the frames with these numbers, (K,), with flip test and root at zero."""
+    def protocol_parts(self, split: Split) -> dict[str, str]:
+        """See `Stage.protocol_parts`."""
+        return super().protocol_parts(split) | _evaluation_parts(self)
+
+    def _lift_frames(
+        self, joints2d: Tensor, visible: Tensor, frames: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Lift a clip, or the frames with these numbers, (K,), with flip test and smoothing.
+
+        Returns:
+            Joints, (N, J, 3), with the root as predicted, NaN in frames that are not lifted; and
+            which frames are lifted, (N,).
+        """
         lifted = lift_in_windows(self, self.net, joints2d, visible, frames=frames)
         if self.flip_test:
             flipped2d, flipped_visible = flip_joints(joints2d, self.swap), visible[:, self.swap]
             flipped = lift_in_windows(self, self.net, flipped2d, flipped_visible, frames=frames)
             lifted = (lifted + flip_joints(flipped, self.swap)) / 2
-        return lifted - lifted[:, self.net.skeleton.root, None]
+        if frames is None:
+            lifted = smooth(lifted, self.smooth) if self.smooth else lifted
+            return lifted, visible.new_ones(len(visible))
+        clip = lifted.new_full((*visible.shape, 3), torch.nan)
+        clip[frames] = lifted
+        return clip, frame_subset_mask(visible)
 
-    def _shown_clips(self) -> list[panels.LiftedClip]:
-        """Test sequences for the dashboard; empty on all ranks but 0."""
-        errors = self.evaluation.gather_errors(self)
-        if not self.trainer.is_global_zero:
-            return []
-        return [
-            _lifted_clip(self, self.evaluation.sequences.sequences[index], errors[index].item())
-            for index in select_shown(errors)
-        ]
+    def _evaluated_root(self, lifted: Tensor) -> Tensor:
+        """Lifted joints, (N, J, 3), with their root at zero if `reroot` is true."""
+        return lifted - lifted[:, self.net.skeleton.root, None] if self.reroot else lifted
+
+
+def _evaluation_parts(module: LiftModule) -> dict[str, str]:
+    """The part of `LiftModule.protocol_parts` that is not about the data set."""
+    data = module.data_module
+    unseen = f" (without {', '.join(data.unseen)})" if data.unseen else ""
+    windows = module.overlap == "mixste"
+    return {
+        "data.detections": f"2D {data.detections}{unseen}",
+        "data.seed": f"noise seed {data.seed}" if data.detections.kind == "noisy" else "",
+        "model.evaluated": f"{len(module.evaluated)} joints, root-relative, mm",
+        "model.root_evaluated": f"root {'' if module.root_evaluated else 'not '}counted",
+        **lifting_parts(module),
+        "model.overlap": "frames and padding of all windows" if windows else "once each",
+    }
+
+
+def lifting_parts(module: LiftModule) -> dict[str, str]:
+    """The part of `LiftModule.protocol_parts` that is about `lift_for_evaluation`."""
+    subset, smooth = module.frames == "subset", module.smooth
+    return {
+        "model.reroot": "re-rooted" if module.reroot else "predicted root kept",
+        "model.flip_test": f"flip test {'on' if module.flip_test else 'off'}",
+        "model.smooth": f"smoothing {f'{smooth:g} frames' if smooth else 'off'}",
+        "model.frames": "valid frames 0 and 1 of every 16" if subset else "every valid frame",
+    }
+
+
+def _shown_clips(module: LiftModule) -> list[panels.LiftedClip]:
+    """Test sequences for the dashboard; empty on all ranks but 0."""
+    errors = module.evaluation.gather_errors(module)
+    if not module.trainer.is_global_zero:
+        return []
+    return [
+        _lifted_clip(module, module.evaluation.sequences.sequences[index], errors[index].item())
+        for index in select_shown(errors)
+    ]
 
 
 def _lifted_clip(
@@ -245,9 +296,12 @@ def _lifted_clip(
 ) -> panels.LiftedClip:
     """The first frames of a sequence, lifted, with the error of all its evaluated frames."""
     joints2d, visible = prepared.joints2d[:frames], prepared.visible[:frames]
-    predicted = module.lift(
-        torch.from_numpy(joints2d).to(module.device), torch.from_numpy(visible).to(module.device)
+    lifted, _ = module._lift_frames(
+        torch.from_numpy(joints2d).to(module.device),
+        torch.from_numpy(visible).to(module.device),
+        None,
     )
+    predicted = module._evaluated_root(lifted)
     return panels.LiftedClip(
         name=prepared.sequence.name,
         predicted=predicted.cpu().numpy(),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.camera import normalise, project, world_to_camera
+from pipeline.camera import CAMERA_FRAME, denormalise, normalise, project, world_to_camera
 from pipeline.errors import DataError
 from pipeline.skeleton import Skeleton, make_conversion
 from pipeline.sources import Sequence
@@ -26,6 +28,7 @@ class PreparedSequence:
         joints3d: Root-relative joints in the camera frame, metres, (T, J, 3), float32; None where
             unknown.
         valid: Frames used in training and evaluation, (T,).
+        score: Score of each 2D joint, (T, J), float32; 0 where not visible.
     """
 
     sequence: Sequence
@@ -33,6 +36,7 @@ class PreparedSequence:
     visible: NDArray[np.bool_]
     joints3d: NDArray[np.float32] | None
     valid: NDArray[np.bool_]
+    score: NDArray[np.float32]
 
 
 def exact_joints2d(sequence: Sequence) -> NDArray[np.float64]:
@@ -78,13 +82,49 @@ def prepare_sequence(
         joints3d = (in_camera - in_camera[:, skeleton.root, None]).astype(np.float32)
         _check_finite(sequence, joints3d)
     valid = np.ones(len(sequence), bool) if sequence.valid is None else sequence.valid
+    kept_score = np.where(visible, score, 0.0).astype(np.float32)
+    if (kept_score == 1).all():  # exact 2D: takes no memory
+        kept_score = np.broadcast_to(np.float32(1), visible.shape)
     return PreparedSequence(
         sequence,
         np.where(visible[..., None], normalised, 0.0).astype(np.float32),
         visible,
         joints3d,
         valid,
+        kept_score,
     )
+
+
+def prediction_facts(prepared: PreparedSequence, skeleton: Skeleton) -> dict[str, Any]:
+    """What a file with the lifted joints of a sequence has besides them.
+
+    Args:
+        prepared: The sequence.
+        skeleton: Joint set of the lifter.
+
+    Returns:
+        Name, subject and action of the sequence; its joint set; unit and frame of reference of
+        `joints3d`; `fps` and the `time` of each frame, seconds; the 2D input, `joints2d` in pixels
+        (NaN where missing) and `score`; `valid`, frames that an evaluation counts; the camera of
+        the data source.
+    """
+    sequence, T = prepared.sequence, len(prepared.joints2d)
+    pixels = denormalise(prepared.joints2d, sequence.camera.size)
+    camera = dataclasses.asdict(sequence.camera)
+    return {
+        "name": sequence.name,
+        "subject": sequence.subject,
+        "action": sequence.action,
+        **skeleton.facts(),
+        "unit": "m",
+        "frame": f"{CAMERA_FRAME}; relative to {skeleton.joints[skeleton.root]}",
+        "fps": sequence.fps,
+        "time": np.arange(T) / sequence.fps,
+        "joints2d": np.where(prepared.visible[..., None], pixels, np.float32(np.nan)),
+        "score": prepared.score,
+        "valid": prepared.valid,
+        **{f"camera_{name}": value for name, value in camera.items()},
+    }
 
 
 def _check_finite(sequence: Sequence, joints3d: NDArray[np.float32]) -> None:

@@ -106,7 +106,7 @@ class VideoPose3D(Lifter):
         """Set the momentum of the batch norms, which decays from 0.1 to 0.001 over a run.
 
         Args:
-            done: Share of the epochs that are done, 0 to 1.
+            done: Share of the training that is done, 0 to 1.
 
         Source: Pavllo et al. 2019, sec. 5 (batch norm momentum 0.1 to 0.001, exponentially).
         """

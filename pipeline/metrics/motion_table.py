@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,9 +27,8 @@ from pipeline.metrics.functional import (
 QUANTITIES = ("mpjpe", "p_mpjpe", "n_mpjpe", "mpjve", "acceleration")
 """The columns of a `PoseErrorReport`: mm, mm, mm, mm per frame, mm per frame squared."""
 
-_MOTION_QUANTITIES = ("mpjve", "acceleration")
-
-_TITLES = ("MPJPE", "P-MPJPE", "N-MPJPE", "MPJVE", "accel.")
+TITLES = dict(zip(QUANTITIES, ("MPJPE", "P-MPJPE", "N-MPJPE", "MPJVE", "accel."), strict=True))
+"""Quantity -> its name in tables."""
 
 _STEPS_PER_MM = 2.0**20
 """Sums of a sequence are rounded to 1 / 2^20 mm. Adding them is then exact in float64, up to 8,000
@@ -39,15 +37,18 @@ km of error in all, hence the same in any order and over any number of processes
 
 @dataclass  # not frozen: torchmetrics walks through what compute returns and sets every field
 class PoseErrorRow:
-    """Frames and errors of one action, millimetres; see `QUANTITIES`."""
+    """Frames and errors of one action, millimetres; see `QUANTITIES`.
+
+    `mpjve` is None without two successive frames, `acceleration` without three.
+    """
 
     name: str
     frames: int
     mpjpe: float
     p_mpjpe: float
     n_mpjpe: float
-    mpjve: float
-    acceleration: float
+    mpjve: float | None
+    acceleration: float | None
 
 
 @dataclass
@@ -58,7 +59,10 @@ class PoseErrorReport:
         rows: Errors of each action that has frames, in the table's order.
         frame_mean: Quantity -> mean over all frames (over all pairs or triples of successive frames
             for the last two).
-        action_mean: Quantity -> mean over the rows, as Human3.6M's tables average their 15 actions.
+            A quantity that is not defined is left out: motion of single images, everything without
+            a frame. A NaN is an error that is not finite.
+        action_mean: Quantity -> mean over the rows, as Human3.6M's tables average their 15 actions;
+            the same quantities, each over the rows where it is defined.
         per_joint: Joint -> MPJPE, mean over all frames.
     """
 
@@ -67,32 +71,28 @@ class PoseErrorReport:
     action_mean: dict[str, float]
     per_joint: dict[str, float]
 
-    def text(self, protocol: str) -> str:
-        """The report as a plain table under one line with its evaluation protocol.
+    def text(self) -> str:
+        """The report as a plain table.
 
-        Single images have no motion: without successive frames its columns are left out.
+        A quantity that is not defined, such as the motion of single images, has no column.
         """
         frames = sum(row.frames for row in self.rows)
-        lines: list[tuple[str, int, Sequence[float]]] = [
-            (row.name, row.frames, [getattr(row, name) for name in QUANTITIES]) for row in self.rows
+        lines: list[tuple[str, int, Sequence[float | None]]] = [
+            (row.name, row.frames, [getattr(row, name) for name in self.frame_mean])
+            for row in self.rows
         ]
         lines.append(("mean over frames", frames, list(self.frame_mean.values())))
         lines.append(("mean over actions", frames, list(self.action_mean.values())))
         width = max(len(name) for name, _, _ in lines)
-        known = [
-            column
-            for column, name in enumerate(QUANTITIES)
-            if name not in _MOTION_QUANTITIES
-            or any(math.isfinite(getattr(row, name)) for row in self.rows)
-        ]
-        titles = "".join(f"{_TITLES[column]:>9}" for column in known)
+        titles = "".join(f"{TITLES[name]:>9}" for name in self.frame_mean)
         head = f"{'mm':<{width}} {'frames':>9}{titles}"
         body = [
-            f"{name:<{width}} {count:>9,}" + "".join(f"{values[column]:>9.2f}" for column in known)
+            f"{name:<{width}} {count:>9,}"
+            + "".join(f"{'' if value is None else f'{value:.2f}':>9}" for value in values)
             for name, count, values in lines
         ]
         rule = "-" * len(head)
-        return "\n".join([protocol, head, rule, *body[:-2], rule, *body[-2:]])
+        return "\n".join([head, rule, *body[:-2], rule, *body[-2:]])
 
 
 class PoseErrorTable(ExactSumMetric):
@@ -170,18 +170,21 @@ class PoseErrorTable(ExactSumMetric):
         return torch.round(sums * _STEPS_PER_MM) / _STEPS_PER_MM
 
     def compute(self) -> PoseErrorReport:
-        """Errors of all sequences so far; a mean over nothing is NaN."""
+        """Errors of all sequences so far."""
         frames = self.counts[:, 0]
-        means = (self.sums / self.counts)[frames > 0]
-        rows = [
-            PoseErrorRow(self.actions[i], int(frames[i]), *means[n].tolist())
-            for n, i in enumerate(frames.nonzero()[:, 0].tolist())
-        ]
-        overall = self.sums.sum(0) / self.counts.sum(0)
+        means = self.sums / self.counts
+        rows = []
+        for i in frames.nonzero()[:, 0].tolist():
+            pairs = zip(means[i].tolist(), self.counts[i].tolist(), strict=True)
+            errors = [mean if count else None for mean, count in pairs]
+            rows.append(PoseErrorRow(self.actions[i], int(frames[i]), *errors))  # type: ignore[arg-type]
+        frame_mean, action_mean = {}, {}
+        for column, name in enumerate(QUANTITIES):
+            defined = self.counts[:, column] > 0
+            if defined.any():
+                counts = self.counts[:, column].sum()
+                frame_mean[name] = float(self.sums[:, column].sum() / counts)
+                action_mean[name] = float(means[defined, column].mean())
         joints = self.joint_sums / frames.sum()
-        return PoseErrorReport(
-            rows,
-            dict(zip(QUANTITIES, overall.tolist(), strict=True)),
-            dict(zip(QUANTITIES, means.nanmean(0).tolist(), strict=True)),
-            dict(zip(self.joints, joints.tolist(), strict=True)),
-        )
+        per_joint = dict(zip(self.joints, joints.tolist(), strict=True))
+        return PoseErrorReport(rows, frame_mean, action_mean, per_joint)

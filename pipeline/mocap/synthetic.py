@@ -243,9 +243,11 @@ class Synthetic:
     def describe(self) -> str:
         """Summary of the source in one line, for the log of a run."""
         train, val, test = self.people.values()
+        names = "" if self.actions == tuple(ACTIONS) else f" ({', '.join(self.actions)})"
         return (
             f"synthetic: {train}/{val}/{test} embedded people (train/val/test), "
-            f"share {self.share}, {len(self.actions)} actions, seed {self.seed}"
+            f"share {self.share}, {len(self.actions)} actions{names} of {self.seconds:g} s, "
+            f"{self.images} images, seed {self.seed}"
         )
 
     def subjects(self, split: Split) -> list[str]:

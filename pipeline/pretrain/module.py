@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from pipeline.camera import CAMERA_FRAME
 from pipeline.dashboard import panels
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.lifter_stage import LifterStage
@@ -17,6 +21,7 @@ from pipeline.metrics.functional import mpjpe
 from pipeline.metrics.pose_metrics import MPJPE, MPJVE, NMPJPE
 from pipeline.pretrain.data import PretrainDataModule
 from pipeline.sources import Split
+from pipeline.training.protocol import NOT_IN_PROTOCOL
 from pipeline.training.schedules import Schedule
 
 
@@ -41,6 +46,10 @@ class PretrainModule(LifterStage):
     stage = "pretrain"
     data_class = PretrainDataModule
     example_config = "pretrain/mixste_small"
+    not_in_protocol = NOT_IN_PROTOCOL | {
+        "data.step": "training clips only",
+        "data.flip": "training clips only",
+    }
 
     def __init__(
         self,
@@ -52,9 +61,10 @@ class PretrainModule(LifterStage):
         pretrained: str | None = None,
     ) -> None:
         super().__init__(net, optimizer, schedule, loss or PretrainLoss(), pretrained)
-        self.errors: Mapping[str, Metric] = nn.ModuleDict(  # type: ignore[assignment]
-            {"mpjpe": MPJPE(), "n_mpjpe": NMPJPE(), "mpjve": MPJVE()}
-        )
+        errors: dict[str, nn.Module] = {"mpjpe": MPJPE(), "n_mpjpe": NMPJPE()}
+        if net.frames > 1:  # a single frame has no motion
+            errors["mpjve"] = MPJVE()
+        self.errors: Mapping[str, Metric] = nn.ModuleDict(errors)  # type: ignore[assignment]
         self.clips_shown = False
 
     def begin(self, split: Split) -> None:
@@ -72,10 +82,34 @@ class PretrainModule(LifterStage):
             panels.log_pretrain_panels(self.trainer, clips, self.net.skeleton, split=split)
         self.clips_shown = True
 
-    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """Recover clips, (B, T, J, 3)."""
-        recovered: Tensor = self(batch["joints2d"], batch["visible"])
-        return recovered
+    def protocol_parts(self, split: Split) -> dict[str, str]:
+        """See `Stage.protocol_parts`."""
+        data = self.data_module
+        return super().protocol_parts(split) | {
+            "data.joint_mask": f"2D of random cameras, joints hidden {data.joint_mask:g}",
+            "data.frame_mask": f"frames hidden {data.frame_mask:g}",
+            "data.noise": f"noise {data.noise:g}",
+            "data.seed": f"seed {data.seed}; clips of {self.net.frames} frames, "
+            f"{len(self.net.skeleton)} joints, root-relative, predicted root kept, no flip test, "
+            "mm",
+        }
+
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Recover clips.
+
+        Returns:
+            `joints3d`, (B, T, J, 3), and its input: `normalised2d`, (B, T, J, 2), 0 where hidden,
+            and `visible`, (B, T, J).
+        """
+        recovered = self(batch["joints2d"], batch["visible"])
+        given = {"normalised2d": batch["joints2d"], "visible": batch["visible"]}
+        return {"joints3d": recovered, **given}
+
+    def prediction_facts(self, index: NDArray[np.int64]) -> dict[str, Any]:
+        """Joint set, unit and frame of reference."""
+        skeleton = self.net.skeleton
+        frame = f"{CAMERA_FRAME}; relative to {skeleton.joints[skeleton.root]}"
+        return {**skeleton.facts(), "unit": "m", "frame": frame}
 
 
 def _recovered_clip(

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -18,6 +18,8 @@ from pipeline import rng
 from pipeline.errors import NonFiniteError
 from pipeline.files import writing
 from pipeline.training.console import format_duration, print_line
+from pipeline.training.progress import Progress
+from pipeline.training.stage import Stage
 
 
 class SeedEveryBatch(Callback):
@@ -110,9 +112,9 @@ class PredictionWriter(Callback):
     """Writes the output of `predict`, one file `predictions/NUMBER.npz` per batch.
 
     NUMBER is the index of the first sample of the batch. A file has the arrays that the stage's
-    `predict_step` returns (a single array is named `joints3d`) and `index`, the indices of the
-    samples in the test split, all with the batch axis first. If the batch is one whole sequence,
-    `name` is the name of the sequence. Files of an earlier prediction are removed first.
+    `predict_step` returns (a single array is named `joints3d`), `index`, the indices of the samples
+    in the test split, and what `Stage.prediction_facts` adds: joint names, units, frame of
+    reference and more. Files of an earlier prediction are removed first.
 
     Args:
         folder: Run folder, in which `predictions/` is made.
@@ -143,9 +145,8 @@ class PredictionWriter(Callback):
         results = outputs if isinstance(outputs, Mapping) else {"joints3d": outputs}
         arrays = {name: value.numpy(force=True) for name, value in results.items()}
         index = arrays["index"] = torch.as_tensor(batch["index"]).numpy(force=True).reshape(-1)
-        sequences = getattr(trainer.datamodule.evaluation_sets["test"], "sequences", None)  # type: ignore[attr-defined]
-        if sequences is not None and len(index) == 1:
-            arrays["name"] = np.array(sequences[index[0]].sequence.name)
+        facts = cast(Stage, pl_module).prediction_facts(index)
+        arrays |= {name: np.asarray(value) for name, value in facts.items()}
         path = self.folder / f"{index[0]:07d}.npz"
         writing.write_atomically(path, lambda file: np.savez(file, **arrays))
 
@@ -182,16 +183,15 @@ class ProgressLines(Callback):
         if not due or not trainer.is_global_zero:
             return
         self._last_line = now
-        epochs = trainer.max_epochs or 1
-        total = epochs * int(trainer.num_training_batches) // trainer.accumulate_grad_batches
-        if trainer.max_steps > 0:
-            total = min(total, trainer.max_steps) if epochs > 0 else trainer.max_steps
+        progress = Progress(trainer, int(trainer.num_training_batches))
         rate = steps / max(now - self._start_time, 1e-9)
-        left = (total - trainer.global_step) / max(rate, 1e-9)
+        of_steps = f" of {progress.steps}" if progress.steps is not None else ""
+        epochs = trainer.max_epochs
+        of_epochs = f" of {epochs}" if epochs is not None and epochs > 0 else ""
         loss = trainer.callback_metrics.get("train/loss")
         loss_text = "" if loss is None else f", loss {float(loss):.4g}"
         print_line(
-            f"  step {trainer.global_step} of {total}, "
-            f"epoch {trainer.current_epoch + 1} of {epochs}{loss_text}, "
-            f"{rate:.1f} steps/s, about {format_duration(left)} left"
+            f"  step {trainer.global_step}{of_steps}, "
+            f"epoch {trainer.current_epoch + 1}{of_epochs}{loss_text}, "
+            f"{rate:.1f} steps/s, about {format_duration(progress.seconds_left(rate))} left"
         )

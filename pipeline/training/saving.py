@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
@@ -15,6 +15,7 @@ from pipeline.files import torch_files
 from pipeline.training.checkpoints import WEIGHTS_ONLY
 from pipeline.training.console import print_line
 from pipeline.training.metrics_file import MetricsFile, finite_or_none, read_metrics
+from pipeline.training.protocol import chosen_by
 from pipeline.training.run_folder import (
     CALLBACK_STATE_KEY,
     Run,
@@ -33,12 +34,21 @@ class CheckpointCallback(Callback):
     Args:
         run: Run that the checkpoints belong to.
         every: Optimizer steps between two checkpoints.
-        monitor: Name of the metric that selects the best weights, and "min" or "max"; None to use
-            the last weights.
+        monitor: Name of the metric that selects the best weights, and "min" or "max"; None to save
+            no best weights.
+        weights: Weights that are tested and passed on: `best`, those of best.ckpt, or `last`, those
+            of last.ckpt, which is then saved, too.
     """
 
-    def __init__(self, run: Run, every: int, monitor: tuple[str, str] | None) -> None:
-        self.run, self.every, self.monitor = run, every, monitor
+    def __init__(
+        self,
+        run: Run,
+        every: int,
+        monitor: tuple[str, str] | None,
+        weights: Literal["best", "last"] = "best",
+    ) -> None:
+        self.run, self.every, self.monitor, self.weights = run, every, monitor, weights
+        self._chosen = ""
         self.best: float | None = None
         self.saved_step = 0
         self.pending_metrics: dict[str, float] = {}
@@ -58,6 +68,12 @@ class CheckpointCallback(Callback):
             "run": self.run.state["digest"],
             "samples": self.samples,
         }
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Store how the weights of this checkpoint were chosen, for protocol lines."""
+        checkpoint["chosen"] = self._chosen
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of a checkpoint."""
@@ -80,7 +96,7 @@ class CheckpointCallback(Callback):
                 "run the same command again, under torchrun with an --rdzv-id of its own"
             )
         self._check_sample_counts(trainer)
-        if self.best is not None and self._best_checkpoint() is None:
+        if self.best is not None and self._intact_checkpoint("best.ckpt") is None:
             print_line(
                 "heatlift: warning: the best weights so far are damaged or missing; "
                 "the best of the later validations are used"
@@ -135,20 +151,31 @@ class CheckpointCallback(Callback):
         """Save a checkpoint if one is due and this is an optimizer-step boundary."""
         due = trainer.global_step - self.saved_step >= self.every
         if due and self.can_save(trainer, batch_idx):
-            self.save(trainer)
+            self.save(trainer, is_last=_is_over(trainer))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save a checkpoint if one is due; always after the last epoch."""
-        is_last = trainer.current_epoch + 1 == trainer.max_epochs
-        is_last |= trainer.global_step == trainer.max_steps
+        is_last = trainer.current_epoch + 1 == trainer.max_epochs or _is_over(trainer)
         if is_last or trainer.global_step - self.saved_step >= self.every:
-            self.save(trainer)
+            self.save(trainer, is_last=is_last)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the weights if they are the best so far."""
+        """Save the weights if they are the best so far.
+
+        Raises:
+            NonFiniteError: If the metric that decides is not finite.
+            DataError: If it is not defined, and the best weights are to be tested.
+        """
         if trainer.sanity_checking or self.monitor is None or trainer.state.fn != "fit":
             return
         name, mode = self.monitor
+        if name not in trainer.callback_metrics:
+            if self.weights == "last":
+                return
+            raise DataError(
+                f"{name} is not defined on the validation split, so no weights are the best; give "
+                "other data, or --weights last"
+            )
         value = finite_or_none(trainer.callback_metrics[name])
         if value is None:
             raise NonFiniteError(
@@ -156,13 +183,19 @@ class CheckpointCallback(Callback):
             )
         if self.best is None or (value < self.best if mode == "min" else value > self.best):
             self.best = value
+            self._chosen = chosen_by(name, trainer.datamodule.source)  # type: ignore[attr-defined]
             # Not weights_only=True: that would skip callbacks, which insert averaged weights.
             trainer.save_checkpoint(
                 self.run.checkpoints / "best.ckpt", storage_options=WEIGHTS_ONLY
             )
 
-    def save(self, trainer: pl.Trainer) -> None:
-        """Save a checkpoint of this step, unless there is one, and keep the two newest."""
+    def save(self, trainer: pl.Trainer, *, is_last: bool = False) -> None:
+        """Save a checkpoint of this step, unless there is one, and keep the two newest.
+
+        Args:
+            trainer: Trainer of the run.
+            is_last: Whether the training ends with this step.
+        """
         previous_step = self.saved_step
         if previous_step == trainer.global_step:
             return
@@ -173,29 +206,35 @@ class CheckpointCallback(Callback):
             k: v for k, v in logged.items() if due and v is not None and k.startswith("train/")
         }
         self.saved_step = trainer.global_step
+        self._chosen = "last" if is_last else f"step {trainer.global_step}"
         try:
             trainer.save_checkpoint(self.run.checkpoints / f"step-{self.saved_step:09d}.ckpt")
         except BaseException:  # also StoppedBySignal, a SystemExit
             self.saved_step = previous_step
             raise
         self.pending_metrics = {}
+        if is_last and self.weights == "last":
+            trainer.save_checkpoint(
+                self.run.checkpoints / "last.ckpt", storage_options=WEIGHTS_ONLY
+            )
         if trainer.is_global_zero:
             for old in self._step_checkpoints()[:-2]:
                 old.unlink(missing_ok=True)
 
     def selected_checkpoint(self) -> Path | None:
-        """Checkpoint for later stages: the best, else the last; None if there is none."""
+        """Checkpoint for the test and later stages: that of `weights`, else the newest; or None."""
         checkpoints = self._step_checkpoints()
-        return self._best_checkpoint() or (checkpoints[-1] if checkpoints else None)
+        chosen = self._intact_checkpoint(f"{self.weights}.ckpt")
+        return chosen or (checkpoints[-1] if checkpoints else None)
 
     def _step_checkpoints(self) -> list[Path]:
         """Checkpoints up to the last saved step, in order; later ones may be invalid."""
         by_step = {step_in_name(path): path for path in self.run.checkpoints.glob("step-*.ckpt")}
         return [by_step[step] for step in sorted(by_step) if 0 <= step <= self.saved_step]
 
-    def _best_checkpoint(self) -> Path | None:
-        """Path of the best weights; None if there are none, or damaged ones, which are renamed."""
-        path = self.run.checkpoints / "best.ckpt"
+    def _intact_checkpoint(self, name: str) -> Path | None:
+        """Path of best or last weights; None if there are none, or damaged ones, then renamed."""
+        path = self.run.checkpoints / name
         if not path.exists():
             return None
         try:
@@ -205,3 +244,8 @@ class CheckpointCallback(Callback):
             mark_as_damaged(path)
             return None
         return path
+
+
+def _is_over(trainer: pl.Trainer) -> bool:
+    """Whether a limit on steps or time, or a callback, ends the training at this step."""
+    return trainer.global_step == trainer.max_steps or trainer.should_stop

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import UsageError
 from pipeline.sources import Source, Split
 from pipeline.training.loader import BatchSet, ResumableLoader, make_loader
+from pipeline.training.progress import Progress, start_progress
+from pipeline.training.protocol import (
+    NOT_IN_PROTOCOL,
+    describe_checkpoint,
+    join_parts,
+    trainer_parts,
+)
 from pipeline.training.schedules import Schedule
 from pipeline.training.transfer import WeightsReport, transfer_weights
 
@@ -138,6 +146,10 @@ class Stage(pl.LightningModule):
         weights_from: Stages whose checkpoints `pretrained` accepts.
         newest_from: Stage whose newest finished run `--model.pretrained newest` stands for, if any.
         linked_arguments: Arguments of the data module that the module gets with the same value.
+        not_in_protocol: Arguments that change no metric of given weights, and why; see
+            `NOT_IN_PROTOCOL`.
+        weights: Which weights the module has, for the protocol line.
+        progress: Share of the training that is done, while a fit runs.
     """
 
     stage: ClassVar[str]
@@ -149,6 +161,8 @@ class Stage(pl.LightningModule):
     weights_from: ClassVar[tuple[str, ...]] = ()
     newest_from: ClassVar[str | None] = None
     linked_arguments: ClassVar[tuple[str, ...]] = ()
+    not_in_protocol: ClassVar[Mapping[str, str]] = NOT_IN_PROTOCOL
+    progress: Progress
 
     def __init__(
         self,
@@ -161,6 +175,7 @@ class Stage(pl.LightningModule):
         self.schedule = schedule or Schedule()
         self.pretrained = pretrained
         self.origin: dict[str, Any] = {}
+        self.weights = "random"
 
     def begin(self, split: Split) -> None:
         """Prepare the metrics of a validation or test."""
@@ -171,6 +186,26 @@ class Stage(pl.LightningModule):
 
     def conclude(self, split: Split) -> None:
         """Log and print the metrics."""
+
+    def protocol_parts(self, split: Split) -> dict[str, str]:
+        """Settings that change the metrics of a split, and what the protocol line has for each.
+
+        A setting is named as on the command line. Its phrase may be empty where it changes nothing.
+        """
+        return {"data.source": f"{split} split of {self.data_module.source.describe()}"}
+
+    def protocol(self, split: Split) -> str:
+        """Evaluation protocol of the metrics of a split, one line."""
+        weights = {"weights": f"weights: {self.weights}"}
+        return join_parts(self.protocol_parts(split) | trainer_parts(self.trainer, split) | weights)
+
+    def prediction_facts(self, index: NDArray[np.int64]) -> dict[str, Any]:
+        """What a file of predictions has besides the predictions, as arrays, texts and numbers.
+
+        Args:
+            index: Indices of its samples in the test split, (B,).
+        """
+        return {}
 
     def transferred_prefixes(self, source_stage: str, *, fitting: bool) -> tuple[str, ...]:
         """Name prefixes of the weights that are transferred from `pretrained`.
@@ -204,6 +239,7 @@ class Stage(pl.LightningModule):
         )
         self.pretrained = None  # setup of a later test must not transfer again
         self.origin = {"pretrained": report.plain()}
+        self.weights = f"{report.source}, digest {report.digest[:12]}"
         self.report_weights(report)
 
     def on_validation_epoch_start(self) -> None:
@@ -215,7 +251,9 @@ class Stage(pl.LightningModule):
         self.score("val", batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Call `conclude` for the validation split."""
+        """Call `conclude` for the validation split; outside a fit, print the protocol first."""
+        if self.trainer.state.fn == "validate":
+            self.print(self.protocol("val"))
         self.conclude("val")
 
     def on_test_epoch_start(self) -> None:
@@ -227,8 +265,13 @@ class Stage(pl.LightningModule):
         self.score("test", batch)
 
     def on_test_epoch_end(self) -> None:
-        """Call `conclude` for the test split."""
+        """Print the protocol and call `conclude` for the test split."""
+        self.print(self.protocol("test"))
         self.conclude("test")
+
+    def on_train_end(self) -> None:
+        """Note that the module has the weights of the last step, whatever it began with."""
+        self.weights = f"step {self.trainer.global_step}"
 
     @property
     def data_module(self) -> Any:
@@ -236,23 +279,20 @@ class Stage(pl.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> Any:
-        """Make the optimizer and the learning-rate scheduler, updated every optimizer step."""
+        """Make the optimizer and the learning-rate scheduler, updated every optimizer step.
+
+        Raises:
+            UsageError: If the training has no limit.
+        """
         optimizer = self.optimizer(
             parameter for parameter in self.parameters() if parameter.requires_grad
         )
-        steps_per_epoch = self._steps_per_epoch()
-        max_steps = self.trainer.max_steps
-        max_epochs = self.trainer.max_epochs
-        total = max_steps
-        if max_epochs is not None and max_epochs > 0:
-            total = steps_per_epoch * max_epochs
-            if max_steps > 0:
-                total = min(total, max_steps)
-        total = max(1, total)
+        batches = len(self.data_module.train_dataloader())
+        self.progress = progress = start_progress(self.trainer, batches)
         schedule = self.schedule
 
         def factor(step: int) -> float:
-            return schedule.factor(step / total, step / steps_per_epoch)
+            return schedule.factor(progress.after(step), step / progress.steps_per_epoch)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {
@@ -260,14 +300,9 @@ class Stage(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def _steps_per_epoch(self) -> int:
-        # Not trainer.estimated_stepping_batches: reading it loses the state of the DataLoader
-        # (lightning issue 20550).
-        batches = len(self.data_module.train_dataloader())
-        limit = self.trainer.limit_train_batches
-        if limit is not None:
-            batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Update the progress of a training whose time is limited."""
+        self.progress.update_time()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the dictionary `heatlift` to a checkpoint."""
@@ -297,3 +332,4 @@ class Stage(pl.LightningModule):
                 "give a new --name, or as many devices as before"
             )
         self.origin = entry.get("origin", {})
+        self.weights = describe_checkpoint(checkpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -145,6 +146,96 @@ def test_a_config_that_is_not_text_is_named(run_with_error, tmp_path):
 def test_a_file_that_is_not_there_ends_with_4(run_with_error):
     arguments = ("lift", "test", "-c", "lift.yaml", "--ckpt_path", "no.ckpt")
     assert run_with_error(*arguments) == (4, "no.ckpt: no such checkpoint; check the path")
+
+
+@pytest.mark.parametrize("subcommand", ["validate", "test", "predict"])
+@pytest.mark.parametrize("stage", TINY)
+def test_random_weights_are_evaluated_only_if_that_is_asked_for(stage, subcommand, run_with_error):
+    arguments = (stage, subcommand, *COMMANDS[stage][2:])
+    code, line = run_with_error(*arguments)
+    assert code == 2
+    assert line == (
+        f"heatlift {stage} {subcommand}: no weights are given; give --ckpt_path CHECKPOINT or "
+        "--model.pretrained, or --untrained for random weights"
+    )
+    assert not Path("runs").exists()
+
+
+def test_untrained_together_with_weights_is_an_error(run_with_error):
+    arguments = ("lift", "test", *COMMANDS["lift"][2:], "--untrained")
+    code, line = run_with_error(*arguments, "--model.pretrained", "a.ckpt")
+    assert (code, line) == (
+        2,
+        "--untrained: does not fit the weights a.ckpt; give one of the two",
+    )
+
+
+def test_untrained_weights_are_tested_and_named_as_such(heatlift):
+    child = heatlift("lift", "test", *COMMANDS["lift"][2:], "--untrained")
+    assert child.wait() == 0, child.stderr
+    assert "weights    random (--untrained)" in child.stdout
+
+
+def test_the_error_names_the_checkpoint_of_a_finished_run_of_this_name(heatlift, uninterrupted):
+    uninterrupted("lift")
+    runs = uninterrupted.folders["lift",].parents[1]
+    child = heatlift("lift", "test", *COMMANDS["lift"][2:], "--runs", runs)
+    assert child.wait() == 2
+    assert f"give --ckpt_path {runs}/lift/lift/checkpoints/best.ckpt or" in child.stderr
+
+
+ONE_FRAME = """
+import dataclasses
+
+from pipeline.mocap import synthetic
+from pipeline.sources import Sequence, Split
+
+
+class Images(synthetic.Synthetic):
+    '''Embedded people whose validation and test sequences have a single frame.'''
+
+    def sequences(self, split: Split) -> list[Sequence]:
+        frames = None if split == "train" else 1
+        return [
+            dataclasses.replace(s, joints3d=s.joints3d[:frames], images=None)
+            for s in super().sequences(split)
+        ]
+"""
+
+
+def test_test_sets_of_single_images_are_tested_without_metrics_of_motion(heatlift, tmp_path):
+    (tmp_path / "one.py").write_text(ONE_FRAME)
+    (tmp_path / "one.yaml").write_text(LIFT.replace("pipeline.mocap.Synthetic", "one.Images"))
+    arguments = ("-c", "one.yaml", *COMMANDS["lift"][4:], "--import", "one.py")
+    child = heatlift("lift", "fit", *arguments, "--trainer.max_epochs", "1")
+    assert child.wait() == 0, child.stderr
+    run = tmp_path / "runs" / "lift" / "one"
+    again = heatlift("lift", "test", *arguments, "--ckpt_path", run / "checkpoints" / "best.ckpt")
+    assert again.wait() == 0, again.stderr
+    (evaluation,) = run.glob("test-*")
+    for folder in (run, evaluation):
+        written = (folder / "metrics.csv").read_text() + (folder / "index.html").read_text()
+        written += "".join(path.read_text() for path in (folder / "tables").glob("*.csv"))
+        assert "mpjve" not in written
+        assert "acceleration" not in written
+        assert "p_mpjpe_mm" in written
+    assert "mpjve" not in child.stdout + again.stdout
+    assert set(read_state(run)["numbers"]) >= {"test/mpjpe_mm", "test/of_mean_pose"}
+
+
+@pytest.mark.parametrize("subcommand", ["validate", "test"])
+def test_metrics_that_are_not_finite_end_an_evaluation_with_3(
+    subcommand, heatlift, uninterrupted, tmp_path
+):
+    uninterrupted("lift")
+    best = uninterrupted.folders["lift",] / "checkpoints" / "best.ckpt"
+    content = torch.load(best, weights_only=True)
+    content["state_dict"]["net.head.1.weight"].mul_(1e38)  # finite, and overflows
+    torch.save(content, tmp_path / "broken.ckpt")
+    child = heatlift("lift", subcommand, *COMMANDS["lift"][2:], "--ckpt_path", "broken.ckpt")
+    assert child.wait() == 3, child.stderr
+    assert "mpjpe_mm, " in child.stderr
+    assert "is not finite; check the weights and the data" in child.stderr
 
 
 def test_a_checkpoint_of_another_stage_is_an_error(run_with_error, uninterrupted):

@@ -167,7 +167,7 @@ def test_lifters_of_the_papers_train_on_human36m(path, heatlift, tmp_path):
     folder = fabricate.human36m(tmp_path / "set", ("S1", "S9"))
     words = ["-c", small(path, tmp_path), "--data.source.init_args.root", folder]
     printed = fitted(heatlift, tmp_path, "lift", *words)
-    assert "2D cpn_ft_h36m_dbb; 17 joints, root-relative, re-rooted, root counted" in printed
+    assert "2D cpn_ft_h36m_dbb; 17 joints, root-relative, mm; root counted" in printed
 
 
 @configs("lift/*3dhp*.yaml")
@@ -302,9 +302,9 @@ def test_evaluated_joints_and_overlaps_change_the_number_and_are_printed(heatlif
     ]
     words += ["--runs", tmp_path / "runs", *TWO_STEPS]
     after = heatlift("lift", "test", *words, *settings, "--ckpt_path", best)
-    assert "17 joints, root-relative, re-rooted, root counted; flip test on" in before
-    assert "15 joints, root-relative, re-rooted, root not counted; flip test on" in after
-    assert "every valid frame once, those of overlapping windows twice (as MixSTE's code)" in after
+    assert "17 joints, root-relative, mm; root counted; re-rooted; flip test on" in before
+    assert "15 joints, root-relative, mm; root not counted; re-rooted; flip test on" in after
+    assert "every valid frame; frames and padding of all windows" in after
     assert counted(before) == 4 * 12
     assert counted(after) == 4 * (12 + 6)  # windows of 9: the second shares 6 with the first
     assert numbers(before) != numbers(after)

@@ -80,7 +80,8 @@ def test_the_command_prints_a_table_and_the_path_of_its_file(tmp_path, monkeypat
     monkeypatch.setattr(robustness, "load_module", lambda path, classes: LiftModule(Flat()).eval())
     source = Synthetic(1, 1, 1, seconds=1.0, actions=("walk",))
     robustness.robustness(source, str(tmp_path / "checkpoints" / "best.ckpt"))
-    header, rule, *rows, last = capsys.readouterr().out.splitlines()
+    protocol, header, rule, *rows, last = capsys.readouterr().out.splitlines()
+    assert "one video in 4; 2D noisy, seed 0; 17 joints, root-relative, mm; re-rooted" in protocol
     assert [cell.strip() for cell in header.split("|")] == ["corruption", "level", "MPJPE, mm"]
     assert set(rule) == {"-", "+"}
     levels = [tuple(cell.strip() for cell in row.split("|"))[:2] for row in rows]

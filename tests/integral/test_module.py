@@ -265,7 +265,7 @@ def test_errors_are_those_of_seventeen_joints_and_come_per_action(tmp_path, caps
     per_action = np.mean([error[of == name].mean() for name in sorted(set(of))])
     assert results["test/mpjpe_action_mean_mm"] == pytest.approx(per_action, rel=1e-4)
     printed = capsys.readouterr().out
-    assert "17 joints, visible or not, root-relative, true root depth" in printed
+    assert "17 joints, visible or not, root-relative, re-rooted, true root depth" in printed
     assert (tmp_path / "tables" / "test-per_action.csv").exists()
 
 

@@ -11,7 +11,7 @@ from pipeline.errors import DataError, UsageError
 from pipeline.lift import LiftDataModule, LiftModule, MixSTE, VideoPose3D
 from pipeline.lift.augmentation import RerenderedWindows, rerender
 from pipeline.lift.lifter import Lifter
-from pipeline.lift.sequences import exact_joints2d, flip_joints, prepare_sequence
+from pipeline.lift.sequences import exact_joints2d, flip_joints, prediction_facts, prepare_sequence
 from pipeline.lift.windows import TrainingWindows
 from pipeline.mocap.synthetic import Synthetic
 from pipeline.skeleton import H36M17
@@ -299,3 +299,31 @@ def test_noisy_2d_is_the_same_in_every_run_and_differs_by_seed(trainer):
     assert np.array_equal(one.joints2d, again.joints2d)
     assert not np.array_equal(one.joints2d, other.joints2d)
     assert np.array_equal(one.joints3d, other.joints3d)
+
+
+def test_a_file_of_predictions_has_the_2d_input_in_pixels_and_what_its_numbers_mean():
+    (sequence, *_) = Synthetic(1, 1, 1, seconds=1.0, actions=("walk",)).sequences("test")
+    exact = exact_joints2d(sequence)
+    score = np.full(exact.shape[:2], 0.25)
+    score[3, 5], exact[4, 6] = 0.0, np.nan
+    facts = prediction_facts(prepare_sequence(sequence, H36M17, exact, score), H36M17)
+    missing = np.zeros(score.shape, bool)
+    missing[3, 5] = missing[4, 6] = True
+    assert np.array_equal(np.isnan(facts["joints2d"]).all(-1), missing)
+    assert facts["joints2d"][~missing] == pytest.approx(exact[~missing], abs=1e-3)
+    assert np.array_equal(facts["score"], np.where(missing, 0, np.float32(0.25)))
+    assert facts["joints"][:2] == ("pelvis", "right_hip")
+    assert facts["parents"][:2] == (-1, 0)
+    assert (facts["skeleton"], facts["unit"], facts["fps"]) == ("H36M17", "m", 50.0)
+    assert facts["frame"] == "camera: x right, y down, z forward; relative to pelvis"
+    assert facts["time"][:3].tolist() == [0.0, 0.02, 0.04]
+    assert np.array_equal(facts["camera_centre"], sequence.camera.centre)
+    assert facts["camera_size"] == sequence.camera.size
+
+
+def test_the_scores_of_exact_2d_take_no_memory():
+    (sequence, *_) = Synthetic(1, 1, 1, seconds=1.0, actions=("walk",)).sequences("test")
+    exact = exact_joints2d(sequence)
+    prepared = prepare_sequence(sequence, H36M17, exact, np.ones(exact.shape[:2]))
+    assert prepared.score.strides == (0, 0)
+    assert (prepared.score == 1).all()

@@ -343,7 +343,14 @@ class DriftingWrists(LiftDataModule):
             grouped = dataclasses.replace(sequence, group=group)
             visible = np.ones((frames, 17), bool)
             prepared.append(
-                PreparedSequence(grouped, joints2d.repeat(frames, 0), visible, joints3d, valid)
+                PreparedSequence(
+                    grouped,
+                    joints2d.repeat(frames, 0),
+                    visible,
+                    joints3d,
+                    valid,
+                    visible.astype(np.float32),
+                )
             )
         return prepared
 
@@ -364,7 +371,7 @@ def test_errors_on_the_frame_subset_are_those_worked_out_by_hand(trainer, frames
     assert metrics["test/mpjpe_mm"] == pytest.approx(expected)
     assert ("test/acceleration_mm" in metrics) == (frames == "all")
     counted = "every valid frame" if frames == "all" else "valid frames 0 and 1 of every 16"
-    assert f"{counted} once" in module.protocol("test")
+    assert f"{counted}; once each" in module.protocol("test")
 
 
 class KnownErrors(DriftingWrists):

@@ -303,24 +303,23 @@ def test_invalid_frames_count_nowhere_and_break_motion():
     )
 
 
-def test_the_text_of_a_table_starts_with_its_protocol():
-    text = filled(range(4)).compute().text("test split, 17 joints, exact 2D").splitlines()
-    assert text[0] == "test split, 17 joints, exact 2D"
-    assert text[1].split() == ["mm", "frames", "MPJPE", "P-MPJPE", "N-MPJPE", "MPJVE", "accel."]
-    assert [line.split()[0] for line in text[3:5]] == ["walk", "wave"]
+def test_the_text_of_a_table_has_a_line_for_each_action_and_both_means():
+    text = filled(range(4)).compute().text().splitlines()
+    assert text[0].split() == ["mm", "frames", "MPJPE", "P-MPJPE", "N-MPJPE", "MPJVE", "accel."]
+    assert [line.split()[0] for line in text[2:4]] == ["walk", "wave"]
     assert text[-1].startswith("mean over actions")
-    assert len({len(line) for line in text[1:]}) == 1
+    assert len({len(line) for line in text}) == 1
 
 
 def test_the_text_of_single_images_has_no_columns_of_motion():
     table = motion_table.PoseErrorTable(["walk"], H36M17.joints)
     for seed in range(3):
         table.update(0, *poses(seed, 1))
-    lines = table.compute().text("images").splitlines()
-    assert lines[1].split() == ["mm", "frames", "MPJPE", "P-MPJPE", "N-MPJPE"]
+    lines = table.compute().text().splitlines()
+    assert lines[0].split() == ["mm", "frames", "MPJPE", "P-MPJPE", "N-MPJPE"]
     assert "nan" not in "".join(lines)
     table.update(0, *poses(3, 2))
-    assert table.compute().text("two in a row").splitlines()[1].split()[-1] == "MPJVE"
+    assert table.compute().text().splitlines()[0].split()[-1] == "MPJVE"
 
 
 def test_a_table_without_videos_is_empty():
@@ -328,8 +327,23 @@ def test_a_table_without_videos_is_empty():
     table.update(0, *poses(0, 3), np.zeros(3, bool))
     report = table.compute()
     assert report.rows == []
+    assert report.frame_mean == report.action_mean == {}
+    assert "mean over frames" in report.text()
+
+
+def test_a_quantity_that_is_not_defined_is_left_out_and_one_that_is_not_finite_is_not():
+    table = motion_table.PoseErrorTable(["jump", "walk"], H36M17.joints)
+    predicted, target = poses(0, 1)
+    table.update(0, predicted, target)
+    table.update(1, *poses(1, 2))
+    report = table.compute()
+    assert list(report.frame_mean) == list(report.action_mean) == list(motion_table.QUANTITIES[:4])
+    assert report.rows[0].mpjve is None
+    assert report.action_mean["mpjve"] == report.rows[1].mpjve
+    table.update(0, predicted * np.nan, target)
+    report = table.compute()
     assert np.isnan(report.frame_mean["mpjpe"])
-    assert "mean over frames" in report.text("nothing")
+    assert np.isnan(report.action_mean["mpjpe"])
 
 
 def test_a_table_for_other_joints_raises_an_error():

@@ -127,6 +127,7 @@ def test_the_progress_lines_of_a_week_take_less_than_10_mb(monkeypatch, capsys):
     seconds = 7 * 24 * 3600
     trainer = SimpleNamespace(global_step=0, is_global_zero=True, max_epochs=100, max_steps=-1)
     trainer.num_training_batches, trainer.accumulate_grad_batches = seconds, 1
+    trainer.callbacks = []
     trainer.current_epoch, trainer.callback_metrics = 0, {"train/loss": torch.tensor(0.1234567)}
     progress = callbacks.ProgressLines()
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: 5.0 * trainer.global_step)

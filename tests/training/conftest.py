@@ -1,0 +1,3 @@
+from trainers import trainer
+
+__all__ = ["trainer"]
