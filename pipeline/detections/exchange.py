@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from pipeline.errors import DataError
 from pipeline.files.archive import Npz
 from pipeline.files.writing import write_atomically
 from pipeline.skeleton import SKELETONS, Skeleton, make_conversion
-from pipeline.sources import Sequence, VideoDetections
+from pipeline.sources import Reading, Sequence, SourceWithDetections, VideoDetections
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +30,14 @@ class Detections:
         by_sequence: Name of a sequence -> its joints in pixels of the whole image, (T, J, 2),
             float32, NaN where missing; and their scores, (T, J), float32, 0 where missing.
         origin: Short description of where the detections come from, for messages.
+        readings: File or folder of a sequence -> how it was read; empty for formats that define the
+            frames and the person.
     """
 
     skeleton: Skeleton
     by_sequence: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
     origin: str
+    readings: Mapping[str, Reading] = field(default_factory=dict)
 
     def of(
         self, name: str, skeleton: Skeleton | None = None, *, allow_missing: bool = False
@@ -57,7 +61,13 @@ class Detections:
         return joint_map.joints(joints2d), joint_map.score(score)
 
 
-def read_detections_file(path: str | Path, sequences: Many[Sequence]) -> Detections:
+def read_detections_file(
+    path: str | Path,
+    sequences: Many[Sequence],
+    *,
+    first_frame: int | None = None,
+    person: str | None = None,
+) -> Detections:
     """Read detections made by other tools.
 
     Accepted are `.npz` files of `export_detections`, VideoPose3D's 2D archives, and the files of
@@ -67,32 +77,28 @@ def read_detections_file(path: str | Path, sequences: Many[Sequence]) -> Detecti
 
     Args:
         path: File or folder.
-        sequences: Sequences that must be in it; frames after the end of a sequence are ignored.
+        sequences: Sequences that must be in it. Frames of an npz file after the end of a sequence
+            are ignored.
+        first_frame: Number of the first frame in the files of other tools; see `read_detections`.
+        person: Person in the files of other tools; see `read_detections`.
 
     Raises:
-        DataError: If the file is damaged or of another kind, or a sequence is missing or too short.
+        DataError: If the file is damaged or of another kind, a sequence is missing, too short or
+            twice in it, or it is unclear which frames or people a file holds.
     """
     path = Path(path)
     if path.suffix == ".npz":
         if "metadata" in Npz(path).names:
             return _match_videopose3d(path, sequences)
         return _read_exported(path, sequences)
-    videos = {
-        sequence.name: read_detections(
-            _path_of_sequence(path, sequence, sequences), frames=len(sequence)
-        )
-        for sequence in sequences
-    }
-    return _combine_sequences(videos, str(path))
-
-
-@runtime_checkable
-class SourceWithDetections(Protocol):
-    """A data source that brings its own detections, as Human3.6M's archives do."""
-
-    def detections(self, name: str) -> Mapping[str, VideoDetections]:
-        """Detections of the archive called `name`: name of a sequence -> its detections."""
-        ...
+    videos, readings = {}, {}
+    for sequence in sequences:
+        file = _path_of_sequence(path, sequence, sequences)
+        video = read_detections(file, frames=len(sequence), first_frame=first_frame, person=person)
+        videos[sequence.name] = video
+        if video.reading is not None:
+            readings[str(file)] = video.reading
+    return dataclasses.replace(_combine_sequences(videos, str(path)), readings=readings)
 
 
 def detections_from_source(
@@ -223,6 +229,12 @@ def _check_exported(path: Path) -> tuple[Skeleton, dict[str, NDArray[Any]]]:
         raise DataError(
             f"{path}: its joints ({', '.join(map(str, joints))}) are not a known joint set; "
             f"known are {', '.join(SKELETONS)}"
+        )
+    if len(set(names.tolist())) < len(names):
+        twice = next(name for name in names.tolist() if (names == name).sum() > 1)
+        raise DataError(
+            f"{path}: has the sequence {twice} twice, so it is unclear which person is meant; "
+            "rename or remove one"
         )
     if (lengths < 0).any() or lengths.sum() != len(joints2d):
         raise DataError(

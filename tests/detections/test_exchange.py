@@ -68,6 +68,7 @@ def exported(path: Path, **changes) -> Path:
         ({"lengths": np.array([2, 2])}, "add up to 4, not to 5"),
         ({"lengths": np.array([6, -1])}, "below zero or add up to 5"),
         ({"names": np.array([{}, {}])}, "names"),
+        ({"names": np.array(["a", "a"])}, "has the sequence a twice"),
     ],
 )
 def test_files_without_detections_raise_an_error(tmp_path, changes, message):
