@@ -246,8 +246,8 @@ class SourceWithDetections(Protocol):
 
 
 @runtime_checkable
-class SourceListingDetections(SourceWithDetections, Protocol):
-    """A data source that also lists which detections it has, for `heatlift data validate`."""
+class SourceListingDetections(MotionSource, SourceWithDetections, Protocol):
+    """A source of motion that also lists which detections it has, for `heatlift data validate`."""
 
     def detection_names(self) -> list[str]:
         """Names of its detections."""

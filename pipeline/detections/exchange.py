@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.datasets.body_checks import Finding
+from pipeline.datasets.detection_checks import check_detections, compare_videos
 from pipeline.datasets.videopose3d import read_videopose3d
 from pipeline.detections.formats import read_detections
 from pipeline.errors import DataError
@@ -19,6 +22,10 @@ from pipeline.files.archive import Npz
 from pipeline.files.writing import write_atomically
 from pipeline.skeleton import SKELETONS, Skeleton, make_conversion
 from pipeline.sources import Reading, Sequence, SourceWithDetections, VideoDetections
+from pipeline.training.console import print_line
+
+LISTED_FILES = 3
+"""Files of other tools that are printed one by one; of more files, a summary is printed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +136,77 @@ def _combine_sequences(videos: Mapping[str, VideoDetections], origin: str) -> De
     (skeleton,) = skeletons.values()
     arrays = {name: (video.joints2d, video.score) for name, video in videos.items()}
     return Detections(skeleton, arrays, origin)
+
+
+def report_detections(detections: Detections, sequences: Many[Sequence], split: str) -> None:
+    """Print how detections of another tool were read and how well they fit the sequences.
+
+    Args:
+        detections: Detections of all sequences.
+        sequences: The sequences of a split, at least one.
+        split: Name of the split.
+
+    Raises:
+        DataError: If the detections of a sequence are beyond a limit of
+            `pipeline.datasets.detection_checks`.
+    """
+    for line in _reading_lines(detections.readings, detections.origin):
+        print_line(f"  detections {line}")
+    together, faulty = compare_videos(_as_videos(detections), sequences)
+    print_line(f"  detections {detections.origin}: {split} split: {together.text()}")
+    if faulty:
+        more = f" (also {len(faulty) - 1} more sequences)" if len(faulty) > 1 else ""
+        raise DataError(f"{detections.origin}: sequence {faulty[0]}{more}")
+
+
+def validate_detections(
+    path: Path, sequences: Many[Sequence], split: str, **options: Any
+) -> Finding:
+    """Read detections of another tool and check them, as a finding of `heatlift data validate`.
+
+    Args:
+        path: File or folder.
+        sequences: The sequences of a split, at least one.
+        split: Name of the split.
+        options: `first_frame` and `person` of `read_detections_file`.
+
+    Returns:
+        The finding; detections that cannot be read are a fault.
+    """
+    name = f"detections {path}, {split} split"
+    try:
+        detections = read_detections_file(path, sequences, **options)
+    except DataError as error:
+        return Finding(name, ("not read",), (str(error),))
+    finding = check_detections(_as_videos(detections), sequences, name)
+    lines = _reading_lines(detections.readings, "")
+    readings = tuple(line.removeprefix(f"{path}: ").removeprefix(": ") for line in lines)
+    return dataclasses.replace(finding, facts=(*finding.facts, *readings))
+
+
+def _as_videos(detections: Detections) -> dict[str, VideoDetections]:
+    """Detections of each sequence with their joint set."""
+    return {
+        name: VideoDetections(detections.skeleton, *arrays)
+        for name, arrays in detections.by_sequence.items()
+    }
+
+
+def _reading_lines(readings: Mapping[str, Reading], origin: str) -> list[str]:
+    """How the files of other tools were read: a line for each of a few files, one for many."""
+    if len(readings) <= LISTED_FILES:
+        return [f"{file}: {reading.text}" for file, reading in readings.items()]
+    rules = Counter(reading.numbering for reading in readings.values())
+    several = [file for file, reading in readings.items() if reading.people > 1]
+    numbered = ", ".join(f"{count} {rule}" for rule, count in rules.most_common())
+    crowded = f"several people in {len(several)} files"
+    if several:
+        crowded += f", first {several[0]} ({readings[several[0]].text.rpartition('; ')[2]})"
+    empty = sum(reading.empty for reading in readings.values())
+    return [
+        f"{origin}: {len(readings)} files, numbered: {numbered}; {empty} frames have nobody; "
+        f"{crowded}"
+    ]
 
 
 def sequence_spans(sequences: Many[Sequence]) -> dict[str, tuple[int, int]]:

@@ -180,11 +180,10 @@ def _rule_for_length(
     if first_frame is not None and first_frame in firsts:
         return first_frame, step
     if not firsts or first_frame is not None:
-        counted = f" from {first_frame} on" if first_frame is not None else ""
+        counted = f" when numbered from {first_frame}" if first_frame is not None else ""
         raise DataError(
-            f"{place}: refers to frame {highest}: its frame numbers {lowest}..{highest} do not fit "
-            f"a video of {length} frames{counted} (they span {span}); the video has {length}: give "
-            "the file of this video"
+            f"{place}: refers to frame {highest}: its frame numbers {lowest}..{highest} (a span of "
+            f"{span}) do not fit a video of {length} frames{counted}; give the file of this video"
         )
     usual = [first for first in firsts if first in (0, 1)] if step == 1 else []
     possible = usual or list(firsts[:2])

@@ -51,9 +51,9 @@ class FoundPerson:
     identity: str | None = None
 
     @property
-    def mean_score(self) -> float:
-        """Mean score of the joints."""
-        return float(self.joints[:, 2].mean())
+    def weight(self) -> float:
+        """Sum of the scores of the joints."""
+        return float(self.joints[:, 2].clip(0).sum())
 
 
 @dataclass(eq=False)
@@ -75,15 +75,16 @@ class _Track:
 
     @property
     def weight(self) -> float:
-        """Sum of the mean scores: how much of the file shows this person."""
-        return sum(person.mean_score for person in self.found)
+        """Sum of the scores of all joints: how much of the file shows this person."""
+        return sum(person.weight for person in self.found)
 
     def text(self) -> str:
-        return f"{self.name} in {len(self.found)} frames (mean score {self.mean_score:.2f})"
+        return f"person {self.name} in {len(self.found)} frames (mean score {self.mean_score:.2f})"
 
     @property
     def mean_score(self) -> float:
-        return self.weight / len(self.found)
+        """Mean score of the joints that are found."""
+        return self.weight / max(1, sum((one.joints[:, 2] > 0).sum() for one in self.found))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,7 @@ def choose_person(found: Many[FoundPerson], person: str | None, place: str) -> C
 
     People are followed by their ids. If ids are absent, equal within a frame, or exchange people
     from frame to frame, people are followed by their positions. Without a choice of the user, the
-    person with the largest sum of mean scores over all frames is used.
+    person with the largest sum of scores over all frames is used.
 
     Args:
         found: All people in all frames; not empty.
@@ -140,7 +141,7 @@ def choose_person(found: Many[FoundPerson], person: str | None, place: str) -> C
             f"of {_list_people(tracks)} to follow it by position all the same"
         )
     text = (
-        f"{len(tracks)} people by their {how}: {_list_people(tracks)}; used: {chosen.name} "
+        f"{len(tracks)} people by their {how}: {_list_people(tracks)}, used: person {chosen.name} "
         "(--data.person selects another)"
     )
     return ChosenPerson(chosen.found, len(tracks), text)
@@ -312,7 +313,7 @@ def _competing_rows(
 
 def _without_repeated(people: list[FoundPerson]) -> list[FoundPerson]:
     """The people of a frame, the best first, without those who were found twice."""
-    ordered = sorted(people, key=lambda person: -person.mean_score)
+    ordered = sorted(people, key=lambda person: -person.weight)
     if len(ordered) < 2:
         return ordered
     near = _distances(ordered, ordered) < SAME_PERSON

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from pipeline.detections.cache import load_or_detect
+from pipeline.detections.exchange import report_detections
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import DataError, UsageError
 from pipeline.lift.augmentation import RerenderedWindows, rerender
@@ -177,7 +178,7 @@ class LiftDataModule(StageData):
         """Read a split and its 2D input.
 
         Raises:
-            DataError: If the split has no sequences.
+            DataError: If the split has no sequences, or detections of another tool do not fit it.
         """
         sequences = self.source.sequences(split)
         if not sequences:
@@ -186,6 +187,8 @@ class LiftDataModule(StageData):
             return [self._project(s, s.name) for s in sequences]
         skeleton = self.lifter.skeleton
         detections = load_or_detect(self.source, self.detections, split)
+        if self.detections.kind != "checkpoint":
+            report_detections(detections, sequences, split)
         self.unseen = make_conversion(detections.skeleton, skeleton, allow_missing=True).missing
         return [
             prepare_sequence(s, skeleton, *detections.of(s.name, skeleton, allow_missing=True))

@@ -64,7 +64,7 @@ def test_the_number_that_varies_is_the_number_of_the_frame():
         (["1.jpg", 2], "some images have names"),
         ([f"{10**20}.jpg", "2.jpg"], "over 18 digits"),
         ([-1, 0], "before the first"),
-        ([0, 122], "span 123"),
+        ([0, 122], "a span of 123"),
     ],
 )
 def test_names_without_a_rule_are_an_error(names, problem):
@@ -91,7 +91,7 @@ def test_a_step_is_used_only_if_the_numbers_go_beyond_the_video():
 def test_the_first_frame_of_the_user_must_fit():
     with pytest.raises(DataError, match="number 0, and first_frame is 1; set first_frame to 0"):
         numbered(range(3), 5, first_frame=1)
-    with pytest.raises(DataError, match="do not fit a video of 3 frames from 0 on"):
+    with pytest.raises(DataError, match="do not fit a video of 3 frames when numbered from 0"):
         numbered([1, 2, 3], 3, first_frame=0)
 
 

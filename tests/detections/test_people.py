@@ -40,8 +40,8 @@ def test_one_person_is_followed_whatever_the_scores_are(ids):
     assert chosen.people == 2
     assert positions(chosen) == {frame: 100 + frame for frame in range(20)}
     assert chosen.text == (
-        f"2 people by their {how}: {name} in 20 frames (mean score 0.65), "
-        f"{'3' if name == '7' else '1'} in 19 frames (mean score 0.66); used: {name} "
+        f"2 people by their {how}: person {name} in 20 frames (mean score 0.65), "
+        f"person {'3' if name == '7' else '1'} in 19 frames (mean score 0.66), used: person {name} "
         "(--data.person selects another)"
     )
 
@@ -51,7 +51,7 @@ def test_the_user_selects_a_person_and_its_missing_frames_stay_missing(ids, pers
     found = [one for one in two_people(ids) if not (one.frame == 5 and one.joints[0, 0] > 200)]
     chosen = positions(choose_person(found, person, "a.json"))
     assert chosen == {frame: 400 - frame for frame in range(20) if frame != 5}
-    with pytest.raises(DataError, match=r"a.json: has no person 9; it has . in 20 frames"):
+    with pytest.raises(DataError, match=r"a.json: has no person 9; it has person . in 20"):
         choose_person(found, "9", "a.json")
 
 
@@ -169,7 +169,7 @@ def test_every_format_follows_one_person(tool, ids, tmp_path):
 def test_ids_are_read_as_the_tools_write_them(tmp_path):
     frames = [[(20.0, 0.5, [2.0]), (500.0, 0.6, "b")]] * 3
     found = read_detections(of_tool("alphapose", tmp_path, frames), frames=3)
-    assert "b in 3 frames (mean score 0.60), 2 in 3 frames" in found.reading.text
+    assert "person b in 3 frames (mean score 0.60), person 2 in 3 frames" in found.reading.text
     with pytest.raises(DataError, match=r"\[0\]: idx: a whole number is expected, not 1.5"):
         read_detections(of_tool("alphapose", tmp_path, [[(20.0, 0.5, 1.5)]]))
 
