@@ -154,7 +154,8 @@ def _only_person(tracks: list[_Track], person: str | None, place: str) -> Chosen
     _select([_Track(names, found)], person, place)
     text = "1 person"
     if len(tracks) > 1:
-        text += f", whose position jumps {len(tracks) - 1} times"
+        jumps = len(tracks) - 1
+        text += f", whose position jumps {'once' if jumps == 1 else f'{jumps} times'}"
     return ChosenPerson(found, 1, text)
 
 

@@ -108,7 +108,7 @@ def test_a_person_found_twice_and_a_short_false_one_change_nothing():
 
 def test_jumps_of_the_only_person_are_reported():
     found = [at(frame, 100 if frame < 5 else 600) for frame in range(10)]
-    assert choose_person(found, None, "a.json").text == "1 person, whose position jumps 1 times"
+    assert choose_person(found, None, "a.json").text == "1 person, whose position jumps once"
 
 
 def flat(x, score, joints=17):
