@@ -75,8 +75,11 @@ class _Track:
 
     @property
     def weight(self) -> float:
-        """Sum of the scores of all joints: how much of the file shows this person."""
-        return sum(person.weight for person in self.found)
+        """Sum of the scores of all joints: how much of the file shows this person.
+
+        It is rounded, so that of people with equal scores the first one is used.
+        """
+        return round(sum(person.weight for person in self.found), 3)
 
     def text(self) -> str:
         return f"person {self.name} in {len(self.found)} frames (mean score {self.mean_score:.2f})"

@@ -106,6 +106,10 @@ def test_a_person_found_twice_and_a_short_false_one_change_nothing():
     assert positions(chosen) == {frame: 100 + frame for frame in range(20)}
 
 
+def test_of_people_with_equal_scores_the_first_one_is_used():
+    assert choose_person(two_people(("7", "3"), 60), None, "a.json").text.count("used: person 7 ")
+
+
 def test_jumps_of_the_only_person_are_reported():
     found = [at(frame, 100 if frame < 5 else 600) for frame in range(10)]
     assert choose_person(found, None, "a.json").text == "1 person, whose position jumps once"
