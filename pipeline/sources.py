@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -93,6 +94,23 @@ class Sequence:
         return next(len(array) for array in arrays if array is not None)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a file of another tool was read, for the output of a run.
+
+    Args:
+        numbering: First number and step of the frames, such as `from 1`.
+        empty: Number of frames without a person.
+        people: Number of people in the file.
+        text: Description of all of this in one line.
+    """
+
+    numbering: str
+    empty: int
+    people: int
+    text: str
+
+
 @dataclass(frozen=True, eq=False)
 class VideoDetections:
     """2D joints of one person in a video, as a detector found them.
@@ -101,11 +119,13 @@ class VideoDetections:
         skeleton: Joint set of the arrays.
         joints2d: Pixels, (T, J, 2), float32; NaN where a joint is missing.
         score: Confidence, (T, J), float32; 0 where a joint is missing, above 0 elsewhere.
+        reading: How the frames and the person were found, where the file does not define both.
     """
 
     skeleton: Skeleton
     joints2d: NDArray[np.float32]
     score: NDArray[np.float32]
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,6 +235,24 @@ class MotionSource(Source, Protocol):
         Raises:
             DataError: If files are missing, damaged or of another format.
         """
+        ...
+
+
+@runtime_checkable
+class SourceWithDetections(Protocol):
+    """A data source that brings its own detections, as Human3.6M's archives do."""
+
+    def detections(self, name: str) -> Mapping[str, VideoDetections]:
+        """Detections of this name: name of a sequence -> its detections."""
+        ...
+
+
+@runtime_checkable
+class SourceListingDetections(MotionSource, SourceWithDetections, Protocol):
+    """A source of motion that also lists which detections it has, for `heatlift data validate`."""
+
+    def detection_names(self) -> list[str]:
+        """Names of its detections."""
         ...
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
 from typing import Literal
 
-from pipeline.datasets.validate import list_datasets
+from pipeline.datasets.validate import list_datasets, motion_splits
 from pipeline.datasets.validate import validate as validate_folder
+from pipeline.detections.exchange import validate_detections
 from pipeline.errors import DataError, UsageError
 from pipeline.mocap import convert
 from pipeline.mocap.motion_capture import Mocap
 from pipeline.mocap.recordings import get_cmu
 from pipeline.mocap.videopose3d_export import export_videopose3d
-from pipeline.sources import MotionSource
+from pipeline.sources import MotionSource, Split
 
 
 def ls(folder: str) -> None:
@@ -29,12 +31,24 @@ def ls(folder: str) -> None:
     _print("\n".join(list_datasets(Path(folder))))
 
 
-def validate(folder: str, *, skip_bad: int = 0) -> None:
+def validate(
+    folder: str,
+    *,
+    skip_bad: int = 0,
+    detections: str | None = None,
+    split: Split | Literal["all"] = "all",
+    first_frame: int | None = None,
+    person: str | None = None,
+) -> None:
     """Read and check all files of a data set, and print a report.
 
     Args:
         folder: Folder of the data set.
         skip_bad: Largest number of damaged files that are skipped and listed.
+        detections: File or folder with 2D detections of another tool to check, too.
+        split: Split that `detections` are of; all is every split of the folder.
+        first_frame: Number that the first frame has in `detections`, if it fits in two ways.
+        person: Person in `detections` that is used, if there are several.
 
     Raises:
         DataError: If a check fails.
@@ -43,6 +57,18 @@ def validate(folder: str, *, skip_bad: int = 0) -> None:
     if skip_bad < 0:
         raise UsageError(f"skip_bad is {skip_bad}; give a number of files, at least 0")
     report = validate_folder(Path(folder), skip_bad=skip_bad)
+    if detections is not None:
+        more = [
+            validate_detections(
+                Path(detections),
+                source.sequences(part),
+                part,
+                first_frame=first_frame,
+                person=person,
+            )
+            for source, part in motion_splits(Path(folder), split)
+        ]
+        report = dataclasses.replace(report, findings=(*report.findings, *more))
     _print(report.text())
     if report.faults:
         raise DataError(

@@ -1,20 +1,17 @@
-"""Checks of bodies, sides, units, cameras and detections of a data set."""
+"""Checks of bodies, sides, units, cameras and images of a data set."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.camera import project, world_to_camera
-from pipeline.datasets.human36m import Human36M
 from pipeline.errors import DataError
 from pipeline.skeleton import Skeleton, make_conversion
-from pipeline.sources import Samples, Sequence, Split, VideoDetections
+from pipeline.sources import Samples, Sequence
 
 HEIGHT_RANGE = (1.0, 2.3)
 """Accepted median height of a body, metres."""
@@ -276,39 +273,3 @@ def _check_images(sequence: Sequence, facts: list[str], faults: list[str]) -> No
     if size != sequence.camera.size:
         width, height = sequence.camera.size
         faults.append(f"the camera has images of {width}x{height}")
-
-
-def check_detections(source: Human36M, path: Path) -> list[Finding]:
-    """Check an archive of detections against the projected motion.
-
-    Args:
-        source: Human3.6M with the motion.
-        path: Path of the archive, `data_2d_h36m_<name>.npz`.
-    """
-    splits: tuple[Literal["train", "test"], ...] = ("train", "test")
-    truth = {s.name: s for split in splits for s in _sequences_if_present(source, split)}
-    name = path.stem.removeprefix("data_2d_h36m_")
-    detections = {key: video for key, video in source.detections(name).items() if key in truth}
-    errors = np.concatenate([_detection_errors(detections[key], truth[key]) for key in detections])
-    median = float(np.median(errors[np.isfinite(errors)]))
-    joints = next(iter(detections.values())).skeleton.name
-    facts = (f"{len(detections)} videos", joints, f"2D {median:.2f} px from projected 3D (median)")
-    faults = ("2D and 3D do not belong together",) if median > 40 else ()
-    return [Finding(f"detections {name}", facts, faults)]
-
-
-def _detection_errors(video: VideoDetections, sequence: Sequence) -> NDArray[np.float64]:
-    """Pixels between detections and projected joints in about a hundred frames."""
-    frames = slice(None, None, max(1, len(sequence) // 100))
-    joints3d = np.asarray(sequence.joints3d)[frames]
-    exact = project(world_to_camera(joints3d, sequence.camera), sequence.camera)
-    joint_map = make_conversion(video.skeleton, sequence.skeleton, allow_missing=True)
-    return np.linalg.norm(joint_map.joints(video.joints2d[frames]) - exact, axis=-1).ravel()
-
-
-def _sequences_if_present(source: Human36M, split: Split) -> list[Sequence]:
-    """Sequences of a split; none if the archive lacks the split."""
-    try:
-        return source.sequences(split)
-    except DataError:
-        return []

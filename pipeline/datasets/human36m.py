@@ -115,6 +115,11 @@ class Human36M:
             )
         return sequences
 
+    def detection_names(self) -> list[str]:
+        """Names of the archives of detections in the folder."""
+        paths = sorted(self.root.glob("data_2d_h36m_*.npz"))
+        return [path.stem.removeprefix("data_2d_h36m_") for path in paths]
+
     def detections(self, name: str) -> dict[str, VideoDetections]:
         """Detections of `data_2d_h36m_<name>.npz`: name of the sequence -> its 2D joints.
 

@@ -102,6 +102,10 @@ class MotionBertClips:
             sequences.append(Sequence(name, "unknown", "clips", camera, 50.0, H36M17, joints3d))
         return sequences
 
+    def detection_names(self) -> list[str]:
+        """Names of the detections: the clips' own."""
+        return ["input"]
+
     def detections(self, name: str) -> Mapping[str, VideoDetections]:
         """Name of a clip -> its own 2D joints; the name of these detections is `input`.
 

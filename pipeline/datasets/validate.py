@@ -7,16 +7,17 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from pipeline.datasets.body_checks import (
     IMAGES_CHECKED,
     Finding,
     check_body,
-    check_detections,
     check_samples,
     check_sequence,
 )
 from pipeline.datasets.coco import Coco, read_images
+from pipeline.datasets.detection_checks import check_source_detections
 from pipeline.datasets.human36m import Human36M
 from pipeline.datasets.human36m_images import Human36MImages
 from pipeline.datasets.motionbert import MotionBertClips
@@ -30,7 +31,14 @@ from pipeline.mocap.mapping import JointMapping, read_mapping
 from pipeline.mocap.motion_capture import Mocap
 from pipeline.mocap.preparation import read_positions
 from pipeline.skeleton import H36M17
-from pipeline.sources import ImageSource, MotionSource, Sequence, Source, Split
+from pipeline.sources import (
+    ImageSource,
+    MotionSource,
+    Sequence,
+    Source,
+    SourceListingDetections,
+    Split,
+)
 
 CONVERTED_MAPPINGS = ("H36M17", "asf_amc", "amass")
 """Joint mappings of the files that `heatlift data convert` writes."""
@@ -203,6 +211,23 @@ def validate(folder: Path, *, skip_bad: int = 0) -> Report:
     return Report(folder, tuple(name for name, _ in layouts), tuple(findings), skipped)
 
 
+def motion_splits(folder: Path, split: Split | Literal["all"]) -> list[tuple[MotionSource, Split]]:
+    """Sources of motion in a folder, each with each of its splits that is asked for.
+
+    Raises:
+        DataError: If there is none.
+    """
+    found = [
+        (source, part)
+        for _, source in recognise_layouts(folder)
+        if isinstance(source, MotionSource) and not _has_only_samples(source)
+        for part in ([split] if split != "all" else _present_splits(source))
+    ]
+    if not found:
+        raise DataError(f"{folder}: has no motion that detections could be of; give its folder")
+    return found
+
+
 def _source_checks(
     source: Source, skip_bad: int, skipped: dict[str, str]
 ) -> Iterator[tuple[str, Callable[[], list[Finding]]]]:
@@ -216,9 +241,9 @@ def _source_checks(
             f"the {split} split",
             functools.partial(_check_split, source, split, skip_bad, skipped),
         )
-    if isinstance(source, Human36M):
-        for path in sorted(source.root.glob("data_2d_h36m_*.npz")):
-            yield "", functools.partial(check_detections, source, path)
+    if isinstance(source, SourceListingDetections):
+        for name in source.detection_names():
+            yield "", functools.partial(check_source_detections, source, name)
 
 
 def _check_positions(path: Path) -> list[Finding]:

@@ -24,7 +24,6 @@ from pipeline.detections.build import (
 )
 from pipeline.detections.exchange import (
     Detections,
-    SourceWithDetections,
     detections_from_source,
     read_detections_file,
     sequence_spans,
@@ -35,7 +34,7 @@ from pipeline.files.entries import CacheSpecification
 from pipeline.files.store import Store, default_store
 from pipeline.heatmap.module import HeatmapModule
 from pipeline.integral.module import IntegralModule
-from pipeline.sources import MotionSource, Sequence, Split
+from pipeline.sources import MotionSource, Sequence, SourceWithDetections, Split
 from pipeline.training import checkpoints, processes
 from pipeline.training.console import print_status
 from pipeline.training.signals import StoppedBySignal
@@ -168,7 +167,9 @@ def load_or_detect(
     if request.kind == "archive" and isinstance(source, SourceWithDetections):
         return detections_from_source(source, request.text, sequences)
     if request.kind != "checkpoint":
-        return read_detections_file(request.path, sequences)
+        return read_detections_file(
+            request.path, sequences, first_frame=request.first_frame, person=request.person
+        )
     detector = load_detector(request.path)
     digest = checkpoints.weights_digest(detector)
     specification = cache_specification(

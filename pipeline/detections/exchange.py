@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.datasets.body_checks import Finding
+from pipeline.datasets.detection_checks import check_detections, compare_videos
 from pipeline.datasets.videopose3d import read_videopose3d
 from pipeline.detections.formats import read_detections
 from pipeline.errors import DataError
 from pipeline.files.archive import Npz
 from pipeline.files.writing import write_atomically
 from pipeline.skeleton import SKELETONS, Skeleton, make_conversion
-from pipeline.sources import Sequence, VideoDetections
+from pipeline.sources import Reading, Sequence, SourceWithDetections, VideoDetections
+from pipeline.training.console import print_line
+
+LISTED_FILES = 3
+"""Files of other tools that are printed one by one; of more files, a summary is printed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +37,14 @@ class Detections:
         by_sequence: Name of a sequence -> its joints in pixels of the whole image, (T, J, 2),
             float32, NaN where missing; and their scores, (T, J), float32, 0 where missing.
         origin: Short description of where the detections come from, for messages.
+        readings: File or folder of a sequence -> how it was read; empty for formats that define the
+            frames and the person.
     """
 
     skeleton: Skeleton
     by_sequence: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
     origin: str
+    readings: Mapping[str, Reading] = field(default_factory=dict)
 
     def of(
         self, name: str, skeleton: Skeleton | None = None, *, allow_missing: bool = False
@@ -57,7 +68,13 @@ class Detections:
         return joint_map.joints(joints2d), joint_map.score(score)
 
 
-def read_detections_file(path: str | Path, sequences: Many[Sequence]) -> Detections:
+def read_detections_file(
+    path: str | Path,
+    sequences: Many[Sequence],
+    *,
+    first_frame: int | None = None,
+    person: str | None = None,
+) -> Detections:
     """Read detections made by other tools.
 
     Accepted are `.npz` files of `export_detections`, VideoPose3D's 2D archives, and the files of
@@ -67,32 +84,28 @@ def read_detections_file(path: str | Path, sequences: Many[Sequence]) -> Detecti
 
     Args:
         path: File or folder.
-        sequences: Sequences that must be in it; frames after the end of a sequence are ignored.
+        sequences: Sequences that must be in it. Frames of an npz file after the end of a sequence
+            are ignored.
+        first_frame: Number of the first frame in the files of other tools; see `read_detections`.
+        person: Person in the files of other tools; see `read_detections`.
 
     Raises:
-        DataError: If the file is damaged or of another kind, or a sequence is missing or too short.
+        DataError: If the file is damaged or of another kind, a sequence is missing, too short or
+            twice in it, or it is unclear which frames or people a file holds.
     """
     path = Path(path)
     if path.suffix == ".npz":
         if "metadata" in Npz(path).names:
             return _match_videopose3d(path, sequences)
         return _read_exported(path, sequences)
-    videos = {
-        sequence.name: read_detections(
-            _path_of_sequence(path, sequence, sequences), frames=len(sequence)
-        )
-        for sequence in sequences
-    }
-    return _combine_sequences(videos, str(path))
-
-
-@runtime_checkable
-class SourceWithDetections(Protocol):
-    """A data source that brings its own detections, as Human3.6M's archives do."""
-
-    def detections(self, name: str) -> Mapping[str, VideoDetections]:
-        """Detections of the archive called `name`: name of a sequence -> its detections."""
-        ...
+    videos, readings = {}, {}
+    for sequence in sequences:
+        file = _path_of_sequence(path, sequence, sequences)
+        video = read_detections(file, frames=len(sequence), first_frame=first_frame, person=person)
+        videos[sequence.name] = video
+        if video.reading is not None:
+            readings[str(file)] = video.reading
+    return dataclasses.replace(_combine_sequences(videos, str(path)), readings=readings)
 
 
 def detections_from_source(
@@ -123,6 +136,77 @@ def _combine_sequences(videos: Mapping[str, VideoDetections], origin: str) -> De
     (skeleton,) = skeletons.values()
     arrays = {name: (video.joints2d, video.score) for name, video in videos.items()}
     return Detections(skeleton, arrays, origin)
+
+
+def report_detections(detections: Detections, sequences: Many[Sequence], split: str) -> None:
+    """Print how detections of another tool were read and how well they fit the sequences.
+
+    Args:
+        detections: Detections of all sequences.
+        sequences: The sequences of a split, at least one.
+        split: Name of the split.
+
+    Raises:
+        DataError: If the detections of a sequence are beyond a limit of
+            `pipeline.datasets.detection_checks`.
+    """
+    for line in _reading_lines(detections.readings, detections.origin):
+        print_line(f"  detections {line}")
+    together, faulty = compare_videos(_as_videos(detections), sequences)
+    print_line(f"  detections {detections.origin}: {split} split: {together.text()}")
+    if faulty:
+        more = f" (also {len(faulty) - 1} more sequences)" if len(faulty) > 1 else ""
+        raise DataError(f"{detections.origin}: sequence {faulty[0]}{more}")
+
+
+def validate_detections(
+    path: Path, sequences: Many[Sequence], split: str, **options: Any
+) -> Finding:
+    """Read detections of another tool and check them, as a finding of `heatlift data validate`.
+
+    Args:
+        path: File or folder.
+        sequences: The sequences of a split, at least one.
+        split: Name of the split.
+        options: `first_frame` and `person` of `read_detections_file`.
+
+    Returns:
+        The finding; detections that cannot be read are a fault.
+    """
+    name = f"detections {path}, {split} split"
+    try:
+        detections = read_detections_file(path, sequences, **options)
+    except DataError as error:
+        return Finding(name, ("not read",), (str(error),))
+    finding = check_detections(_as_videos(detections), sequences, name)
+    lines = _reading_lines(detections.readings, "")
+    readings = tuple(line.removeprefix(f"{path}: ").removeprefix(": ") for line in lines)
+    return dataclasses.replace(finding, facts=(*finding.facts, *readings))
+
+
+def _as_videos(detections: Detections) -> dict[str, VideoDetections]:
+    """Detections of each sequence with their joint set."""
+    return {
+        name: VideoDetections(detections.skeleton, *arrays)
+        for name, arrays in detections.by_sequence.items()
+    }
+
+
+def _reading_lines(readings: Mapping[str, Reading], origin: str) -> list[str]:
+    """How the files of other tools were read: a line for each of a few files, one for many."""
+    if len(readings) <= LISTED_FILES:
+        return [f"{file}: {reading.text}" for file, reading in readings.items()]
+    rules = Counter(reading.numbering for reading in readings.values())
+    several = [file for file, reading in readings.items() if reading.people > 1]
+    numbered = ", ".join(f"{count} {rule}" for rule, count in rules.most_common())
+    crowded = f"several people in {len(several)} files"
+    if several:
+        crowded += f", first {several[0]} ({readings[several[0]].text.rpartition('; ')[2]})"
+    empty = sum(reading.empty for reading in readings.values())
+    return [
+        f"{origin}: {len(readings)} files, numbered: {numbered}; {empty} frames have nobody; "
+        f"{crowded}"
+    ]
 
 
 def sequence_spans(sequences: Many[Sequence]) -> dict[str, tuple[int, int]]:
@@ -223,6 +307,12 @@ def _check_exported(path: Path) -> tuple[Skeleton, dict[str, NDArray[Any]]]:
         raise DataError(
             f"{path}: its joints ({', '.join(map(str, joints))}) are not a known joint set; "
             f"known are {', '.join(SKELETONS)}"
+        )
+    if len(set(names.tolist())) < len(names):
+        twice = next(name for name in names.tolist() if (names == name).sum() > 1)
+        raise DataError(
+            f"{path}: has the sequence {twice} twice, so it is unclear which person is meant; "
+            "rename or remove one"
         )
     if (lengths < 0).any() or lengths.sum() != len(joints2d):
         raise DataError(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.detections.numbering import Name, Numbering, frames_in_order, number_frames
+from pipeline.detections.people import FoundPerson, choose_person
 from pipeline.errors import DataError
 from pipeline.files.json_documents import expect_type, number_array, read_json, required_key
 from pipeline.skeleton import BODY25, COCO17, DETECTOR_SKELETONS, HALPE26, MPII16, Skeleton
-from pipeline.sources import VideoDetections
-
-MAX_FRAMES = 2_000_000
-"""Frames of the longest accepted video, eleven hours at 50 Hz."""
+from pipeline.sources import Reading, VideoDetections
 
 
 def skeleton_by_count(joints: int, place: str, skeleton: str | None = None) -> Skeleton:
@@ -55,70 +54,127 @@ def skeleton_by_count(joints: int, place: str, skeleton: str | None = None) -> S
 
 
 def read_detections(
-    path: Path, *, skeleton: str | None = None, frames: int | None = None
+    path: Path,
+    *,
+    skeleton: str | None = None,
+    frames: int | None = None,
+    first_frame: int | None = None,
+    person: str | None = None,
 ) -> VideoDetections:
-    """Read the 2D joints of the one person in a video, found by another tool.
+    """Read the 2D joints of one person in a video, found by another tool.
 
     Accepted are a folder of OpenPose's json files (one per frame), and json files of AlphaPose
     (a list of {image_id, keypoints, score}), MMPose and RTMPose ({meta_info, instance_info} or a
-    list of {frame_id, instances}) and COCO's result format. If a frame has several people, the one
-    with the highest mean score is used; a frame without people is missing.
+    list of {frame_id, instances}) and COCO's result format. How the frames are numbered is decided
+    once for all of them (`pipeline.detections.numbering`); a frame without people is missing. Of
+    several people one is followed (`pipeline.detections.people`).
 
     Args:
         path: File or folder.
         skeleton: Name of the joint set where the file does not name its joints; without it the
             set is found by the number of joints.
-        frames: Length of the video; without it the video ends at the last frame with a person.
+        frames: Length of the video; without it the video ends at the last frame of the file.
+        first_frame: Number of the first frame of the video in the file; without it, it is found
+            from the numbers and the length.
+        person: Person that is used if there are several: an id in the file, or a number in the
+            order of appearance where it has no ids; several parts of one person joined by commas.
 
     Raises:
-        DataError: If the format or the joints are unknown, or the file is damaged.
+        DataError: If the format or the joints are unknown, the file is damaged, the numbers of the
+            frames fit in two ways or in none, or it is unclear who is who.
     """
-    names: list[str] | None = None
-    if path.is_dir():
-        people = _people_of_openpose(path)
-    else:
-        people, names = _people_of_document(read_json(path), str(path))
-    if not people:
+    content = _read_folder(path) if path.is_dir() else _read_document(read_json(path), str(path))
+    if not content.people:
         raise DataError(f"{path}: has no person; was anything detected?")
-    sizes = {len(joints) for _, joints in people}
+    joint_set = _joint_set(content, str(path), skeleton)
+    numbering = _find_numbering(content, frames, first_frame, str(path))
+    found = [
+        FoundPerson(numbering.frames[image], joints, identity)
+        for image, joints, identity in content.people
+        if (joints[:, 2] > 0).any()
+    ]
+    if not found:
+        raise DataError(
+            f"{path}: the scores of all joints are 0, which means that none was found; write the "
+            "scores of the tool, above 0"
+        )
+    chosen = choose_person(found, person, str(path))
+    joints2d = np.full((numbering.length, len(joint_set), 2), np.nan, np.float32)
+    score = np.zeros((numbering.length, len(joint_set)), np.float32)
+    for one in chosen.found:
+        seen = one.joints[:, 2] > 0
+        joints2d[one.frame] = np.where(seen[:, None], one.joints[:, :2], np.nan)
+        score[one.frame] = np.where(seen, one.joints[:, 2], 0.0)
+    empty = numbering.length - len({one.frame for one in found})
+    nobody = "1 has nobody" if empty == 1 else f"{empty} have nobody"
+    reading = Reading(
+        numbering.rule, empty, chosen.people, f"{numbering.text}; {nobody}; {chosen.text}"
+    )
+    return VideoDetections(joint_set, joints2d, score, reading)
+
+
+@dataclass(eq=False)
+class _Content:
+    """People in the file or folder of a tool.
+
+    Args:
+        images: Names of all images, also of those without a person, each once.
+        people: Name of the image; x, y, score of the joints, (J, 3); and id of each person.
+        joint_names: Names of the joints, if the file has them.
+        lists_all: Whether the tool lists images without a person, too.
+        in_order: Whether the images have no names, but are all there, in order.
+    """
+
+    images: dict[Name, None] = field(default_factory=dict)
+    people: list[tuple[Name, NDArray[np.float64], str | None]] = field(default_factory=list)
+    joint_names: list[str] | None = None
+    lists_all: bool = False
+    in_order: bool = False
+
+
+def _joint_set(content: _Content, path: str, skeleton: str | None) -> Skeleton:
+    """Joint set of the people, who must have the same joints."""
+    sizes = {len(joints) for _, joints, _ in content.people}
     if len(sizes) > 1:
         raise DataError(f"{path}: has people with {sorted(sizes)} joints; one set is expected")
     count = sizes.pop()
-    if names:
-        joint_set = _skeleton_by_names(names, str(path))
-    else:
-        joint_set = skeleton_by_count(count, str(path), skeleton)
+    if not content.joint_names:
+        return skeleton_by_count(count, path, skeleton)
+    joint_set = _skeleton_by_names(content.joint_names, path)
     if len(joint_set) != count:
         raise DataError(f"{path}: has names of {len(joint_set)} joints, but {count} joints")
-    length = max(frame for frame, _ in people) + 1
-    if length > (frames or MAX_FRAMES):
-        limit = f"the video has {frames}"
-        if frames is None:
-            limit = f"a video has at most {MAX_FRAMES:,}"
-        raise DataError(f"{path}: refers to frame {length - 1}; {limit}")
-    joints2d, score = _best_person_per_frame(people, frames or length, count)
-    return VideoDetections(joint_set, joints2d, score)
+    return joint_set
 
 
-_People = list[tuple[int, NDArray[np.float64]]]
-"""Frame, and x, y, score of the joints of a person in it, (J, 3)."""
+def _find_numbering(
+    content: _Content, frames: int | None, first_frame: int | None, path: str
+) -> Numbering:
+    """Frames of the images of a file."""
+    if content.in_order:
+        return frames_in_order(len(content.images), frames, path)
+    return number_frames(
+        content.images, frames, first_frame=first_frame, lists_all=content.lists_all, place=path
+    )
 
 
-def _best_person_per_frame(
-    people: _People, frames: int, count: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Joints and scores of the person with the highest mean score, (T, J, 2) and (T, J)."""
-    joints2d = np.full((frames, count, 2), np.nan, np.float32)
-    score = np.zeros((frames, count), np.float32)
-    best: dict[int, float] = {}
-    for frame, joints in people:
-        mean = float(joints[:, 2].mean())
-        if mean > best.get(frame, 0.0):
-            best[frame] = mean
-            seen = joints[:, 2] > 0
-            joints2d[frame] = np.where(seen[:, None], joints[:, :2], np.nan)
-            score[frame] = np.where(seen, joints[:, 2], 0.0)
-    return joints2d, score
+_NO_ID: tuple[Any, ...] = (None, -1, "", "-1", [])
+"""Values that stand for a person without an id; OpenPose writes [-1]."""
+
+
+def _identity(person: dict[str, Any], place: str) -> str | None:
+    """Id of a person: AlphaPose's `idx`, `track_id` of MMPose and of trackers, or `person_id`."""
+    for key in ("idx", "track_id", "person_id"):
+        value = person.get(key)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if value in _NO_ID:
+            continue
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, str):
+            return value[:40]
+        return str(expect_type(value, int, f"{place}: {key}"))
+    return None
 
 
 def _joints_of_flat_list(flat: Any, place: str) -> NDArray[np.float64]:
@@ -129,47 +185,66 @@ def _joints_of_flat_list(flat: Any, place: str) -> NDArray[np.float64]:
     return values.reshape(-1, 3)
 
 
-def _people_of_openpose(folder: Path) -> _People:
-    """People in a folder with one json file per frame."""
-    people: _People = []
+def _read_folder(folder: Path) -> _Content:
+    """People in a folder of OpenPose, with one json file per frame."""
+    content = _Content(lists_all=True)
     files = sorted(folder.glob("*_keypoints.json"))
     if not files:
         raise DataError(f"{folder}: has no *_keypoints.json; give the folder that OpenPose wrote")
-    for index, file in enumerate(files):
+    for file in files:
+        image = file.name.removesuffix("_keypoints.json")
+        content.images[image] = None
         found = expect_type(
             required_key(read_json(file), "people", str(file)), list, f"{file}: people"
         )
         for number, person in enumerate(found):
             place = f"{file}: people[{number}]: pose_keypoints_2d"
             flat = required_key(person, "pose_keypoints_2d", place)
-            people.append((index, _joints_of_flat_list(flat, place)))
-    return people
+            identity = _identity(person, f"{file}: people[{number}]")
+            content.people.append((image, _joints_of_flat_list(flat, place), identity))
+    return content
 
 
-def _people_of_document(document: Any, path: str) -> tuple[_People, list[str] | None]:
-    """People in the json file of a tool, and the names of their joints if the file has them."""
-    names = None
+def _read_document(document: Any, path: str) -> _Content:
+    """People in the json file of a tool."""
+    content = _Content()
     if isinstance(document, dict):
-        names = _joint_names(document.get("meta_info", {}), path)
+        content.joint_names = _joint_names(document.get("meta_info", {}), path)
         document = required_key(document, "instance_info", path)
-    people: _People = []
-    order: dict[Any, int] = {}
+    kinds = set()
     for index, record in enumerate(expect_type(document, list, path)):
         place = f"{path}: [{index}]"
         expect_type(record, dict, place)
         if "instances" in record:
-            frame = expect_type(record.get("frame_id", index), int, f"{place}: frame_id")
-            base = 1 if "frame_id" in document[0] and document[0]["frame_id"] == 1 else 0
-            for person in expect_type(record["instances"], list, f"{place}: instances"):
-                people.append((frame - base, _joints_of_instance(person, place)))
+            kinds.add("frame_id" if "frame_id" in record else "instances")
+            _read_frame(record, index, content, place)
             continue
+        kinds.add("image_id")
         image = required_key(record, "image_id", place)
-        frame = _frame_number(image, order, place)
+        if isinstance(image, bool) or not isinstance(image, int):
+            expect_type(image, str, f"{place}: image_id")
         flat = required_key(record, "keypoints", place)
-        people.append((frame, _joints_of_flat_list(flat, f"{place}: keypoints")))
-    if any(frame < 0 for frame, _ in people):
-        raise DataError(f"{path}: refers to a frame before the first")
-    return people, names
+        content.images[image] = None
+        joints = _joints_of_flat_list(flat, f"{place}: keypoints")
+        content.people.append((image, joints, _identity(record, place)))
+    if len(kinds) > 1:
+        raise DataError(
+            f"{path}: some records have {sorted(kinds)[0]} and some have not; write one kind"
+        )
+    content.in_order = kinds == {"instances"}
+    content.lists_all = kinds == {"frame_id"}
+    return content
+
+
+def _read_frame(record: dict[str, Any], index: int, content: _Content, place: str) -> None:
+    """Add the people of one frame in MMPose's format."""
+    frame = expect_type(record.get("frame_id", index), int, f"{place}: frame_id")
+    if frame in content.images:
+        raise DataError(f"{place}: frame_id {frame} stands twice in the file; remove one")
+    content.images[frame] = None
+    for person in expect_type(record["instances"], list, f"{place}: instances"):
+        joints = _joints_of_instance(person, place)
+        content.people.append((frame, joints, _identity(person, place)))
 
 
 def _joint_names(meta_info: Any, path: str) -> list[str] | None:
@@ -192,16 +267,6 @@ def _joints_of_instance(person: Any, place: str) -> NDArray[np.float64]:
     )
     scores = required_key(person, "keypoint_scores", place)
     return np.c_[joints, number_array(scores, (len(joints),), f"{place}: keypoint_scores")]
-
-
-def _frame_number(image: Any, order: dict[Any, int], place: str) -> int:
-    """Frame of an image id: the number itself, the last number in a file name, or its position."""
-    if isinstance(image, int) and not isinstance(image, bool):
-        return image
-    digits = re.findall(r"\d+", expect_type(image, str, f"{place}: image_id"))
-    if digits and len(digits[-1]) < 10:
-        return int(digits[-1])
-    return order.setdefault(image, len(order))
 
 
 _OTHER_NAMES = {"neck": "thorax", "hip": "pelvis", "root": "pelvis", "head_top": "head"}

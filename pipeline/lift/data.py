@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from pipeline.detections.cache import load_or_detect
+from pipeline.detections.exchange import report_detections
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import DataError, UsageError
 from pipeline.lift.augmentation import RerenderedWindows, rerender
@@ -35,7 +36,7 @@ class LiftDataModule(StageData):
         source: Data source of the motion.
         detections: 2D input of the lifter: `exact` (projected joints), `noisy` (projected joints
             with the open benchmark's detection noise), a checkpoint of a 2D stage (its cached
-            detections), or a file of detections made elsewhere.
+            detections), or a file or folder of detections made by other tools.
         batch_size: Windows per batch and process.
         step: Frames from one training window to the next; by default a third of T, at least 1, or 1
             for lifters that do not predict every frame.
@@ -46,13 +47,18 @@ class LiftDataModule(StageData):
             cameras and detection noise; 0 for never. For exact and noisy 2D of motion with a floor.
         workers: DataLoader workers while training.
         seed: Seed of shuffling, flips, noise, masks and re-rendering.
+        first_frame: Number that the first frame of a video has in the files of other tools, where
+            their numbers fit in two ways.
+        person: Person in the files of other tools that is used, an id or a number that is printed;
+            by default the one that is seen most.
 
     Attributes:
         prepared: Split -> its prepared sequences, once they are read.
         unseen: Names of the lifter's joints that the detections do not have.
 
     Raises:
-        UsageError: If `augment_every` is set and the 2D input is neither exact nor noisy.
+        UsageError: If `augment_every` is set and the 2D input is neither exact nor noisy, or
+            `first_frame` or `person` is set and the 2D input is not from a file of another tool.
 
     Differs from the papers: the published code of MixSTE, PoseFormer and VideoPose3D trains on
     every window and on its mirror image in each epoch; here each epoch draws one of the two, so it
@@ -75,10 +81,12 @@ class LiftDataModule(StageData):
         augment_every: int = 0,
         workers: int = 0,
         seed: int = 0,
+        first_frame: int | None = None,
+        person: int | str | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, workers=workers, seed=seed)
         self.source, self.step, self.flip = source, step, flip
-        self.detections = DetectionRequest.parse(detections)
+        self.detections = DetectionRequest.parse(detections, first_frame=first_frame, person=person)
         if self.detections.kind == "newest":
             raise UsageError(
                 "detections are newest, which only the command line resolves; give a checkpoint"
@@ -170,7 +178,7 @@ class LiftDataModule(StageData):
         """Read a split and its 2D input.
 
         Raises:
-            DataError: If the split has no sequences.
+            DataError: If the split has no sequences, or detections of another tool do not fit it.
         """
         sequences = self.source.sequences(split)
         if not sequences:
@@ -179,6 +187,8 @@ class LiftDataModule(StageData):
             return [self._project(s, s.name) for s in sequences]
         skeleton = self.lifter.skeleton
         detections = load_or_detect(self.source, self.detections, split)
+        if self.detections.kind != "checkpoint":
+            report_detections(detections, sequences, split)
         self.unseen = make_conversion(detections.skeleton, skeleton, allow_missing=True).missing
         return [
             prepare_sequence(s, skeleton, *detections.of(s.name, skeleton, allow_missing=True))

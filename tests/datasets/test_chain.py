@@ -257,6 +257,7 @@ def fit_on_detections(heatlift, tmp_path, folder, detections):
     words += ["-c", "data/human36m", "--data.source.init_args.root", folder]
     runs = ["--runs", tmp_path / "runs", "--name", "it", "--data.detections", detections]
     printed = heatlift("lift", "fit", *words, *TWO_STEPS, *runs)
+    assert re.search(r"  detections .*: test split: covers 100 % .* px from the projected", printed)
     return printed[printed.index("test split of") :]
 
 
@@ -276,6 +277,20 @@ def test_detections_of_other_tools_are_lifted(tool_format, heatlift, tmp_path):
         place.parent.mkdir(parents=True, exist_ok=True)
         write(place, converted(sequence, skeleton), skeleton)
     assert printed in fit_on_detections(heatlift, tmp_path, folder, tmp_path / "found")
+
+
+def test_detections_of_other_tools_are_validated(heatlift, tmp_path, capsys):
+    folder = fabricate.human36m(tmp_path / "set", ("S1", "S9"), ("Walking 1",))
+    for sequence in Human36M(str(folder)).sequences("test"):
+        place = tmp_path / "found" / sequence.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        alphapose(place, converted(sequence, COCO17), COCO17)
+    words = ("data", "validate", folder, "--detections", tmp_path / "found")
+    printed = heatlift(*words, "--split", "test")
+    assert "test split: 4 videos, COCO17, 2D 0.00 px from projected 3D (median), covers" in printed
+    assert "4 files, numbered: 4 from 0; 0 frames have nobody" in printed
+    assert main([*map(str, words)]) == 4
+    assert "train split: not read -- WRONG: " in capsys.readouterr().out
 
 
 def test_videopose3ds_archives_in_another_folder_are_lifted(heatlift, tmp_path):

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import fabricate
 import numpy as np
 import pytest
 
-from pipeline.camera import Camera
+from pipeline.camera import Camera, project, world_to_camera
 from pipeline.detections.exchange import (
     Detections,
     detections_from_source,
     export_detections,
     read_detections_file,
+    report_detections,
 )
 from pipeline.errors import DataError
-from pipeline.skeleton import COCO17, H36M17, MPII16
+from pipeline.skeleton import COCO17, H36M17, MPII16, make_conversion
 from pipeline.sources import Sequence, VideoDetections
 
 CAMERA = Camera(
@@ -68,6 +71,7 @@ def exported(path: Path, **changes) -> Path:
         ({"lengths": np.array([2, 2])}, "add up to 4, not to 5"),
         ({"lengths": np.array([6, -1])}, "below zero or add up to 5"),
         ({"names": np.array([{}, {}])}, "names"),
+        ({"names": np.array(["a", "a"])}, "has the sequence a twice"),
     ],
 )
 def test_files_without_detections_raise_an_error(tmp_path, changes, message):
@@ -130,6 +134,69 @@ def test_several_sequences_have_a_file_each(tmp_path):
         read_detections_file(tmp_path, [sequence("walk", 2), sequence("jump", 3)])
     with pytest.raises(DataError, match="nor a folder"):
         read_detections_file(tmp_path / "x", [sequence("../walk", 2), sequence("../run", 3)])
+
+
+def walking(joints3d):
+    return Sequence("walk", "s", "a", fabricate.PINHOLE, 50.0, H36M17, joints3d)
+
+
+def found_by_a_tool(path, joints2d, *, first=1, without=()):
+    """AlphaPose's file for a sequence, with a second person 500 px to the right in every frame."""
+    coco = make_conversion(H36M17, COCO17, allow_missing=True).joints(joints2d)
+    score = 0.75 * np.isfinite(coco[..., :1])
+    records = []
+    for frame in set(range(len(joints2d))) - set(without):
+        for identity, shift in ((1, 0), (2, 500)):
+            flat = (
+                np.c_[np.nan_to_num(coco[frame]) + np.array([shift, 0]), score[frame]]
+                .ravel()
+                .tolist()
+            )
+            record = {"image_id": f"out{frame + first:07}.png", "keypoints": flat, "score": 2.5}
+            records.append({**record, "idx": identity})
+    path.write_text(json.dumps(records))
+    return path
+
+
+def exact_walk(count=20):
+    joints3d = fabricate.motion(count)
+    return joints3d, project(world_to_camera(joints3d, fabricate.PINHOLE), fabricate.PINHOLE)
+
+
+def test_how_a_file_was_read_and_how_well_it_fits_is_printed(tmp_path, capsys):
+    joints3d, joints2d = exact_walk()
+    file = found_by_a_tool(tmp_path / "a.json", joints2d, without=(4, 5))
+    walk = walking(joints3d)
+    detections = read_detections_file(file, [walk])
+    report_detections(detections, [walk], "test")
+    assert capsys.readouterr().out.splitlines() == [
+        f"  detections {file}: frames 1..20 of 20, numbered from 1; 2 have nobody; 2 people by "
+        "their ids: person 1 in 18 frames (mean score 0.75), person 2 in 18 frames (mean score "
+        "0.75), used: person 1 (--data.person selects another)",
+        f"  detections {file}: test split: covers 90 % of the frames (18 of 20), mean score 0.75, "
+        "median 0.00 px from the projected 3D",
+    ]
+
+
+def test_the_wrong_person_is_an_error_after_the_lines(tmp_path, capsys):
+    joints3d, joints2d = exact_walk()
+    file = found_by_a_tool(tmp_path / "a.json", joints2d)
+    detections = read_detections_file(file, [walking(joints3d)], person="2", first_frame=1)
+    message = r"a\.json: sequence walk: median 500\.00 px from .* more than 20 %"
+    with pytest.raises(DataError, match=message):
+        report_detections(detections, [walking(joints3d)], "test")
+    assert "used: person 2" in capsys.readouterr().out
+
+
+def test_many_files_are_reported_in_one_line(tmp_path, capsys):
+    joints3d, joints2d = exact_walk()
+    walks = [dataclasses.replace(walking(joints3d), name=f"walk {n}") for n in range(5)]
+    for number, walk in enumerate(walks):
+        found_by_a_tool(tmp_path / f"{walk.name}.json", joints2d, first=number % 2, without=(7,))
+    report_detections(read_detections_file(tmp_path, walks), walks, "train")
+    first, second = capsys.readouterr().out.splitlines()
+    assert "5 files, numbered: 3 from 0, 2 from 1; 5 frames have nobody; several people" in first
+    assert "train split: covers 95 % of the frames (95 of 100)" in second
 
 
 class Archive:

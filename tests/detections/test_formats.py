@@ -61,7 +61,7 @@ def check(found, skeleton):
 
 
 @pytest.mark.parametrize(("joints", "skeleton"), [(17, COCO17), (26, HALPE26)])
-def test_alphapose_gives_the_person_with_the_highest_score_per_frame(tmp_path, joints, skeleton):
+def test_alphapose_gives_the_person_with_the_highest_scores(tmp_path, joints, skeleton):
     (tmp_path / "a.json").write_text(json.dumps(alphapose(joints)))
     check(read_detections(tmp_path / "a.json"), skeleton)
     assert len(read_detections(tmp_path / "a.json", frames=9).score) == 9

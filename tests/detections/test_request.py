@@ -39,3 +39,14 @@ def test_a_file_called_like_a_word_does_not_hide_the_word(tmp_path, monkeypatch)
 def test_the_data_module_does_not_guess_which_checkpoint_is_the_newest():
     with pytest.raises(UsageError, match="only the command line resolves; give a checkpoint"):
         LiftDataModule(Synthetic(1, 1, 1), "newest")
+
+
+def test_first_frame_and_person_are_only_for_files_of_other_tools(tmp_path):
+    file = tmp_path / "file.json"
+    file.write_text("[]")
+    request = DetectionRequest.parse(str(file), first_frame=1, person=7)
+    assert (request.first_frame, request.person) == (1, "7")
+    with pytest.raises(UsageError, match="person is 7, and detections are exact"):
+        DetectionRequest.parse("exact", person=7)
+    with pytest.raises(UsageError, match="first_frame is -1"):
+        DetectionRequest.parse(str(file), first_frame=-1)
