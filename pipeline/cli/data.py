@@ -119,7 +119,7 @@ def export(
         cameras="human36m",
         fps=source.fps,
         seed=source.seed,
-        own_bodies=source.own_bodies,
+        bodies=source.bodies,
     )
     for path in export_videopose3d(source_with_cameras, Path(output)):
         _print(str(path))

@@ -41,15 +41,22 @@ _HUMAN36M_SUBJECTS: dict[str, tuple[str, ...]] = {
     "test": ("S9", "S11"),
 }
 
+_BODIES = {
+    "recorded": "bodies as recorded",
+    "random_adults": "a random adult body for each subject instead of the recorded one",
+}
+"""Value of `bodies` -> how the line of a run describes it."""
+
 _log = logging.getLogger(__name__)
 
 
 class Mocap:
     """Motion capture recordings as sequences, a `MotionSource`.
 
-    Each recording becomes four sequences, one per camera, with the same joints. The defaults give
-    the benchmark of docs/mocap.md. `action` is the kind of motion; in val and test, `group` is
-    "seen" if the kind occurs in training and "unseen" if not; `valid` is false for bad frames.
+    Each recording becomes four sequences, one per camera, with the same joints. The config
+    data/mocap gives the benchmark of docs/mocap.md. `action` is the kind of motion; in val and
+    test, `group` is "seen" if the kind occurs in training and "unseen" if not; `valid` is false
+    for bad frames.
 
     Args:
         root: Folder with the recordings at any depth (.bvh, .bvh.gz, or .npz with positions), or a
@@ -61,8 +68,9 @@ class Mocap:
             recording; `human36m` centres the recording in the capture volume of a Human3.6M subject
             and uses that subject's cameras.
         fps: Frame rate of the sequences, Hz; recordings are resampled to it.
-        seed: Seed of bodies and cameras.
-        own_bodies: Whether each subject gets its own bone lengths, instead of those in the files.
+        seed: Seed of random bodies and of cameras.
+        bodies: Bone lengths of the people: `recorded` keeps those in the files; `random_adults`
+            moves each subject's motion to a random adult body, as the open benchmark does.
         images: Whether sequences have rendered images.
     """
 
@@ -75,16 +83,18 @@ class Mocap:
         cameras: Literal["virtual", "human36m"] = "virtual",
         fps: float = 50.0,
         seed: int = 0,
-        own_bodies: bool = True,
+        bodies: Literal["recorded", "random_adults"] = "recorded",
         images: bool = False,
     ) -> None:
         if cameras not in ("virtual", "human36m"):
             raise UsageError(f"cameras is {cameras!r}; choose virtual or human36m")
+        if bodies not in _BODIES:
+            raise UsageError(f"bodies is {bodies!r}; choose {' or '.join(_BODIES)}")
         if not SLOWEST <= fps <= FASTEST:
             raise UsageError(f"fps is {fps}; choose a rate from {SLOWEST:g} to {FASTEST:g} Hz")
         self.root, self.mapping, self.splits = root, mapping, splits
         self.cameras, self.fps, self.seed = cameras, fps, seed
-        self.own_bodies, self.images = own_bodies, images
+        self.bodies, self.images = bodies, images
 
     @functools.cached_property
     def skeleton(self) -> Skeleton:
@@ -93,10 +103,9 @@ class Mocap:
 
     def describe(self) -> str:
         """Summary of the source in one line, for the log of a run."""
-        bodies = "own bodies" if self.own_bodies else "the files' body"
         return (
             f"motion capture from {self.folder}: splits {self.splits}, mapping {self.mapping}, "
-            f"{self.fps:g} Hz, {bodies}, {self.cameras} cameras, seed {self.seed}"
+            f"{self.fps:g} Hz, {_BODIES[self.bodies]}, {self.cameras} cameras, seed {self.seed}"
         )
 
     @property
@@ -186,7 +195,7 @@ class Mocap:
         joints3d = joints.astype(np.float64)
         floor = recording.floor
         joints3d[..., 2] -= floor_height(joints3d, self.skeleton) if floor is None else floor
-        if self.own_bodies:
+        if self.bodies == "random_adults":
             joints3d = apply_bone_lengths(
                 joints3d, self.skeleton, sample_bone_lengths(self.seed, recording.subject)
             )
