@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from pipeline.dashboard.media import write_png
+from pipeline.datasets.mapping_report import validate_mapping
 from pipeline.datasets.validate import list_datasets
 from pipeline.datasets.validate import validate as validate_folder
 from pipeline.errors import DataError, UsageError
@@ -29,20 +31,34 @@ def ls(folder: str) -> None:
     _print("\n".join(list_datasets(Path(folder))))
 
 
-def validate(folder: str, *, skip_bad: int = 0) -> None:
+def validate(
+    folder: str, *, skip_bad: int = 0, mapping: str | None = None, image: str | None = None
+) -> None:
     """Read and check all files of a data set, and print a report.
 
     Args:
         folder: Folder of the data set.
         skip_bad: Largest number of damaged files that are skipped and listed.
+        mapping: Joint mapping of motion capture: a YAML file, or a name such as cmu. All recordings
+            in the folder are read through it and checked, without a table of splits.
+        image: Path of the PNG file with four frames that is written if a mapping is given; by
+            default the name of the mapping with `_frames.png`, in the current folder.
 
     Raises:
         DataError: If a check fails.
-        UsageError: If `skip_bad` is negative.
+        UsageError: If `skip_bad` is negative, or there is an image without a mapping.
     """
     if skip_bad < 0:
         raise UsageError(f"skip_bad is {skip_bad}; give a number of files, at least 0")
-    report = validate_folder(Path(folder), skip_bad=skip_bad)
+    if image is not None and (mapping is None or Path(image).suffix != ".png"):
+        raise UsageError("image: name a PNG file, together with a mapping")
+    if mapping is None:
+        report = validate_folder(Path(folder), skip_bad=skip_bad)
+    else:
+        report, drawn = validate_mapping(Path(folder), mapping, skip_bad=skip_bad)
+        path = Path(image or f"{Path(mapping).stem}_frames.png")
+        write_png(path, drawn)
+        _print(f"{path}: four frames; look whether the person is upright, and left is orange")
     _print(report.text())
     if report.faults:
         raise DataError(
@@ -64,7 +80,14 @@ def amc(asf: str, amc: str, out: str, *, fps: float = 120.0) -> None:
     _print(f"{out}: positions for a source with mapping: asf_amc")
 
 
-def amass(recording: str, body: str, out: str, *, regressor: str | None = None) -> None:
+def amass(
+    recording: str,
+    body: str,
+    out: str,
+    *,
+    regressor: str | None = None,
+    fps: float | None = None,
+) -> None:
     """Convert a recording of AMASS to joint positions for the motion capture reader.
 
     Args:
@@ -73,9 +96,15 @@ def amass(recording: str, body: str, out: str, *, regressor: str | None = None) 
         out: Path of the npz file to write.
         regressor: Npz file with one array (17, V) from vertices to H36M17; by default the joints
             of the body model.
+        fps: Frame rate, Hz, for a recording that has none, or two that differ.
     """
-    regressor_path = None if regressor is None else Path(regressor)
-    convert.convert_amass(Path(recording), Path(body), _output_path(out), regressor=regressor_path)
+    convert.convert_amass(
+        Path(recording),
+        Path(body),
+        _output_path(out),
+        regressor=None if regressor is None else Path(regressor),
+        fps=fps,
+    )
     _print(f"{out}: positions for a source with mapping: {'H36M17' if regressor else 'amass'}")
 
 

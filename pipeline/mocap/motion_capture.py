@@ -17,6 +17,8 @@ from pipeline.camera import Camera, human36m_cameras, ring_of_cameras
 from pipeline.errors import DataError, UsageError
 from pipeline.files import entries, store
 from pipeline.mocap.bodies import apply_bone_lengths, sample_bone_lengths
+from pipeline.mocap.body_facts import measure_body
+from pipeline.mocap.body_faults import require_people
 from pipeline.mocap.bvh import FASTEST, SLOWEST
 from pipeline.mocap.mapping import JointMapping, read_mapping
 from pipeline.mocap.preparation import find_good_frames, floor_height, read_recording, resample
@@ -25,6 +27,7 @@ from pipeline.mocap.recordings import (
     cmu_digests,
     file_digests,
     read_splits,
+    released_name,
     select_recordings,
 )
 from pipeline.skeleton import H36M17, Skeleton, make_conversion
@@ -95,6 +98,7 @@ class Mocap:
         self.root, self.mapping, self.splits = root, mapping, splits
         self.cameras, self.fps, self.seed = cameras, fps, seed
         self.bodies, self.images = bodies, images
+        self._checked = False
 
     @functools.cached_property
     def skeleton(self) -> Skeleton:
@@ -186,12 +190,9 @@ class Mocap:
         Raises:
             DataError: If no frame is good.
         """
-        joints, rate = self._converted[recording.name]
-        valid = find_good_frames(
-            len(joints), self.fps, rate, self._mapping.drop_first, recording.bad
-        )
-        if not valid.any():
-            raise DataError(f"{self.folder}: {recording.name} has no good frame; exclude it")
+        self._require_people()
+        joints, _ = self._converted[recording.name]
+        valid = self._good_frames(recording)
         joints3d = joints.astype(np.float64)
         floor = recording.floor
         joints3d[..., 2] -= floor_height(joints3d, self.skeleton) if floor is None else floor
@@ -203,6 +204,38 @@ class Mocap:
             path = joints3d[valid, self.skeleton.root, :2]
             joints3d[..., :2] -= (path.min(axis=0) + path.max(axis=0)) / 2
         return joints3d.astype(np.float32), None if valid.all() else valid
+
+    def _good_frames(self, recording: Recording) -> NDArray[np.bool_]:
+        """Mask of the good frames of a recording, (T,).
+
+        Raises:
+            DataError: If no frame is good.
+        """
+        joints, rate = self._converted[recording.name]
+        dropped = self._mapping.drop_first
+        valid = find_good_frames(len(joints), self.fps, rate, dropped, recording.bad)
+        if not valid.any():
+            raise DataError(f"{self.folder}: {recording.name} has no good frame; exclude it")
+        return valid
+
+    def _require_people(self) -> None:
+        """Check once, on sampled poses, that the recordings are recordings of people.
+
+        Raises:
+            DataError: If they cannot be.
+        """
+        if self._checked:
+            return
+        wanted = [recording for recording in self._splits if recording.split != "exclude"]
+        measured = []
+        for recording in wanted:
+            (joints, rate), valid = self._converted[recording.name], self._good_frames(recording)
+            skeleton = self.skeleton
+            measured.append(
+                measure_body(recording.name, joints, skeleton, self.fps, file_fps=rate, valid=valid)
+            )
+        require_people(measured, self._mapping, str(self.folder))
+        self._checked = True
 
     def _place_cameras(
         self,
@@ -290,7 +323,7 @@ def _check_released(files: Many[Path], digests: Many[str]) -> None:
     """
     released = cmu_digests()
     for file, digest in zip(files, digests, strict=True):
-        if released.get(file.name) != digest:
+        if released.get(released_name(file)) != digest:
             raise DataError(
                 f"{file}: is not the released recording (its digest differs); "
                 "fetch it again, see `heatlift data get cmu`"
