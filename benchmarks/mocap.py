@@ -50,11 +50,12 @@ def main() -> None:
             "second pass, from the cache",
         ):
             with measured(name):
-                source = Mocap(root)
+                source = Mocap(root, bodies="random_adults")
                 for split in SPLITS:
                     source.sequences(split)
         with measured("export in VideoPose3D's format"):
-            export_videopose3d(Mocap(root, cameras="human36m"), Path(cache, "export"))
+            source = Mocap(root, bodies="random_adults", cameras="human36m")
+            export_videopose3d(source, Path(cache, "export"))
 
 
 def default_root() -> Path:

@@ -43,7 +43,7 @@ def main() -> None:
         return
     sequences = [
         sequence
-        for sequence in Mocap(arguments.root, images=True).sequences("test")
+        for sequence in Mocap(arguments.root, bodies="random_adults", images=True).sequences("test")
         if sequence.name.split(".")[0] == arguments.recording
     ]
     tiles, captions = [], []

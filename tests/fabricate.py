@@ -415,7 +415,7 @@ def amass(root: Path) -> tuple[Path, Path]:
             *([0.23, -0.05, 0.03], [-0.23, -0.05, 0.03], [0, 0.75, 0.03]),
         ]
     )
-    poses = np.cumsum(rng.normal(0, 0.01, (300, 156)), axis=0)
+    poses = np.cumsum(rng.normal(0, 0.01, (300, 156)), axis=0)[:, :66]  # no hands
     poses[:, :3] = [np.pi / 2, 0, 0]
     np.savez(
         root / "model.npz",

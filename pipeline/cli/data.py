@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from pipeline.dashboard.media import write_png
+from pipeline.datasets.mapping_report import validate_mapping
 from pipeline.datasets.validate import list_datasets, motion_splits
 from pipeline.datasets.validate import validate as validate_folder
 from pipeline.detections.exchange import validate_detections
@@ -35,6 +37,8 @@ def validate(
     folder: str,
     *,
     skip_bad: int = 0,
+    mapping: str | None = None,
+    image: str | None = None,
     detections: str | None = None,
     split: Split | Literal["all"] = "all",
     first_frame: int | None = None,
@@ -45,6 +49,10 @@ def validate(
     Args:
         folder: Folder of the data set.
         skip_bad: Largest number of damaged files that are skipped and listed.
+        mapping: Joint mapping of motion capture: a YAML file, or a name such as cmu. All recordings
+            in the folder are read through it and checked, without a table of splits.
+        image: Path of the PNG file with four frames that is written if a mapping is given; by
+            default the name of the mapping with `_frames.png`, in the current folder.
         detections: File or folder with 2D detections of another tool to check, too.
         split: Split that `detections` are of; all is every split of the folder.
         first_frame: Number that the first frame has in `detections`, if it fits in two ways.
@@ -52,11 +60,21 @@ def validate(
 
     Raises:
         DataError: If a check fails.
-        UsageError: If `skip_bad` is negative.
+        UsageError: If `skip_bad` is negative, or options do not fit each other.
     """
     if skip_bad < 0:
         raise UsageError(f"skip_bad is {skip_bad}; give a number of files, at least 0")
-    report = validate_folder(Path(folder), skip_bad=skip_bad)
+    if image is not None and (mapping is None or Path(image).suffix != ".png"):
+        raise UsageError("image: name a PNG file, together with a mapping")
+    if mapping is not None and detections is not None:
+        raise UsageError("mapping and detections: check one after the other")
+    if mapping is None:
+        report = validate_folder(Path(folder), skip_bad=skip_bad)
+    else:
+        report, drawn = validate_mapping(Path(folder), mapping, skip_bad=skip_bad)
+        path = Path(image or f"{Path(mapping).stem}_frames.png")
+        write_png(path, drawn)
+        _print(f"{path}: four frames; look whether the person is upright, and left is orange")
     if detections is not None:
         more = [
             validate_detections(
@@ -90,7 +108,14 @@ def amc(asf: str, amc: str, out: str, *, fps: float = 120.0) -> None:
     _print(f"{out}: positions for a source with mapping: asf_amc")
 
 
-def amass(recording: str, body: str, out: str, *, regressor: str | None = None) -> None:
+def amass(
+    recording: str,
+    body: str,
+    out: str,
+    *,
+    regressor: str | None = None,
+    fps: float | None = None,
+) -> None:
     """Convert a recording of AMASS to joint positions for the motion capture reader.
 
     Args:
@@ -99,9 +124,15 @@ def amass(recording: str, body: str, out: str, *, regressor: str | None = None) 
         out: Path of the npz file to write.
         regressor: Npz file with one array (17, V) from vertices to H36M17; by default the joints
             of the body model.
+        fps: Frame rate, Hz, for a recording that has none, or two that differ.
     """
-    regressor_path = None if regressor is None else Path(regressor)
-    convert.convert_amass(Path(recording), Path(body), _output_path(out), regressor=regressor_path)
+    convert.convert_amass(
+        Path(recording),
+        Path(body),
+        _output_path(out),
+        regressor=None if regressor is None else Path(regressor),
+        fps=fps,
+    )
     _print(f"{out}: positions for a source with mapping: {'H36M17' if regressor else 'amass'}")
 
 
@@ -145,7 +176,7 @@ def export(
         cameras="human36m",
         fps=source.fps,
         seed=source.seed,
-        own_bodies=source.own_bodies,
+        bodies=source.bodies,
     )
     for path in export_videopose3d(source_with_cameras, Path(output)):
         _print(str(path))

@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 
 from pipeline.camera import project, world_to_camera
 from pipeline.errors import DataError
+from pipeline.mocap.body_facts import (
+    body_height,
+    share_with_left_on_left,
+    share_with_matching_sides,
+)
 from pipeline.skeleton import Skeleton, make_conversion
 from pipeline.sources import Samples, Sequence
 
@@ -28,17 +33,21 @@ class Finding:
         name: Name of the sequence or of the split.
         facts: Short descriptions of what is there, for people.
         faults: Short descriptions of what is wrong, for people; empty if nothing is.
+        doubts: Short descriptions of what may be wrong, for people.
     """
 
     name: str
     facts: tuple[str, ...]
     faults: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     def line(self) -> str:
-        """Report line: name, facts, faults."""
+        """Report line: name, facts, faults, doubts."""
         line = f"{self.name}: {', '.join(self.facts)}"
         if self.faults:
             line += f" -- WRONG: {'; '.join(self.faults)}"
+        if self.doubts:
+            line += f" -- CHECK: {'; '.join(self.doubts)}"
         return line
 
 
@@ -142,7 +151,7 @@ def check_body(
     facts.append(f"left hip on the left in {100 * on_left:.0f} % of the frames")
     if on_left < 0.5:
         faults.append("left and right are swapped, or the world is mirrored")
-    matching = _share_with_matching_sides(joints3d, skeleton)
+    matching = share_with_matching_sides(joints3d, skeleton)
     if matching < 0.95:
         faults.append(
             f"the left hip and the left shoulder are on different sides in "
@@ -175,72 +184,6 @@ def _check_bones(
     ]
     if uneven:
         faults.append(f"left and right bones differ at {', '.join(uneven)}")
-
-
-_MIDDLE_JOINTS = ("pelvis", "thorax", "head", "nose")
-_PAIRED_JOINTS = ("hip", "knee", "ankle", "shoulder")
-
-_CHECKED_JOINTS = Skeleton(
-    "CHECKED",
-    (
-        *_MIDDLE_JOINTS,
-        *(f"{side}_{name}" for name in _PAIRED_JOINTS for side in ("left", "right")),
-    ),
-    (-1, 0, 1, 1, 0, 0, 4, 5, 6, 7, 1, 1),
-)
-
-
-def _joints_by_name(joints3d: NDArray[np.float64], skeleton: Skeleton) -> dict[str, NDArray]:
-    """Name of a checked joint -> its positions, (T, 3); NaN where the joint set has none."""
-    joints = make_conversion(skeleton, _CHECKED_JOINTS, allow_missing=True).joints(joints3d)
-    return {name: joints[..., i, :] for i, name in enumerate(_CHECKED_JOINTS.joints)}
-
-
-def body_height(joints3d: NDArray[np.float64], skeleton: Skeleton) -> NDArray[np.float64]:
-    """Height of a stretched body, ankles to head along the bones, in any pose, metres, (T,).
-
-    Args:
-        joints3d: Metres, (T, J, 3).
-        skeleton: Joint set; without a head the body ends at the neck.
-    """
-    at = _joints_by_name(joints3d, skeleton)
-
-    def distance(one: str, other: str) -> NDArray[np.float64]:
-        return np.linalg.norm(at[one] - at[other], axis=-1)
-
-    legs = [
-        distance(f"{side}_hip", f"{side}_knee") + distance(f"{side}_knee", f"{side}_ankle")
-        for side in ("left", "right")
-    ]
-    head = distance("thorax", "head") if np.isfinite(at["head"]).all() else 0.0
-    return np.mean(legs, axis=0) + distance("pelvis", "thorax") + head
-
-
-def share_with_left_on_left(joints3d: NDArray[np.float64], skeleton: Skeleton) -> float:
-    """Share of frames in which the left hip is on the left of a body that faces ahead.
-
-    Ahead is the direction of the nose from the line of neck and head, and of bent knees.
-
-    Args:
-        joints3d: Metres, (T, J, 3).
-        skeleton: Joint set of `joints3d`.
-    """
-    at = _joints_by_name(joints3d, skeleton)
-    ahead = np.zeros_like(at["pelvis"])
-    if np.isfinite(at["nose"]).all():
-        top = at["head"] if np.isfinite(at["head"]).all() else at["thorax"]
-        ahead += at["nose"] - 0.5 * (at["thorax"] + top)
-    for side in ("left", "right"):
-        ahead += at[f"{side}_knee"] - 0.5 * (at[f"{side}_hip"] + at[f"{side}_ankle"])
-    left, up = at["left_hip"] - at["right_hip"], at["thorax"] - at["pelvis"]
-    return float((np.einsum("ti,ti->t", np.cross(left, up), ahead) > 0).mean())
-
-
-def _share_with_matching_sides(joints3d: NDArray[np.float64], skeleton: Skeleton) -> float:
-    """Share of frames in which the left hip and the left shoulder are on the same side."""
-    at = _joints_by_name(joints3d, skeleton)
-    hips, shoulders = (at[f"left_{name}"] - at[f"right_{name}"] for name in ("hip", "shoulder"))
-    return float((np.einsum("ti,ti->t", hips, shoulders) > 0).mean())
 
 
 def _check_projection(

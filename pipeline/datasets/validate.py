@@ -30,6 +30,7 @@ from pipeline.files.json_documents import read_json
 from pipeline.mocap.mapping import JointMapping, read_mapping
 from pipeline.mocap.motion_capture import Mocap
 from pipeline.mocap.preparation import read_positions
+from pipeline.mocap.recordings import find_recordings, read_splits
 from pipeline.skeleton import H36M17
 from pipeline.sources import (
     ImageSource,
@@ -39,6 +40,9 @@ from pipeline.sources import (
     SourceListingDetections,
     Split,
 )
+
+BVH = "*.[bB][vV][hH]*"
+"""Pattern of BVH files, also in capitals and compressed."""
 
 CONVERTED_MAPPINGS = ("H36M17", "asf_amc", "amass")
 """Joint mappings of the files that `heatlift data convert` writes."""
@@ -71,6 +75,33 @@ class Positions:
         return [path for path in sorted(self.root.rglob("*.npz")) if _may_hold_positions(path)]
 
 
+class UnmappedBvh:
+    """BVH files that are not CMU's: what their joints mean is not known without a mapping.
+
+    Args:
+        root: Folder with the recordings, also in subfolders.
+    """
+
+    skeleton = H36M17
+
+    def __init__(self, root: str) -> None:
+        self.root = Path(root)
+
+    def describe(self) -> str:
+        """Describe the folder in one line, with the commands that lead to a mapping."""
+        return (
+            f"{len(find_recordings(self.root))} recordings in {self.root} that are not CMU's, so "
+            f"their joints need a mapping: `heatlift data mapping {self.root}` proposes one, and "
+            f"`heatlift data validate {self.root} --mapping FILE.yaml` checks it"
+        )
+
+
+def make_bvh_source(root: str) -> Source:
+    """The data source of a folder with BVH files: CMU's recordings, or others without a mapping."""
+    released = {recording.name for recording in read_splits("cmu")}
+    return Mocap(root) if released & find_recordings(Path(root)).keys() else UnmappedBvh(root)
+
+
 def _may_hold_positions(path: Path) -> bool:
     """True if an npz file holds positions or cannot be read."""
     try:
@@ -98,9 +129,9 @@ LAYOUTS: tuple[tuple[str, str, SourceFactory], ...] = (
     ("MPII, HRNet's lists", "annot/train.json", Mpii),
     ("MPII, HRNet's lists", "mpii_train.json", Mpii),
     ("MPII, COCO's format", "annotations/train.json", Mpii),
-    ("Motion capture, CMU's BVH files", "*.bvh*", Mocap),
-    ("Motion capture, CMU's BVH files", "*/*.bvh*", Mocap),
-    ("Motion capture, CMU's BVH files", "*/*/*.bvh*", Mocap),
+    ("Motion capture, BVH files", f"{BVH}", make_bvh_source),
+    ("Motion capture, BVH files", f"*/{BVH}", make_bvh_source),
+    ("Motion capture, BVH files", f"*/*/{BVH}", make_bvh_source),
     ("Motion capture, positions", "*.npz", Positions),
     ("Motion capture, positions", "*/*.npz", Positions),
 )
@@ -232,6 +263,8 @@ def _source_checks(
     source: Source, skip_bad: int, skipped: dict[str, str]
 ) -> Iterator[tuple[str, Callable[[], list[Finding]]]]:
     """Checks of a source: name of the part that is left out if its check fails, and the check."""
+    if isinstance(source, UnmappedBvh):
+        raise DataError(f"{source.root}: {source.describe()}")
     if isinstance(source, Positions):
         for path in source.files():
             yield "", functools.partial(_check_positions, path)
@@ -265,7 +298,7 @@ def _find_mapping(names: list[str], path: Path) -> JointMapping:
             return mapping
     raise DataError(
         f"{path}: its joints, {', '.join(names)[:200]}, match none of the mappings "
-        f"{', '.join(CONVERTED_MAPPINGS)}; write a mapping as described in docs/mocap.md"
+        f"{', '.join(CONVERTED_MAPPINGS)}; `heatlift data mapping {path.parent}` proposes another"
     )
 
 

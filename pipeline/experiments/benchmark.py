@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from pipeline.cli import launch
-from pipeline.cli.configs import find_config
+from pipeline.cli.configs import find_config, plain_values
 from pipeline.errors import HeatliftError, UsageError
 from pipeline.experiments import robustness
 from pipeline.experiments.benchmark_page import (
@@ -137,7 +137,7 @@ class Benchmark:
         self.source, self.seconds, self.runs, self.docs = source, seconds, runs, docs
         self.folder = runs / "results"
         self.data_config = self.folder / "data.yaml"
-        text = yaml.safe_dump({"data": {"source": source}})
+        text = yaml.safe_dump({"data": {"source": complete_source(source)}})
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.data_config, lambda file: file.write(text.encode()))
 
@@ -298,11 +298,26 @@ class Benchmark:
 
 def make_source(source: Mapping[str, Any]) -> MotionSource:
     """Make a data source from its class_path and init_args."""
+    parser = _source_parser()
+    return parser.instantiate(parser.parse_object({"source": dict(source)})).source
+
+
+def complete_source(source: Mapping[str, Any]) -> dict[str, Any]:
+    """The class_path and all init_args of a data source, also those with their default.
+
+    A config of a row may set init_args of the same class; those that are left out here would keep
+    the row's value in training, and have the default in the tests.
+    """
+    return plain_values(_source_parser().parse_object({"source": dict(source)}))["source"]
+
+
+def _source_parser() -> Any:
+    """Parser of a data source."""
     import jsonargparse
 
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--source", type=MotionSource)
-    return parser.instantiate(parser.parse_object({"source": dict(source)})).source
+    return parser
 
 
 def _select_splits(names: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DataError
 from pipeline.files.archive import Npz, check_array
+from pipeline.mocap.mapping import SLOWEST_MOTION
 
 BODY22 = (
     *("pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2"),
@@ -18,6 +19,11 @@ BODY22 = (
     *("left_wrist", "right_wrist"),
 )
 """Joints of SMPL-H without the hands, in its order."""
+
+RATES = ("mocap_framerate", "mocap_frame_rate")
+"""Names that the frame rate has in AMASS files; some have both."""
+MODELS = {24: "SMPL", 52: "SMPL-H", 55: "SMPL-X"}
+"""Number of joints -> body model."""
 
 CHUNK = 256
 """Number of frames whose surface is in memory at once, 6,890 points per frame."""
@@ -32,12 +38,14 @@ class SmplMotion:
         translation: Translation of the root, metres, (T, 3).
         shape: Shape coefficients of the body, (S,).
         fps: Frames per second, Hz.
+        model: Name of the body model that the file states, or empty.
     """
 
     poses: NDArray[np.float64]
     translation: NDArray[np.float64]
     shape: NDArray[np.float64]
     fps: float
+    model: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,27 +69,85 @@ class BodyModel:
     parents: tuple[int, ...]
 
 
-def read_motion(path: Path) -> SmplMotion:
-    """Read `poses`, `trans`, `betas` and `mocap_framerate` from an AMASS file.
+def read_motion(path: Path, fps: float | None = None) -> SmplMotion:
+    """Read `poses`, `trans`, `betas`, the frame rate and the model from an AMASS file.
+
+    Args:
+        path: The npz file.
+        fps: Frame rate, Hz, for a file without one; a file with several must have this among them.
 
     Raises:
-        DataError: If the file is not an AMASS file.
+        DataError: If the file is not an AMASS file, or its frame rate is not known.
     """
     archive = Npz(path)
-    rates = [name for name in ("mocap_framerate", "mocap_frame_rate") if name in archive.names]
-    if not rates:
-        raise DataError(f"{path}: has no mocap_framerate; is it a file of AMASS?")
-    rate = archive.array(rates[0])
-    fps = float(rate.flat[0]) if rate.size == 1 and rate.dtype.kind in "iuf" else 0.0
-    if not 1 <= fps <= 1000:
-        raise DataError(f"{path}: {rates[0]} is no rate of frames")
+    fps = _frame_rate(archive, path, fps)
     poses = check_array(archive.array("poses"), (None, None), f"{path}: poses")
     if poses.shape[1] % 3 or poses.shape[1] < 3 * len(BODY22):
         raise DataError(f"{path}: poses has {poses.shape[1]} numbers per frame, not 3 per joint")
     translation = check_array(archive.array("trans"), (len(poses), 3), f"{path}: trans")
     shape = check_array(archive.array("betas"), (None,), f"{path}: betas")
+    model = _text(archive, "surface_model_type")
     rotations = poses.reshape(len(poses), -1, 3).astype(np.float64)
-    return SmplMotion(rotations, translation.astype(np.float64), shape.astype(np.float64), fps)
+    return SmplMotion(
+        rotations, translation.astype(np.float64), shape.astype(np.float64), fps, model
+    )
+
+
+def _frame_rate(archive: Npz, path: Path, given: float | None) -> float:
+    """Frame rate of an AMASS file, Hz; `given` is the one of the command line.
+
+    Raises:
+        DataError: If there is none, or two that differ.
+    """
+    rates: dict[str, float] = {}
+    for name in RATES:
+        if name in archive.names:
+            rate = archive.array(name)
+            fps = float(rate.flat[0]) if rate.size == 1 and rate.dtype.kind in "iuf" else 0.0
+            if not SLOWEST_MOTION <= fps <= 1000:
+                raise DataError(
+                    f"{path}: {name} is {fps:g}; a rate from {SLOWEST_MOTION:g} to 1000 is expected"
+                )
+            rates[name] = fps
+    if given is not None and (not rates or given in rates.values()):
+        return given
+    listed = " and ".join(f"{name} {fps:g}" for name, fps in rates.items())
+    if given is not None:
+        raise DataError(f"{path}: has {listed}, not the {given:g} of --fps; leave --fps out")
+    if not rates:
+        raise DataError(
+            f"{path}: has no {RATES[0]}; if it is a file of AMASS, give its rate, as in --fps 120"
+        )
+    if len(set(rates.values())) > 1:
+        raise DataError(f"{path}: has two frame rates, {listed}; give the right one with --fps")
+    return next(iter(rates.values()))
+
+
+def _text(archive: Npz, name: str) -> str:
+    """A text in an npz file; empty if there is none."""
+    value = archive.array(name) if name in archive.names else np.array("")
+    return str(value.flat[0]) if value.size == 1 and value.dtype.kind == "U" else ""
+
+
+def require_same_model(motion: SmplMotion, body: BodyModel, path: Path) -> None:
+    """Check that the parameters of a motion belong to a body model.
+
+    The coefficients of a shape mean something else in another model, and so do the joints after
+    the first 22.
+
+    Raises:
+        DataError: If the numbers of joints differ, or the file names another model.
+    """
+    joints, needed = motion.poses.shape[1], len(body.parents)
+    of_file = motion.model.upper() if motion.model else MODELS.get(joints, "another model")
+    of_body = MODELS.get(needed, "another one")
+    stated = motion.model.lower().replace("-", "").replace("+", "")
+    named = stated and stated != of_body.lower().replace("-", "")
+    if joints != needed or (named and needed in MODELS):
+        raise DataError(
+            f"{path}: has the parameters of {of_file}, {joints} joints, but the body model is "
+            f"{of_body} with {needed}; give the body model that the file was made with"
+        )
 
 
 def read_body_model(path: Path) -> BodyModel:

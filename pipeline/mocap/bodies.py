@@ -51,8 +51,8 @@ def apply_bone_lengths(
     """
     if skeleton is not H36M17:
         raise UsageError(
-            f"own bodies are known for H36M17, the mapping makes {skeleton.name}; "
-            "set own_bodies: false"
+            f"random adult bodies are known for H36M17, the mapping makes {skeleton.name}; "
+            "set bodies: recorded"
         )
     directions = joints3d[:, 1:] - joints3d[:, skeleton.parents[1:]]
     length = np.linalg.norm(directions, axis=-1)

@@ -11,8 +11,18 @@ from numpy.typing import NDArray
 from pipeline.errors import UsageError
 from pipeline.files.archive import Npz, flatten_objects
 from pipeline.files.writing import write_atomically
-from pipeline.mocap.amass import BODY22, read_body_model, read_motion, read_regressor, smpl_joints
+from pipeline.mocap.amass import (
+    BODY22,
+    read_body_model,
+    read_motion,
+    read_regressor,
+    require_same_model,
+    smpl_joints,
+)
 from pipeline.mocap.asf_amc import read_amc, read_asf
+from pipeline.mocap.body_faults import require_human_speed
+from pipeline.mocap.bvh import FASTEST
+from pipeline.mocap.mapping import SLOWEST_MOTION
 from pipeline.skeleton import H36M17
 
 
@@ -26,13 +36,25 @@ def convert_amc(asf: Path, amc: Path, out: Path, *, fps: float = 120.0) -> None:
         fps: Frame rate of the recording, Hz; CMU's recordings have 120 Hz.
 
     Raises:
-        DataError: If a file is damaged.
+        DataError: If a file is damaged, or the joints are faster than those of people.
+        UsageError: If the frame rate is too low or too high.
     """
+    if not SLOWEST_MOTION <= fps <= FASTEST:
+        raise UsageError(f"fps is {fps:g}; give a rate from {SLOWEST_MOTION:g} to {FASTEST:g} Hz")
     body = read_asf(asf)
-    write_positions(out, read_amc(amc, body), body.bones, fps)
+    joints = read_amc(amc, body)
+    require_human_speed(joints, fps, str(amc))
+    write_positions(out, joints, body.bones, fps)
 
 
-def convert_amass(path: Path, body: Path, out: Path, *, regressor: Path | None = None) -> None:
+def convert_amass(
+    path: Path,
+    body: Path,
+    out: Path,
+    *,
+    regressor: Path | None = None,
+    fps: float | None = None,
+) -> None:
     """Convert an AMASS recording to the positions of its joints, metres, z up.
 
     Args:
@@ -42,24 +64,30 @@ def convert_amass(path: Path, body: Path, out: Path, *, regressor: Path | None =
         regressor: Npz file with one array (17, V), a matrix from surface points to H36M17. By
             default the joints are the 22 of SMPL-H without hands and `head_top`, the highest point
             of the surface at rest.
+        fps: Frame rate, Hz, for a file that has none, or two that differ.
 
     Raises:
-        DataError: If a file is damaged or the files do not belong together.
+        DataError: If a file is damaged, the files do not belong together, or the joints are faster
+            than those of people.
         UsageError: If the regressor has another number of joints than H36M17.
     """
-    motion, model = read_motion(path), read_body_model(body)
+    motion, model = read_motion(path, fps), read_body_model(body)
+    require_same_model(motion, model, path)
     if regressor is None:
         names = BODY22[: len(model.parents)]
         top = np.zeros((1, len(model.surface)))
         top[0, model.surface[:, 1].argmax()] = 1.0  # the model at rest has y up
         joints = smpl_joints(motion, model)[:, : len(names)]
         joints = np.concatenate([joints, smpl_joints(motion, model, top)], axis=1)
+        require_human_speed(joints, motion.fps, str(path))
         write_positions(out, joints, [*names, "head_top"], motion.fps)
         return
     matrix = read_regressor(regressor, len(model.surface))
     if len(matrix) != len(H36M17):
         raise UsageError(f"{regressor}: makes {len(matrix)} joints, H36M17 has {len(H36M17)}")
-    write_positions(out, smpl_joints(motion, model, matrix), H36M17.joints, motion.fps)
+    joints = smpl_joints(motion, model, matrix)
+    require_human_speed(joints, motion.fps, str(path))
+    write_positions(out, joints, H36M17.joints, motion.fps)
 
 
 def convert_npz(archive: Path, out: Path) -> None:

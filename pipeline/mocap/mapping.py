@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DataError
 from pipeline.files.reading import read_bytes
-from pipeline.mocap.bvh import BvhMotion, shorten
+from pipeline.mocap.bvh import FASTEST, SLOWEST, BvhMotion, shorten
 from pipeline.skeleton import SKELETONS, Skeleton
 
 UNITS = {"m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001, "in": 0.0254, "ft": 0.3048}
@@ -27,7 +27,13 @@ SHIPPED = {
     "amass": Path(__file__).parent / "mappings" / "amass.yaml",
 }
 MAX_BYTES = 64 * 2**10
-_KEYS = ("skeleton", "unit", "up", "forward", "drop_first", "drop_last", "joints")
+SLOWEST_MOTION = 10.0
+"""Lowest frame rate that is read, Hz, unless a mapping states it. CMU's recordings, reduced to
+10 Hz and interpolated, differ by 3.6 mm from the originals; at 5 Hz by 10 mm, at 1 Hz by 79 mm."""
+ACCEPTABLE = ("joints", "bones", "symmetry", "proportions", "sides", "up", "speed")
+"""Faults of `body_faults` that a mapping may accept; no recording of people has a wrong height."""
+_REQUIRED_KEYS = ("skeleton", "unit", "up", "forward", "joints")
+_KEYS = (*_REQUIRED_KEYS[:-1], "drop_first", "drop_last", "recorded_fps", "accept", "joints")
 _AXES = {sign + axis: (i, -1.0 if sign == "-" else 1.0)
          for i, axis in enumerate("xyz") for sign in ("", "+", "-")}  # fmt: skip
 
@@ -60,6 +66,8 @@ class JointMapping:
         forward: Axis of the recording that becomes x of the world: index and sign.
         drop_first: Number of frames left out at the beginning.
         drop_last: Number of frames left out at the end.
+        recorded_fps: Frame rate of the recordings, Hz, where that of the files is wrong.
+        accept: Kinds of faults that these recordings have; see `ACCEPTABLE`.
     """
 
     name: str
@@ -70,6 +78,8 @@ class JointMapping:
     forward: tuple[int, float] = (0, 1.0)
     drop_first: int = 0
     drop_last: int = 0
+    recorded_fps: float | None = None
+    accept: tuple[str, ...] = ()
 
     @property
     def axes(self) -> NDArray[np.float64]:
@@ -83,9 +93,11 @@ class JointMapping:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of everything but the name."""
+        """Digest of everything that decides the joints and their frame rate."""
         joints = (self.skeleton.name, self.skeleton.joints, self.points)
         parts = (joints, self.unit, self.axes.tolist(), self.drop_first, self.drop_last)
+        if self.recorded_fps is not None:
+            parts = (*parts, self.recorded_fps)  # type: ignore[assignment]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def __call__(self, motion: BvhMotion, name: str) -> NDArray[np.float64]:
@@ -183,6 +195,8 @@ def read_mapping(source: str | Path) -> JointMapping:
             - `unit`: m, dm, cm, mm, in, ft, or metres in one unit;
             - `up`, `forward`: one axis of the recording each: x, y, z, -x, -y, -z;
             - `drop_first`, `drop_last`: number of frames to leave out, 0 by default;
+            - `recorded_fps`: frame rate in Hz, where that of the files is wrong;
+            - `accept`: list of faults that these recordings really have; see `ACCEPTABLE`;
             - `joints`: for each joint of the skeleton the name of a joint of the recording, or
               `{midpoint: [one, other, …]}`, or `{joint: name, offset: [x, y, z]}` in file units
               along the axes of the rotated joint.
@@ -248,7 +262,7 @@ def _parse_mapping(table: Any, name: str) -> JointMapping:
                 f"{name}: unknown key {shorten(str(key))}{_suggestion(str(key), _KEYS)}; "
                 f"it may have {', '.join(_KEYS)}"
             )
-    for key in ("skeleton", "unit", "up", "forward", "joints"):
+    for key in _REQUIRED_KEYS:
         if key not in table:
             raise DataError(f"{name}: has no key {key}; see docs/mocap.md")
     skeleton = str(table["skeleton"])
@@ -267,6 +281,8 @@ def _parse_mapping(table: Any, name: str) -> JointMapping:
         forward,
         _parse_frame_count(table.get("drop_first", 0), f"{name}: drop_first"),
         _parse_frame_count(table.get("drop_last", 0), f"{name}: drop_last"),
+        _parse_rate(table.get("recorded_fps"), f"{name}: recorded_fps"),
+        _parse_accepted(table.get("accept", []), f"{name}: accept"),
     )
 
 
@@ -295,6 +311,8 @@ def _parse_point(value: Any, place: str) -> Point:
     """Definition of one joint: a name, a midpoint, or a joint with an offset."""
     if isinstance(value, str) and value:
         return Point((value,))
+    if value is None:
+        raise DataError(f"{place}: no joint is named yet; write the joint of the recording here")
     if isinstance(value, dict) and set(value) == {"midpoint"}:
         names = value["midpoint"]
         if isinstance(names, list) and len(names) > 1 and all(isinstance(n, str) for n in names):
@@ -339,6 +357,24 @@ def _parse_frame_count(value: Any, place: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 10**6:
         raise DataError(f"{place}: expected a number of frames, found {shorten(str(value))}")
     return value
+
+
+def _parse_rate(value: Any, place: str) -> float | None:
+    """Frame rate, Hz; none if it is not given."""
+    if value is None or (_is_number(value) and SLOWEST <= value <= FASTEST):
+        return value if value is None else float(value)
+    raise DataError(
+        f"{place}: expected a rate from {SLOWEST:g} to {FASTEST:g} Hz, found {shorten(str(value))}"
+    )
+
+
+def _parse_accepted(value: Any, place: str) -> tuple[str, ...]:
+    """Kinds of faults that are accepted."""
+    if isinstance(value, list) and all(kind in ACCEPTABLE for kind in value):
+        return tuple(value)
+    raise DataError(
+        f"{place}: expected a list of {', '.join(ACCEPTABLE)}, found {shorten(str(value))}"
+    )
 
 
 def _suggestion(word: str, words: Many[str]) -> str:

@@ -17,6 +17,8 @@ from pipeline.camera import Camera, human36m_cameras, ring_of_cameras
 from pipeline.errors import DataError, UsageError
 from pipeline.files import entries, store
 from pipeline.mocap.bodies import apply_bone_lengths, sample_bone_lengths
+from pipeline.mocap.body_facts import measure_body
+from pipeline.mocap.body_faults import require_people
 from pipeline.mocap.bvh import FASTEST, SLOWEST
 from pipeline.mocap.mapping import JointMapping, read_mapping
 from pipeline.mocap.preparation import find_good_frames, floor_height, read_recording, resample
@@ -25,6 +27,7 @@ from pipeline.mocap.recordings import (
     cmu_digests,
     file_digests,
     read_splits,
+    released_name,
     select_recordings,
 )
 from pipeline.skeleton import H36M17, Skeleton, make_conversion
@@ -41,15 +44,22 @@ _HUMAN36M_SUBJECTS: dict[str, tuple[str, ...]] = {
     "test": ("S9", "S11"),
 }
 
+_BODIES = {
+    "recorded": "bodies as recorded",
+    "random_adults": "a random adult body for each subject instead of the recorded one",
+}
+"""Value of `bodies` -> how the line of a run describes it."""
+
 _log = logging.getLogger(__name__)
 
 
 class Mocap:
     """Motion capture recordings as sequences, a `MotionSource`.
 
-    Each recording becomes four sequences, one per camera, with the same joints. The defaults give
-    the benchmark of docs/mocap.md. `action` is the kind of motion; in val and test, `group` is
-    "seen" if the kind occurs in training and "unseen" if not; `valid` is false for bad frames.
+    Each recording becomes four sequences, one per camera, with the same joints. The config
+    data/mocap gives the benchmark of docs/mocap.md. `action` is the kind of motion; in val and
+    test, `group` is "seen" if the kind occurs in training and "unseen" if not; `valid` is false
+    for bad frames.
 
     Args:
         root: Folder with the recordings at any depth (.bvh, .bvh.gz, or .npz with positions), or a
@@ -61,8 +71,9 @@ class Mocap:
             recording; `human36m` centres the recording in the capture volume of a Human3.6M subject
             and uses that subject's cameras.
         fps: Frame rate of the sequences, Hz; recordings are resampled to it.
-        seed: Seed of bodies and cameras.
-        own_bodies: Whether each subject gets its own bone lengths, instead of those in the files.
+        seed: Seed of random bodies and of cameras.
+        bodies: Bone lengths of the people: `recorded` keeps those in the files; `random_adults`
+            moves each subject's motion to a random adult body, as the open benchmark does.
         images: Whether sequences have rendered images.
     """
 
@@ -75,16 +86,19 @@ class Mocap:
         cameras: Literal["virtual", "human36m"] = "virtual",
         fps: float = 50.0,
         seed: int = 0,
-        own_bodies: bool = True,
+        bodies: Literal["recorded", "random_adults"] = "recorded",
         images: bool = False,
     ) -> None:
         if cameras not in ("virtual", "human36m"):
             raise UsageError(f"cameras is {cameras!r}; choose virtual or human36m")
+        if bodies not in _BODIES:
+            raise UsageError(f"bodies is {bodies!r}; choose {' or '.join(_BODIES)}")
         if not SLOWEST <= fps <= FASTEST:
             raise UsageError(f"fps is {fps}; choose a rate from {SLOWEST:g} to {FASTEST:g} Hz")
         self.root, self.mapping, self.splits = root, mapping, splits
         self.cameras, self.fps, self.seed = cameras, fps, seed
-        self.own_bodies, self.images = own_bodies, images
+        self.bodies, self.images = bodies, images
+        self._checked = False
 
     @functools.cached_property
     def skeleton(self) -> Skeleton:
@@ -93,10 +107,9 @@ class Mocap:
 
     def describe(self) -> str:
         """Summary of the source in one line, for the log of a run."""
-        bodies = "own bodies" if self.own_bodies else "the files' body"
         return (
             f"motion capture from {self.folder}: splits {self.splits}, mapping {self.mapping}, "
-            f"{self.fps:g} Hz, {bodies}, {self.cameras} cameras, seed {self.seed}"
+            f"{self.fps:g} Hz, {_BODIES[self.bodies]}, {self.cameras} cameras, seed {self.seed}"
         )
 
     @property
@@ -177,16 +190,13 @@ class Mocap:
         Raises:
             DataError: If no frame is good.
         """
-        joints, rate = self._converted[recording.name]
-        valid = find_good_frames(
-            len(joints), self.fps, rate, self._mapping.drop_first, recording.bad
-        )
-        if not valid.any():
-            raise DataError(f"{self.folder}: {recording.name} has no good frame; exclude it")
+        self._require_people()
+        joints, _ = self._converted[recording.name]
+        valid = self._good_frames(recording)
         joints3d = joints.astype(np.float64)
         floor = recording.floor
         joints3d[..., 2] -= floor_height(joints3d, self.skeleton) if floor is None else floor
-        if self.own_bodies:
+        if self.bodies == "random_adults":
             joints3d = apply_bone_lengths(
                 joints3d, self.skeleton, sample_bone_lengths(self.seed, recording.subject)
             )
@@ -194,6 +204,38 @@ class Mocap:
             path = joints3d[valid, self.skeleton.root, :2]
             joints3d[..., :2] -= (path.min(axis=0) + path.max(axis=0)) / 2
         return joints3d.astype(np.float32), None if valid.all() else valid
+
+    def _good_frames(self, recording: Recording) -> NDArray[np.bool_]:
+        """Mask of the good frames of a recording, (T,).
+
+        Raises:
+            DataError: If no frame is good.
+        """
+        joints, rate = self._converted[recording.name]
+        dropped = self._mapping.drop_first
+        valid = find_good_frames(len(joints), self.fps, rate, dropped, recording.bad)
+        if not valid.any():
+            raise DataError(f"{self.folder}: {recording.name} has no good frame; exclude it")
+        return valid
+
+    def _require_people(self) -> None:
+        """Check once, on sampled poses, that the recordings are recordings of people.
+
+        Raises:
+            DataError: If they cannot be.
+        """
+        if self._checked:
+            return
+        wanted = [recording for recording in self._splits if recording.split != "exclude"]
+        measured = []
+        for recording in wanted:
+            (joints, rate), valid = self._converted[recording.name], self._good_frames(recording)
+            skeleton = self.skeleton
+            measured.append(
+                measure_body(recording.name, joints, skeleton, self.fps, file_fps=rate, valid=valid)
+            )
+        require_people(measured, self._mapping, str(self.folder))
+        self._checked = True
 
     def _place_cameras(
         self,
@@ -281,7 +323,7 @@ def _check_released(files: Many[Path], digests: Many[str]) -> None:
     """
     released = cmu_digests()
     for file, digest in zip(files, digests, strict=True):
-        if released.get(file.name) != digest:
+        if released.get(released_name(file)) != digest:
             raise DataError(
                 f"{file}: is not the released recording (its digest differs); "
                 "fetch it again, see `heatlift data get cmu`"

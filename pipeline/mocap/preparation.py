@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DataError
 from pipeline.files.archive import Npz
 from pipeline.mocap.bvh import FASTEST, MAX_VALUE, SLOWEST, read_bvh
-from pipeline.mocap.mapping import JointMapping
+from pipeline.mocap.mapping import SLOWEST_MOTION, JointMapping
 from pipeline.skeleton import Skeleton
 
 
@@ -28,11 +28,29 @@ def read_recording(file: Path, mapping: JointMapping) -> tuple[NDArray[np.float6
     Raises:
         DataError: If the file cannot be read completely or does not fit the mapping.
     """
-    if file.suffix != ".npz":
+    if file.suffix.lower() != ".npz":
         motion = read_bvh(file)
-        return mapping(motion, str(file)), motion.fps
+        return mapping(motion, str(file)), recorded_rate(file, motion.fps, mapping)
     positions, fps, joints = read_positions(file)
-    return mapping.map_positions(positions, joints, str(file)), fps
+    rate = recorded_rate(file, fps, mapping)
+    return mapping.map_positions(positions, joints, str(file)), rate
+
+
+def recorded_rate(file: Path, fps: float, mapping: JointMapping) -> float:
+    """Frame rate of a recording, Hz: that of its mapping, or else that of its file.
+
+    Raises:
+        DataError: If the file has too few frames per second and the mapping states no rate.
+    """
+    if mapping.recorded_fps is not None:
+        return mapping.recorded_fps
+    if fps < SLOWEST_MOTION:
+        raise DataError(
+            f"{file}: has {fps:g} frames per second; below {SLOWEST_MOTION:g} the motion between "
+            f"two frames is lost. If the file names a wrong rate, add the right one to "
+            f"{mapping.name}, as in recorded_fps: 30"
+        )
+    return fps
 
 
 def read_positions(file: Path) -> tuple[NDArray[np.float64], float, list[str]]:

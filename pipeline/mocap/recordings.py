@@ -20,6 +20,7 @@ from pipeline.mocap.mapping import UNITS
 SHIPPED = Path(__file__).parent / "cmu"
 """Folder with splits, digests, mapping and credit of the CMU recordings."""
 SUFFIXES = (".bvh", ".bvh.gz", ".npz")
+"""Suffixes of recordings, also in capitals."""
 SPLITS = ("train", "val", "test", "exclude")
 _REQUIRED_COLUMNS = ("sequence", "subject", "split")
 _RANGE = re.compile(r"(\d{1,9})-(\d{1,9})\Z")
@@ -142,9 +143,9 @@ def find_recordings(root: Path) -> dict[str, list[Path]]:
     for folder, folders, files in os.walk(root):
         folders.sort()
         for file in sorted(files):
-            suffix = next((s for s in SUFFIXES[1:] + SUFFIXES[:1] if file.endswith(s)), None)
+            suffix = next((s for s in SUFFIXES if file.lower().endswith(s)), "")
             if suffix:
-                found.setdefault(file.removesuffix(suffix), []).append(Path(folder, file))
+                found.setdefault(file[: -len(suffix)], []).append(Path(folder, file))
     if not found:
         raise DataError(
             f"{root}: holds no {', '.join(SUFFIXES)} file; "
@@ -165,6 +166,12 @@ def select_recordings(recordings: Iterable[Recording], root: Path) -> list[Path]
         paths = found.get(recording.name, [])
         if not paths:
             missing = [r.name for r in recordings if r.name not in found]
+            if not any(recording.name in found for recording in recordings):
+                raise DataError(
+                    f"{root}: has none of the {len(missing)} recordings of the table of splits "
+                    f"({_first(missing)}), but {_first(sorted(found))}; name your own table with "
+                    "splits: (docs/mocap.md), or see `heatlift data get cmu`"
+                )
             raise DataError(
                 f"{root}: lacks {len(missing)} of the recordings ({', '.join(missing[:5])}"
                 f"{', …' if len(missing) > 5 else ''}); see `heatlift data get cmu`"
@@ -175,10 +182,21 @@ def select_recordings(recordings: Iterable[Recording], root: Path) -> list[Path]
     return files
 
 
+def _first(names: list[str]) -> str:
+    """The first three of some names."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
 def cmu_digests() -> dict[str, str]:
     """SHA-256 of each CMU recording by file name, plain (.bvh) and packed by `gzip -9 -n`."""
     lines = (SHIPPED / "SHA256SUMS").read_text("utf-8").splitlines()
     return {Path(name).name: digest for digest, name in (line.split() for line in lines)}
+
+
+def released_name(path: Path) -> str:
+    """Name of a file with its suffix in small letters, as `cmu_digests` has it."""
+    name, dot, suffix = path.name.partition(".")
+    return name + dot + suffix.lower()
 
 
 def file_digests(files: Iterable[Path]) -> list[str]:
@@ -232,7 +250,7 @@ def check_cmu(root: Path) -> FolderCheck:
         found = {}
     files = [path for recording in recordings for path in found.get(recording.name, [])]
     pairs = zip(files, file_digests(files), strict=True)
-    damaged = tuple(path for path, digest in pairs if digest != released.get(path.name))
+    damaged = tuple(path for path, digest in pairs if digest != released.get(released_name(path)))
     damaged_names = {path.name.split(".")[0] for path in damaged}
     missing = tuple(r.name for r in recordings if r.name not in found)
     return FolderCheck(

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from pipeline.camera import project, world_to_camera
-from pipeline.datasets.body_checks import body_height, check_sequence, share_with_left_on_left
+from pipeline.datasets.body_checks import check_sequence
 from pipeline.datasets.validate import list_datasets, recognise_layouts, validate
 from pipeline.errors import DataError
+from pipeline.mocap.body_facts import body_height, share_with_left_on_left
 from pipeline.skeleton import H36M17
 from pipeline.sources import Sequence
 

@@ -91,6 +91,14 @@ def test_options_of_the_source_become_its_arguments(tmp_path):
         benchmark._merge_options({"root": "there"})
 
 
+def test_a_row_is_trained_on_the_bodies_that_it_is_tested_on(tmp_path):
+    """The config of the row asks for random adults, the own recordings do not."""
+    own = {"class_path": "pipeline.mocap.Mocap", "init_args": {"root": "there"}}
+    bench = benchmark.Benchmark(own, 7.0, tmp_path, tmp_path)
+    stored = yaml.safe_load(bench.data_config.read_text())["data"]["source"]["init_args"]
+    assert (stored["root"], stored["bodies"]) == ("there", "recorded")
+
+
 def test_comments_and_max_epochs_of_a_config_do_not_change_the_name_of_the_run(tmp_path):
     text = find_config("lift/martinez_mocap").read_text()
     bench = benchmark.Benchmark(SYNTHETIC, 7.0, tmp_path, tmp_path)

@@ -1,13 +1,23 @@
 """SMPL-H parameters become joints, through a tiny body model."""
 
+import dataclasses
+
 import fabricate
 import numpy as np
 import pytest
 from malformed import changed_objects, check_lines, error_line
 from scipy.spatial.transform import Rotation
 
-from pipeline.errors import UsageError
-from pipeline.mocap.amass import read_body_model, read_motion, rotation_matrices, smpl_joints
+from pipeline.errors import DataError, UsageError
+from pipeline.mocap.amass import (
+    BodyModel,
+    SmplMotion,
+    read_body_model,
+    read_motion,
+    require_same_model,
+    rotation_matrices,
+    smpl_joints,
+)
 from pipeline.mocap.convert import convert_amass, convert_amc
 from pipeline.mocap.preparation import read_positions
 
@@ -73,3 +83,63 @@ def test_malformed_files_give_one_line(tmp_path, which, count):
         np.savez(path, **changed)
         lines.append(error_line(lambda: (read_motion(motion), read_body_model(body))))
     check_lines(lines, path.name, 0.4)
+
+
+def changed_motion(tmp_path, **changes):
+    """The fabricated recording with other arrays, and its body model."""
+    motion, body = fabricate.amass(tmp_path)
+    with np.load(motion) as archive:
+        content = {**archive, **changes}
+    np.savez(motion, **{name: value for name, value in content.items() if value is not None})
+    return motion, body
+
+
+def test_two_frame_rates_in_a_file_are_an_error_until_fps_names_the_right_one(tmp_path):
+    files = changed_motion(tmp_path, mocap_framerate=120.0, mocap_frame_rate=60.0)
+    out = tmp_path / "out.npz"
+    with pytest.raises(DataError, match="mocap_framerate 120 and mocap_frame_rate 60; give the"):
+        convert_amass(*files, out)
+    with pytest.raises(DataError, match="not the 100 of --fps"):
+        convert_amass(*files, out, fps=100.0)
+    convert_amass(*files, out, fps=60.0)
+    assert read_positions(out)[1] == 60.0
+    assert read_motion(changed_motion(tmp_path, mocap_frame_rate=60.0)[0]).fps == 60.0
+
+
+def test_a_file_without_a_frame_rate_is_read_with_fps(tmp_path):
+    motion, _ = changed_motion(tmp_path, mocap_framerate=None)
+    with pytest.raises(DataError, match=r"no mocap_framerate; .* as in --fps 120"):
+        read_motion(motion)
+    assert read_motion(motion, 120.0).fps == 120.0
+
+
+def test_a_file_with_one_frame_a_second_is_an_error(tmp_path):
+    motion, _ = changed_motion(tmp_path, mocap_framerate=1.0)
+    with pytest.raises(DataError, match="mocap_framerate is 1; a rate from 10 to 1000"):
+        read_motion(motion)
+
+
+def test_joints_faster_than_a_human_are_an_error(tmp_path):
+    translation = 40.0 * np.arange(300)[:, None] / 60 * [1.0, 0, 0]  # 40 m/s
+    files = changed_motion(tmp_path, trans=translation)
+    with pytest.raises(DataError, match=r"the pelvis is faster than 40 m/s .* \(here 60 Hz\)"):
+        convert_amass(*files, tmp_path / "out.npz")
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_parameters_of_another_body_model_are_an_error(tmp_path):
+    joints = len(read_body_model(fabricate.amass(tmp_path)[1]).parents)
+    files = changed_motion(tmp_path, poses=np.zeros((300, 3 * 55)), surface_model_type="smplx")
+    with pytest.raises(DataError, match=f"parameters of SMPLX, 55 joints, .* with {joints};"):
+        convert_amass(*files, tmp_path / "out.npz")
+
+
+@pytest.mark.parametrize(("joints", "named"), [(52, "smplx"), (55, "smplh"), (24, "smplh")])
+def test_a_body_model_of_the_right_size_and_another_name_is_an_error(joints, named):
+    motion = SmplMotion(np.zeros((1, joints, 3)), np.zeros((1, 3)), np.zeros(10), 60.0, named)
+    none = np.zeros(0)
+    body = BodyModel(none, none, none, none, none, (-1,) * joints)
+    with pytest.raises(DataError, match="give the body model that the file was made with"):
+        require_same_model(motion, body, "a.npz")
+    same = dataclasses.replace(motion, model={24: "smpl", 52: "smplh", 55: "smplx"}[joints])
+    require_same_model(same, body, "a.npz")

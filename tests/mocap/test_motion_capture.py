@@ -6,15 +6,19 @@ import shutil
 import subprocess
 import sys
 
+import fabricate
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from stick_figures import motion, tree
 
 from pipeline.camera import human36m_cameras, project, world_to_camera
+from pipeline.cli.configs import find_config, shipped_configs
 from pipeline.errors import DataError, UsageError
+from pipeline.experiments.benchmark import make_source
 from pipeline.mocap.bodies import BONES, apply_bone_lengths, sample_bone_lengths
 from pipeline.mocap.mapping import read_mapping
 from pipeline.mocap.motion_capture import Mocap, assign_human36m_subjects
@@ -47,13 +51,18 @@ def few(tmp_path, shared):
     return {"root": root, "splits": str(table)}
 
 
+def read_source(config, root):
+    """The data source of a shipped config, with another root."""
+    source = yaml.safe_load(find_config(config).read_text())["data"]["source"]
+    return make_source(source | {"init_args": source["init_args"] | {"root": str(root)}})
+
+
 def people(folder):
     """Recordings as npz: a person who strides along, one file and subject each."""
-    rng = np.random.default_rng(5)
-    rest = np.cumsum(rng.normal(0, 0.2, (17, 3)), axis=0) + np.array([0, 0, 1])
     for i in range(3):
         steps = np.linspace(0, 1 + i, 40)[:, None, None] * [1.0, 0.2, 0]
-        np.savez(folder / f"p{i}.npz", positions=rest + steps, fps=50.0, joints=H36M17.joints)
+        positions = fabricate.motion(40) + steps
+        np.savez(folder / f"p{i}.npz", positions=positions, fps=50.0, joints=H36M17.joints)
     splits = ("train", "val", "test")
     rows = "".join(f"p{i},s{i},{split}\n" for i, split in enumerate(splits))
     (folder / "splits.csv").write_text("sequence,subject,split\n" + rows)
@@ -85,6 +94,7 @@ unit: in
 up: z
 forward: -y
 drop_first: 2
+accept: [bones, symmetry, proportions, sides, up, speed]  # the angles of the test are random
 joints:
   pelvis: Bip01
   right_hip: ThighR
@@ -122,7 +132,7 @@ def test_another_skeleton_loads_through_a_mapping_alone(tmp_path):
         mapping=str(tmp_path / "biped.yaml"),
         splits=str(tmp_path / "s.csv"),
         fps=30,
-        own_bodies=False,
+        bodies="recorded",
     ).sequences("test")
     assert [s.name for s in found] == ["dance.0", "dance.1", "dance.2", "dance.3"]
     place, turn = {}, {}
@@ -237,7 +247,7 @@ def test_bones_lie_in_the_ranges_of_adults(seed, subject):
 
 
 def test_positions_without_rotations_are_read_and_cut_into_splits(tmp_path):
-    mocap = Mocap(**people(tmp_path), own_bodies=False)
+    mocap = Mocap(**people(tmp_path), bodies="recorded")
     stored = np.load(tmp_path / "p1.npz")["positions"]
     found = mocap.sequences("val")[0].joints3d
     np.testing.assert_allclose(found[..., :2], stored[..., :2], atol=1e-6)
@@ -380,7 +390,31 @@ def test_a_recording_that_differs_from_the_release_is_refused(tmp_path, shared):
         Mocap(root).sequences("test")
 
 
+def test_own_recordings_keep_their_bones_and_the_run_prints_it(tmp_path):
+    mocap = Mocap(**people(tmp_path))
+    with np.load(tmp_path / "p0.npz") as stored:
+        thigh = np.linalg.norm(stored["positions"][0, 1] - stored["positions"][0, 2])
+    found = mocap.sequences("train")[0].joints3d
+    np.testing.assert_allclose(np.linalg.norm(found[:, 1] - found[:, 2], axis=-1), thigh, rtol=1e-5)
+    assert "bodies as recorded" in mocap.describe()
+    adults = Mocap(**people(tmp_path), bodies="random_adults")
+    found = adults.sequences("train")[0].joints3d
+    drawn = sample_bone_lengths(0, "s0")["knee"]
+    np.testing.assert_allclose(np.linalg.norm(found[:, 1] - found[:, 2], axis=-1), drawn, rtol=1e-5)
+    assert "a random adult body for each subject instead of the recorded one" in adults.describe()
+
+
+@pytest.mark.parametrize(
+    "path", sorted(shipped_configs().glob("*/*mocap.yaml")), ids=lambda p: p.stem
+)
+def test_every_config_of_the_open_benchmark_asks_for_random_adults(path):
+    source = yaml.safe_load(path.read_text())["data"]["source"]
+    assert source["init_args"]["bodies"] == "random_adults"
+
+
 def test_options_that_cannot_be_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="bodies is 'own'; choose recorded or random_adults"):
+        Mocap(tmp_path, bodies="own")
     with pytest.raises(UsageError, match="choose virtual or human36m"):
         Mocap(tmp_path, cameras="real")
     with pytest.raises(UsageError, match="fps is 0"):
@@ -389,7 +423,7 @@ def test_options_that_cannot_be_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_the_whole_benchmark_has_the_frames_that_its_page_states(shared):
-    mocap = Mocap(shared / "data" / "cmu_mocap")
+    mocap = read_source("data/mocap", shared / "data" / "cmu_mocap")
     rows = {row["split"]: row for row in mocap.summary()}
     assert [rows[s]["recordings"] for s in ("train", "val", "test")] == [75, 15, 39]
     assert [rows[s]["frames"] for s in ("train", "val", "test")] == [28_372, 6_350, 19_768]
@@ -402,7 +436,7 @@ def test_the_whole_benchmark_has_the_frames_that_its_page_states(shared):
 
 @pytest.mark.slow
 def test_the_mean_training_pose_scores_as_an_independent_script_found(shared):
-    mocap = Mocap(shared / "data" / "cmu_mocap")
+    mocap = read_source("data/mocap", shared / "data" / "cmu_mocap")
     poses = {}
     for split in ("train", "test"):
         poses[split] = []
@@ -418,15 +452,16 @@ def test_the_mean_training_pose_scores_as_an_independent_script_found(shared):
 
 def test_cameras_find_a_body_of_another_joint_set(tmp_path):
     arguments = people(tmp_path)
-    table = dict.fromkeys(MPII16.joints, "pelvis") | {"head_top": "head", "right_ankle": "left_hip"}
+    table = {name: name for name in MPII16.joints} | {"upper_neck": "thorax", "head_top": "head"}
+    table["thorax"] = "{midpoint: [left_shoulder, right_shoulder]}"
     lines = "".join(f"  {target}: {source}\n" for target, source in table.items())
     mapping = tmp_path / "mpii.yaml"
     mapping.write_text("skeleton: MPII16\nunit: m\nup: z\nforward: x\njoints:\n" + lines)
     arguments["mapping"] = str(mapping)
-    sequence = Mocap(**arguments, own_bodies=False).sequences("train")[0]
+    sequence = Mocap(**arguments, bodies="recorded").sequences("train")[0]
     assert sequence.skeleton is MPII16
     assert 4 < np.linalg.norm(sequence.camera.centre[:2] - sequence.joints3d[0, 6, :2]) < 8
-    with pytest.raises(UsageError, match="set own_bodies: false"):
-        Mocap(**arguments).sequences("train")
+    with pytest.raises(UsageError, match="set bodies: recorded"):
+        Mocap(**arguments, bodies="random_adults").sequences("train")
     with pytest.raises(UsageError, match="set images: false"):
-        Mocap(**arguments, own_bodies=False, images=True).sequences("train")
+        Mocap(**arguments, bodies="recorded", images=True).sequences("train")

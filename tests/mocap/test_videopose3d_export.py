@@ -122,7 +122,8 @@ def test_another_kind_of_source_is_refused(tmp_path):
 @pytest.mark.slow
 def test_the_whole_benchmark_is_exported_under_human36m_subjects(tmp_path, shared, monkeypatch):
     monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
-    source = Mocap(shared / "data" / "cmu_mocap", cameras="human36m")
+    root = shared / "data" / "cmu_mocap"
+    source = Mocap(root, bodies="random_adults", cameras="human36m")
     positions = Npz(export_videopose3d(source, tmp_path)[0]).objects("positions_3d")
     assert list(positions) == ["S1", "S5", "S6", "S7", "S8", "S9", "S11"]
     test = sum(len(a) for s in ("S9", "S11") for a in positions[s].values())
