@@ -15,7 +15,7 @@ from pipeline.mocap.body_facts import (
     share_with_left_on_left,
     share_with_matching_sides,
 )
-from pipeline.skeleton import Skeleton, make_conversion
+from pipeline.skeleton import Skeleton
 from pipeline.sources import Samples, Sequence
 
 HEIGHT_RANGE = (1.0, 2.3)
