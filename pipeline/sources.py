@@ -117,7 +117,6 @@ class CocoGroundTruth:
         annotations: COCO's annotation file; its people without a sample count as missed.
         image_ids: COCO's image id of each sample, (M,).
         scores: Score of each sample's box, (M,); 1 for exact boxes.
-        areas: Area of each sample's box in square pixels, (M,).
         about: Description of the boxes, printed with the evaluation protocol.
     """
 
@@ -125,7 +124,6 @@ class CocoGroundTruth:
     annotations: str
     image_ids: NDArray[np.int64]
     scores: NDArray[np.float64]
-    areas: NDArray[np.float64]
     about: str
 
 

@@ -35,7 +35,8 @@ class People:
         ids: Ids of the annotations, (N,).
         joints2d: Joints in pixels, (N, J, 2), float32; NaN where unlabelled.
         labelled: Labelled joints, including hidden ones, (N, J).
-        boxes: x, y, width, height in pixels, inside the photograph, (N, 4), float32.
+        boxes: x, y, width, height in pixels, cut to the photograph, (N, 4), float32; the last pixel
+            is at x + width.
         areas: Areas of the people in square pixels, for OKS, (N,).
     """
 
@@ -69,7 +70,10 @@ class DetectedPeople:
 def require_inside(
     box: NDArray[np.floating], width: float, height: float, place: str
 ) -> NDArray[np.float64]:
-    """Clip a box (x, y, width, height) to the image, (4,).
+    """Clip a box (x, y, width, height) to the image, (4,): from its first to its last pixel.
+
+    A box of w pixels has its last one at x + w - 1, so the result is one pixel narrower and lower;
+    HRNet and the simple baseline were trained and tested on such boxes.
 
     Raises:
         DataError: If the box is outside the image.
@@ -84,7 +88,7 @@ def require_inside(
         raise DataError(
             f"{place}: the box {x:g}, {y:g}, {w:g}, {h:g} lies outside {width:g}x{height:g}"
         )
-    return np.array([left, top, right - left + 1.0, bottom - top + 1.0])
+    return np.array([left, top, right - left, bottom - top])
 
 
 def read_images(document: Any, path: Path) -> dict[int, tuple[str, float, float]]:
@@ -287,7 +291,6 @@ class Coco:
             annotations=str(self.annotations(split)),
             image_ids=ids,
             scores=scores,
-            areas=samples.boxes[:, 2:].prod(axis=1, dtype=np.float64),
             about=about,
         )
         samples = dataclasses.replace(samples, truths=() if split == "train" else (truth,))
@@ -295,6 +298,8 @@ class Coco:
 
     def detected(self, split: Split, boxes: str, *, threshold: float = 0.0) -> DetectedPeople:
         """Read the boxes that a person detector found on the photographs of a split.
+
+        They stay as they are, also where they reach out of the photograph.
 
         Args:
             split: Split with the photographs.
@@ -320,17 +325,18 @@ class Coco:
             if required_key(record, "category_id", place) != 1 or score < threshold:
                 continue
             name, width, height = images[image_id]
-            rows.append((name, image_id, require_inside(box, width, height, place), score))
+            require_inside(box, width, height, place)
+            rows.append((name, image_id, box, score))
         if not rows:
             raise DataError(f"{path}: has no person with a score of {threshold:g} or more")
-        files, image_ids, clipped, scores = zip(*rows, strict=True)
+        files, image_ids, found, scores = zip(*rows, strict=True)
         shape = (len(rows), len(self.skeleton))
         samples = Samples(
             skeleton=self.skeleton,
             images=Photographs([self.folder(split) / name for name in files]),
             joints2d=np.full((*shape, 2), np.nan, np.float32),
             labelled=np.zeros(shape, bool),
-            boxes=np.stack(clipped).astype(np.float32),
+            boxes=np.stack(found).astype(np.float32),
             ids=tuple(f"{name}#{index}" for index, name in enumerate(files)),
         )
         return DetectedPeople(samples, np.array(image_ids, np.int64), np.array(scores))

@@ -166,8 +166,9 @@ class ImageStage(Stage):
         found = to_image_pixels(joints2d, batch["matrix"])
         true = to_image_pixels(batch["joints2d"], batch["matrix"])
         hits.update(found, true, batch["scale"], batch["weight"] > 0)
+        area = shown_areas(batch["matrix"], self.input_size)
         for benchmark_metric in self.benchmark_metrics:
-            benchmark_metric.update(batch["index"], found, score)
+            benchmark_metric.update(batch["index"], found, score, area)
 
     def conclude(self, split: Split) -> None:
         """Log the shares of joints found and the benchmark metrics; print the test's."""
@@ -254,6 +255,16 @@ def make_examples(
         {name: array[i] for name, array in arrays.items()} | {"name": str(int(batch["index"][i]))}
         for i in range(len(arrays["image"]))
     ]
+
+
+def shown_areas(matrix: Tensor, size: tuple[int, int]) -> Tensor:
+    """Areas that crops show, square pixels of the whole images, (B,), float64.
+
+    Args:
+        matrix: Affine maps from pixels of the image to pixels of the crop, (B, 2, 3).
+        size: Width and height of the crops in pixels.
+    """
+    return size[0] * size[1] / torch.linalg.det(matrix[:, :, :2].double()).abs()
 
 
 def to_image_pixels(joints2d: Tensor, matrix: Tensor) -> Tensor:

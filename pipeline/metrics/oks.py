@@ -57,7 +57,7 @@ def oks_nms(
     Args:
         joints: Joints, pixels, COCO17, (N, 17, 2).
         scores: Score of each person, (N,).
-        areas: Area of each person's box in square pixels, (N,).
+        areas: Area of each person in square pixels, (N,); in published numbers that of the crop.
         threshold: A person with a larger OKS than this to a better one is left out.
 
     Source: Papandreou et al. 2017, section 3.4; similarity relative to the mean of the two areas.
@@ -168,7 +168,7 @@ class OksAP(ExactSumMetric):
             image_ids: Image of each person, (B,).
             joints: x, y in pixels and score of each joint, COCO17, (B, 17, 3).
             scores: Score of each person (see `rescore`), (B,).
-            areas: Area of each person's box in square pixels, (B,).
+            areas: Area of each person for `oks_nms`, square pixels, (B,).
         """
         columns = torch.stack([part.double() for part in (image_ids, scores, areas)], dim=1)
         self.rows.append(torch.cat([columns, joints.double().flatten(1)], dim=1))

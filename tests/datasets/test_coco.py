@@ -25,26 +25,26 @@ def test_people_come_with_their_joints_boxes_and_ids(tmp_path):
         samples.joints2d[2][flat[:, 2] > 0], flat[flat[:, 2] > 0, :2], rtol=1e-6
     )
     assert np.isnan(samples.joints2d[2][flat[:, 2] == 0]).all()
-    np.testing.assert_allclose(samples.boxes[2], [7, 4, 44, 38])
+    np.testing.assert_allclose(samples.boxes[2], [7, 4, 43, 37])  # 44 x 38 pixels
     assert samples.ids[2] == "000000000009.jpg#102"
     assert samples.images.size(2) == (64, 48)
 
 
-def test_a_box_is_cut_to_the_image():
+def test_a_box_is_cut_to_the_image_and_ends_at_its_last_pixel():
     np.testing.assert_allclose(
-        require_inside(np.array([-3.0, 4, 20, 60]), 64, 48, "x"), [0, 4, 17, 44]
+        require_inside(np.array([-3.0, 4, 20, 60]), 64, 48, "x"), [0, 4, 16, 43]
     )
     with pytest.raises(DataError, match=r"x: the box .* lies outside 64x48"):
         require_inside(np.array([70.0, 4, 20, 60]), 64, 48, "x")
 
 
-def test_boxes_of_a_detector_become_unlabelled_samples(tmp_path):
+def test_boxes_of_a_detector_become_unlabelled_samples_and_are_not_cut(tmp_path):
     found = Coco(str(fabricate.coco(tmp_path))).detected(
         "val", str(tmp_path / "person_detections.json"), threshold=0.1
     )
     assert found.image_ids.tolist() == [7, 8]
     assert found.scores.tolist() == [0.9, 0.2]
-    np.testing.assert_allclose(found.samples.boxes, [[0, 4, 17, 30], [5, 4, 59, 30]])
+    np.testing.assert_allclose(found.samples.boxes, [[-3, 4, 20, 30], [5, 4, 500, 30]])
     assert not found.samples.labelled.any()
 
 

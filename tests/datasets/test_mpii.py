@@ -34,9 +34,9 @@ def test_head_sizes_are_diagonals_in_the_order_of_the_list(tmp_path):
     )
 
 
-def test_posenets_boxes_of_mpii_are_taken_as_they_are(tmp_path):
+def test_posenets_boxes_of_mpii_end_at_their_last_pixel(tmp_path):
     samples = Mpii(str(fabricate.mpii_coco(tmp_path))).samples("test")
-    np.testing.assert_allclose(samples.boxes[:2], [[5, 4, 44, 38], [6, 4, 44, 38]])
+    np.testing.assert_allclose(samples.boxes[:2], [[5, 4, 43, 37], [6, 4, 43, 37]])
     assert samples.ids[:2] == ("000000000007.jpg#100", "000000000008.jpg#101")
 
 

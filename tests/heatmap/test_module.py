@@ -1,10 +1,12 @@
 import functools
 
+import fabricate
 import numpy as np
 import pytest
 import torch
 from trainers import quiet_trainer
 
+from pipeline.datasets.coco import Coco
 from pipeline.errors import UsageError
 from pipeline.heatmap import HeatmapDataModule, HeatmapModule, HRNet, targets
 from pipeline.heatmap.crop import Augmentation
@@ -152,6 +154,17 @@ def test_pck_counts_in_the_whole_image_and_predictions_come_in_its_pixels(tmp_pa
     size = np.nanmax(np.nanmax(samples.joints2d, 1) - np.nanmin(samples.joints2d, 1), axis=1)
     near = np.linalg.norm(found - samples.joints2d, axis=-1) <= 0.2 * size[:, None]
     assert results["test/pck_0.2"] == pytest.approx(near[samples.labelled].mean(), abs=1e-6)
+
+
+def test_oks_nms_uses_the_area_that_the_crop_shows(tmp_path):
+    data = HeatmapDataModule(
+        Coco(str(fabricate.coco(tmp_path))), skeleton="COCO17", input_size=(64, 96), padding=1.25
+    )
+    module = HeatmapModule(narrow(), skeleton="COCO17", input_size=(64, 96), padding=1.25)
+    quiet_trainer(tmp_path).test(module, data, verbose=False)
+    areas = module.benchmark_metrics[0].metric.rows[0][:, 2]
+    # The box of 43 x 37 pixels fills the width: 43 x 64.5, and 1.25 times that per side.
+    torch.testing.assert_close(areas, torch.full((4,), 43 * 64.5 * 1.25**2).double())
 
 
 def test_a_fit_can_start_from_another_runs_weights(tmp_path):
