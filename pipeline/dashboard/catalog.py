@@ -31,6 +31,7 @@ _POSE = (
     ("acceleration", "error of the joint accelerations between frames"),
 )
 
+_RIGID = "MPJPE after the best rotation and shift of each pose, without scale (integral)"
 
 _EVALUATED = (
     Metric("loss", "-", "training loss on this split", "min"),
@@ -40,6 +41,8 @@ _EVALUATED = (
     Metric("pckh_0.5", "share", "joints within half a head size (MPII)", "max"),
     Metric("oks_ap", "share", "average precision over object joint similarity (COCO)", "max"),
     *(Metric(f"{name}_mm", "mm", f"{what}; mean over frames", "min") for name, what in _POSE),
+    Metric("rigid_mpjpe_mm", "mm", f"{_RIGID}; mean over frames", "min"),
+    Metric("rigid_mpjpe_action_mean_mm", "mm", f"{_RIGID}; mean over actions", "min"),
     *(
         Metric(f"{name}_action_mean_mm", "mm", f"{what}; mean over actions", "min")
         for name, what in _POSE

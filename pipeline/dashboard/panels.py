@@ -20,7 +20,7 @@ from pipeline.dashboard.show import (
     log_video,
     warn_on_failure,
 )
-from pipeline.metrics.motion_table import QUANTITIES, PoseErrorReport
+from pipeline.metrics.motion_table import PoseErrorReport
 from pipeline.skeleton import H36M17, Skeleton
 from pipeline.training.transfer import WeightsReport
 
@@ -210,11 +210,12 @@ def log_lift_panels(
 
 
 def _report_panels(trainer: pl.Trainer, report: PoseErrorReport, split: str) -> None:
-    rows = [(row.name, row.frames, *(getattr(row, q) for q in QUANTITIES)) for row in report.rows]
+    names = report.quantities
+    rows = [(row.name, row.frames, *(getattr(row, q) for q in names)) for row in report.rows]
     frames = sum(row.frames for row in report.rows)
-    rows.append(("mean over frames", frames, *(report.frame_mean[q] for q in QUANTITIES)))
-    rows.append(("mean over actions", frames, *(report.action_mean[q] for q in QUANTITIES)))
-    columns = ["action", "frames", *(f"{q}_mm" for q in QUANTITIES)]
+    rows.append(("mean over frames", frames, *report.frame_mean.values()))
+    rows.append(("mean over actions", frames, *report.action_mean.values()))
+    columns = ["action", "frames", *(f"{q}_mm" for q in names)]
     log_table(trainer, f"{split}/per_action", columns, rows)
     actions = [row.name for row in report.rows]
     errors = [row.mpjpe for row in report.rows]

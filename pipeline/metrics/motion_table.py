@@ -22,15 +22,26 @@ from pipeline.metrics.functional import (
     joint_distances,
     map_blocks,
     paired_frames,
+    rigid_errors,
     scaled_errors,
 )
 
 QUANTITIES = ("mpjpe", "p_mpjpe", "n_mpjpe", "mpjve", "acceleration")
 """The columns of a `PoseErrorReport`: mm, mm, mm, mm per frame, mm per frame squared."""
 
+RIGID_QUANTITIES = (*QUANTITIES[:2], "rigid_mpjpe", *QUANTITIES[2:])
+"""The same and, after P-MPJPE, the MPJPE after rigid alignment; see `PoseErrorTable`."""
+
 _MOTION_QUANTITIES = ("mpjve", "acceleration")
 
-_TITLES = ("MPJPE", "P-MPJPE", "N-MPJPE", "MPJVE", "accel.")
+_TITLES = {
+    "mpjpe": "MPJPE",
+    "p_mpjpe": "P-MPJPE",
+    "rigid_mpjpe": "rigid",
+    "n_mpjpe": "N-MPJPE",
+    "mpjve": "MPJVE",
+    "acceleration": "accel.",
+}
 
 _STEPS_PER_MM = 2.0**20
 """Sums of a sequence are rounded to 1 / 2^20 mm. Adding them is then exact in float64, up to 8,000
@@ -48,11 +59,12 @@ class PoseErrorRow:
     n_mpjpe: float
     mpjve: float
     acceleration: float
+    rigid_mpjpe: float = math.nan
 
 
 @dataclass
 class PoseErrorReport:
-    """Errors that a `PoseErrorTable` computed, millimetres; see `QUANTITIES`.
+    """Errors that a `PoseErrorTable` computed, millimetres; see `QUANTITIES`, `RIGID_QUANTITIES`.
 
     Args:
         rows: Errors of each action that has frames, in the table's order.
@@ -67,6 +79,11 @@ class PoseErrorReport:
     action_mean: dict[str, float]
     per_joint: dict[str, float]
 
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """The columns: `QUANTITIES` or `RIGID_QUANTITIES`."""
+        return tuple(self.frame_mean)
+
     def text(self, protocol: str) -> str:
         """The report as a plain table under one line with its evaluation protocol.
 
@@ -74,18 +91,19 @@ class PoseErrorReport:
         """
         frames = sum(row.frames for row in self.rows)
         lines: list[tuple[str, int, Sequence[float]]] = [
-            (row.name, row.frames, [getattr(row, name) for name in QUANTITIES]) for row in self.rows
+            (row.name, row.frames, [getattr(row, name) for name in self.quantities])
+            for row in self.rows
         ]
         lines.append(("mean over frames", frames, list(self.frame_mean.values())))
         lines.append(("mean over actions", frames, list(self.action_mean.values())))
         width = max(len(name) for name, _, _ in lines)
         known = [
             column
-            for column, name in enumerate(QUANTITIES)
+            for column, name in enumerate(self.quantities)
             if name not in _MOTION_QUANTITIES
             or any(math.isfinite(getattr(row, name)) for row in self.rows)
         ]
-        titles = "".join(f"{_TITLES[column]:>9}" for column in known)
+        titles = "".join(f"{_TITLES[self.quantities[column]]:>9}" for column in known)
         head = f"{'mm':<{width}} {'frames':>9}{titles}"
         body = [
             f"{name:<{width}} {count:>9,}" + "".join(f"{values[column]:>9.2f}" for column in known)
@@ -104,6 +122,7 @@ class PoseErrorTable(ExactSumMetric):
     Args:
         actions: Names of the actions, one per row; `update` takes the index.
         joints: Names of the joints.
+        rigid: Whether the error after rigid alignment is computed, too.
     """
 
     higher_is_better = False
@@ -112,12 +131,15 @@ class PoseErrorTable(ExactSumMetric):
     counts: Tensor
     joint_sums: Tensor
 
-    def __init__(self, actions: Sequence[str], joints: Sequence[str]) -> None:
+    def __init__(
+        self, actions: Sequence[str], joints: Sequence[str], *, rigid: bool = False
+    ) -> None:
         super().__init__()
         self.actions, self.joints = tuple(actions), tuple(joints)
+        self.quantities = RIGID_QUANTITIES if rigid else QUANTITIES
         for name, shape in (
-            ("sums", (len(self.actions), len(QUANTITIES))),
-            ("counts", (len(self.actions), len(QUANTITIES))),
+            ("sums", (len(self.actions), len(self.quantities))),
+            ("counts", (len(self.actions), len(self.quantities))),
             ("joint_sums", (len(self.joints),)),
         ):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
@@ -157,7 +179,8 @@ class PoseErrorTable(ExactSumMetric):
         a, b = a[use], b[use]
         distances = map_blocks(joint_distances, a, b) if len(a) else a.new_zeros(a.shape[:2])
         columns = [distances.mean(1)]
-        for errors in (aligned_errors, scaled_errors):
+        rigid = [rigid_errors] if "rigid_mpjpe" in self.quantities else []
+        for errors in (aligned_errors, *rigid, scaled_errors):
             columns.append(map_blocks(errors, a, b) if len(a) else distances[:, 0])
         columns += [velocities, accelerations]
         sums = torch.stack([column.sum() for column in columns]) * MILLIMETRES
@@ -174,14 +197,18 @@ class PoseErrorTable(ExactSumMetric):
         frames = self.counts[:, 0]
         means = (self.sums / self.counts)[frames > 0]
         rows = [
-            PoseErrorRow(self.actions[i], int(frames[i]), *means[n].tolist())
+            PoseErrorRow(
+                self.actions[i],
+                int(frames[i]),
+                **dict(zip(self.quantities, means[n].tolist(), strict=True)),
+            )
             for n, i in enumerate(frames.nonzero()[:, 0].tolist())
         ]
         overall = self.sums.sum(0) / self.counts.sum(0)
         joints = self.joint_sums / frames.sum()
         return PoseErrorReport(
             rows,
-            dict(zip(QUANTITIES, overall.tolist(), strict=True)),
-            dict(zip(QUANTITIES, means.nanmean(0).tolist(), strict=True)),
+            dict(zip(self.quantities, overall.tolist(), strict=True)),
+            dict(zip(self.quantities, means.nanmean(0).tolist(), strict=True)),
             dict(zip(self.joints, joints.tolist(), strict=True)),
         )
