@@ -34,7 +34,7 @@ def validate(folder: str, *, skip_bad: int = 0) -> None:
 
     Args:
         folder: Folder of the data set.
-        skip_bad: Largest number of damaged files that are skipped and listed.
+        skip_bad: Largest number of damaged files and bad annotations that are skipped and listed.
 
     Raises:
         DataError: If a check fails.

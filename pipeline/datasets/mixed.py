@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.datasets.photos import ConcatenatedImages
 from pipeline.errors import UsageError
 from pipeline.skeleton import SKELETONS, Skeleton, make_conversion
-from pipeline.sources import ImageSource, Samples, Split
+from pipeline.sources import ImageSource, Remarks, Samples, Split
 
 
 def convert_joint_set(samples: Samples, skeleton: Skeleton) -> Samples:
@@ -28,18 +28,12 @@ def convert_joint_set(samples: Samples, skeleton: Skeleton) -> Samples:
     labelled = joint_map.score(samples.labelled.astype(np.float32)) > 0
     joints2d = np.where(labelled[..., None], joint_map.joints(samples.joints2d), np.nan)
     joints3d = None if samples.joints3d is None else joint_map.joints(samples.joints3d)
-    return Samples(
+    return dataclasses.replace(
+        samples,
         skeleton=skeleton,
-        images=samples.images,
         joints2d=joints2d.astype(np.float32),
         labelled=labelled,
-        boxes=samples.boxes,
         joints3d=joints3d,
-        focal=samples.focal,
-        principal=samples.principal,
-        ids=samples.ids,
-        actions=samples.actions,
-        truths=samples.truths,
     )
 
 
@@ -98,6 +92,7 @@ class MixedSource:
                 for part, first in zip(parts, np.cumsum([0, *map(len, parts[:-1])]), strict=True)
                 for truth in part.truths
             ),
+            remarks=sum((part.remarks for part in parts), Remarks()),
         )
 
 

@@ -117,7 +117,8 @@ def oks_ap(
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         truth = COCO(str(annotations) if isinstance(annotations, Path) else None)
         if isinstance(annotations, dict):
-            truth.dataset = annotations
+            people_of_truth = [dict(person) for person in annotations["annotations"]]
+            truth.dataset = {**annotations, "annotations": people_of_truth}  # it writes into them
             truth.createIndex()
         unknown = sorted(set(map(int, image_ids)) - set(truth.getImgIds()))
         if unknown:
@@ -148,7 +149,7 @@ class OksAP(ExactSumMetric):
     """COCO's ten metrics of all people that `update` was called with, in any order and process.
 
     Args:
-        annotations: Path of COCO's annotation file.
+        annotations: Path of COCO's annotation file, or its content.
         nms: Threshold of `oks_nms`, applied to the people of each image; none to keep all.
     """
 
@@ -156,9 +157,10 @@ class OksAP(ExactSumMetric):
     is_differentiable = False
     rows: list[Tensor]
 
-    def __init__(self, annotations: str, *, nms: float | None = 0.9) -> None:
+    def __init__(self, annotations: str | dict[str, Any], *, nms: float | None = 0.9) -> None:
         super().__init__()
-        self.annotations, self.nms = Path(annotations), nms
+        self.annotations = Path(annotations) if isinstance(annotations, str) else annotations
+        self.nms = nms
         self.add_state("rows", [], dist_reduce_fx="cat")
 
     def update(self, image_ids: Tensor, joints: Tensor, scores: Tensor, areas: Tensor) -> None:

@@ -52,6 +52,23 @@ def test_coco_style_lists_with_16_joints_are_read_too(tmp_path):
     assert samples.joints2d.shape == (4, 16, 2)
 
 
+def test_a_bad_entry_of_the_list_takes_its_head_size_with_it(tmp_path):
+    root = fabricate.mpii(tmp_path)
+    path = root / "annot" / "valid.json"
+    people = json.loads(path.read_text())
+    people[1]["joints_vis"][3] = 7
+    people[2]["joints"][3], people[2]["joints_vis"][3] = [0, 0], 1
+    path.write_text(json.dumps(people))
+    with pytest.raises(DataError, match=r"\[1\]: a joint has the visibility 7; write 0"):
+        Mpii(str(root)).samples("test")
+    whole = Mpii(str(root)).head_truth()
+    samples = Mpii(str(root), skip_bad=1).samples("test")
+    assert [name.split("#")[1] for name in samples.ids] == ["0", "2", "3"]
+    np.testing.assert_array_equal(samples.truths[0].joints2d, whole.joints2d[[0, 2, 3]])
+    assert not samples.labelled[1, 3]
+    assert samples.remarks.doubts[0].startswith("joints at (0, 0) with a visibility above 0")
+
+
 @pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
 def test_malformed_lists_give_one_line(tmp_path, count):
     (tmp_path / "images").mkdir()
