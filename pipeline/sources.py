@@ -190,6 +190,8 @@ class Samples:
         actions: Action in each sample, by which tables group samples; None if unknown.
         truths: Ground truth of published benchmarks.
         remarks: What the reader computed, doubted and left out.
+        source_names: Names of the data sources that the samples come from; empty if it is one.
+        source_index: Index into `source_names` of each sample, (N,); None if it is one.
     """
 
     skeleton: Skeleton
@@ -204,6 +206,8 @@ class Samples:
     actions: tuple[str, ...] | None = None
     truths: tuple[GroundTruth, ...] = ()
     remarks: Remarks = Remarks()
+    source_names: tuple[str, ...] = ()
+    source_index: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.joints2d)

@@ -108,6 +108,12 @@ PANELS: tuple[Panel, ...] = (
         "every heatmap of one image, with the value of its peak",
     ),
     Panel("<split>/pck_per_joint", "image", "heatmap", "PCK@0.1 of each joint as bars"),
+    Panel(
+        "<split>/pck_per_source",
+        "table",
+        "heatmap",
+        "PCK of all joints and of the limb joints for each source of a mixture",
+    ),
     Panel("<split>/oks_ap", "table", "heatmap", "the ten metrics of COCO"),
     Panel("<split>/pckh_0.5", "table", "heatmap", "PCKh@0.5 of each body part (MPII)"),
     Panel("<split>/relations", "image", "integral", "attention between each pair of joints"),

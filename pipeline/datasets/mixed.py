@@ -74,6 +74,7 @@ class MixedSource:
         numbered = [f"{part}:{index}" for part, s in enumerate(parts) for index in range(len(s))]
         ids = [name for s in parts for name in (s.ids or ("",) * len(s))]
         actions = [name for s in parts for name in (s.actions or ("unknown",) * len(s))]
+        names, index = _number_sources(self.sources, parts)
         return Samples(
             skeleton=self.skeleton,
             images=ConcatenatedImages([part.images for part in parts]),
@@ -93,7 +94,27 @@ class MixedSource:
                 for truth in part.truths
             ),
             remarks=sum((part.remarks for part in parts), Remarks()),
+            source_names=names,
+            source_index=index,
         )
+
+
+def _number_sources(
+    sources: Many[ImageSource], parts: Many[Samples]
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Distinct names of the sources, class and folder, and the index of each sample's, (N,)."""
+    names: list[str] = []
+    indices = []
+    for source, samples in zip(sources, parts, strict=True):
+        root = getattr(source, "root", None)
+        name = type(source).__name__ + (f" {root.name}" if isinstance(root, Path) else "")
+        inner = samples.source_index
+        own = np.zeros(len(samples), np.int64) if inner is None else inner
+        indices.append(own + len(names))
+        for base in samples.source_names or (name,):
+            same = sum(other == base or other.startswith(f"{base} #") for other in names)
+            names.append(f"{base} #{same + 1}" if same else base)
+    return tuple(names), np.concatenate(indices)
 
 
 def _with_root_below(root: Path, source: ImageSource) -> ImageSource:

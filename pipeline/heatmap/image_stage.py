@@ -16,7 +16,7 @@ from pipeline.errors import UsageError
 from pipeline.heatmap import targets
 from pipeline.heatmap.benchmark_metrics import BenchmarkMetric, make_benchmark_metrics
 from pipeline.heatmap.resnet import ImageNormaliser
-from pipeline.metrics.pck import PCK
+from pipeline.metrics.pck import PCK, PCKPerSource
 from pipeline.skeleton import get_skeleton
 from pipeline.sources import Split
 from pipeline.training.schedules import Schedule
@@ -89,6 +89,7 @@ class ImageStage(Stage):
             {"val": PCK(self.skeleton.joints), "test": PCK(self.skeleton.joints)}
         )
         self.benchmark_metrics: list[BenchmarkMetric] = []
+        self.source_hits: PCKPerSource | None = None
         self.examples: list[dict[str, Any]] = []
         self.report: dict[str, float] = {}
 
@@ -140,8 +141,12 @@ class ImageStage(Stage):
         """Reset the examples and metrics of the last evaluation."""
         self.examples = []
         cast(PCK, self.hits[split]).reset()
-        truths = self.data_module.evaluation_sets[split].truths
-        self.benchmark_metrics = make_benchmark_metrics(truths, self.skeleton, self.device)
+        crops = self.data_module.evaluation_sets[split]
+        self.benchmark_metrics = make_benchmark_metrics(crops.truths, self.skeleton, self.device)
+        self.source_hits = None
+        if len(crops.source_names) > 1:
+            per_source = PCKPerSource(crops.source_names, self.skeleton.joints)
+            self.source_hits = per_source.to(self.device)
 
     def update_metrics(
         self,
@@ -166,6 +171,11 @@ class ImageStage(Stage):
         found = to_image_pixels(joints2d, batch["matrix"])
         true = to_image_pixels(batch["joints2d"], batch["matrix"])
         hits.update(found, true, batch["scale"], batch["weight"] > 0)
+        if self.source_hits is not None:
+            index = batch["index"].cpu().numpy()
+            source = self.data_module.evaluation_sets[split].source_index[index]
+            origin = torch.from_numpy(source).to(found.device)
+            self.source_hits.update(origin, found, true, batch["scale"], batch["weight"] > 0)
         area = shown_areas(batch["matrix"], self.input_size)
         for benchmark_metric in self.benchmark_metrics:
             benchmark_metric.update(batch["index"], found, score, area)
@@ -177,6 +187,11 @@ class ImageStage(Stage):
             if split == "val" or math.isfinite(self.report[name]):  # detected boxes have no labels
                 metric = f"{split}/{name.replace('@', '_')}"
                 self.log(metric, self.report[name], prog_bar=name == "pck@0.1")
+        if self.source_hits is not None:
+            rows, columns = self.source_hits.compute(), self.source_hits.columns
+            show.log_table(self.trainer, f"{split}/pck_per_source", columns, rows)
+            if split == "test":
+                self.print(_source_table(columns, rows))
         self._log_benchmarks(split)
 
     def _log_benchmarks(self, split: Split) -> None:
@@ -226,6 +241,18 @@ class ImageStage(Stage):
         Cell c mirrors to W/4-1-c exactly, and to W/4-1/4-c where pixel x is in cell x/4.
         """
         return round((targets.EXACT_CELLS - self.offset) * 2 / targets.STRIDE)
+
+
+def _source_table(columns: tuple[str, ...], rows: list[tuple[str | int | float, ...]]) -> str:
+    """Rows of `PCKPerSource` as a plain table, shares in per cent."""
+    cells = [
+        [f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in [list(columns), *cells]
+    )
 
 
 def _percent(share: float) -> float:

@@ -157,8 +157,9 @@ class HeatmapModule(ImageStage):
         """Evaluation protocol of the logged metrics, one line."""
         width, height = self.input_size
         flip = "on" if self.flip_test else "off"
-        source = self.data_module.source
+        data = self.data_module
         return (
-            f"{split} split of {source.describe()}; {self.skeleton.name}, {width}x{height}, "
+            f"{split} split of {data.source.describe()}: {data.evaluation_sets[split].describe()}; "
+            f"{self.skeleton.name}, {width}x{height}, "
             f"decode {self.decoding}, flip test {flip}"
         )

@@ -222,10 +222,11 @@ class IntegralModule(ImageStage):
     def protocol(self, split: str) -> str:
         """Evaluation protocol of the logged metrics, one line."""
         source = self.data_module.source.describe()
+        content = self.data_module.evaluation_sets[split].describe()
+        flip = "on" if self.flip_test else "off"
         return (
-            f"{split} split of {source}; images; {len(self.evaluated_joints)} joints, visible or "
-            f"not, root-relative, true root depth; flip test {'on' if self.flip_test else 'off'}; "
-            "mm"
+            f"{split} split of {source}: {content}; {len(self.evaluated_joints)} joints, visible "
+            f"or not, root-relative, true root depth; flip test {flip}; mm"
         )
 
     def _back_project(self, joints: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
