@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,18 +134,17 @@ class CocoGroundTruth:
 
     Args:
         rows: Indices of the samples that count, ascending, (M,).
-        annotations: COCO's annotation file; its people without a sample count as missed.
+        annotations: COCO's annotation file as a document with all keys that its evaluation needs;
+            its people without a sample count as missed.
         image_ids: COCO's image id of each sample, (M,).
         scores: Score of each sample's box, (M,); 1 for exact boxes.
-        areas: Area of each sample's box in square pixels, (M,).
         about: Description of the boxes, printed with the evaluation protocol.
     """
 
     rows: NDArray[np.int64]
-    annotations: str
+    annotations: dict[str, Any]
     image_ids: NDArray[np.int64]
     scores: NDArray[np.float64]
-    areas: NDArray[np.float64]
     about: str
 
 
@@ -171,6 +170,28 @@ class MpiiGroundTruth:
 GroundTruth = CocoGroundTruth | MpiiGroundTruth
 
 
+@dataclass(frozen=True)
+class Remarks:
+    """What a reader did about an incomplete or doubtful file, for runs and for `validate` to print.
+
+    Args:
+        computed: What the file lacks and how it was computed.
+        doubts: What looks wrong in the file, and how it was read.
+        skipped: Messages about damaged files and bad annotations that were left out.
+    """
+
+    computed: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    def __add__(self, other: Remarks) -> Remarks:
+        return Remarks(
+            self.computed + other.computed,
+            self.doubts + other.doubts,
+            self.skipped + other.skipped,
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Samples:
     """Single images of people with labelled joints; sample i is a person on image i of `images`.
@@ -188,6 +209,9 @@ class Samples:
         ids: Name of each sample in messages (a file, a frame of a sequence).
         actions: Action in each sample, by which tables group samples; None if unknown.
         truths: Ground truth of published benchmarks.
+        remarks: What the reader computed, doubted and left out.
+        source_names: Names of the data sources that the samples come from; empty if it is one.
+        source_index: Index into `source_names` of each sample, (N,); None if it is one.
     """
 
     skeleton: Skeleton
@@ -201,6 +225,9 @@ class Samples:
     ids: tuple[str, ...] | None = None
     actions: tuple[str, ...] | None = None
     truths: tuple[GroundTruth, ...] = ()
+    remarks: Remarks = Remarks()
+    source_names: tuple[str, ...] = ()
+    source_index: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.joints2d)

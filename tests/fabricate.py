@@ -132,6 +132,7 @@ def mpii_coco(root: Path, people: int = 4) -> Path:
         document["categories"][0]["keypoints"] = list(MPII16.joints)
         for person in document["annotations"]:
             person["keypoints"] = person["keypoints"][:48]
+            person["num_keypoints"] = sum(flag > 0 for flag in person["keypoints"][2::3])
         (root / "annotations" / f"{split}.json").write_text(json.dumps(document))
         for image in document["images"]:
             photograph(root / "images" / image["file_name"], seed=image["id"])
@@ -351,8 +352,8 @@ def human36m_posenet(root: Path, *, shifted: bool = False) -> Path:
                     {
                         "id": len(images),
                         "file_name": name,
-                        "width": 1000,
-                        "height": 1002,
+                        "width": camera.size[0],
+                        "height": camera.size[1],
                         "subject": int(number),
                         "action_name": "Directions",
                         "action_idx": 2,

@@ -48,7 +48,7 @@ def validate(
 
     Args:
         folder: Folder of the data set.
-        skip_bad: Largest number of damaged files that are skipped and listed.
+        skip_bad: Largest number of damaged files and bad annotations that are skipped and listed.
         mapping: Joint mapping of motion capture: a YAML file, or a name such as cmu. All recordings
             in the folder are read through it and checked, without a table of splits.
         image: Path of the PNG file with four frames that is written if a mapping is given; by

@@ -31,6 +31,7 @@ _POSE = (
     ("acceleration", "error of the joint accelerations between frames"),
 )
 
+_RIGID = "MPJPE after the best rotation and shift of each pose, without scale (integral)"
 
 _EVALUATED = (
     Metric("loss", "-", "training loss on this split", "min"),
@@ -40,6 +41,8 @@ _EVALUATED = (
     Metric("pckh_0.5", "share", "joints within half a head size (MPII)", "max"),
     Metric("oks_ap", "share", "average precision over object joint similarity (COCO)", "max"),
     *(Metric(f"{name}_mm", "mm", f"{what}; mean over frames", "min") for name, what in _POSE),
+    Metric("rigid_mpjpe_mm", "mm", f"{_RIGID}; mean over frames", "min"),
+    Metric("rigid_mpjpe_action_mean_mm", "mm", f"{_RIGID}; mean over actions", "min"),
     *(
         Metric(f"{name}_action_mean_mm", "mm", f"{what}; mean over actions", "min")
         for name, what in _POSE
@@ -105,6 +108,12 @@ PANELS: tuple[Panel, ...] = (
         "every heatmap of one image, with the value of its peak",
     ),
     Panel("<split>/pck_per_joint", "image", "heatmap", "PCK@0.1 of each joint as bars"),
+    Panel(
+        "<split>/pck_per_source",
+        "table",
+        "heatmap",
+        "PCK of all joints and of the limb joints for each source of a mixture",
+    ),
     Panel("<split>/oks_ap", "table", "heatmap", "the ten metrics of COCO"),
     Panel("<split>/pckh_0.5", "table", "heatmap", "PCKh@0.5 of each body part (MPII)"),
     Panel("<split>/relations", "image", "integral", "attention between each pair of joints"),

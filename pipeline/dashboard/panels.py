@@ -210,12 +210,12 @@ def log_lift_panels(
 
 
 def _report_panels(trainer: pl.Trainer, report: PoseErrorReport, split: str) -> None:
-    known = list(report.frame_mean)
-    rows = [(row.name, row.frames, *(getattr(row, q) for q in known)) for row in report.rows]
+    names = report.quantities
+    rows = [(row.name, row.frames, *(getattr(row, q) for q in names)) for row in report.rows]
     frames = sum(row.frames for row in report.rows)
     rows.append(("mean over frames", frames, *report.frame_mean.values()))
     rows.append(("mean over actions", frames, *report.action_mean.values()))
-    columns = ["action", "frames", *(f"{q}_mm" for q in known)]
+    columns = ["action", "frames", *(f"{q}_mm" for q in names)]
     log_table(trainer, f"{split}/per_action", columns, rows)
     actions = [row.name for row in report.rows]
     errors = [row.mpjpe for row in report.rows]

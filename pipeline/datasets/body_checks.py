@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from pipeline.mocap.body_facts import (
     share_with_left_on_left,
     share_with_matching_sides,
 )
-from pipeline.skeleton import Skeleton
+from pipeline.skeleton import SKELETONS, Skeleton
 from pipeline.sources import Samples, Sequence
 
 HEIGHT_RANGE = (1.0, 2.3)
@@ -23,6 +23,13 @@ HEIGHT_RANGE = (1.0, 2.3)
 
 IMAGES_CHECKED = 20
 """Photographs of a split that are checked, unless damaged ones may be left out."""
+
+BETTER_FIT = 0.75
+"""Another joint set fits better if its bones are shorter than this part of the assumed set's."""
+
+CORNERS = (0.5, 0.9)
+"""Boxes are corners if more than this part of them is wrong as x, y, width, height and at least
+this part is right as x1, y1, x2, y2."""
 
 
 @dataclass(frozen=True)
@@ -69,25 +76,19 @@ def check_sequence(sequence: Sequence) -> Finding:
     return Finding(sequence.name, tuple(facts), tuple(faults))
 
 
-def check_samples(
-    samples: Samples,
-    name: str,
-    *,
-    checked: int = IMAGES_CHECKED,
-    sizes: Mapping[str, tuple[float, float]] | None = None,
-) -> Finding:
+def check_samples(samples: Samples, name: str, *, checked: int = IMAGES_CHECKED) -> Finding:
     """Check the labels, boxes and photographs of a set of samples.
 
     Args:
         samples: Samples of a split.
         name: Name of the split.
         checked: Number of photographs that are checked, from the first one on.
-        sizes: File -> width and height in pixels of its photograph, as annotated.
     """
     share, checked = samples.labelled.mean(), min(len(samples), checked)
     people = f"{len(samples)} people" if len(samples) != 1 else "1 person"
     facts = [people, samples.skeleton.name, f"{100 * share:.0f} % of the joints labelled"]
-    faults = []
+    facts += samples.remarks.computed
+    faults = list(samples.remarks.doubts)
     joints, labelled = samples.joints2d, samples.labelled
     if not np.isfinite(joints[labelled]).all():
         faults.append("some labelled joints are not finite")
@@ -96,35 +97,21 @@ def check_samples(
         near = np.all((joints > low - 0.5 * size) & (joints < low + 1.5 * size), axis=-1)
     if (far := 1 - np.asarray(near)[labelled].mean()) > 0.02:
         faults.append(f"{100 * far:.0f} % of the joints are far from their person's box")
-    _check_photographs(samples, checked, sizes or {}, facts, faults)
+    _check_photographs(samples, checked, facts, faults)
     if samples.joints3d is not None:
         subset = samples.joints3d[:: max(1, len(samples) // 2000)]
         check_body(subset.astype(np.float64), samples.skeleton, facts, faults)
     return Finding(name, tuple(facts), tuple(faults))
 
 
-def _check_photographs(
-    samples: Samples,
-    checked: int,
-    sizes: Mapping[str, tuple[float, float]],
-    facts: list[str],
-    faults: list[str],
-) -> None:
+def _check_photographs(samples: Samples, checked: int, facts: list[str], faults: list[str]) -> None:
     """Check that the first photographs are there and have their annotated sizes."""
     for index in range(checked):
         try:
-            size = samples.images.size(index)
+            samples.images.size(index)
         except DataError as error:
             faults.append(str(error))
             return
-        file = samples.ids[index].rpartition("#")[0] if samples.ids else ""
-        annotated = sizes.get(file, size)
-        if annotated != size:
-            faults.append(
-                f"{file} is {size[0]}x{size[1]}, but the annotations have "
-                f"{annotated[0]:g}x{annotated[1]:g}"
-            )
-            break
     facts.append("all images found" if checked == len(samples) else f"first {checked} images found")
 
 
@@ -216,3 +203,55 @@ def _check_images(sequence: Sequence, facts: list[str], faults: list[str]) -> No
     if size != sequence.camera.size:
         width, height = sequence.camera.size
         faults.append(f"the camera has images of {width}x{height}")
+
+
+def check_box_format(
+    boxes: NDArray[np.float64],
+    joints2d: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+    path: Path,
+) -> None:
+    """Raise `DataError` if the boxes make sense as x1, y1, x2, y2 and not as x, y, width, height.
+
+    A box makes sense if it is inside the image and holds the joints.
+
+    Args:
+        boxes: Boxes as in the file, (N, 4).
+        joints2d: Joints in pixels, NaN where unlabelled, (N, J, 2).
+        sizes: Width and height of the images, (N, 2).
+        path: Path of the file, for the message.
+    """
+    low, high = np.nanmin(joints2d, axis=1), np.nanmax(joints2d, axis=1)
+    slack = 2.0 + 0.1 * (high - low)  # labels may lie a little outside of a box
+
+    def fits(first: NDArray[np.float64], last: NDArray[np.float64]) -> NDArray[np.bool_]:
+        holds = (first <= low + slack) & (last >= high - slack)
+        inside = (first >= -2) & (last <= sizes + 2) & (last > first)
+        return np.asarray((holds & inside).all(axis=1))
+
+    wrong = float((~fits(boxes[:, :2], boxes[:, :2] + boxes[:, 2:])).mean())
+    right = float(fits(boxes[:, :2], boxes[:, 2:]).mean())
+    if len(boxes) > 2 and wrong > CORNERS[0] and right >= CORNERS[1]:
+        raise DataError(
+            f"{path}: bbox seems to be x1, y1, x2, y2: so {100 * right:.0f} % of the boxes are "
+            f"inside the image and hold their joints, and {100 * (1 - wrong):.0f} % as x, y, "
+            "width, height, which COCO's format has; convert them"
+        )
+
+
+def check_joint_set(joints2d: NDArray[np.float64], skeleton: Skeleton, path: Path) -> None:
+    """Raise `DataError` if the joints form shorter bones in another joint set of the same size."""
+    size = (np.nanmax(joints2d, axis=1) - np.nanmin(joints2d, axis=1)).max(axis=-1)
+    size = np.maximum(size, 1.0)
+
+    def length(candidate: Skeleton) -> float:
+        bones = np.stack([joints2d[:, a] - joints2d[:, b] for a, b in candidate.bones], axis=1)
+        lengths = np.linalg.norm(bones, axis=-1) / size[:, None]
+        return float(lengths[np.isfinite(lengths)].mean()) if np.isfinite(lengths).any() else np.inf
+
+    best = min((s for s in SKELETONS.values() if len(s) == len(skeleton)), key=length)
+    if length(best) < BETTER_FIT * length(skeleton):
+        raise DataError(
+            f"{path}: does not name its joints, and their distances fit {best.name}, not "
+            f"{skeleton.name}; add `categories` with the names of the joints, or convert them"
+        )

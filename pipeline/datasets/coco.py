@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.datasets.coco_format import (
+    People,
+    clip_box,
+    keep_readable,
+    read_images,
+    read_people,
+)
 from pipeline.datasets.photos import Photographs, describe_skipped, drop_unreadable
 from pipeline.errors import DataError
 from pipeline.files.json_documents import (
@@ -20,35 +28,10 @@ from pipeline.files.json_documents import (
     read_json,
     required_key,
 )
-from pipeline.files.reading import safe_relative_name
 from pipeline.skeleton import COCO17, Skeleton
-from pipeline.sources import CocoGroundTruth, Samples, Split
+from pipeline.sources import CocoGroundTruth, Remarks, Samples, Split
 
-
-@dataclass(frozen=True, eq=False)
-class People:
-    """People of one annotation file in COCO's format; all arrays have one row per person.
-
-    Args:
-        files: File names of the photographs, as in the annotation file.
-        image_ids: Ids of the photographs, (N,).
-        ids: Ids of the annotations, (N,).
-        joints2d: Joints in pixels, (N, J, 2), float32; NaN where unlabelled.
-        labelled: Labelled joints, including hidden ones, (N, J).
-        boxes: x, y, width, height in pixels, inside the photograph, (N, 4), float32.
-        areas: Areas of the people in square pixels, for OKS, (N,).
-    """
-
-    files: tuple[str, ...]
-    image_ids: NDArray[np.int64]
-    ids: NDArray[np.int64]
-    joints2d: NDArray[np.float32]
-    labelled: NDArray[np.bool_]
-    boxes: NDArray[np.float32]
-    areas: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.ids)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,128 +47,6 @@ class DetectedPeople:
     samples: Samples
     image_ids: NDArray[np.int64]
     scores: NDArray[np.float64]
-
-
-def require_inside(
-    box: NDArray[np.floating], width: float, height: float, place: str
-) -> NDArray[np.float64]:
-    """Clip a box (x, y, width, height) to the image, (4,).
-
-    Raises:
-        DataError: If the box is outside the image.
-    """
-    x, y, w, h = (float(value) for value in box)
-    left, top = max(0.0, x), max(0.0, y)
-    right, bottom = (
-        min(width - 1.0, x + max(0.0, w - 1.0)),
-        min(height - 1.0, y + max(0.0, h - 1.0)),
-    )
-    if right < left or bottom < top or w <= 0 or h <= 0:
-        raise DataError(
-            f"{place}: the box {x:g}, {y:g}, {w:g}, {h:g} lies outside {width:g}x{height:g}"
-        )
-    return np.array([left, top, right - left + 1.0, bottom - top + 1.0])
-
-
-def read_images(document: Any, path: Path) -> dict[int, tuple[str, float, float]]:
-    """Photographs of an annotation file: id -> file name, width, height."""
-    images: dict[int, tuple[str, float, float]] = {}
-    for index, record in enumerate(
-        expect_type(required_key(document, "images", str(path)), list, f"{path}: images")
-    ):
-        place = f"{path}: images[{index}]"
-        image_id = expect_type(required_key(record, "id", place), int, f"{place}: id")
-        name = safe_relative_name(
-            expect_type(required_key(record, "file_name", place), str, f"{place}: file_name"),
-            f"{place}: file_name",
-        )
-        if image_id in images:
-            raise DataError(f"{place}: the id {image_id} occurs twice")
-        size = expect_number(record, "width", place), expect_number(record, "height", place)
-        if min(size) < 1:
-            raise DataError(f"{place}: {size[0]:g}x{size[1]:g} is not the size of an image")
-        images[image_id] = (name, *size)
-    return images
-
-
-def read_people(path: Path, skeleton: Skeleton = COCO17) -> People:
-    """Read the people of an annotation file in COCO's format; without crowds and unlabelled people.
-
-    Args:
-        path: Path of the json file.
-        skeleton: Joint set of the file; checked by name where the file names its joints.
-
-    Raises:
-        DataError: If the file is damaged or has another format.
-    """
-    document = read_json(path)
-    images = read_images(document, path)
-    _check_joint_names(document, path, skeleton)
-    rows = []
-    people = expect_type(
-        required_key(document, "annotations", str(path)), list, f"{path}: annotations"
-    )
-    seen: set[int] = set()
-    for index, record in enumerate(people):
-        place = f"{path}: annotations[{index}]"
-        annotation_id = expect_type(required_key(record, "id", place), int, f"{place}: id")
-        place = f"{path}: annotation {annotation_id}"
-        if annotation_id in seen:
-            raise DataError(f"{place}: the id occurs twice")
-        seen.add(annotation_id)
-        if record.get("iscrowd"):
-            continue
-        image_id = expect_type(required_key(record, "image_id", place), int, f"{place}: image_id")
-        if image_id not in images:
-            raise DataError(f"{place}: refers to the unknown image {image_id}")
-        joints = _read_joints(record, place, skeleton)
-        if not joints[:, 2].any():
-            continue
-        name, width, height = images[image_id]
-        box = number_array(required_key(record, "bbox", place), (4,), f"{place}: bbox")
-        area = expect_number(record, "area", place) if "area" in record else float(box[2] * box[3])
-        box = require_inside(box, width, height, place)
-        rows.append((name, image_id, annotation_id, joints, box, area))
-    if not rows:
-        raise DataError(f"{path}: has no person with a labelled joint")
-    files, image_ids, ids, all_joints, boxes, areas = zip(*rows, strict=True)
-    stacked = np.stack(all_joints)
-    labelled = stacked[..., 2] > 0
-    joints2d = np.where(labelled[..., None], stacked[..., :2], np.nan).astype(np.float32)
-    return People(
-        files,
-        np.array(image_ids, np.int64),
-        np.array(ids, np.int64),
-        joints2d,
-        labelled,
-        np.stack(boxes).astype(np.float32),
-        np.array(areas),
-    )
-
-
-def _read_joints(record: Any, place: str, skeleton: Skeleton) -> NDArray[np.float64]:
-    """x, y and visibility of each joint of an annotation, (J, 3)."""
-    flat = number_array(required_key(record, "keypoints", place), (None,), f"{place}: keypoints")
-    if len(flat) != 3 * len(skeleton):
-        raise DataError(
-            f"{place}: has {len(flat)} numbers for joints; {skeleton.name} needs 3 x "
-            f"{len(skeleton)}"
-        )
-    return flat.reshape(len(skeleton), 3)
-
-
-def _check_joint_names(document: dict[str, Any], path: Path, skeleton: Skeleton) -> None:
-    """Raise `DataError` if the file names joints and they are not those of the joint set."""
-    for record in expect_type(document.get("categories", []), list, f"{path}: categories"):
-        names = record.get("keypoints") if isinstance(record, dict) else None
-        if names is None or record.get("name", "person") != "person":
-            continue
-        names = expect_type(names, list, f"{path}: categories: keypoints")
-        if tuple(names) != skeleton.joints:
-            raise DataError(
-                f"{path}: its joints are {', '.join(map(str, names))[:300]}; {skeleton.name} is "
-                f"{', '.join(skeleton.joints)}"
-            )
 
 
 def first_existing(root: Path, candidates: Many[str], what: str) -> Path:
@@ -209,12 +70,21 @@ def make_samples(people: People, folder: Path, skeleton: Skeleton) -> Samples:
     """Samples of people whose photographs are in a folder."""
     return Samples(
         skeleton=skeleton,
-        images=Photographs([folder / name for name in people.files]),
+        images=Photographs([folder / name for name in people.files], people.sizes),
         joints2d=people.joints2d,
         labelled=people.labelled,
         boxes=people.boxes,
         ids=tuple(f"{name}#{i}" for name, i in zip(people.files, people.ids, strict=True)),
+        remarks=people.remarks,
     )
+
+
+def log_remarks(path: Path, remarks: Remarks) -> None:
+    """Log what a reader computed, doubted and left out of an annotation file."""
+    for line in (*remarks.computed, *remarks.doubts):
+        _log.warning("%s: %s", path, line)
+    for line in remarks.skipped:
+        _log.warning("skipped %s", line)
 
 
 class Coco:
@@ -229,8 +99,8 @@ class Coco:
         boxes: Json file with boxes of a person detector on the validation set, relative to
             `root`; `test` uses them. Without it `test` uses the exact boxes, as `val` always does.
         box_score: Smallest score of the detected boxes that are used.
-        skip_bad: Maximum number of missing or damaged photographs, which are left out; with 0
-            photographs are not checked beforehand.
+        skip_bad: Maximum number of bad annotations and of missing or damaged photographs together,
+            which are left out; with 0 photographs are not checked beforehand.
     """
 
     skeleton = COCO17
@@ -276,37 +146,52 @@ class Coco:
 
     def people(self, split: Split) -> People:
         """People of a split with their ids, in the order of `samples`."""
-        return read_people(self.annotations(split))
+        return read_people(self.annotations(split), skip_bad=self.skip_bad)
 
     def samples(self, split: Split) -> Samples:
         """Samples of a split; see `pipeline.sources.ImageSource`."""
+        people = self.people(split)
+        log_remarks(self.annotations(split), people.remarks)
         if split == "test" and self.boxes:
-            found = self.detected(split, str(self.root / self.boxes), threshold=self.box_score)
+            found = self.detected(
+                split,
+                str(self.root / self.boxes),
+                threshold=self.box_score,
+                skip_bad=self.skip_bad - len(people.remarks.skipped),
+            )
             samples, ids, scores = found.samples, found.image_ids, found.scores
+            log_remarks(Path(self.boxes), samples.remarks)
+            samples = dataclasses.replace(samples, remarks=people.remarks + samples.remarks)
             about = f"boxes of {self.boxes} with a score of at least {self.box_score:g}"
         else:
-            people = self.people(split)
             samples, ids = make_samples(people, self.folder(split), self.skeleton), people.image_ids
             scores, about = np.ones(len(people)), "exact boxes"
+        if skipped := samples.remarks.skipped:
+            about += f", without {len(skipped)} bad annotations or boxes"
         truth = CocoGroundTruth(
             rows=np.arange(len(samples)),
-            annotations=str(self.annotations(split)),
+            annotations=people.document,
             image_ids=ids,
             scores=scores,
-            areas=samples.boxes[:, 2:].prod(axis=1, dtype=np.float64),
-            about=about,
+            about=", ".join([about, *people.remarks.computed]),
         )
         samples = dataclasses.replace(samples, truths=() if split == "train" else (truth,))
-        return drop_unreadable(samples, self.skip_bad)[0] if self.skip_bad else samples
+        left = self.skip_bad - len(samples.remarks.skipped)
+        return drop_unreadable(samples, left) if self.skip_bad else samples
 
-    def detected(self, split: Split, boxes: str, *, threshold: float = 0.0) -> DetectedPeople:
+    def detected(
+        self, split: Split, boxes: str, *, threshold: float = 0.0, skip_bad: int = 0
+    ) -> DetectedPeople:
         """Read the boxes that a person detector found on the photographs of a split.
+
+        They stay as they are, also where they reach out of the photograph.
 
         Args:
             split: Split with the photographs.
             boxes: Json file in COCO's result format: a list of {image_id, category_id, bbox,
                 score}.
             threshold: Smallest score of the boxes that are used.
+            skip_bad: Maximum number of bad boxes, which are left out.
 
         Raises:
             DataError: If the file is damaged, has another format or refers to other photographs.
@@ -314,7 +199,8 @@ class Coco:
         truth, path = self.annotations(split), Path(boxes)
         images = read_images(read_json(truth), truth)
         rows = []
-        for index, record in enumerate(expect_type(read_json(path), list, str(path))):
+
+        def read(index: int, record: Any) -> None:
             place = f"{path}: [{index}]"
             image_id = expect_type(
                 required_key(record, "image_id", place), int, f"{place}: image_id"
@@ -323,20 +209,24 @@ class Coco:
                 raise DataError(f"{place}: refers to the unknown image {image_id}")
             score = expect_number(record, "score", place)
             box = number_array(required_key(record, "bbox", place), (4,), f"{place}: bbox")
-            if required_key(record, "category_id", place) != 1 or score < threshold:
-                continue
-            name, width, height = images[image_id]
-            rows.append((name, image_id, require_inside(box, width, height, place), score))
+            if required_key(record, "category_id", place) == 1 and score >= threshold:
+                name, *size = images[image_id]
+                clip_box(box, size[0], size[1], place)  # raises if it is outside
+                rows.append((name, size, image_id, box, score))
+
+        records = expect_type(read_json(path), list, str(path))
+        skipped = keep_readable(path, records, read, skip_bad=skip_bad)
         if not rows:
             raise DataError(f"{path}: has no person with a score of {threshold:g} or more")
-        files, image_ids, clipped, scores = zip(*rows, strict=True)
+        files, sizes, image_ids, found, scores = zip(*rows, strict=True)
         shape = (len(rows), len(self.skeleton))
         samples = Samples(
             skeleton=self.skeleton,
-            images=Photographs([self.folder(split) / name for name in files]),
+            images=Photographs([self.folder(split) / name for name in files], np.array(sizes)),
             joints2d=np.full((*shape, 2), np.nan, np.float32),
             labelled=np.zeros(shape, bool),
-            boxes=np.stack(clipped).astype(np.float32),
+            boxes=np.stack(found).astype(np.float32),
             ids=tuple(f"{name}#{index}" for index, name in enumerate(files)),
+            remarks=Remarks(skipped=skipped),
         )
         return DetectedPeople(samples, np.array(image_ids, np.int64), np.array(scores))

@@ -35,7 +35,7 @@ SUBJECTS: dict[int, dict[str, tuple[str, ...]]] = {
     1: {"train": ("S1", "S5", "S6", "S7", "S8"), "test": ("S9", "S11")},
     2: {"train": ("S1", "S5", "S6", "S7", "S8", "S9"), "test": ("S11",)},
 }
-"""Protocol -> subjects of each split; 2 is protocol 2 of paper 004, with the aligned error."""
+"""Protocol -> subjects of each split; 2 is protocol 2 of paper 004, whose error is rigid MPJPE."""
 
 
 def action_name(name: str) -> str:

@@ -16,7 +16,13 @@ from pipeline.datasets.human36m import CAMERAS, action_name, subject_names
 from pipeline.datasets.mmpose import Annotations, read_annotations, read_cameras
 from pipeline.datasets.photos import Photographs, describe_skipped, drop_unreadable
 from pipeline.errors import DataError
-from pipeline.files.json_documents import expect_type, number_array, read_json, required_key
+from pipeline.files.json_documents import (
+    expect_number,
+    expect_type,
+    number_array,
+    read_json,
+    required_key,
+)
 from pipeline.files.reading import safe_relative_name
 from pipeline.metrics.functional import MILLIMETRES
 from pipeline.skeleton import H36M17
@@ -91,7 +97,7 @@ class Human36MImages:
             samples = self._mmpose_samples(split, every)
         else:
             samples = self._posenet_samples(split, every)
-        return drop_unreadable(samples, self.skip_bad)[0] if self.skip_bad else samples
+        return drop_unreadable(samples, self.skip_bad) if self.skip_bad else samples
 
     def sequences(self, split: Split) -> list[Sequence]:
         """Videos of mmpose's layout, with images if there are any."""
@@ -111,7 +117,7 @@ class Human36MImages:
                     skeleton=H36M17,
                     joints3d=joints3d.astype(np.float32),
                     joints2d=np.asarray(people.joints2d[rows]),
-                    images=people.images(self.root / "images", rows),
+                    images=people.images(self.root / "images", rows, camera),
                 )
             )
         return sequences
@@ -163,7 +169,10 @@ class Human36MImages:
         names = tuple(person.image for person in people)
         return Samples(
             skeleton=H36M17,
-            images=Photographs([self.root / "images" / name for name in names]),
+            images=Photographs(
+                [self.root / "images" / name for name in names],
+                np.stack([person.size for person in people]),
+            ),
             joints2d=np.stack(joints2d).astype(np.float32),
             labelled=np.stack([person.visible for person in people]),
             boxes=np.stack([person.box for person in people]).astype(np.float32),
@@ -198,7 +207,10 @@ def _make_samples(
     labelled = np.asarray(people.labelled[rows])
     return Samples(
         skeleton=H36M17,
-        images=Photographs([folder / name for name in names]),
+        images=Photographs(
+            [folder / name for name in names],
+            np.array([camera.size for camera in cameras], np.float64),
+        ),
         joints2d=np.where(labelled[..., None], people.joints2d[rows], np.nan).astype(np.float32),
         labelled=labelled,
         boxes=np.asarray(people.boxes[rows]),
@@ -239,6 +251,7 @@ class _PosenetPerson:
 
     Args:
         image: File name of the image.
+        size: Width and height of the image in pixels, (2,); NaN where the file has none.
         joints: World millimetres, (17, 3).
         box: x, y, width, height in pixels, (4,).
         camera: Camera of the image.
@@ -247,6 +260,7 @@ class _PosenetPerson:
     """
 
     image: str
+    size: NDArray[np.float64]
     joints: NDArray[np.float64]
     box: NDArray[np.float64]
     camera: _PosenetCamera
@@ -285,7 +299,8 @@ def _read_posenet_subject(folder: Path, subject: str, every: int) -> list[_Posen
             raise DataError(f"{image_place}: refers to the unknown camera {view}")
         box = number_array(required_key(person, "bbox", place), (4,), f"{place}: bbox")
         visible = _read_visible(person, place)
-        people.append(_PosenetPerson(name, joints, box, cameras[view], visible, action))
+        size = _read_size(image, image_place)
+        people.append(_PosenetPerson(name, size, joints, box, cameras[view], visible, action))
     if not people:
         raise DataError(f"{data}: has no person in any frame whose number is a multiple of {every}")
     return people
@@ -307,6 +322,13 @@ def _iterate_annotations(document: Any, path: Path) -> Iterator[tuple[Any, str, 
         yield (person, place, *images[image_id])
 
 
+def _read_size(image: dict[str, Any], place: str) -> NDArray[np.float64]:
+    """Width and height of an image in pixels, (2,); NaN if the file does not have them."""
+    if not {"width", "height"} <= image.keys():
+        return np.full(2, np.nan)
+    return np.array([expect_number(image, name, place) for name in ("width", "height")])
+
+
 def _read_visible(person: Any, place: str) -> NDArray[np.bool_]:
     """Visible joints of an annotation, (17,)."""
     flags = required_key(person, "keypoints_vis", place)
@@ -314,7 +336,10 @@ def _read_visible(person: Any, place: str) -> NDArray[np.bool_]:
     flags = [
         int(flag) if isinstance(flag, bool) else flag for flag in expect_type(flags, list, place)
     ]
-    return number_array(flags, (17,), place) > 0
+    values = number_array(flags, (17,), place)
+    if len(other := values[~np.isin(values, (0, 1, 2))]):
+        raise DataError(f"{place}: has the visibility {other[0]:g}; write 0 (not visible) or 1")
+    return values > 0
 
 
 def _camera_t_is_centre(people: list[_PosenetPerson], folder: Path, subject: str) -> bool:

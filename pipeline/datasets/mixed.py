@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.datasets.photos import ConcatenatedImages
 from pipeline.errors import UsageError
 from pipeline.skeleton import SKELETONS, Skeleton, make_conversion
-from pipeline.sources import ImageSource, Samples, Split
+from pipeline.sources import ImageSource, Remarks, Samples, Split
 
 
 def convert_joint_set(samples: Samples, skeleton: Skeleton) -> Samples:
@@ -28,18 +28,12 @@ def convert_joint_set(samples: Samples, skeleton: Skeleton) -> Samples:
     labelled = joint_map.score(samples.labelled.astype(np.float32)) > 0
     joints2d = np.where(labelled[..., None], joint_map.joints(samples.joints2d), np.nan)
     joints3d = None if samples.joints3d is None else joint_map.joints(samples.joints3d)
-    return Samples(
+    return dataclasses.replace(
+        samples,
         skeleton=skeleton,
-        images=samples.images,
         joints2d=joints2d.astype(np.float32),
         labelled=labelled,
-        boxes=samples.boxes,
         joints3d=joints3d,
-        focal=samples.focal,
-        principal=samples.principal,
-        ids=samples.ids,
-        actions=samples.actions,
-        truths=samples.truths,
     )
 
 
@@ -85,6 +79,7 @@ class MixedSource:
         numbered = [f"{part}:{index}" for part, s in enumerate(parts) for index in range(len(s))]
         ids = [name for s in parts for name in (s.ids or ("",) * len(s))]
         actions = [name for s in parts for name in (s.actions or ("unknown",) * len(s))]
+        names, index = _number_sources(self.sources, parts)
         return Samples(
             skeleton=self.skeleton,
             images=ConcatenatedImages([part.images for part in parts]),
@@ -103,7 +98,28 @@ class MixedSource:
                 for part, first in zip(parts, np.cumsum([0, *map(len, parts[:-1])]), strict=True)
                 for truth in part.truths
             ),
+            remarks=sum((part.remarks for part in parts), Remarks()),
+            source_names=names,
+            source_index=index,
         )
+
+
+def _number_sources(
+    sources: Many[ImageSource], parts: Many[Samples]
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Distinct names of the sources, class and folder, and the index of each sample's, (N,)."""
+    names: list[str] = []
+    indices = []
+    for source, samples in zip(sources, parts, strict=True):
+        root = getattr(source, "root", None)
+        name = type(source).__name__ + (f" {root.name}" if isinstance(root, Path) else "")
+        inner = samples.source_index
+        own = np.zeros(len(samples), np.int64) if inner is None else inner
+        indices.append(own + len(names))
+        for base in samples.source_names or (name,):
+            same = sum(other == base or other.startswith(f"{base} #") for other in names)
+            names.append(f"{base} #{same + 1}" if same else base)
+    return tuple(names), np.concatenate(indices)
 
 
 def _with_root_below(root: Path, source: ImageSource) -> ImageSource:

@@ -41,11 +41,12 @@ class Annotations:
     joints3d: NDArray[np.float32]
     boxes: NDArray[np.float32]
 
-    def images(self, folder: Path, rows: NDArray[np.int64]) -> Photographs | None:
-        """Images of some rows in a folder; None if the folder does not exist."""
+    def images(self, folder: Path, rows: NDArray[np.int64], camera: Camera) -> Photographs | None:
+        """Images of a video in a folder, as large as its camera's; None if there is no folder."""
         if not folder.is_dir():
             return None
-        return Photographs([folder / self.names[row].decode() for row in rows])
+        names = [folder / self.names[row].decode() for row in rows]
+        return Photographs(names, np.tile(np.array(camera.size, np.float64), (len(rows), 1)))
 
     def videos(self) -> list[tuple[str, NDArray[np.int64]]]:
         """Name of each video and its rows in order of frames.
@@ -84,7 +85,7 @@ def read_annotations(path: Path, joints: int) -> Annotations:
         DataError: If the file is damaged or has another format.
     """
     stem = f"mmpose-{path.stem}"
-    entry = unpack_once(stem, [path], f"mmpose {joints} 1", lambda: (_unpack(path, joints), {}))
+    entry = unpack_once(stem, [path], f"mmpose {joints} 2", lambda: (_unpack(path, joints), {}))
     return Annotations(**entry.arrays)
 
 
@@ -112,9 +113,13 @@ def _unpack(path: Path, joints: int) -> dict[str, NDArray]:
     channels = part.shape[-1] if part.ndim == 3 and part.shape[-1] in (2, 3) else 3
     part = check_array(part, (count, joints, channels), f"{path}: part")
     body = check_array(archive.array("S"), (count, joints, 4), f"{path}: S")
-    labelled = body[..., 3] > 0
-    if channels == 3:
-        labelled &= part[..., 2] > 0
+    flags = [body[..., 3]] + ([part[..., 2]] if channels == 3 else [])
+    for values in flags:
+        if len(other := values[~np.isin(values, (0, 1, 2))]):
+            raise DataError(
+                f"{path}: a joint has the visibility {other[0]:g}; write 0 (not labelled), 1 or 2"
+            )
+    labelled = np.all([values > 0 for values in flags], axis=0)
     _check_metres(body[..., :3], path)
     centre = check_array(archive.array("center"), (count, 2), f"{path}: center")
     scale = check_array(archive.array("scale").reshape(-1), (count,), f"{path}: scale")

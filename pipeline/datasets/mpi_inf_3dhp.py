@@ -240,7 +240,7 @@ class MpiInf3dhpImages:
                     skeleton=MPI3DHP17,
                     joints3d=joints3d.astype(np.float32),
                     joints2d=np.asarray(people.joints2d[rows]),
-                    images=people.images(self.root / "images", rows),
+                    images=people.images(self.root / "images", rows, camera),
                 )
             )
         return sequences

@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets.coco import first_existing, make_samples, read_people
+from pipeline.datasets.coco import first_existing, log_remarks, make_samples
+from pipeline.datasets.coco_format import (
+    describe_joints_at_zero,
+    keep_readable,
+    labelled_joints,
+    read_people,
+)
 from pipeline.datasets.photos import Photographs, describe_skipped, drop_unreadable
 from pipeline.errors import DataError
 from pipeline.files.json_documents import (
@@ -23,7 +29,7 @@ from pipeline.files.json_documents import (
 from pipeline.files.matlab import read_matlab
 from pipeline.files.reading import safe_relative_name
 from pipeline.skeleton import MPII16
-from pipeline.sources import MpiiGroundTruth, Samples, Split
+from pipeline.sources import MpiiGroundTruth, Remarks, Samples, Split
 
 _HEAD_FILES = ("annot/gt_valid.mat", "gt_valid.mat")
 
@@ -85,8 +91,8 @@ class Mpii:
         root: Folder of the data set: `images/` and `annot/{train,valid}.json` (HRNet's lists),
             `mpii_{train,val}.json` (the same lists), or `annotations/{train,test}.json` (COCO's
             format with 16 joints, as PoseNet shares it).
-        skip_bad: Maximum number of missing or damaged photographs, which are left out; with 0
-            photographs are not checked beforehand.
+        skip_bad: Maximum number of bad annotations and of missing or damaged photographs together,
+            which are left out; with 0 photographs are not checked beforehand.
     """
 
     skeleton = MPII16
@@ -119,31 +125,44 @@ class Mpii:
         folder = first_existing(self.root, ["images"], "photographs")
         document = read_json(path)
         if isinstance(document, dict):
-            samples = make_samples(read_people(path, MPII16), folder, MPII16)
+            people = read_people(path, MPII16, skip_bad=self.skip_bad)
+            samples, rows = make_samples(people, folder, MPII16), np.arange(len(people))
         else:
-            samples = _samples_from_list(document, path, folder)
+            samples, rows = _samples_from_list(document, path, folder, self.skip_bad)
+        log_remarks(path, samples.remarks)
         if split != "train":
-            samples = dataclasses.replace(samples, truths=(self._ground_truth(samples),))
-        return drop_unreadable(samples, self.skip_bad)[0] if self.skip_bad else samples
+            count = len(document) if isinstance(document, list) else len(samples)
+            truth = self._ground_truth(samples, rows, count)
+            samples = dataclasses.replace(samples, truths=(truth,))
+        left = self.skip_bad - len(samples.remarks.skipped)
+        return drop_unreadable(samples, left) if self.skip_bad else samples
 
-    def _ground_truth(self, samples: Samples) -> MpiiGroundTruth:
-        """Ground truth for PCKh from `gt_valid.mat`, or without that file from the labels."""
+    def _ground_truth(
+        self, samples: Samples, rows: NDArray[np.int64], count: int
+    ) -> MpiiGroundTruth:
+        """Ground truth for PCKh from `gt_valid.mat`, or without that file from the labels.
+
+        Args:
+            samples: Samples of the validation list.
+            rows: Row of each sample in the list, (N,).
+            count: Length of the list.
+        """
         try:
             truth = self.head_truth()
         except DataError:
             if any((self.root / name).exists() for name in _HEAD_FILES):
                 raise
             return _ground_truth_from_labels(samples)
-        if len(truth.head) != len(samples):
+        if len(truth.head) != count:
             raise DataError(
                 f"{self.root}: gt_valid.mat has {len(truth.head)} people, but the validation list "
-                f"has {len(samples)}; use the files of the same release"
+                f"has {count}; use the files of the same release"
             )
         return MpiiGroundTruth(
             rows=np.arange(len(samples)),
-            joints2d=truth.joints2d,
-            labelled=truth.labelled,
-            head=truth.head,
+            joints2d=truth.joints2d[rows],
+            labelled=truth.labelled[rows],
+            head=truth.head[rows],
             about="head boxes of gt_valid.mat",
         )
 
@@ -162,34 +181,46 @@ def _ground_truth_from_labels(samples: Samples) -> MpiiGroundTruth:
     )
 
 
-def _samples_from_list(document: Any, path: Path, folder: Path) -> Samples:
-    """Samples from HRNet's list of {image, center, scale, joints, joints_vis}."""
-    files, joints, visible, boxes = [], [], [], []
-    for index, record in enumerate(expect_type(document, list, str(path))):
+def _samples_from_list(
+    document: Any, path: Path, folder: Path, skip_bad: int
+) -> tuple[Samples, NDArray[np.int64]]:
+    """Samples from HRNet's list of {image, center, scale, joints, joints_vis}, and their rows."""
+    rows, files, joints, boxes, at_zero = [], [], [], [], []
+
+    def read(index: int, record: Any) -> None:
         place = f"{path}: [{index}]"
         name = expect_type(required_key(record, "image", place), str, f"{place}: image")
+        safe_relative_name(name, f"{place}: image")
         centre = number_array(required_key(record, "center", place), (2,), f"{place}: center")
         scale = expect_number(record, "scale", place)
         if not 0 < scale < 1000:
             raise DataError(f"{place}: the scale {scale:g} is not the size of a person")
-        joints.append(
-            number_array(required_key(record, "joints", place), (16, 2), f"{place}: joints")
+        pixels = number_array(required_key(record, "joints", place), (16, 2), f"{place}: joints")
+        flags = number_array(
+            required_key(record, "joints_vis", place), (16,), f"{place}: joints_vis"
         )
-        visible.append(
-            number_array(required_key(record, "joints_vis", place), (16,), f"{place}: joints_vis")
-        )
+        person, count = labelled_joints(np.c_[pixels, flags], place)
         x, y = centre[0] - 1.0, centre[1] + 15.0 * scale - 1.0
-        files.append(safe_relative_name(name, f"{place}: image"))
+        rows.append(index)
+        files.append(name)
+        joints.append(person)
         boxes.append([x - 100.0 * scale, y - 100.0 * scale, 200.0 * scale, 200.0 * scale])
+        at_zero.append(count)
+
+    records = expect_type(document, list, str(path))
+    skipped = keep_readable(path, records, read, skip_bad=skip_bad)
     if not files:
         raise DataError(f"{path}: has no person")
-    labelled = np.stack(visible) > 0
-    joints2d = np.where(labelled[..., None], np.stack(joints) - 1.0, np.nan)
-    return Samples(
+    stacked = np.stack(joints)
+    labelled = stacked[..., 2] > 0
+    joints2d = np.where(labelled[..., None], stacked[..., :2] - 1.0, np.nan)
+    samples = Samples(
         skeleton=MPII16,
         images=Photographs([folder / name for name in files]),
         joints2d=joints2d.astype(np.float32),
         labelled=labelled,
         boxes=np.array(boxes, np.float32),
-        ids=tuple(f"{name}#{index}" for index, name in enumerate(files)),
+        ids=tuple(f"{name}#{index}" for index, name in zip(rows, files, strict=True)),
+        remarks=Remarks(doubts=describe_joints_at_zero(sum(at_zero)), skipped=skipped),
     )
+    return samples, np.array(rows)

@@ -14,11 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
-from pipeline.files.images import image_size, read_image
+from pipeline.files.images import image_size, read_image, turned_size
 from pipeline.files.reading import read_bytes
-from pipeline.sources import GroundTruth, Images, Samples
+from pipeline.sources import GroundTruth, Images, Remarks, Samples
 
 _log = logging.getLogger(__name__)
+
+SIZE_TOLERANCE = 2
+"""Pixels by which an image may differ from its declared size: no joint moves by more than that.
+Human3.6M's cameras have 1000 or 1002 rows."""
+
+
+class TooManyBadError(DataError):
+    """More files or annotations are bad than may be left out."""
 
 
 @functools.lru_cache(maxsize=1_000_000)
@@ -32,10 +40,16 @@ class Photographs:
 
     Args:
         paths: Paths of the files; a file may occur several times.
+        declared: Width and height of each image that its annotations or its camera have, (N, 2),
+            NaN where unknown; none if they have none. An image of another size raises `DataError`
+            when it is read.
     """
 
-    def __init__(self, paths: Many[Path | str]) -> None:
+    def __init__(
+        self, paths: Many[Path | str], declared: NDArray[np.floating] | None = None
+    ) -> None:
         self.paths = tuple(str(path) for path in paths)
+        self.declared = declared
         self._sizes: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
@@ -46,7 +60,35 @@ class Photographs:
         path = self.paths[index]
         if path not in self._sizes:
             self._sizes[path] = image_size(read_bytes(Path(path)), path)
+        self._check_size(index)
         return self._sizes[path]
+
+    def check(self, index: int) -> None:
+        """Decode an image.
+
+        Raises:
+            DataError: If it is missing, damaged, or not of the declared size.
+        """
+        image = read_image(Path(self.paths[index]))
+        self._sizes[self.paths[index]] = (image.shape[1], image.shape[0])
+        self._check_size(index)
+
+    def _check_size(self, index: int) -> None:
+        """Raise `DataError` if an image whose size is known is not of the declared size."""
+        if self.declared is None:
+            return
+        path = self.paths[index]
+        size, (width, height) = self._sizes[path], self.declared[index].tolist()
+        if not max(abs(size[0] - width), abs(size[1] - height)) > SIZE_TOLERANCE:  # NaN: unknown
+            return
+        line = f"{path} is {size[0]}x{size[1]}, but the annotations have {width:g}x{height:g}"
+        turned = turned_size(Path(path))
+        if turned != size and turned == (width, height):
+            raise DataError(
+                f"{line}, the size after its EXIF orientation; photographs are read without it, "
+                "as COCO and MPII were labelled: turn the pixels and remove the orientation"
+            )
+        raise DataError(f"{line}; use the photograph that was labelled")
 
     def crop(
         self, index: int, matrix: NDArray[np.float64], size: tuple[int, int]
@@ -55,6 +97,7 @@ class Photographs:
         path = self.paths[index]
         image = read_image(Path(path))
         self._sizes[path] = (image.shape[1], image.shape[0])
+        self._check_size(index)
         crop = cv2.warpAffine(image, np.asarray(matrix, np.float64), size, flags=cv2.INTER_LINEAR)
         return cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
@@ -111,40 +154,42 @@ class ConcatenatedImages:
 
 def describe_skipped(limit: int) -> str:
     """What a source adds to its description where bad photographs may be left out, or ""."""
-    return f"; up to {limit} damaged photographs left out" if limit else ""
+    return f"; up to {limit} bad annotations and photographs left out" if limit else ""
 
 
-def drop_unreadable(samples: Samples, limit: int) -> tuple[Samples, list[str]]:
-    """Remove samples whose photographs are missing or damaged.
+def drop_unreadable(samples: Samples, limit: int) -> Samples:
+    """Remove samples whose photographs are missing, damaged or not of their declared size.
 
     Args:
         samples: Samples on `Photographs`; every file is read once.
         limit: Maximum number of bad files.
 
     Returns:
-        The other samples, and a message for each bad file.
+        The other samples; their remarks have a message for each bad file.
 
     Raises:
-        DataError: If more than `limit` files are bad.
+        TooManyBadError: If more than `limit` files are bad.
     """
     images = samples.images
     if not isinstance(images, Photographs):
         raise TypeError(f"only Photographs can be checked, not {type(images).__name__}")
     faults: dict[str, str] = {}
-    for path in dict.fromkeys(images.paths):
+    for path, index in {path: i for i, path in enumerate(images.paths)}.items():
         try:
-            read_image(Path(path))
+            images.check(index)
         except DataError as error:
             faults[path] = str(error)
     if len(faults) > limit:
         first = next(iter(faults.values()))
-        raise DataError(
+        raise TooManyBadError(
             f"{len(faults)} photographs are bad, {limit} may be; the first one: {first}"
         )
     keep = np.array([path not in faults for path in images.paths], bool)
     for line in faults.values():
         _log.warning("skipped %s", line)
-    return select_samples(samples, np.flatnonzero(keep)), list(faults.values())
+    kept = select_samples(samples, np.flatnonzero(keep))
+    remarks = kept.remarks + Remarks(skipped=tuple(faults.values()))
+    return dataclasses.replace(kept, remarks=remarks)
 
 
 def select_samples(samples: Samples, indices: NDArray[np.integer]) -> Samples:
@@ -159,7 +204,10 @@ def select_samples(samples: Samples, indices: NDArray[np.integer]) -> Samples:
     }
     return dataclasses.replace(
         samples,
-        images=Photographs([images.paths[i] for i in indices]),
+        images=Photographs(
+            [images.paths[i] for i in indices],
+            None if images.declared is None else images.declared[indices],
+        ),
         ids=None if samples.ids is None else tuple(samples.ids[i] for i in indices),
         actions=None if samples.actions is None else tuple(samples.actions[i] for i in indices),
         truths=tuple(_select_truth(truth, indices) for truth in samples.truths),

@@ -16,17 +16,16 @@ from pipeline.datasets.body_checks import (
     check_samples,
     check_sequence,
 )
-from pipeline.datasets.coco import Coco, read_images
+from pipeline.datasets.coco import Coco
 from pipeline.datasets.detection_checks import check_source_detections
 from pipeline.datasets.human36m import Human36M
 from pipeline.datasets.human36m_images import Human36MImages
 from pipeline.datasets.motionbert import MotionBertClips
 from pipeline.datasets.mpi_inf_3dhp import MpiInf3dhp, MpiInf3dhpImages
 from pipeline.datasets.mpii import Mpii
-from pipeline.datasets.photos import drop_unreadable
+from pipeline.datasets.photos import TooManyBadError, drop_unreadable
 from pipeline.errors import DataError
 from pipeline.files.archive import Npz
-from pipeline.files.json_documents import read_json
 from pipeline.mocap.mapping import JointMapping, read_mapping
 from pipeline.mocap.motion_capture import Mocap
 from pipeline.mocap.preparation import read_positions
@@ -219,8 +218,9 @@ def validate(folder: Path, *, skip_bad: int = 0) -> Report:
 
     Args:
         folder: Folder of a data set.
-        skip_bad: Maximum number of damaged files, which are left out and listed. With 0 the first
-            damaged file is an error, and only the first photographs of a split are read.
+        skip_bad: Maximum number of damaged files and bad annotations, which are left out and
+            listed. With 0 the first one is an error, and only the first photographs of a split are
+            read.
 
     Raises:
         DataError: If the layout is unknown, or more files are damaged.
@@ -232,6 +232,8 @@ def validate(folder: Path, *, skip_bad: int = 0) -> Report:
         for part, check in _source_checks(source, skip_bad, skipped):
             try:
                 findings += check()
+            except TooManyBadError:
+                raise
             except DataError as error:
                 reason = str(error)
                 if reason not in skipped and len(skipped) >= skip_bad:
@@ -317,23 +319,15 @@ def _check_split(
         return [check_sequence(sequence) for sequence in sequences]
     if not isinstance(source, ImageSource):
         return []
+    left = skip_bad - len(skipped)
+    if isinstance(source, (Coco, Mpii, Human36MImages)):
+        source.skip_bad = left
     samples = source.samples(split)
-    if skip_bad:
-        samples, faults = drop_unreadable(samples, skip_bad - len(skipped))
-        skipped |= dict.fromkeys(faults, "")
+    if skip_bad and not left:
+        samples = drop_unreadable(samples, 0)
+    skipped |= dict.fromkeys(samples.remarks.skipped, "")
     checked = len(samples) if skip_bad else IMAGES_CHECKED
-    return [check_samples(samples, split, checked=checked, sizes=_annotated_sizes(source, split))]
-
-
-def _annotated_sizes(source: Source, split: Split) -> dict[str, tuple[float, float]]:
-    """File -> width and height in annotations of COCO's format; empty for other formats."""
-    if not isinstance(source, (Coco, Mpii)):
-        return {}
-    path = source.annotations(split)
-    document = read_json(path)
-    if not isinstance(document, dict):
-        return {}
-    return {file: (width, height) for file, width, height in read_images(document, path).values()}
+    return [check_samples(samples, split, checked=checked)]
 
 
 def _without_damaged_images(sequence: Sequence, skip_bad: int, skipped: dict[str, str]) -> Sequence:

@@ -108,6 +108,15 @@ def _png_size(data: bytes, name: str) -> tuple[int, int]:
     raise _truncated(data, name, position)
 
 
+def turned_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image file after its EXIF orientation; (0, 0) if it has no image."""
+    try:
+        image = cv2.imdecode(np.frombuffer(read_bytes(path), np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    return (0, 0) if image is None else (image.shape[1], image.shape[0])
+
+
 def read_image(path: Path) -> NDArray[np.uint8]:
     """An image file as OpenCV decodes it: BGR, (H, W, 3).
 

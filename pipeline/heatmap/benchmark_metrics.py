@@ -39,13 +39,14 @@ class BenchmarkMetric(Protocol):
         """Evaluation protocol, one line."""
         ...
 
-    def update(self, index: Tensor, joints2d: Tensor, score: Tensor) -> None:
+    def update(self, index: Tensor, joints2d: Tensor, score: Tensor, area: Tensor) -> None:
         """Add the joints found in a batch of samples.
 
         Args:
             index: Indices of the samples in the source, (B,).
             joints2d: Joints found, pixels of the whole images, (B, J, 2).
             score: Scores of the joints, (B, J).
+            area: Area that each crop shows, square pixels of the whole images, (B,).
         """
         ...
 
@@ -56,6 +57,11 @@ class BenchmarkMetric(Protocol):
 
 class CocoMetric:
     """COCO's ten metrics, AP first; see `pipeline.metrics.oks.OksAP`.
+
+    OKS-NMS compares people relative to the areas of their crops: the box, made as wide or as high
+    as the network's input, times the padding per side.
+
+    Source: Xiao et al. 2018 and Sun et al. 2019, whose published numbers come from this chain.
 
     Args:
         truth: Ground truth of the samples of COCO.
@@ -74,10 +80,10 @@ class CocoMetric:
         """See `BenchmarkMetric`."""
         return (
             f"COCO's ten numbers, {self.truth.about}, {_describe_joints(self.conversion)}, "
-            f"rescored by joints above {JOINT_SCORE}, OKS-NMS {OKS_NMS}"
+            f"rescored by joints above {JOINT_SCORE}, OKS-NMS {OKS_NMS} on the areas of the crops"
         )
 
-    def update(self, index: Tensor, joints2d: Tensor, score: Tensor) -> None:
+    def update(self, index: Tensor, joints2d: Tensor, score: Tensor, area: Tensor) -> None:
         """See `BenchmarkMetric`."""
         places, rows = _find_rows(self.truth, index)
         joints, scores = _convert(self.conversion, joints2d, score, places)
@@ -85,7 +91,7 @@ class CocoMetric:
             self.truth.image_ids[rows],
             np.concatenate([np.nan_to_num(joints), scores[..., None]], axis=-1),
             rescore(self.truth.scores[rows], scores, threshold=JOINT_SCORE),
-            self.truth.areas[rows],
+            area.double().cpu().numpy()[places],
         )
         self.metric.update(*(torch.from_numpy(array).to(index.device) for array in people))
 
@@ -118,7 +124,7 @@ class MpiiMetric:
             "without pelvis and thorax"
         )
 
-    def update(self, index: Tensor, joints2d: Tensor, score: Tensor) -> None:
+    def update(self, index: Tensor, joints2d: Tensor, score: Tensor, area: Tensor) -> None:
         """See `BenchmarkMetric`."""
         places, rows = _find_rows(self.truth, index)
         joints, _ = _convert(self.conversion, joints2d, score, places)

@@ -71,12 +71,23 @@ class Crops:
         self.augmentation, self.seed = augmentation, seed
         self.images, self.boxes, self.truths = samples.images, samples.boxes, samples.truths
         self.ids = samples.ids
+        self.source_names, self.source_index = samples.source_names, samples.source_index
         self.joints2d = converted.joints(samples.joints2d)
         labelled = converted.score(samples.labelled.astype(np.float32)) > 0
         self.labelled = labelled & np.isfinite(self.joints2d).all(axis=-1)
 
     def __len__(self) -> int:
         return len(self.people)
+
+    def describe(self) -> str:
+        """Number of images, of each source where there are several."""
+        if self.source_index is None:
+            return f"{len(self)} images"
+        counts = np.bincount(self.source_index[self.people], minlength=len(self.source_names))
+        return " + ".join(
+            f"{count} images of {name}"
+            for name, count in zip(self.source_names, counts.tolist(), strict=True)
+        )
 
     def __getitem__(self, key: BatchKey) -> dict[str, Any]:
         """The batch of these samples in this epoch."""

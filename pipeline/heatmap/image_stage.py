@@ -19,7 +19,7 @@ from pipeline.errors import UsageError
 from pipeline.heatmap import targets
 from pipeline.heatmap.benchmark_metrics import BenchmarkMetric, make_benchmark_metrics
 from pipeline.heatmap.resnet import ImageNormaliser
-from pipeline.metrics.pck import PCK
+from pipeline.metrics.pck import PCK, PCKPerSource
 from pipeline.skeleton import get_skeleton
 from pipeline.sources import Split
 from pipeline.training.protocol import NOT_IN_PROTOCOL
@@ -99,6 +99,7 @@ class ImageStage(Stage):
             {"val": PCK(self.skeleton.joints), "test": PCK(self.skeleton.joints)}
         )
         self.benchmark_metrics: list[BenchmarkMetric] = []
+        self.source_hits: PCKPerSource | None = None
         self.examples: list[dict[str, Any]] = []
         self.report: dict[str, float] = {}
 
@@ -112,7 +113,10 @@ class ImageStage(Stage):
         """See `Stage.protocol_parts`."""
         width, height = self.input_size
         published = self.offset == targets.PUBLISHED_CELLS
-        return super().protocol_parts(split) | {
+        parts = super().protocol_parts(split)
+        content = self.data_module.evaluation_sets[split].describe()
+        return parts | {
+            "data.source": f"{parts['data.source']}: {content}",
             "data.skeleton": self.skeleton.name,
             "data.input_size": f"{width}x{height}",
             "data.padding": f"padding {self.padding:g}",
@@ -168,8 +172,12 @@ class ImageStage(Stage):
         """Reset the examples and metrics of the last evaluation."""
         self.examples = []
         cast(PCK, self.hits[split]).reset()
-        truths = self.data_module.evaluation_sets[split].truths
-        self.benchmark_metrics = make_benchmark_metrics(truths, self.skeleton, self.device)
+        crops = self.data_module.evaluation_sets[split]
+        self.benchmark_metrics = make_benchmark_metrics(crops.truths, self.skeleton, self.device)
+        self.source_hits = None
+        if len(crops.source_names) > 1:
+            per_source = PCKPerSource(crops.source_names, self.skeleton.joints)
+            self.source_hits = per_source.to(self.device)
 
     def update_metrics(
         self,
@@ -194,8 +202,14 @@ class ImageStage(Stage):
         found = to_image_pixels(joints2d, batch["matrix"])
         true = to_image_pixels(batch["joints2d"], batch["matrix"])
         hits.update(found, true, batch["scale"], batch["weight"] > 0)
+        if self.source_hits is not None:
+            index = batch["index"].cpu().numpy()
+            source = self.data_module.evaluation_sets[split].source_index[index]
+            origin = torch.from_numpy(source).to(found.device)
+            self.source_hits.update(origin, found, true, batch["scale"], batch["weight"] > 0)
+        area = shown_areas(batch["matrix"], self.input_size)
         for benchmark_metric in self.benchmark_metrics:
-            benchmark_metric.update(batch["index"], found, score)
+            benchmark_metric.update(batch["index"], found, score, area)
 
     def conclude(self, split: Split) -> None:
         """Log the shares of joints found and the benchmark metrics; print the test's."""
@@ -204,6 +218,11 @@ class ImageStage(Stage):
             if math.isfinite(self.report[name]):  # else nothing is labelled, as on detected boxes
                 metric = f"{split}/{name.replace('@', '_')}"
                 self.log(metric, self.report[name], prog_bar=name == "pck@0.1")
+        if self.source_hits is not None:
+            rows, columns = self.source_hits.compute(), self.source_hits.columns
+            show.log_table(self.trainer, f"{split}/pck_per_source", columns, rows)
+            if split == "test":
+                self.print(_source_table(columns, rows))
         self._log_benchmarks(split)
 
     def _log_benchmarks(self, split: Split) -> None:
@@ -256,6 +275,18 @@ class ImageStage(Stage):
         return round((targets.EXACT_CELLS - self.offset) * 2 / targets.STRIDE)
 
 
+def _source_table(columns: tuple[str, ...], rows: list[tuple[str | int | float, ...]]) -> str:
+    """Rows of `PCKPerSource` as a plain table, shares in per cent."""
+    cells = [
+        [f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in [list(columns), *cells]
+    )
+
+
 def _percent(share: float) -> float:
     """Per cent; NaN for the -1 that COCO's evaluation gives where nobody is labelled."""
     return 100 * share if share >= 0 else math.nan
@@ -283,6 +314,16 @@ def make_examples(
         {name: array[i] for name, array in arrays.items()} | {"name": str(int(batch["index"][i]))}
         for i in range(len(arrays["image"]))
     ]
+
+
+def shown_areas(matrix: Tensor, size: tuple[int, int]) -> Tensor:
+    """Areas that crops show, square pixels of the whole images, (B,), float64.
+
+    Args:
+        matrix: Affine maps from pixels of the image to pixels of the crop, (B, 2, 3).
+        size: Width and height of the crops in pixels.
+    """
+    return size[0] * size[1] / torch.linalg.det(matrix[:, :, :2].double()).abs()
 
 
 def to_image_pixels(joints2d: Tensor, matrix: Tensor) -> Tensor:

@@ -38,9 +38,11 @@ class IntegralModule(ImageStage):
     """Learns joints in crops with their depth behind the root; also a detector of 2D joints.
 
     Batches: see `pipeline.integral.data.CropsWithDepth`. Logged: see `ImageStage`; `train/delta`
-    (how much the attention adds); and over the evaluated people `mpjpe_mm`, `p_mpjpe_mm` and
-    `n_mpjpe_mm` with their `_action_mean`: the joints found, with the true depth of the root, are
-    back-projected without distortion and compared root-relative, over the joints of H36M17.
+    (how much the attention adds); and over the evaluated people `mpjpe_mm`, `p_mpjpe_mm`
+    (after the best rotation, shift and scale), `rigid_mpjpe_mm` (without scale: the PA-MPJPE of
+    Integral, PoseNet and paper 004) and `n_mpjpe_mm` with their `_action_mean`: the joints found,
+    with the true depth of the root, are back-projected without distortion and compared
+    root-relative, over the joints of H36M17.
 
     Args:
         net: Network, normalised images (B, 3, H, W) -> 3D heatmaps (B, J, D, H/4, W/4).
@@ -163,7 +165,7 @@ class IntegralModule(ImageStage):
         crops = cast(CropsWithDepth, self.data_module.evaluation_sets[split])
         if crops.evaluated[crops.people].any():
             names = [self.skeleton.joints[j] for j in self.evaluated_joints]
-            self.table = PoseErrorTable(crops.actions, names).to(self.device)
+            self.table = PoseErrorTable(crops.actions, names, rigid=True).to(self.device)
 
     def score(self, split: Split, batch: Mapping[str, Tensor]) -> None:
         """Add the joints found in a batch of crops to the metrics."""
@@ -188,13 +190,17 @@ class IntegralModule(ImageStage):
         if self.table is None:
             return
         report: PoseErrorReport = self.table.compute()
-        for name in ("mpjpe", "p_mpjpe", "n_mpjpe"):
+        for name in ("mpjpe", "p_mpjpe", "rigid_mpjpe", "n_mpjpe"):
             if name in report.frame_mean:
                 value = report.frame_mean[name]
                 self.log(f"{split}/{name}_mm", value, prog_bar=name == "mpjpe")
                 self.log(f"{split}/{name}_action_mean_mm", report.action_mean[name])
         if split == "test":
             self.print(report.text())
+            self.print(
+                "P-MPJPE: after the best rotation, shift and scale of each pose; rigid: MPJPE "
+                "after the best rotation and shift, the PA-MPJPE of Integral, PoseNet and paper 004"
+            )
             skeleton = H36M17 if len(self.evaluated_joints) == len(H36M17) else self.skeleton
             panels.log_lift_panels(self.trainer, self.clips, report, skeleton, videos=0)
 

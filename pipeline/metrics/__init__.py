@@ -15,6 +15,7 @@ __all__ = [
     "PCKh",
     "PoseErrorReport",
     "PoseErrorTable",
+    "RigidMPJPE",
     "acceleration_error",
     "evaluated_joints",
     "mpjpe",
@@ -22,6 +23,7 @@ __all__ = [
     "n_mpjpe",
     "p_mpjpe",
     "procrustes",
+    "rigid_mpjpe",
     "root_relative",
 ]
 
@@ -40,6 +42,7 @@ __getattr__ = lazy_names(
         "PCKh": "pck",
         "PMPJPE": "pose_metrics",
         "QUANTITIES": "motion_table",
+        "RigidMPJPE": "pose_metrics",
         "acceleration_error": "functional",
         "evaluated_joints": "joint_subsets",
         "mpjpe": "functional",
@@ -47,6 +50,7 @@ __getattr__ = lazy_names(
         "n_mpjpe": "functional",
         "p_mpjpe": "functional",
         "procrustes": "functional",
+        "rigid_mpjpe": "functional",
         "root_relative": "functional",
     },
 )

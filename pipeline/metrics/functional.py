@@ -1,4 +1,4 @@
-"""MPJPE, P-MPJPE, N-MPJPE, MPJVE and Procrustes alignment as functions."""
+"""MPJPE, P-MPJPE, rigid MPJPE, N-MPJPE, MPJVE and Procrustes alignment as functions."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def mpjpe(
 
 
 def p_mpjpe(predicted: Poses, target: Poses) -> float:
-    """MPJPE after each predicted frame is aligned with the truth by Procrustes (protocol 2).
+    """MPJPE after the best shift, rotation and scale of each predicted frame (protocol 2).
+
+    Also called PA-MPJPE. `rigid_mpjpe` is the same without scale: larger, and not comparable.
 
     P-MPJPE = 1000 mean |s R predicted + t - target| with the scale s, rotation R and translation t
     of each frame that `procrustes` finds.
@@ -70,6 +72,26 @@ def p_mpjpe(predicted: Poses, target: Poses) -> float:
     Source: Martinez et al. 2017 and later; reflections are not allowed.
     """
     return map_blocks(aligned_errors, *paired_frames(predicted, target)).mean().item() * MILLIMETRES
+
+
+def rigid_mpjpe(predicted: Poses, target: Poses) -> float:
+    """MPJPE after the best shift and rotation of each predicted frame; its scale stays.
+
+    Rigid MPJPE = 1000 mean |R predicted + t - target| with the rotation R and translation t of each
+    frame that minimise the squared distances. A pose of the wrong size keeps that error; `p_mpjpe`
+    removes it.
+
+    Args:
+        predicted: Predicted joints, metres, (..., J, 3).
+        target: True joints, metres, (..., J, 3).
+
+    Returns:
+        Millimetres.
+
+    Source: Sun et al. 2018 (Integral) and Moon et al. 2019 (PoseNet), whose tables, like paper 004,
+    call it PA-MPJPE; reflections are not allowed.
+    """
+    return map_blocks(rigid_errors, *paired_frames(predicted, target)).mean().item() * MILLIMETRES
 
 
 def n_mpjpe(predicted: Poses, target: Poses) -> float:
@@ -142,7 +164,7 @@ def procrustes(predicted: Poses, target: Poses) -> NDArray[np.float64]:
     the same as the singular value decomposition of each frame, for many frames at a time.
     """
     aligned = map_blocks(
-        lambda p, t: _fit_similarity(_coordinates_first(p), _coordinates_first(t)).permute(2, 1, 0),
+        lambda p, t: _fit_pose(_coordinates_first(p), _coordinates_first(t)).permute(2, 1, 0),
         *paired_frames(predicted, target),
     )
     return aligned.reshape(predicted.shape).cpu().numpy()
@@ -248,9 +270,18 @@ def scaled_errors(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def aligned_errors(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean distance of the joints of each frame after Procrustes alignment, (N,), metres."""
+    """Mean distance of each frame's joints after shift, rotation and scale, (N,), metres."""
+    return _errors_after_fit(predicted, target, scaled=True)
+
+
+def rigid_errors(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean distance of each frame's joints after shift and rotation alone, (N,), metres."""
+    return _errors_after_fit(predicted, target, scaled=False)
+
+
+def _errors_after_fit(predicted: Tensor, target: Tensor, *, scaled: bool) -> Tensor:
     true = _coordinates_first(target)
-    x, y, z = _fit_similarity(_coordinates_first(predicted), true).sub_(true)
+    x, y, z = _fit_pose(_coordinates_first(predicted), true, scaled=scaled).sub_(true)
     return (x * x).addcmul_(y, y).addcmul_(z, z).sqrt_().mean(0)
 
 
@@ -259,18 +290,22 @@ def _coordinates_first(frames: Tensor) -> Tensor:
     return frames.permute(2, 1, 0).contiguous()
 
 
-def _fit_similarity(predicted: Tensor, target: Tensor) -> Tensor:
-    """Predicted joints translated, rotated and scaled onto the target, (3, J, N)."""
+def _fit_pose(predicted: Tensor, target: Tensor, *, scaled: bool = True) -> Tensor:
+    """Predicted joints translated, rotated and, if asked for, scaled to the target, (3, J, N).
+
+    The best rotation is the same with and without scale.
+    """
     centre = target.mean(1, keepdim=True)
     target = target - centre
     predicted = predicted - predicted.mean(1, keepdim=True)
     covariance = (target[:, None] * predicted).sum(2)
     norm = (covariance * covariance).sum((0, 1)).sqrt()
     rotation, trace = _best_rotations(covariance / norm.clamp_min(TINY))
-    square = (predicted * predicted).sum((0, 1))
-    scaled_rotation = rotation * (trace * norm / square.clamp_min(TINY))
+    if scaled:
+        square = (predicted * predicted).sum((0, 1))
+        rotation = rotation * (trace * norm / square.clamp_min(TINY))
     x, y, z = predicted
-    rows = [(x * row[0]).addcmul_(y, row[1]).addcmul_(z, row[2]) for row in scaled_rotation]
+    rows = [(x * row[0]).addcmul_(y, row[1]).addcmul_(z, row[2]) for row in rotation]
     return torch.stack(rows).add_(centre)
 
 

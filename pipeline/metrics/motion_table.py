@@ -21,13 +21,24 @@ from pipeline.metrics.functional import (
     joint_distances,
     map_blocks,
     paired_frames,
+    rigid_errors,
     scaled_errors,
 )
 
 QUANTITIES = ("mpjpe", "p_mpjpe", "n_mpjpe", "mpjve", "acceleration")
 """The columns of a `PoseErrorReport`: mm, mm, mm, mm per frame, mm per frame squared."""
 
-TITLES = dict(zip(QUANTITIES, ("MPJPE", "P-MPJPE", "N-MPJPE", "MPJVE", "accel."), strict=True))
+RIGID_QUANTITIES = (*QUANTITIES[:2], "rigid_mpjpe", *QUANTITIES[2:])
+"""The same and, after P-MPJPE, the MPJPE after rigid alignment; see `PoseErrorTable`."""
+
+TITLES = {
+    "mpjpe": "MPJPE",
+    "p_mpjpe": "P-MPJPE",
+    "rigid_mpjpe": "rigid",
+    "n_mpjpe": "N-MPJPE",
+    "mpjve": "MPJVE",
+    "acceleration": "accel.",
+}
 """Quantity -> its name in tables."""
 
 _STEPS_PER_MM = 2.0**20
@@ -49,11 +60,12 @@ class PoseErrorRow:
     n_mpjpe: float
     mpjve: float | None
     acceleration: float | None
+    rigid_mpjpe: float | None = None
 
 
 @dataclass
 class PoseErrorReport:
-    """Errors that a `PoseErrorTable` computed, millimetres; see `QUANTITIES`.
+    """Errors that a `PoseErrorTable` computed, millimetres; see `QUANTITIES`, `RIGID_QUANTITIES`.
 
     Args:
         rows: Errors of each action that has frames, in the table's order.
@@ -71,6 +83,11 @@ class PoseErrorReport:
     action_mean: dict[str, float]
     per_joint: dict[str, float]
 
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """The columns: `QUANTITIES` or `RIGID_QUANTITIES`."""
+        return tuple(self.frame_mean)
+
     def text(self) -> str:
         """The report as a plain table.
 
@@ -78,13 +95,13 @@ class PoseErrorReport:
         """
         frames = sum(row.frames for row in self.rows)
         lines: list[tuple[str, int, Sequence[float | None]]] = [
-            (row.name, row.frames, [getattr(row, name) for name in self.frame_mean])
+            (row.name, row.frames, [getattr(row, name) for name in self.quantities])
             for row in self.rows
         ]
         lines.append(("mean over frames", frames, list(self.frame_mean.values())))
         lines.append(("mean over actions", frames, list(self.action_mean.values())))
         width = max(len(name) for name, _, _ in lines)
-        titles = "".join(f"{TITLES[name]:>9}" for name in self.frame_mean)
+        titles = "".join(f"{TITLES[name]:>9}" for name in self.quantities)
         head = f"{'mm':<{width}} {'frames':>9}{titles}"
         body = [
             f"{name:<{width}} {count:>9,}"
@@ -104,6 +121,7 @@ class PoseErrorTable(ExactSumMetric):
     Args:
         actions: Names of the actions, one per row; `update` takes the index.
         joints: Names of the joints.
+        rigid: Whether the error after rigid alignment is computed, too.
     """
 
     higher_is_better = False
@@ -112,12 +130,15 @@ class PoseErrorTable(ExactSumMetric):
     counts: Tensor
     joint_sums: Tensor
 
-    def __init__(self, actions: Sequence[str], joints: Sequence[str]) -> None:
+    def __init__(
+        self, actions: Sequence[str], joints: Sequence[str], *, rigid: bool = False
+    ) -> None:
         super().__init__()
         self.actions, self.joints = tuple(actions), tuple(joints)
+        self.quantities = RIGID_QUANTITIES if rigid else QUANTITIES
         for name, shape in (
-            ("sums", (len(self.actions), len(QUANTITIES))),
-            ("counts", (len(self.actions), len(QUANTITIES))),
+            ("sums", (len(self.actions), len(self.quantities))),
+            ("counts", (len(self.actions), len(self.quantities))),
             ("joint_sums", (len(self.joints),)),
         ):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
@@ -157,7 +178,8 @@ class PoseErrorTable(ExactSumMetric):
         a, b = a[use], b[use]
         distances = map_blocks(joint_distances, a, b) if len(a) else a.new_zeros(a.shape[:2])
         columns = [distances.mean(1)]
-        for errors in (aligned_errors, scaled_errors):
+        rigid = [rigid_errors] if "rigid_mpjpe" in self.quantities else []
+        for errors in (aligned_errors, *rigid, scaled_errors):
             columns.append(map_blocks(errors, a, b) if len(a) else distances[:, 0])
         columns += [velocities, accelerations]
         sums = torch.stack([column.sum() for column in columns]) * MILLIMETRES
@@ -175,11 +197,11 @@ class PoseErrorTable(ExactSumMetric):
         means = self.sums / self.counts
         rows = []
         for i in frames.nonzero()[:, 0].tolist():
-            pairs = zip(means[i].tolist(), self.counts[i].tolist(), strict=True)
-            errors = [mean if count else None for mean, count in pairs]
-            rows.append(PoseErrorRow(self.actions[i], int(frames[i]), *errors))  # type: ignore[arg-type]
+            columns = zip(self.quantities, means[i].tolist(), self.counts[i].tolist(), strict=True)
+            errors = {name: mean if count else None for name, mean, count in columns}
+            rows.append(PoseErrorRow(self.actions[i], int(frames[i]), **errors))  # type: ignore[arg-type]
         frame_mean, action_mean = {}, {}
-        for column, name in enumerate(QUANTITIES):
+        for column, name in enumerate(self.quantities):
             defined = self.counts[:, column] > 0
             if defined.any():
                 counts = self.counts[:, column].sum()

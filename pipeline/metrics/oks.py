@@ -57,7 +57,7 @@ def oks_nms(
     Args:
         joints: Joints, pixels, COCO17, (N, 17, 2).
         scores: Score of each person, (N,).
-        areas: Area of each person's box in square pixels, (N,).
+        areas: Area of each person in square pixels, (N,); in published numbers that of the crop.
         threshold: A person with a larger OKS than this to a better one is left out.
 
     Source: Papandreou et al. 2017, section 3.4; similarity relative to the mean of the two areas.
@@ -117,7 +117,8 @@ def oks_ap(
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         truth = COCO(str(annotations) if isinstance(annotations, Path) else None)
         if isinstance(annotations, dict):
-            truth.dataset = annotations
+            people_of_truth = [dict(person) for person in annotations["annotations"]]
+            truth.dataset = {**annotations, "annotations": people_of_truth}  # it writes into them
             truth.createIndex()
         unknown = sorted(set(map(int, image_ids)) - set(truth.getImgIds()))
         if unknown:
@@ -148,7 +149,7 @@ class OksAP(ExactSumMetric):
     """COCO's ten metrics of all people that `update` was called with, in any order and process.
 
     Args:
-        annotations: Path of COCO's annotation file.
+        annotations: Path of COCO's annotation file, or its content.
         nms: Threshold of `oks_nms`, applied to the people of each image; none to keep all.
     """
 
@@ -156,9 +157,10 @@ class OksAP(ExactSumMetric):
     is_differentiable = False
     rows: list[Tensor]
 
-    def __init__(self, annotations: str, *, nms: float | None = 0.9) -> None:
+    def __init__(self, annotations: str | dict[str, Any], *, nms: float | None = 0.9) -> None:
         super().__init__()
-        self.annotations, self.nms = Path(annotations), nms
+        self.annotations = Path(annotations) if isinstance(annotations, str) else annotations
+        self.nms = nms
         self.add_state("rows", [], dist_reduce_fx="cat")
 
     def update(self, image_ids: Tensor, joints: Tensor, scores: Tensor, areas: Tensor) -> None:
@@ -168,7 +170,7 @@ class OksAP(ExactSumMetric):
             image_ids: Image of each person, (B,).
             joints: x, y in pixels and score of each joint, COCO17, (B, 17, 3).
             scores: Score of each person (see `rescore`), (B,).
-            areas: Area of each person's box in square pixels, (B,).
+            areas: Area of each person for `oks_nms`, square pixels, (B,).
         """
         columns = torch.stack([part.double() for part in (image_ids, scores, areas)], dim=1)
         self.rows.append(torch.cat([columns, joints.double().flatten(1)], dim=1))

@@ -74,6 +74,78 @@ class PCK(ExactSumMetric):
         return report
 
 
+class PCKPerSource(ExactSumMetric):
+    """`PCK` of all joints and of the limb joints, for each source of a mixture of data sets.
+
+    Args:
+        sources: Names of the sources.
+        joints: Names of the joints.
+        thresholds: Fractions of the person's size.
+    """
+
+    higher_is_better = True
+    is_differentiable = False
+    found: Tensor
+    counted: Tensor
+    images: Tensor
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        joints: Sequence[str],
+        thresholds: Sequence[float] = (0.05, 0.1, 0.2),
+    ) -> None:
+        super().__init__()
+        self.sources, self.joints = tuple(sources), tuple(joints)
+        self.thresholds = tuple(thresholds)
+        limbs = {f"{side}_{joint}" for joint in LIMB_JOINTS for side in SIDES}
+        self.limbs = [j for j, name in enumerate(self.joints) if name in limbs]
+        shape = (len(self.sources), len(self.thresholds), len(self.joints))
+        self.add_state("found", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+        zeros = torch.zeros(shape[0], shape[2], dtype=torch.int64)
+        self.add_state("counted", zeros, dist_reduce_fx="sum")
+        self.add_state("images", zeros[:, 0].clone(), dist_reduce_fx="sum")
+
+    def update(
+        self, source: Tensor, predicted: Tensor, target: Tensor, scale: Tensor, counted: Tensor
+    ) -> None:
+        """Add images.
+
+        Args:
+            source: Index of the source of each image, (B,).
+            predicted: Predicted joints, pixels, (B, J, 2); NaN is not found.
+            target: True joints, pixels, (B, J, 2).
+            scale: The person's size in pixels, (B,).
+            counted: Whether a joint counts, (B, J).
+        """
+        for number in source.unique().tolist():
+            chosen = source == number
+            hits = PCK(self.joints, self.thresholds).to(self.found.device)
+            hits.update(predicted[chosen], target[chosen], scale[chosen], counted[chosen])
+            self.found[number] += hits.found
+            self.counted[number] += hits.counted
+            self.images[number] += chosen.sum()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of `compute`."""
+        shares = [f"pck@{threshold:g}" for threshold in self.thresholds]
+        limbs = [f"limb {share}" for share in shares]
+        return ("source", "images", "joints", *shares, "limb joints", *limbs)
+
+    def compute(self) -> list[tuple[str | int | float, ...]]:
+        """A row per source: its name, images, joints and their shares in per cent, limb joints."""
+        rows: list[tuple[str | int | float, ...]] = []
+        for number, name in enumerate(self.sources):
+            row: list[str | int | float] = [name, int(self.images[number])]
+            for joints in (list(range(len(self.joints))), self.limbs):
+                total = self.counted[number, joints].sum()
+                shares = 100 * self.found[number][:, joints].sum(1).double() / total
+                row += [int(total), *shares.tolist()]
+            rows.append(tuple(row))
+        return rows
+
+
 THRESHOLDS_MM = tuple(range(0, 151, 5))
 """Thresholds of MPI-INF-3DHP's AUC in millimetres; the last one is that of 3DPCK."""
 

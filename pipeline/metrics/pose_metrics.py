@@ -1,4 +1,4 @@
-"""MPJPE, P-MPJPE, N-MPJPE and MPJVE as torchmetrics classes, with exact sums under DDP."""
+"""MPJPE, P-MPJPE, rigid MPJPE, N-MPJPE and MPJVE as torchmetrics classes; exact under DDP."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pipeline.metrics.functional import (
     derivative_errors,
     map_blocks,
     paired_frames,
+    rigid_errors,
     scaled_errors,
     visible_errors,
 )
@@ -60,6 +61,14 @@ class PMPJPE(_MeanError):
     def update(self, predicted: Poses, target: Poses) -> None:
         """Add predicted and true frames, metres, (..., J, 3)."""
         self._add(map_blocks(aligned_errors, *paired_frames(predicted, target)))
+
+
+class RigidMPJPE(_MeanError):
+    """`rigid_mpjpe` of everything that `update(predicted, target)` was called with."""
+
+    def update(self, predicted: Poses, target: Poses) -> None:
+        """Add predicted and true frames, metres, (..., J, 3)."""
+        self._add(map_blocks(rigid_errors, *paired_frames(predicted, target)))
 
 
 class NMPJPE(_MeanError):

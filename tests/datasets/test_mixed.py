@@ -8,6 +8,8 @@ from pipeline.datasets.coco import Coco
 from pipeline.datasets.mixed import MixedSource, convert_joint_set
 from pipeline.datasets.mpii import Mpii
 from pipeline.errors import UsageError
+from pipeline.heatmap.data import Crops
+from pipeline.mocap.synthetic import Synthetic
 from pipeline.skeleton import COCO17, H36M17
 
 
@@ -38,6 +40,21 @@ def test_a_made_up_joint_is_labelled_only_if_all_its_sources_are(tmp_path):
     np.testing.assert_allclose(
         mixed.joints2d[seen, pelvis], samples.joints2d[seen][:, hips].mean(axis=1), rtol=1e-6
     )
+
+
+def test_each_sample_knows_its_source_also_in_a_mixture_of_mixtures(tmp_path):
+    coco = Coco(str(fabricate.coco(tmp_path / "set")))
+    mpii = Mpii(str(fabricate.mpii(tmp_path / "set")))
+    synthetic = Synthetic(1, 1, 1, images=60, seconds=0.2, actions=("walk",))
+    mixed = MixedSource([synthetic, MixedSource([coco, mpii]), coco]).samples("test")
+    assert mixed.source_names == ("Synthetic", "Coco set", "Mpii set", "Coco set #2")
+    assert mixed.source_index.tolist() == [0] * 2 + [1] * 4 + [2] * 4 + [3] * 4
+    crops = Crops(mixed, H36M17, (32, 32))
+    assert crops.describe() == (
+        "2 images of Synthetic + 4 images of Coco set + 4 images of Mpii set + 4 images of "
+        "Coco set #2"
+    )
+    assert Crops(coco.samples("test"), H36M17, (32, 32)).describe() == "4 images"
 
 
 def test_an_unknown_joint_set_is_a_wrong_option():

@@ -34,9 +34,9 @@ def test_head_sizes_are_diagonals_in_the_order_of_the_list(tmp_path):
     )
 
 
-def test_posenets_boxes_of_mpii_are_taken_as_they_are(tmp_path):
+def test_posenets_boxes_of_mpii_end_at_their_last_pixel(tmp_path):
     samples = Mpii(str(fabricate.mpii_coco(tmp_path))).samples("test")
-    np.testing.assert_allclose(samples.boxes[:2], [[5, 4, 44, 38], [6, 4, 44, 38]])
+    np.testing.assert_allclose(samples.boxes[:2], [[5, 4, 43, 37], [6, 4, 43, 37]])
     assert samples.ids[:2] == ("000000000007.jpg#100", "000000000008.jpg#101")
 
 
@@ -50,6 +50,23 @@ def test_coco_style_lists_with_16_joints_are_read_too(tmp_path):
     (tmp_path / "annotations" / "train.json").write_text(json.dumps(document))
     samples = Mpii(str(tmp_path)).samples("train")
     assert samples.joints2d.shape == (4, 16, 2)
+
+
+def test_a_bad_entry_of_the_list_takes_its_head_size_with_it(tmp_path):
+    root = fabricate.mpii(tmp_path)
+    path = root / "annot" / "valid.json"
+    people = json.loads(path.read_text())
+    people[1]["joints_vis"][3] = 7
+    people[2]["joints"][3], people[2]["joints_vis"][3] = [0, 0], 1
+    path.write_text(json.dumps(people))
+    with pytest.raises(DataError, match=r"\[1\]: a joint has the visibility 7; write 0"):
+        Mpii(str(root)).samples("test")
+    whole = Mpii(str(root)).head_truth()
+    samples = Mpii(str(root), skip_bad=1).samples("test")
+    assert [name.split("#")[1] for name in samples.ids] == ["0", "2", "3"]
+    np.testing.assert_array_equal(samples.truths[0].joints2d, whole.joints2d[[0, 2, 3]])
+    assert not samples.labelled[1, 3]
+    assert samples.remarks.doubts[0].startswith("joints at (0, 0) with a visibility above 0")
 
 
 @pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])

@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 from malformed import check_lines, damaged, error_line
 
+from pipeline.datasets.coco import Coco
+from pipeline.datasets.human36m_images import Human36MImages
+from pipeline.datasets.mpi_inf_3dhp import MpiInf3dhpImages
+from pipeline.datasets.mpii import Mpii
 from pipeline.datasets.photos import Photographs
 from pipeline.errors import DataError
 from pipeline.files.images import read_image
+from pipeline.heatmap.data import Crops
 from pipeline.sources import Images
 
 SHIFT = np.array([[1.0, 0, -10], [0, 1, -5]])
@@ -89,6 +94,79 @@ def test_grey_alpha_and_16_bit_become_three_bytes(tmp_path, shape, kind):
     assert image.dtype == np.uint8
     assert image.shape == (4, 5, 3)
     assert abs(int(image.mean()) - 127) <= 1
+
+
+EXIF_6 = bytes.fromhex(
+    "ffe1 0022 457869660000 4d4d002a00000008 0001 0112 0003 00000001 00060000 00000000"
+)
+"""Segment of a JPEG file with the orientation 6: turned by 90 degrees."""
+
+
+def turned_photograph(path, width, height):
+    """A JPEG file whose EXIF orientation turns it by 90 degrees."""
+    data = fabricate.photograph(path, width, height).read_bytes()
+    path.write_bytes(data[:2] + EXIF_6 + data[2:])
+
+
+def test_an_image_of_another_size_than_declared_is_an_error_however_it_is_read(tmp_path):
+    turned_photograph(tmp_path / "a.jpg", 160, 120)
+    line = (
+        r"a\.jpg is 160x120, but the annotations have 120x160, the size after its EXIF orientation"
+    )
+    images = Photographs([tmp_path / "a.jpg"], np.array([[120, 160]]))
+    for read in (images.size, images.check, lambda i: images.crop(i, np.eye(2, 3), (9, 9))):
+        with pytest.raises(DataError, match=line):
+            read(0)
+    assert Photographs([tmp_path / "a.jpg"], np.array([[162, 119]])).size(0) == (160, 120)
+    for declared in ([160, 117], [80, 60]):
+        with pytest.raises(DataError, match=r"160x120, but .*; use the photograph that was label"):
+            Photographs([tmp_path / "a.jpg"], np.array([declared])).size(0)
+
+
+def turn(folder, pattern, width, height):
+    """Turned photographs in place of those of a fabricated data set."""
+    for path in folder.glob(pattern):
+        turned_photograph(path, width, height)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("source", "write", "pattern", "size"),
+    [
+        (Coco, fabricate.coco, "*2017/*.jpg", (48, 64)),
+        (Mpii, fabricate.mpii_coco, "images/*.jpg", (48, 64)),
+        (Human36MImages, fabricate.human36m_posenet, "images/s_09*/*.jpg", (100, 1000)),
+        (Human36MImages, fabricate.human36m_mmpose, "images/S9/*/*.jpg", (100, 1000)),
+    ],
+)
+def test_every_source_with_declared_sizes_checks_its_samples(
+    tmp_path, monkeypatch, source, write, pattern, size
+):
+    monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
+    root = str(turn(write(tmp_path / "set"), pattern, *size))
+    samples = source(root).samples("test")
+    crops = Crops(samples, samples.skeleton, (32, 32))
+    with pytest.raises(DataError, match="but the annotations have"):
+        crops[(0, np.array([0]))]
+    with pytest.raises(DataError, match="photographs are bad, 1 may be"):
+        source(root, skip_bad=1).samples("test")
+
+
+@pytest.mark.parametrize(
+    ("source", "write", "pattern"),
+    [
+        (Human36MImages, fabricate.human36m_mmpose, "images/S9/*/*.jpg"),
+        (MpiInf3dhpImages, fabricate.mpi_inf_3dhp_mmpose, "images/*.jpg"),
+    ],
+)
+def test_images_of_videos_have_the_size_of_their_camera(
+    tmp_path, monkeypatch, source, write, pattern
+):
+    monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
+    root = str(turn(write(tmp_path / "set"), pattern, 100, 1000))
+    images = source(root).sequences("test")[0].images
+    with pytest.raises(DataError, match="100x1000, but the annotations have"):
+        images.crop(0, np.eye(2, 3), (9, 9))
 
 
 def test_a_fingerprint_follows_the_bytes(tmp_path):

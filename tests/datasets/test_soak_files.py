@@ -17,7 +17,7 @@ from malformed import _versions, damaged
 from soak import SEED
 from stick_figures import _DAMAGE
 
-from pipeline.datasets.coco import read_people
+from pipeline.datasets.coco_format import read_people
 from pipeline.datasets.photos import Photographs
 from pipeline.errors import DataError
 from pipeline.files.archive import Npz, read_npy

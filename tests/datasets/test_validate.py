@@ -137,6 +137,42 @@ def test_a_photograph_whose_size_differs_from_the_annotations_is_found(tmp_path,
     assert f"{image['file_name']} is {right}, but the annotations have {wrong}" in report.text()
 
 
+def edit_people(folder, change):
+    path = folder / "annotations" / "person_keypoints_val2017.json"
+    document = json.loads(path.read_text())
+    change(document["annotations"])
+    path.write_text(json.dumps(document))
+
+
+def test_what_a_file_lacks_is_reported_and_is_no_fault(tmp_path):
+    folder = fabricate.coco(tmp_path)
+    edit_people(folder, lambda people: [p.pop("area") and p.pop("segmentation") for p in people])
+    report = validate(folder)
+    assert report.faults == 0
+    assert "area of 6 of 6 annotations computed as 0.53 of the box" in report.text()
+
+
+def test_a_box_outside_and_a_damaged_photograph_count_alike_for_skip_bad(tmp_path):
+    folder = fabricate.coco(tmp_path)
+    edit_people(folder, lambda people: people[2].update(bbox=[70, 4, 20, 30]))
+    (folder / "val2017" / "000000000007.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"annotation 102: the box .* lies outside 64x48"):
+        validate(folder)
+    with pytest.raises(DataError, match="1 photographs are bad, 0 may be"):
+        validate(folder, skip_bad=1)
+    report = validate(folder, skip_bad=2)
+    assert "test: 2 people" in report.text()
+    assert report.text().endswith("2 parts, 0 wrong, 2 skipped")
+
+
+def test_joints_at_zero_that_are_marked_visible_are_a_fault(tmp_path):
+    folder = fabricate.coco(tmp_path)
+    edit_people(folder, lambda people: people[0]["keypoints"].__setitem__(slice(3), [0, 0, 2]))
+    report = validate(folder)
+    assert [finding.name for finding in report.findings if finding.faults] == ["test"]
+    assert "joints at (0, 0) with a visibility above 0, taken as unlabelled: 1" in report.text()
+
+
 def test_positions_are_checked_with_the_mapping_that_matches_their_joints(tmp_path):
     facts = {"joints": np.array(H36M17.joints), "fps": 30.0}
     np.savez(tmp_path / "sound.npz", positions=fabricate.motion(9), **facts)

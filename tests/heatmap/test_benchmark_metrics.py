@@ -23,7 +23,10 @@ def updated(benchmark_metric, samples, joints2d, rows=None):
     """The metric after an update with the joints of some rows of the samples."""
     rows = np.arange(len(samples)) if rows is None else rows
     score = torch.full(joints2d.shape[:2], 0.9)
-    benchmark_metric.update(torch.from_numpy(rows), torch.from_numpy(joints2d[rows]), score[rows])
+    area = torch.from_numpy(samples.boxes[:, 2:].prod(1))
+    benchmark_metric.update(
+        torch.from_numpy(rows), torch.from_numpy(joints2d[rows]), score[rows], area[rows]
+    )
     return benchmark_metric
 
 
@@ -35,7 +38,7 @@ def test_exact_joints_have_an_ap_of_one_and_the_protocol_names_the_boxes(tmp_pat
     value, report = benchmark_metric.compute()
     assert (value, len(report)) == (pytest.approx(1.0), 10)
     assert (
-        "exact boxes, 17 joints, rescored by joints above 0.2, OKS-NMS 0.9"
+        "exact boxes, 17 joints, rescored by joints above 0.2, OKS-NMS 0.9 on the areas"
         in benchmark_metric.protocol()
     )
 

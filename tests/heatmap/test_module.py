@@ -1,16 +1,20 @@
+import csv
 import functools
 
+import fabricate
 import numpy as np
 import pytest
 import torch
 from trainers import quiet_trainer
 
+from pipeline.datasets.coco import Coco
+from pipeline.datasets.mixed import MixedSource
 from pipeline.errors import UsageError
 from pipeline.heatmap import HeatmapDataModule, HeatmapModule, HRNet, targets
 from pipeline.heatmap.crop import Augmentation
 from pipeline.heatmap.image_stage import to_image_pixels
 from pipeline.mocap.synthetic import Synthetic
-from pipeline.skeleton import COCO17
+from pipeline.skeleton import COCO17, H36M17
 from pipeline.training import checkpoints
 from pipeline.weights.importing import import_weights
 
@@ -152,6 +156,41 @@ def test_pck_counts_in_the_whole_image_and_predictions_come_in_its_pixels(tmp_pa
     size = np.nanmax(np.nanmax(samples.joints2d, 1) - np.nanmin(samples.joints2d, 1), axis=1)
     near = np.linalg.norm(found - samples.joints2d, axis=-1) <= 0.2 * size[:, None]
     assert results["test/pck_0.2"] == pytest.approx(near[samples.labelled].mean(), abs=1e-6)
+
+
+def test_oks_nms_uses_the_area_that_the_crop_shows(tmp_path):
+    data = HeatmapDataModule(
+        Coco(str(fabricate.coco(tmp_path))), skeleton="COCO17", input_size=(64, 96), padding=1.25
+    )
+    module = HeatmapModule(narrow(), skeleton="COCO17", input_size=(64, 96), padding=1.25)
+    quiet_trainer(tmp_path).test(module, data, verbose=False)
+    areas = module.benchmark_metrics[0].metric.rows[0][:, 2]
+    # The box of 43 x 37 pixels fills the width: 43 x 64.5, and 1.25 times that per side.
+    torch.testing.assert_close(areas, torch.full((4,), 43 * 64.5 * 1.25**2).double())
+
+
+def test_a_test_of_a_mixture_has_a_row_per_source(tmp_path, capsys):
+    source = MixedSource(
+        [
+            Coco(str(fabricate.coco(tmp_path / "coco"))),
+            Synthetic(1, 1, 1, images=90, seconds=0.5, actions=("walk",)),
+        ]
+    )
+    module = HeatmapModule(narrow(), input_size=SMALL)
+    data = HeatmapDataModule(source, input_size=SMALL, evaluation_batch=3)
+    quiet_trainer(tmp_path).test(module, data, verbose=False)
+    printed = capsys.readouterr().out
+    assert "4 images of Coco coco + 3 images of Synthetic; H36M17" in printed
+    with (tmp_path / "tables" / "test-pck_per_source.csv").open() as file:
+        coco, synthetic = csv.DictReader(file)
+    limbs = [j for j, name in enumerate(H36M17.joints) if name.split("_")[0] in ("left", "right")]
+    labelled = data.evaluation_sets["test"].labelled
+    assert (coco["source"], coco["images"]) == ("Coco coco", "4")
+    assert int(coco["limb joints"]) == labelled[:4, limbs].sum()
+    assert int(synthetic["joints"]) == labelled[4:].sum()
+    both = [(float(row["pck@0.2"]), int(row["joints"])) for row in (coco, synthetic)]
+    total = sum(share * joints for share, joints in both) / sum(joints for _, joints in both)
+    assert total == pytest.approx(100 * module.report["pck@0.2"], abs=1e-3)
 
 
 def test_a_fit_can_start_from_another_runs_weights(tmp_path):

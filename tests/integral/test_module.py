@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 from trainers import quiet_trainer
 
 from pipeline.datasets.coco import Coco
@@ -264,8 +265,16 @@ def test_errors_are_those_of_seventeen_joints_and_come_per_action(tmp_path, caps
     of = np.array(samples.actions)
     per_action = np.mean([error[of == name].mean() for name in sorted(set(of))])
     assert results["test/mpjpe_action_mean_mm"] == pytest.approx(per_action, rel=1e-4)
+    rigid = []
+    for a, b in zip(poses, samples.joints3d, strict=True):
+        a, b = a - a.mean(0), b - b.mean(0)
+        turned = Rotation.align_vectors(b, a)[0].apply(a)
+        rigid.append(1000 * np.linalg.norm(turned - b, axis=-1).mean())
+    assert results["test/rigid_mpjpe_mm"] == pytest.approx(np.mean(rigid), rel=1e-4)
     printed = capsys.readouterr().out
     assert "17 joints, visible or not, root-relative, re-rooted, true root depth" in printed
+    assert "P-MPJPE    rigid" in printed
+    assert "rigid: MPJPE after the best rotation and shift" in printed
     assert (tmp_path / "tables" / "test-per_action.csv").exists()
 
 

@@ -12,8 +12,26 @@ from hypothesis import strategies as st
 from pipeline.errors import DataError
 from pipeline.metrics.joint_subsets import evaluated_joints, joints_3dpck
 from pipeline.metrics.oks import AP_NAMES, SIGMAS, OksAP, oks, oks_ap, oks_nms, rescore
-from pipeline.metrics.pck import PCK3D, PCKh, pck3d
+from pipeline.metrics.pck import PCK3D, PCKh, PCKPerSource, pck3d
 from pipeline.skeleton import COCO17, H36M17, MPI3DHP17, MPII16
+
+
+def test_pck_per_source_by_hand():
+    metric = PCKPerSource(("photos", "renderings"), ("pelvis", "left_wrist", "right_knee"), (0.1,))
+    target = torch.zeros(3, 3, 2)
+    predicted = torch.tensor([[3.0, 0], [0, 9], [0, 12]]).repeat(3, 1, 1)
+    scale = torch.tensor([100.0, 100.0, 40.0])  # limits of 10, 10 and 4 pixels
+    counted = torch.tensor([[1, 1, 1], [1, 0, 1], [1, 1, 0]])
+    for i, source in enumerate((0, 1, 0)):
+        part = slice(i, i + 1)
+        metric.update(
+            torch.tensor([source]), predicted[part], target[part], scale[part], counted[part]
+        )
+    photos, renderings = (dict(zip(metric.columns, row, strict=True)) for row in metric.compute())
+    found = {"source": "photos", "images": 2, "joints": 5, "pck@0.1": 60.0}
+    assert photos == {**found, "limb joints": 3, "limb pck@0.1": pytest.approx(100 / 3)}
+    found = {"source": "renderings", "images": 1, "joints": 2, "pck@0.1": 50.0}
+    assert renderings == {**found, "limb joints": 1, "limb pck@0.1": 0.0}
 
 
 def test_14_joints_count_and_spine_pelvis_and_head_do_not():

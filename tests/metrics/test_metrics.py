@@ -80,6 +80,29 @@ def test_p_mpjpe_agrees_with_scipy(seed, error):
     assert ours == pytest.approx(np.mean(frames), abs=1e-6)
 
 
+@settings(max_examples=50, deadline=None)
+@given(seed=SEEDS, error=st.sampled_from([0.0, 1e-3, 0.05, 0.5, 3.0]))
+def test_rigid_mpjpe_agrees_with_scipys_align_vectors(seed, error):
+    predicted, target = (
+        joints - joints.mean(1, keepdims=True) for joints in poses(seed, 6, error=error)
+    )
+    frames = [
+        np.linalg.norm(Rotation.align_vectors(b, a)[0].apply(a) - b, axis=-1).mean()
+        for a, b in zip(predicted, target, strict=True)
+    ]
+    moved = predicted + np.array([0.2, -1.0, 3.0])
+    assert functional.rigid_mpjpe(moved, target) == pytest.approx(1000 * np.mean(frames), abs=1e-4)
+
+
+def test_rigid_mpjpe_keeps_the_error_of_a_wrong_size_that_p_mpjpe_removes():
+    target = np.zeros((1, 4, 3))
+    target[0, :, 0] = [0.1, -0.1, 0.3, -0.3]  # 0.2 m from the centre on average
+    turn = Rotation.from_rotvec([0.3, -0.7, 1.1]).as_matrix()
+    predicted = 1.25 * target @ turn + np.array([1.0, 2.0, 3.0])
+    assert functional.rigid_mpjpe(predicted, target) == pytest.approx(50.0)
+    assert functional.p_mpjpe(predicted, target) == pytest.approx(0.0, abs=1e-6)
+
+
 def test_procrustes_agrees_with_scipys_disparity():
     predicted, target = poses(1, 1)
     fitted = functional.procrustes(predicted, target)[0]
@@ -229,6 +252,7 @@ def test_an_error_of_nothing_is_nan(shape):
     [
         (pose_metrics.MPJPE, functional.mpjpe),
         (pose_metrics.PMPJPE, functional.p_mpjpe),
+        (pose_metrics.RigidMPJPE, functional.rigid_mpjpe),
         (pose_metrics.NMPJPE, functional.n_mpjpe),
         (pose_metrics.MPJVE, functional.mpjve),
     ],
@@ -284,6 +308,17 @@ def test_a_table_has_a_row_per_action_and_both_means():
     )
     last = 41 * functional.p_mpjpe(*clips[3])
     assert report.rows[1].p_mpjpe == pytest.approx((sum(both) + last) / 48)
+
+
+def test_a_table_has_the_rigid_error_where_it_is_asked_for():
+    table = motion_table.PoseErrorTable(["walk"], H36M17.joints, rigid=True)
+    predicted, target = poses(7, 5)
+    table.update(0, predicted, target)
+    report, plain = table.compute(), filled([0]).compute()
+    assert report.rows[0].rigid_mpjpe == pytest.approx(functional.rigid_mpjpe(predicted, target))
+    assert report.rows[0].p_mpjpe == pytest.approx(functional.p_mpjpe(predicted, target))
+    assert "P-MPJPE    rigid  N-MPJPE" in report.text("protocol")
+    assert "rigid" not in plain.text("protocol")
 
 
 def test_invalid_frames_count_nowhere_and_break_motion():
