@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.errors import DataError, NonFiniteError, ProcessLostError
 from pipeline.files import torch_files
-from pipeline.training.checkpoints import WEIGHTS_ONLY
+from pipeline.training.checkpoints import WEIGHTS_ONLY, weights_digest
 from pipeline.training.console import print_line
 from pipeline.training.metrics_file import MetricsFile, finite_or_none, read_metrics
 from pipeline.training.run_folder import (
@@ -27,8 +27,10 @@ class CheckpointCallback(Callback):
     """Saves checkpoints to resume from, of which it keeps the two newest, and the best weights.
 
     A checkpoint is saved at the end of an epoch, and after a batch that ends an optimizer step and
-    is not followed by a validation; from there Lightning resumes exactly. Its callback state has
-    also the metrics of that step that are not yet in metrics.csv, and the numbers of samples.
+    is not followed by a validation; from there Lightning resumes exactly. The last checkpoint is
+    saved when training has ended, with the weights that callbacks of the user leave. Its callback
+    state has also the metrics of that step that are not yet in metrics.csv, the numbers of samples,
+    and the digest of the weights that were validated last.
 
     Args:
         run: Run that the checkpoints belong to.
@@ -43,6 +45,9 @@ class CheckpointCallback(Callback):
         self.saved_step = 0
         self.pending_metrics: dict[str, float] = {}
         self.samples: dict[str, int] = {}
+        self.judged: str | None = None
+        self.training_ended = False
+        self._validating_again = False
 
     @property
     def state_key(self) -> str:
@@ -57,6 +62,7 @@ class CheckpointCallback(Callback):
             "step": self.saved_step,
             "run": self.run.state["digest"],
             "samples": self.samples,
+            "judged": self.judged,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -64,6 +70,7 @@ class CheckpointCallback(Callback):
         self.best, self.pending_metrics = state_dict["best"], state_dict["pending"]
         self.saved_step = state_dict["step"]
         self.samples = state_dict.get("samples", {})
+        self.judged = state_dict.get("judged")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check that all ranks resume the same run; log the pending metrics of the checkpoint.
@@ -114,12 +121,14 @@ class CheckpointCallback(Callback):
     def can_save(trainer: pl.Trainer, batch_idx: int) -> bool:
         """Whether a run can resume exactly from a checkpoint that is saved after this batch.
 
-        It can if the batch ends an optimizer step and no validation or end of the epoch follows.
+        It can if the batch ends an optimizer step and no validation, end of the epoch or end of
+        training follows.
         """
         batches = batch_idx + 1
         validation_interval = trainer.val_check_batch  # None only before training begins
         return not (
             batches % trainer.accumulate_grad_batches
+            or trainer.global_step == trainer.max_steps
             or batches >= trainer.num_training_batches
             or batches % validation_interval == 0  # type: ignore[operator]
         )
@@ -133,20 +142,67 @@ class CheckpointCallback(Callback):
         batch_idx: int,
     ) -> None:
         """Save a checkpoint if one is due and this is an optimizer-step boundary."""
+        if trainer.global_step == trainer.max_steps:  # no validation need follow
+            self.judged = weights_digest(pl_module)
         due = trainer.global_step - self.saved_step >= self.every
         if due and self.can_save(trainer, batch_idx):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save a checkpoint if one is due; always after the last epoch."""
-        is_last = trainer.current_epoch + 1 == trainer.max_epochs
-        is_last |= trainer.global_step == trainer.max_steps
-        if is_last or trainer.global_step - self.saved_step >= self.every:
+        """Save a checkpoint if one is due; the last one waits for the end of training."""
+        self.training_ended = trainer.current_epoch + 1 == trainer.max_epochs
+        self.training_ended |= trainer.global_step == trainer.max_steps
+        due = trainer.global_step - self.saved_step >= self.every
+        if due and not self.training_ended:
             self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the last checkpoint, after callbacks of the user have set their final weights."""
+        if self.training_ended:
+            self.save(trainer)
+
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        *_: Any,
+    ) -> None:
+        """Remember which weights are validated, at the first batch."""
+        if batch_idx == 0 and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.judged = weights_digest(pl_module)
+
+    def validate_changed_weights(self, trainer: pl.Trainer) -> None:
+        """Validate the final weights if they changed after the last validation and optimizer step.
+
+        Callbacks that average weights set the average when training has ended. The average becomes
+        best.ckpt if it is better than the best validated weights.
+        """
+        module = trainer.lightning_module
+        changed = self.judged not in (None, weights_digest(module))
+        if self.monitor is None or not trainer.strategy.broadcast(changed):
+            return
+        name, best = self.monitor[0], self.best
+        self._validating_again = True
+        trainer.validate(module, datamodule=trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
+        self._validating_again = False
+        if name not in trainer.callback_metrics:  # limit_val_batches is 0
+            return
+        value = float(trainer.callback_metrics[name])
+        before = "no validation before" if best is None else f"best before {best:.4g}"
+        verdict = (
+            "best.ckpt has them" if self.best != best else "best.ckpt keeps the weights before"
+        )
+        print_line(
+            "  weights    changed by callbacks at the end of training; validated once more: "
+            f"{name} {value:.4g}, {before}; {verdict}"
+        )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the weights if they are the best so far."""
-        if trainer.sanity_checking or self.monitor is None or trainer.state.fn != "fit":
+        in_fit = trainer.state.fn == "fit" or self._validating_again
+        if trainer.sanity_checking or self.monitor is None or not in_fit:
             return
         name, mode = self.monitor
         value = finite_or_none(trainer.callback_metrics[name])

@@ -267,7 +267,13 @@ class Stage(pl.LightningModule):
         limit = self.trainer.limit_train_batches
         if limit is not None:
             batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
+        accumulated = self.trainer.accumulate_grad_batches
+        if accumulated > batches:
+            self.print(
+                f"heatlift: warning: accumulate_grad_batches is {accumulated}, but an epoch has "
+                f"{batches} batches: each optimizer step takes only these"
+            )
+        return max(1, math.ceil(batches / accumulated))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the dictionary `heatlift` to a checkpoint."""

@@ -121,6 +121,7 @@ LINES = {
     (*FIT, "--ckpt_path", "x.ckpt"): "--ckpt_path x.ckpt: fit resumes automatically",
     (*FIT, "--name", "../../x"): "--name ../../x: is a path; give a name",
     (*FIT, "--trainer.logger", "true"): "--trainer.logger: cannot be set",
+    (*FIT, "--trainer.precision", "16-true"): "16-true: is for tests; steps of the optimizer are",
     (*FIT, "--save_every", "-3"): "save_every is -3; give at least 1",
     (*INTEGRAL, "--data.photographs", "pipeline.datasets.Coco"): "photographs: needs root",
     (*INTEGRAL, "--data.photographs.class_path", "own.None"): "'own' has no attribute 'None'",
