@@ -100,7 +100,7 @@ def test_every_stage_runs_every_subcommand(stage, subcommand, trained, capsys):
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true", "bf16-mixed"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_runs_in_every_precision(stage, precision, trained, capsys):
-    code, folder, arguments = trained(stage)
+    _, folder, arguments = trained(stage)
     options = [*arguments, "--trainer.max_epochs", "1", "--trainer.precision", precision]
     if precision != "16-true":
         assert main([stage, "fit", *options, "--name", precision]) == 0, capsys.readouterr().err
@@ -112,7 +112,7 @@ def test_every_stage_runs_in_every_precision(stage, precision, trained, capsys):
 
 @pytest.mark.parametrize("plugin", ["bf16-true", "16-true"])
 def test_half_precision_does_not_round_the_truth(plugin, trained, capsys):
-    code, folder, arguments = trained("lift")
+    _, folder, arguments = trained("lift")
     best = run_folder(folder, "lift") / "checkpoints" / "best.ckpt"
     numbers = []
     for precision in ("32-true", plugin):
