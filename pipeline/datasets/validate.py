@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from pipeline.datasets.body_checks import (
     IMAGES_CHECKED,
@@ -71,6 +72,15 @@ def _may_hold_positions(path: Path) -> bool:
         return True
 
 
+@runtime_checkable
+class _SplitInFiles(Protocol):
+    """A data set that keeps each split in files of its own, and may have only some of them."""
+
+    def annotations(self, split: Split) -> Path:
+        """Path of the annotations of a split; an error if the folder has none."""
+        ...
+
+
 SourceFactory = Callable[[str], Source]
 """Makes a data source from the path of its folder."""
 
@@ -85,11 +95,14 @@ LAYOUTS: tuple[tuple[str, str, SourceFactory], ...] = (
     ("MPI-INF-3DHP univ_annot3, P-STMO npz", "data_*_3dhp.npz", MpiInf3dhp),
     ("MPI-INF-3DHP annot3, mmpose npz", "annotations/mpi_inf_3dhp_*.npz", MpiInf3dhpImages),
     ("MotionBERT's clips", "train/*.pkl", MotionBertClips),
+    ("MotionBERT's clips", "test/*.pkl", MotionBertClips),
     ("COCO people", "annotations/person_keypoints_*.json", Coco),
     ("COCO people", "person_keypoints_*.json", Coco),
     ("MPII, HRNet's lists", "annot/train.json", Mpii),
-    ("MPII, HRNet's lists", "mpii_train.json", Mpii),
+    ("MPII, HRNet's lists", "annot/valid.json", Mpii),
+    ("MPII, HRNet's lists", "mpii_*.json", Mpii),
     ("MPII, COCO's format", "annotations/train.json", Mpii),
+    ("MPII, COCO's format", "annotations/test.json", Mpii),
     ("Motion capture, CMU's BVH files", "*.bvh*", Mocap),
     ("Motion capture, CMU's BVH files", "*/*.bvh*", Mocap),
     ("Motion capture, CMU's BVH files", "*/*/*.bvh*", Mocap),
@@ -303,12 +316,8 @@ def _present_splits(source: Source) -> Iterator[Split]:
     missing = []
     for split in splits:
         try:
-            if isinstance(source, (Coco, Mpii)):
+            if isinstance(source, _SplitInFiles):
                 source.annotations(split)
-            elif isinstance(source, MpiInf3dhp):
-                path = source.root / f"data_{split}_3dhp.npz"
-                if not path.exists():
-                    raise DataError(f"{path}: not found")
         except DataError as error:
             missing.append(error)
             continue

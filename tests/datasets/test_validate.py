@@ -43,6 +43,32 @@ def test_each_layout_is_recognised_and_read(tmp_path, layout):
     assert report.faults == 0, report.text()
 
 
+HALVES = {
+    "Human3.6M images, mmpose npz": ("h36m_train.npz", "h36m_test.npz"),
+    "Human3.6M images, PoseNet json": ("*subject[15678]_*.json", "*subject9_* *subject11_*"),
+    "MPI-INF-3DHP univ_annot3, P-STMO npz": ("data_train_3dhp.npz", "data_test_3dhp.npz"),
+    "MPI-INF-3DHP annot3, mmpose npz": ("*_train.*", "*_test*"),
+    "MotionBERT's clips": ("train/*.pkl", "test/*.pkl"),
+    "COCO people": ("*_train2017.json", "*_val2017.json"),
+    "MPII, HRNet's lists": ("train.json", "*valid.*"),
+    "MPII, COCO's format": ("train.json", "test.json"),
+}
+"""Layout -> files of the training half and of the test half."""
+
+
+@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("layout", HALVES)
+def test_half_a_data_set_is_read_with_what_it_has(tmp_path, layout, half):
+    folder = WRITERS[layout](tmp_path / "set")
+    for pattern in HALVES[layout][1 - half].split():
+        for path in folder.rglob(pattern):
+            path.unlink()
+    assert [name for name, _ in recognise_layouts(folder)] == [layout]
+    report = validate(folder)
+    assert report.findings
+    assert report.faults == 0, report.text()
+
+
 def test_a_sound_archive_has_no_fault_and_its_facts_are_reported(tmp_path):
     report = validate(fabricate.human36m(tmp_path / "h36m"))
     assert report.faults == 0
