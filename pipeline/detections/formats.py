@@ -59,7 +59,8 @@ def read_detections(
 ) -> VideoDetections:
     """Read the 2D joints of the one person in a video, found by another tool.
 
-    Accepted are a folder of OpenPose's json files (one per frame), and json files of AlphaPose
+    Accepted are a folder of OpenPose's json files or of MMPose's lists of people (one file per
+    frame in both), and json files of AlphaPose
     (a list of {image_id, keypoints, score}), MMPose and RTMPose ({meta_info, instance_info} or a
     list of {frame_id, instances}) and COCO's result format. If a frame has several people, the one
     with the highest mean score is used; a frame without people is missing.
@@ -75,7 +76,8 @@ def read_detections(
     """
     names: list[str] | None = None
     if path.is_dir():
-        people = _people_of_openpose(path)
+        is_openpose = any(path.glob("*_keypoints.json"))
+        people = _people_of_openpose(path) if is_openpose else _people_of_images(path)
     else:
         people, names = _people_of_document(read_json(path), str(path))
     if not people:
@@ -146,6 +148,26 @@ def _people_of_openpose(folder: Path) -> _People:
     return people
 
 
+def _people_of_images(folder: Path) -> _People:
+    """People in a folder with one list of MMPose per image, in the order of the numbers in names."""
+    files = [path for path in folder.glob("*.json") if path.is_file()]
+    if not files:
+        raise DataError(
+            f"{folder}: has no json file; give the folder that OpenPose or MMPose wrote"
+        )
+
+    def by_number(path: Path) -> list[tuple[int, str]]:
+        return [(int(part or -1), text) for text, part in re.findall(r"(\D+)|(\d+)", path.stem)]
+
+    people: _People = []
+    for index, file in enumerate(sorted(files, key=by_number)):
+        found, _ = _people_of_document(read_json(file), str(file))
+        if any(frame for frame, _ in found):
+            raise DataError(f"{file}: has several frames; a folder has one file per frame")
+        people += [(index, joints) for _, joints in found]
+    return people
+
+
 def _people_of_document(document: Any, path: str) -> tuple[_People, list[str] | None]:
     """People in the json file of a tool, and the names of their joints if the file has them."""
     names = None
@@ -162,6 +184,9 @@ def _people_of_document(document: Any, path: str) -> tuple[_People, list[str] | 
             base = 1 if "frame_id" in document[0] and document[0]["frame_id"] == 1 else 0
             for person in expect_type(record["instances"], list, f"{place}: instances"):
                 people.append((frame - base, _joints_of_instance(person, place)))
+            continue
+        if "keypoint_scores" in record:  # MMPose's list of the people in one image
+            people.append((0, _joints_of_instance(record, place)))
             continue
         image = required_key(record, "image_id", place)
         frame = _frame_number(image, order, place)

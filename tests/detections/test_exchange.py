@@ -132,6 +132,20 @@ def test_several_sequences_have_a_file_each(tmp_path):
         read_detections_file(tmp_path / "x", [sequence("../walk", 2), sequence("../run", 3)])
 
 
+def test_links_to_detections_are_followed_and_a_broken_one_is_named(tmp_path):
+    folder, elsewhere = tmp_path / "found", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    for name in ("walk", "run"):
+        alphapose(elsewhere / f"{name}.json", 2)
+        (folder / f"{name}.json").symlink_to(elsewhere / f"{name}.json")
+    videos = [sequence("walk", 2), sequence("run", 2)]
+    assert set(read_detections_file(folder, videos).by_sequence) == {"walk", "run"}
+    (elsewhere / "run.json").unlink()
+    with pytest.raises(DataError, match=r"found/run\.json: is a link to .*, which is missing"):
+        read_detections_file(folder, videos)
+
+
 class Archive:
     """A source with two sets of detections."""
 
