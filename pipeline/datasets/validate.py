@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -27,9 +28,11 @@ from pipeline.datasets.photos import drop_unreadable
 from pipeline.errors import DataError
 from pipeline.files.archive import Npz
 from pipeline.files.json_documents import read_json
+from pipeline.mocap.bvh import read_bvh
 from pipeline.mocap.mapping import JointMapping, read_mapping
 from pipeline.mocap.motion_capture import Mocap
 from pipeline.mocap.preparation import read_positions
+from pipeline.mocap.recordings import find_recordings, read_splits
 from pipeline.skeleton import H36M17
 from pipeline.sources import ImageSource, MotionSource, Sequence, Source, Split
 
@@ -103,9 +106,9 @@ LAYOUTS: tuple[tuple[str, str, SourceFactory], ...] = (
     ("MPII, HRNet's lists", "mpii_*.json", Mpii),
     ("MPII, COCO's format", "annotations/train.json", Mpii),
     ("MPII, COCO's format", "annotations/test.json", Mpii),
-    ("Motion capture, CMU's BVH files", "*.bvh*", Mocap),
-    ("Motion capture, CMU's BVH files", "*/*.bvh*", Mocap),
-    ("Motion capture, CMU's BVH files", "*/*/*.bvh*", Mocap),
+    ("Motion capture, BVH files", "*.bvh*", Mocap),
+    ("Motion capture, BVH files", "*/*.bvh*", Mocap),
+    ("Motion capture, BVH files", "*/*/*.bvh*", Mocap),
     ("Motion capture, positions", "*.npz", Positions),
     ("Motion capture, positions", "*/*.npz", Positions),
 )
@@ -173,19 +176,86 @@ def recognise_layouts(folder: Path) -> list[tuple[str, Source]]:
 def list_datasets(folder: Path) -> list[str]:
     """Describe each data set in a folder and in its subfolders, in one line each.
 
+    One split of each data set is read, the test split if there is one, or of motion capture the
+    first recording. A data set that cannot be read has the reason in its line.
+
     Raises:
-        DataError: If there is none.
+        DataError: If there is no data set, or none that can be read.
     """
-    subfolders = sorted(path for path in folder.glob("*") if path.is_dir())
-    lines = []
-    for path in [folder, *subfolders]:
+    lines, unreadable = [], []
+    for name, source in _find_datasets(folder):
         try:
-            lines += [f"{name}: {source.describe()}" for name, source in recognise_layouts(path)]
-        except DataError:
-            continue
+            lines.append(f"{name}: {source.describe()}; {_describe_content(source)}")
+        except DataError as error:
+            unreadable.append(error)
+            lines.append(f"{name}: cannot be read: {error}")
     if not lines:
         recognise_layouts(folder)  # raises the error that lists the patterns
+    if len(lines) == len(unreadable):
+        raise unreadable[0]
     return lines
+
+
+def _find_datasets(folder: Path) -> list[tuple[str, Source]]:
+    """Layouts in a folder and in its subfolders; those found in both are listed once.
+
+    Several subfolders with nothing else, as of the subjects of recordings, are one data set.
+    """
+    here, below = [], []
+    for path in [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]:
+        with contextlib.suppress(DataError):
+            (here if path == folder else below).extend(recognise_layouts(path))
+    names = [name for name, _ in below]
+    if len(names) > 1 and len(set(names)) == 1 and names[0] in dict(here):
+        return here
+    return [layout for layout in here if layout[0] not in names] + below
+
+
+def _describe_content(source: Source) -> str:
+    """Numbers of what a data set holds, from reading a part of it.
+
+    Raises:
+        DataError: If that part cannot be read.
+    """
+    if isinstance(source, Mocap):
+        return _describe_recordings(source)
+    if isinstance(source, Positions):
+        positions, fps, names = read_positions(source.files()[0])
+        return (
+            f"{source.files()[0].name} has {len(positions)} frames at {fps:g} Hz, {len(names)} "
+            f"joints, mapping {_find_mapping(names, source.files()[0]).name}"
+        )
+    splits = list(_present_splits(source))
+    split = splits[-1]
+    present = f"has {' and '.join(splits)}; {split}:"
+    if isinstance(source, MotionSource) and not _has_only_samples(source):
+        sequences = source.sequences(split)
+        frames = sum(map(len, sequences))
+        rates = ", ".join(f"{rate:g}" for rate in sorted({s.fps for s in sequences}))
+        joints = source.skeleton.name
+        return f"{present} {len(sequences)} sequences, {frames} frames at {rates} Hz, {joints}"
+    assert isinstance(source, ImageSource)
+    return f"{present} {len(source.samples(split))} people, {source.skeleton.name}"
+
+
+def _describe_recordings(source: Mocap) -> str:
+    """Number of recordings of motion capture, facts of the first one, and whose they are."""
+    found = find_recordings(source.folder)
+    file = min(path for paths in found.values() for path in paths)
+    if file.suffix == ".npz":
+        positions, fps, joints = read_positions(file)
+        frames = len(positions)
+    else:
+        motion = read_bvh(file)
+        frames, fps, joints = len(motion), motion.fps, list(motion.joints)
+    first = f"{len(found)} recordings, {file.name} has {frames} frames at {fps:g} Hz, {len(joints)}"
+    used = {recording.name for recording in read_splits("cmu") if recording.split != "exclude"}
+    whose = "all those of the benchmark"
+    if missing := len(used - found.keys()):
+        whose = f"{missing} of the benchmark's {len(used)} recordings are missing"
+        if missing == len(used):
+            whose = "none is of the benchmark: give your own mapping and splits (docs/mocap.md)"
+    return f"{first} joints; {whose}"
 
 
 def validate(folder: Path, *, skip_bad: int = 0) -> Report:

@@ -6,6 +6,7 @@ import json
 import fabricate
 import numpy as np
 import pytest
+import stick_figures
 
 from pipeline.camera import project, world_to_camera
 from pipeline.datasets.body_checks import body_height, check_sequence, share_with_left_on_left
@@ -175,6 +176,35 @@ def test_positions_are_checked_with_the_mapping_that_matches_their_joints(tmp_pa
     with pytest.raises(DataError, match=r"other\.npz: its joints, 0, 1, 2.*match none"):
         validate(tmp_path)
     assert len(validate(tmp_path, skip_bad=1).findings) == 2
+
+
+def test_a_list_tells_what_each_set_holds(tmp_path):
+    fabricate.p_stmo(tmp_path / "3dhp")
+    fabricate.coco(tmp_path / "coco")
+    folder = tmp_path / "mocap"
+    folder.mkdir()
+    (folder / "walk.bvh").write_text(stick_figures.SMALL)
+    three, two, motion = list_datasets(tmp_path)
+    assert three.endswith("has train and test; test: 2 sequences, 14 frames at 25 Hz, MPI3DHP17")
+    assert two.endswith("has train and test; test: 4 people, COCO17")
+    assert "1 recordings, walk.bvh has 3 frames at 30 Hz, 2 joints" in motion
+    assert "none is of the benchmark: give your own mapping" in motion
+
+
+def test_a_list_says_which_sets_cannot_be_read(tmp_path):
+    path = fabricate.coco(tmp_path / "coco") / "annotations" / "person_keypoints_val2017.json"
+    document = json.loads(path.read_text())
+    document["categories"][0]["keypoints"] = ["left", "right"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match="its joints are left, right; COCO17 is nose"):
+        list_datasets(tmp_path)
+    (tmp_path / "mocap").mkdir()
+    (tmp_path / "mocap" / "walk.bvh").write_text("HIERARCHY")
+    fabricate.p_stmo(tmp_path / "3dhp")
+    lines = list_datasets(tmp_path)
+    assert len(lines) == 3
+    assert lines[1].startswith("COCO people: cannot be read: ")
+    assert "walk.bvh" in lines[2]
 
 
 def test_a_folder_of_folders_lists_each_set(tmp_path):
