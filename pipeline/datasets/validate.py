@@ -201,7 +201,8 @@ def _find_datasets(folder: Path) -> list[tuple[str, Source]]:
 
     Several subfolders with nothing else, as of the subjects of recordings, are one data set.
     """
-    here, below = [], []
+    here: list[tuple[str, Source]] = []
+    below: list[tuple[str, Source]] = []
     for path in [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]:
         with contextlib.suppress(DataError):
             (here if path == folder else below).extend(recognise_layouts(path))

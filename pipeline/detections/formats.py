@@ -149,7 +149,7 @@ def _people_of_openpose(folder: Path) -> _People:
 
 
 def _people_of_images(folder: Path) -> _People:
-    """People in a folder with one list of MMPose per image, in the order of the numbers in names."""
+    """People in a folder with one list of MMPose per image, in the order of their numbers."""
     files = [path for path in folder.glob("*.json") if path.is_file()]
     if not files:
         raise DataError(

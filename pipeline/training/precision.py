@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,9 +31,10 @@ class NetworkHalfPrecision(HalfPrecision):
         """Keep a batch as it is; the stage converts the input of its network."""
         return data
 
-    def forward_context(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def forward_context(self) -> Generator[None, None, None]:
         """Keep float32 as the type of new tensors."""
-        return contextlib.nullcontext()
+        yield
 
 
 def precision_options(precision: Any, plugins: Sequence[Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,37 @@ from pipeline.training.run_folder import (
     mark_as_damaged,
     step_in_name,
 )
+from pipeline.training.stage import StageData
+
+
+def count_samples(data: StageData, before: Mapping[str, int], folder: Path) -> dict[str, int]:
+    """Number of samples of each split.
+
+    Args:
+        data: Data module of the run.
+        before: Numbers when the run began; empty if it begins now.
+        folder: Run folder, for the message.
+
+    Raises:
+        DataError: If a split has another number of samples than when the run began.
+    """
+    samples = {name: len(part) for name, part in data.evaluation_sets.items()}
+    samples["train"] = len(data.train_set)
+    for name, count in before.items():
+        if samples.get(name, count) != count:
+            raise DataError(
+                f"{data.describe()}: has {samples[name]} samples in {name}, and had {count} "
+                f"when {folder} began; give another --name for other data"
+            )
+    return samples
+
+
+def log_missing_metrics(file: MetricsFile, metrics: Mapping[str, float], step: int) -> None:
+    """Log those metrics of a step that are not in metrics.csv."""
+    written = {name for row_step, name, _ in read_metrics(file.path) if row_step == step}
+    missing = {name: value for name, value in metrics.items() if name not in written}
+    if missing:
+        file.log_metrics(missing, step)
 
 
 class CheckpointCallback(Callback):
@@ -86,7 +118,8 @@ class CheckpointCallback(Callback):
                 f"the processes would resume from different steps ({', '.join(map(str, steps))}); "
                 "run the same command again, under torchrun with an --rdzv-id of its own"
             )
-        self._check_sample_counts(trainer)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self.samples = count_samples(data, self.samples, self.run.folder)
         if self.best is not None and self._best_checkpoint() is None:
             print_line(
                 "heatlift: warning: the best weights so far are damaged or missing; "
@@ -94,28 +127,8 @@ class CheckpointCallback(Callback):
             )
             self.best = None
         if self.pending_metrics and isinstance(trainer.logger, MetricsFile):
-            last_step = self.saved_step - 1
-            rows = read_metrics(trainer.logger.path)
-            written = {name for row_step, name, _ in rows if row_step == last_step}
-            missing = {
-                name: value for name, value in self.pending_metrics.items() if name not in written
-            }
-            if missing:
-                trainer.logger.log_metrics(missing, last_step)
+            log_missing_metrics(trainer.logger, self.pending_metrics, self.saved_step - 1)
         self.pending_metrics = {}
-
-    def _check_sample_counts(self, trainer: pl.Trainer) -> None:
-        """Raise DataError if a split has another number of samples than when the run began."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        samples = {name: len(part) for name, part in data.evaluation_sets.items()}
-        samples["train"] = len(data.train_set)
-        for name, count in self.samples.items():
-            if samples.get(name, count) != count:
-                raise DataError(
-                    f"{data.describe()}: has {samples[name]} samples in {name}, and had {count} "
-                    f"when {self.run.folder} began; give another --name for other data"
-                )
-        self.samples = samples
 
     @staticmethod
     def can_save(trainer: pl.Trainer, batch_idx: int) -> bool:
