@@ -57,6 +57,10 @@ class Camera:
     lens: Literal["opencv", "human36m"] = "opencv"
 
 
+LEVEL_ROTATION = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+"""World to camera of a level camera: world x right, y ahead, z up."""
+
+
 def _as_type_of(points: Array, numbers: ArrayLike) -> Array:
     """Numbers as an array or tensor of the type and device of `points`."""
     if isinstance(points, np.ndarray):

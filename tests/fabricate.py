@@ -380,7 +380,10 @@ def human36m_posenet(root: Path, *, shifted: bool = False) -> Path:
 
 
 def mpi_inf_3dhp_mmpose(root: Path) -> Path:
-    """mmpose's MPI-INF-3DHP: like its Human3.6M, but cameras map world to camera."""
+    """mmpose's MPI-INF-3DHP: like its Human3.6M, but cameras map world to camera.
+
+    Those of the test set have only c, f, w and h.
+    """
     folder = root / "annotations"
     folder.mkdir(parents=True)
     for split, videos in {"train": ["S1_Seq1_Cam0", "S2_Seq1_Cam8"], "test": ["TS1"]}.items():
@@ -394,6 +397,8 @@ def mpi_inf_3dhp_mmpose(root: Path) -> Path:
         name = "train" if split == "train" else "test_valid"
         np.savez(folder / f"mpi_inf_3dhp_{name}.npz", **_joined(rows))
         cameras = {video: _facts(PINHOLE, to_world=False) for video in videos}
+        if split == "test":
+            cameras = {v: {key: facts[key] for key in "cfwh"} for v, facts in cameras.items()}
         (folder / f"cameras_{split}.pkl").write_bytes(pickle.dumps(cameras))
     return root
 

@@ -118,6 +118,20 @@ def few_videos(count):
     windows.WholeSequences.__init__ = lambda self, sequences: original(self, sequences[:count])
 
 
+def first_weights_at_the_end():
+    """Set the weights from before training when training has ended, as an average is set."""
+
+    class FirstWeights(pl.Callback):
+        def setup(self, trainer, module, stage):
+            if stage == "fit":
+                self.first = {name: value.clone() for name, value in module.state_dict().items()}
+
+        def on_train_end(self, trainer, module):
+            module.load_state_dict(self.first)
+
+    _add_callback(FirstWeights())
+
+
 def no_seeds():
     """Disable the seeding before every batch."""
     callbacks.SeedEveryBatch.on_train_batch_start = lambda *rest: None

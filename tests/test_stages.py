@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 import textwrap
 
@@ -104,6 +105,34 @@ def test_every_stage_runs_every_subcommand(stage, subcommand, trained, capsys):
         split = {"validate": "val", "test": "test"}[subcommand]
         assert METRICS[stage] <= logged(place, split)
         assert not logged(place, {"val": "test", "test": "val"}[split])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true", "bf16-mixed"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_runs_in_every_precision(stage, precision, trained, capsys):
+    _, folder, arguments = trained(stage)
+    options = [*arguments, "--trainer.max_epochs", "1", "--trainer.precision", precision]
+    if precision != "16-true":
+        assert main([stage, "fit", *options, "--name", precision]) == 0, capsys.readouterr().err
+    best = run_folder(folder, stage) / "checkpoints" / "best.ckpt"
+    for subcommand in ("test", "predict"):
+        assert main([stage, subcommand, *options, "--ckpt_path", str(best)]) == 0
+    assert "goes on" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("plugin", ["bf16-true", "16-true"])
+def test_half_precision_does_not_round_the_truth(plugin, trained, capsys):
+    _, folder, arguments = trained("lift")
+    best = run_folder(folder, "lift") / "checkpoints" / "best.ckpt"
+    numbers = []
+    for precision in ("32-true", plugin):
+        options = [*arguments, "--ckpt_path", str(best), "--trainer.precision", precision]
+        assert main(["lift", "test", *options]) == 0, capsys.readouterr().err
+        (line,) = re.findall("test  .*mpjpe_mm.*", capsys.readouterr().out)
+        numbers.append(dict(part.rsplit(" ", 1) for part in line.split(", ")))
+    assert numbers[0]["mean_pose_mpjpe_mm"] == numbers[1]["mean_pose_mpjpe_mm"]
+    assert numbers[0] != numbers[1]  # the network itself is rounded
 
 
 @pytest.mark.parametrize("name", STAGES)

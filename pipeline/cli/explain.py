@@ -8,6 +8,7 @@ import errno
 import importlib
 import inspect
 import re
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -117,6 +118,18 @@ def explain_usage_error(message: str, known: Sequence[str] = ()) -> str:
     return "; ".join([*lines[:1], *details[-2:]])
 
 
+SOURCE_KINDS = {
+    "MotionSource": (
+        "motion of people in 3D",
+        "data/human36m, data/mpi_inf_3dhp, data/motionbert, data/mocap or data/synthetic",
+    ),
+    "ImageSource": (
+        "images of people with labelled joints",
+        "data/coco, data/mpii, data/photos, data/human36m_images or data/synthetic",
+    ),
+}
+"""Protocol of a data source -> what it gives, and shipped configs of such sources."""
+
 GENERAL_LINES = (
     "Parser key",
     "Does not validate",
@@ -137,6 +150,11 @@ def _shorten_cause(cause: str) -> str:
     >>> _shorten_cause("the following arguments are required: root")
     'needs root'
     """
+    if wrong := re.search(r"Import path (\S+) does not implement protocol (\S+)", cause):
+        given = SOURCE_KINDS.get(_source_kind(wrong[1]) or "")
+        if given and wrong[2] in SOURCE_KINDS:
+            needed, configs = SOURCE_KINDS[wrong[2]]
+            return f"{wrong[1]} gives {given[0]}, this needs {needed}; use -c {configs}"
     cause = re.sub(
         r"Import path (\S+) does not implement protocol (\S+)",
         r"\1 is not of type \2: a method or argument is missing or has another type",
@@ -151,6 +169,15 @@ def _shorten_cause(cause: str) -> str:
         r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", r"\2 is none of \1", cause
     )
     return cause.replace("the following arguments are required: ", "needs ")
+
+
+def _source_kind(class_path: str) -> str | None:
+    """Name of the protocol of a data source that a class has; None if it is no source."""
+    module, _, name = class_path.rpartition(".")
+    methods = dir(getattr(sys.modules.get(module), name, None))
+    if "sequences" in methods:
+        return "MotionSource"
+    return "ImageSource" if "samples" in methods else None
 
 
 def known_keys(parser: LightningArgumentParser, arguments: Sequence[str]) -> list[str]:

@@ -220,7 +220,10 @@ def run_name(config: Any, stage: str) -> str:
 def evaluation_folder(
     config: Any, run: Path, subcommand: str | None, settings: Mapping[str, Any]
 ) -> Path:
-    """Make the folder of an evaluation, inside the folder of the evaluated run if it is writable.
+    """Make the folder of an evaluation.
+
+    It is inside the run folder of the option --name, or without that option inside the folder of
+    the evaluated run if it is writable.
 
     Its name depends on the settings: the same checkpoint on other data or with another evaluation
     protocol gets another folder.
@@ -230,10 +233,18 @@ def evaluation_folder(
         run: Folder of the run that has the name of this command.
         subcommand: validate, test or predict.
         settings: Settings of the evaluation; see `run_settings`.
+
+    Raises:
+        UsageError: If --name is the name of another run than that of the checkpoint.
     """
     path = Path(config.ckpt_path).resolve() if config.ckpt_path else None
     in_run_folder = path is not None and path.parent.name == "checkpoints"
-    if path and in_run_folder and os.access(path.parents[1], os.W_OK):
+    if path and config.name and run.resolve() not in path.parents and (run / "run.json").exists():
+        raise UsageError(
+            f"--name {config.name}: {run} is another run than that of {config.ckpt_path}; give a "
+            "new name, or none to write into the folder of the checkpoint's run"
+        )
+    if path and in_run_folder and not config.name and os.access(path.parents[1], os.W_OK):
         run = path.parents[1]
     digest = settings_digest([settings, path and file_digest(path)])
     folder = run / f"{subcommand}-{digest[:6]}"

@@ -49,6 +49,7 @@ from pipeline.training import processes
 from pipeline.training.callbacks import PredictionWriter
 from pipeline.training.checkpoints import AtomicCheckpointIO
 from pipeline.training.console import print_line
+from pipeline.training.precision import precision_options
 from pipeline.training.run_folder import Run, open_run
 from pipeline.training.saving import CheckpointCallback
 from pipeline.training.signals import StopSignals
@@ -162,7 +163,7 @@ class StageCLI(LightningCLI):
         if self.subcommand != "fit":
             check_weights(config, f"{self.stage.stage} {self.subcommand}", run)
         self.settings = run_settings(config, self.command_line)
-        check_options(config)
+        check_options(config, fitting=self.subcommand == "fit")
         if self.subcommand == "fit":
             self.run = open_run(Path(config.runs), self.stage.stage, name, self.settings)
             if self.run.resume:
@@ -196,11 +197,12 @@ class StageCLI(LightningCLI):
         config = self._get(self.config, "trainer")
         instantiated = self._get(self.config_init, "trainer")
         bar = sys.stderr.isatty() and config.enable_progress_bar is not False
+        plugins = [*as_list(instantiated["plugins"]), AtomicCheckpointIO()]
         options: dict[str, Any] = {
             "enable_checkpointing": False,
             "use_distributed_sampler": False,
             "enable_progress_bar": bar,
-            "plugins": [*as_list(instantiated["plugins"]), AtomicCheckpointIO()],
+            **precision_options(config.precision, plugins),
             "logger": False if config.fast_dev_run else self._loggers(),
             "callbacks": [
                 *as_list(instantiated["callbacks"]),
@@ -244,6 +246,7 @@ class StageCLI(LightningCLI):
         """Test the best or the last weights of the run, then mark it as finished."""
         if self.run is None or self.checkpoint_callback is None:
             return
+        self.checkpoint_callback.validate_changed_weights(self.trainer)
         checkpoint = self.checkpoint_callback.selected_checkpoint()
         if checkpoint is None:
             raise UsageError(

@@ -21,11 +21,12 @@ from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.run_folder import Run, step_in_name
 
 
-def check_options(config: Any) -> None:
+def check_options(config: Any, *, fitting: bool) -> None:
     """Check the options that Heatlift restricts.
 
     Args:
         config: The parsed config of a subcommand.
+        fitting: Whether the subcommand is fit.
 
     Raises:
         UsageError: If an option has a value that is not allowed.
@@ -33,6 +34,11 @@ def check_options(config: Any) -> None:
     for key in ("logger", "enable_checkpointing"):
         if config.trainer[key]:
             raise UsageError(f"--trainer.{key}: cannot be set; Heatlift uses its own")
+    if fitting and config.trainer.precision == "16-true":
+        raise UsageError(
+            "--trainer.precision 16-true: is for tests; steps of the optimizer are too small for "
+            "weights in float16, use 16-mixed or bf16-mixed"
+        )
     if config.save_every < 1:
         raise UsageError(f"save_every is {config.save_every}; give at least 1")
 

@@ -122,6 +122,21 @@ class Human36MImages:
             )
         return sequences
 
+    def annotations(self, split: Split) -> Path:
+        """Path of an annotation file of a split, of PoseNet's that of the first subject found.
+
+        Raises:
+            DataError: If there is none.
+        """
+        if (self.root / "annotation_body3d").is_dir():
+            return self._mmpose_file(split)[0]
+        candidates = [
+            str(_posenet_path(Path(folder), subject.removeprefix("S"), "data"))
+            for folder in ("annotations", "annotation")
+            for subject in subject_names(self.protocol, split)
+        ]
+        return first_existing(self.root, candidates, f"annotations of the {split} split")
+
     def _cameras(self) -> dict[tuple[str, str], Camera]:
         path = self.root / "annotation_body3d" / "cameras.pkl"
         if path.exists():

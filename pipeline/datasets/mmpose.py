@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.camera import Camera
+from pipeline.camera import LEVEL_ROTATION, Camera
 from pipeline.datasets.photos import Photographs
 from pipeline.errors import DataError
 from pipeline.files.archive import Npz, check_array
@@ -149,8 +149,9 @@ def read_cameras(path: Path, *, to_world: bool) -> dict[Any, Camera]:
     Args:
         path: Path of the file, a pickled dict of {R, T, f, c, k, p, w, h}.
         to_world: If true, R maps camera to world and T is the centre (Human3.6M); if false, R and
-            T map world to camera (MPI-INF-3DHP). T is in metres, or in millimetres if it is
-            longer than 100.
+            T map world to camera (MPI-INF-3DHP), and a camera with neither, as those of its test
+            set, is level and at the origin of the world. T is in metres, or in millimetres if it
+            is longer than 100.
 
     Raises:
         DataError: If the file is damaged or has another format.
@@ -174,10 +175,11 @@ def _read_camera(facts: Any, place: str, to_world: bool) -> Camera:
             raise DataError(f"{place}: {name} has numbers too large for a camera")
         return raw.astype(np.float64).reshape(-1)
 
-    rotation = values("R", 9).reshape(3, 3)
+    has_pose = to_world or "R" in facts or "T" in facts
+    rotation = values("R", 9).reshape(3, 3) if has_pose else LEVEL_ROTATION
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
         raise DataError(f"{place}: R is not a rotation")
-    translation = values("T", 3)
+    translation = values("T", 3) if has_pose else np.zeros(3)
     if np.linalg.norm(translation) > 100:
         translation = translation / MILLIMETRES  # as in the calibration files of both data sets
     size = int(values("w", 1)[0]), int(values("h", 1)[0])

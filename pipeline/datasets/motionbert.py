@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.camera import Camera
+from pipeline.camera import LEVEL_ROTATION, Camera
 from pipeline.errors import DataError
 from pipeline.files import entries
 from pipeline.files.archive import check_array
@@ -26,9 +26,6 @@ CAMERA_DISTANCE = 200.0
 LEG_BONES = (("right_hip", "right_knee"), ("right_knee", "right_ankle"))
 LEG_LENGTH = 0.9
 """Metres from hip to ankle that the person of every clip is scaled to (Human3.6M's mean)."""
-
-_LEVEL_CAMERA = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
-"""World to camera of a level camera: world x right, y ahead, z up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +89,7 @@ class MotionBertClips:
             names, scales, split_rows(entry.arrays["joints3d"], lengths), strict=True
         ):
             camera = Camera(
-                rotation=_LEVEL_CAMERA,
+                rotation=LEVEL_ROTATION,
                 centre=np.zeros(3),
                 focal=np.full(2, 0.5 * IMAGE_SIDE * CAMERA_DISTANCE / scale),
                 principal=np.full(2, 0.5 * IMAGE_SIDE),
@@ -117,7 +114,7 @@ class MotionBertClips:
         found = {}
         splits: tuple[Split, ...] = ("train", "test")
         for split in splits:
-            if not (self.root / split).is_dir():
+            if not any((self.root / split).glob("*.pkl")):
                 continue
             entry = self._entry(split)
             lengths = entry.facts["lengths"]
@@ -126,14 +123,21 @@ class MotionBertClips:
                 found[clip] = VideoDetections(H36M17, joints2d, score)
         return found
 
+    def annotations(self, split: Split) -> Path:
+        """Folder with the clips of a split.
+
+        Raises:
+            DataError: If it has none.
+        """
+        folder = self.root / ("train" if split == "train" else "test")
+        if next(folder.glob("*.pkl"), None) is None:
+            raise DataError(f"{folder}: has no *.pkl; give the folder with train and test")
+        return folder
+
     def _entry(self, split: Split) -> entries.Entry:
         """Cache entry with the arrays of a split."""
-        name = "train" if split == "train" else "test"
-        files = sorted((self.root / name).glob("*.pkl"))
-        if not files:
-            raise DataError(
-                f"{self.root / name}: has no *.pkl; give the folder with train and test"
-            )
+        folder = self.annotations(split)
+        name, files = folder.name, sorted(folder.glob("*.pkl"))
         return unpack_once(
             f"motionbert-{name}", files, "motionbert 1", lambda: _unpack(files, name)
         )
@@ -148,7 +152,7 @@ def _unpack(files: list[Path], split: str) -> tuple[dict[str, NDArray], dict]:
         scale = LEG_LENGTH / _leg_length(clip.joints3d, path)
         offset = np.array([0, 0, CAMERA_DISTANCE], np.float32)
         in_camera = clip.joints3d * np.float32(scale) + offset
-        joints3d.append(in_camera @ _LEVEL_CAMERA.astype(np.float32))
+        joints3d.append(in_camera @ LEVEL_ROTATION.astype(np.float32))
         found = clip.joints2d[..., 2] > 0
         pixels = 0.5 * IMAGE_SIDE * (clip.joints2d[..., :2] + 1)
         joints2d.append(np.where(found[..., None], pixels, np.nan).astype(np.float32))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.camera import Camera, camera_to_world
+from pipeline.camera import LEVEL_ROTATION, Camera, camera_to_world
+from pipeline.datasets.coco import first_existing
 from pipeline.datasets.mmpose import read_annotations, read_cameras
 from pipeline.errors import DataError
 from pipeline.files import entries
@@ -28,9 +29,6 @@ TEST_FPS = 25.0
 
 _50_HZ = {"S1 Seq2", "S3 Seq1", "S3 Seq2", "S5 Seq1", "S5 Seq2"}
 """Training recordings at 50 Hz; the others are at 25 Hz."""
-
-_LEVEL_CAMERA = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
-"""World to camera of a level camera: world x right, y ahead, z up."""
 
 
 class MpiInf3dhp:
@@ -68,7 +66,7 @@ class MpiInf3dhp:
         sequences = []
         for (name, _, fps, size, lens), joints2d, joints3d, valid in zip(rows, *parts, strict=True):
             camera = Camera(
-                rotation=_LEVEL_CAMERA,
+                rotation=LEVEL_ROTATION,
                 centre=np.zeros(3),
                 focal=np.array(lens[:2]),
                 principal=np.array(lens[2:]),
@@ -91,10 +89,19 @@ class MpiInf3dhp:
             )
         return sequences
 
+    def annotations(self, split: Split) -> Path:
+        """Path of the archive of a split.
+
+        Raises:
+            DataError: If there is none.
+        """
+        name = "train" if split == "train" else "test"
+        return first_existing(self.root, [f"data_{name}_3dhp.npz"], f"archive of {name}")
+
     def _entry(self, split: Split) -> entries.Entry:
         """Cache entry with the arrays of a split."""
         name = "train" if split == "train" else "test"
-        path = self.root / f"data_{name}_3dhp.npz"
+        path = self.annotations(split)
         iterate = _iterate_train if split == "train" else _iterate_test
         return unpack_once(
             f"3dhp-{name}", [path], f"p-stmo {name} 1", lambda: _unpack(path, iterate)
@@ -170,7 +177,7 @@ def _unpack(
         metres = joints3d.astype(np.float64) / MILLIMETRES
         rows.append([name, len(metres), fps, list(size), _fit_pinhole(joints2d, metres, place)])
         pixels.append(joints2d)
-        points.append((metres @ _LEVEL_CAMERA).astype(np.float32))
+        points.append((metres @ LEVEL_ROTATION).astype(np.float32))
         flags.append(valid)
     if not rows:
         raise DataError(f"{path}: has no sequence")
@@ -197,6 +204,9 @@ def _fit_pinhole(pixels: NDArray, points: NDArray[np.float64], place: str) -> li
 class MpiInf3dhpImages:
     """MPI-INF-3DHP as mmpose shares it: target annot3, positions in true size.
 
+    The test cameras have no pose in mmpose's files: each is a level camera at the origin of the
+    world. A folder may have one of the two halves, train or test.
+
     Args:
         root: Folder with `annotations/mpi_inf_3dhp_{train,test_valid}.npz`,
             `annotations/cameras_{train,test}.pkl` and `images/`.
@@ -218,10 +228,8 @@ class MpiInf3dhpImages:
 
     def sequences(self, split: Split) -> list[Sequence]:
         """Videos, with images if there are any; see `pipeline.sources.MotionSource`."""
-        name = "train" if split == "train" else "test"
-        folder = self.root / "annotations"
-        path = folder / f"mpi_inf_3dhp_{'train' if split == 'train' else 'test_valid'}.npz"
-        cameras = read_cameras(folder / f"cameras_{name}.pkl", to_world=False)
+        name, path = "train" if split == "train" else "test", self.annotations(split)
+        cameras = read_cameras(path.parent / f"cameras_{name}.pkl", to_world=False)
         people = read_annotations(path, len(MPI3DHP17))
         sequences = []
         for video, rows in people.videos():
@@ -244,3 +252,13 @@ class MpiInf3dhpImages:
                 )
             )
         return sequences
+
+    def annotations(self, split: Split) -> Path:
+        """Path of the annotation file of a split.
+
+        Raises:
+            DataError: If there is none.
+        """
+        name = "train" if split == "train" else "test_valid"
+        candidates = [f"annotations/mpi_inf_3dhp_{name}.npz"]
+        return first_existing(self.root, candidates, f"annotations of {name}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from pipeline.datasets.body_checks import (
     IMAGES_CHECKED,
@@ -26,6 +27,7 @@ from pipeline.datasets.mpii import Mpii
 from pipeline.datasets.photos import TooManyBadError, drop_unreadable
 from pipeline.errors import DataError
 from pipeline.files.archive import Npz
+from pipeline.mocap.bvh import read_bvh
 from pipeline.mocap.mapping import JointMapping, read_mapping
 from pipeline.mocap.motion_capture import Mocap
 from pipeline.mocap.preparation import read_positions
@@ -109,6 +111,15 @@ def _may_hold_positions(path: Path) -> bool:
         return True
 
 
+@runtime_checkable
+class _SplitInFiles(Protocol):
+    """A data set that keeps each split in files of its own, and may have only some of them."""
+
+    def annotations(self, split: Split) -> Path:
+        """Path of the annotations of a split; an error if the folder has none."""
+        ...
+
+
 SourceFactory = Callable[[str], Source]
 """Makes a data source from the path of its folder."""
 
@@ -123,11 +134,14 @@ LAYOUTS: tuple[tuple[str, str, SourceFactory], ...] = (
     ("MPI-INF-3DHP univ_annot3, P-STMO npz", "data_*_3dhp.npz", MpiInf3dhp),
     ("MPI-INF-3DHP annot3, mmpose npz", "annotations/mpi_inf_3dhp_*.npz", MpiInf3dhpImages),
     ("MotionBERT's clips", "train/*.pkl", MotionBertClips),
+    ("MotionBERT's clips", "test/*.pkl", MotionBertClips),
     ("COCO people", "annotations/person_keypoints_*.json", Coco),
     ("COCO people", "person_keypoints_*.json", Coco),
     ("MPII, HRNet's lists", "annot/train.json", Mpii),
-    ("MPII, HRNet's lists", "mpii_train.json", Mpii),
+    ("MPII, HRNet's lists", "annot/valid.json", Mpii),
+    ("MPII, HRNet's lists", "mpii_*.json", Mpii),
     ("MPII, COCO's format", "annotations/train.json", Mpii),
+    ("MPII, COCO's format", "annotations/test.json", Mpii),
     ("Motion capture, BVH files", f"{BVH}", make_bvh_source),
     ("Motion capture, BVH files", f"*/{BVH}", make_bvh_source),
     ("Motion capture, BVH files", f"*/*/{BVH}", make_bvh_source),
@@ -198,19 +212,92 @@ def recognise_layouts(folder: Path) -> list[tuple[str, Source]]:
 def list_datasets(folder: Path) -> list[str]:
     """Describe each data set in a folder and in its subfolders, in one line each.
 
+    One split of each data set is read, the test split if there is one, or of motion capture the
+    first recording. A data set that cannot be read has the reason in its line.
+
     Raises:
-        DataError: If there is none.
+        DataError: If there is no data set, or none that can be read.
     """
-    subfolders = sorted(path for path in folder.glob("*") if path.is_dir())
-    lines = []
-    for path in [folder, *subfolders]:
+    lines, unreadable = [], []
+    for name, source in _find_datasets(folder):
         try:
-            lines += [f"{name}: {source.describe()}" for name, source in recognise_layouts(path)]
-        except DataError:
-            continue
+            lines.append(f"{name}: {source.describe()}; {_describe_content(source)}")
+        except DataError as error:
+            unreadable.append(error)
+            lines.append(f"{name}: cannot be read: {error}")
     if not lines:
         recognise_layouts(folder)  # raises the error that lists the patterns
+    if len(lines) == len(unreadable):
+        raise unreadable[0]
     return lines
+
+
+def _find_datasets(folder: Path) -> list[tuple[str, Source]]:
+    """Layouts in a folder and in its subfolders; those found in both are listed once.
+
+    Several subfolders with nothing else, as of the subjects of recordings, are one data set.
+    """
+    here: list[tuple[str, Source]] = []
+    below: list[tuple[str, Source]] = []
+    for path in [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]:
+        with contextlib.suppress(DataError):
+            (here if path == folder else below).extend(recognise_layouts(path))
+    names = [name for name, _ in below]
+    if len(names) > 1 and len(set(names)) == 1 and names[0] in dict(here):
+        return here
+    return [layout for layout in here if layout[0] not in names] + below
+
+
+def _describe_content(source: Source) -> str:
+    """Numbers of what a data set holds, from reading a part of it.
+
+    Raises:
+        DataError: If that part cannot be read.
+    """
+    if isinstance(source, Mocap):
+        return _describe_recordings(source.folder) + _describe_completeness(source.folder)
+    if isinstance(source, UnmappedBvh):
+        return _describe_recordings(source.root)
+    if isinstance(source, Positions):
+        positions, fps, names = read_positions(source.files()[0])
+        return (
+            f"{source.files()[0].name} has {len(positions)} frames at {fps:g} Hz, {len(names)} "
+            f"joints, mapping {_find_mapping(names, source.files()[0]).name}"
+        )
+    splits = list(_present_splits(source))
+    split = splits[-1]
+    present = f"has {' and '.join(splits)}; {split}:"
+    if isinstance(source, MotionSource) and not _has_only_samples(source):
+        sequences = source.sequences(split)
+        frames = sum(map(len, sequences))
+        rates = ", ".join(f"{rate:g}" for rate in sorted({s.fps for s in sequences}))
+        joints = source.skeleton.name
+        return f"{present} {len(sequences)} sequences, {frames} frames at {rates} Hz, {joints}"
+    assert isinstance(source, ImageSource)
+    return f"{present} {len(source.samples(split))} people, {source.skeleton.name}"
+
+
+def _describe_recordings(folder: Path) -> str:
+    """Number of recordings of motion capture, and facts of the first one."""
+    found = find_recordings(folder)
+    file = min(path for paths in found.values() for path in paths)
+    if file.suffix == ".npz":
+        positions, fps, joints = read_positions(file)
+        frames = len(positions)
+    else:
+        motion = read_bvh(file)
+        frames, fps, joints = len(motion), motion.fps, list(motion.joints)
+    first = f"{file.name} has {frames} frames at {fps:g} Hz, {len(joints)} joints"
+    return f"{len(found)} recordings, {first}"
+
+
+def _describe_completeness(folder: Path) -> str:
+    """Whether the recordings of the open benchmark are all in a folder."""
+    used = {recording.name for recording in read_splits("cmu") if recording.split != "exclude"}
+    missing = len(used - find_recordings(folder).keys())
+    if missing:
+        return f"; {missing} of the benchmark's {len(used)} recordings are missing"
+    return "; all those of the benchmark"
 
 
 def validate(folder: Path, *, skip_bad: int = 0) -> Report:
@@ -355,12 +442,8 @@ def _present_splits(source: Source) -> Iterator[Split]:
     missing = []
     for split in splits:
         try:
-            if isinstance(source, (Coco, Mpii)):
+            if isinstance(source, _SplitInFiles):
                 source.annotations(split)
-            elif isinstance(source, MpiInf3dhp):
-                path = source.root / f"data_{split}_3dhp.npz"
-                if not path.exists():
-                    raise DataError(f"{path}: not found")
         except DataError as error:
             missing.append(error)
             continue

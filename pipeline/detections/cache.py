@@ -163,6 +163,8 @@ def load_or_detect(
             command that makes them.
         DataError: If a file is damaged or of another kind.
     """
+    if request.kind == "archive":
+        _check_archive_name(source, request)
     sequences = source.sequences(split)
     if request.kind == "archive" and isinstance(source, SourceWithDetections):
         return detections_from_source(source, request.text, sequences)
@@ -295,6 +297,20 @@ def _sequence_key(sequence: Sequence) -> dict[str, Any]:
         "images": hashlib.sha256(fingerprints.encode()).hexdigest(),
         "boxes": hashlib.sha256(person_boxes(sequence).astype("<f8").tobytes()).hexdigest(),
     }
+
+
+def _check_archive_name(source: MotionSource, request: DetectionRequest) -> None:
+    """Raise DataError if a value that is no existing path cannot be the name of an archive."""
+    if request.path.is_symlink():
+        raise DataError(f"{request}: is a link to {request.path.readlink()}, which is missing")
+    is_path = len(request.path.parts) > 1 or request.path.suffix in (".json", ".npz", ".pkl")
+    has_archives = isinstance(source, SourceWithDetections)
+    if is_path or not has_archives:
+        archive = ", or the name of an archive of the data" if has_archives else ""
+        raise DataError(
+            f"--data.detections {request}: no such file or folder; give exact, noisy, newest, a "
+            f"checkpoint, or a file or folder of detections{archive}"
+        )
 
 
 def _entry_stem(source: MotionSource, split: str) -> str:

@@ -224,9 +224,13 @@ def sequence_spans(sequences: Many[Sequence]) -> dict[str, tuple[int, int]]:
 
 def _path_of_sequence(path: Path, sequence: Sequence, sequences: Many[Sequence]) -> Path:
     """File or folder with the detections of one sequence."""
-    for candidate in (path / f"{sequence.name}.json", path / sequence.name):
-        if candidate.exists() and candidate.resolve().is_relative_to(path.resolve()):
+    name = Path(sequence.name)
+    leads_out = name.is_absolute() or ".." in name.parts
+    for candidate in () if leads_out else (path / f"{name}.json", path / name):
+        if candidate.exists():
             return candidate
+        if candidate.is_symlink():
+            raise DataError(f"{candidate}: is a link to {candidate.readlink()}, which is missing")
     if len(sequences) == 1:
         return path
     raise DataError(

@@ -63,7 +63,8 @@ def read_detections(
 ) -> VideoDetections:
     """Read the 2D joints of one person in a video, found by another tool.
 
-    Accepted are a folder of OpenPose's json files (one per frame), and json files of AlphaPose
+    Accepted are a folder of OpenPose's json files or of MMPose's lists of people (one file per
+    frame in both), and json files of AlphaPose
     (a list of {image_id, keypoints, score}), MMPose and RTMPose ({meta_info, instance_info} or a
     list of {frame_id, instances}) and COCO's result format. How the frames are numbered is decided
     once for all of them (`pipeline.detections.numbering`); a frame without people is missing. Of
@@ -186,11 +187,15 @@ def _joints_of_flat_list(flat: Any, place: str) -> NDArray[np.float64]:
 
 
 def _read_folder(folder: Path) -> _Content:
-    """People in a folder of OpenPose, with one json file per frame."""
+    """People in a folder of OpenPose or MMPose, with one json file per frame."""
     content = _Content(lists_all=True)
     files = sorted(folder.glob("*_keypoints.json"))
+    if not files and any(folder.glob("*.json")):
+        return _read_images(folder)
     if not files:
-        raise DataError(f"{folder}: has no *_keypoints.json; give the folder that OpenPose wrote")
+        raise DataError(
+            f"{folder}: has no json file; give the folder that OpenPose or MMPose wrote"
+        )
     for file in files:
         image = file.name.removesuffix("_keypoints.json")
         content.images[image] = None
@@ -202,6 +207,19 @@ def _read_folder(folder: Path) -> _Content:
             flat = required_key(person, "pose_keypoints_2d", place)
             identity = _identity(person, f"{file}: people[{number}]")
             content.people.append((image, _joints_of_flat_list(flat, place), identity))
+    return content
+
+
+def _read_images(folder: Path) -> _Content:
+    """People in a folder with one json file of MMPose per image."""
+    content = _Content(lists_all=True)
+    for file in sorted(path for path in folder.glob("*.json") if path.is_file()):
+        image = _read_document(read_json(file), str(file))
+        if len(image.images) > 1:
+            raise DataError(f"{file}: has several frames; a folder has one file per frame")
+        content.images[file.stem] = None
+        content.people += [(file.stem, joints, identity) for _, joints, identity in image.people]
+        content.joint_names = content.joint_names or image.joint_names
     return content
 
 
@@ -219,6 +237,11 @@ def _read_document(document: Any, path: str) -> _Content:
             kinds.add("frame_id" if "frame_id" in record else "instances")
             _read_frame(record, index, content, place)
             continue
+        if "keypoint_scores" in record:  # MMPose's list of the people in one image
+            kinds.add("keypoint_scores")
+            content.images[0] = None
+            content.people.append((0, _joints_of_instance(record, place), _identity(record, place)))
+            continue
         kinds.add("image_id")
         image = required_key(record, "image_id", place)
         if isinstance(image, bool) or not isinstance(image, int):
@@ -231,7 +254,7 @@ def _read_document(document: Any, path: str) -> _Content:
         raise DataError(
             f"{path}: some records have {sorted(kinds)[0]} and some have not; write one kind"
         )
-    content.in_order = kinds == {"instances"}
+    content.in_order = kinds <= {"instances", "keypoint_scores"}
     content.lists_all = kinds == {"frame_id"}
     return content
 

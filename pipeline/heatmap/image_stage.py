@@ -22,6 +22,7 @@ from pipeline.heatmap.resnet import ImageNormaliser
 from pipeline.metrics.pck import PCK, PCKPerSource
 from pipeline.skeleton import get_skeleton
 from pipeline.sources import Split
+from pipeline.training.precision import network_type
 from pipeline.training.protocol import NOT_IN_PROTOCOL
 from pipeline.training.schedules import Schedule
 from pipeline.training.stage import Stage
@@ -142,8 +143,9 @@ class ImageStage(Stage):
             )
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Input of the network from crops: uint8 (B, H, W, 3) -> float32 (B, 3, H, W)."""
-        return self.normalise(images).contiguous(memory_format=self.layout)
+        """Input of the network from crops: uint8 (B, H, W, 3) -> (B, 3, H, W)."""
+        normalised = self.normalise(images).contiguous(memory_format=self.layout)
+        return normalised.to(network_type(self.net))
 
     def loss(self, heatmaps: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Loss of the network's output for a batch of crops, a scalar."""

@@ -194,6 +194,7 @@ class _HeatmapLoss(torch.autograd.Function):
     def forward(ctx: Any, predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         weight = weight[..., None, None]
         difference = predicted.float().sub(target).mul_(weight)
+        difference.masked_fill_(weight == 0, 0.0)  # the target of an unknown joint may be NaN
         ctx.save_for_backward(difference, weight)
         ctx.dtype = predicted.dtype
         return 0.5 * difference.square().mean()
@@ -214,7 +215,8 @@ def heatmap_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     Args:
         predicted: Predicted heatmaps, (B, J, H, W), any precision; computed in float32.
         target: Target heatmaps, (B, J, H, W); gets no gradient.
-        weight: Weight of each joint, (B, J); 0 for joints that do not count.
+        weight: Weight of each joint, (B, J); 0 for joints that do not count, whose target may be
+            NaN.
 
     Returns:
         Scalar; the mean is over all joints and cells, those of weight 0 included.

@@ -126,6 +126,7 @@ def volume_loss(
     inside = ((true >= -0.5) & (true < size - 0.5)).all(-1)
     weight, has_depth = weight * inside, has_depth * inside
     weights = torch.stack([weight, weight, has_depth], dim=-1)
+    true = true.masked_fill(weights == 0, 0.0)  # where nothing is labelled there may be NaN
     error = (expectation(volumes) - true).abs() / size
     return (error * weights).sum() / weights.sum().clamp(min=1)
 

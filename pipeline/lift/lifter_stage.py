@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.dashboard import panels
 from pipeline.lift.lifter import Lifter
+from pipeline.training.precision import network_type
 from pipeline.training.schedules import Schedule
 from pipeline.training.stage import Stage
 from pipeline.training.transfer import WeightsReport
@@ -63,7 +64,7 @@ class LifterStage(Stage):
         masked = torch.where(visible[..., None], joints2d[..., :2], self.mask_token)
         if joints2d.shape[-1] > 2:
             masked = torch.cat([masked, joints2d[..., 2:]], dim=-1)
-        lifted: Tensor = self.net(masked, visible)
+        lifted: Tensor = self.net(masked.to(network_type(self.net)), visible)
         return lifted.float()
 
     def transferred_prefixes(self, source_stage: str, *, fitting: bool) -> tuple[str, ...]:

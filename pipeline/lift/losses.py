@@ -35,9 +35,21 @@ def mean_over_frames(error: Tensor, valid: Tensor | None) -> Tensor:
     if valid is None:
         return error.mean() if error.numel() else error.sum()
     per_frame = error.flatten(2).mean(-1) if error.dim() > 2 else error
-    # torch.where, not a product: an invalid frame may hold NaN
+    # torch.where, not a product: the error of an invalid frame may be NaN
     kept = torch.where(valid, per_frame, per_frame.new_zeros(()))
     return kept.sum() / valid.sum().clamp(min=1)
+
+
+def fill_invalid(target: Tensor, valid: Tensor | None) -> Tensor:
+    """Truth with 0 in place of invalid frames.
+
+    An invalid frame may hold NaN, and the gradient of what is masked later is still 0 * NaN.
+
+    Args:
+        target: True joints, (B, T, J, 3).
+        valid: Frames that count, (B, T); None for all.
+    """
+    return target if valid is None else target.masked_fill(~valid[..., None, None], 0.0)
 
 
 def valid_pairs(valid: Tensor | None) -> Tensor | None:
@@ -47,8 +59,8 @@ def valid_pairs(valid: Tensor | None) -> Tensor | None:
 
 def position_error(predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """MPJPE: mean Euclidean distance between joints, (B, T, J, 3), in metres."""
-    distance = torch.linalg.vector_norm(predicted.float() - target.float(), dim=-1)
-    return mean_over_frames(distance, valid)
+    difference = predicted.float() - fill_invalid(target.float(), valid)
+    return mean_over_frames(torch.linalg.vector_norm(difference, dim=-1), valid)
 
 
 def scale_free_error(predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -58,7 +70,7 @@ def scale_free_error(predicted: Tensor, target: Tensor, valid: Tensor | None = N
 
     Source: Rhodin et al., CVPR 2018.
     """
-    predicted, target = predicted.float(), target.float()
+    predicted, target = predicted.float(), fill_invalid(target.float(), valid)
     overlap = (predicted * target).sum((-2, -1), keepdim=True)
     length = predicted.square().sum((-2, -1), keepdim=True)
     return position_error(overlap / length.clamp(min=1e-12) * predicted, target, valid)
@@ -69,7 +81,8 @@ def velocity_error(predicted: Tensor, target: Tensor, valid: Tensor | None = Non
 
     It is 0 for a single frame.
     """
-    steps = predicted.float().diff(dim=1), target.float().diff(dim=1)
+    true_step = fill_invalid(target.float(), valid).diff(dim=1)
+    steps = predicted.float().diff(dim=1), true_step
     return position_error(*steps, valid_pairs(valid))
 
 
@@ -126,7 +139,7 @@ class MixSTELoss(nn.Module):
             raise ValueError(
                 f"MixSTELoss has weights for the {len(self.weights)} joints of H36M17, not for {J}"
             )
-        predicted, target = predicted.float(), target.float()
+        predicted, target = predicted.float(), fill_invalid(target.float(), valid)
         distance = torch.linalg.vector_norm(predicted - target, dim=-1)
         loss = self.position * mean_over_frames(distance * self.weights, valid)
         step, true_step = predicted.diff(dim=1), target.diff(dim=1)
@@ -189,7 +202,8 @@ class ZScoredMSE(nn.Module):
 
     def forward(self, predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         """Loss of a batch of clips; arguments as in `MPJPELoss.forward`, J = 17."""
-        squared = ((predicted.float() - target.float()) / self.deviation3d).square()
+        difference = predicted.float() - fill_invalid(target.float(), valid)
+        squared = (difference / self.deviation3d).square()
         if not self.root:
             squared = squared[..., [j for j in range(squared.shape[-2]) if j != H36M17.root], :]
         return mean_over_frames(squared, valid)

@@ -33,7 +33,7 @@ class Progress:
     def __init__(self, trainer: pl.Trainer, batches: int) -> None:
         # Not trainer.estimated_stepping_batches: reading it loses the state of the DataLoader
         # (lightning issue 20550).
-        self.trainer = trainer
+        self.trainer, self.batches = trainer, batches
         self.steps_per_epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
         epochs = trainer.max_epochs if trainer.max_epochs is not None else -1
         limits = [self.steps_per_epoch * epochs] if epochs >= 0 else []
@@ -49,6 +49,16 @@ class Progress:
                 "the training has no end, and the learning rate depends on its length; give "
                 "--trainer.max_epochs, --trainer.max_steps or --trainer.max_time"
             )
+
+    def warning(self) -> str:
+        """Warning about a setting that an epoch is too short for; "" if there is none."""
+        accumulated = self.trainer.accumulate_grad_batches
+        if accumulated <= self.batches:
+            return ""
+        return (
+            f"heatlift: warning: accumulate_grad_batches is {accumulated}, but an epoch has "
+            f"{self.batches} batches: each optimizer step takes only these"
+        )
 
     def update_time(self) -> None:
         """Read the clock; to be called in all processes before the same batch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from pipeline.errors import DataError, NonFiniteError, ProcessLostError
 from pipeline.files import torch_files
-from pipeline.training.checkpoints import WEIGHTS_ONLY
+from pipeline.training.checkpoints import WEIGHTS_ONLY, weights_digest
 from pipeline.training.console import print_line
 from pipeline.training.metrics_file import MetricsFile, finite_or_none, read_metrics
 from pipeline.training.protocol import chosen_by
@@ -22,14 +23,47 @@ from pipeline.training.run_folder import (
     mark_as_damaged,
     step_in_name,
 )
+from pipeline.training.stage import StageData
+
+
+def count_samples(data: StageData, before: Mapping[str, int], folder: Path) -> dict[str, int]:
+    """Number of samples of each split.
+
+    Args:
+        data: Data module of the run.
+        before: Numbers when the run began; empty if it begins now.
+        folder: Run folder, for the message.
+
+    Raises:
+        DataError: If a split has another number of samples than when the run began.
+    """
+    samples = {name: len(part) for name, part in data.evaluation_sets.items()}
+    samples["train"] = len(data.train_set)
+    for name, count in before.items():
+        if samples.get(name, count) != count:
+            raise DataError(
+                f"{data.describe()}: has {samples[name]} samples in {name}, and had {count} "
+                f"when {folder} began; give another --name for other data"
+            )
+    return samples
+
+
+def log_missing_metrics(file: MetricsFile, metrics: Mapping[str, float], step: int) -> None:
+    """Log those metrics of a step that are not in metrics.csv."""
+    written = {name for row_step, name, _ in read_metrics(file.path) if row_step == step}
+    missing = {name: value for name, value in metrics.items() if name not in written}
+    if missing:
+        file.log_metrics(missing, step)
 
 
 class CheckpointCallback(Callback):
     """Saves checkpoints to resume from, of which it keeps the two newest, and the best weights.
 
     A checkpoint is saved at the end of an epoch, and after a batch that ends an optimizer step and
-    is not followed by a validation; from there Lightning resumes exactly. Its callback state has
-    also the metrics of that step that are not yet in metrics.csv, and the numbers of samples.
+    is not followed by a validation; from there Lightning resumes exactly. The last checkpoint is
+    saved when training has ended, with the weights that callbacks of the user leave. Its callback
+    state has also the metrics of that step that are not yet in metrics.csv, the numbers of samples,
+    and the digest of the weights that were validated last.
 
     Args:
         run: Run that the checkpoints belong to.
@@ -53,6 +87,9 @@ class CheckpointCallback(Callback):
         self.saved_step = 0
         self.pending_metrics: dict[str, float] = {}
         self.samples: dict[str, int] = {}
+        self.judged: str | None = None
+        self.training_ended = False
+        self._validating_again = False
 
     @property
     def state_key(self) -> str:
@@ -67,6 +104,7 @@ class CheckpointCallback(Callback):
             "step": self.saved_step,
             "run": self.run.state["digest"],
             "samples": self.samples,
+            "judged": self.judged,
         }
 
     def on_save_checkpoint(
@@ -80,6 +118,7 @@ class CheckpointCallback(Callback):
         self.best, self.pending_metrics = state_dict["best"], state_dict["pending"]
         self.saved_step = state_dict["step"]
         self.samples = state_dict.get("samples", {})
+        self.judged = state_dict.get("judged")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check that all ranks resume the same run; log the pending metrics of the checkpoint.
@@ -95,7 +134,8 @@ class CheckpointCallback(Callback):
                 f"the processes would resume from different steps ({', '.join(map(str, steps))}); "
                 "run the same command again, under torchrun with an --rdzv-id of its own"
             )
-        self._check_sample_counts(trainer)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self.samples = count_samples(data, self.samples, self.run.folder)
         if self.best is not None and self._intact_checkpoint("best.ckpt") is None:
             print_line(
                 "heatlift: warning: the best weights so far are damaged or missing; "
@@ -103,39 +143,21 @@ class CheckpointCallback(Callback):
             )
             self.best = None
         if self.pending_metrics and isinstance(trainer.logger, MetricsFile):
-            last_step = self.saved_step - 1
-            rows = read_metrics(trainer.logger.path)
-            written = {name for row_step, name, _ in rows if row_step == last_step}
-            missing = {
-                name: value for name, value in self.pending_metrics.items() if name not in written
-            }
-            if missing:
-                trainer.logger.log_metrics(missing, last_step)
+            log_missing_metrics(trainer.logger, self.pending_metrics, self.saved_step - 1)
         self.pending_metrics = {}
-
-    def _check_sample_counts(self, trainer: pl.Trainer) -> None:
-        """Raise DataError if a split has another number of samples than when the run began."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        samples = {name: len(part) for name, part in data.evaluation_sets.items()}
-        samples["train"] = len(data.train_set)
-        for name, count in self.samples.items():
-            if samples.get(name, count) != count:
-                raise DataError(
-                    f"{data.describe()}: has {samples[name]} samples in {name}, and had {count} "
-                    f"when {self.run.folder} began; give another --name for other data"
-                )
-        self.samples = samples
 
     @staticmethod
     def can_save(trainer: pl.Trainer, batch_idx: int) -> bool:
         """Whether a run can resume exactly from a checkpoint that is saved after this batch.
 
-        It can if the batch ends an optimizer step and no validation or end of the epoch follows.
+        It can if the batch ends an optimizer step and no validation, end of the epoch or end of
+        training follows.
         """
         batches = batch_idx + 1
         validation_interval = trainer.val_check_batch  # None only before training begins
         return not (
             batches % trainer.accumulate_grad_batches
+            or trainer.global_step == trainer.max_steps
             or batches >= trainer.num_training_batches
             or batches % validation_interval == 0  # type: ignore[operator]
         )
@@ -149,15 +171,62 @@ class CheckpointCallback(Callback):
         batch_idx: int,
     ) -> None:
         """Save a checkpoint if one is due and this is an optimizer-step boundary."""
+        if trainer.global_step == trainer.max_steps:  # no validation need follow
+            self.judged = weights_digest(pl_module)
         due = trainer.global_step - self.saved_step >= self.every
         if due and self.can_save(trainer, batch_idx):
-            self.save(trainer, is_last=_is_over(trainer))
+            self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save a checkpoint if one is due; always after the last epoch."""
-        is_last = trainer.current_epoch + 1 == trainer.max_epochs or _is_over(trainer)
-        if is_last or trainer.global_step - self.saved_step >= self.every:
-            self.save(trainer, is_last=is_last)
+        """Save a checkpoint if one is due; the last one waits for the end of training."""
+        is_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+        self.training_ended = is_last_epoch or _is_over(trainer)
+        due = trainer.global_step - self.saved_step >= self.every
+        if due and not self.training_ended:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the last checkpoint, after callbacks of the user have set their final weights."""
+        if self.training_ended or _is_over(trainer):
+            self.save(trainer, is_last=True)
+
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        *_: Any,
+    ) -> None:
+        """Remember which weights are validated, at the first batch."""
+        if batch_idx == 0 and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.judged = weights_digest(pl_module)
+
+    def validate_changed_weights(self, trainer: pl.Trainer) -> None:
+        """Validate the final weights if they changed after the last validation and optimizer step.
+
+        Callbacks that average weights set the average when training has ended. The average becomes
+        best.ckpt if it is better than the best validated weights.
+        """
+        module = trainer.lightning_module
+        changed = self.judged not in (None, weights_digest(module))
+        if self.monitor is None or not trainer.strategy.broadcast(changed):
+            return
+        name, best = self.monitor[0], self.best
+        self._validating_again = True
+        trainer.validate(module, datamodule=trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
+        self._validating_again = False
+        if name not in trainer.callback_metrics:  # limit_val_batches is 0
+            return
+        value = float(trainer.callback_metrics[name])
+        before = "no validation before" if best is None else f"best before {best:.4g}"
+        verdict = (
+            "best.ckpt has them" if self.best != best else "best.ckpt keeps the weights before"
+        )
+        print_line(
+            "  weights    changed by callbacks at the end of training; validated once more: "
+            f"{name} {value:.4g}, {before}; {verdict}"
+        )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the weights if they are the best so far.
@@ -166,7 +235,8 @@ class CheckpointCallback(Callback):
             NonFiniteError: If the metric that decides is not finite.
             DataError: If it is not defined, and the best weights are to be tested.
         """
-        if trainer.sanity_checking or self.monitor is None or trainer.state.fn != "fit":
+        in_fit = trainer.state.fn == "fit" or self._validating_again
+        if trainer.sanity_checking or self.monitor is None or not in_fit:
             return
         name, mode = self.monitor
         if name not in trainer.callback_metrics:
@@ -196,9 +266,17 @@ class CheckpointCallback(Callback):
             trainer: Trainer of the run.
             is_last: Whether the training ends with this step.
         """
+        if self.saved_step != trainer.global_step:
+            self._save_step(trainer, is_last=is_last)
+        if is_last and self.weights == "last":
+            self._chosen = "last"
+            trainer.save_checkpoint(
+                self.run.checkpoints / "last.ckpt", storage_options=WEIGHTS_ONLY
+            )
+
+    def _save_step(self, trainer: pl.Trainer, *, is_last: bool) -> None:
+        """Save a checkpoint to resume from, and remove those before the two newest."""
         previous_step = self.saved_step
-        if previous_step == trainer.global_step:
-            return
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its constructor
         due = trainer.global_step % every == 0
         logged = {name: finite_or_none(value) for name, value in trainer.logged_metrics.items()}
@@ -213,10 +291,6 @@ class CheckpointCallback(Callback):
             self.saved_step = previous_step
             raise
         self.pending_metrics = {}
-        if is_last and self.weights == "last":
-            trainer.save_checkpoint(
-                self.run.checkpoints / "last.ckpt", storage_options=WEIGHTS_ONLY
-            )
         if trainer.is_global_zero:
             for old in self._step_checkpoints()[:-2]:
                 old.unlink(missing_ok=True)

@@ -100,8 +100,9 @@ class StopSignals(Callback):
             self._stop()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop at the end of the epoch if any rank received a signal."""
-        self._stop_if_received(trainer)
+        """Stop at the end of the epoch if any rank received a signal; the last one goes on."""
+        if self.checkpoint_callback is None or not self.checkpoint_callback.training_ended:
+            self._stop_if_received(trainer)
 
     def _stop_if_received(self, trainer: pl.Trainer) -> None:
         """Save a checkpoint and stop if any rank received a signal."""

@@ -289,6 +289,8 @@ class Stage(pl.LightningModule):
         )
         batches = len(self.data_module.train_dataloader())
         self.progress = progress = start_progress(self.trainer, batches)
+        if warning := progress.warning():
+            self.print(warning)
         schedule = self.schedule
 
         def factor(step: int) -> float:

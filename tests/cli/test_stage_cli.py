@@ -122,9 +122,18 @@ LINES = {
     (*FIT, "--ckpt_path", "x.ckpt"): "--ckpt_path x.ckpt: fit resumes automatically",
     (*FIT, "--name", "../../x"): "--name ../../x: is a path; give a name",
     (*FIT, "--trainer.logger", "true"): "--trainer.logger: cannot be set",
+    (*FIT, "--trainer.precision", "16-true"): "16-true: is for tests; steps of the optimizer are",
     (*FIT, "--save_every", "-3"): "save_every is -3; give at least 1",
     (*INTEGRAL, "--data.photographs", "pipeline.datasets.Coco"): "photographs: needs root",
     (*INTEGRAL, "--data.photographs.class_path", "own.None"): "'own' has no attribute 'None'",
+    (
+        *FIT,
+        "-c",
+        "data/coco",
+    ): "pipeline.datasets.Coco gives images of people with labelled joints, "
+    "this needs motion of people in 3D; use -c data/human36m, ",
+    ("heatmap", "fit", "-c", "heatmap.yaml", "-c", "data/human36m"): "Human36M gives motion of "
+    "people in 3D, this needs images of people with labelled joints; use -c data/coco, ",
     (*INTEGRAL, "--data.source.class_path", "own.Narrow"): "own.Narrow is not of type ImageSource",
     (*INTEGRAL, "--model.schedule.class_path", "own.Narrow"): "own.Narrow is not of type Schedule",
     (*INTEGRAL, "--data.input_size", "[3, a]"): "data.input_size: 'a' is not of type int",
@@ -141,6 +150,14 @@ def test_an_error_in_a_command_line_is_one_line(arguments, run_with_error):
 def test_a_config_that_is_not_text_is_named(run_with_error, tmp_path):
     (tmp_path / "x.yaml").write_bytes(bytes(range(256)))
     assert run_with_error() == (2, "x.yaml: is not text (UTF-8); give a YAML file")
+
+
+def test_a_file_of_detections_that_is_not_there_is_named(run_with_error):
+    code, line = run_with_error(*FIT, "--data.detections", "found/none.json")
+    assert code == 4
+    assert line.startswith(
+        "--data.detections found/none.json: no such file or folder; give exact, "
+    )
 
 
 def test_a_file_that_is_not_there_ends_with_4(run_with_error):
@@ -261,6 +278,18 @@ def test_a_checkpoint_is_tested_without_the_pretrained_weights_of_its_run(heatli
     child = heatlift(*arguments, "--ckpt_path", best)
     assert child.wait() == 0, child.stderr
     assert f"weights    {best}" in child.stdout
+
+
+def test_the_name_of_a_test_is_its_folder_and_never_another_run(heatlift, uninterrupted, tmp_path):
+    uninterrupted("lift")
+    best = uninterrupted.folders["lift",] / "checkpoints" / "best.ckpt"
+    arguments = ("lift", "test", *COMMANDS["lift"][2:], "--ckpt_path", best, "--name", "mine")
+    assert heatlift(*arguments).wait() == 0
+    assert list((tmp_path / "runs" / "lift" / "mine").glob("test-*/metrics.csv"))
+    (tmp_path / "runs" / "lift" / "mine" / "run.json").write_text("{}")
+    child = heatlift(*arguments)
+    assert child.wait() == 2
+    assert "--name mine: runs/lift/mine is another run than that of " in child.stderr
 
 
 def test_the_death_of_a_dataloader_worker_has_an_exit_code_wherever_it_is_raised():

@@ -58,11 +58,16 @@ def test_the_two_targets_are_named(tmp_path):
 def test_mmposes_format_gives_world_positions_and_images(tmp_path):
     source = MpiInf3dhpImages(str(fabricate.mpi_inf_3dhp_mmpose(tmp_path)))
     (test,) = source.sequences("test")
+    train = source.sequences("train")
     joints3d = fabricate.TO_3DHP.joints(fabricate.motion(5, 0))
-    np.testing.assert_allclose(test.joints3d, joints3d, atol=1e-5)
-    seen = project(world_to_camera(test.joints3d, test.camera), test.camera)
-    np.testing.assert_allclose(seen, test.joints2d, atol=0.01)
-    assert [s.name for s in source.sequences("train")] == ["S1/Seq1/Cam0", "S2/Seq1/Cam8"]
+    np.testing.assert_allclose(train[0].joints3d, joints3d, atol=1e-5)
+    in_camera = world_to_camera(test.joints3d, test.camera)  # the camera has no pose in the file
+    np.testing.assert_allclose(in_camera, world_to_camera(joints3d, fabricate.PINHOLE), atol=1e-5)
+    assert test.joints3d[..., 2].std() > 0.3  # up is z
+    for sequence in (test, *train):
+        seen = project(world_to_camera(sequence.joints3d, sequence.camera), sequence.camera)
+        np.testing.assert_allclose(seen, sequence.joints2d, atol=0.01)
+    assert [s.name for s in train] == ["S1/Seq1/Cam0", "S2/Seq1/Cam8"]
     assert test.images.paths[4].endswith("images/TS1_000005.jpg")
 
 

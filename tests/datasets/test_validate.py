@@ -6,6 +6,7 @@ import json
 import fabricate
 import numpy as np
 import pytest
+import stick_figures
 
 from pipeline.camera import project, world_to_camera
 from pipeline.datasets.body_checks import check_sequence
@@ -41,6 +42,32 @@ def test_each_layout_is_recognised_and_read(tmp_path, layout):
     report = validate(folder)
     assert report.findings
     assert report.text().endswith(f"{report.faults} wrong")
+    assert report.faults == 0, report.text()
+
+
+HALVES = {
+    "Human3.6M images, mmpose npz": ("h36m_train.npz", "h36m_test.npz"),
+    "Human3.6M images, PoseNet json": ("*subject[15678]_*.json", "*subject9_* *subject11_*"),
+    "MPI-INF-3DHP univ_annot3, P-STMO npz": ("data_train_3dhp.npz", "data_test_3dhp.npz"),
+    "MPI-INF-3DHP annot3, mmpose npz": ("*_train.*", "*_test*"),
+    "MotionBERT's clips": ("train/*.pkl", "test/*.pkl"),
+    "COCO people": ("*_train2017.json", "*_val2017.json"),
+    "MPII, HRNet's lists": ("train.json", "*valid.*"),
+    "MPII, COCO's format": ("train.json", "test.json"),
+}
+"""Layout -> files of the training half and of the test half."""
+
+
+@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("layout", HALVES)
+def test_half_a_data_set_is_read_with_what_it_has(tmp_path, layout, half):
+    folder = WRITERS[layout](tmp_path / "set")
+    for pattern in HALVES[layout][1 - half].split():
+        for path in folder.rglob(pattern):
+            path.unlink()
+    assert [name for name, _ in recognise_layouts(folder)] == [layout]
+    report = validate(folder)
+    assert report.findings
     assert report.faults == 0, report.text()
 
 
@@ -186,6 +213,35 @@ def test_positions_are_checked_with_the_mapping_that_matches_their_joints(tmp_pa
     with pytest.raises(DataError, match=r"other\.npz: its joints, 0, 1, 2.*match none"):
         validate(tmp_path)
     assert len(validate(tmp_path, skip_bad=1).findings) == 2
+
+
+def test_a_list_tells_what_each_set_holds(tmp_path):
+    fabricate.p_stmo(tmp_path / "3dhp")
+    fabricate.coco(tmp_path / "coco")
+    folder = tmp_path / "mocap"
+    folder.mkdir()
+    (folder / "walk.bvh").write_text(stick_figures.SMALL)
+    three, two, motion = list_datasets(tmp_path)
+    assert three.endswith("has train and test; test: 2 sequences, 14 frames at 25 Hz, MPI3DHP17")
+    assert two.endswith("has train and test; test: 4 people, COCO17")
+    assert "1 recordings, walk.bvh has 3 frames at 30 Hz, 2 joints" in motion
+    assert "none is of the benchmark: give your own mapping" in motion
+
+
+def test_a_list_says_which_sets_cannot_be_read(tmp_path):
+    path = fabricate.coco(tmp_path / "coco") / "annotations" / "person_keypoints_val2017.json"
+    document = json.loads(path.read_text())
+    document["categories"][0]["keypoints"] = ["left", "right"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match="its joints are left, right; COCO17 is nose"):
+        list_datasets(tmp_path)
+    (tmp_path / "mocap").mkdir()
+    (tmp_path / "mocap" / "walk.bvh").write_text("HIERARCHY")
+    fabricate.p_stmo(tmp_path / "3dhp")
+    lines = list_datasets(tmp_path)
+    assert len(lines) == 3
+    assert lines[1].startswith("COCO people: cannot be read: ")
+    assert "walk.bvh" in lines[2]
 
 
 def test_a_folder_of_folders_lists_each_set(tmp_path):

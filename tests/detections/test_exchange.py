@@ -199,6 +199,20 @@ def test_many_files_are_reported_in_one_line(tmp_path, capsys):
     assert "train split: covers 95 % of the frames (95 of 100)" in second
 
 
+def test_links_to_detections_are_followed_and_a_broken_one_is_named(tmp_path):
+    folder, elsewhere = tmp_path / "found", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    for name in ("walk", "run"):
+        alphapose(elsewhere / f"{name}.json", 2)
+        (folder / f"{name}.json").symlink_to(elsewhere / f"{name}.json")
+    videos = [sequence("walk", 2), sequence("run", 2)]
+    assert set(read_detections_file(folder, videos).by_sequence) == {"walk", "run"}
+    (elsewhere / "run.json").unlink()
+    with pytest.raises(DataError, match=r"found/run\.json: is a link to .*, which is missing"):
+        read_detections_file(folder, videos)
+
+
 class Archive:
     """A source with two sets of detections."""
 

@@ -172,3 +172,18 @@ def test_expectation_is_exact_in_mixed_precision():
     with torch.autocast("cpu", torch.bfloat16):
         found, _ = targets.decode_expectation(heatmaps)
     assert torch.equal(found, targets.decode_expectation(heatmaps)[0])
+
+
+@pytest.mark.parametrize("encode", [targets.encode_heatmaps, targets.encode_heatmaps_rounded])
+def test_a_joint_without_a_place_changes_no_gradient(encode):
+    predicted, cells = torch.rand(1, 3, 64, 48), somewhere(2.0, 3)
+    weight = torch.tensor([[1.0, 0.0, 0.5]])
+    gradients = []
+    for missing in (0.0, torch.nan):
+        leaf = predicted.clone().requires_grad_()
+        cells[0, 1] = missing
+        targets.heatmap_loss(leaf, encode(cells, SIZE), weight).backward()
+        gradients.append(leaf.grad)
+    assert gradients[1].isfinite().all()
+    assert gradients[1].any()
+    assert torch.equal(*gradients)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.integral.volumes import expectation
+from pipeline.integral.volumes import VolumeGrid, expectation, volume_loss
 
 
 def test_expectation_of_a_peak_is_its_cell():
@@ -25,3 +25,20 @@ def test_expectation_is_computed_in_float32_and_passes_gradients():
     assert cells.dtype == torch.float32
     cells[..., 2].sum().backward()
     assert volume.grad.any()
+
+
+def test_coordinates_that_are_missing_change_no_gradient():
+    generator = torch.Generator().manual_seed(4)
+    volumes = torch.randn(1, 3, 4, 8, 8, generator=generator)
+    joints2d, depth = torch.tensor([[[9.0, 13.0], [7.0, 21.0], [3.0, 5.0]]]), torch.zeros(1, 3)
+    weight, has_depth = torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([[1.0, 0.0, 0.0]])
+    gradients = []
+    for missing in (0.0, torch.nan):
+        leaf = volumes.clone().requires_grad_()
+        joints2d[0, 1], depth[0, 1:] = missing, missing
+        labels = {"weight": weight, "has_depth": has_depth, "grid": VolumeGrid(2.0, 1.5, 0.5)}
+        volume_loss(leaf, joints2d, depth, **labels).backward()
+        gradients.append(leaf.grad)
+    assert gradients[1].isfinite().all()
+    assert gradients[1].any()
+    assert torch.equal(*gradients)

@@ -155,3 +155,18 @@ def test_loss_of_an_exact_single_frame_in_half_precision_is_zero_in_float32(loss
 def test_mixste_loss_of_16_joints_is_an_error():
     with pytest.raises(ValueError, match="not for 16"):
         MixSTELoss()(torch.zeros(1, 2, 16, 3), torch.zeros(1, 2, 16, 3))
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
+def test_truth_that_is_missing_in_invalid_frames_changes_no_gradient(loss):
+    predicted, target = clips()
+    valid = torch.ones(2, 6, dtype=torch.bool)
+    valid[0, 3:], valid[1, 2] = False, False
+    gradients = []
+    for missing in (0.0, torch.nan):
+        leaf = predicted.clone().requires_grad_()
+        loss(leaf, target.masked_fill(~valid[..., None, None], missing), valid).backward()
+        gradients.append(leaf.grad)
+    assert gradients[1].isfinite().all()
+    assert gradients[1].any()
+    assert torch.equal(*gradients)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from runs import COMMANDS, TINY, outcome
+from runs import COMMANDS, TINY, differences, outcome, same
 
 from pipeline import rng
 from pipeline.files import torch_files
@@ -91,6 +91,13 @@ def test_in_bf16_the_schedule_takes_as_many_steps_as_the_optimizer(heatlift, tmp
     assert "\n-1," not in (tmp_path / "runs/lift/lift/metrics.csv").read_text()
 
 
+def test_more_accumulated_batches_than_an_epoch_has_give_a_warning(heatlift):
+    arguments = ("--trainer.accumulate_grad_batches", "30", "--trainer.max_epochs", "1")
+    child = heatlift(*COMMANDS["lift"], *arguments)
+    assert child.wait() == 0, child.stderr
+    assert "accumulate_grad_batches is 30, but an epoch has 8 batches: " in child.stdout
+
+
 def test_the_best_weights_are_the_validated_ones_also_with_averaging(heatlift, tmp_path):
     arguments = (*COMMANDS["lift"], "--trainer.max_epochs", "2")
     callback = "lightning.pytorch.callbacks.EMAWeightAveraging"
@@ -105,6 +112,49 @@ def test_the_best_weights_are_the_validated_ones_also_with_averaging(heatlift, t
     metrics = dict(row[1:] for row in read_metrics(validation / "metrics.csv"))
     assert metrics[MPJPE] == pytest.approx(best, rel=1e-6)
     assert (folder / "metrics.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(("rate", "last_is_best"), [("0.03", True), ("1.0e-3", False)])
+def test_weights_that_a_callback_sets_at_the_end_are_validated_too(
+    rate, last_is_best, heatlift, tmp_path
+):
+    arguments = (*COMMANDS["lift"], "--model.optimizer.lr", rate, "--trainer.max_epochs", "2")
+    child = heatlift(*arguments, faults=[("first_weights_at_the_end",)])
+    assert child.wait() == 0, child.stderr
+    left = outcome(tmp_path, "lift")
+    validated = [value for _, name, value in left["metrics"] if name == MPJPE]
+    assert len(validated) == 3
+    assert (min(validated) == validated[-1]) is last_is_best
+    assert same(left["best"], left["weights"]) is last_is_best
+    assert "changed by callbacks at the end of training; validated once more: " in child.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["epoch", "test"])
+def test_a_run_killed_at_its_end_keeps_the_weights_of_a_callback(place, heatlift_in, tmp_path):
+    arguments = (*COMMANDS["lift"], "--trainer.max_epochs", "2", "--model.optimizer.lr", "0.03")
+    changed = ("first_weights_at_the_end",)
+    outcomes = []
+    for name, more in (("whole", []), ("killed", [("at", place, 16, "kill")])):
+        start = heatlift_in(tmp_path / name)
+        if more:
+            assert start(*arguments, faults=[changed, *more]).wait() == -9
+        child = start(*arguments, faults=[changed])
+        assert child.wait() == 0, child.stderr
+        outcomes.append(outcome(tmp_path / name, "lift"))
+    assert differences(*outcomes) == []
+
+
+def test_lightnings_averaged_weights_are_judged(heatlift, tmp_path):
+    (tmp_path / "average.yaml").write_text(
+        "trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.StochasticWeightAveraging, "
+        "init_args: {swa_lrs: 1.0e-3, swa_epoch_start: 1}}]}\n"
+    )
+    child = heatlift(*COMMANDS["lift"], "-c", "average.yaml", "--name", "lift")
+    assert child.wait() == 0, child.stderr
+    validated = [value for _, name, value in outcome(tmp_path, "lift")["metrics"] if name == MPJPE]
+    assert len(validated) == 4  # three epochs and the average
+    assert f"validated once more: {MPJPE} {validated[-1]:.4g}" in child.stdout
 
 
 def test_an_interrupted_save_does_not_count_as_saved(tmp_path):
