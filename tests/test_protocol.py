@@ -351,7 +351,10 @@ def test_a_fit_tests_its_best_or_its_last_weights(heatlift, tmp_path, weights):
         {"best": r"best val/mpjpe_mm \(epoch [1-3]\)", "last": r"last \(epoch 3\)"}[weights], named
     )
     run = tmp_path / "runs" / "lift" / "lift"
-    assert read_state(run)["checkpoint"] == f"checkpoints/{weights}.ckpt"
+    state = read_state(run)
+    assert state["checkpoint"] == f"checkpoints/{weights}.ckpt"
+    assert state["protocol"].endswith(f"; weights: {named}")
+    assert state["protocol"] in (run / "index.html").read_text()
     content = torch.load(run / "checkpoints" / f"{weights}.ckpt", weights_only=True)
     newest = torch.load(sorted((run / "checkpoints").glob("step-*"))[-1], weights_only=True)
     assert "optimizer_states" not in content

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -18,6 +18,7 @@ from pipeline.errors import NonFiniteError
 from pipeline.files.digests import file_digest
 from pipeline.training.console import format_duration, print_line
 from pipeline.training.run_folder import FINISHED, Run
+from pipeline.training.stage import Stage
 
 
 def print_start(title: str, trainer: pl.Trainer, data: str, weights: str) -> None:
@@ -107,6 +108,7 @@ def finish_run(
         finished=time.time(),
         checkpoint=str(checkpoint.relative_to(run.folder)),
         numbers=numbers,
+        protocol=cast(Stage, trainer.lightning_module).protocol("test"),
         metrics=file_digest(run.folder / "metrics.csv"),
         seconds=round(seconds, 1),
     )
