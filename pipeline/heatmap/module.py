@@ -160,5 +160,5 @@ class HeatmapModule(ImageStage):
         source = self.data_module.source
         return (
             f"{split} split of {source.describe()}; {self.skeleton.name}, {width}x{height}, "
-            f"decode {self.decoding}, flip test {flip}"
+            f"input {self.normalise.expected.channels}, decode {self.decoding}, flip test {flip}"
         )
