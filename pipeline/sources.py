@@ -168,6 +168,8 @@ class Samples:
         ids: Name of each sample in messages (a file, a frame of a sequence).
         actions: Action in each sample, by which tables group samples; None if unknown.
         truths: Ground truth of published benchmarks.
+        approximate: Labelled joints that are only approximated by a midpoint of other joints, see
+            `pipeline.skeleton.APPROXIMATED`, (N, J); None if there are none.
     """
 
     skeleton: Skeleton
@@ -181,6 +183,7 @@ class Samples:
     ids: tuple[str, ...] | None = None
     actions: tuple[str, ...] | None = None
     truths: tuple[GroundTruth, ...] = ()
+    approximate: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.joints2d)

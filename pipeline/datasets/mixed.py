@@ -26,6 +26,10 @@ def convert_joint_set(samples: Samples, skeleton: Skeleton) -> Samples:
         return samples
     joint_map = make_conversion(samples.skeleton, skeleton, allow_missing=True)
     labelled = joint_map.score(samples.labelled.astype(np.float32)) > 0
+    approximate = labelled & joint_map.approximate
+    if samples.approximate is not None:
+        exact = joint_map.score(1 - samples.approximate.astype(np.float32)) > 0
+        approximate |= labelled & ~exact
     joints2d = np.where(labelled[..., None], joint_map.joints(samples.joints2d), np.nan)
     joints3d = None if samples.joints3d is None else joint_map.joints(samples.joints3d)
     return Samples(
@@ -40,6 +44,7 @@ def convert_joint_set(samples: Samples, skeleton: Skeleton) -> Samples:
         ids=samples.ids,
         actions=samples.actions,
         truths=samples.truths,
+        approximate=approximate,
     )
 
 
@@ -97,6 +102,12 @@ class MixedSource:
                 dataclasses.replace(truth, rows=truth.rows + first)
                 for part, first in zip(parts, np.cumsum([0, *map(len, parts[:-1])]), strict=True)
                 for truth in part.truths
+            ),
+            approximate=np.concatenate(
+                [
+                    np.zeros_like(part.labelled) if part.approximate is None else part.approximate
+                    for part in parts
+                ]
             ),
         )
 
