@@ -23,7 +23,8 @@ from torch import Tensor
 from pipeline import rng
 from pipeline.heatmap import HRNet, targets
 from pipeline.heatmap.crop import Augmentation, apply_affine, augmented_matrices, invert_affine
-from pipeline.heatmap.resnet import DEVIATION, MEAN, ImageNormaliser, fold_norms
+from pipeline.heatmap.image_input import DEVIATION, MEAN, ImageNormaliser
+from pipeline.heatmap.resnet import fold_norms
 from pipeline.skeleton import COCO17
 
 B, J, SIZE, CROP = 32, 17, (48, 64), (192, 256)

@@ -226,6 +226,10 @@ MIDPOINTS = {
 }
 """Joint -> the two joints whose midpoint replaces it where a joint set lacks it."""
 
+APPROXIMATED = ("thorax", "spine")
+"""Joints that are not where their midpoint is: data sets that have them label other places.
+`pelvis` and `mid_shoulder` are midpoints by definition."""
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -238,6 +242,7 @@ class Conversion:
             fill the row; -1 where missing.
         made_up: Names of target joints that are midpoints of source joints.
         missing: Names of target joints that have no source.
+        approximate: Whether each target joint is a midpoint that only approximates it, (J,).
     """
 
     source: Skeleton
@@ -245,6 +250,7 @@ class Conversion:
     sources: NDArray[np.int64]
     made_up: tuple[str, ...]
     missing: tuple[str, ...]
+    approximate: NDArray[np.bool_]
 
     def joints(self, joints: NDArray[np.floating]) -> NDArray[np.floating]:
         """Convert joints, (..., J, C), from source to target; missing joints are NaN."""
@@ -294,7 +300,11 @@ def make_conversion(
         name for name, row in zip(target.joints, rows, strict=True) if len(set(row)) > 1
     )
     filled = [(row * 4)[:4] if row else (-1,) * 4 for row in rows]
-    return Conversion(source, target, np.array(filled), made_up, missing)
+    approximate = [
+        len(set(row)) > 1 and meaning in APPROXIMATED
+        for meaning, row in zip(target.vocabulary, rows, strict=True)
+    ]
+    return Conversion(source, target, np.array(filled), made_up, missing, np.array(approximate))
 
 
 def _sources(meaning: str, vocabulary: dict[str, int]) -> tuple[int, ...]:

@@ -212,6 +212,8 @@ class Samples:
         remarks: What the reader computed, doubted and left out.
         source_names: Names of the data sources that the samples come from; empty if it is one.
         source_index: Index into `source_names` of each sample, (N,); None if it is one.
+        approximate: Labelled joints that are only approximated by a midpoint of other joints, see
+            `pipeline.skeleton.APPROXIMATED`, (N, J); None if there are none.
     """
 
     skeleton: Skeleton
@@ -228,6 +230,7 @@ class Samples:
     remarks: Remarks = Remarks()
     source_names: tuple[str, ...] = ()
     source_index: NDArray[np.int64] | None = None
+    approximate: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.joints2d)

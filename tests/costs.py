@@ -80,8 +80,8 @@ def residual_mlp(inputs, outputs, width, blocks):
     return inputs * width + 2 * blocks * width * width + width * outputs
 
 
-def martinez(width=1024, blocks=2):
-    return residual_mlp(34, 48, width, blocks)
+def martinez(width=1024, blocks=2, unseen=()):
+    return residual_mlp(34 - 2 * len(unseen), 48, width, blocks)
 
 
 def combined(width=1024):

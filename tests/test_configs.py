@@ -222,3 +222,48 @@ def test_the_published_network_with_3d_heatmaps_has_a_preset_with_its_cells():
     path = shipped_configs() / "integral/resnet50_published.yaml"
     assert yaml.safe_load(path.read_text())["model"]["published_cells"] is True
     assert sum(p.numel() for p in network(path).parameters()) == 34_291_392
+
+
+def comment_of(path):
+    """The comment at the top of a config, on one line."""
+    lines = path.read_text().splitlines()
+    return " ".join(line.lstrip("# ") for line in lines[: first_line_after_comments(lines)])
+
+
+@each([path for path in OF_STAGES if "precision: bf16" in path.read_text()])
+def test_bf16_is_named_beside_the_precision_of_the_paper(path):
+    assert re.search(r"Precision: bf16 .* paper .*fp32", comment_of(path))
+
+
+@each([path for path in OF_STAGES if "group_attention: true" in path.read_text()])
+def test_the_two_readings_of_paper_003_are_named(path):
+    comment = comment_of(path)
+    assert "text has depth-wise" in comment
+    assert "groups channels" in comment
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "millions"),
+    [
+        ("poseformer_group", "joints", "9.86"),
+        ("poseformer_group", "channels", "9.63"),
+        ("poseformer_paper003_h36m_cpn", "joints", "9.86"),
+        ("poseformer_paper003_3dhp", "joints", "9.82"),
+        ("poseformer_paper003_3dhp", "channels", "9.59"),
+    ],
+)
+def test_presets_of_paper_003_have_the_parameters_they_name(name, groups, millions):
+    path = shipped_configs() / f"lift/{name}.yaml"
+    named = yaml.safe_load(path.read_text())["model"]["net"]
+    with torch.device("meta"):
+        net = resolved(named["class_path"])(**named["init_args"], groups=groups)
+    assert f"{sum(p.numel() for p in net.parameters()) / 1e6:.2f}" == millions
+    assert f"{millions} million" in comment_of(path)
+
+
+def test_martinez_lifts_the_16_joints_of_its_paper():
+    net = network(shipped_configs() / "lift/martinez_h36m_cpn.yaml")
+    assert sum(p.numel() for p in net.parameters()) == 4_291_632
+    names = [net.skeleton.joints[j] for j in net.seen]
+    assert len(names) == 16
+    assert "nose" not in names

@@ -26,6 +26,10 @@ def convert_joint_set(samples: Samples, skeleton: Skeleton) -> Samples:
         return samples
     joint_map = make_conversion(samples.skeleton, skeleton, allow_missing=True)
     labelled = joint_map.score(samples.labelled.astype(np.float32)) > 0
+    approximate = labelled & joint_map.approximate
+    if samples.approximate is not None:
+        exact = joint_map.score(1 - samples.approximate.astype(np.float32)) > 0
+        approximate |= labelled & ~exact
     joints2d = np.where(labelled[..., None], joint_map.joints(samples.joints2d), np.nan)
     joints3d = None if samples.joints3d is None else joint_map.joints(samples.joints3d)
     return dataclasses.replace(
@@ -34,6 +38,7 @@ def convert_joint_set(samples: Samples, skeleton: Skeleton) -> Samples:
         joints2d=joints2d.astype(np.float32),
         labelled=labelled,
         joints3d=joints3d,
+        approximate=approximate,
     )
 
 
@@ -101,6 +106,12 @@ class MixedSource:
             remarks=sum((part.remarks for part in parts), Remarks()),
             source_names=names,
             source_index=index,
+            approximate=np.concatenate(
+                [
+                    np.zeros_like(part.labelled) if part.approximate is None else part.approximate
+                    for part in parts
+                ]
+            ),
         )
 
 

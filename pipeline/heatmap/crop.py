@@ -115,7 +115,7 @@ class Augmentation:
         scale: Standard deviation of the scale factor around 1, clipped at once that.
         shift: Largest shift as a share of the crop's sides, drawn uniformly.
         half_body: Probability of showing only the upper or the lower body where more than eight
-            joints are labelled, from 0 to 1.
+            joints are labelled, from 0 to 1; a person of whom only one half is labelled shows that.
         quarter_turns: Add a rotation of 0, 90, 180 or 270 degrees.
         patches: Probability of covering a rectangle with one colour, from 0 to 1.
         colour: Strength of changes of brightness, contrast, saturation and tint; 0 for none.
@@ -210,12 +210,15 @@ def _half_body_boxes(
 ) -> Floats:
     """Boxes 1.2 times the extent of the upper body (probability 0.7) or of the lower body.
 
-    NaN where fewer than three of its joints are labelled.
+    Where fewer than three joints of that half are labelled it is the other half; NaN where both
+    have fewer.
 
     Differs from HRNet's code: the box is centred on the extent of the joints, not on their mean.
     """
     lower = np.array([any(part in name for part in LOWER_BODY) for name in skeleton.joints])
-    counted = labelled & np.where((upper < 0.7)[:, None], ~lower, lower)
+    half = np.where((upper < 0.7)[:, None], ~lower, lower)
+    has_few = (labelled & half).sum(axis=1) < 3
+    counted = labelled & (half ^ has_few[:, None])
     boxes = tight_boxes(joints2d, counted & (counted.sum(axis=1) > 2)[:, None])
     corner, extent = np.split(boxes, 2, axis=1)
     return np.concatenate([corner - 0.1 * extent, 1.2 * extent], axis=1)

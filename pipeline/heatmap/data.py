@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.datasets.mixed import convert_joint_set
 from pipeline.errors import DataError, UsageError
 from pipeline.heatmap.crop import (
     Augmentation,
@@ -16,7 +17,7 @@ from pipeline.heatmap.crop import (
     crop_matrix,
     tight_boxes,
 )
-from pipeline.skeleton import Skeleton, get_skeleton, make_conversion
+from pipeline.skeleton import Skeleton, get_skeleton
 from pipeline.sources import ImageSource, Samples, Split
 from pipeline.training.loader import BatchKey, BatchSet
 from pipeline.training.stage import StageData
@@ -48,6 +49,8 @@ class Crops:
         padding: Size of a crop relative to the person's box.
         augmentation: Random variation of the crops; none for plain crops.
         seed: Seed of the augmentation.
+        midpoints: Whether spine and thorax are labelled where they are approximated by a midpoint
+            of other joints.
 
     Raises:
         DataError: If nobody is left, or if they share no joint with `skeleton`.
@@ -62,19 +65,21 @@ class Crops:
         padding: float = 1.25,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        midpoints: bool = True,
     ) -> None:
         self.people = np.flatnonzero(np.isfinite(samples.boxes).all(axis=1))
         if not len(self.people):
             raise DataError("there is no image with a person in this split; check the data source")
-        converted = make_conversion(samples.skeleton, skeleton, allow_missing=True)
+        converted = convert_joint_set(samples, skeleton)
         self.skeleton, self.size, self.padding = skeleton, size, padding
         self.augmentation, self.seed = augmentation, seed
         self.images, self.boxes, self.truths = samples.images, samples.boxes, samples.truths
         self.ids = samples.ids
         self.source_names, self.source_index = samples.source_names, samples.source_index
-        self.joints2d = converted.joints(samples.joints2d)
-        labelled = converted.score(samples.labelled.astype(np.float32)) > 0
-        self.labelled = labelled & np.isfinite(self.joints2d).all(axis=-1)
+        self.joints2d = converted.joints2d
+        self.labelled = converted.labelled & np.isfinite(self.joints2d).all(axis=-1)
+        if not midpoints and converted.approximate is not None:
+            self.labelled &= ~converted.approximate
 
     def __len__(self) -> int:
         return len(self.people)
@@ -151,6 +156,8 @@ class HeatmapDataModule(StageData):
         evaluation_batch: Samples per batch in validation and test.
         workers: DataLoader workers of each process.
         seed: Seed of shuffling and augmentation.
+        midpoints: Label spine and thorax also where a data set lacks them (MPII, COCO), as
+            midpoints of other joints, which are not quite the same places.
 
     Raises:
         UsageError: If a size or a name is not valid.
@@ -170,12 +177,13 @@ class HeatmapDataModule(StageData):
         evaluation_batch: int = 32,
         workers: int = 0,
         seed: int = 0,
+        midpoints: bool = True,
     ) -> None:
         super().__init__(batch_size=batch_size, workers=workers, seed=seed)
         if min(input_size) < 32 or any(side % 32 for side in input_size):
             raise UsageError(f"input_size is {input_size}; width and height are multiples of 32")
         self.source, self.skeleton = source, get_skeleton(skeleton)
-        self.input_size, self.padding = input_size, padding
+        self.input_size, self.padding, self.midpoints = input_size, padding, midpoints
         self.augmentation, self.evaluation_batch = augmentation, evaluation_batch
         self.evaluation_workers = workers
 
@@ -195,4 +203,5 @@ class HeatmapDataModule(StageData):
             padding=self.padding,
             augmentation=augmentation,
             seed=self.seed,
+            midpoints=self.midpoints,
         )

@@ -18,7 +18,13 @@ from pipeline.dashboard import show
 from pipeline.errors import UsageError
 from pipeline.heatmap import targets
 from pipeline.heatmap.benchmark_metrics import BenchmarkMetric, make_benchmark_metrics
-from pipeline.heatmap.resnet import ImageNormaliser
+from pipeline.heatmap.image_input import (
+    NORMALISE,
+    ImageInput,
+    ImageNormaliser,
+    check_stored_input,
+    stored_input,
+)
 from pipeline.metrics.pck import PCK, PCKPerSource
 from pipeline.skeleton import get_skeleton
 from pipeline.sources import Split
@@ -40,7 +46,10 @@ EXAMPLES = 8
 class ImageStage(Stage):
     """Base of the stages with 2D and with 3D heatmaps.
 
-    A subclass writes `forward` (crops -> heatmaps), `loss` and `find_joints`.
+    A subclass writes `forward` (crops -> heatmaps), `loss` and `find_joints`. `normalise` turns
+    crops into the input of the network: channel order, mean and deviation are those of the weights
+    (RGB and ImageNet's for new networks), and pass with them to every checkpoint and to a stage
+    that starts from it.
 
     Batches: see `pipeline.heatmap.data.Crops`. Logged: `train/loss`; `val/` and `test/` `loss` and
     `pck_0.05`, `pck_0.1`, `pck_0.2`, the share of joints found within that fraction of the person's
@@ -115,11 +124,13 @@ class ImageStage(Stage):
         width, height = self.input_size
         published = self.offset == targets.PUBLISHED_CELLS
         parts = super().protocol_parts(split)
-        content = self.data_module.evaluation_sets[split].describe()
+        images = self.data_module.evaluation_sets.get(split)  # known after setup
+        content = f": {images.describe()}" if images else ""
         return parts | {
-            "data.source": f"{parts['data.source']}: {content}",
+            "data.source": f"{parts['data.source']}{content}",
             "data.skeleton": self.skeleton.name,
-            "data.input_size": f"{width}x{height}",
+            "data.midpoints": "" if self.data_module.midpoints else "midpoints unlabelled",
+            "data.input_size": f"{width}x{height} {self.normalise.expected.channels}",
             "data.padding": f"padding {self.padding:g}",
             "model.published_cells": f"{'published' if published else 'exact'} cells",
             "model.flip_test": f"flip test {'on' if self.flip_test else 'off'}",
@@ -146,6 +157,22 @@ class ImageStage(Stage):
         """Input of the network from crops: uint8 (B, H, W, 3) -> (B, 3, H, W)."""
         normalised = self.normalise(images).contiguous(memory_format=self.layout)
         return normalised.to(network_type(self.net))
+
+    def transferred_prefixes(self, source_stage: str, *, fitting: bool) -> tuple[str, ...]:
+        """All of `net`, and the input that it was trained on."""
+        return ("net.", NORMALISE)
+
+    check_source = staticmethod(check_stored_input)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the stage of a checkpoint; an old one of a run gets the input that it had: RGB."""
+        super().on_load_checkpoint(checkpoint)
+        self.check_source(checkpoint, "this checkpoint")
+        checkpoint["state_dict"] = stored_input(ImageInput()) | checkpoint["state_dict"]
+
+    def on_fit_start(self) -> None:
+        """Print the input of the network."""
+        self.print(f"{self.stage}: input of the network: {self.normalise.expected}")
 
     def loss(self, heatmaps: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Loss of the network's output for a batch of crops, a scalar."""

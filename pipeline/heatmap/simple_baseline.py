@@ -22,6 +22,8 @@ class SimpleBaseline(ResNet):
         joints: Number of joints J.
 
     Source: Xiao et al. 2018, section 2; published names of weights (338 tensors at 50 layers).
+    Differs from the published code: it is trained on RGB, as its ImageNet weights were; the code
+    gives it BGR. Imported weights get BGR, see `pipeline.weights.matching.published_input`.
     """
 
     def __init__(self, layers: int = 50, joints: int = 17) -> None:

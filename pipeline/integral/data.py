@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline import rng
 from pipeline.datasets.mixed import MixedSource
 from pipeline.errors import DataError, UsageError
-from pipeline.heatmap.crop import Augmentation
+from pipeline.heatmap.crop import Augmentation, crop_matrix
 from pipeline.heatmap.data import Crops, HeatmapDataModule
 from pipeline.skeleton import Skeleton, make_conversion
 from pipeline.sources import ImageSource, Samples, Split
@@ -28,7 +28,8 @@ class CropsWithDepth(Crops):
     A batch has these NumPy arrays besides those of `pipeline.heatmap.data.Crops`:
 
     ============= ================ =======================================================
-    `depth`       (B, J)           behind the root, metres, float32; 0 where unknown
+    `depth`       (B, J)           behind the root, metres in the size in which the crop
+                                   shows the person, float32; 0 where unknown
     `has_depth`   (B, J)           1 where `weight` is 1 and the depth is known
     `joints3d`    (B, J, 3)        camera frame of the whole image, metres, float32; not
                                    augmented; 0 where `evaluated` is false
@@ -39,7 +40,10 @@ class CropsWithDepth(Crops):
     `action`      (B,)             index of the action in `actions`
     ============= ================ =======================================================
 
-    Flips, rotations and scales of a crop do not change the depth.
+    Flips, rotations and shifts of a crop do not change the depth. An augmented crop that shows the
+    person half as large as the plain crop has half the depth: the volume keeps the proportions of
+    the body, as in Integral's code, which divides depth by the scale. A plain crop has the depth in
+    metres, so that nothing needs to be undone in a test.
 
     Args:
         samples: People; those without joints in 3D have no depth.
@@ -78,6 +82,9 @@ class CropsWithDepth(Crops):
         depth = self.depth[index]
         mirrored = np.linalg.det(batch["matrix"][:, :, :2]) < 0
         depth = np.where(mirrored[:, None], depth[:, list(self.skeleton.swap)], depth)
+        if self.augmentation is not None:
+            plain = crop_matrix(self.boxes[index], self.size, padding=self.padding)
+            depth = depth * _zoom(batch["matrix"], plain)[:, None]
         known = np.isfinite(depth) & (batch["weight"] > 0)
         evaluated = self.evaluated[index]
         return batch | {
@@ -89,6 +96,12 @@ class CropsWithDepth(Crops):
             "evaluated": evaluated,
             "action": self.action[index],
         }
+
+
+def _zoom(matrices: NDArray[np.float64], plain: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Size of people in crops relative to their size in plain crops, (B, 2, 3) -> (B,)."""
+    areas = [np.abs(np.linalg.det(each[:, :, :2])) for each in (matrices, plain)]
+    return np.asarray(np.sqrt(areas[0] / areas[1]))
 
 
 class HalfWithDepthBatches:
@@ -145,6 +158,8 @@ class IntegralDataModule(HeatmapDataModule):
         evaluation_batch: Samples per batch in validation and test.
         workers: DataLoader workers of each process.
         seed: Seed of shuffling, pairing and augmentation.
+        midpoints: Label spine and thorax also where a data set lacks them (MPII, COCO), as
+            midpoints of other joints, which are not quite the same places; PoseNet does not.
 
     Raises:
         UsageError: If a size or a name is not valid.
@@ -163,6 +178,7 @@ class IntegralDataModule(HeatmapDataModule):
         evaluation_batch: int = 32,
         workers: int = 0,
         seed: int = 0,
+        midpoints: bool = True,
     ) -> None:
         super().__init__(
             source,
@@ -174,6 +190,7 @@ class IntegralDataModule(HeatmapDataModule):
             evaluation_batch=evaluation_batch,
             workers=workers,
             seed=seed,
+            midpoints=midpoints,
         )
         self.photographs = photographs
 
@@ -237,4 +254,5 @@ class IntegralDataModule(HeatmapDataModule):
             padding=self.padding,
             augmentation=augmentation,
             seed=self.seed,
+            midpoints=self.midpoints,
         )

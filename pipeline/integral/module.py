@@ -15,6 +15,7 @@ from pipeline.camera import CAMERA_FRAME
 from pipeline.dashboard import panels
 from pipeline.errors import UsageError
 from pipeline.heatmap import targets
+from pipeline.heatmap.image_input import NORMALISE
 from pipeline.heatmap.image_stage import ImageStage, make_examples, to_image_pixels
 from pipeline.integral.data import CropsWithDepth, IntegralDataModule
 from pipeline.integral.relations import ATTENTION_STRIDE, joint_relations
@@ -30,8 +31,8 @@ from pipeline.skeleton import H36M17
 from pipeline.sources import Split
 from pipeline.training.schedules import Schedule
 
-TRUNK = ("net.conv1.", "net.bn1.", "net.layer", "net.deconv_layers.")
-"""Weights that a 2D stage passes on: its trunk and deconvolutions; its heatmaps have no depth."""
+TRUNK = ("net.conv1.", "net.bn1.", "net.layer", "net.deconv_layers.", NORMALISE)
+"""What a 2D stage passes on: trunk, deconvolutions and input; its heatmaps have no depth."""
 
 
 class IntegralModule(ImageStage):
@@ -121,7 +122,8 @@ class IntegralModule(ImageStage):
 
     def transferred_prefixes(self, source_stage: str, *, fitting: bool) -> tuple[str, ...]:
         """All of `net` from this stage; from a 2D stage its trunk and deconvolutions."""
-        return ("net.",) if source_stage == self.stage else TRUNK
+        whole = super().transferred_prefixes(source_stage, fitting=fitting)
+        return whole if source_stage == self.stage else TRUNK
 
     def loss(self, volumes: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Mean absolute error over the labelled coordinates, in sides of the volume."""

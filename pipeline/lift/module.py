@@ -258,10 +258,12 @@ def _evaluation_parts(module: LiftModule) -> dict[str, str]:
     """The part of `LiftModule.protocol_parts` that is not about the data set."""
     data = module.data_module
     unseen = f" (without {', '.join(data.unseen)})" if data.unseen else ""
-    windows = module.overlap == "mixste"
+    windows, request = module.overlap == "mixste", data.detections
     return {
-        "data.detections": f"2D {data.detections}{unseen}",
-        "data.seed": f"noise seed {data.seed}" if data.detections.kind == "noisy" else "",
+        "data.detections": f"2D {request}{unseen}",
+        "data.first_frame": "" if request.first_frame is None else f"from {request.first_frame}",
+        "data.person": "" if request.person is None else f"person {request.person}",
+        "data.seed": f"noise seed {data.seed}" if request.kind == "noisy" else "",
         "model.evaluated": f"{len(module.evaluated)} joints, root-relative, mm",
         "model.root_evaluated": f"root {'' if module.root_evaluated else 'not '}counted",
         **lifting_parts(module),

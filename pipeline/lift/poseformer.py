@@ -125,8 +125,10 @@ class PoseFormer(Lifter):
 
     Source: Zheng et al., "3D human pose estimation with spatial and temporal transformers", ICCV
     2021; T=81 has 9,602,885 parameters. Group modules: paper 003, sec. III-C: 9,861,957.
-    Differs from the paper: paper 003 gives no number of groups; 2 J for TAM (16 channels each) and
-    8 for SAM's norm give its 9.86 million parameters. The frame correlations of its eq. 4-5 are the
+    Differs from the paper: paper 003's text has depth-wise convolutions, 9,626,437 parameters, and
+    its table 9.86 million. No number of groups is given; dense convolutions in SAM, 2 J groups in
+    TAM (16 channels each) and 8 for SAM's norm give the number of the table and are the default;
+    `groups: channels` is the text. The frame correlations of its eq. 4-5 are the
     logits of the temporal attention. Its kernels are 5 joints and 3 frames. The presets train for
     130 epochs (paper 003 gives no number, PoseFormer's code has 200), multiply the learning rate by
     0.95 after every epoch (the paper: "after 2 epochs"), and train on a window around every frame

@@ -130,6 +130,7 @@ def load_module(path: str | Path, classes: Sequence[type[Any]]) -> Any:
                 "its --skeleton"
             )
         raise DataError(f"{path}: {problem}")
+    cls.check_source(content, path)
     try:
         module = cls.load_from_checkpoint(path, map_location="cpu")
     except Exception as error:

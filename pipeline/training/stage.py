@@ -216,6 +216,15 @@ class Stage(pl.LightningModule):
         """
         return ("net.",)
 
+    @staticmethod
+    def check_source(content: Mapping[str, Any], path: object) -> None:
+        """Check a checkpoint before its weights are transferred or loaded.
+
+        Args:
+            content: Content of the checkpoint.
+            path: Path of the checkpoint, for error messages.
+        """
+
     def report_weights(self, report: WeightsReport) -> None:
         """Print which weights of `pretrained` were transferred."""
         self.print(f"{self.stage}: {report.text()}")
@@ -235,6 +244,7 @@ class Stage(pl.LightningModule):
             self.pretrained,
             stages=self.weights_from,
             prefixes=lambda source: self.transferred_prefixes(source, fitting=fitting),
+            check=self.check_source,
             whole=not fitting,
         )
         self.pretrained = None  # setup of a later test must not transfer again

@@ -29,6 +29,8 @@ class WeightsReport:
         layout: Naming scheme of a published file.
         part: Part of the network that was requested: whole, base or backbone.
         net: Network of an import, `class_path` and `init_args`.
+        image_input: Input that an imported 2D network was trained on: channel order, mean and
+            deviation.
         notes: Assumptions about facts that cannot be read from weights.
     """
 
@@ -40,6 +42,7 @@ class WeightsReport:
     layout: str = ""
     part: str = ""
     net: Mapping[str, Any] = field(default_factory=dict)
+    image_input: str = ""
     notes: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
@@ -66,6 +69,8 @@ class WeightsReport:
             for name, value in self.net["init_args"].items():
                 options += [f"--model.net.init_args.{name}", json.dumps(value)]
             lines.append(f"network: {shlex.join(options)}")
+        if self.image_input:
+            lines.append(f"input: {self.image_input}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
@@ -75,6 +80,7 @@ def transfer_weights(
     *,
     stages: Sequence[str],
     prefixes: Callable[[str], tuple[str, ...]],
+    check: Callable[[Mapping[str, Any], str | Path], None] | None = None,
     whole: bool = False,
 ) -> WeightsReport:
     """Load the weights of a checkpoint of another stage that have the same names.
@@ -86,6 +92,7 @@ def transfer_weights(
         path: Source checkpoint.
         stages: Accepted stages of the source checkpoint.
         prefixes: Returns the name prefixes of the transferred weights for the source's stage.
+        check: Further check of the content of the checkpoint and its path.
         whole: Whether the file must have all weights of the module's `net`.
 
     Raises:
@@ -97,6 +104,8 @@ def transfer_weights(
     stage = checkpoint_stage(content, path)
     if stage not in stages:
         raise DataError(f"{path}: is a checkpoint of stage {stage}; wanted {' or '.join(stages)}")
+    if check is not None:
+        check(content, path)
     selected = prefixes(stage)
     source = {n: value for n, value in content["state_dict"].items() if n.startswith(selected)}
     target = {n: value for n, value in module.state_dict().items() if n.startswith(selected)}
@@ -116,9 +125,9 @@ def transfer_weights(
 def _shared_names(
     source: Mapping[str, Tensor], target: Mapping[str, Tensor], path: str | Path
 ) -> list[str]:
-    """Names in both state dicts; raise DataError if there are none or if shapes differ."""
+    """Names in both state dicts; raise DataError if none is of `net` or if shapes differ."""
     shared = [name for name in target if name in source]
-    if not shared:
+    if not any(name.startswith("net.") for name in shared):
         raise DataError(
             f"{path}: none of its {len(source)} weights fits this network; "
             "give the same `net` to both stages"

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from pipeline.errors import DataError, UsageError
 from pipeline.files import writing
+from pipeline.heatmap.image_input import Channels, ImageInput, stored_input
 from pipeline.skeleton import SKELETONS
 from pipeline.training.transfer import WeightsReport
 from pipeline.weights.architectures import NETWORKS, Sizes, infer_sizes, network_names
-from pipeline.weights.matching import Part, match_weights, rename_weights
+from pipeline.weights.matching import Part, match_weights, published_input, rename_weights
 from pipeline.weights.published_files import open_weights
 
 
@@ -30,6 +31,7 @@ def import_weights(
     part: Part = "whole",
     skeleton: str | None = None,
     input_size: tuple[int, int] | None = None,
+    channels: Channels | None = None,
 ) -> WeightsReport:
     """Turn a published file into a checkpoint that a stage can start from (`--model.pretrained`).
 
@@ -60,6 +62,8 @@ def import_weights(
             can be both joints of 64 and of 72 bins (1,152: 18 x 64 or 16 x 72), or neither.
         input_size: Width and height of the crops that a 2D network was trained on, pixels. Default:
             192 x 256 for COCO17, 288 x 384 for 72 bins, else 256 x 256.
+        channels: Order of the colour channels that a 2D network was trained on. Default: BGR for a
+            simple baseline in Microsoft's layout, else RGB.
 
     Raises:
         DataError: If the file cannot be read safely, is of another network, or has odd sizes.
@@ -68,17 +72,24 @@ def import_weights(
     _check_arguments(file, as_, output, skeleton)
     stage = NETWORKS[as_].stage
     source = open_weights(file)
-    sizes = infer_sizes(file, as_, rename_weights(source.weights, source.origin)[0], skeleton)
+    renamed, layout = rename_weights(source.weights, source.origin)
+    sizes = infer_sizes(file, as_, renamed, skeleton)
     expected = _empty_network(file, as_, sizes).state_dict()
     matched, report = match_weights(expected, source, part, stats)
     net = {"class_path": NETWORKS[as_].class_path, "init_args": sizes}
+    image_input = _image_input(as_, published_input(renamed, layout), channels)
     settings: Sizes = {}
     notes: list[str] = []
     if part != "backbone":
         settings = _detector_settings(as_, sizes, skeleton, input_size)
         notes = _notes(as_, sizes, settings)
-    report = replace(report, net=net, notes=tuple(notes))
-    content = _checkpoint_content(stage, matched, report, settings)
+    if image_input is not None and channels is None:
+        notes.append(
+            "weights do not tell the order of the colour channels; "
+            f"{image_input.channels} is taken: give --channels if they were trained on the other"
+        )
+    report = replace(report, net=net, notes=tuple(notes), image_input=str(image_input or ""))
+    content = _checkpoint_content(stage, matched, report, settings, image_input)
     writing.write_atomically(Path(output), lambda handle: torch.save(content, handle))
     return report
 
@@ -109,8 +120,23 @@ def _empty_network(file: str | Path, as_: str, sizes: Sizes) -> nn.Module:
     return net
 
 
+def _image_input(
+    as_: str, usual: ImageInput | None, channels: Channels | None
+) -> ImageInput | None:
+    """Input of a published 2D network, with the given channel order; None for lifters."""
+    if channels is None:
+        return usual
+    if usual is None:
+        raise UsageError(f"--channels is for 2D networks, and {as_} is a lifter")
+    return replace(usual, channels=channels)
+
+
 def _checkpoint_content(
-    stage: str, matched: Mapping[str, Tensor], report: WeightsReport, settings: Sizes
+    stage: str,
+    matched: Mapping[str, Tensor],
+    report: WeightsReport,
+    settings: Sizes,
+    image_input: ImageInput | None,
 ) -> dict[str, Any]:
     """Content of the checkpoint; with settings of a detector, it is like that of a run."""
     published = report.plain()
@@ -118,6 +144,8 @@ def _checkpoint_content(
         "state_dict": {f"net.{name}": tensor.contiguous() for name, tensor in matched.items()},
         "heatlift": {"stage": stage, "net": published.pop("net"), "published": published},
     }
+    if image_input is not None:
+        content["state_dict"] |= stored_input(image_input)
     if settings:
         counters = [name for name in report.kept if name.endswith("num_batches_tracked")]
         content["state_dict"] |= {

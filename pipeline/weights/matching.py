@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipeline import camera
 from pipeline.errors import DataError, UsageError
 from pipeline.files.archive import Npz
+from pipeline.heatmap.image_input import ImageInput
 from pipeline.skeleton import H36M17
 from pipeline.training.transfer import WeightsReport
 from pipeline.weights.published_files import PublishedWeights, open_weights
@@ -34,6 +35,12 @@ MLP, HRNet, the simple baseline and ImageNet's files need no line: they have the
 
 IDENTITIES = re.compile(r"(^|\.)group\.|^attention\.")
 """Names of parameters in modules that start as the identity: SAM and TAM, AM, SAN's attention."""
+
+SAME_NAMES = "names as ours"
+"""Layout of published files that need no line in `RENAMES`."""
+
+MOST_JOINTS = 200
+"""A published head with more maps than this has 3D heatmaps: many maps per joint."""
 
 HEADS = re.compile(r"^(final_layer|deconv_layers|attention)\.")
 """Names of parameters of 2D networks that do not belong to the trunk."""
@@ -154,7 +161,7 @@ def rename_weights(weights: Mapping[str, Tensor], origin: str) -> tuple[dict[str
         DataError: If two of them become one.
     """
     renamed: dict[str, Tensor] = {}
-    layout = "names as ours"
+    layout = SAME_NAMES
     for name, tensor in weights.items():
         new_name = name
         for published_layout, pattern, replacement in RENAMES:
@@ -168,6 +175,30 @@ def rename_weights(weights: Mapping[str, Tensor], origin: str) -> tuple[dict[str
             )
         renamed[new_name] = tensor
     return renamed, layout
+
+
+def published_input(weights: Mapping[str, Tensor], layout: str) -> ImageInput | None:
+    """Input that the network of a published file was trained on; None for lifters.
+
+    A simple baseline is BGR: Microsoft's code never converts OpenCV's images, and HRNet's configs
+    for it have `COLOR_RGB: false`. HRNet and ImageNet classifiers are RGB. The ResNets of Integral
+    and 3DMPPE are taken as RGB. ImageNet's mean and deviation of red, green and blue are applied to
+    the channels in the network's order, also where these are blue, green and red.
+
+    Args:
+        weights: Weights under our names.
+        layout: Layout whose names the file had; see `rename_weights`.
+    """
+    if "conv1.weight" not in weights:
+        return None
+    head = weights.get("final_layer.weight")
+    is_simple_baseline = (
+        layout == SAME_NAMES
+        and "deconv_layers.0.weight" in weights
+        and head is not None
+        and len(head) <= MOST_JOINTS
+    )
+    return ImageInput("BGR" if is_simple_baseline else "RGB")
 
 
 def match_weights(
@@ -217,6 +248,7 @@ def match_weights(
         for name in names
         if name in found
     }
+    image_input = published_input(renamed, layout)
     report = WeightsReport(
         source.origin,
         source.digest,
@@ -225,6 +257,7 @@ def match_weights(
         dropped=(*sorted(dropped), *source.others),
         layout=layout,
         part=part,
+        image_input="" if image_input is None else str(image_input),
     )
     return matched, report
 

@@ -10,7 +10,7 @@ from pipeline.datasets.mpii import Mpii
 from pipeline.errors import UsageError
 from pipeline.heatmap.data import Crops
 from pipeline.mocap.synthetic import Synthetic
-from pipeline.skeleton import COCO17, H36M17
+from pipeline.skeleton import COCO17, H36M17, H36M18
 
 
 def test_mixed_samples_keep_their_order_images_and_joints_by_name(tmp_path):
@@ -60,3 +60,29 @@ def test_each_sample_knows_its_source_also_in_a_mixture_of_mixtures(tmp_path):
 def test_an_unknown_joint_set_is_a_wrong_option():
     with pytest.raises(UsageError, match="H37M"):
         MixedSource([Coco("nowhere")], skeleton="H37M")
+
+
+def approximated(samples):
+    """Names of the labelled joints that only a midpoint approximates, of everybody together."""
+    chosen = (samples.approximate & samples.labelled).any(axis=0)
+    return {samples.skeleton.joints[j] for j in np.flatnonzero(chosen)}
+
+
+def test_spine_and_thorax_that_are_midpoints_are_marked_and_real_ones_are_not(tmp_path):
+    coco = Coco(str(fabricate.coco(tmp_path / "coco"))).samples("train")
+    mpii = Mpii(str(fabricate.mpii(tmp_path / "mpii"))).samples("train")
+    assert approximated(convert_joint_set(coco, H36M18)) == {"spine", "thorax"}
+    assert approximated(convert_joint_set(mpii, H36M18)) == {"spine"}  # its upper neck is a thorax
+    twice = convert_joint_set(convert_joint_set(coco, H36M17), H36M18)
+    assert approximated(twice) == {"spine", "thorax"}
+    people = Synthetic(1, 1, 1, actions=("walk",), seconds=0.5, images=20).samples("train")
+    assert approximated(convert_joint_set(people, H36M18)) == set()
+
+
+def test_the_mark_of_midpoints_stays_with_its_source(tmp_path):
+    sources = [Mpii(str(fabricate.mpii(tmp_path / "m"))), Coco(str(fabricate.coco(tmp_path / "c")))]
+    samples = MixedSource(sources).samples("train")
+    thorax = samples.approximate[:, H36M17.index("thorax")]
+    first = len(sources[0].samples("train"))
+    assert not thorax[:first].any()
+    assert thorax[first:].any()

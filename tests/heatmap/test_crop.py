@@ -217,6 +217,28 @@ def test_half_bodies_fill_the_crop(skeleton):
     assert lower.mean() > 0.25
 
 
+@pytest.mark.parametrize(
+    ("skeleton", "joints_labelled"),
+    [(COCO17, range(12)), (H36M17, range(9))],
+    ids=["waist up and one hip", "legs, spine and thorax"],
+)
+def test_people_with_one_half_labelled_are_halved_as_often_as_others(skeleton, joints_labelled):
+    labelled = np.tile(np.isin(np.arange(17), joints_labelled), (4000, 1))
+    box = np.tile([0.0, 0.0, 200.0, 200.0], (4000, 1))
+    matrices, _ = augmented_matrices(
+        box,
+        np.random.default_rng(0).uniform(0, 200, (4000, 17, 2)),
+        labelled,
+        (64, 64),
+        skeleton=skeleton,
+        augmentation=Augmentation(0, 0, 0, 0, half_body=0.3),
+        padding=1.25,
+        key=key(4000),
+    )
+    halved = (matrices != crop_matrix(box, (64, 64))).any((1, 2))
+    assert abs(halved.mean() - 0.3) < 0.025
+
+
 def test_a_few_joints_are_never_halved():
     joints, labelled = np.random.default_rng(0).uniform(0, 9, (4, 17, 2)), np.zeros((4, 17), bool)
     labelled[:, :8] = True

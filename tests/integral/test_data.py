@@ -2,14 +2,18 @@ import dataclasses
 import os
 from pathlib import Path
 
+import fabricate
 import numpy as np
 import pytest
+import yaml
 
+from pipeline.cli.configs import shipped_configs
 from pipeline.datasets.coco import Coco
 from pipeline.errors import DataError, UsageError
-from pipeline.heatmap.crop import Augmentation, apply_affine, invert_affine
+from pipeline.heatmap import HeatmapDataModule
+from pipeline.heatmap.crop import Augmentation, apply_affine, crop_matrix, invert_affine
 from pipeline.integral import IntegralDataModule
-from pipeline.integral.data import CropsWithDepth
+from pipeline.integral.data import CropsWithDepth, _zoom
 from pipeline.mocap.synthetic import Synthetic
 from pipeline.skeleton import H36M17, H36M18
 
@@ -86,6 +90,60 @@ def test_depth_is_behind_the_root_and_changes_sides_with_a_mirrored_crop():
     known = plain["has_depth"][:, :17] > 0
     np.testing.assert_allclose(plain["depth"][:, :17][known], depth[known], atol=1e-6)
     np.testing.assert_array_equal(flipped["depth"], plain["depth"][:, list(H36M18.swap)])
+
+
+def test_the_depth_of_an_augmented_crop_keeps_the_proportions_of_the_body():
+    samples = people().samples("train")
+    varied = Augmentation(rotation=20, scale=0.3, shift=0.02, half_body=0)
+    plain = CropsWithDepth(samples, H36M17, SMALL)[(0, np.arange(40))]
+    batch = CropsWithDepth(samples, H36M17, SMALL, augmentation=varied)[(0, np.arange(40))]
+    ends = [H36M17.index("pelvis"), H36M17.index("thorax")]
+    seen = (batch["weight"][:, ends] * plain["weight"][:, ends]).all(1)
+    lengths = [
+        np.linalg.norm(np.diff(b["joints2d"][seen][:, ends], axis=1), axis=-1)[:, 0]
+        for b in (batch, plain)
+    ]
+    known = (batch["has_depth"] * plain["has_depth"] > 0)[seen]
+    mirrored = np.linalg.det(batch["matrix"][:, :, :2]) < 0
+    depth = np.where(mirrored[:, None], plain["depth"][:, list(H36M17.swap)], plain["depth"])
+    known &= np.where(mirrored[seen, None], known[:, list(H36M17.swap)], known)
+    expected = depth[seen] * (lengths[0] / lengths[1])[:, None]
+    assert np.ptp(lengths[0] / lengths[1]) > 0.3
+    np.testing.assert_allclose(batch["depth"][seen][known], expected[known], atol=2e-4)
+
+
+def test_a_crop_that_shows_twice_the_width_has_half_the_depth():
+    matrix = crop_matrix((30, 40, 60, 80), SMALL, rotation=25, scale=[2.0, 0.8], flip=[True, False])
+    plain = crop_matrix(np.tile([30, 40, 60, 80], (2, 1)), SMALL)
+    np.testing.assert_allclose(_zoom(matrix, plain), [0.5, 1.25])
+
+
+def test_midpoints_can_stay_unlabelled(tmp_path):
+    source = Coco(str(fabricate.coco(tmp_path)))
+    marked = {}
+    for midpoints in (True, False):
+        crops = CropsWithDepth(source.samples("train"), H36M18, SMALL, midpoints=midpoints)
+        weight = crops[(0, np.arange(len(crops)))]["weight"].any(axis=0)
+        marked[midpoints] = {H36M18.joints[j] for j in np.flatnonzero(weight)}
+    assert marked[True] - marked[False] == {"spine", "thorax"}
+    assert {"pelvis", "mid_shoulder", "nose"} <= marked[False]
+
+
+@pytest.mark.parametrize("name", ["san_resnet50", "san_resnet152", "resnet50_published"])
+def test_presets_of_paper_004_leave_midpoints_unlabelled(name):
+    config = yaml.safe_load((shipped_configs() / f"integral/{name}.yaml").read_text())
+    assert config["data"]["midpoints"] is False
+
+
+def test_a_data_module_passes_the_midpoints_on(tmp_path):
+    source = Coco(str(fabricate.coco(tmp_path)))
+    for module in (HeatmapDataModule, IntegralDataModule):
+        arguments = [people()] if module is IntegralDataModule else [source]
+        options = {"photographs": source} if module is IntegralDataModule else {}
+        data = module(*arguments, **options, input_size=SMALL, midpoints=False, skeleton="H36M17")
+        crops = data._crops("train", None)
+        spine = H36M17.index("spine")
+        assert not crops.labelled[-len(source.samples("train")) :, spine].any()
 
 
 def test_the_point_between_the_shoulders_is_made_up_in_images_and_in_space():

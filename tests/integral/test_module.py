@@ -315,7 +315,8 @@ def test_a_fit_can_start_from_a_2d_stage_with_the_same_trunk(tmp_path):
     assert (module.net.conv1.weight == 0.25).all()
     report = module.origin["pretrained"]
     assert {name.split(".")[1] for name in report["loaded"]} == {
-        *("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "deconv_layers")
+        *("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "deconv_layers"),
+        *("order", "mean", "deviation"),
     }
     assert not report["kept"]
 

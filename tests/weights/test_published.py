@@ -581,7 +581,11 @@ def test_import_reads_the_sizes_off_the_weights(tmp_path, name):
     net = content["heatlift"]["net"]
     assert net["class_path"].endswith(type(theirs).__name__)
     ours = type(theirs)(**net["init_args"])
-    state = {key.removeprefix("net."): value for key, value in content["state_dict"].items()}
+    state = {
+        key.removeprefix("net."): value
+        for key, value in content["state_dict"].items()
+        if key.startswith("net.")
+    }
     ours.load_state_dict(state)
     assert content["heatlift"]["published"]["source"].endswith("theirs.pth")
 
@@ -875,6 +879,63 @@ def test_a_detector_of_unknown_joints_or_without_head_is_rejected(tmp_path):
         imported(tmp_path, HRNet(8, 17), "hrnet", skeleton="COCO")
     with pytest.raises(UsageError, match="are for 2D networks"):
         imported(tmp_path, small_mixste(), "mixste", input_size=(256, 256))
+
+
+@pytest.mark.parametrize(
+    ("names", "maps", "channels"),
+    [
+        (["conv1", "deconv_layers.0", "final_layer"], 17, "BGR"),
+        (["module.conv1", "module.deconv_layers.0", "module.final_layer"], 16, "BGR"),
+        (["backbone.conv1", "head.deconv_layers.0", "head.final_layer"], 18 * 64, "RGB"),
+        (["backbone.conv1", "head.features.0", "head.features.9"], 18 * 64, "RGB"),
+        (["conv1", "deconv_layers.0", "final_layer"], 18 * 64, "RGB"),
+        (["conv1", "stage2.0.branches.0.0.conv1", "final_layer"], 17, "RGB"),
+        (["conv1", "fc"], 1000, "RGB"),
+    ],
+    ids=["simple baseline", "parallel", "3DMPPE", "Integral", "SAN", "HRNet", "ImageNet"],
+)
+def test_each_published_family_has_its_channel_order(names, maps, channels):
+    published = {f"{name}.weight": torch.zeros(maps, 3, 1, 1) for name in names}
+    weights = published_files.extract_weights(published)
+    found = matching.published_input(*matching.rename_weights(weights, "theirs"))
+    assert found.channels == channels
+    assert found.mean == (0.485, 0.456, 0.406)
+
+
+def test_lifters_have_no_channel_order(tmp_path):
+    _, report = imported(tmp_path, small_mixste(), "mixste")
+    assert report.image_input == ""
+    with pytest.raises(UsageError, match="--channels is for 2D networks"):
+        imported(tmp_path, small_mixste(), "mixste", channels="BGR")
+
+
+def colours():
+    """A crop with more red than green and more green than blue, for HRNet at 64 x 96."""
+    torch.manual_seed(1)
+    return torch.randint(0, 80, (1, 96, 64, 3)).add(torch.tensor([160, 70, 0])).byte()
+
+
+def test_an_import_keeps_the_channel_order_it_was_given(tmp_path):
+    torch.manual_seed(0)
+    options = {"input_size": (64, 96), "skeleton": "COCO17"}
+    path, report = imported(tmp_path, HRNet(8, 17), "hrnet", channels="BGR", **options)
+    assert "input: BGR, mean 0.485, 0.456, 0.406, deviation 0.229, 0.224, 0.225" in str(report)
+    assert "colour" not in str(report)
+    bgr = load_detector(path)
+    path, report = imported(tmp_path, bgr.net, "hrnet", **options)
+    assert "RGB is taken: give --channels if they were trained on the other" in str(report)
+    rgb = load_detector(path)
+    assert torch.equal(bgr(colours()), rgb(colours().flip(-1)))
+    assert not torch.equal(bgr(colours()), rgb(colours()))
+
+
+@pytest.mark.slow
+def test_an_imported_simple_baseline_sees_bgr(tmp_path):
+    path, report = imported(tmp_path, SimpleBaseline(50, 17), "simple_baseline")
+    assert "input: BGR" in str(report)
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).expand(1, 2, 2, 3)
+    channels = load_detector(path).normalise(red)[0, :, 0, 0]
+    torch.testing.assert_close(channels[2], torch.tensor((1 - 0.406) / 0.225))
 
 
 @pytest.mark.timeout(120)
