@@ -59,13 +59,13 @@ class Proposal:
     Args:
         text: YAML file with a comment behind each line that tells its reason.
         unresolved: Keys and joints for which nothing was found.
-        findings: Faults and doubts of the recordings, as the mapping reads them.
+        faults: Faults of the recordings, as the mapping reads them.
         shipped: Name of a shipped mapping that fits; empty if none does.
     """
 
     text: str
     unresolved: tuple[str, ...]
-    findings: tuple[str, ...]
+    faults: tuple[str, ...]
     shipped: str = ""
 
 
@@ -96,14 +96,15 @@ def propose_mapping(folder: Path) -> Proposal:
     settings, facts = _find_settings(examples, points)
     unresolved = [joint for joint in H36M17.joints if joint not in points]
     unresolved += [key for key, (value, _) in settings.items() if value == "null"]
-    findings: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
     if facts is not None:
         whole = check_set(*facts)
-        findings = (*whole.faults, *whole.doubts)
+        faults = whole.faults
         notes.append(f"It makes people of: {', '.join(whole.facts)}.")
+        notes += [f"CHECK: {doubt}" for doubt in whole.doubts]
     notes.append(f"Joints of the files: {', '.join(joints)}")
     text = _write(notes, settings, points, reasons)
-    return Proposal(text, tuple(unresolved), findings)
+    return Proposal(text, tuple(unresolved), faults)
 
 
 def _read_example(file: Path) -> Example:
@@ -367,5 +368,5 @@ def require_resolved(proposal: Proposal, file: str) -> None:
             f"{file}: nothing was found for {', '.join(proposal.unresolved)}; fill in the lines "
             f"marked {UNRESOLVED}, from the names in the comment at the top"
         )
-    if proposal.findings:
-        raise DataError(f"{file}: look at this proposal with care: {proposal.findings[0]}")
+    if proposal.faults:
+        raise DataError(f"{file}: look at this proposal with care: {proposal.faults[0]}")

@@ -139,6 +139,15 @@ def test_an_end_site_becomes_the_top_of_the_head(tmp_path):
     assert "head: {joint: Head, offset: [1, 12, 3]}" in propose_mapping(tmp_path).text
 
 
+def test_where_inches_make_an_adult_the_unit_that_makes_a_child_is_named(tmp_path):
+    positions = fabricate.motion(40) * 0.45 / 0.01
+    names = [*H36M17.joints[:10], "head_top", *H36M17.joints[11:]]
+    names[H36M17.index("nose")], names[H36M17.index("thorax")] = "head", "neck"
+    np.savez(tmp_path / "baby.npz", positions=positions, joints=names, fps=50.0)
+    proposal = propose_mapping(tmp_path)
+    assert re.search(r"unit: in .* are 1\.83 m; a child would be cm: 0\.72", proposal.text)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
