@@ -25,10 +25,11 @@ COMMANDS = {
         options_only=True,
     ),
     "data": Command(
-        "list, validate, convert, export or get data sets",
+        "list, validate, map, convert, export or get data sets",
         {
             "ls": "pipeline.cli.data:ls",
             "validate": "pipeline.cli.data:validate",
+            "mapping": "pipeline.cli.data:mapping",
             "convert": {
                 "_help": "Convert files of other tools to npz files that the data sources read.",
                 "amc": "pipeline.cli.data:amc",

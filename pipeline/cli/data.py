@@ -1,4 +1,4 @@
-"""`heatlift data`: list, validate, convert, export and get data sets."""
+"""`heatlift data`: list, validate, map, convert, export and get data sets."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from pipeline.datasets.validate import list_datasets, motion_splits
 from pipeline.datasets.validate import validate as validate_folder
 from pipeline.detections.exchange import validate_detections
 from pipeline.errors import DataError, UsageError
+from pipeline.files.writing import write_atomically
 from pipeline.mocap import convert
 from pipeline.mocap.motion_capture import Mocap
+from pipeline.mocap.proposal import propose_mapping, require_resolved
 from pipeline.mocap.recordings import get_cmu
 from pipeline.mocap.videopose3d_export import export_videopose3d
 from pipeline.sources import MotionSource, Split
+from pipeline.training.console import print_status
 
 
 def ls(folder: str) -> None:
@@ -93,6 +96,32 @@ def validate(
             f"{folder}: {report.faults} of {len(report.findings)} parts are wrong; "
             "see the lines marked WRONG"
         )
+
+
+def mapping(folder: str, *, output: str | None = None) -> None:
+    """Propose a joint mapping for the recordings in a folder, with a reason for each joint.
+
+    Args:
+        folder: Folder with BVH files, or npz files of positions.
+        output: Path of the YAML file to write, which must not exist; by default the mapping is
+            printed.
+
+    Raises:
+        DataError: If a joint is not found, or the recordings do not look like people.
+        UsageError: If the file exists.
+    """
+    if output is not None and Path(output).exists():
+        raise UsageError(f"{output}: exists; give another --output")
+    proposal = propose_mapping(Path(folder))
+    if output is None or proposal.shipped:
+        _print(proposal.text.rstrip("\n"))
+    else:
+        write_atomically(Path(output), lambda file: file.write(proposal.text.encode()))
+    name = proposal.shipped or output or "FILE.yaml"
+    require_resolved(proposal, output or folder)
+    if output is not None and not proposal.shipped:
+        _print(f"{output}: a proposal; read its reasons")
+    print_status(f"Next: heatlift data validate {folder} --mapping {name}")
 
 
 def amc(asf: str, amc: str, out: str, *, fps: float = 120.0) -> None:

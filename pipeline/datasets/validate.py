@@ -91,7 +91,7 @@ class UnmappedBvh:
     def describe(self) -> str:
         """Describe the folder in one line, with the commands that lead to a mapping."""
         return (
-            f"{len(find_recordings(self.root))} recordings in {self.root} that are not CMU's, so "
+            f"{self.root}: {len(find_recordings(self.root))} recordings that are not CMU's, so "
             f"their joints need a mapping: `heatlift data mapping {self.root}` proposes one, and "
             f"`heatlift data validate {self.root} --mapping FILE.yaml` checks it"
         )
@@ -353,7 +353,7 @@ def _source_checks(
 ) -> Iterator[tuple[str, Callable[[], list[Finding]]]]:
     """Checks of a source: name of the part that is left out if its check fails, and the check."""
     if isinstance(source, UnmappedBvh):
-        raise DataError(f"{source.root}: {source.describe()}")
+        raise DataError(source.describe())
     if isinstance(source, Positions):
         for path in source.files():
             yield "", functools.partial(_check_positions, path)

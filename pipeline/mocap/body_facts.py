@@ -12,6 +12,8 @@ from pipeline.skeleton import Skeleton, make_conversion
 
 POSES_MEASURED = 100
 """Poses of a recording that are measured, evenly spaced."""
+LEAST_STEPS = 10
+"""Steps from frame to frame that a tenth of the frames can be told from."""
 SAME_PLACE = 0.003
 """Joints whose median distance is less than this share of the height are at the same place."""
 
@@ -151,10 +153,13 @@ def measure_speeds(
         fps: Frame rate, Hz.
         root: Index of the root; the other joints are measured relative to it.
         valid: Good frames, (T,); all by default.
+
+    Returns:
+        Both speeds; zero for recordings of less than `LEAST_STEPS` steps.
     """
     good = np.flatnonzero(np.ones(len(joints3d), bool) if valid is None else valid)
     pairs = _spread(good[np.isin(good + 1, good)])  # frames whose following frame is good, too
-    if not len(pairs):
+    if len(pairs) < LEAST_STEPS:
         return 0.0, 0.0
     steps = joints3d[pairs + 1].astype(np.float64) - joints3d[pairs]
     relative = np.linalg.norm(steps - steps[:, [root]], axis=-1).max(axis=1)

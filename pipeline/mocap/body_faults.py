@@ -55,9 +55,10 @@ ROOT_SPEED, JOINT_SPEED = 15.0, 20.0
 SLOW_RATE = 20.0
 """Frame rates below are printed as a warning, Hz; see `mapping.SLOWEST_MOTION`."""
 
-_ADULT_HEIGHT = sum(
+ADULT_HEIGHT = sum(
     sum(BONES[bone]) / 2 for bone in ("knee", "ankle", "spine", "thorax", "nose", "head")
 )
+"""Height of an adult by `body_height`, metres."""
 _LIMBS, _WIDTHS = ("knee", "ankle", "elbow", "wrist"), ("hip", "shoulder")
 _DIRECTIONS = ("x", "y", "z", "-x", "-y", "-z")
 
@@ -193,7 +194,7 @@ def _suggest_unit(height: float, mapping: JointMapping) -> str:
     fitting = {name: value for name, value in fitting.items() if 1.2 <= value <= 2.1}
     if not fitting:
         return f"`unit` is {own}, and no other one makes an adult of it: look for a wrong joint"
-    best = min(fitting, key=lambda name: abs(np.log(fitting[name] / _ADULT_HEIGHT)))
+    best = min(fitting, key=lambda name: abs(np.log(fitting[name] / ADULT_HEIGHT)))
     return f"`unit` is {own}; with unit: {best} it is {fitting[best]:.2f} m"
 
 
@@ -279,7 +280,7 @@ def _proportion_faults(length: dict[str, float], height: float) -> list[Fault]:
         if bone not in (*_LIMBS, *_WIDTHS) or not height > 0:
             continue
         low, high = LIMB_PROPORTION if bone in _LIMBS else WIDTH_PROPORTION
-        adult = sum(BONES[bone]) / 2 * height / _ADULT_HEIGHT
+        adult = sum(BONES[bone]) / 2 * height / ADULT_HEIGHT
         if not low <= metres / adult <= high:
             found.append(
                 Fault(

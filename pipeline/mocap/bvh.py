@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,8 +21,7 @@ MAX_TEXT = 256 * 2**20
 """Largest accepted text, bytes; the largest CMU recording has 14 MB."""
 MAX_LINES = 1_000_000
 """Largest accepted number of lines: about two hours at 120 Hz."""
-MAX_JOINTS = 4096
-MAX_DEPTH = 256
+MAX_JOINTS, MAX_DEPTH = 4096, 256
 MAX_VALUE = 1e8
 """Largest offset, position or angle that is accepted, in any unit."""
 SLOWEST, FASTEST = 1.0, 10_000.0
@@ -38,7 +37,7 @@ _FRAMES = re.compile(rb"\s*(?:number\s+of\s+)?frames\s*:?\s*(.*?)\s*\Z", re.IGNO
 _FRAME_TIME = re.compile(rb"\s*frame\s*time\s*:?\s*(.*?)\s*\Z", re.IGNORECASE)
 _PLAIN = b"0123456789+-.eE \t\n"
 _MAX_HEADER_LINE = 64 * 2**10  # bytes
-_FRAMES_AT_ONCE = 1024  # bounds the memory of kinematics for recordings of any length
+_FRAMES_AT_ONCE = 1024  # bounds the memory of kinematics
 _END_SITE = -1  # stands for an End Site among the indices of the open joints
 
 
@@ -50,10 +49,10 @@ class BvhMotion:
         joints: Names of the joints, each after its parent.
         parents: Index of each joint's parent, -1 for the root.
         offsets: Offset of each joint in its parent's frame, file units, (J, 3).
-        channels: Channels of each joint in the order of their columns in `values`, each
-            ("position" or "rotation", axis).
+        channels: Channels of each joint, as in `values`: ("position" or "rotation", axis).
         values: Positions in file units and angles in degrees, (T, C).
         fps: Frames per second, Hz.
+        ends: Joint -> offset of its first End Site in its frame, file units.
     """
 
     joints: tuple[str, ...]
@@ -62,6 +61,7 @@ class BvhMotion:
     channels: tuple[tuple[tuple[str, int], ...], ...]
     values: NDArray[np.float64]
     fps: float
+    ends: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -171,6 +171,7 @@ def read_bvh(path: Path, limit: int = MAX_TEXT) -> BvhMotion:
         channels=channels,
         values=_read_frames(lines, frames, sum(map(len, channels))),
         fps=fps,
+        ends=hierarchy.ends,
     )
 
 
@@ -254,6 +255,7 @@ class _HierarchyParser:
         self.parents: list[int] = []
         self.offsets: list[tuple[float, ...] | None] = []
         self.channels: list[tuple[tuple[str, int], ...] | None] = []
+        self.ends: dict[str, tuple[float, ...]] = {}
 
     def parse(self) -> None:
         """Read the section, up to and with the word MOTION."""
@@ -279,7 +281,7 @@ class _HierarchyParser:
         word = self._token(expected)
         keyword = word.upper()
         if keyword == b"OFFSET":
-            self._parse_offset(joint)
+            self._parse_offset(joint, open_joints[-2] if not in_joint else joint)
         elif keyword == b"}":
             if in_joint and self.offsets[joint] is None:
                 self.lines.fail_expected(f"OFFSET of joint {shorten(self.names[joint])}", word)
@@ -298,11 +300,12 @@ class _HierarchyParser:
         else:
             self.lines.fail_expected(expected, word)
 
-    def _parse_offset(self, joint: int) -> None:
-        """Read the three numbers of an OFFSET; that of an End Site is checked and not kept."""
+    def _parse_offset(self, joint: int, owner: int) -> None:
+        """Read the three numbers of an OFFSET: of a joint, or of the End Site of its owner."""
         words = (self._token("a number") for _ in range(3))
         offset = tuple(self.lines.parse_number(word, "a number after OFFSET") for word in words)
         if joint == _END_SITE:
+            self.ends.setdefault(self.names[owner], offset)
             return
         if self.offsets[joint] is not None:
             self.lines.fail(f"joint {shorten(self.names[joint])} has two OFFSETs; keep one")
@@ -389,8 +392,7 @@ def _read_header(lines: _Lines) -> tuple[int, float]:
     if not 1 / FASTEST <= seconds <= 1 / SLOWEST:
         lines.fail_expected(f"a frame time from {1 / FASTEST:g} to {1 / SLOWEST:g} seconds", word)
     fps = 1 / seconds
-    # Files round the frame time to four or more digits: 0.00833333 means 120 Hz, 0.0333667
-    # stays 29.97.
+    # Files round the frame time: 0.00833333 means 120 Hz, 0.0333667 stays 29.97.
     if abs(fps - round(fps)) < 2e-4 * fps:
         fps = float(round(fps))
     return int(frames), fps

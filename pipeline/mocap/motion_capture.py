@@ -24,6 +24,7 @@ from pipeline.mocap.mapping import JointMapping, read_mapping
 from pipeline.mocap.preparation import find_good_frames, floor_height, read_recording, resample
 from pipeline.mocap.recordings import (
     Recording,
+    assign_human36m_subjects,
     cmu_digests,
     file_digests,
     read_splits,
@@ -37,12 +38,6 @@ VERSION = 1
 """Version of the conversion; a new version makes every cached set be converted again."""
 
 _STEM = "mocap"
-
-_HUMAN36M_SUBJECTS: dict[str, tuple[str, ...]] = {
-    "train": ("S1", "S5", "S6", "S7", "S8"),
-    "val": ("S1", "S5", "S6", "S7", "S8"),
-    "test": ("S9", "S11"),
-}
 
 _BODIES = {
     "recorded": "bodies as recorded",
@@ -98,7 +93,6 @@ class Mocap:
         self.root, self.mapping, self.splits = root, mapping, splits
         self.cameras, self.fps, self.seed = cameras, fps, seed
         self.bodies, self.images = bodies, images
-        self._checked = False
 
     @functools.cached_property
     def skeleton(self) -> Skeleton:
@@ -144,7 +138,7 @@ class Mocap:
             joints3d, valid = self._world_joints(recording)
             cameras = self._place_cameras(recording, joints3d, valid, subjects)
             for k, camera in enumerate(cameras):
-                images = self._render(recording, k, joints3d, camera) if self.images else None
+                images = _render(recording, k, joints3d, camera, self) if self.images else None
                 sequences.append(
                     Sequence(
                         name=f"{recording.name}.{k}",
@@ -190,9 +184,8 @@ class Mocap:
         Raises:
             DataError: If no frame is good.
         """
-        self._require_people()
-        joints, _ = self._converted[recording.name]
-        valid = self._good_frames(recording)
+        joints, rate = self._converted[recording.name]
+        valid = _good_frames(recording, len(joints), rate, self, self._mapping)
         joints3d = joints.astype(np.float64)
         floor = recording.floor
         joints3d[..., 2] -= floor_height(joints3d, self.skeleton) if floor is None else floor
@@ -204,38 +197,6 @@ class Mocap:
             path = joints3d[valid, self.skeleton.root, :2]
             joints3d[..., :2] -= (path.min(axis=0) + path.max(axis=0)) / 2
         return joints3d.astype(np.float32), None if valid.all() else valid
-
-    def _good_frames(self, recording: Recording) -> NDArray[np.bool_]:
-        """Mask of the good frames of a recording, (T,).
-
-        Raises:
-            DataError: If no frame is good.
-        """
-        joints, rate = self._converted[recording.name]
-        dropped = self._mapping.drop_first
-        valid = find_good_frames(len(joints), self.fps, rate, dropped, recording.bad)
-        if not valid.any():
-            raise DataError(f"{self.folder}: {recording.name} has no good frame; exclude it")
-        return valid
-
-    def _require_people(self) -> None:
-        """Check once, on sampled poses, that the recordings are recordings of people.
-
-        Raises:
-            DataError: If they cannot be.
-        """
-        if self._checked:
-            return
-        wanted = [recording for recording in self._splits if recording.split != "exclude"]
-        measured = []
-        for recording in wanted:
-            (joints, rate), valid = self._converted[recording.name], self._good_frames(recording)
-            skeleton = self.skeleton
-            measured.append(
-                measure_body(recording.name, joints, skeleton, self.fps, file_fps=rate, valid=valid)
-            )
-        require_people(measured, self._mapping, str(self.folder))
-        self._checked = True
 
     def _place_cameras(
         self,
@@ -270,40 +231,87 @@ class Mocap:
     def _converted(self) -> dict[str, tuple[NDArray[np.float32], float]]:
         """Joints of each recording, mapped and resampled, and the frame rate of its file, Hz."""
         wanted = [recording for recording in self._splits if recording.split != "exclude"]
-        if (self.folder / "manifest.json").is_file():
-            converted = unpack_recordings(read_converted_set(self.folder), self._mapping, self.fps)
-            missing = [recording.name for recording in wanted if recording.name not in converted]
-            if missing:
-                raise DataError(f"{self.folder}: lacks {missing[0]}; convert the recordings again")
-            return converted
-        files = select_recordings(wanted, self.folder)
-        digests = file_digests(files)
-        if self.splits == "cmu":
-            _check_released(files, digests)
-        names = [recording.name for recording in wanted]
-        entry = convert_recordings(names, files, digests, self._mapping, self.fps)
-        return unpack_recordings(entry, self._mapping, self.fps)
+        converted = _read_or_convert(wanted, self, self._mapping)
+        _require_people(wanted, converted, self, self._mapping)
+        return converted
 
-    def _render(
-        self, recording: Recording, k: int, joints3d: NDArray[np.float32], camera: Camera
-    ) -> Images:
-        """Rendered images of a recording from its camera number `k`.
 
-        Raises:
-            UsageError: If the joints are of another set than H36M17.
-        """
-        from pipeline.mocap.render import RenderedSequence
+def _read_or_convert(
+    wanted: Many[Recording], source: Mocap, mapping: JointMapping
+) -> dict[str, tuple[NDArray[np.float32], float]]:
+    """Joints of recordings, (T, J, 3), and their file rates, from a converted set or the files."""
+    folder = source.folder
+    if (folder / "manifest.json").is_file():
+        converted = unpack_recordings(read_converted_set(folder), mapping, source.fps)
+        missing = [recording.name for recording in wanted if recording.name not in converted]
+        if missing:
+            raise DataError(f"{folder}: lacks {missing[0]}; convert the recordings again")
+        return converted
+    files = select_recordings(wanted, folder)
+    digests = file_digests(files)
+    if source.splits == "cmu":
+        _check_released(files, digests)
+    names = [recording.name for recording in wanted]
+    entry = convert_recordings(names, files, digests, mapping, source.fps)
+    return unpack_recordings(entry, mapping, source.fps)
 
-        if self.skeleton is not H36M17:
-            raise UsageError(
-                f"mocap: the renderer needs H36M17, the mapping makes {self.skeleton.name}; "
-                "set images: false"
-            )
-        appearance_seed = rng.derive_seed(f"{self.seed}:{recording.name}", "look")
-        background_seed = rng.derive_seed(f"{self.seed}:{recording.name}", "scene", k)
-        return RenderedSequence(
-            joints3d, camera, appearance_seed=appearance_seed, background_seed=background_seed
+
+def _require_people(
+    wanted: Many[Recording],
+    converted: dict[str, tuple[NDArray[np.float32], float]],
+    source: Mocap,
+    mapping: JointMapping,
+) -> None:
+    """Check, on sampled poses, that recordings are recordings of people.
+
+    Raises:
+        DataError: If they cannot be.
+    """
+    measured = []
+    for recording in wanted:
+        joints, rate = converted[recording.name]
+        valid = _good_frames(recording, len(joints), rate, source, mapping)
+        facts = measure_body(
+            recording.name, joints, source.skeleton, source.fps, file_fps=rate, valid=valid
         )
+        measured.append(facts)
+    require_people(measured, mapping, str(source.folder))
+
+
+def _good_frames(
+    recording: Recording, frames: int, rate: float, source: Mocap, mapping: JointMapping
+) -> NDArray[np.bool_]:
+    """Mask of the good ones among the resampled frames of a recording, (T,).
+
+    Raises:
+        DataError: If no frame is good.
+    """
+    valid = find_good_frames(frames, source.fps, rate, mapping.drop_first, recording.bad)
+    if not valid.any():
+        raise DataError(f"{source.folder}: {recording.name} has no good frame; exclude it")
+    return valid
+
+
+def _render(
+    recording: Recording, k: int, joints3d: NDArray[np.float32], camera: Camera, source: Mocap
+) -> Images:
+    """Rendered images of a recording from its camera number `k`.
+
+    Raises:
+        UsageError: If the joints are of another set than H36M17.
+    """
+    from pipeline.mocap.render import RenderedSequence
+
+    if source.skeleton is not H36M17:
+        raise UsageError(
+            f"mocap: the renderer needs H36M17, the mapping makes {source.skeleton.name}; "
+            "set images: false"
+        )
+    appearance_seed = rng.derive_seed(f"{source.seed}:{recording.name}", "look")
+    background_seed = rng.derive_seed(f"{source.seed}:{recording.name}", "scene", k)
+    return RenderedSequence(
+        joints3d, camera, appearance_seed=appearance_seed, background_seed=background_seed
+    )
 
 
 def _as_h36m17(joints3d: NDArray[np.float32], skeleton: Skeleton) -> NDArray[np.float32]:
@@ -418,30 +426,3 @@ def unpack_recordings(
         raise DataError(
             f"{entry.path}: is no set of converted recordings ({error}); convert them again"
         ) from None
-
-
-def assign_human36m_subjects(recordings: Many[Recording], frames: dict[str, int]) -> dict[str, str]:
-    """Human3.6M subject whose name and cameras each subject of a split gets.
-
-    Subjects are assigned by falling number of frames, each to the Human3.6M subject with the fewest
-    frames so far.
-
-    Args:
-        recordings: Recordings of one split.
-        frames: Number of frames of each recording, by its name.
-
-    Returns:
-        Subject of the recordings -> subject of Human3.6M.
-    """
-    if not recordings:
-        return {}
-    assigned_frames = dict.fromkeys(_HUMAN36M_SUBJECTS[recordings[0].split], 0)
-    own_frames: dict[str, int] = {}
-    for recording in recordings:
-        own_frames.setdefault(recording.subject, 0)
-        own_frames[recording.subject] += frames[recording.name]
-    assigned = {}
-    for subject, count in sorted(own_frames.items(), key=lambda item: (-item[1], item[0])):
-        assigned[subject] = min(assigned_frames, key=lambda name: assigned_frames[name])
-        assigned_frames[assigned[subject]] += count
-    return assigned

@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterable
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,13 @@ SUFFIXES = (".bvh", ".bvh.gz", ".npz")
 SPLITS = ("train", "val", "test", "exclude")
 _REQUIRED_COLUMNS = ("sequence", "subject", "split")
 _RANGE = re.compile(r"(\d{1,9})-(\d{1,9})\Z")
+
+
+_HUMAN36M_SUBJECTS: dict[str, tuple[str, ...]] = {
+    "train": ("S1", "S5", "S6", "S7", "S8"),
+    "val": ("S1", "S5", "S6", "S7", "S8"),
+    "test": ("S9", "S11"),
+}
 
 
 @dataclass(frozen=True)
@@ -213,6 +221,33 @@ def file_digests(files: Iterable[Path]) -> list[str]:
         except OSError as error:
             raise DataError(f"{file}: cannot be read ({error.strerror}); fetch it again") from None
     return digests
+
+
+def assign_human36m_subjects(recordings: Many[Recording], frames: dict[str, int]) -> dict[str, str]:
+    """Human3.6M subject whose name and cameras each subject of a split gets.
+
+    Subjects are assigned by falling number of frames, each to the Human3.6M subject with the fewest
+    frames so far.
+
+    Args:
+        recordings: Recordings of one split.
+        frames: Number of frames of each recording, by its name.
+
+    Returns:
+        Subject of the recordings -> subject of Human3.6M.
+    """
+    if not recordings:
+        return {}
+    assigned_frames = dict.fromkeys(_HUMAN36M_SUBJECTS[recordings[0].split], 0)
+    own_frames: dict[str, int] = {}
+    for recording in recordings:
+        own_frames.setdefault(recording.subject, 0)
+        own_frames[recording.subject] += frames[recording.name]
+    assigned = {}
+    for subject, count in sorted(own_frames.items(), key=lambda item: (-item[1], item[0])):
+        assigned[subject] = min(assigned_frames, key=lambda name: assigned_frames[name])
+        assigned_frames[assigned[subject]] += count
+    return assigned
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """`heatlift data`: its output, the files it writes, and one line for each bad input."""
 
+from pathlib import Path
+
 import fabricate
 import numpy as np
 import pytest
@@ -9,8 +11,11 @@ from pipeline.__main__ import main
 from pipeline.datasets.body_checks import check_sequence
 from pipeline.datasets.human36m import Human36M
 from pipeline.datasets.videopose3d import read_videopose3d
+from pipeline.errors import DataError
 from pipeline.files.archive import Npz
+from pipeline.mocap.mapping import SHIPPED
 from pipeline.mocap.motion_capture import Mocap
+from pipeline.skeleton import H36M17
 
 
 @pytest.fixture(autouse=True)
@@ -206,3 +211,79 @@ def test_get_raises_an_error_for_recordings_other_than_the_released_ones(data, t
     code, _, error = data("get", "cmu", "--root", tmp_path)
     assert code == 4
     assert "not the released ones" in error
+
+
+CMU = Path("data/cmu_mocap/bvh")
+
+
+def own_set(shared, folder, **changes):
+    """Two real recordings under other names, and their mapping with some lines replaced."""
+    folder.mkdir()
+    (folder / "walk.BVH.gz").write_bytes((shared / CMU / "02" / "02_01.bvh.gz").read_bytes())
+    (folder / "kick.bvh.gz").write_bytes((shared / CMU / "10" / "10_03.bvh.gz").read_bytes())
+    text = SHIPPED["cmu"].read_text()
+    for old, new in changes.items():
+        text = text.replace(f"{old}: {new[0]}", f"{old}: {new[1]}")
+    (folder / "m.yaml").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"unit": ("cm", "m")}, "`unit` is m; with unit: cm it is 1.5"),
+        ({"up": ("y", "x")}, "towards y of the files in 100 %; set up: y"),
+        ({"left_knee": ("lShin", "lFoot")}, "left_knee and left_ankle are at the same place"),
+        ({"left_wrist": ("lHand", "rHand")}, "left_wrist and right_wrist are at the same place"),
+    ],
+)
+def test_a_wrong_mapping_ends_validate_and_every_reading(data, tmp_path, shared, change, message):
+    folder = own_set(shared, tmp_path / "own", **change)
+    image = tmp_path / "a.png"
+    code, printed, _ = data("validate", folder, "--mapping", folder / "m.yaml", "--image", image)
+    assert (code, image.is_file()) == (4, True)
+    assert message in printed
+    (folder / "splits.csv").write_text("sequence,subject,split\nwalk,1,train\nkick,1,train\n")
+    source = Mocap(folder, mapping=str(folder / "m.yaml"), splits=str(folder / "splits.csv"))
+    with pytest.raises(DataError, match="these are no people") as caught:
+        source.sequences("train")
+    assert message in str(caught.value)
+
+
+def test_a_right_mapping_is_printed_with_its_facts(data, tmp_path, shared, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own_set(shared, tmp_path / "own")
+    code, printed, error = data("validate", "own", "--mapping", "own/m.yaml")
+    assert code == 0, error
+    assert (tmp_path / "m_frames.png").is_file()
+    assert "walk: 334 frames, 120 Hz, height 1.54 m, left hip on the left in 100 %" in printed
+    assert "mapping own/m.yaml: 2 recordings, 687 frames" in printed
+
+
+def test_recordings_that_are_not_cmus_lead_to_a_mapping(data, tmp_path, shared):
+    folder = own_set(shared, tmp_path / "own")
+    code, _, error = data("validate", folder)
+    assert code == 4
+    assert "2 recordings" in error
+    assert f"`heatlift data mapping {folder}` proposes one" in error
+    code, printed, error = data("mapping", folder)
+    assert (code, printed.splitlines()[-1]) == (0, "# The shipped mapping fits: write mapping: cmu")
+    assert f"Next: heatlift data validate {folder} --mapping cmu" in error
+    with pytest.raises(DataError, match=r"has none of the 129 recordings .*, but kick, walk;"):
+        Mocap(folder).sequences("train")
+
+
+def test_one_frame_a_second_is_an_error_until_the_mapping_states_the_rate(data, tmp_path):
+    positions = fabricate.motion(40)
+    np.savez(tmp_path / "walk.npz", positions=positions, joints=H36M17.joints, fps=1.0)
+    code, _, error = data(
+        "validate", tmp_path, "--mapping", "H36M17", "--image", tmp_path / "a.png"
+    )
+    assert code == 4
+    assert "has 1 frames per second; below 10 the motion between two frames is lost" in error
+    lines = "".join(f"  {name}: {name}\n" for name in H36M17.joints)
+    (tmp_path / "m.yaml").write_text(
+        f"skeleton: H36M17\nunit: m\nup: z\nforward: x\nrecorded_fps: 25\njoints:\n{lines}"
+    )
+    sequence = sequences_of(tmp_path, str(tmp_path / "m.yaml"))[0]
+    assert len(sequence) == 79  # 39 steps at 25 Hz, resampled to 50 Hz

@@ -21,9 +21,9 @@ from pipeline.errors import DataError, UsageError
 from pipeline.experiments.benchmark import make_source
 from pipeline.mocap.bodies import BONES, apply_bone_lengths, sample_bone_lengths
 from pipeline.mocap.mapping import read_mapping
-from pipeline.mocap.motion_capture import Mocap, assign_human36m_subjects
+from pipeline.mocap.motion_capture import Mocap
 from pipeline.mocap.preparation import find_good_frames, read_recording, resample
-from pipeline.mocap.recordings import Recording
+from pipeline.mocap.recordings import Recording, assign_human36m_subjects
 from pipeline.skeleton import H36M17, MPII16
 from pipeline.sources import MotionSource
 
