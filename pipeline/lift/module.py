@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.dashboard import panels
 from pipeline.errors import UsageError
-from pipeline.lift.clips import frame_subset, lift_in_windows, smooth
+from pipeline.lift.clips import frame_subset, lift_in_windows, smooth, smoothing_reach
 from pipeline.lift.data import LiftDataModule
 from pipeline.lift.evaluation import (
     SUBSET_QUANTITIES,
@@ -124,8 +124,28 @@ class LiftModule(LifterStage):
         Returns:
             Joints in the camera frame, metres, (N, J, 3), with the root at zero.
         """
-        lifted = self._lift_unsmoothed(joints2d, visible)
+        lifted = self.lift_unsmoothed(joints2d, visible)
         return smooth(lifted, self.smooth) if self.smooth else lifted
+
+    def lift_unsmoothed(
+        self, joints2d: Tensor, visible: Tensor, frames: Tensor | None = None
+    ) -> Tensor:
+        """Lift a clip, every frame once, with flip test and without smoothing.
+
+        Args:
+            joints2d: Normalised 2D, (N, J, C).
+            visible: Visibility of the joints, bool, (N, J).
+            frames: Numbers of the frames to lift, (K,); None for all.
+
+        Returns:
+            Joints as from `lift`, (N, J, 3), or (K, J, 3).
+        """
+        lifted = lift_in_windows(self, self.net, joints2d, visible, frames=frames)
+        if self.flip_test:
+            flipped2d, flipped_visible = flip_joints(joints2d, self.swap), visible[:, self.swap]
+            flipped = lift_in_windows(self, self.net, flipped2d, flipped_visible, frames=frames)
+            lifted = (lifted + flip_joints(flipped, self.swap)) / 2
+        return lifted - lifted[:, self.net.skeleton.root, None]
 
     def lift_for_evaluation(self, joints2d: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Lift the frames of a clip that are evaluated, see the argument `frames`.
@@ -141,7 +161,7 @@ class LiftModule(LifterStage):
         if self.frames == "all":
             return self.lift(joints2d, visible), visible.new_ones(len(visible))
         frames = frame_subset(len(joints2d))
-        subset = self._lift_unsmoothed(joints2d, visible, frames)
+        subset = self.lift_unsmoothed(joints2d, visible, frames)
         lifted = subset.new_full((*visible.shape, 3), torch.nan)
         lifted[frames] = subset
         return lifted, frame_subset_mask(visible)
@@ -203,31 +223,22 @@ class LiftModule(LifterStage):
         return self.lift(batch["joints2d"][0], batch["visible"][0])
 
     def protocol(self, split: str) -> str:
-        """Evaluation protocol in one line: data, 2D input, joints, root, flip test and frames."""
+        """Evaluation protocol in one line: data, 2D, joints, root, flip test, smoothing, frames."""
         data = self.data_module
         unseen = f" (without {', '.join(data.unseen)})" if data.unseen else ""
         root = "counted" if self.net.skeleton.root in self.evaluated else "not counted"
         flip = "on" if self.flip_test else "off"
         frames = "every valid frame" if self.frames == "all" else "valid frames 0 and 1 of every 16"
+        reach = smoothing_reach(self.smooth)
+        smoothing = f"smoothed (Gaussian, +-{reach} frames)" if self.smooth else "not smoothed"
         overlap = ""
         if self.overlap == "mixste":
             overlap = ", those of overlapping windows twice (as MixSTE's code)"
         return (
             f"{split} split of {data.source.describe()}; 2D {data.detections}{unseen}; "
             f"{len(self.evaluated)} joints, root-relative, re-rooted, root {root}; "
-            f"flip test {flip}; {frames} once{overlap}; mm"
+            f"flip test {flip}; {smoothing}; {frames} once{overlap}; mm"
         )
-
-    def _lift_unsmoothed(
-        self, joints2d: Tensor, visible: Tensor, frames: Tensor | None = None
-    ) -> Tensor:
-        """Lift a clip, or the frames with these numbers, (K,), with flip test and root at zero."""
-        lifted = lift_in_windows(self, self.net, joints2d, visible, frames=frames)
-        if self.flip_test:
-            flipped2d, flipped_visible = flip_joints(joints2d, self.swap), visible[:, self.swap]
-            flipped = lift_in_windows(self, self.net, flipped2d, flipped_visible, frames=frames)
-            lifted = (lifted + flip_joints(flipped, self.swap)) / 2
-        return lifted - lifted[:, self.net.skeleton.root, None]
 
     def _shown_clips(self) -> list[panels.LiftedClip]:
         """Test sequences for the dashboard; empty on all ranks but 0."""
