@@ -55,12 +55,12 @@ def write_findings(errors: Mapping[Row, RowErrors]) -> list[str]:
 
 
 def compare(first: float, second: float) -> str:
-    """Say whether the first error is lower, higher or equal.
+    """Tell whether the first error, as the page shows it, is lower, higher or equal.
 
     >>> compare(47.2, 49.8), compare(47.2, 48.8), compare(40.0, 36.5)
     ('2.6 lower', 'equal', '3.5 higher')
     """
-    difference = first - second
+    difference = round(round(first, 1) - round(second, 1), 1)
     if abs(difference) < SAME_MM:
         return "equal"
     return f"{abs(difference):.1f} {'lower' if difference < 0 else 'higher'}"
