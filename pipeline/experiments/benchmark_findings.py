@@ -128,8 +128,8 @@ def _smoothing(errors: Mapping[Row, RowErrors]) -> Iterator[str]:
             for key in ("mpjpe", "mpjve")
         )
         yield (
-            f"On {detections} 2D smoothing changes MPJPE by {_range(position, '+.1f')} mm and "
-            f"MPJVE by {_range(motion, '+.2f')} mm per frame."
+            f"On {detections} 2D smoothing changes MPJPE by {_range(position, '+z.1f')} mm and "
+            f"MPJVE by {_range(motion, '+z.2f')} mm per frame."
         )
         still = next(iter(rows.values())).unsmoothed.get("test/mean_pose_mpjve_mm")
         if still is None:
