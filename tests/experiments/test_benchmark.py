@@ -15,7 +15,7 @@ from pipeline.experiments import benchmark
 from pipeline.experiments.benchmark import Benchmark
 from pipeline.experiments.benchmark_errors import RowErrors, read_errors, write_errors
 from pipeline.experiments.benchmark_findings import write_findings
-from pipeline.experiments.benchmark_page import MARK
+from pipeline.experiments.benchmark_page import CHAIN_FILE, MARK, _chain_section
 from pipeline.experiments.benchmark_rows import MASKS, ROWS, SMOOTH
 from pipeline.experiments.budget import Plan, cpu_seconds_used, plan_steps, read_calibration
 from pipeline.experiments.robustness import Point
@@ -243,6 +243,18 @@ def test_the_page_has_the_settings_that_each_run_was_trained_with(page):
     pretraining = cells_of(text, "pretraining of MixSTE")
     assert pretraining[1:5] == ["5 %", "0 %", "yes", "PretrainLoss (velocity 2)"]
     assert "5 % of the joints and 0 % of the whole frames" in text
+
+
+def test_the_chain_has_a_line_without_and_a_line_with_smoothing_per_2d_input(tmp_path):
+    keys = ("mpjpe", "p_mpjpe", "mpjve", "acceleration")
+    numbers = [
+        {f"test/{key}_mm": start + n for n, key in enumerate(keys)} for start in (50.5, 40.5)
+    ]
+    file = tmp_path / CHAIN_FILE
+    file.write_text(json.dumps({"digest": "6d5e", "numbers": {"detected": numbers}}))
+    (section,) = _chain_section(file)
+    assert cells_of(section, "detected", "no")[2:] == ["50.5", "51.5", "52.5", "53.5"]
+    assert cells_of(section, "detected", "yes")[2:] == ["40.5", "41.5", "42.5", "43.5"]
 
 
 def named(name):
