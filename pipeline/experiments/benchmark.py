@@ -9,34 +9,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 import yaml
 
 from pipeline.cli import launch
 from pipeline.cli.configs import find_config, plain_values
 from pipeline.errors import HeatliftError, UsageError
-from pipeline.experiments import robustness
+from pipeline.experiments.benchmark_errors import (
+    RowErrors,
+    measure_errors,
+    measure_row,
+    read_errors,
+    write_errors,
+)
 from pipeline.experiments.benchmark_page import (
     CHAIN,
     CHAIN_FILE,
-    ROWS,
-    SUBSET_FILE,
     PageContent,
-    Row,
-    run_numbers,
     run_state,
     write_page,
 )
+from pipeline.experiments.benchmark_rows import ROWS, SMOOTH, Row, RowRun
 from pipeline.experiments.budget import PLANNED_SHARE, Plan, plan_steps, read_calibration
 from pipeline.files.digests import file_digest
 from pipeline.files.writing import write_atomically
-from pipeline.lift.data import LiftDataModule
-from pipeline.lift.module import LiftModule
 from pipeline.mocap.motion_capture import Mocap
 from pipeline.mocap.recordings import SHIPPED
 from pipeline.sources import MotionSource
-from pipeline.training.checkpoints import load_module
 from pipeline.training.console import print_line
 from pipeline.training.metrics_file import read_metrics
 from pipeline.training.run_folder import newest_finished_run
@@ -142,24 +141,17 @@ class Benchmark:
         write_atomically(self.data_config, lambda file: file.write(text.encode()))
 
     def train(self, row: Row) -> None:
-        """Train a row, if needed with its pretraining first, and measure it on corrupted 2D."""
+        """Train a row, if needed with its pretraining first, and measure it."""
         pretrained = "none"
-        if row.pretraining:
-            pretraining = self._fit("pretrain", "pretraining", row.pretraining, 1.0, [])
-            pretrained = str(pretraining / run_state(pretraining)["checkpoint"])
-        arguments = [*row.arguments(), "--model.pretrained", pretrained]
-        folder = self._fit("lift", row.name, row.config, row.share, arguments)
-        if "test/subset_mpjpe_mm" not in run_numbers(folder):
-            print_line(f"  {row.name}: test on the frame subset, missing in the test of the run")
-            metrics = self._test(folder, self.source, row.detections)
-            text = json.dumps({key: value for key, value in metrics.items() if "subset" in key})
-            write_atomically(folder / SUBSET_FILE, lambda file: file.write(text.encode()))
-        if not robustness.read_points(folder):
-            print_line(f"  {row.name}: hidden joints, dropped frames, noise")
-            module: Any = load_module(folder / run_state(folder)["checkpoint"], (LiftModule,))
+        if pretraining := row.pretraining_run():
+            pretrained = str(self._checkpoint(self._fit(pretraining)))
+        folder = self._fit(row.lifting_run(), "--model.pretrained", pretrained)
+        smooth = SMOOTH[row.detections]
+        if read_errors(folder, smooth) is None:
+            print_line(f"  {row.name}: test without and with smoothing, and on corrupted 2D")
             source = make_source(self.source)
-            points = robustness.measure_robustness(module, source, detections=row.detections)
-            robustness.write_points(folder, points)
+            errors = measure_row(self._checkpoint(folder), source, row.detections, smooth)
+            write_errors(folder, errors)
 
     def measure_chain(self, detector: str) -> None:
         """Render and detect the recordings in `CHAIN`, and lift them with the first row.
@@ -170,73 +162,64 @@ class Benchmark:
         Raises:
             UsageError: If the first row is not finished.
         """
-        folder = self.finished("lift", ROWS[0].name, ROWS[0].config)
+        folder = self.finished(ROWS[0].lifting_run())
         if folder is None:
             raise UsageError(f"row {ROWS[0].name} is not finished; train it first")
         splits = self.folder / "chain.csv"
         write_atomically(splits, lambda file: file.write(_select_splits(CHAIN).encode()))
         changes = {"splits": str(splits), "images": True}
-        source = {**self.source, "init_args": {**self.source["init_args"], **changes}}
+        source = make_source({**self.source, "init_args": {**self.source["init_args"], **changes}})
+        smoothings = (0.0, SMOOTH[ROWS[0].detections])
+        inputs = {"exact": "exact", "noisy": "noisy", "detected": detector}
         numbers = {
-            label: self._test(folder, source, detections)
-            for label, detections in (
-                ("exact", "exact"),
-                ("noisy", "noisy"),
-                ("detected", detector),
-            )
+            label: [
+                measure_errors(self._checkpoint(folder), source, detections, smooth)
+                for smooth in smoothings
+            ]
+            for label, detections in inputs.items()
         }
         text = json.dumps({"digest": file_digest(Path(detector)), "numbers": numbers})
         write_atomically(self.folder / CHAIN_FILE, lambda file: file.write(text.encode()))
 
-    def run_name(self, name: str, config: str) -> str:
-        """Name of the run of a row: with a digest of data source, budget and config.
+    def run_name(self, run: RowRun) -> str:
+        """Name of a run: with a digest of everything that decides its result.
 
-        Comments and `max_epochs` are ignored: the budget defines the length of the training.
+        That are the data source, the budget, the arguments, and the configs of the run and of its
+        pretraining. Comments and `max_epochs` are ignored: the budget defines the length of the
+        training.
         """
-        content = yaml.safe_load(find_config(config).read_text())
-        content.get("trainer", {}).pop("max_epochs", None)
-        text = json.dumps([self.source, self.seconds, content], sort_keys=True)
-        return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+        configs = [yaml.safe_load(find_config(run.config).read_text())]
+        if run.pretraining:
+            configs.append(yaml.safe_load(find_config(run.pretraining).read_text()))
+        for config in configs:
+            config.get("trainer", {}).pop("max_epochs", None)
+        content = [self.source, self.seconds, run.share, run.arguments, configs]
+        text = json.dumps(content, sort_keys=True)
+        return f"{run.name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
-    def finished(self, stage: str, name: str, config: str) -> Path | None:
-        """Folder of the finished run of a row; None if there is none."""
-        found = newest_finished_run(self.runs, stage, lambda _: True, self.run_name(name, config))
+    def finished(self, run: RowRun) -> Path | None:
+        """Folder of a finished run; None if there is none."""
+        found = newest_finished_run(self.runs, run.stage, lambda _: True, self.run_name(run))
         return found.parents[1] if found else None
 
-    def _test(self, folder: Path, source: Mapping[str, Any], detections: str) -> dict[str, float]:
-        """Test the weights of a finished run on a source, in the precision of the run."""
-        state = run_state(folder)
-        trainer = pl.Trainer(
-            precision=state["settings"]["trainer"]["precision"],
-            accelerator="cpu",
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=self.folder,
-        )
-        module = load_module(folder / state["checkpoint"], (LiftModule,))
-        data = LiftDataModule(make_source(source), detections)
-        trainer.test(module, datamodule=data, verbose=False)
-        return {name: float(value) for name, value in trainer.callback_metrics.items()}
+    def _checkpoint(self, folder: Path) -> Path:
+        """Best weights of a finished run."""
+        return folder / str(run_state(folder)["checkpoint"])
 
-    def _fit(self, stage: str, name: str, config: str, share: float, arguments: list[str]) -> Path:
-        """Train a row unless it is finished; return the folder of its run."""
-        folder = self.finished(stage, name, config)
+    def _fit(self, run: RowRun, *more_arguments: str) -> Path:
+        """Train a run unless it is finished; return its folder."""
+        folder = self.finished(run)
         if folder is None:
-            print_line(f"results: {name}, {share * self.seconds:g} CPU seconds of one thread")
-            plan = self._plan(stage, name, config, share, arguments)
-            run_name = self.run_name(name, config)
-            self._run(stage, run_name, config, plan, self.runs, [*arguments, "--save_every", "100"])
-            folder = self.finished(stage, name, config)
+            seconds = run.share * self.seconds
+            print_line(f"results: {run.name}, {seconds:g} CPU seconds of one thread")
+            arguments = [*run.arguments, *more_arguments]
+            plan = self._plan(run, arguments)
+            self._run(run, plan, self.runs, [*arguments, "--save_every", "100"])
+            folder = self.finished(run)
             assert folder is not None
         return folder
 
-    def _run(
-        self, stage: str, name: str, config: str, plan: Plan, runs: Path, arguments: Sequence[str]
-    ) -> None:
+    def _run(self, run: RowRun, plan: Plan, runs: Path, arguments: Sequence[str]) -> None:
         """Train a stage for the length of a plan.
 
         Raises:
@@ -251,48 +234,50 @@ class Benchmark:
             "accelerator": "cpu",
             "devices": 1,
         }
-        options = ["fit", "-c", config, "-c", str(self.data_config), "--name", name]
+        name = self.run_name(run)
+        options = ["fit", "-c", run.config, "-c", str(self.data_config), "--name", name]
         options += ["--wandb", "off", "--runs", str(runs)]
         options += [f"--trainer.{key}={value}" for key, value in trainer.items()]
-        code = launch.run_stage(stage, [*options, *arguments])
+        code = launch.run_stage(run.stage, [*options, *arguments])
         os.environ.pop("HEATLIFT_RUN", None)
         if code:
             raise RowError(name, code)
 
-    def _plan(
-        self, stage: str, name: str, config: str, share: float, arguments: Sequence[str]
-    ) -> Plan:
+    def _plan(self, run: RowRun, arguments: Sequence[str]) -> Plan:
         """Plan the length of a training, from the costs in a short run; stored in a file."""
-        run_name = self.run_name(name, config)
+        run_name = self.run_name(run)
         plan_file = self.folder / f"{run_name}.json"
         if plan_file.is_file():
             return Plan(**json.loads(plan_file.read_text())["plan"])
         runs = self.folder / "calibration"  # another folder, so that it is no finished run
         short = ["--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]
         short += ["--trainer.log_every_n_steps=1", "--save_every=1000000"]
-        self._run(stage, run_name, config, Plan(2, 40, 2), runs, [*arguments, *short])
-        metrics = read_metrics(runs / stage / run_name / "metrics.csv")
+        self._run(run, Plan(2, 40, 2), runs, [*arguments, *short])
+        metrics = read_metrics(runs / run.stage / run_name / "metrics.csv")
         step, start, batches = read_calibration(metrics)
-        plan = plan_steps(PLANNED_SHARE * share * self.seconds, step, start, batches)
-        costs = {"step_s": step, "start_s": start, "seconds": share * self.seconds}
+        plan = plan_steps(PLANNED_SHARE * run.share * self.seconds, step, start, batches)
+        costs = {"step_s": step, "start_s": start, "seconds": run.share * self.seconds}
         text = json.dumps({"plan": vars(plan), **costs})
         write_atomically(plan_file, lambda file: file.write(text.encode()))
         return plan
 
     def write_page(self) -> None:
         """Write the page and its images from the rows that are finished."""
-        finished, pretraining = {}, {}
+        finished: dict[Row, Path] = {}
+        pretraining: dict[Row, Path] = {}
+        errors: dict[Row, RowErrors] = {}
         for row in ROWS:
-            folder = self.finished("lift", row.name, row.config)
+            folder = self.finished(row.lifting_run())
             if folder is None:
                 continue
             finished[row] = folder
-            if row.pretraining:
-                source = self.finished("pretrain", "pretraining", row.pretraining)
-                if source is not None:
-                    pretraining[row] = source
+            if measured := read_errors(folder, SMOOTH[row.detections]):
+                errors[row] = measured
+            run = row.pretraining_run()
+            if run and (source := self.finished(run)):
+                pretraining[row] = source
         data = make_source(self.source).describe()
-        content = PageContent(finished, pretraining, self.seconds, data, self.folder)
+        content = PageContent(finished, errors, pretraining, self.seconds, data, self.folder)
         write_page(self.docs, content)
 
 

@@ -1,8 +1,7 @@
-"""Rows of the open benchmark, and its page: tables, images and text."""
+"""The page of the open benchmark: tables, images and what they show, made from finished rows."""
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import platform
@@ -17,25 +16,41 @@ import torch
 
 from pipeline.dashboard import charts, media
 from pipeline.experiments import robustness
+from pipeline.experiments.benchmark_errors import PRECISION, RowErrors
+from pipeline.experiments.benchmark_findings import SAME_MM, write_findings
+from pipeline.experiments.benchmark_rows import MASKS, ROWS, SMOOTH, Row
 from pipeline.experiments.budget import cpu_seconds_used
 from pipeline.files.writing import write_atomically
+from pipeline.lift.clips import smoothing_reach
 from pipeline.training.metrics_file import read_metrics
 from pipeline.training.run_folder import read_state
 
 MARK = "<!-- What stands below this line is written by hand and kept. -->"
 """Line between the generated part of the page and the part that is kept."""
 
-SMOOTH = {"noisy": 3.0, "exact": 1.0}
-"""2D input -> standard deviation of the Gaussian over time, frames at 50 Hz; see `LiftModule`."""
-
 CHAIN = ("08_10", "10_03", "14_37")
 """Test recordings that are rendered and detected: a walk, a kick, a drink."""
 
-SUBSET_FILE = "subset.json"
-"""File in a run folder with errors on the frame subset, if the test of the run had none."""
-
 CHAIN_FILE = "chain.json"
 """File in the folder of the benchmark with the errors of the whole chain."""
+
+CORRUPTED = {
+    "untouched": ("joints hidden", 0.0),
+    "20 % of joints": ("joints hidden", 0.2),
+    "40 % of joints": ("joints hidden", 0.4),
+    "60 % of joints": ("joints hidden", 0.6),
+    "20 % of frames": ("frames dropped", 0.2),
+    "40 % of frames": ("frames dropped", 0.4),
+    "60 % of frames": ("frames dropped", 0.6),
+    "noise x 2": ("noise", 2.0),
+}
+"""Column of a table on corrupted 2D -> corruption and level."""
+
+COLUMNS = (
+    *("size", "budget, s", "used, s", "smoothed", "frames seen"),
+    *("MPJPE", "P-MPJPE", "N-MPJPE", "MPJVE", "acceleration", "kinds seen / unseen"),
+)
+"""Columns of a table of errors, after the name of the lifter."""
 
 HEAD = """\
 # Results on the open benchmark
@@ -48,97 +63,33 @@ interrupted run is resumed, and finished rows are kept.
   validation. A short run measures the time of a step; the number of steps follows from it, so that
   the schedule knows its length. *used* is the time of a row's lifting. VideoPose3D, Martinez and
   MixSTE have {seconds:g} each. Pretraining has the same budget again; one more row of MixSTE uses
-  both for lifting. The other lifters have {twice:g} and are compared with that row.
+  both for lifting. The other lifters have {twice:g} and are compared with that row. Each row is one
+  training with one seed; differences below {same:g} mm are called equal.
 - **Data** {data}.
-- **Protocol** test split, frames outside bad ranges, 4 cameras; prediction and truth relative to
-  the root, 17 joints with the root counted as zero, mean over frames, no flip test; mm, MPJVE in mm
-  per frame. Predictions are smoothed over time (Gaussian; deviation {noisy:g} frames on noisy,
-  {exact:g} on exact 2D). Weights are those of the best validation. *hidden*: 20 and 40 % of the
-  joints of the 2D input, at random; one camera of each recording.
-- **Frame subset** Frames 0 and 1 of every 16 of each video, two in a row so that MPJVE is defined.
-  Lifters that predict only the centre frame of a window (†) are lifted and evaluated on these
-  frames only, in validation too, and are not smoothed, because they have no neighbours. A separate
-  table has all lifters on noisy 2D on these frames; those without † are smoothed there too."""
+- **Protocol** test split, frames outside bad ranges, 4 cameras, every frame lifted once, no flip
+  test; prediction and truth relative to the root, 17 joints with the root counted as zero, mean
+  over frames, {precision}; mm, MPJVE in mm per frame, acceleration in mm per frame squared. Weights
+  are those of the best validation without smoothing. Lifters that predict only the centre frame of
+  a window (†) are validated on frames 0 and 1 of every 16, and tested on all frames as well.
+- **Smoothing** Each row is measured twice with the same weights: as the lifter predicts, and
+  smoothed over time with a Gaussian of {noisy:g} frames on noisy 2D and {exact:g} on exact 2D, cut
+  off at three times that. *frames seen* are the frames of 2D that one predicted frame depends on.
+  With smoothing, a lifter of single frames depends on {noisy_reach} frames before and after, too
+  ({exact_reach} on exact 2D). Compare lines without smoothing with each other, or lines with it.
+- **Masks** In all trainings {joint_mask:g} % of the joints and {frame_mask:g} % of the whole frames
+  are hidden, in the pretraining too.
+- **Pretraining** has the lifter, the motion and the masks of the rows. It differs in its 2D (a
+  random camera for each clip in each epoch, and MotionBERT's noise, also before rows on exact 2D)
+  and in its loss.
+- **Yardstick** The mean training pose: the mean of all valid frames of the training split, relative
+  to the root, in the camera frame. It has the same frames, joints and means as the rows. It never
+  moves, so smoothing does not change it."""
 """Beginning of the page."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One trained lifter of the table.
-
-    Args:
-        name: First part of the name of its run.
-        title: Name in the table.
-        size: Size in the table.
-        config: Config of the lifter.
-        detections: 2D input: exact or noisy.
-        share: Its budget for lifting, as a multiple of the budget of a row.
-        pretraining: Config of its pretraining, which has a separate budget; None without one.
-        frames: Evaluated frames, all or subset; see `LiftModule`.
-    """
-
-    name: str
-    title: str
-    size: str
-    config: str
-    detections: str
-    share: float = 1.0
-    pretraining: str | None = None
-    frames: str = "all"
-
-    def arguments(self) -> list[str]:
-        """Arguments of the run besides the config and the data."""
-        smooth = SMOOTH[self.detections] if self.frames == "all" else 0.0
-        arguments = ["--data.detections", self.detections, "--model.flip_test", "false"]
-        return [*arguments, f"--model.smooth={smooth}", f"--model.frames={self.frames}"]
-
-
-def _main_rows(detections: str) -> tuple[Row, ...]:
-    """Three lifters at equal budgets, and one of them with and without pretraining."""
-    mixste, pretraining = "lift/mixste_mocap", "pretrain/mixste_mocap"
-    mixste_size = "27 frames, 64 channels, 4 pairs of blocks"
-    rows = (
-        ("videopose3d", "VideoPose3D", "27 frames, 512 channels", "lift/videopose3d_mocap"),
-        ("martinez", "Martinez", "1024 channels", "lift/martinez_mocap"),
-        ("mixste", "MixSTE from scratch", mixste_size, mixste),
-        ("mixste-pretrained", "MixSTE pretrained", mixste_size, mixste, 1.0, pretraining),
-        ("mixste-total", "MixSTE from scratch", mixste_size, mixste, 2.0),
-    )
-    return tuple(
-        Row(f"{name}-{detections}", title, size, config, detections, *more)
-        for name, title, size, config, *more in rows
-    )
-
-
-def _other_rows() -> tuple[Row, ...]:
-    """The other lifters of the papers, on noisy 2D, at twice the budget."""
-    centre = "27 frames, 16 channels per joint, 2 + 2 blocks"
-    rows = (
-        ("combined", "Combined Deep Learner", "512 channels", "all"),
-        ("cascade", "Cascade", "3 stages of 3 blocks, 512 channels", "all"),
-        ("poseformer", "PoseFormer", centre, "subset"),
-        ("poseformer_group", "PoseFormer with group attention", centre, "subset"),
-    )
-    return tuple(
-        Row(f"{name}-noisy", title, size, f"lift/{name}_mocap", "noisy", 2.0, frames=frames)
-        for name, title, size, frames in rows
-    )
-
-
-ROWS = (*_main_rows("noisy"), *_other_rows(), *_main_rows("exact"))
-"""Rows of the benchmark, in the order in which they are trained."""
 
 
 def run_state(folder: Path) -> dict[str, Any]:
     """State of a run; empty if it has none."""
     return read_state(folder) or {}
-
-
-def run_numbers(folder: Path) -> dict[str, float]:
-    """Test metrics of a finished run, with those on the frame subset that were added later."""
-    subset_file = folder / SUBSET_FILE
-    subset = json.loads(subset_file.read_text()) if subset_file.is_file() else {}
-    return {**run_state(folder)["numbers"], **subset}
 
 
 @dataclass(frozen=True)
@@ -147,6 +98,7 @@ class PageContent:
 
     Args:
         finished: Row -> run folder.
+        errors: Row -> errors of its best weights, for the rows that are measured.
         pretraining: Row -> run folder of its pretraining, for rows that have one.
         seconds: Budget of a row, CPU seconds.
         data: Description of the data.
@@ -154,15 +106,11 @@ class PageContent:
     """
 
     finished: Mapping[Row, Path]
+    errors: Mapping[Row, RowErrors]
     pretraining: Mapping[Row, Path]
     seconds: float
     data: str
     folder: Path
-
-    @functools.cached_property
-    def curves(self) -> dict[Row, list[robustness.Point]]:
-        """Errors on corrupted 2D of all finished rows."""
-        return {row: robustness.read_points(folder) for row, folder in self.finished.items()}
 
 
 def write_page(docs: Path, content: PageContent) -> None:
@@ -175,9 +123,9 @@ def write_page(docs: Path, content: PageContent) -> None:
     page = docs / "results.md"
     old_text = page.read_text() if page.is_file() else ""
     kept = old_text.partition(MARK)[2] or "\n"
-    parts = [_head(content), *error_tables(content), subset_table(content)]
+    parts = [_head(content), *error_tables(content), *settings_table(content)]
     parts += [*_learning_section(docs, content), *_robustness_section(docs, content)]
-    parts += _chain_section(content.folder / CHAIN_FILE)
+    parts += [*_chain_section(content.folder / CHAIN_FILE), *write_findings(content.errors)]
     text = "\n\n".join(parts) + f"\n\n{MARK}{kept}"
     write_atomically(page, lambda file: file.write(text.encode()))
 
@@ -188,8 +136,12 @@ def _head(content: PageContent) -> str:
         hardware=describe_hardware(),
         seconds=content.seconds,
         twice=2 * content.seconds,
+        same=SAME_MM,
         data=content.data,
+        precision=PRECISION,
         **SMOOTH,
+        **{f"{name}_reach": smoothing_reach(value) for name, value in SMOOTH.items()},
+        **{name: 100 * share for name, share in MASKS.items()},
     )
 
 
@@ -202,42 +154,91 @@ def describe_hardware() -> str:
 
 
 def error_tables(content: PageContent) -> Iterable[str]:
-    """Tables of errors in Markdown, one per 2D input; also rows that are not finished."""
-    curves = content.curves
-    for detections in ("noisy", "exact"):
-        lines = [f"## {detections.capitalize()} 2D\n", *_header("20 % hidden", "40 % hidden")]
+    """Tables of errors in Markdown, two per 2D input; the first also has unfinished rows."""
+    for detections in SMOOTH:
         rows = [row for row in ROWS if row.detections == detections]
-        on_all_frames = [row for row in rows if row in content.finished and row.frames == "all"]
-        if on_all_frames:
-            numbers = run_numbers(content.finished[on_all_frames[0]])
-            cells = ["mean training pose", "-", "-", "-", *_error_cells(numbers, "mean_pose_")]
-            lines.append(_markdown_row([*cells, "-", "-"]))
+        lines = [f"## {detections.capitalize()} 2D\n", *_header("lifter", *COLUMNS)]
+        measured = [row for row in rows if row in content.errors]
+        if measured:
+            numbers = content.errors[measured[0]].unsmoothed
+            cells = ["mean training pose", "-", "-", "-", "either", "0"]
+            lines.append(_markdown_row([*cells, *_error_cells(numbers, "mean_pose_")]))
         for row in rows:
-            errors = [""] * 7
-            if row in content.finished:
-                hidden = (p for p in curves[row] if p.corruption == "joints hidden")
-                levels = {p.level: f"{p.mpjpe:.1f}" for p in hidden}
-                errors = _error_cells(run_numbers(content.finished[row]))
-                errors += [levels.get(0.2, "-"), levels.get(0.4, "-")]
-            lines.append(_markdown_row([*_first_cells(row, content), *errors]))
+            if row not in content.errors:
+                cells = [*_first_cells(row, content), *[""] * (len(COLUMNS) - 3)]
+                lines.append(_markdown_row(cells))
+                continue
+            for smoothed in (False, True):
+                errors = content.errors[row]
+                cells = _first_cells(row, content)
+                cells = [cells[0], "", "", ""] if smoothed else cells
+                cells += _smoothing_cells(errors, smoothed=smoothed)
+                cells += _error_cells(errors.of(smoothed=smoothed))
+                lines.append(_markdown_row(cells))
         yield "\n".join(lines)
+        if measured:
+            yield _corrupted_table(detections, measured, content.errors)
 
 
-def subset_table(content: PageContent) -> str:
-    """Table of all lifters on noisy 2D in Markdown, with their errors on the frame subset."""
-    lines = ["## All lifters on the frame subset, noisy 2D\n", *_header()]
-    for row in ROWS:
-        if row.detections == "noisy":
-            errors = [""] * 5
-            if row in content.finished:
-                errors = _error_cells(run_numbers(content.finished[row]), "subset_")
-            lines.append(_markdown_row([*_first_cells(row, content), *errors]))
+def _corrupted_table(
+    detections: str, rows: Sequence[Row], measured: Mapping[Row, RowErrors]
+) -> str:
+    """Table of the errors of rows on corrupted 2D, in Markdown."""
+    lines = [
+        f"### Corrupted {detections} 2D\n",
+        "MPJPE on every fourth video of the test split (in the benchmark one camera of each "
+        "recording), so the first column differs from the table above. Joints are hidden and "
+        "frames are dropped at random.\n",
+        *_header("lifter", "smoothed", *CORRUPTED),
+    ]
+    for row in rows:
+        for smoothed in (False, True):
+            points = measured[row].corrupted(smoothed=smoothed)
+            found = [points.get(key) for key in CORRUPTED.values()]
+            cells = [f"{point.mpjpe:.1f}" if point else "-" for point in found]
+            lines.append(_markdown_row([row.label, "yes" if smoothed else "no", *cells]))
     return "\n".join(lines)
 
 
-def _header(*more: str) -> list[str]:
-    cells = ["lifter", "size", "budget, s", "used, s", "MPJPE", "P-MPJPE", "N-MPJPE", "MPJVE"]
-    cells += ["kinds seen / unseen", *more]
+def settings_table(content: PageContent) -> Iterable[str]:
+    """Table of what differs between the trainings of finished rows, from their run folders."""
+    runs = {f"{row.label}, {row.detections}": folder for row, folder in content.finished.items()}
+    for row, folder in content.pretraining.items():
+        runs[f"pretraining of {row.title.removesuffix(' pretrained')}"] = folder
+    if not runs:
+        return
+    columns = ("joints hidden", "frames hidden", "turned to the person", "loss", "learning rate")
+    lines = [
+        "## How the rows were trained\n",
+        "From `run.json` of each run. *Turned to the person*: 2D as a camera that is turned to the "
+        "person sees it (`CentredLifter`). *Re-rendered*: epochs after which bodies, cameras and "
+        "noise are drawn again; the pretraining draws cameras and noise in each epoch.\n",
+        *_header("training", *columns, "batch", "re-rendered, epochs"),
+    ]
+    for name, folder in runs.items():
+        settings = run_state(folder)["settings"]
+        lines.append(_markdown_row([name, *_settings_cells(settings)]))
+    yield "\n".join(lines)
+
+
+def _settings_cells(settings: Mapping[str, Any]) -> list[str]:
+    """Cells of the settings of one run."""
+    data, model = settings["data"], settings["model"]
+    loss = model["loss"]
+    factors = (loss.get("init_args") or {}).items()
+    arguments = ", ".join(f"{name} {value:g}" for name, value in factors)
+    name = loss["class_path"].rpartition(".")[2]
+    return [
+        *(f"{100 * data[mask]:g} %" for mask in MASKS),
+        "yes" if model["net"]["class_path"].endswith("CentredLifter") else "no",
+        f"{name} ({arguments})" if arguments else name,
+        f"{model['optimizer']['init_args']['lr']:g}",
+        str(data["batch_size"]),
+        str(data.get("augment_every", "-")),
+    ]
+
+
+def _header(*cells: str) -> list[str]:
     return [_markdown_row(cells), _markdown_row(["---"] * len(cells))]
 
 
@@ -254,6 +255,13 @@ def _first_cells(row: Row, content: PageContent) -> list[str]:
     return [title, row.size, budget, used]
 
 
+def _smoothing_cells(errors: RowErrors, *, smoothed: bool) -> list[str]:
+    """Cells of smoothing and of the frames that a predicted frame depends on."""
+    if not smoothed:
+        return ["no", str(errors.frames)]
+    return ["yes", f"{errors.frames} ± {smoothing_reach(errors.smooth)}"]
+
+
 def _error_cells(numbers: Mapping[str, float], prefix: str = "") -> list[str]:
     """Cells of errors; `prefix` is the beginning of the names of their metrics."""
 
@@ -262,7 +270,8 @@ def _error_cells(numbers: Mapping[str, float], prefix: str = "") -> list[str]:
         return "-" if value is None else f"{value:.{digits}f}"
 
     cells = [cell("mpjpe"), cell("p_mpjpe"), cell("n_mpjpe"), cell("mpjve", 2)]
-    return [*cells, f"{cell('mpjpe_seen')} / {cell('mpjpe_unseen')}"]
+    kinds = f"{cell('mpjpe_seen')} / {cell('mpjpe_unseen')}"
+    return [*cells, cell("acceleration", 2), kinds]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
@@ -274,8 +283,7 @@ def _learning_section(docs: Path, content: PageContent) -> list[str]:
     series = {}
     for row, folder in content.finished.items():
         if row.name.startswith("mixste"):
-            label = row.title.removeprefix("MixSTE ")
-            label += f"{' x 2' if row.share > 1 else ''}, {row.detections}"
+            label = f"{row.label.removeprefix('MixSTE ')}, {row.detections}"
             if curve := _learning_curve(row, folder, content):
                 series[label] = curve
     if not series:
@@ -287,7 +295,10 @@ def _learning_section(docs: Path, content: PageContent) -> list[str]:
         "MixSTE with and without pretraining",
     )
     media.write_png(docs / "results_learning.png", chart)
-    return ["## With and without pretraining\n\n![Learning](results_learning.png)"]
+    return [
+        "## With and without pretraining\n\nErrors of validation, without smoothing.\n\n"
+        "![Learning](results_learning.png)"
+    ]
 
 
 def _learning_curve(
@@ -312,20 +323,17 @@ def _learning_curve(
 
 def _robustness_section(docs: Path, content: PageContent) -> list[str]:
     """Draw the errors on corrupted 2D of the rows on noisy 2D; nothing if there are none."""
-    lifters = {}
-    for row, points in content.curves.items():
-        if points and row.detections == "noisy":
-            label = row.title
-            label += " x 2" if row.share > 1 else ""
-            label += " †" if row.frames == "subset" else ""
-            lifters[label] = points
-    if not lifters:
+    lifters = {
+        row.label: list(errors.corrupted(smoothed=False).values())
+        for row, errors in content.errors.items()
+        if row.detections == "noisy"
+    }
+    if not any(lifters.values()):
         return []
     media.write_png(docs / "results_robustness.png", robustness.draw_robustness(lifters))
     return [
-        "## On corrupted 2D\n\nRows trained on noisy 2D; one camera of each recording; "
-        "x 2: twice the budget; † on the frame subset.\n\n"
-        "![Robustness](results_robustness.png)"
+        "## On corrupted 2D\n\nRows trained on noisy 2D, without smoothing; every fourth video of "
+        "the test split; x 2: twice the budget.\n\n![Robustness](results_robustness.png)"
     ]
 
 
@@ -334,13 +342,15 @@ def _chain_section(file: Path) -> list[str]:
     if not file.is_file():
         return []
     content = json.loads(file.read_text())
+    keys = ("mpjpe", "p_mpjpe", "mpjve", "acceleration")
     lines = [
         "## The whole chain on real motion\n",
         f"Recordings {', '.join(CHAIN)}, rendered as people from four cameras, detected by a 2D "
         f"stage ({content['digest'][:12]}), lifted by {ROWS[0].title} trained on noisy 2D.\n",
-        "| 2D input | MPJPE | P-MPJPE | MPJVE |\n| --- | --- | --- | --- |",
+        *_header("2D input", "smoothed", "MPJPE", "P-MPJPE", "MPJVE", "acceleration"),
     ]
     for name, numbers in content["numbers"].items():
-        cells = [f"{numbers[f'test/{key}_mm']:.1f}" for key in ("mpjpe", "p_mpjpe", "mpjve")]
-        lines.append(_markdown_row([name, *cells]))
+        for smoothed, errors in zip(("no", "yes"), numbers, strict=True):
+            cells = [f"{errors[f'test/{key}_mm']:.1f}" for key in keys]
+            lines.append(_markdown_row([name, smoothed, *cells]))
     return ["\n".join(lines)]

@@ -16,6 +16,7 @@ from pipeline.cli.tables import print_table
 from pipeline.dashboard import canvas, charts, media
 from pipeline.errors import NonFiniteError, UsageError
 from pipeline.files import writing
+from pipeline.lift.clips import smooth as smooth_over_time
 from pipeline.lift.corruption import add_detection_noise, drop_frames, hide_joints
 from pipeline.lift.module import LiftModule, lifting_parts
 from pipeline.lift.sequences import (
@@ -49,12 +50,14 @@ class Point:
     Args:
         corruption: Kind of corruption, a key of `LEVELS`.
         level: Share of joints or frames, or factor of the noise.
+        smooth: Standard deviation of the Gaussian that smooths the predictions, frames; 0 for none.
         mpjpe: MPJPE, millimetres.
         mpjve: MPJVE, millimetres per frame; NaN for single images, which have no motion.
     """
 
     corruption: str
     level: float
+    smooth: float
     mpjpe: float
     mpjve: float
 
@@ -69,7 +72,8 @@ def robustness(
 ) -> None:
     """Measure a trained lifter on corrupted 2D; print a table, write robustness.csv and .png.
 
-    The files are written to the folder of the run.
+    The files are written to the folder of the run. Flip test and smoothing are those of the
+    checkpoint; every valid frame of the videos is evaluated.
 
     Args:
         source: Data source of the motion, usually given by a config: `-c data/mocap`.
@@ -88,9 +92,10 @@ def robustness(
     write_points(folder, points)
     shown = f"one video in {every}" if every > 1 else "all videos"
     seeds = f"2D {detections}, seed {seed}; {len(module.net.skeleton)} joints, root-relative, mm"
+    lifting = lifting_parts(module) | {"model.frames": "every valid frame"}
     print_line(
-        f"test split of {source.describe()}, {shown}; {seeds}; "
-        f"{join_parts(lifting_parts(module))}; weights: {module.weights}"
+        f"test split of {source.describe()}, {shown}; {seeds}; {join_parts(lifting)}; "
+        f"weights: {module.weights}"
     )
     rows = [(point.corruption, f"{point.level:g}", f"{point.mpjpe:.1f}") for point in points]
     print_table(("corruption", "level", "MPJPE, mm"), rows, right=("level", "MPJPE, mm"))
@@ -105,6 +110,7 @@ def measure_robustness(
     split: Split = "test",
     every: int = 4,
     seed: int = 0,
+    smooth: Sequence[float] | None = None,
     levels: dict[str, tuple[float, ...]] = LEVELS,
 ) -> list[Point]:
     """Measure the errors of a lifter for every corruption at every level.
@@ -120,6 +126,8 @@ def measure_robustness(
         split: Split of the source.
         every: See `robustness`.
         seed: See `robustness`.
+        smooth: Standard deviations of the Gaussian that smooths the predictions, frames, 0 for
+            none; there are points for each. By default that of the lifter alone.
         levels: Levels of each corruption, as in `LEVELS`.
 
     Raises:
@@ -129,6 +137,7 @@ def measure_robustness(
         raise UsageError(f"detections is {detections}; robustness is measured on exact or noisy 2D")
     if every < 1:
         raise UsageError(f"every is {every}; give 1 for all videos, 4 for a quarter of them")
+    deviations = [module.smooth] if smooth is None else list(smooth)
     skeleton = module.net.skeleton
     exact, noisy = [], []
     for sequence in source.sequences(split)[::every]:
@@ -144,7 +153,11 @@ def measure_robustness(
                 clips = _scale_noise(exact, noisy, level)
             else:
                 clips = _remove_joints(chosen, corruption, level, seed)
-            points.append(_measure_point(module, corruption, level, clips, chosen))
+            means = _measure_level(module, clips, chosen, deviations)
+            points += [
+                Point(corruption, level, deviation, mean["mpjpe"], mean.get("mpjve", math.nan))
+                for deviation, mean in zip(deviations, means, strict=True)
+            ]
     return points
 
 
@@ -170,53 +183,37 @@ def _scale_noise(
             yield without.joints2d, without.visible
 
 
-def _measure_point(
+def _measure_level(
     module: LiftModule,
-    corruption: str,
-    level: float,
     clips: Iterator[Clip],
     sequences: Sequence[PreparedSequence],
-) -> Point:
-    """Lift corrupted clips and compare them with the 3D joints of their sequences."""
-    table = PoseErrorTable(("all",), module.net.skeleton.joints)
+    deviations: Sequence[float],
+) -> list[dict[str, float]]:
+    """Lift corrupted clips once; return their mean errors for each deviation of the smoothing."""
+    joints = module.net.skeleton.joints
+    tables = [PoseErrorTable(("all",), joints) for _ in deviations]
     for (joints2d, visible), prepared in zip(clips, sequences, strict=True):
         visible2d = np.where(visible[..., None], joints2d, np.float32(0))
         with torch.no_grad():
-            predicted, is_lifted = module.lift_for_evaluation(
-                torch.from_numpy(visible2d), torch.from_numpy(visible)
-            )
-        evaluated = prepared.valid & is_lifted.numpy()
-        table.update(0, predicted, require_joints3d(prepared), evaluated)
-    mean = table.compute().frame_mean
-    if not math.isfinite(mean.get("mpjpe", math.nan)):
-        raise NonFiniteError(f"{corruption} {level:g}: the error is not finite; check the weights")
-    return Point(corruption, level, mean["mpjpe"], mean.get("mpjve", math.nan))
+            lifted = module.lift_unsmoothed(torch.from_numpy(visible2d), torch.from_numpy(visible))
+        for table, deviation in zip(tables, deviations, strict=True):
+            predicted = smooth_over_time(lifted, deviation) if deviation else lifted
+            table.update(0, predicted, require_joints3d(prepared), prepared.valid)
+    means = [table.compute().frame_mean for table in tables]
+    if not all(math.isfinite(mean.get("mpjpe", math.nan)) for mean in means):
+        raise NonFiniteError("an error on corrupted 2D is not finite; check the weights")
+    return means
 
 
 def write_points(folder: Path, points: Sequence[Point]) -> None:
     """Write `robustness.csv` and `robustness.png` into a folder."""
     with writing.atomic_path(folder / "robustness.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("corruption", "level", "mpjpe_mm", "mpjve_mm"))
+        writer.writerow(("corruption", "level", "smooth_frames", "mpjpe_mm", "mpjve_mm"))
         for p in points:
             mpjve = "" if math.isnan(p.mpjve) else p.mpjve
-            writer.writerow((p.corruption, p.level, p.mpjpe, mpjve))
+            writer.writerow((p.corruption, p.level, p.smooth, p.mpjpe, mpjve))
     media.write_png(folder / "robustness.png", draw_robustness({"": points}))
-
-
-def read_points(folder: Path) -> list[Point]:
-    """Read `robustness.csv` from a folder; an empty list if there is none."""
-    path = folder / "robustness.csv"
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return [
-            Point(
-                row["corruption"],
-                *(float(row[k] or "nan") for k in ("level", "mpjpe_mm", "mpjve_mm")),
-            )
-            for row in csv.DictReader(file)
-        ]
 
 
 def draw_robustness(lifters: Mapping[str, Sequence[Point]]) -> NDArray[np.uint8]:

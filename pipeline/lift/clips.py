@@ -171,16 +171,25 @@ def smooth(clip: Tensor, deviation: float) -> Tensor:
 
     Args:
         clip: Frames, (N, ...); the first and the last are repeated beyond the ends.
-        deviation: Standard deviation of the Gaussian in frames; it is cut off at three of them.
+        deviation: Standard deviation of the Gaussian in frames; see `smoothing_reach`.
 
     Returns:
         Smoothed frames, (N, ...).
     """
-    reach = math.ceil(3 * deviation)
+    reach = smoothing_reach(deviation)
     weights = [math.exp(-0.5 * (k / deviation) ** 2) for k in range(-reach, reach + 1)]
     padded = _pad_frames(clip, reach, reach)
     parts = [weight * padded[k : k + len(clip)] for k, weight in enumerate(weights)]
     return torch.stack(parts).sum(0) / sum(weights)
+
+
+def smoothing_reach(deviation: float) -> int:
+    """Frames before and after a frame that its smoothing uses: three standard deviations.
+
+    >>> smoothing_reach(3.0), smoothing_reach(0.0)
+    (9, 0)
+    """
+    return math.ceil(3 * deviation)
 
 
 def _pad_frames(clip: Tensor, before: int, after: int) -> Tensor:

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from pipeline.dashboard import panels
 from pipeline.errors import UsageError
-from pipeline.lift.clips import frame_subset, lift_in_windows, smooth, window_frames
+from pipeline.lift.clips import (
+    frame_subset,
+    lift_in_windows,
+    smooth,
+    smoothing_reach,
+    window_frames,
+)
 from pipeline.lift.data import LiftDataModule
 from pipeline.lift.evaluation import (
     SUBSET_QUANTITIES,
@@ -151,6 +157,19 @@ class LiftModule(LifterStage):
         lifted, _ = self._lift_frames(joints2d, visible, None)
         return lifted - lifted[:, self.net.skeleton.root, None]
 
+    def lift_unsmoothed(self, joints2d: Tensor, visible: Tensor) -> Tensor:
+        """Lift all frames of a clip for an evaluation, without smoothing.
+
+        Args:
+            joints2d: Normalised 2D, (N, J, C).
+            visible: Visibility of the joints, bool, (N, J).
+
+        Returns:
+            Joints in the camera frame, metres, (N, J, 3), with the root at zero if `reroot` is
+            true.
+        """
+        return self._evaluated_root(self._lift_with_flips(joints2d, visible, None))
+
     def lift_for_evaluation(self, joints2d: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Lift the frames of a clip that are evaluated, see the argument `frames`.
 
@@ -237,17 +256,22 @@ class LiftModule(LifterStage):
             Joints, (N, J, 3), with the root as predicted, NaN in frames that are not lifted; and
             which frames are lifted, (N,).
         """
-        lifted = lift_in_windows(self, self.net, joints2d, visible, frames=frames)
-        if self.flip_test:
-            flipped2d, flipped_visible = flip_joints(joints2d, self.swap), visible[:, self.swap]
-            flipped = lift_in_windows(self, self.net, flipped2d, flipped_visible, frames=frames)
-            lifted = (lifted + flip_joints(flipped, self.swap)) / 2
+        lifted = self._lift_with_flips(joints2d, visible, frames)
         if frames is None:
             lifted = smooth(lifted, self.smooth) if self.smooth else lifted
             return lifted, visible.new_ones(len(visible))
         clip = lifted.new_full((*visible.shape, 3), torch.nan)
         clip[frames] = lifted
         return clip, frame_subset_mask(visible)
+
+    def _lift_with_flips(self, joints2d: Tensor, visible: Tensor, frames: Tensor | None) -> Tensor:
+        """Lift a clip, or the frames with these numbers, (K,), with flip test and predicted root."""
+        lifted = lift_in_windows(self, self.net, joints2d, visible, frames=frames)
+        if self.flip_test:
+            flipped2d, flipped_visible = flip_joints(joints2d, self.swap), visible[:, self.swap]
+            flipped = lift_in_windows(self, self.net, flipped2d, flipped_visible, frames=frames)
+            lifted = (lifted + flip_joints(flipped, self.swap)) / 2
+        return lifted
 
     def _evaluated_root(self, lifted: Tensor) -> Tensor:
         """Lifted joints, (N, J, 3), with their root at zero if `reroot` is true."""
@@ -273,11 +297,12 @@ def _evaluation_parts(module: LiftModule) -> dict[str, str]:
 
 def lifting_parts(module: LiftModule) -> dict[str, str]:
     """The part of `LiftModule.protocol_parts` that is about `lift_for_evaluation`."""
-    subset, smooth = module.frames == "subset", module.smooth
+    subset, reach = module.frames == "subset", smoothing_reach(module.smooth)
+    smoothing = f"smoothed (Gaussian of {module.smooth:g} frames, +-{reach})"
     return {
         "model.reroot": "re-rooted" if module.reroot else "predicted root kept",
         "model.flip_test": f"flip test {'on' if module.flip_test else 'off'}",
-        "model.smooth": f"smoothing {f'{smooth:g} frames' if smooth else 'off'}",
+        "model.smooth": smoothing if module.smooth else "not smoothed",
         "model.frames": "valid frames 0 and 1 of every 16" if subset else "every valid frame",
     }
 

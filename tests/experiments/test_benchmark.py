@@ -1,3 +1,5 @@
+import dataclasses
+import inspect
 import json
 import re
 from pathlib import Path
@@ -7,13 +9,18 @@ import yaml
 
 from pipeline import lift
 from pipeline.cli.configs import find_config
+from pipeline.cli.stages import load_stage
 from pipeline.errors import UsageError
-from pipeline.experiments import benchmark, benchmark_page, robustness
+from pipeline.experiments import benchmark
 from pipeline.experiments.benchmark import Benchmark
-from pipeline.experiments.benchmark_page import MARK, ROWS
+from pipeline.experiments.benchmark_errors import RowErrors, read_errors, write_errors
+from pipeline.experiments.benchmark_findings import write_findings
+from pipeline.experiments.benchmark_page import CHAIN_FILE, MARK, _chain_section
+from pipeline.experiments.benchmark_rows import MASKS, ROWS, SMOOTH
 from pipeline.experiments.budget import Plan, cpu_seconds_used, plan_steps, read_calibration
 from pipeline.experiments.robustness import Point
 from pipeline.lift import LiftModule
+from pipeline.training.checkpoints import load_module
 from pipeline.training.run_folder import newest_finished_run, write_state
 
 SYNTHETIC = {
@@ -73,9 +80,25 @@ def test_a_row_has_the_size_of_its_config_and_evaluates_frames_of_its_lifter(row
         if key in arguments:
             assert f"{arguments[key]} {unit}" in row.size
     assert row.frames == ("subset" if lifter.output == "centre" else "all")
-    smooth = float(row.arguments()[-2].removeprefix("--model.smooth="))
-    LiftModule(lifter, smooth=smooth, frames=row.frames)
-    assert smooth or row.frames == "subset"
+    LiftModule(lifter, frames=row.frames)
+
+
+RUNS = {
+    run.config: run for row in ROWS for run in (row.lifting_run(), row.pretraining_run()) if run
+}
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=lambda run: run.config)
+def test_every_training_hides_the_same_share_of_joints_and_frames(run):
+    parameters = inspect.signature(load_stage(run.stage).data_class).parameters
+    given = yaml.safe_load(find_config(run.config).read_text())["data"]
+    assert {name: given.get(name, parameters[name].default) for name in MASKS} == MASKS
+    assert not any("mask" in argument for argument in run.arguments)
+
+
+def test_smoothing_does_not_choose_the_weights_of_a_row():
+    assert all("--model.smooth=0.0" in row.lifting_run().arguments for row in ROWS)
+    assert set(SMOOTH) == {row.detections for row in ROWS}
 
 
 def test_an_unknown_row_raises_an_error(tmp_path):
@@ -99,78 +122,210 @@ def test_a_row_is_trained_on_the_bodies_that_it_is_tested_on(tmp_path):
     assert (stored["root"], stored["bodies"]) == ("there", "recorded")
 
 
-def test_comments_and_max_epochs_of_a_config_do_not_change_the_name_of_the_run(tmp_path):
+def test_the_name_of_a_run_depends_on_everything_that_decides_its_result(tmp_path):
     text = find_config("lift/martinez_mocap").read_text()
-    bench = benchmark.Benchmark(SYNTHETIC, 7.0, tmp_path, tmp_path)
-    names = []
-    for change in (("", ""), ("max_epochs: 40", "max_epochs: 3"), ("#", "# not"), ("1024", "512")):
+    bench = Benchmark(SYNTHETIC, 7.0, tmp_path, tmp_path)
+    run = dataclasses.replace(ROWS[1].lifting_run(), config=str(tmp_path / "other.yaml"))
+
+    def name(change=("", ""), **changes):
         (tmp_path / "other.yaml").write_text(text.replace(*change))
-        names.append(bench.run_name("martinez", str(tmp_path / "other.yaml")))
-    assert names[0] == names[1] == names[2] != names[3]
+        return bench.run_name(dataclasses.replace(run, **changes))
+
+    assert name() == name(("max_epochs: 40", "max_epochs: 3")) == name(("#", "# not"))
+    others = [name(("1024", "512")), name(("joint_mask: 0.05", "joint_mask: 0.03"))]
+    others += [name(share=2.0), name(arguments=("--model.smooth=3.0",))]
+    others += [name(pretraining="pretrain/mixste_mocap"), name(pretraining="pretrain/mixste_small")]
+    assert len({name(), *others}) == 7
 
 
-def _named(numbers):
-    return [(key.removeprefix("test/"), value) for key, value in numbers.items()]
+def errors_of(row, error, *, still=6.5):
+    """Errors of a row that smoothing lowers by 1 mm, and that grow with the corruption."""
+
+    def numbers(error, motion):
+        found = {f"test/{key}_mm": error for key in ("mpjpe", "p_mpjpe", "n_mpjpe")}
+        found |= {"test/mpjve_mm": motion, "test/acceleration_mm": 2 * motion}
+        found |= {"test/mpjpe_seen_mm": error - 1, "test/mpjpe_unseen_mm": error + 2}
+        found |= {f"test/mean_pose_{key}_mm": 200.5 for key in ("mpjpe", "p_mpjpe")}
+        return found | {"test/mean_pose_mpjve_mm": still}
+
+    smooth = SMOOTH[row.detections]
+    points = [
+        Point(corruption, level, deviation, error - bool(deviation) + 10 * level, 5.0)
+        for deviation in (0.0, smooth)
+        for corruption in ("joints hidden", "frames dropped")
+        for level in (0.0, 0.2, 0.4, 0.6)
+    ]
+    return RowErrors(27, smooth, numbers(error, 12.5), numbers(error - 1, 4.5), points)
 
 
-def finished(bench, row, error):
-    """Make the run folder of a finished row."""
-    folder = bench.runs / "lift" / bench.run_name(row.name, row.config)
+def settings_of(config):
+    """Settings of a run in its run.json, as the command line completes its config."""
+    settings = yaml.safe_load(find_config(config).read_text())
+    settings["data"] = {"joint_mask": 0.0, "frame_mask": 0.0, **settings["data"]}
+    return settings
+
+
+def finished(bench, run, errors=None):
+    """Make the run folder of a finished run, and of a row with its errors."""
+    folder = bench.runs / run.stage / bench.run_name(run)
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "best.ckpt").touch()
-    numbers = {f"test/{key}_mm": error for key in ("mpjpe", "p_mpjpe", "n_mpjpe", "mpjve")}
-    numbers |= {"test/mpjpe_seen_mm": error - 1, "test/mpjpe_unseen_mm": error + 2}
-    numbers |= {f"test/subset_{key}": value + 10 for key, value in _named(numbers)}
-    numbers |= {f"test/mean_pose_{key}_mm": 200.5 for key in ("mpjpe", "p_mpjpe", "mpjve")}
-    state = {"state": "finished", "numbers": numbers, "checkpoint": "checkpoints/best.ckpt"}
-    write_state(folder, state)
+    state = {"state": "finished", "numbers": {}, "checkpoint": "checkpoints/best.ckpt"}
+    write_state(folder, {**state, "settings": settings_of(run.config)})
     lines = ["step,name,value", "9,train/cpu_s,5.0", "9,val/mpjpe_mm,80.0", "19,train/cpu_s,10.0"]
     (folder / "metrics.csv").write_text("\n".join([*lines, "19,val/mpjpe_mm,60.0", ""]))
-    points = [Point("joints hidden", level, error + 10 * level, 5.0) for level in (0.0, 0.2, 0.4)]
-    robustness.write_points(folder, points)
+    if errors:
+        write_errors(folder, errors)
     return folder
 
 
-def test_the_page_has_a_line_per_row_and_keeps_its_last_part(tmp_path):
+def finished_row(bench, row, error):
+    return finished(bench, row.lifting_run(), errors_of(row, error))
+
+
+def cells_of(text, *beginning):
+    """Cells of the only line of a table that begins with these cells."""
+    (line,) = (
+        line for line in text.splitlines() if line.startswith(f"| {' | '.join(beginning)} |")
+    )
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+@pytest.fixture
+def page(tmp_path):
+    """The page of five finished rows and a pretraining."""
     bench = Benchmark(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
     (tmp_path / "docs").mkdir()
-    page = tmp_path / "docs" / "results.md"
-    page.write_text(f"old numbers\n{MARK}\n## What was tried\n\nThis and that.\n")
-    finished(bench, ROWS[0], 44.25)
-    finished(bench, ROWS[2], 50.0)
-    finished(bench, ROWS[3], 48.0)
-    finished(bench, next(row for row in ROWS if row.frames == "subset"), 52.5)
+    path = tmp_path / "docs" / "results.md"
+    path.write_text(f"old numbers\n{MARK}\n## What was tried\n\nThis and that.\n")
+    for row, error in zip(ROWS[2:5], (50.0, 48.0, 51.5), strict=True):
+        finished_row(bench, row, error)
+    finished(bench, ROWS[3].pretraining_run())
+    finished_row(bench, ROWS[0], 44.25)
+    finished_row(bench, next(row for row in ROWS if row.frames == "subset"), 52.5)
     bench.write_page()
+    return path
+
+
+def test_the_page_has_two_lines_per_row_and_keeps_its_last_part(page):
     text = page.read_text()
     assert "old numbers" not in text
     assert text.endswith(f"{MARK}\n## What was tried\n\nThis and that.\n")
-    whole, rest = text.split("## Exact 2D")
-    few = rest.split("## All lifters on the frame subset, noisy 2D")[1]
-    numbers = r"30 \| 10 \| 44\.2 .* \| 43\.2 / 46\.2 \| 46\.2 \| 48\.2 \|"
-    assert re.search(r"\| VideoPose3D \| 27 frames, 512 channels \| " + numbers, whole)
-    assert re.search(
-        r"VideoPose3D \| [^|]* \| 30 \| 10 \| 54\.2 .* 54\.25 \| 53\.2 / 56\.2 \|", few
-    )
-    assert re.search(
-        r"MixSTE pretrained \| [^|]* \| 30 \+ 30 \| 10 \+ pretraining \| 48\.0 ", whole
-    )
-    assert re.search(r"\| PoseFormer † \| 27 frames[^|]* \| 60 \| 10 \| 52\.5 ", whole)
-    assert re.search(r"\| PoseFormer † \| 27 frames[^|]* \| 60 \| 10 \| 62\.5 ", few)
-    assert "| mean training pose | - | - | - | 200.5 |" in text
-    noisy = [row for row in ROWS if row.detections == "noisy"]
-    assert text.count("not yet") == len(ROWS) - 4 + len(noisy) - 4
-    assert len({line.count("|") for line in few.splitlines() if line.startswith("|")}) == 1
+    size = "27 frames, 512 channels"
+    noisy = text.split("## Exact 2D")[0]
+    line = cells_of(noisy, "VideoPose3D", size)
+    numbers = ["44.2", "44.2", "44.2", "12.50", "25.00", "43.2 / 46.2"]
+    assert line == ["VideoPose3D", size, "30", "10", "no", "27", *numbers]
+    smoothed = noisy.split(" | ".join(line))[1].splitlines()[1]
+    numbers = ["43.2", "43.2", "43.2", "4.50", "9.00", "42.2 / 45.2"]
+    cells = ["VideoPose3D", "", "", "", "yes", "27 ± 9", *numbers]
+    assert [cell.strip() for cell in smoothed.strip("|").split("|")] == cells
+    budget = cells_of(noisy, "MixSTE pretrained", "27 frames, 64 channels, 4 pairs of blocks")
+    assert budget[2:4] == ["30 + 30", "10 + pretraining"]
+    pose = cells_of(text, "mean training pose")
+    assert pose[4:10] == ["either", "0", "200.5", "200.5", "-", "6.50"]
+    assert text.count("not yet") == len(ROWS) - 5
     assert "whole chain" not in text
     assert "have 30 each" in text
     assert "have 60 and" in text
-    assert (tmp_path / "docs" / "results_learning.png").stat().st_size > 1000
-    assert (tmp_path / "docs" / "results_robustness.png").stat().st_size > 1000
+    for image in ("results_learning.png", "results_robustness.png"):
+        assert (page.parent / image).stat().st_size > 1000
+
+
+def test_every_table_of_the_page_has_as_many_cells_in_each_line(page):
+    for table in re.findall(r"(?:^\|.*\n)+", page.read_text(), re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_errors_on_corrupted_2d_are_compared_with_those_on_the_same_videos(page):
+    text = page.read_text().split("### Corrupted noisy 2D")[1].split("## ")[0]
+    joints, frames = ["46.2", "48.2", "50.2"], ["46.2", "48.2", "50.2"]
+    assert cells_of(text, "VideoPose3D", "no")[2:] == ["44.2", *joints, *frames, "-"]
+    assert cells_of(text, "VideoPose3D", "yes")[2] == "43.2"
+
+
+def test_the_page_has_the_settings_that_each_run_was_trained_with(page):
+    text = page.read_text()
+    row = cells_of(text, "VideoPose3D, noisy")
+    assert row[1:] == ["5 %", "0 %", "yes", "MPJPELoss", "0.001", "256", "3"]
+    pretraining = cells_of(text, "pretraining of MixSTE")
+    assert pretraining[1:5] == ["5 %", "0 %", "yes", "PretrainLoss (velocity 2)"]
+    assert "5 % of the joints and 0 % of the whole frames" in text
+
+
+def test_the_chain_has_a_line_without_and_a_line_with_smoothing_per_2d_input(tmp_path):
+    keys = ("mpjpe", "p_mpjpe", "mpjve", "acceleration")
+    numbers = [
+        {f"test/{key}_mm": start + n for n, key in enumerate(keys)} for start in (50.5, 40.5)
+    ]
+    file = tmp_path / CHAIN_FILE
+    file.write_text(json.dumps({"digest": "6d5e", "numbers": {"detected": numbers}}))
+    (section,) = _chain_section(file)
+    assert cells_of(section, "detected", "no")[2:] == ["50.5", "51.5", "52.5", "53.5"]
+    assert cells_of(section, "detected", "yes")[2:] == ["40.5", "41.5", "42.5", "43.5"]
+
+
+def named(name):
+    return next(row for row in ROWS if row.name == name)
+
+
+def test_findings_follow_the_numbers():
+    pretrained, scratch = named("mixste-pretrained-noisy"), named("mixste-total-noisy")
+
+    def findings(first, second, still=6.5):
+        errors = {
+            pretrained: errors_of(pretrained, first, still=still),
+            scratch: errors_of(scratch, second, still=still),
+        }
+        return write_findings(errors)[0]
+
+    better, worse, equal = findings(47.0, 50.5), findings(50.5, 47.0), findings(47.0, 48.5)
+    assert cells_of(better, "noisy", "no", "test split")[3:] == ["47.0", "50.5", "3.5 lower"]
+    assert cells_of(worse, "noisy", "no", "60% of frames dropped")[3:] == [
+        *("56.5", "53.0"),
+        "3.5 higher",
+    ]
+    assert cells_of(equal, "noisy", "yes", "60% of joints hidden")[5] == "equal"
+    best = [cells_of(text, "noisy", "2", "no")[3:] for text in (better, worse, equal)]
+    assert best == [
+        ["MixSTE pretrained (47.0)", "-"],
+        ["MixSTE from scratch (47.0)", "-"],
+        ["MixSTE pretrained (47.0)", "MixSTE from scratch (48.5)"],
+    ]
+    assert "changes MPJPE by -1.0 mm and MPJVE by -8.00 mm per frame" in better
+    assert "(6.50): MixSTE pretrained, MixSTE from scratch x 2." in better
+    assert "With smoothing" in better
+    assert "(20.00): none." in findings(47.0, 50.5, still=20.0)
+
+
+def test_goals_are_reached_or_not_without_and_with_smoothing():
+    row = named("mixste-noisy")
+    goals = [write_findings({row: errors_of(row, error)})[0] for error in (50.5, 49.0)]
+    title = "MixSTE from scratch, noisy 2D, MPJPE"
+    assert cells_of(goals[0], title)[1:] == ["50", "no: 50.5", "yes: 49.5"]
+    assert cells_of(goals[1], title)[1:] == ["50", "yes: 49.0", "yes: 48.0"]
+    assert cells_of(goals[1], "MixSTE from scratch, noisy 2D, MPJVE")[1:] == [
+        *("5", "no: 12.5"),
+        "yes: 4.5",
+    ]
+
+
+def test_without_a_finished_row_nothing_is_found():
+    assert write_findings({}) == []
+
+
+def test_errors_are_read_as_written_unless_the_smoothing_is_another(tmp_path):
+    errors = errors_of(ROWS[0], 44.25)
+    assert read_errors(tmp_path, 3.0) is None
+    write_errors(tmp_path, errors)
+    assert read_errors(tmp_path, 3.0) == errors
+    assert read_errors(tmp_path, 2.0) is None
 
 
 def test_other_data_or_another_budget_give_other_runs(tmp_path):
-    row = ROWS[0]
+    run = ROWS[0].lifting_run()
     names = {
-        Benchmark(source, seconds, tmp_path, tmp_path).run_name(row.name, row.config)
+        Benchmark(source, seconds, tmp_path, tmp_path).run_name(run)
         for source in (SYNTHETIC, {**SYNTHETIC, "init_args": {"seed": 1}})
         for seconds in (30.0, 60.0)
     }
@@ -179,17 +334,10 @@ def test_other_data_or_another_budget_give_other_runs(tmp_path):
 
 def test_a_finished_row_is_not_trained_again(tmp_path):
     bench = Benchmark(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
-    folder = finished(bench, ROWS[0], 44.25)
+    folder = finished_row(bench, ROWS[0], 44.25)
     before = sorted(folder.iterdir())
     bench.train(ROWS[0])
     assert sorted(folder.iterdir()) == before
-
-
-def test_metrics_on_the_frame_subset_are_added_to_those_of_the_run(tmp_path):
-    folder = finished(Benchmark(SYNTHETIC, 30.0, tmp_path, tmp_path), ROWS[0], 44.25)
-    (folder / benchmark_page.SUBSET_FILE).write_text('{"test/subset_mpjpe_mm": 41.5}')
-    found = benchmark_page.run_numbers(folder)
-    assert (found["test/mpjpe_mm"], found["test/subset_mpjpe_mm"]) == (44.25, 41.5)
 
 
 def test_a_calibration_is_not_a_finished_run(tmp_path):
@@ -197,35 +345,34 @@ def test_a_calibration_is_not_a_finished_run(tmp_path):
     row = next(row for row in ROWS if row.config == "lift/mixste_mocap")
     small = ["frames=3", "dim=8", "depth=1", "heads=2"]
     small = [f"--model.net.init_args.net.init_args.{argument}" for argument in small]
-    planned = bench._plan("lift", row.name, row.config, 1.0, [*row.arguments(), *small])
+    run = row.lifting_run()
+    planned = bench._plan(run, [*run.arguments, *small])
     assert planned.batches > 0
     assert newest_finished_run(bench.runs, "lift", lambda settings: True) is None
 
 
 @pytest.mark.slow
-def test_a_missing_test_on_the_frame_subset_is_made_once_and_stored_in_the_run_folder(
+def test_a_lifter_of_centre_frames_is_measured_on_all_frames_without_and_with_smoothing(
     tmp_path, monkeypatch
 ):
     monkeypatch.setenv("HEATLIFT_RUN", "")
     bench = Benchmark(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
     row = next(row for row in ROWS if row.frames == "subset")
+    run = row.lifting_run()
     small = ["frames=3", "dim=8", "depth=1", "heads=2"]
     small = [f"--model.net.init_args.net.init_args.{argument}" for argument in small]
-    arguments = [*row.arguments(), *small]
-    name = bench.run_name(row.name, row.config)
-    bench._run("lift", name, row.config, Plan(1, 2, 1), bench.runs, arguments)
-    folder = bench.finished("lift", row.name, row.config)
-    state = json.loads((folder / "run.json").read_text())
-    given = {key: v for key, v in state["numbers"].items() if "subset" in key}
-    state["numbers"] = {key: v for key, v in state["numbers"].items() if "subset" not in key}
-    write_state(folder, state)
-    robustness.write_points(folder, [Point("joints hidden", 0.0, 44.25, 5.0)])
+    bench._run(run, Plan(1, 2, 1), bench.runs, [*run.arguments, *small])
     bench.train(row)
-    assert json.loads((folder / benchmark_page.SUBSET_FILE).read_text()) == pytest.approx(given)
-    assert len(given) == 4
-    bench.write_page()
-    shown = f"| {given['test/subset_mpjpe_mm']:.1f} | {given['test/subset_p_mpjpe_mm']:.1f} |"
-    assert (bench.docs / "results.md").read_text().count(shown) == 2
+    errors = read_errors(bench.finished(run), SMOOTH["noisy"])
+    assert errors.frames == 3
+    assert len(errors.points) == 30
+    assert errors.smoothed["test/mpjve_mm"] < errors.unsmoothed["test/mpjve_mm"]
+    assert {"test/acceleration_mm", "test/mean_pose_acceleration_mm"} <= set(errors.unsmoothed)
+    still = [numbers["test/mean_pose_mpjpe_mm"] for numbers in (errors.unsmoothed, errors.smoothed)]
+    assert still[0] == still[1]
+    module = load_module(bench._checkpoint(bench.finished(run)), (LiftModule,))
+    assert (module.frames, module.smooth) == ("subset", 0.0)
+    assert errors.unsmoothed["test/subset_mpjpe_mm"] != errors.unsmoothed["test/mpjpe_mm"]
 
 
 def test_other_data_have_another_page_than_the_benchmark(tmp_path):
@@ -251,7 +398,7 @@ def test_a_row_is_trained_measured_and_written_within_its_budget(tmp_path):
     line = next(
         line
         for line in (tmp_path / "docs" / "results.md").read_text().splitlines()
-        if line.startswith("| Martinez |") and "not yet" not in line
+        if line.startswith("| Martinez | 1024") and "not yet" not in line
     )
     spent = float(line.split("|")[4])
     assert 2.0 < spent < 12.0

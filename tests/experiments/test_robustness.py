@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 
@@ -8,7 +7,6 @@ from pipeline.experiments.robustness import (
     LEVELS,
     Point,
     measure_robustness,
-    read_points,
     write_points,
 )
 from pipeline.lift.lifter import Lifter
@@ -56,13 +54,26 @@ def test_hidden_joints_depend_only_on_the_seed():
     assert one["joints hidden", 0.4] != other["joints hidden", 0.4]
 
 
-def test_points_are_read_as_written(tmp_path):
-    points = [Point("joints hidden", level, 40 + level / 3, 5.5) for level in np.arange(3) / 5]
-    points += [Point("noise", 1.0, 50.0, 6.0), Point("frames dropped", 0.0, 41.0, 6.0)]
-    write_points(tmp_path, points)
-    assert read_points(tmp_path) == points
-    assert read_points(tmp_path / "elsewhere") == []
+def test_points_are_written_as_a_table_with_their_smoothing(tmp_path):
+    write_points(tmp_path, [Point("noise", 0.5, 3.0, 50.25, 6.5)])
+    table = (tmp_path / "robustness.csv").read_text()
+    assert table == "corruption,level,smooth_frames,mpjpe_mm,mpjve_mm\nnoise,0.5,3.0,50.25,6.5\n"
     assert (tmp_path / "robustness.png").stat().st_size > 1000
+
+
+def test_points_without_and_with_smoothing_come_from_the_same_predictions():
+    source = Synthetic(1, 1, 1, seconds=2.0, actions=("walk", "wave"))
+    levels = {"joints hidden": (0.2,), "noise": (1.0,)}
+    both = LiftModule(Flat(), flip_test=False, smooth=9.0).eval()
+    points = measure_robustness(both, source, smooth=(0.0, 2.0), levels=levels)
+    assert [(p.corruption, p.smooth) for p in points] == [
+        (name, deviation) for name in levels for deviation in (0.0, 2.0)
+    ]
+    for deviation in (0.0, 2.0):
+        one = LiftModule(Flat(), flip_test=False, smooth=deviation).eval()
+        alone = measure_robustness(one, source, levels=levels)
+        assert alone == [p for p in points if p.smooth == deviation]
+    assert points[1].mpjve < points[0].mpjve / 2
 
 
 def test_detections_other_than_exact_and_noisy_raise_an_error():
@@ -82,6 +93,7 @@ def test_the_command_prints_a_table_and_the_path_of_its_file(tmp_path, monkeypat
     robustness.robustness(source, str(tmp_path / "checkpoints" / "best.ckpt"))
     protocol, header, rule, *rows, last = capsys.readouterr().out.splitlines()
     assert "one video in 4; 2D noisy, seed 0; 17 joints, root-relative, mm; re-rooted" in protocol
+    assert "flip test on; not smoothed; every valid frame" in protocol
     assert [cell.strip() for cell in header.split("|")] == ["corruption", "level", "MPJPE, mm"]
     assert set(rule) == {"-", "+"}
     levels = [tuple(cell.strip() for cell in row.split("|"))[:2] for row in rows]

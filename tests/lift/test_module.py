@@ -371,7 +371,9 @@ def test_errors_on_the_frame_subset_are_those_worked_out_by_hand(trainer, frames
     assert metrics["test/mpjpe_mm"] == pytest.approx(expected)
     assert ("test/acceleration_mm" in metrics) == (frames == "all")
     counted = "every valid frame" if frames == "all" else "valid frames 0 and 1 of every 16"
-    assert f"{counted}; once each" in module.protocol("test")
+    assert f"flip test off; not smoothed; {counted}; once each" in module.protocol("test")
+    module.smooth = 1.5
+    assert "smoothed (Gaussian of 1.5 frames, +-5)" in module.protocol("test")
 
 
 class KnownErrors(DriftingWrists):
