@@ -166,16 +166,17 @@ class Coco:
         else:
             samples, ids = make_samples(people, self.folder(split), self.skeleton), people.image_ids
             scores, about = np.ones(len(people)), "exact boxes"
-        if skipped := samples.remarks.skipped:
-            about += f", without {len(skipped)} bad annotations or boxes"
-        truth = CocoGroundTruth(
-            rows=np.arange(len(samples)),
-            annotations=people.document,
-            image_ids=ids,
-            scores=scores,
-            about=", ".join([about, *people.remarks.computed]),
-        )
-        samples = dataclasses.replace(samples, truths=() if split == "train" else (truth,))
+        if split != "train":
+            if skipped := samples.remarks.skipped:
+                about += f", without {len(skipped)} bad annotations or boxes"
+            truth = CocoGroundTruth(
+                rows=np.arange(len(samples)),
+                annotations=people.document(),
+                image_ids=ids,
+                scores=scores,
+                about=", ".join([about, *people.remarks.computed]),
+            )
+            samples = dataclasses.replace(samples, truths=(truth,))
         left = self.skip_bad - len(samples.remarks.skipped)
         return drop_unreadable(samples, left) if self.skip_bad else samples
 

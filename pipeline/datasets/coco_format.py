@@ -31,6 +31,27 @@ share that COCO's tools use for sets without areas (CrowdPose, AI Challenger).""
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Annotation:
+    """One annotation: COCO's keys, all of them, and what was done to it.
+
+    Args:
+        record: Annotation for COCO's evaluation, complete except for the joints.
+        joints: x, y and visibility of each joint, (J, 3).
+        box: Box cut to the photograph, (4,); None for crowds and people without labels.
+        area_rule: How the area was computed; "" if the file has it.
+        at_zero: Number of joints at (0, 0) that the file marks as labelled.
+        recounted: Whether the file has another number of labelled joints.
+    """
+
+    record: dict[str, Any]
+    joints: NDArray[np.float64]
+    box: NDArray[np.float64] | None
+    area_rule: str
+    at_zero: int
+    recounted: bool
+
+
 @dataclass(frozen=True, eq=False)
 class People:
     """People of one annotation file in COCO's format; all arrays have one row per person.
@@ -44,8 +65,8 @@ class People:
         labelled: Labelled joints, including hidden ones, (N, J).
         boxes: x, y, width, height in pixels, cut to the photograph, (N, 4), float32; the last pixel
             is at x + width.
-        document: The whole file for COCO's evaluation, with crowds and people without labels and
-            without the annotations that were left out; all keys are present.
+        everybody: These people, crowds and people without labels, for `document`.
+        all_images: Ids of all photographs of the file.
         remarks: What was computed, doubted and left out.
     """
 
@@ -56,35 +77,23 @@ class People:
     joints2d: NDArray[np.float32]
     labelled: NDArray[np.bool_]
     boxes: NDArray[np.float32]
-    document: dict[str, Any]
+    everybody: tuple[Annotation, ...]
+    all_images: tuple[int, ...]
     remarks: Remarks
 
     def __len__(self) -> int:
         return len(self.ids)
 
-
-@dataclass(frozen=True, eq=False)
-class _Person:
-    """One annotation: COCO's keys, all of them, and what was done to it.
-
-    Args:
-        record: Complete annotation for COCO's evaluation.
-        box: Box cut to the photograph, (4,); None for crowds and people without labels.
-        area_rule: How the area was computed; "" if the file has it.
-        at_zero: Number of joints at (0, 0) that the file marks as labelled.
-        recounted: Whether the file has another number of labelled joints.
-    """
-
-    record: dict[str, Any]
-    box: NDArray[np.float64] | None
-    area_rule: str
-    at_zero: int
-    recounted: bool
-
-    @property
-    def joints(self) -> NDArray[np.float64]:
-        """x, y and visibility of each joint, (J, 3)."""
-        return np.array(self.record["keypoints"], np.float64).reshape(-1, 3)
+    def document(self) -> dict[str, Any]:
+        """The file for COCO's evaluation: all keys, without annotations that were left out."""
+        return {
+            "images": [{"id": image_id} for image_id in self.all_images],
+            "annotations": [
+                person.record | {"keypoints": person.joints.ravel().tolist()}
+                for person in self.everybody
+            ],
+            "categories": [{"id": 1, "name": "person"}],
+        }
 
 
 def keep_readable(
@@ -134,11 +143,10 @@ def labelled_joints(joints: NDArray[np.float64], place: str) -> tuple[NDArray[np
     Raises:
         DataError: If a visibility is not 0, 1 or 2.
     """
-    other = joints[~np.isin(joints[:, 2], (0, 1, 2)), 2]
-    if len(other):
+    if other := set(joints[:, 2].tolist()) - {0, 1, 2}:
         raise DataError(
-            f"{place}: a joint has the visibility {other[0]:g}; write 0 (not labelled), 1 (hidden) "
-            "or 2 (visible)"
+            f"{place}: a joint has the visibility {min(other):g}; write 0 (not labelled), 1 "
+            "(hidden) or 2 (visible)"
         )
     missing = (joints[:, :2] == 0).all(axis=1)
     at_zero = int((joints[missing, 2] > 0).sum())
@@ -219,7 +227,7 @@ def read_people(path: Path, skeleton: Skeleton = COCO17, *, skip_bad: int = 0) -
     categories, named = _person_categories(document, path, skeleton)
     annotations = required_key(document, "annotations", str(path))
     seen: set[int] = set()
-    found: list[_Person] = []
+    found: list[Annotation] = []
 
     def read(index: int, record: Any) -> None:
         place = f"{path}: annotations[{index}]"
@@ -235,6 +243,7 @@ def read_people(path: Path, skeleton: Skeleton = COCO17, *, skip_bad: int = 0) -
 
     records = expect_type(annotations, list, f"{path}: annotations")
     skipped = keep_readable(path, records, read, skip_bad=skip_bad)
+    del document, annotations, records  # a gigabyte for COCO
     people = [person for person in found if person.box is not None]
     if not people:
         raise DataError(f"{path}: has no person with a labelled joint")
@@ -244,8 +253,8 @@ def read_people(path: Path, skeleton: Skeleton = COCO17, *, skip_bad: int = 0) -
 
 def _stack(
     path: Path,
-    people: list[_Person],
-    everybody: list[_Person],
+    people: list[Annotation],
+    everybody: list[Annotation],
     images: dict[int, tuple[str, float, float]],
     remarks: Remarks,
     unnamed: Skeleton | None,
@@ -269,11 +278,8 @@ def _stack(
         joints2d=joints2d.astype(np.float32),
         labelled=labelled,
         boxes=np.array([person.box for person in people], np.float32),
-        document={
-            "images": [{"id": image_id} for image_id in images],
-            "annotations": [person.record for person in everybody],
-            "categories": [{"id": 1, "name": "person"}],
-        },
+        everybody=tuple(everybody),
+        all_images=tuple(images),
         remarks=remarks,
     )
 
@@ -315,7 +321,7 @@ def _read_person(
     images: dict[int, tuple[str, float, float]],
     place: str,
     skeleton: Skeleton,
-) -> _Person | None:
+) -> Annotation | None:
     """Read and complete one annotation; None for a crowd or an unlabelled person without a box.
 
     Raises:
@@ -325,8 +331,9 @@ def _read_person(
     if image_id not in images:
         raise DataError(f"{place}: refers to the unknown image {image_id}")
     crowd = bool(record.get("iscrowd"))
+    unlabelled = np.broadcast_to(0.0, (len(skeleton), 3))  # takes no memory
     if crowd:
-        joints, at_zero = np.zeros((len(skeleton), 3)), 0
+        joints, at_zero = unlabelled, 0
     else:
         joints, at_zero = labelled_joints(_read_joints(record, place, skeleton), place)
     count = int((joints[:, 2] > 0).sum())
@@ -347,11 +354,10 @@ def _read_person(
         "area": area,
         "bbox": box.tolist(),
         "num_keypoints": count,
-        "keypoints": joints.ravel().tolist(),
     }
     recounted = not crowd and record.get("num_keypoints", count + at_zero) != count + at_zero
     clipped = clip_box(box, *images[image_id][1:], place) if count else None
-    return _Person(complete, clipped, rule, at_zero, recounted)
+    return Annotation(complete, joints if count else unlabelled, clipped, rule, at_zero, recounted)
 
 
 def _read_joints(record: Any, place: str, skeleton: Skeleton) -> NDArray[np.float64]:
@@ -381,7 +387,7 @@ def _read_area(record: dict[str, Any], box: NDArray[np.float64], place: str) -> 
 
 
 def _make_remarks(
-    people: list[_Person], skeleton: Skeleton, skipped: tuple[str, ...], *, named: bool
+    people: list[Annotation], skeleton: Skeleton, skipped: tuple[str, ...], *, named: bool
 ) -> Remarks:
     """What was computed and doubted."""
     computed: list[str] = []

@@ -133,7 +133,7 @@ def test_only_annotations_of_people_count_whatever_their_category_is_called(tmp_
     edited(tmp_path / "x.json", rename)
     people = read_people(tmp_path / "x.json")
     assert people.ids.tolist() == [100, 102, 103]
-    assert {person["category_id"] for person in people.document["annotations"]} == {1}
+    assert {person["category_id"] for person in people.document()["annotations"]} == {1}
     document = edited(tmp_path / "x.json", rename)
     document["categories"].append({"id": 3, "name": "dog"})
     (tmp_path / "x.json").write_text(json.dumps(document))
@@ -172,7 +172,13 @@ def test_a_bad_annotation_is_named_and_left_out_only_up_to_the_stated_number(tmp
         read_people(path)
     people = read_people(path, skip_bad=1)
     assert people.ids.tolist() == [100, 102, 103]
-    assert [person["id"] for person in people.document["annotations"]] == [100, 102, 103, 900, 901]
+    assert [person["id"] for person in people.document()["annotations"]] == [
+        100,
+        102,
+        103,
+        900,
+        901,
+    ]
     assert [line in message for message in people.remarks.skipped] == [True]
     edited(path, lambda document: [BAD[line](document["annotations"][i]) for i in (1, 3)])
     with pytest.raises(DataError, match=r"2 annotations are bad, 1 may be; the first one: .*101"):
@@ -201,7 +207,7 @@ def test_joints_at_zero_that_are_marked_visible_are_noticed_and_not_labelled(tmp
     edited(tmp_path / "x.json", change)
     people = read_people(tmp_path / "x.json")
     assert not people.labelled[2, 3]
-    assert people.document["annotations"][2]["keypoints"][9:12] == [0, 0, 0]
+    assert people.document()["annotations"][2]["keypoints"][9:12] == [0, 0, 0]
     assert people.remarks.doubts == (
         "joints at (0, 0) with a visibility above 0, taken as unlabelled: 1",
         "annotations whose num_keypoints is not the number of their labelled joints, which "
