@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.dashboard.media import write_png
+from pipeline.datasets.layouts import list_datasets
 from pipeline.datasets.mapping_report import validate_mapping
-from pipeline.datasets.validate import list_datasets, motion_splits
+from pipeline.datasets.validate import motion_splits
 from pipeline.datasets.validate import validate as validate_folder
 from pipeline.detections.exchange import validate_detections
 from pipeline.errors import DataError, UsageError

@@ -265,7 +265,7 @@ class LiftModule(LifterStage):
         return clip, frame_subset_mask(visible)
 
     def _lift_with_flips(self, joints2d: Tensor, visible: Tensor, frames: Tensor | None) -> Tensor:
-        """Lift a clip, or the frames with these numbers, (K,), with flip test and predicted root."""
+        """Lift a clip, or the frames with these numbers, (K,), with the flip test."""
         lifted = lift_in_windows(self, self.net, joints2d, visible, frames=frames)
         if self.flip_test:
             flipped2d, flipped_visible = flip_joints(joints2d, self.swap), visible[:, self.swap]

@@ -10,7 +10,8 @@ import stick_figures
 
 from pipeline.camera import project, world_to_camera
 from pipeline.datasets.body_checks import check_sequence
-from pipeline.datasets.validate import list_datasets, recognise_layouts, validate
+from pipeline.datasets.layouts import list_datasets, recognise_layouts
+from pipeline.datasets.validate import validate
 from pipeline.errors import DataError
 from pipeline.mocap.body_facts import body_height, share_with_left_on_left
 from pipeline.skeleton import H36M17
