@@ -51,7 +51,7 @@ from pipeline.training.checkpoints import AtomicCheckpointIO
 from pipeline.training.console import print_line
 from pipeline.training.precision import precision_options
 from pipeline.training.run_folder import Run, open_run
-from pipeline.training.saving import CheckpointCallback
+from pipeline.training.saving import CheckpointCallback, validate_changed_weights
 from pipeline.training.signals import StopSignals
 from pipeline.training.stage import Stage
 
@@ -246,13 +246,8 @@ class StageCLI(LightningCLI):
         """Test the best or the last weights of the run, then mark it as finished."""
         if self.run is None or self.checkpoint_callback is None:
             return
-        self.checkpoint_callback.validate_changed_weights(self.trainer)
+        validate_changed_weights(self.checkpoint_callback, self.trainer)
         checkpoint = self.checkpoint_callback.selected_checkpoint()
-        if checkpoint is None:
-            raise UsageError(
-                "not a single step was trained; check --trainer.max_epochs, --trainer.max_steps "
-                "and --trainer.limit_train_batches"
-            )
         self.trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path=str(checkpoint), verbose=False
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.datasets.mixed import convert_joint_set
 from pipeline.errors import DataError, UsageError
@@ -83,6 +85,11 @@ class Crops:
 
     def __len__(self) -> int:
         return len(self.people)
+
+    def origin_of(self, index: Tensor) -> Tensor:
+        """Index into `source_names` of samples with these indices, (B,)."""
+        assert self.source_index is not None
+        return torch.from_numpy(self.source_index)[index.cpu()].to(index.device)
 
     def describe(self) -> str:
         """Number of images, of each source where there are several."""

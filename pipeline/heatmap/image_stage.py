@@ -26,7 +26,7 @@ from pipeline.heatmap.image_input import (
     stored_input,
 )
 from pipeline.metrics.pck import PCK, PCKPerSource
-from pipeline.skeleton import get_skeleton
+from pipeline.skeleton import Skeleton, get_skeleton
 from pipeline.sources import Split
 from pipeline.training.precision import network_type
 from pipeline.training.protocol import NOT_IN_PROTOCOL
@@ -105,9 +105,8 @@ class ImageStage(Stage):
         self.offset = targets.PUBLISHED_CELLS if published_cells else targets.EXACT_CELLS
         self.normalise = ImageNormaliser()
         self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
-        self.hits = nn.ModuleDict(
-            {"val": PCK(self.skeleton.joints), "test": PCK(self.skeleton.joints)}
-        )
+        joints = self.skeleton.joints
+        self.hits = nn.ModuleDict({"val": PCK(joints), "test": PCK(joints)})
         self.benchmark_metrics: list[BenchmarkMetric] = []
         self.source_hits: PCKPerSource | None = None
         self.examples: list[dict[str, Any]] = []
@@ -135,23 +134,6 @@ class ImageStage(Stage):
             "model.published_cells": f"{'published' if published else 'exact'} cells",
             "model.flip_test": f"flip test {'on' if self.flip_test else 'off'}",
         }
-
-    def check_outputs(self, count: int, what: str) -> None:
-        """Check that the network gives one output for each joint of the joint set.
-
-        Args:
-            count: Number of outputs.
-            what: Plural noun for an output.
-
-        Raises:
-            UsageError: If it does not.
-        """
-        joints = len(self.skeleton)
-        if count != joints:
-            raise UsageError(
-                f"the network gives {count} {what} and {self.skeleton.name} has {joints} "
-                f"joints; set --model.net.joints {joints}"
-            )
 
     def normalised(self, images: Tensor) -> Tensor:
         """Input of the network from crops: uint8 (B, H, W, 3) -> (B, 3, H, W)."""
@@ -232,9 +214,7 @@ class ImageStage(Stage):
         true = to_image_pixels(batch["joints2d"], batch["matrix"])
         hits.update(found, true, batch["scale"], batch["weight"] > 0)
         if self.source_hits is not None:
-            index = batch["index"].cpu().numpy()
-            source = self.data_module.evaluation_sets[split].source_index[index]
-            origin = torch.from_numpy(source).to(found.device)
+            origin = self.data_module.evaluation_sets[split].origin_of(batch["index"])
             self.source_hits.update(origin, found, true, batch["scale"], batch["weight"] > 0)
         area = shown_areas(batch["matrix"], self.input_size)
         for benchmark_metric in self.benchmark_metrics:
@@ -248,27 +228,8 @@ class ImageStage(Stage):
                 metric = f"{split}/{name.replace('@', '_')}"
                 self.log(metric, self.report[name], prog_bar=name == "pck@0.1")
         if self.source_hits is not None:
-            rows, columns = self.source_hits.compute(), self.source_hits.columns
-            show.log_table(self.trainer, f"{split}/pck_per_source", columns, rows)
-            if split == "test":
-                self.print(_source_table(columns, rows))
-        self._log_benchmarks(split)
-
-    def _log_benchmarks(self, split: Split) -> None:
-        """Log each benchmark metric, the first of each name; print all of them for the test."""
-        logged = set()
-        for benchmark_metric in self.benchmark_metrics:
-            value, numbers = benchmark_metric.compute()
-            name = f"{split}/{benchmark_metric.name}"
-            if name not in logged:
-                logged.add(name)
-                if value >= 0:  # else nothing is labelled: NaN, or -1 of COCO's evaluation
-                    self.log(name, value)
-                rows = [(key, _percent(share)) for key, share in numbers.items()]
-                show.log_table(self.trainer, name, [benchmark_metric.title, "%"], rows)
-            if split == "test":
-                line = ", ".join(f"{key} {_percent(share):.1f}" for key, share in numbers.items())
-                self.print(f"{benchmark_metric.title}: {line} % ({benchmark_metric.protocol()})")
+            _log_sources(self, self.source_hits, split)
+        _log_benchmarks(self, split)
 
     @torch.no_grad()
     def detect(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -302,6 +263,50 @@ class ImageStage(Stage):
         Cell c mirrors to W/4-1-c exactly, and to W/4-1/4-c where pixel x is in cell x/4.
         """
         return round((targets.EXACT_CELLS - self.offset) * 2 / targets.STRIDE)
+
+
+def check_outputs(skeleton: Skeleton, count: int, what: str) -> None:
+    """Check that a network gives one output for each joint of the joint set.
+
+    Args:
+        skeleton: Joint set of the stage.
+        count: Number of outputs.
+        what: Plural noun for an output.
+
+    Raises:
+        UsageError: If it does not.
+    """
+    joints = len(skeleton)
+    if count != joints:
+        raise UsageError(
+            f"the network gives {count} {what} and {skeleton.name} has {joints} "
+            f"joints; set --model.net.joints {joints}"
+        )
+
+
+def _log_sources(module: ImageStage, hits: PCKPerSource, split: Split) -> None:
+    """Log the shares of joints found per source; print them for the test."""
+    rows = hits.compute()
+    show.log_table(module.trainer, f"{split}/pck_per_source", hits.columns, rows)
+    if split == "test":
+        module.print(_source_table(hits.columns, rows))
+
+
+def _log_benchmarks(module: ImageStage, split: Split) -> None:
+    """Log each benchmark metric, the first of each name; print all of them for the test."""
+    logged = set()
+    for benchmark_metric in module.benchmark_metrics:
+        value, numbers = benchmark_metric.compute()
+        name = f"{split}/{benchmark_metric.name}"
+        if name not in logged:
+            logged.add(name)
+            if value >= 0:  # else nothing is labelled: NaN, or -1 of COCO's evaluation
+                module.log(name, value)
+            rows = [(key, _percent(share)) for key, share in numbers.items()]
+            show.log_table(module.trainer, name, [benchmark_metric.title, "%"], rows)
+        if split == "test":
+            line = ", ".join(f"{key} {_percent(share):.1f}" for key, share in numbers.items())
+            module.print(f"{benchmark_metric.title}: {line} % ({benchmark_metric.protocol()})")
 
 
 def _source_table(columns: tuple[str, ...], rows: list[tuple[str | int | float, ...]]) -> str:

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from pipeline.errors import UsageError
 from pipeline.heatmap import targets
 from pipeline.heatmap.data import HeatmapDataModule
-from pipeline.heatmap.image_stage import SHARES, ImageStage, make_examples, to_image_pixels
+from pipeline.heatmap.image_stage import (
+    SHARES,
+    ImageStage,
+    check_outputs,
+    make_examples,
+    to_image_pixels,
+)
 from pipeline.sources import Split
 from pipeline.training.schedules import Schedule
 
@@ -91,7 +97,7 @@ class HeatmapModule(ImageStage):
             pretrained=pretrained,
         )
         final = getattr(net, "final_layer", None)
-        self.check_outputs(getattr(final, "out_channels", len(self.skeleton)), "heatmaps")
+        check_outputs(self.skeleton, getattr(final, "out_channels", len(self.skeleton)), "heatmaps")
         if sigma <= 0:
             raise UsageError(f"sigma is {sigma}; it is a size in cells, above 0")
         self.sigma, self.decoding, self.rounded = sigma, decode, rounded

@@ -16,7 +16,12 @@ from pipeline.dashboard import panels
 from pipeline.errors import UsageError
 from pipeline.heatmap import targets
 from pipeline.heatmap.image_input import NORMALISE
-from pipeline.heatmap.image_stage import ImageStage, make_examples, to_image_pixels
+from pipeline.heatmap.image_stage import (
+    ImageStage,
+    check_outputs,
+    make_examples,
+    to_image_pixels,
+)
 from pipeline.integral.data import CropsWithDepth, IntegralDataModule
 from pipeline.integral.relations import ATTENTION_STRIDE, joint_relations
 from pipeline.integral.volumes import (
@@ -106,7 +111,7 @@ class IntegralModule(ImageStage):
             channels_last=channels_last,
             pretrained=pretrained,
         )
-        self.check_outputs(getattr(net, "joints", len(self.skeleton)), "volumes")
+        check_outputs(self.skeleton, getattr(net, "joints", len(self.skeleton)), "volumes")
         if cube <= 0:
             raise UsageError(f"cube is {cube}; it is a length in metres, above 0")
         self.grid = VolumeGrid(cube, self.offset, 0.0 if published_cells else 0.5)
@@ -184,7 +189,7 @@ class IntegralModule(ImageStage):
             self.examples = make_examples(batch, heatmaps, joints[..., :2], score)
             self.clips = _make_clips(batch, predicted, target)
             if self._delta is not None:
-                self._show_relations(split, batch["image"][:8], joints[:8, :, :2], self._delta)
+                _show_relations(self, split, batch["image"][:8], joints[:8, :, :2], self._delta)
 
     def conclude(self, split: Split) -> None:
         """Log the errors in 3D and the shares of joints found; print the test's per action."""
@@ -252,15 +257,16 @@ class IntegralModule(ImageStage):
         """The evaluated joints relative to the root, metres."""
         return root_relative(joints3d, self.skeleton.root)[:, self.evaluated_joints]
 
-    def _show_relations(
-        self, split: Split, images: Tensor, joints2d: Tensor, delta: Tensor
-    ) -> None:
-        """Show how much joints attend to each other, mean over a few crops (N, H, W, 3)."""
-        relations = cast(Any, self.net).relations(self.normalised(images)).float()
-        width, height = self.input_size
-        grid = (height // ATTENTION_STRIDE, width // ATTENTION_STRIDE)
-        mean = np.asarray(joint_relations(relations, joints2d, grid).mean(0).cpu())
-        panels.log_relations_panel(self.trainer, mean, self.skeleton, float(delta), split=split)
+
+def _show_relations(
+    module: IntegralModule, split: Split, images: Tensor, joints2d: Tensor, delta: Tensor
+) -> None:
+    """Show how much joints attend to each other, mean over a few crops (N, H, W, 3)."""
+    relations = cast(Any, module.net).relations(module.normalised(images)).float()
+    width, height = module.input_size
+    grid = (height // ATTENTION_STRIDE, width // ATTENTION_STRIDE)
+    mean = np.asarray(joint_relations(relations, joints2d, grid).mean(0).cpu())
+    panels.log_relations_panel(module.trainer, mean, module.skeleton, float(delta), split=split)
 
 
 def _add_poses(

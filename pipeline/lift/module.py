@@ -168,7 +168,7 @@ class LiftModule(LifterStage):
             Joints in the camera frame, metres, (N, J, 3), with the root at zero if `reroot` is
             true.
         """
-        return self._evaluated_root(self._lift_with_flips(joints2d, visible, None))
+        return self._evaluated_root(_lift_with_flips(self, joints2d, visible, None))
 
     def lift_for_evaluation(self, joints2d: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Lift the frames of a clip that are evaluated, see the argument `frames`.
@@ -215,8 +215,7 @@ class LiftModule(LifterStage):
         order = window_frames(len(target), self.net.frames) if windows else slice(None)
         lifted, is_lifted = self.lift_for_evaluation(joints2d[order], visible[order])
         counted = valid[order] & is_lifted
-        action = int(batch["action"])
-        self.evaluation.update(action, lifted, target[order], counted)
+        self.evaluation.update(int(batch["action"]), lifted, target[order], counted)
         if split == "test":
             self.evaluation.update_test(batch, order, lifted, counted, self.mean_pose)
 
@@ -256,7 +255,7 @@ class LiftModule(LifterStage):
             Joints, (N, J, 3), with the root as predicted, NaN in frames that are not lifted; and
             which frames are lifted, (N,).
         """
-        lifted = self._lift_with_flips(joints2d, visible, frames)
+        lifted = _lift_with_flips(self, joints2d, visible, frames)
         if frames is None:
             lifted = smooth(lifted, self.smooth) if self.smooth else lifted
             return lifted, visible.new_ones(len(visible))
@@ -264,18 +263,22 @@ class LiftModule(LifterStage):
         clip[frames] = lifted
         return clip, frame_subset_mask(visible)
 
-    def _lift_with_flips(self, joints2d: Tensor, visible: Tensor, frames: Tensor | None) -> Tensor:
-        """Lift a clip, or the frames with these numbers, (K,), with the flip test."""
-        lifted = lift_in_windows(self, self.net, joints2d, visible, frames=frames)
-        if self.flip_test:
-            flipped2d, flipped_visible = flip_joints(joints2d, self.swap), visible[:, self.swap]
-            flipped = lift_in_windows(self, self.net, flipped2d, flipped_visible, frames=frames)
-            lifted = (lifted + flip_joints(flipped, self.swap)) / 2
-        return lifted
-
     def _evaluated_root(self, lifted: Tensor) -> Tensor:
         """Lifted joints, (N, J, 3), with their root at zero if `reroot` is true."""
         return lifted - lifted[:, self.net.skeleton.root, None] if self.reroot else lifted
+
+
+def _lift_with_flips(
+    module: LiftModule, joints2d: Tensor, visible: Tensor, frames: Tensor | None
+) -> Tensor:
+    """Lift a clip, or the frames with these numbers, (K,), with the flip test of the module."""
+    lifted = lift_in_windows(module, module.net, joints2d, visible, frames=frames)
+    if module.flip_test:
+        swap = module.swap
+        flipped2d, flipped_visible = flip_joints(joints2d, swap), visible[:, swap]
+        flipped = lift_in_windows(module, module.net, flipped2d, flipped_visible, frames=frames)
+        lifted = (lifted + flip_joints(flipped, swap)) / 2
+    return lifted
 
 
 def _evaluation_parts(module: LiftModule) -> dict[str, str]:

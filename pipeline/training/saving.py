@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from pipeline.errors import DataError, NonFiniteError, ProcessLostError
+from pipeline.errors import DataError, NonFiniteError, ProcessLostError, UsageError
 from pipeline.files import torch_files
 from pipeline.training.checkpoints import WEIGHTS_ONLY, weights_digest
 from pipeline.training.console import print_line
@@ -89,7 +89,7 @@ class CheckpointCallback(Callback):
         self.samples: dict[str, int] = {}
         self.judged: str | None = None
         self.training_ended = False
-        self._validating_again = False
+        self.validating_again = False
 
     @property
     def state_key(self) -> str:
@@ -136,7 +136,7 @@ class CheckpointCallback(Callback):
             )
         data = trainer.datamodule  # type: ignore[attr-defined]
         self.samples = count_samples(data, self.samples, self.run.folder)
-        if self.best is not None and self._intact_checkpoint("best.ckpt") is None:
+        if self.best is not None and _intact_checkpoint(self.run.checkpoints / "best.ckpt") is None:
             print_line(
                 "heatlift: warning: the best weights so far are damaged or missing; "
                 "the best of the later validations are used"
@@ -145,22 +145,6 @@ class CheckpointCallback(Callback):
         if self.pending_metrics and isinstance(trainer.logger, MetricsFile):
             log_missing_metrics(trainer.logger, self.pending_metrics, self.saved_step - 1)
         self.pending_metrics = {}
-
-    @staticmethod
-    def can_save(trainer: pl.Trainer, batch_idx: int) -> bool:
-        """Whether a run can resume exactly from a checkpoint that is saved after this batch.
-
-        It can if the batch ends an optimizer step and no validation, end of the epoch or end of
-        training follows.
-        """
-        batches = batch_idx + 1
-        validation_interval = trainer.val_check_batch  # None only before training begins
-        return not (
-            batches % trainer.accumulate_grad_batches
-            or trainer.global_step == trainer.max_steps
-            or batches >= trainer.num_training_batches
-            or batches % validation_interval == 0  # type: ignore[operator]
-        )
 
     def on_train_batch_end(
         self,
@@ -174,7 +158,7 @@ class CheckpointCallback(Callback):
         if trainer.global_step == trainer.max_steps:  # no validation need follow
             self.judged = weights_digest(pl_module)
         due = trainer.global_step - self.saved_step >= self.every
-        if due and self.can_save(trainer, batch_idx):
+        if due and can_save(trainer, batch_idx):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -202,32 +186,6 @@ class CheckpointCallback(Callback):
         if batch_idx == 0 and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.judged = weights_digest(pl_module)
 
-    def validate_changed_weights(self, trainer: pl.Trainer) -> None:
-        """Validate the final weights if they changed after the last validation and optimizer step.
-
-        Callbacks that average weights set the average when training has ended. The average becomes
-        best.ckpt if it is better than the best validated weights.
-        """
-        module = trainer.lightning_module
-        changed = self.judged not in (None, weights_digest(module))
-        if self.monitor is None or not trainer.strategy.broadcast(changed):
-            return
-        name, best = self.monitor[0], self.best
-        self._validating_again = True
-        trainer.validate(module, datamodule=trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
-        self._validating_again = False
-        if name not in trainer.callback_metrics:  # limit_val_batches is 0
-            return
-        value = float(trainer.callback_metrics[name])
-        before = "no validation before" if best is None else f"best before {best:.4g}"
-        verdict = (
-            "best.ckpt has them" if self.best != best else "best.ckpt keeps the weights before"
-        )
-        print_line(
-            "  weights    changed by callbacks at the end of training; validated once more: "
-            f"{name} {value:.4g}, {before}; {verdict}"
-        )
-
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the weights if they are the best so far.
 
@@ -235,7 +193,7 @@ class CheckpointCallback(Callback):
             NonFiniteError: If the metric that decides is not finite.
             DataError: If it is not defined, and the best weights are to be tested.
         """
-        in_fit = trainer.state.fn == "fit" or self._validating_again
+        in_fit = trainer.state.fn == "fit" or self.validating_again
         if trainer.sanity_checking or self.monitor is None or not in_fit:
             return
         name, mode = self.monitor
@@ -295,29 +253,81 @@ class CheckpointCallback(Callback):
             for old in self._step_checkpoints()[:-2]:
                 old.unlink(missing_ok=True)
 
-    def selected_checkpoint(self) -> Path | None:
-        """Checkpoint for the test and later stages: that of `weights`, else the newest; or None."""
-        checkpoints = self._step_checkpoints()
-        chosen = self._intact_checkpoint(f"{self.weights}.ckpt")
-        return chosen or (checkpoints[-1] if checkpoints else None)
+    def selected_checkpoint(self) -> Path:
+        """Checkpoint for the test and later stages: that of `weights`, else the newest.
+
+        Raises:
+            UsageError: If there is none.
+        """
+        if chosen := _intact_checkpoint(self.run.checkpoints / f"{self.weights}.ckpt"):
+            return chosen
+        if checkpoints := self._step_checkpoints():
+            return checkpoints[-1]
+        raise UsageError(
+            "not a single step was trained; check --trainer.max_epochs, --trainer.max_steps and "
+            "--trainer.limit_train_batches"
+        )
 
     def _step_checkpoints(self) -> list[Path]:
         """Checkpoints up to the last saved step, in order; later ones may be invalid."""
         by_step = {step_in_name(path): path for path in self.run.checkpoints.glob("step-*.ckpt")}
         return [by_step[step] for step in sorted(by_step) if 0 <= step <= self.saved_step]
 
-    def _intact_checkpoint(self, name: str) -> Path | None:
-        """Path of best or last weights; None if there are none, or damaged ones, then renamed."""
-        path = self.run.checkpoints / name
-        if not path.exists():
-            return None
-        try:
-            torch_files.read_checkpoint(path)
-        except DataError as error:
-            print_line(f"heatlift: warning: {error}")
-            mark_as_damaged(path)
-            return None
-        return path
+
+def can_save(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether a run can resume exactly from a checkpoint that is saved after this batch.
+
+    It can if the batch ends an optimizer step and no validation, end of the epoch or end of
+    training follows.
+    """
+    batches = batch_idx + 1
+    validation_interval = trainer.val_check_batch  # None only before training begins
+    return not (
+        batches % trainer.accumulate_grad_batches
+        or trainer.global_step == trainer.max_steps
+        or batches >= trainer.num_training_batches
+        or batches % validation_interval == 0  # type: ignore[operator]
+    )
+
+
+def validate_changed_weights(callback: CheckpointCallback, trainer: pl.Trainer) -> None:
+    """Validate the final weights if they changed after the last validation and optimizer step.
+
+    Callbacks that average weights set the average when training has ended. The average becomes
+    best.ckpt if it is better than the best validated weights.
+    """
+    module = trainer.lightning_module
+    changed = callback.judged not in (None, weights_digest(module))
+    if callback.monitor is None or not trainer.strategy.broadcast(changed):
+        return
+    name, best = callback.monitor[0], callback.best
+    callback.validating_again = True
+    trainer.validate(module, datamodule=trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
+    callback.validating_again = False
+    if name not in trainer.callback_metrics:  # limit_val_batches is 0
+        return
+    value = float(trainer.callback_metrics[name])
+    before = "no validation before" if best is None else f"best before {best:.4g}"
+    verdict = (
+        "best.ckpt has them" if callback.best != best else "best.ckpt keeps the weights before"
+    )
+    print_line(
+        "  weights    changed by callbacks at the end of training; validated once more: "
+        f"{name} {value:.4g}, {before}; {verdict}"
+    )
+
+
+def _intact_checkpoint(path: Path) -> Path | None:
+    """Path of best or last weights; None if there are none, or damaged ones, then renamed."""
+    if not path.exists():
+        return None
+    try:
+        torch_files.read_checkpoint(path)
+    except DataError as error:
+        print_line(f"heatlift: warning: {error}")
+        mark_as_damaged(path)
+        return None
+    return path
 
 
 def _is_over(trainer: pl.Trainer) -> bool:

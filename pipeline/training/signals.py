@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from pipeline.training.saving import CheckpointCallback
+from pipeline.training.saving import CheckpointCallback, can_save
 
 
 class StoppedBySignal(SystemExit):
@@ -89,9 +89,7 @@ class StopSignals(Callback):
         batch_idx: int,
     ) -> None:
         """Stop at this optimizer-step boundary if any rank received a signal."""
-        if self.checkpoint_callback is None or self.checkpoint_callback.can_save(
-            trainer, batch_idx
-        ):
+        if self.checkpoint_callback is None or can_save(trainer, batch_idx):
             self._stop_if_received(trainer)
 
     def on_validation_batch_end(self, *_: Any) -> None:

@@ -146,8 +146,7 @@ class Stage(pl.LightningModule):
         weights_from: Stages whose checkpoints `pretrained` accepts.
         newest_from: Stage whose newest finished run `--model.pretrained newest` stands for, if any.
         linked_arguments: Arguments of the data module that the module gets with the same value.
-        not_in_protocol: Arguments that change no metric of given weights, and why; see
-            `NOT_IN_PROTOCOL`.
+        not_in_protocol: Arguments that change no metric of given weights, and why.
         weights: Which weights the module has, for the protocol line.
         progress: Share of the training that is done, while a fit runs.
     """
@@ -218,12 +217,7 @@ class Stage(pl.LightningModule):
 
     @staticmethod
     def check_source(content: Mapping[str, Any], path: object) -> None:
-        """Check a checkpoint before its weights are transferred or loaded.
-
-        Args:
-            content: Content of the checkpoint.
-            path: Path of the checkpoint, for error messages.
-        """
+        """Check the content of the checkpoint at a path before its weights are used."""
 
     def report_weights(self, report: WeightsReport) -> None:
         """Print which weights of `pretrained` were transferred."""
@@ -307,10 +301,8 @@ class Stage(pl.LightningModule):
             return schedule.factor(progress.after(step), step / progress.steps_per_epoch)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        each_step = {"scheduler": scheduler, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": each_step}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Update the progress of a training whose time is limited."""
