@@ -50,6 +50,10 @@ class Progress:
                 "--trainer.max_epochs, --trainer.max_steps or --trainer.max_time"
             )
 
+    def __deepcopy__(self, memo: object) -> Progress:
+        """The progress itself: copies of a module, such as averages, are of the same training."""
+        return self
+
     def warning(self) -> str:
         """Warning about a setting that an epoch is too short for; "" if there is none."""
         accumulated = self.trainer.accumulate_grad_batches
