@@ -21,7 +21,7 @@ from pipeline.lift.windows import sample_mirrored
 from pipeline.mocap import synthetic
 from pipeline.mocap.bodies import sample_bone_lengths
 from pipeline.mocap.figure import sample_appearance
-from pipeline.mocap.motion_capture import Mocap
+from pipeline.mocap.motion_capture import _render
 from pipeline.skeleton import COCO17, H36M17
 from pipeline.training.callbacks import SeedEveryBatch
 from pipeline.training.loader import SeededSampler
@@ -136,7 +136,7 @@ def draw_people():
         images.background_seeds[i] = i
         images.crop(i, matrix, (8, 8))
         synthetic.Synthetic(1, 1, 1, actions=("walk",), seconds=0.1, seed=i).sequences("test")
-        Mocap._render(SimpleNamespace(seed=i, skeleton=H36M17), recording, 0, POSE, CAMERA)
+        _render(recording, 0, POSE, CAMERA, SimpleNamespace(seed=i, skeleton=H36M17))
 
 
 SAMPLERS = (draw_crops, draw_corruption, draw_cameras, draw_loading, draw_people)

@@ -206,9 +206,11 @@ def _describe_content(source: Source) -> str:
         DataError: If that part cannot be read.
     """
     if isinstance(source, Mocap):
-        return _describe_recordings(source.folder) + _describe_completeness(source.folder)
+        count = len(find_recordings(source.folder))
+        first, whole = _describe_first(source.folder), _describe_completeness(source.folder)
+        return f"{count} recordings, {first}; {whole}"
     if isinstance(source, UnmappedBvh):
-        return _describe_recordings(source.root)
+        return _describe_first(source.root)
     if isinstance(source, Positions):
         positions, fps, names = read_positions(source.files()[0])
         return (
@@ -228,18 +230,16 @@ def _describe_content(source: Source) -> str:
     return f"{present} {len(source.samples(split))} people, {source.skeleton.name}"
 
 
-def _describe_recordings(folder: Path) -> str:
-    """Number of recordings of motion capture, and facts of the first one."""
-    found = find_recordings(folder)
-    file = min(path for paths in found.values() for path in paths)
+def _describe_first(folder: Path) -> str:
+    """Facts of the first recording of motion capture."""
+    file = min(path for paths in find_recordings(folder).values() for path in paths)
     if file.suffix == ".npz":
         positions, fps, joints = read_positions(file)
         frames = len(positions)
     else:
         motion = read_bvh(file)
         frames, fps, joints = len(motion), motion.fps, list(motion.joints)
-    first = f"{file.name} has {frames} frames at {fps:g} Hz, {len(joints)} joints"
-    return f"{len(found)} recordings, {first}"
+    return f"{file.name} has {frames} frames at {fps:g} Hz, {len(joints)} joints"
 
 
 def _describe_completeness(folder: Path) -> str:
@@ -247,8 +247,8 @@ def _describe_completeness(folder: Path) -> str:
     used = {recording.name for recording in read_splits("cmu") if recording.split != "exclude"}
     missing = len(used - find_recordings(folder).keys())
     if missing:
-        return f"; {missing} of the benchmark's {len(used)} recordings are missing"
-    return "; all those of the benchmark"
+        return f"{missing} of the benchmark's {len(used)} recordings are missing"
+    return "all those of the benchmark"
 
 
 def find_mapping(names: list[str], path: Path) -> JointMapping:
