@@ -18,6 +18,7 @@ from pipeline.lift.sequences import (
     exact_joints2d,
     prepare_sequence,
     require_joints3d,
+    size_range,
 )
 from pipeline.lift.windows import TrainingWindows, WholeSequences
 from pipeline.skeleton import make_conversion
@@ -167,6 +168,10 @@ class LiftDataModule(StageData):
         deviation = np.sqrt(square.sum(0, where=visible) / count)
         moments = (mean, deviation, joints3d.mean(0, np.float64), joints3d.std(0, np.float64))
         return Statistics(*(torch.from_numpy(moment.astype(np.float32)) for moment in moments))
+
+    def size_range(self) -> tuple[float, float] | None:
+        """Range of the sizes of people in training; see `pipeline.lift.sequences.size_range`."""
+        return size_range(self._prepared_sequences("train"))
 
     def _prepared_sequences(self, split: Split) -> list[PreparedSequence]:
         """The prepared sequences of a split, read once."""

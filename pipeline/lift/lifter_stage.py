@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.dashboard import panels
 from pipeline.lift.lifter import Lifter
+from pipeline.lift.sequences import describe_unusual_sizes
 from pipeline.training.precision import network_type
 from pipeline.training.schedules import Schedule
 from pipeline.training.stage import Stage
@@ -50,6 +52,7 @@ class LifterStage(Stage):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, 2))
         self.swap = list(net.skeleton.swap)
         self.loss = loss
+        self.trained_sizes: tuple[float, float] | None = None
 
     def forward(self, joints2d: Tensor, visible: Tensor) -> Tensor:
         """Lift clips; the lifter gets the mask token in place of joints that are not visible.
@@ -76,6 +79,32 @@ class LifterStage(Stage):
         if self.trainer.is_global_zero:
             super().report_weights(report)
         panels.log_weights_panel(self.trainer, report)
+
+    def on_test_start(self) -> None:
+        """Warn if people have other sizes in the image than in training."""
+        self._warn_about_sizes()
+
+    def on_predict_start(self) -> None:
+        """Warn if people have other sizes in the image than in training."""
+        self._warn_about_sizes()
+
+    def _warn_about_sizes(self) -> None:
+        sequences = getattr(self.data_module.evaluation_sets["test"], "sequences", None)
+        if self.trained_sizes is None or sequences is None:
+            return
+        if warning := describe_unusual_sizes(sequences, self.trained_sizes):
+            self.print(warning)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the sizes of people in training to the dictionary `heatlift`."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["heatlift"]["person_sizes"] = self.trained_sizes
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the sizes of people in training; checkpoints of earlier versions have none."""
+        super().on_load_checkpoint(checkpoint)
+        sizes = checkpoint["heatlift"].get("person_sizes")
+        self.trained_sizes = tuple(sizes) if sizes else None
 
     def on_train_batch_start(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Pass the progress of the training to the lifter."""

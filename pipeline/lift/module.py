@@ -120,24 +120,7 @@ class LiftModule(LifterStage):
         frames: Literal["all", "subset"] = "all",
     ) -> None:
         super().__init__(net, optimizer, schedule, loss or MixSTELoss(), pretrained)
-        if overlap == "mixste" and net.output != "every":
-            raise UsageError(
-                f"overlap is mixste, but {type(net).__name__} has no windows that overlap; set once"
-            )
-        if overlap == "mixste" and smooth:
-            raise UsageError(
-                f"overlap is mixste, but smooth is {smooth:g}, which MixSTE's code has not; set it "
-                "to 0"
-            )
-        if frames == "subset" and net.output != "centre":
-            raise UsageError(
-                f"frames is subset, but {type(net).__name__} lifts all frames of a window at once; "
-                "set all"
-            )
-        if frames == "subset" and smooth:
-            raise UsageError(
-                f"frames is subset, but smooth is {smooth:g}, which needs every frame; set it to 0"
-            )
+        _check_arguments(net, overlap=overlap, smooth=smooth, frames=frames)
         self.evaluated = list(evaluated_joints(net.skeleton, evaluated, root=root_evaluated))
         self.root_evaluated, self.reroot, self.overlap = root_evaluated, reroot, overlap
         self.flip_test, self.smooth, self.frames = flip_test, smooth, frames
@@ -190,6 +173,7 @@ class LiftModule(LifterStage):
         if self.trainer.ckpt_path:
             return
         statistics = self.data_module.statistics()
+        self.trained_sizes = self.data_module.size_range()
         self.mean_pose.copy_(statistics.mean3d)
         if isinstance(self.net, ZScored) and "pretrained" not in self.origin:
             self.net.set_statistics(statistics)
@@ -229,8 +213,9 @@ class LiftModule(LifterStage):
         mean_pose_known = bool(self.mean_pose.any())  # imported weights come without it
         self.evaluation.log_test_errors(self, quantities, mean_pose_known=mean_pose_known)
         self.print(report.text())
-        for line in self.evaluation.summary_lines(report, mean_pose_known=mean_pose_known):
-            self.print(line)
+        self.print(
+            *self.evaluation.summary_lines(report, mean_pose_known=mean_pose_known), sep="\n"
+        )
         panels.log_lift_panels(self.trainer, _shown_clips(self), report, self.net.skeleton)
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
@@ -266,6 +251,27 @@ class LiftModule(LifterStage):
     def _evaluated_root(self, lifted: Tensor) -> Tensor:
         """Lifted joints, (N, J, 3), with their root at zero if `reroot` is true."""
         return lifted - lifted[:, self.net.skeleton.root, None] if self.reroot else lifted
+
+
+def _check_arguments(net: Lifter, *, overlap: str, smooth: float, frames: str) -> None:
+    """Raise `UsageError` if arguments of `LiftModule` do not fit the lifter or each other."""
+    if overlap == "mixste" and net.output != "every":
+        raise UsageError(
+            f"overlap is mixste, but {type(net).__name__} has no windows that overlap; set once"
+        )
+    if overlap == "mixste" and smooth:
+        raise UsageError(
+            f"overlap is mixste, but smooth is {smooth:g}, which MixSTE's code has not; set it to 0"
+        )
+    if frames == "subset" and net.output != "centre":
+        raise UsageError(
+            f"frames is subset, but {type(net).__name__} lifts all frames of a window at once; "
+            "set all"
+        )
+    if frames == "subset" and smooth:
+        raise UsageError(
+            f"frames is subset, but smooth is {smooth:g}, which needs every frame; set it to 0"
+        )
 
 
 def _lift_with_flips(

@@ -95,6 +95,57 @@ def prepare_sequence(
     )
 
 
+def person_sizes(prepared: PreparedSequence) -> NDArray[np.float32]:
+    """Size of the person in the valid frames in which at least half of the joints are visible.
+
+    Returns:
+        Larger side of the box around the visible joints, normalised units (2 is the width of the
+        image), (N,).
+    """
+    shown = prepared.valid & (2 * prepared.visible.sum(axis=1) >= prepared.visible.shape[1])
+    joints2d, visible = prepared.joints2d[shown, :, :2], prepared.visible[shown, :, None]
+    high = np.where(visible, joints2d, -np.inf).max(axis=1, initial=-np.inf)
+    low = np.where(visible, joints2d, np.inf).min(axis=1, initial=np.inf)
+    return np.asarray((high - low).max(axis=1, initial=0), np.float32)
+
+
+def size_range(sequences: Many[PreparedSequence]) -> tuple[float, float] | None:
+    """Quantiles of 1 and 99 % of the sizes of people; None if no frame shows enough joints."""
+    sizes = np.concatenate([person_sizes(prepared) for prepared in sequences])
+    if not len(sizes):
+        return None
+    low, high = np.quantile(sizes, (0.01, 0.99)).tolist()
+    return low, high
+
+
+def describe_unusual_sizes(
+    sequences: Many[PreparedSequence], trained: tuple[float, float], *, share: float = 0.05
+) -> str:
+    """Warning about people whose size in the image a lifter was not trained on.
+
+    Args:
+        sequences: Sequences that are lifted.
+        trained: Range of the sizes in training, see `size_range`.
+        share: Largest share of frames that may lie more than 25 % outside of that range without a
+            warning.
+
+    Returns:
+        One line, or "" if there is nothing to warn about.
+    """
+    sizes = np.concatenate([person_sizes(prepared) for prepared in sequences])
+    if not len(sizes):
+        return ""
+    low, high = trained
+    for word, outside in (("smaller", sizes < low / 1.25), ("larger", sizes > high * 1.25)):
+        if outside.mean() > share:
+            return (
+                f"heatlift: warning: {100 * outside.mean():.0f} % of the frames show the person "
+                f"{word} than training did (median {np.median(sizes) / 2:.2f} of the image width, "
+                f"training {low / 2:.2f} to {high / 2:.2f}): expect larger errors"
+            )
+    return ""
+
+
 def prediction_facts(prepared: PreparedSequence, skeleton: Skeleton) -> dict[str, Any]:
     """What a file with the lifted joints of a sequence has besides them.
 
