@@ -61,6 +61,18 @@ class Annotations:
             videos.setdefault(video, []).append((frame, row))
         return [(v, np.array([row for _, row in sorted(rows)])) for v, rows in videos.items()]
 
+    def runs(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Rows of a video, cut where frames are missing, so that each part is motion.
+
+        Args:
+            rows: Rows of the video in order of frames, see `videos`.
+        """
+        frames = np.array([video_name(self.names[row].decode())[1] for row in rows])
+        steps = np.diff(frames)
+        if not len(steps):
+            return [rows]
+        return np.split(rows, np.flatnonzero(steps > steps.min()) + 1)
+
 
 def video_name(name: str) -> tuple[str, int]:
     """Name of the video and number of the frame of an image.

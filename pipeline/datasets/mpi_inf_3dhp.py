@@ -205,7 +205,8 @@ class MpiInf3dhpImages:
     """MPI-INF-3DHP as mmpose shares it: target annot3, positions in true size.
 
     The test cameras have no pose in mmpose's files: each is a level camera at the origin of the
-    world. A folder may have one of the two halves, train or test.
+    world. A folder may have one of the two halves, train or test. The files have valid frames only:
+    a video in which frames are missing becomes several sequences, none of which has a gap.
 
     Args:
         root: Folder with `annotations/mpi_inf_3dhp_{train,test_valid}.npz`,
@@ -236,21 +237,24 @@ class MpiInf3dhpImages:
             if video not in cameras:
                 raise DataError(f"{path}: {video[:80]!r} has no camera in cameras_{name}.pkl")
             camera, parts = cameras[video], video.split("_")
-            joints3d = camera_to_world(np.asarray(people.joints3d[rows]), camera)
             recording = " ".join(parts[:2]) if split == "train" else ""
-            sequences.append(
-                Sequence(
-                    name=video.replace("_", "/"),
-                    subject=parts[0],
-                    action="/".join(parts[:2]) if split == "train" else parts[0],
-                    camera=camera,
-                    fps=50.0 if recording in _50_HZ else 25.0,
-                    skeleton=MPI3DHP17,
-                    joints3d=joints3d.astype(np.float32),
-                    joints2d=np.asarray(people.joints2d[rows]),
-                    images=people.images(self.root / "images", rows, camera),
+            runs = people.runs(rows)
+            for number, run in enumerate(runs, start=1):
+                joints3d = camera_to_world(np.asarray(people.joints3d[run]), camera)
+                part = f"/part{number}" if len(runs) > 1 else ""
+                sequences.append(
+                    Sequence(
+                        name=video.replace("_", "/") + part,
+                        subject=parts[0],
+                        action="/".join(parts[:2]) if split == "train" else parts[0],
+                        camera=camera,
+                        fps=50.0 if recording in _50_HZ else 25.0,
+                        skeleton=MPI3DHP17,
+                        joints3d=joints3d.astype(np.float32),
+                        joints2d=np.asarray(people.joints2d[run]),
+                        images=people.images(self.root / "images", run, camera),
+                    )
                 )
-            )
         return sequences
 
     def annotations(self, split: Split) -> Path:

@@ -1,5 +1,7 @@
 """MPI-INF-3DHP from tiny archives in P-STMO's and mmpose's formats."""
 
+from pathlib import Path
+
 import fabricate
 import numpy as np
 import pytest
@@ -69,6 +71,19 @@ def test_mmposes_format_gives_world_positions_and_images(tmp_path):
         np.testing.assert_allclose(seen, sequence.joints2d, atol=0.01)
     assert [s.name for s in train] == ["S1/Seq1/Cam0", "S2/Seq1/Cam8"]
     assert test.images.paths[4].endswith("images/TS1_000005.jpg")
+
+
+def test_a_video_with_missing_frames_becomes_sequences_without_gaps(tmp_path):
+    folder = fabricate.mpi_inf_3dhp_mmpose(tmp_path)
+    path = folder / "annotations" / "mpi_inf_3dhp_test_valid.npz"
+    with np.load(path) as archive:
+        kept = {name: archive[name][[0, 1, 3, 4]] for name in archive.files}  # frame 3 of 5 is gone
+    (whole,) = MpiInf3dhpImages(str(folder)).sequences("test")
+    np.savez(path, **kept)
+    first, second = MpiInf3dhpImages(str(folder)).sequences("test")
+    assert [first.name, second.name] == ["TS1/part1", "TS1/part2"]
+    np.testing.assert_array_equal(second.joints3d, whole.joints3d[3:])
+    assert [Path(name).stem[-1] for name in second.images.paths] == ["4", "5"]
 
 
 def test_metres_instead_of_millimetres_raise_an_error(tmp_path):
