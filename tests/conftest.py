@@ -24,6 +24,13 @@ from soak import PAGE, Soak, Tries
 SOAK = pytest.StashKey()
 
 
+def pytest_collection_modifyitems(items):
+    """The timeout ends tests that hang; on a busy machine a slow test needs longer."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
