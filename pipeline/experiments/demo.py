@@ -76,14 +76,15 @@ class DemoError(HeatliftError):
         self.exit_code = code
 
 
-def demo(runs: str = "runs", wandb: str = "auto") -> None:
+def demo(runs: str = "runs", wandb: str | None = None) -> None:
     """Train all stages on rendered people, then print a table and the path of a page of images.
 
     An interrupted demo is resumed; a finished demo is run again from the beginning.
 
     Args:
         runs: Folder of all runs.
-        wandb: W&B mode: auto (online if there is an API key), online, offline or off.
+        wandb: W&B mode: auto (online if there is an API key), online, offline or off; by default
+            that of the variable WANDB, or auto.
 
     Raises:
         DemoError: If a stage fails.
@@ -124,10 +125,10 @@ def _finished_steps(progress_file: Path) -> dict[str, str]:
     return {}
 
 
-def _arguments(step: Step, runs: Path, wandb: str, folders: Sequence[str]) -> list[str]:
+def _arguments(step: Step, runs: Path, wandb: str | None, folders: Sequence[str]) -> list[str]:
     """Arguments of a step; `folders` are the run folders of the steps before."""
     arguments = ["fit", "-c", f"{step.stage}/demo", "--name", step.name, "--runs", str(runs)]
-    arguments += ["--wandb", wandb, *step.arguments]
+    arguments += [*(["--wandb", wandb] if wandb else []), *step.arguments]
     if step.stage == "heatmap" and not has_fast_bf16():
         arguments += ["--trainer.precision", "32-true"]
     if step is STEPS[-1]:

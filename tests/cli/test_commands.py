@@ -15,7 +15,7 @@ from pipeline.cli import explain
 from pipeline.cli.commands import expand_configs
 from pipeline.cli.configs import resolve_configs
 from pipeline.errors import UsageError
-from pipeline.experiments.demo import _finished_steps
+from pipeline.experiments.demo import STEPS, _arguments, _finished_steps
 from pipeline.training.run_folder import FINISHED, Run, open_run
 
 pytestmark = pytest.mark.filterwarnings("default")  # `cli.launch` sets the filters
@@ -120,6 +120,12 @@ def test_an_interrupted_demo_is_resumed_after_its_finished_steps(tmp_path):
     done = {"demoheatmap": str(tmp_path / "heat")}
     (tmp_path / "demo.json").write_text(json.dumps(done))
     assert _finished_steps(tmp_path / "demo.json") == done
+
+
+def test_the_demo_leaves_the_mode_of_wandb_to_the_variable(tmp_path):
+    assert "--wandb" not in _arguments(STEPS[0], tmp_path, None, [])
+    given = _arguments(STEPS[0], tmp_path, "off", [])
+    assert given[given.index("--wandb") + 1] == "off"
 
 
 @pytest.mark.parametrize("number", ["", "x", "-1"])
