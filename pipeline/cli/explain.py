@@ -104,6 +104,8 @@ def explain_usage_error(message: str, known: Sequence[str] = ()) -> str:
         similar = difflib.get_close_matches(key, known, 1) or [
             name for name in known if name.startswith(key)
         ]
+        if key in known:  # as a key of another class
+            similar = []
         parent = f"{'.'.join(keys)}: " if keys else ""
         hint = f", did you mean {similar[0]}?" if similar else ""
         return f"{parent}unknown key {key}{hint}"

@@ -196,6 +196,11 @@ def _find_datasets(folder: Path) -> list[tuple[str, Source]]:
     names = [name for name, _ in below]
     if len(names) > 1 and len(set(names)) == 1 and names[0] in dict(here):
         return here
+    own_files = any(folder.glob(BVH)) or any(folder.glob("*.npz"))
+    # the patterns of motion capture also match in subfolders, those of images only in their own
+    whole = [name for name, _ in here if own_files or not name.startswith("Motion capture")]
+    below = [layout for layout in below if layout[0] not in whole]
+    names = [name for name, _ in below]
     return [layout for layout in here if layout[0] not in names] + below
 
 

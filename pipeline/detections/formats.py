@@ -152,6 +152,10 @@ def _find_numbering(
 ) -> Numbering:
     """Frames of the images of a file."""
     if content.in_order:
+        if first_frame is not None:
+            raise DataError(
+                f"{path}: has no frame numbers, and first_frame is {first_frame}; leave it out"
+            )
         return frames_in_order(len(content.images), frames, path)
     return number_frames(
         content.images, frames, first_frame=first_frame, lists_all=content.lists_all, place=path

@@ -103,7 +103,7 @@ def measure_errors(
 def _load_lifter(checkpoint: Path, smooth: float) -> LiftModule:
     """A lifter that is evaluated on all frames, with this smoothing."""
     module: LiftModule = load_module(checkpoint, (LiftModule,))
-    module.frames, module.smooth = "all", smooth
+    module.frames, module.overlap, module.smooth = "all", "once", smooth
     return module
 
 

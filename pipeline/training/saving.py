@@ -105,6 +105,7 @@ class CheckpointCallback(Callback):
             "run": self.run.state["digest"],
             "samples": self.samples,
             "judged": self.judged,
+            "ended": self.training_ended,
         }
 
     def on_save_checkpoint(
@@ -119,6 +120,7 @@ class CheckpointCallback(Callback):
         self.saved_step = state_dict["step"]
         self.samples = state_dict.get("samples", {})
         self.judged = state_dict.get("judged")
+        self.training_ended = state_dict.get("ended", False)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check that all ranks resume the same run; log the pending metrics of the checkpoint.
@@ -145,6 +147,7 @@ class CheckpointCallback(Callback):
         if self.pending_metrics and isinstance(trainer.logger, MetricsFile):
             log_missing_metrics(trainer.logger, self.pending_metrics, self.saved_step - 1)
         self.pending_metrics = {}
+        trainer.should_stop |= self.training_ended  # where a callback of the user ended it
 
     def on_train_batch_end(
         self,
@@ -172,6 +175,7 @@ class CheckpointCallback(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the last checkpoint, after callbacks of the user have set their final weights."""
         if self.training_ended or _is_over(trainer):
+            self.training_ended = True
             self.save(trainer, is_last=True)
 
     def on_validation_batch_start(
@@ -224,7 +228,7 @@ class CheckpointCallback(Callback):
             trainer: Trainer of the run.
             is_last: Whether the training ends with this step.
         """
-        if self.saved_step != trainer.global_step:
+        if is_last or self.saved_step != trainer.global_step:
             self._save_step(trainer, is_last=is_last)
         if is_last and self.weights == "last":
             self._chosen = "last"
@@ -312,7 +316,7 @@ def validate_changed_weights(callback: CheckpointCallback, trainer: pl.Trainer) 
         "best.ckpt has them" if callback.best != best else "best.ckpt keeps the weights before"
     )
     print_line(
-        "  weights    changed by callbacks at the end of training; validated once more: "
+        "  weights    changed after the last validation; validated once more: "
         f"{name} {value:.4g}, {before}; {verdict}"
     )
 
@@ -332,4 +336,7 @@ def _intact_checkpoint(path: Path) -> Path | None:
 
 def _is_over(trainer: pl.Trainer) -> bool:
     """Whether a limit on steps or time, or a callback, ends the training at this step."""
-    return trainer.global_step == trainer.max_steps or trainer.should_stop
+    if trainer.global_step == trainer.max_steps:
+        return True
+    enough = trainer.current_epoch + 1 >= (trainer.min_epochs or 0)
+    return trainer.should_stop and enough and trainer.global_step >= (trainer.min_steps or 0)

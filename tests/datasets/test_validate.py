@@ -229,6 +229,21 @@ def test_a_list_tells_what_each_set_holds(tmp_path):
     assert "walk.bvh has 3 frames at 30 Hz, 2 joints" in motion
 
 
+def test_a_folder_of_coco_is_listed_itself_and_below_its_parent(tmp_path):
+    fabricate.coco(tmp_path / "coco")
+    (line,) = list_datasets(tmp_path / "coco")
+    assert line.endswith("has train and test; test: 4 people, COCO17")
+    assert list_datasets(tmp_path) == [line]
+
+
+def test_recordings_beside_a_subfolder_of_recordings_are_one_set(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.bvh", "b.bvh", "sub/c.bvh"):
+        (tmp_path / name).write_text(stick_figures.SMALL)
+    (line,) = list_datasets(tmp_path)
+    assert ": 3 recordings that are not CMU's" in line
+
+
 def test_a_list_says_which_sets_cannot_be_read(tmp_path):
     path = fabricate.coco(tmp_path / "coco") / "annotations" / "person_keypoints_val2017.json"
     document = json.loads(path.read_text())

@@ -126,7 +126,7 @@ def test_weights_that_a_callback_sets_at_the_end_are_validated_too(
     assert len(validated) == 3
     assert (min(validated) == validated[-1]) is last_is_best
     assert same(left["best"], left["weights"]) is last_is_best
-    assert "changed by callbacks at the end of training; validated once more: " in child.stdout
+    assert "changed after the last validation; validated once more: " in child.stdout
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from pipeline.errors import UsageError
 from pipeline.lift import Cascade, LiftDataModule, LiftModule, VideoPose3D
@@ -124,6 +125,27 @@ def test_the_last_weights_of_a_run_of_limited_time_are_saved(trainer, monkeypatc
     assert saving.selected_checkpoint().stem == f"step-{fitted.global_step:09d}"
     content = torch.load(saving.selected_checkpoint(), weights_only=True)
     assert content["global_step"] == len(seen)
+
+
+class StopAfter(Callback):
+    """Ends the training after a step, in the hook that comes last."""
+
+    def on_train_epoch_end(self, trainer, module):
+        trainer.should_stop = True
+
+
+def test_a_training_that_a_callback_ended_does_not_go_on_when_resumed(trainer, tmp_path):
+    saving = CheckpointCallback(Run(tmp_path, {"digest": ""}), 1, None)
+    seen, fitted = fit(trainer, momentum, tcn(), max_epochs=9, callbacks=[saving, StopAfter()])
+    path = saving.selected_checkpoint()
+    assert len(seen) == fitted.global_step
+    assert torch.load(path, weights_only=True)["chosen"] == "last"
+    again = CheckpointCallback(Run(tmp_path, {"digest": ""}), 1, None)
+    more, resumed = fit(
+        trainer, momentum, tcn(), max_epochs=9, callbacks=[again], ckpt_path=str(path)
+    )
+    assert not more
+    assert resumed.global_step == fitted.global_step
 
 
 def test_a_training_without_an_end_is_an_error(trainer):
