@@ -82,7 +82,7 @@ class ImageNormaliser(nn.Module):
         """RGB, uint8, (B, H, W, 3) -> input of the network, (B, 3, H, W)."""
         if self.expected.channels == "BGR":
             images = images.flip(-1)
-        rows = images.flatten(2).to(self.mean.dtype)
+        rows = images.flatten(2).to(self.mean.dtype, copy=True)  # the input stays as it is
         width = images.shape[2]
         scale = 1 / (255 * self.deviation)
         offset = -(255 * self.mean) * scale

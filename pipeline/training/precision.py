@@ -22,7 +22,7 @@ class NetworkHalfPrecision(HalfPrecision):
     """
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        """Convert the weights of `net`; statistics of the training split stay as they are."""
+        """Convert the weights and buffers of `net`; all else in the module stays float32."""
         network = getattr(module, "net", module)
         network.to(dtype=self._desired_input_dtype)
         return module

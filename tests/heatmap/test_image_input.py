@@ -77,3 +77,9 @@ def test_the_input_passes_to_a_stage_that_starts_from_the_weights(tmp_path, stag
     module.print = module.report_weights = lambda _: None  # there is no trainer
     module.setup("fit")
     assert module.normalise.expected.channels == "BGR"
+
+
+def test_the_given_images_are_not_changed():
+    images = torch.full((1, 4, 4, 3), 100.0)
+    ImageNormaliser()(images)
+    assert (images == 100.0).all()
