@@ -1,0 +1,55 @@
+"""Tracks: the 2D joints of each person in a clip, from an estimator or from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.skeleton import Skeleton
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """2D joints of one person in the frames in which he or she was found.
+
+    Args:
+        id: Id of the person, as it is shown to the user.
+        frames: Numbers of the frames in the clip, increasing, (N,).
+        joints2d: Pixels of the upright image, (N, J, 2), float32; NaN where missing.
+        score: Score of each joint, 0 to 1, (N, J), float32; 0 where missing.
+    """
+
+    id: str
+    frames: NDArray[np.int64]
+    joints2d: NDArray[np.float32]
+    score: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedPeople:
+    """2D joints of all people in a clip.
+
+    Args:
+        skeleton: Joint set of all tracks.
+        tracks: One track per person, each with a different id.
+        times: Time of each frame, seconds from the start of the source, (T,), float64.
+        fps: Frames per second; the mean rate where the times are not regular.
+        size: Width and height of the upright image in pixels.
+        source: Facts of the source, as plain values: `name`, `kind`, `sha256`, `rotation`, ….
+        estimator: Facts of the estimator of 2D joints: `name`, `digest`, `licence`; of a file of
+            another tool, its format.
+        notes: Sentences for the user: assumptions that were made, and what is unusual.
+    """
+
+    skeleton: Skeleton
+    tracks: tuple[Track, ...]
+    times: NDArray[np.float64]
+    fps: float
+    size: tuple[int, int]
+    source: Mapping[str, Any] = field(default_factory=dict)
+    estimator: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
