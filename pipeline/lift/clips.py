@@ -166,6 +166,49 @@ def lift_in_windows(
     return torch.cat([torch.cat(body), last[overlap:]])[wanted]
 
 
+def lift_overlapping(
+    lift: Callable[[Tensor, Tensor], Tensor],
+    lifter: Lifter,
+    joints2d: Tensor,
+    visible: Tensor,
+    *,
+    at_once: int = 64,
+) -> Tensor:
+    """Lift a clip of any length in windows that overlap by half, blended where they do.
+
+    The weight of a frame falls linearly from the middle of its window to the ends, so that a window
+    joins the next one without a step. Lifters that predict one frame of each window have no joins,
+    see `lift_in_windows`.
+
+    Args:
+        lift: Function (B, T, J, C), (B, T, J) -> (B, T', J, 3): the lifter with its mask token.
+        lifter: Lifter that sets T and the frames that are predicted.
+        joints2d: Normalised 2D, (N, J, C).
+        visible: Visibility of the joints, bool, (N, J).
+        at_once: Windows in one forward pass.
+
+    Returns:
+        Root-relative joints, metres, (N, J, 3).
+    """
+    N, J, T = len(joints2d), joints2d.shape[1], lifter.frames
+    if lifter.output != "every" or N <= T or T < 2:
+        return lift_in_windows(lift, lifter, joints2d, visible, at_once=at_once)
+    starts = torch.unique(
+        torch.cat([torch.arange(0, N - T + 1, (T + 1) // 2), torch.tensor([N - T])])
+    )
+    index = (starts[:, None] + torch.arange(T)).to(joints2d.device)
+    rising = torch.arange(1, T + 1, dtype=torch.float32, device=joints2d.device)
+    weight = torch.minimum(rising, rising.flip(0))
+    total = joints2d.new_zeros((N, J * 3), dtype=torch.float32)
+    weights = joints2d.new_zeros(N, dtype=torch.float32)
+    for part in index.split(at_once):
+        lifted = lift(joints2d[part], visible[part]).float()
+        rows = part.flatten()
+        total.index_add_(0, rows, (lifted * weight[:, None, None]).reshape(len(rows), -1))
+        weights.index_add_(0, rows, weight.repeat(len(part)))
+    return (total / weights[:, None]).view(N, J, 3)
+
+
 def smooth(clip: Tensor, deviation: float) -> Tensor:
     """Smooth a clip over time with a Gaussian.
 

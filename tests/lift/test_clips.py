@@ -4,7 +4,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.lift.clips import PaddedClips, frame_subset, lift_in_windows, smooth, window_starts
+from pipeline.lift.clips import (
+    PaddedClips,
+    frame_subset,
+    lift_in_windows,
+    lift_overlapping,
+    smooth,
+    window_starts,
+)
 from pipeline.lift.lifter import Lifter
 
 T, R = 6, 5
@@ -135,3 +142,32 @@ def test_smoothing_keeps_linear_motion_and_reduces_noise():
 def test_smoothing_does_not_change_a_single_frame():
     frame = torch.randn(1, 17, 3)
     assert torch.allclose(smooth(frame, 3.0), frame, atol=1e-6)
+
+
+class _Ramp(torch.nn.Module):
+    """A lifter of T frames that returns, for each frame, its 2D x and its place in the window."""
+
+    output, frames = "every", 6
+
+    def __call__(self, joints2d, visible):
+        place = torch.arange(6.0).view(1, 6, 1).expand(len(joints2d), 6, 1)
+        return torch.stack([joints2d[..., 0], place, joints2d[..., 0] ** 2], -1)
+
+
+@pytest.mark.parametrize("length", [1, 3, 6, 7, 20, 40])
+def test_overlapping_windows_keep_what_all_windows_agree_on(length):
+    lifter = _Ramp()
+    joints2d = torch.arange(float(length)).view(-1, 1, 1).expand(length, 1, 2).contiguous()
+    lifted = lift_overlapping(lifter, lifter, joints2d, torch.ones(length, 1, dtype=torch.bool))
+    assert lifted.shape == (length, 1, 3)
+    assert torch.allclose(lifted[:, 0, 0], torch.arange(float(length)))
+
+
+def test_windows_that_disagree_are_blended_without_a_step():
+    lifter = _Ramp()
+    joints2d = torch.zeros(60, 1, 2)
+    visible = torch.ones(60, 1, dtype=torch.bool)
+    blended = lift_overlapping(lifter, lifter, joints2d, visible)[6:-6, 0, 1].diff().abs().max()
+    stitched = lift_in_windows(lifter, lifter, joints2d, visible)[:, 0, 1].diff().abs().max()
+    assert stitched == 5
+    assert blended < 1.1
