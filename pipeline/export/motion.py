@@ -258,7 +258,7 @@ def _from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Motion:
         (width, height),
         float(arrays["focal"]),
         (x, y),
-        frame,  # type: ignore[arg-type]
+        frame,
         arrays["camera_rotation"].astype("f8", copy=False),
         arrays["camera_centre"].astype("f8", copy=False),
         facts,

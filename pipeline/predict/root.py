@@ -106,7 +106,7 @@ def _solve(
     right[:, :2] = (weight[..., None] * gap).sum(axis=1)
     right[:, 2] = -(weight[..., None] * ray * gap).sum(axis=(1, 2))
     matrix += 1e-12 * total[:, None, None] * np.eye(3)
-    return np.linalg.solve(matrix, right[..., None])[..., 0]
+    return np.asarray(np.linalg.solve(matrix, right[..., None])[..., 0], np.float64)
 
 
 def smooth_root(root: NDArray[np.float64], rate: float) -> NDArray[np.float64]:

@@ -13,8 +13,9 @@ from pipeline.skeleton import Skeleton
 
 Filter = Literal["none", "one-euro", "butterworth", "savgol"]
 
-CUTOFF = 5.0
-"""Cut-off frequency of the filters, Hz, where none is given. Walking has its energy below 5 Hz."""
+CUTOFFS: dict[Filter, float] = {"none": 1.0, "one-euro": 1.5, "butterworth": 5.0, "savgol": 5.0}
+"""Cut-off frequency of each filter where none is given, Hz: walking has its energy below 5 Hz.
+One-Euro's is that of a person at rest, and rises with speed."""
 
 DETAIL = 3.0
 """Deviations of the noise from which a difference from the filter's output is motion, not noise."""
@@ -75,7 +76,7 @@ def _exponential_share(cutoff: ArrayLike, step: float) -> NDArray[np.float64]:
 
 
 def filter_motion(
-    values: NDArray[np.floating], rate: float, kind: Filter, cutoff: float = CUTOFF
+    values: NDArray[np.floating], rate: float, kind: Filter, cutoff: float | None = None
 ) -> NDArray[np.float64]:
     """Smooth an uninterrupted part of a motion.
 
@@ -87,33 +88,35 @@ def filter_motion(
         values: Metres, (T, ...), without missing values, evenly spaced in time.
         rate: Frames per second.
         kind: Filter.
-        cutoff: Cut-off frequency, Hz; for One-Euro that at rest.
+        cutoff: Cut-off frequency, Hz, for One-Euro that at rest; that of `CUTOFFS` by default. A
+            motion that is slower than twice the cut-off, in frames per second, stays as it is.
 
     Raises:
-        UsageError: If the cut-off is not above 0 and below half of the rate.
+        UsageError: If the cut-off is not above 0.
     """
-    values = np.asarray(values, np.float64)
+    motion: NDArray[np.float64] = values.astype(np.float64)
     if kind == "none":
-        return values
+        return motion
+    cutoff = CUTOFFS[kind] if cutoff is None else cutoff
     if not cutoff > 0:
         raise UsageError(f"cutoff is {cutoff:g} Hz; give a frequency above 0")
     if kind == "one-euro":
         euro = OneEuro(cutoff)
-        return np.stack([euro(value, frame / rate) for frame, value in enumerate(values)])
+        return np.stack([euro(value, frame / rate) for frame, value in enumerate(motion)])
     if cutoff >= rate / 2:  # a slow video holds nothing above the cut-off
-        return values
+        return motion
     if kind == "butterworth":
-        if len(values) < 4:
-            return values
+        if len(motion) < 4:
+            return motion
         sections = signal.butter(2, cutoff, fs=rate, output="sos")
-        pad = min(len(values) - 1, int(3 * rate / cutoff))
-        smooth = signal.sosfiltfilt(sections, values, axis=0, padlen=pad)
+        pad = min(len(motion) - 1, int(3 * rate / cutoff))
+        smooth = signal.sosfiltfilt(sections, motion, axis=0, padlen=pad)
     else:
         window = savgol_window(rate, cutoff)
-        if len(values) < window or window < 5:
-            return values
-        smooth = signal.savgol_filter(values, window, 3, axis=0, mode="interp")
-    return _keep_details(values, smooth)
+        if len(motion) < window or window < 5:
+            return motion
+        smooth = signal.savgol_filter(motion, window, 3, axis=0, mode="interp")
+    return _keep_details(motion, smooth)
 
 
 def savgol_window(rate: float, cutoff: float) -> int:

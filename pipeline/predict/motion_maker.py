@@ -1,0 +1,258 @@
+"""From tracked people to motion: lifting, scale, place of the root, smoothing, upright world."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UsageError
+from pipeline.export.motion import MISSING, SEEN, Motion, PersonMotion
+from pipeline.lift.module import LiftModule
+from pipeline.predict.lifting import (
+    LiftedTrack,
+    interpolate_times,
+    lift_track,
+    present_parts,
+    resampled_times,
+)
+from pipeline.predict.options import LiftOptions
+from pipeline.predict.root import (
+    estimate_up,
+    floor_height,
+    locate_root,
+    measure_height,
+    pitch_up,
+    smooth_root,
+    upright_rotation,
+)
+from pipeline.predict.smoothing import (
+    CUTOFFS,
+    bone_lengths,
+    bone_variation,
+    filter_motion,
+    hold_bone_lengths,
+    mean_acceleration,
+)
+from pipeline.predict.tracks import Track, TrackedPeople
+from pipeline.skeleton import Skeleton
+
+LOW_SCORE, LOOSE_BONES = 0.4, 0.2
+"""Median score of the 2D joints and change of bone lengths beyond which a motion is not usable."""
+
+
+def make_motion(
+    people: TrackedPeople, module: LiftModule, options: LiftOptions, facts: dict[str, Any]
+) -> Motion:
+    """Lift all people of a clip.
+
+    Args:
+        people: 2D joints of the people.
+        module: Trained lifter.
+        options: How they are lifted.
+        facts: Facts for `Motion.facts`; those about root, smoothing, assumptions and quality are
+            added here.
+
+    Raises:
+        UsageError: If `options.person` is not in the clip.
+    """
+    focal = options.focal_length(people.size)
+    principal = ((people.size[0] - 1) / 2, (people.size[1] - 1) / 2)
+    skeleton = module.net.skeleton
+    found, quality = [], {}
+    for index, track in enumerate(choose_tracks(people, options)):
+        lifted = lift_track(
+            track,
+            people.skeleton,
+            module,
+            people.times,
+            focal=focal,
+            principal=principal,
+            joint_threshold=options.joint_thr,
+            fill_gaps=options.fill_gaps,
+        )
+        if (lifted.status == MISSING).all():
+            continue
+        person, quality[track.id] = _finish_person(
+            lifted, skeleton, people.times, options, options.height_of(index), focal, principal
+        )
+        found.append(person)
+    motion = Motion(tuple(found), skeleton, people.times, people.fps, people.size, focal, principal)
+    assumptions = [*options.assumptions()]
+    motion = dataclasses.replace(
+        motion,
+        facts={
+            **facts,
+            "source": dict(people.source),
+            "root": "fitted to 2D by weighted least squares in each frame, then smoothed; the "
+            "path along the floor is a guess",
+            "smoothing": {
+                "filter": options.smooth,
+                "cutoff_hz": options.cutoff or CUTOFFS[options.smooth],
+            },
+            "quality": quality,
+            "assumptions": [*assumptions, *people.notes],
+        },
+    )
+    return to_world(motion, options) if options.frame == "world" else motion
+
+
+def choose_tracks(people: TrackedPeople, options: LiftOptions) -> Sequence[Track]:
+    """The tracks that are lifted, in their order.
+
+    Raises:
+        UsageError: If there is no person with the id of `options.person`.
+    """
+    tracks = list(people.tracks)
+    if options.person is not None:
+        tracks = [track for track in tracks if track.id == options.person]
+        if not tracks:
+            known = ", ".join(track.id for track in people.tracks) or "nobody"
+            raise UsageError(f"person is {options.person}; there is {known}")
+    if options.order != "appearance":
+        measure = {"size": _size, "score": _score, "displacement": _displacement}[options.order]
+        tracks.sort(key=lambda track: -measure(track))
+    return tracks[: options.max_people]
+
+
+def _size(track: Track) -> float:
+    """Mean over time of the height of a person's joints in the image, pixels."""
+    extent = _ranges(track.joints2d)
+    return float(np.nanmean(extent)) if np.isfinite(extent).any() else 0.0
+
+
+def _ranges(joints2d: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Height of the box around the joints in each frame, (N,); NaN where there are none."""
+    y = joints2d[..., 1].astype(np.float64)
+    known = np.isfinite(y)
+    high = np.where(known, y, -np.inf).max(axis=1)
+    low = np.where(known, y, np.inf).min(axis=1)
+    return np.where(known.any(axis=1), high - low, np.nan)
+
+
+def _score(track: Track) -> float:
+    """Mean score of a person's joints."""
+    return float(track.score.mean()) if track.score.size else 0.0
+
+
+def _displacement(track: Track) -> float:
+    """Length of the path of a person's middle in the image, pixels."""
+    known = np.isfinite(track.joints2d)
+    count = np.maximum(known.sum(axis=1), 1)
+    middle = np.where(known, track.joints2d, 0).sum(axis=1) / count
+    return float(np.linalg.norm(np.diff(middle, axis=0), axis=1).sum())
+
+
+def _finish_person(
+    lifted: LiftedTrack,
+    skeleton: Skeleton,
+    times: NDArray[np.float64],
+    options: LiftOptions,
+    height: float,
+    focal: float,
+    principal: tuple[float, float],
+) -> tuple[PersonMotion, dict[str, Any]]:
+    """Scale, place and smooth a lifted person; the motion and its quality as numbers."""
+    measured = measure_height(lifted.joints3d, skeleton)
+    raw = lifted.joints3d * (height / measured if np.isfinite(measured) else 1.0)
+    weight = np.where(np.isfinite(lifted.joints2d).all(-1), np.maximum(lifted.score, 0.05), 0.0)
+    found = locate_root(raw, lifted.joints2d, weight, focal=focal, principal=principal)
+    lengths = bone_lengths(raw, skeleton)
+    joints3d, root = np.full_like(raw, np.nan), np.full_like(found, np.nan)
+    for part in present_parts(lifted.status != MISSING):
+        joints3d[part], root[part] = _smooth_part(
+            raw[part], found[part], times[part], skeleton, lengths, options
+        )
+    lost = ~np.isfinite(root).all(axis=1)
+    status = np.where(lost, MISSING, lifted.status).astype(np.uint8)
+    joints3d[lost], root[lost] = np.nan, np.nan
+    seen = lifted.score[lifted.status == SEEN]
+    quality = {
+        "jitter_before": mean_acceleration(raw),
+        "jitter": mean_acceleration(joints3d),
+        "bone_variation_before": bone_variation(raw, skeleton),
+        "bone_variation": bone_variation(joints3d, skeleton),
+        "median_score": float(np.median(seen)) if seen.size else 0.0,
+        "unsure_frames": int((np.median(lifted.score, axis=1) < LOW_SCORE)[status == SEEN].sum()),
+    }
+    person = PersonMotion(
+        lifted.id,
+        joints3d.astype(np.float32),
+        root.astype(np.float32),
+        lifted.joints2d,
+        lifted.score,
+        status,
+        height,
+    )
+    return person, quality
+
+
+def _smooth_part(
+    joints3d: NDArray[np.float64],
+    root: NDArray[np.float64],
+    times: NDArray[np.float64],
+    skeleton: Skeleton,
+    lengths: NDArray[np.float64],
+    options: LiftOptions,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Smooth an uninterrupted part at an even rate, hold its bones, and place its root."""
+    span = times[-1] - times[0]
+    rate = (len(times) - 1) / span if span > 0 else 1.0
+    grid = resampled_times(times, rate)
+    even = filter_motion(
+        interpolate_times(joints3d, times, grid), rate, options.smooth, options.cutoff
+    )
+    smooth = interpolate_times(even, grid, times)
+    if options.smooth != "none":
+        smooth = hold_bone_lengths(smooth, skeleton, lengths)
+        root = smooth_root(root, rate)
+    return smooth - smooth[:, skeleton.root, None], root
+
+
+def is_usable(quality: dict[str, Any]) -> bool:
+    """Whether the 2D joints of a person were good enough for a usable motion."""
+    score, change = quality["median_score"], quality["bone_variation_before"]
+    return bool(score >= LOW_SCORE and change <= LOOSE_BONES)
+
+
+def to_world(motion: Motion, options: LiftOptions) -> Motion:
+    """The same motion in a world with z up and the floor at 0, in which the camera stands still."""
+    skeleton, assumptions = motion.skeleton, list(motion.facts.get("assumptions", ()))
+    if options.camera_pitch is not None:
+        up = pitch_up(options.camera_pitch)
+    else:
+        everybody = [person.positions for person in motion.people]
+        estimate = estimate_up(np.concatenate(everybody), skeleton) if everybody else None
+        if estimate is None:
+            up = pitch_up(0.0)
+            assumptions.append("a level camera, because nobody stands upright (--camera_pitch)")
+        else:
+            up, spread = estimate
+            pitch = np.degrees(np.arcsin(np.clip(up[2], -1, 1)))
+            assumptions.append(
+                f"camera pitch {pitch:.0f} degrees, from people who stand (spread {spread:.0f} "
+                "degrees; --camera_pitch)"
+            )
+    rotation = upright_rotation(up)
+    ankles = [skeleton.index(f"{side}_ankle") for side in ("left", "right")]
+    heights = [(person.positions[:, ankles] @ rotation)[..., 2] for person in motion.people]
+    floor = floor_height(np.concatenate(heights)) if heights else 0.0
+    people = tuple(
+        dataclasses.replace(
+            person,
+            joints3d=(person.joints3d @ rotation).astype(np.float32),
+            root=(person.root @ rotation - (0, 0, floor)).astype(np.float32),
+        )
+        for person in motion.people
+    )
+    return dataclasses.replace(
+        motion,
+        people=people,
+        frame="world",
+        camera_rotation=rotation,
+        camera_centre=np.array([0.0, 0.0, -floor]),
+        facts={**motion.facts, "assumptions": assumptions},
+    )

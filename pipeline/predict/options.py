@@ -1,0 +1,98 @@
+"""Options of `predict`, the same for the command and the Python API."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.errors import UsageError
+from pipeline.export.motion import Frame
+from pipeline.predict.smoothing import Filter
+
+DEFAULT_HEIGHT = 1.70
+"""Height of a person where none is given, metres."""
+
+DEFAULT_FOV = 55.0
+"""Field of view along the longer side of the image where none is given, degrees."""
+
+
+@dataclass(frozen=True)
+class LiftOptions:
+    """How 2D joints of people become 3D motion.
+
+    Args:
+        height: Height of the people in metres, which sets the scale: one number for all, or one for
+            each person in their order; 1.70 is assumed without it.
+        focal: Focal length in pixels.
+        fov: Field of view along the longer side of the image in degrees, instead of `focal`; 55 is
+            assumed without both.
+        frame: Frame of reference of the result: `camera` (x right, y down, z forward) or `world` (z
+            up, floor at 0).
+        camera_pitch: Angle at which the camera looks up (positive) or down (negative), degrees; for
+            `world`, where it is estimated from people who stand or walk without it.
+        joint_thr: Joints with a lower score are not used.
+        fill_gaps: Longest gap in a person's track that is filled in, seconds.
+        smooth: Filter over time.
+        cutoff: Cut-off frequency of the filter, Hz; by default 5, and 1.5 for one-euro.
+        person: Id of the only person that is kept.
+        max_people: Largest number of people, the first of `order`.
+        order: Order of the people: by `size` in the image, mean `score` or `displacement` (path in
+            the image), largest first; without it as they appear.
+    """
+
+    height: tuple[float, ...] = ()
+    focal: float | None = None
+    fov: float | None = None
+    frame: Frame = "camera"
+    camera_pitch: float | None = None
+    joint_thr: float = 0.3
+    fill_gaps: float = 0.5
+    smooth: Filter = "butterworth"
+    cutoff: float | None = None
+    person: str | None = None
+    max_people: int | None = None
+    order: Literal["appearance", "size", "score", "displacement"] = "appearance"
+
+    def __post_init__(self) -> None:
+        for height in self.height:
+            if not 0.3 <= height <= 3.0:
+                raise UsageError(f"height is {height:g}; give metres between 0.3 and 3")
+        if self.focal is not None and self.fov is not None:
+            raise UsageError("focal and fov say the same in two ways; give one of them")
+        if self.focal is not None and not self.focal > 0:
+            raise UsageError(f"focal is {self.focal:g}; give pixels above 0")
+        if self.fov is not None and not 1 <= self.fov <= 170:
+            raise UsageError(f"fov is {self.fov:g}; give degrees between 1 and 170")
+        if self.camera_pitch is not None and not -90 <= self.camera_pitch <= 90:
+            raise UsageError(f"camera_pitch is {self.camera_pitch:g}; give -90 to 90 degrees")
+        if not 0 <= self.joint_thr <= 1:
+            raise UsageError(f"joint_thr is {self.joint_thr:g}; give a score between 0 and 1")
+        if not self.fill_gaps >= 0:
+            raise UsageError(f"fill_gaps is {self.fill_gaps:g}; give seconds, at least 0")
+        if self.cutoff is not None and not 0 < self.cutoff < math.inf:
+            raise UsageError(f"cutoff is {self.cutoff:g} Hz; give a frequency above 0")
+        if self.max_people is not None and self.max_people < 1:
+            raise UsageError(f"max_people is {self.max_people}; give at least 1")
+
+    def focal_length(self, size: tuple[int, int]) -> float:
+        """Focal length in pixels for an image of this width and height."""
+        if self.focal is not None:
+            return self.focal
+        fov = DEFAULT_FOV if self.fov is None else self.fov
+        return max(size) / 2 / math.tan(math.radians(fov) / 2)
+
+    def height_of(self, index: int) -> float:
+        """Height of the person with this place in the order, metres."""
+        if not self.height:
+            return DEFAULT_HEIGHT
+        return self.height[min(index, len(self.height) - 1)]
+
+    def assumptions(self) -> list[str]:
+        """What is assumed because no option says it, as phrases with the option that would."""
+        found = []
+        if self.focal is None and self.fov is None:
+            found.append(f"field of view {DEFAULT_FOV:g} degrees (--fov or --focal)")
+        if not self.height:
+            found.append(f"height {DEFAULT_HEIGHT:.2f} m (--height)")
+        return found
