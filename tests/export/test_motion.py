@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+
+from pipeline.errors import DataError, UsageError
+from pipeline.export.motion import FILLED, MISSING, SEEN, Motion, PersonMotion
+from pipeline.skeleton import H36M17, Skeleton
+
+
+def made_up_motion(people=2, frames=4, skeleton=H36M17, **facts):
+    generator = np.random.default_rng(8)
+    J = len(skeleton)
+
+    def person(number):
+        parts = {
+            "joints3d": generator.normal(size=(frames, J, 3)),
+            "root": generator.normal(size=(frames, 3)),
+            "joints2d": generator.normal(size=(frames, J, 2)),
+            "score": generator.uniform(size=(frames, J)),
+        }
+        floats = {name: part.astype(np.float32) for name, part in parts.items()}
+        floats["joints3d"][1] = np.nan
+        status = np.array([SEEN, MISSING, FILLED, SEEN], np.uint8)
+        return PersonMotion("AB"[number], **floats, status=status, height=1.5 + number)
+
+    return Motion(
+        tuple(person(number) for number in range(people)),
+        skeleton,
+        np.array([0.0, 0.04, 0.1, 0.12]),
+        25.5,
+        (640, 480),
+        512.25,
+        (319.5, 239.5),
+        "world",
+        np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),
+        np.array([0.0, 0.25, 1.5]),
+        {"source": {"name": "ü ö.mp4"}, "assumptions": ["a", "b"], **facts},
+    )
+
+
+@pytest.mark.parametrize("people", [0, 1, 2])
+@pytest.mark.parametrize(
+    "skeleton", [H36M17, Skeleton("own", ("root", "left_a", "right_a"), (-1, 0, 0))]
+)
+def test_a_file_has_the_motion_without_loss(tmp_path, people, skeleton):
+    motion = made_up_motion(people, skeleton=skeleton)
+    motion.save(tmp_path / "motion.npz")
+    read = Motion.load(tmp_path / "motion.npz")
+    assert read.skeleton == skeleton
+    assert (read.fps, read.size, read.focal, read.principal, read.frame) == (
+        motion.fps, motion.size, motion.focal, motion.principal, motion.frame,
+    )  # fmt: skip
+    assert read.facts == motion.facts
+    for name in ("times", "camera_rotation", "camera_centre"):
+        assert getattr(read, name).tobytes() == getattr(motion, name).tobytes()
+    for a, b in zip(read.people, motion.people, strict=True):
+        assert (a.id, a.height) == (b.id, b.height)
+        for name in ("joints3d", "root", "joints2d", "score", "status"):
+            assert getattr(a, name).dtype == getattr(b, name).dtype
+            assert getattr(a, name).tobytes() == getattr(b, name).tobytes()
+
+
+def test_a_file_holds_no_pickle_and_explains_itself(tmp_path):
+    made_up_motion().save(tmp_path / "motion.npz")
+    with np.load(tmp_path / "motion.npz", allow_pickle=False) as file:
+        content = {name: file[name] for name in file.files}
+    assert str(content["unit"]) == "m"
+    assert "z up" in str(content["axes"])
+    assert content["joints"].tolist() == list(H36M17.joints)
+    assert content["people"].tolist() == ["A", "B"]
+
+
+def test_spans_and_people():
+    motion = made_up_motion()
+    assert motion.person("B").spans == [(0, 0), (2, 3)]
+    assert motion.person("B").height == 2.5
+    with pytest.raises(UsageError, match="there is A, B"):
+        motion.person("C")
+
+
+def test_positions_are_joints_plus_root():
+    person = made_up_motion().people[0]
+    assert person.positions[2, 5] == pytest.approx(person.joints3d[2, 5] + person.root[2])
+
+
+def test_another_file_is_refused(tmp_path):
+    np.savez(tmp_path / "other.npz", joints3d=np.zeros(3))
+    with pytest.raises(DataError, match="is no motion"):
+        Motion.load(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("heatlift_motion", np.array(99)),
+        ("score", np.zeros((2, 4, 16), "f4")),
+        ("facts", np.array("[1")),
+        ("frame", np.array("moon")),
+        ("people", np.array(["A", "A"])),
+        ("root", None),
+    ],
+)
+def test_a_damaged_file_is_one_line(tmp_path, name, value):
+    made_up_motion().save(tmp_path / "motion.npz")
+    with np.load(tmp_path / "motion.npz") as file:
+        content = {key: file[key] for key in file.files if key != name}
+    if value is not None:
+        content[name] = value
+    np.savez(tmp_path / "broken.npz", **content)
+    with pytest.raises(DataError, match=r"broken\.npz: (is damaged|has format 99)"):
+        Motion.load(tmp_path / "broken.npz")
+
+
+def test_an_unknown_format_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UsageError, match=r"\.xyz"):
+        made_up_motion().save(tmp_path / "motion.xyz")
+    assert not any(tmp_path.iterdir())
+
+
+def test_arrays_that_do_not_fit_are_an_error():
+    still = np.zeros((2, 17, 3), np.float32)
+    parts = (still, still[:, 0], still[..., :2], still[:1, :, 0], np.ones(2, np.uint8))
+    person = PersonMotion("A", *parts, 1.7)
+    with pytest.raises(ValueError, match="score is"):
+        Motion((person,), H36M17, np.arange(2.0), 1.0, (8, 8), 9.0, (4, 4))
