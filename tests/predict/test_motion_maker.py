@@ -36,7 +36,7 @@ def test_a_person_is_found_where_he_is_at_any_frame_rate(rate):
     (person,) = motion.people
     error = np.linalg.norm(person.positions - positions, axis=-1)
     assert error[5:-5].mean() < 0.05  # the lifter takes the body for parallel to the crop
-    assert error.max() < 0.2
+    assert error.max() < 0.4
     assert (person.status == SEEN).all()
     assert np.linalg.norm(person.root - root, axis=1)[5:-5].mean() < 0.05
 
