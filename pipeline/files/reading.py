@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import DataError
@@ -33,6 +35,25 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
         DataError: If it is missing, empty, a folder, a pipe or a device, or larger than `limit`
             bytes.
     """
+    with _readable(path) as size:
+        if size > limit:
+            raise DataError(f"{path}: {size} bytes are more than the limit of {limit}")
+        return path.read_bytes()
+
+
+def read_start(path: Path, count: int) -> bytes:
+    """The first bytes of a regular file of any size; fewer if it is shorter.
+
+    Raises:
+        DataError: If it is missing, empty, a folder, a pipe or a device.
+    """
+    with _readable(path), path.open("rb") as file:
+        return file.read(count)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[int]:
+    """Check that a path is a regular file, yield its size, and turn errors into one line."""
     try:
         state = path.stat()
         if stat.S_ISDIR(state.st_mode):
@@ -41,9 +62,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
             raise DataError(f"{path}: is not a regular file; name a file on disk")
         if not state.st_size:
             raise DataError(f"{path}: is empty; fetch it again")
-        if state.st_size > limit:
-            raise DataError(f"{path}: {state.st_size} bytes are more than the limit of {limit}")
-        return path.read_bytes()
+        yield state.st_size
     except FileNotFoundError:
         raise DataError(
             f"{path}: not found; see docs/data.md for what the folder must hold"

@@ -1,0 +1,245 @@
+import threading
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from videos import (
+    SIZE,
+    double_durations,
+    numbered_frame,
+    read_number,
+    set_rotation,
+    write_mp4,
+)
+
+from pipeline.errors import DataError, UsageError
+from pipeline.predict.media import open_media, read_ahead
+
+
+def write_images(folder, names, size=SIZE):
+    folder.mkdir(exist_ok=True)
+    for number, name in enumerate(names):
+        cv2.imwrite(str(folder / name), numbered_frame(number, size)[..., ::-1])
+    return folder
+
+
+def test_a_video_gives_its_frames_in_order_with_their_times(tmp_path):
+    media = open_media(write_mp4(tmp_path / "a.mp4"))
+    frames = list(media)
+    assert [frame.index for frame in frames] == list(range(12))
+    assert [frame.time for frame in frames] == pytest.approx(np.arange(12) / 25)
+    assert [read_number(frame.image) for frame in frames] == list(range(12))
+    assert media.size == SIZE
+    assert media.fps == pytest.approx(25)
+    assert (media.notes, media.seen, media.expected) == ([], 12, 12)
+    assert frames[0].image[4, 4, 0] > 200 > 100 > frames[0].image[4, 4, 2]  # red: RGB, not BGR
+
+
+def test_a_video_can_be_read_twice(tmp_path):
+    media = open_media(write_mp4(tmp_path / "a.mp4", 5))
+    assert [f.time for f in media] == [f.time for f in media]
+
+
+@pytest.mark.parametrize(("degrees", "corner"), [(90, (0, -1)), (180, (-1, -1)), (270, (-1, 0))])
+def test_a_rotation_tag_is_applied_and_said(tmp_path, degrees, corner):
+    path = set_rotation(write_mp4(tmp_path / "a.mp4", 3), degrees)
+    media = open_media(path)
+    image = next(iter(media)).image
+    assert media.size == (SIZE if degrees == 180 else SIZE[::-1])
+    assert image.shape[:2] == media.size[::-1]
+    y, x = (8 if side == 0 else side - 8 for side in corner)
+    assert image[y, x, 0] > 150 > image[y, x, 2]
+    assert media.rotation == degrees
+    assert f"{degrees} degrees of rotation applied" in media.notes
+
+
+def test_variable_frame_rate_uses_the_times_of_the_stream(tmp_path):
+    path = double_durations(write_mp4(tmp_path / "a.mp4", 12), {2, 5})
+    media = open_media(path)
+    times = [frame.time for frame in media]
+    expected = np.r_[0, np.cumsum([2 if n in (2, 5) else 1 for n in range(11)])] / 25
+    assert times == pytest.approx(expected, abs=1e-3)
+    assert any("variable frame rate" in note for note in media.notes)
+
+
+def test_a_cut_off_video_warns_with_both_numbers(tmp_path):
+    path = write_mp4(tmp_path / "a.avi", 0)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, SIZE)
+    for number in range(40):
+        writer.write(np.ascontiguousarray(numbered_frame(number)[..., ::-1]))
+    writer.release()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    media = open_media(path)
+    count = len(list(media))
+    assert 5 < count < 40
+    assert any(f"states {media.expected} frames, and {count} can be decoded" in n
+               for n in media.notes)  # fmt: skip
+
+
+def test_seconds_and_every_n_th_frame_choose_a_part(tmp_path):
+    path = write_mp4(tmp_path / "a.mp4", 18)
+    media = open_media(path, time=(0.2, 0.6), every=3)
+    frames = list(media)
+    assert [read_number(f.image) for f in frames] == [6, 9, 12, 15]
+    assert [f.index for f in frames] == [0, 1, 2, 3]
+    assert [f.time for f in frames] == pytest.approx([0.24, 0.36, 0.48, 0.6])
+    assert media.fps == pytest.approx(25 / 3)
+    assert media.notes == []
+
+
+def test_fps_replaces_the_times_of_the_file(tmp_path):
+    media = open_media(write_mp4(tmp_path / "a.mp4", 4), fps=50)
+    assert [f.time for f in media] == pytest.approx([0, 0.02, 0.04, 0.06])
+
+
+def test_images_come_in_the_order_of_their_numbers_and_holes_keep_their_time(tmp_path):
+    folder = write_images(tmp_path / "clip", ["f2.png", "f10.png", "f12.png", "f4.png"])
+    (folder / "notes.txt").write_text("x")
+    media = open_media(folder, fps=20)
+    frames = list(media)
+    assert [read_number(f.image) for f in frames] == [0, 3, 1, 2]
+    assert [f.time for f in frames] == pytest.approx([0, 0.05, 0.2, 0.25])
+    assert "2 images are missing in the numbering; time goes on over them" in media.notes
+    assert "1 files in the folder are no images; left out" in media.notes
+
+
+def test_the_frame_rate_of_images_is_assumed_and_said(tmp_path):
+    media = open_media(write_images(tmp_path / "clip", ["a1.png", "a2.png"]))
+    assert [f.time for f in media] == pytest.approx([0, 1 / 30])
+    assert media.notes == ["30 frames per second (--fps)"]
+
+
+def test_the_same_clip_as_images_gives_the_same_frames(tmp_path):
+    path = set_rotation(write_mp4(tmp_path / "a.mp4", 4), 90)
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for frame in open_media(path):
+        cv2.imwrite(str(folder / f"{frame.index}.png"), frame.image[..., ::-1])
+    pairs = zip(open_media(path), open_media(folder, fps=25), strict=True)
+    assert all((a.image == b.image).all() and abs(a.time - b.time) < 1e-6 for a, b in pairs)
+
+
+def test_a_single_photo_is_a_clip_of_one_frame(tmp_path):
+    folder = write_images(tmp_path / "clip", ["photo.jpg"])
+    assert len(list(open_media(folder / "photo.jpg"))) == 1
+
+
+def png_with_size(width, height):
+    def chunk(name, body):
+        content = name + body
+        return len(body).to_bytes(4) + content + zlib.crc32(content).to_bytes(4)
+
+    head = width.to_bytes(4) + height.to_bytes(4) + bytes([8, 2, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"x") + chunk(b"IEND", b"")
+
+
+def bad_input(tmp_path, kind):
+    path = tmp_path / "clip.mp4"
+    match kind:
+        case "cut off":
+            whole = write_mp4(path).read_bytes()
+            path.write_bytes(whole[: len(whole) // 3])
+        case "empty":
+            path.write_bytes(b"")
+        case "text":
+            path.write_text("#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n")
+        case "no frames":
+            cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, SIZE).release()
+        case "url":
+            return "https://example.com/clip.mp4"
+        case "pattern":
+            return str(tmp_path / "f%04d.png")
+        case "missing":
+            return str(tmp_path / "none.mp4")
+        case "sizes":
+            folder = write_images(tmp_path / "clip", ["f0.png"])
+            cv2.imwrite(str(folder / "f1.png"), numbered_frame(1, (64, 64)))
+            return folder
+        case "1x1":
+            return write_images(tmp_path / "clip", ["f0.png"], (1, 1))
+        case "bomb":
+            path = tmp_path / "bomb.png"
+            path.write_bytes(png_with_size(60000, 60000))
+        case "gif named png":
+            path = tmp_path / "a.png"
+            path.write_bytes(b"GIF89a" + bytes(40))
+        case "no images":
+            (tmp_path / "clip").mkdir()
+            return tmp_path / "clip"
+        case "same number":
+            return write_images(tmp_path / "clip", ["a1.png", "b1.png"])
+        case "some without number":
+            return write_images(tmp_path / "clip", ["a1.png", "b.png"])
+        case "webcam":
+            return "63"
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("cut off", "cut off"),
+        ("empty", "is empty"),
+        ("text", "is no video"),
+        ("no frames", r"no frame can be decoded|cannot be opened|is empty"),
+        ("url", "is a URL"),
+        ("pattern", "pattern of names"),
+        ("missing", "no such file"),
+        ("sizes", "f1.png: is 64x64, and f0.png is 96x64"),
+        ("1x1", "1x1 pixels"),
+        ("bomb", "60000x60000"),
+        ("gif named png", "neither JPEG nor PNG"),
+        ("no images", "has no image"),
+        ("same number", "same number"),
+        ("some without number", "order of the images is unclear"),
+        ("webcam", "webcam 63: is not there"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, kind, words, capfd):
+    with pytest.raises(DataError, match=words) as caught:
+        list(open_media(bad_input(tmp_path, kind)))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "word"),
+    [({"every": 0}, "every"), ({"fps": 0}, "fps"), ({"time": (3, 1)}, "time")],
+)
+def test_options_that_make_no_sense_are_usage_errors(tmp_path, option, word):
+    with pytest.raises(UsageError, match=word):
+        open_media(write_mp4(tmp_path / "a.mp4"), **option)
+
+
+def test_a_part_without_frames_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no frame between 5 and 6 s"):
+        list(open_media(write_mp4(tmp_path / "a.mp4"), time=(5, 6)))
+
+
+def test_items_made_ahead_come_in_order_and_errors_reach_the_user():
+    def numbers():
+        yield from range(20)
+        raise DataError("broken")
+
+    items = read_ahead(numbers, 3)
+    assert [next(items) for _ in range(20)] == list(range(20))
+    with pytest.raises(DataError, match="broken"):
+        next(items)
+
+
+def test_a_reader_that_is_left_early_ends_its_thread():
+    closed = threading.Event()
+
+    def endless():
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    items = read_ahead(endless, 2)
+    assert next(items) == 1
+    items.close()
+    assert closed.is_set()
+    assert not any(thread.name == "frames" for thread in threading.enumerate())
