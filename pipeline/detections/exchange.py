@@ -262,21 +262,37 @@ def _match_videopose3d(path: Path, sequences: Many[Sequence]) -> Detections:
     return _combine_sequences(trimmed, str(path))
 
 
-def _read_exported(path: Path, sequences: Many[Sequence]) -> Detections:
-    """Detections of a file of `export_detections`."""
+def read_exported(
+    path: Path,
+) -> tuple[Skeleton, dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
+    """Read a file of `export_detections`.
+
+    Returns:
+        Its joint set, and name of a sequence -> joints (T, J, 2) and scores (T, J), see
+        `Detections.by_sequence`.
+
+    Raises:
+        DataError: If the file is damaged or of another kind.
+    """
     skeleton, arrays = _check_exported(path)
     names, lengths = arrays["names"].tolist(), arrays["lengths"].tolist()
-    ends = np.cumsum(lengths).tolist()
-    rows = {
-        name: (end - length, length) for name, end, length in zip(names, ends, lengths, strict=True)
-    }
     joints2d, score = arrays["joints2d"], arrays["score"]
     missing = ~np.isfinite(joints2d).all(-1) | ~(score > 0)
     joints2d, score = joints2d.astype(np.float32), score.astype(np.float32)
     joints2d[missing], score[missing] = np.nan, 0.0
+    ends = np.cumsum(lengths).tolist()
+    spans = zip(names, ends, lengths, strict=True)
+    rows = {name: slice(end - length, end) for name, end, length in spans}
+    return skeleton, {name: (joints2d[span], score[span]) for name, span in rows.items()}
+
+
+def _read_exported(path: Path, sequences: Many[Sequence]) -> Detections:
+    """Detections of a file of `export_detections`."""
+    skeleton, found = read_exported(path)
+    names = list(found)
     by_sequence = {}
     for sequence in sequences:
-        first, length = rows.get(sequence.name, (0, None))
+        length = len(found[sequence.name][1]) if sequence.name in found else None
         if length is None or length < len(sequence):
             problem = f"has {length} frames, not {len(sequence)}"
             if length is None:
@@ -285,8 +301,8 @@ def _read_exported(path: Path, sequences: Many[Sequence]) -> Detections:
             if len(names) > 5:
                 listed += " …"
             raise DataError(f"{path}: sequence {sequence.name} {problem}; the file holds {listed}")
-        span = slice(first, first + len(sequence))
-        by_sequence[sequence.name] = (joints2d[span], score[span])
+        joints2d, score = found[sequence.name]
+        by_sequence[sequence.name] = (joints2d[: len(sequence)], score[: len(sequence)])
     return Detections(skeleton, by_sequence, str(path))
 
 

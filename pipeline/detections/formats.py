@@ -10,7 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.detections.numbering import Name, Numbering, frames_in_order, number_frames
-from pipeline.detections.people import FoundPerson, choose_person
+from pipeline.detections.people import (
+    FollowedPerson,
+    FoundPerson,
+    choose_person,
+    follow_people,
+)
 from pipeline.errors import DataError
 from pipeline.files.json_documents import expect_type, number_array, read_json, required_key
 from pipeline.skeleton import BODY25, COCO17, DETECTOR_SKELETONS, HALPE26, MPII16, Skeleton
@@ -114,6 +119,57 @@ def read_detections(
     return VideoDetections(joint_set, joints2d, score, reading)
 
 
+@dataclass(frozen=True, eq=False)
+class PeopleOfVideo:
+    """All people of a video, found by another tool.
+
+    Args:
+        skeleton: Joint set.
+        length: Number of frames of the video.
+        people: The people in the order of appearance; `found` holds x, y, score of each joint.
+        named: Whether the file or the user names the joint set.
+        text: How the frames were numbered and the people told apart.
+    """
+
+    skeleton: Skeleton
+    length: int
+    people: tuple[FollowedPerson, ...]
+    named: bool
+    text: str
+
+
+def read_people(
+    path: Path,
+    *,
+    skeleton: str | None = None,
+    frames: int | None = None,
+    first_frame: int | None = None,
+) -> PeopleOfVideo:
+    """Read the 2D joints of all people in a video; formats and arguments as `read_detections`.
+
+    A file without a person is a video without people.
+
+    Raises:
+        DataError: As `read_detections`, but never because of who is who.
+    """
+    content = _read_folder(path) if path.is_dir() else _read_document(read_json(path), str(path))
+    found = [one for one in content.people if (one[1][:, 2] > 0).any()]
+    joint_set = _joint_set(content, str(path), skeleton) if content.people else COCO17
+    if not content.images:
+        return PeopleOfVideo(joint_set, frames or 0, (), True, "nobody in the file")
+    numbering = _find_numbering(content, frames, first_frame, str(path))
+    people, how = follow_people(
+        [
+            FoundPerson(numbering.frames[image], joints, identity)
+            for image, joints, identity in found
+        ]
+    )
+    named = skeleton is not None or content.joint_names is not None
+    return PeopleOfVideo(
+        joint_set, numbering.length, tuple(people), named, f"{numbering.text}; {how}"
+    )
+
+
 @dataclass(eq=False)
 class _Content:
     """People in the file or folder of a tool.
@@ -170,8 +226,7 @@ def _identity(person: dict[str, Any], place: str) -> str | None:
     """Id of a person: AlphaPose's `idx`, `track_id` of MMPose and of trackers, or `person_id`."""
     for key in ("idx", "track_id", "person_id"):
         value = person.get(key)
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
+        value = _single_value(value)
         if value in _NO_ID:
             continue
         if isinstance(value, float) and value.is_integer():
@@ -180,6 +235,17 @@ def _identity(person: dict[str, Any], place: str) -> str | None:
             return value[:40]
         return str(expect_type(value, int, f"{place}: {key}"))
     return None
+
+
+def _single_value(value: Any) -> Any:
+    """The value of nested lists that hold one value, once or repeated; None if they differ.
+
+    AlphaPose writes ids as 1, [1.0] or [[0.0], [0.0]].
+    """
+    flat = [value]
+    while any(isinstance(item, list) for item in flat):
+        flat = [part for item in flat for part in (item if isinstance(item, list) else [item])]
+    return flat[0] if flat and all(item == flat[0] for item in flat) else None
 
 
 def _joints_of_flat_list(flat: Any, place: str) -> NDArray[np.float64]:
@@ -207,8 +273,10 @@ def _read_folder(folder: Path) -> _Content:
             required_key(read_json(file), "people", str(file)), list, f"{file}: people"
         )
         for number, person in enumerate(found):
-            place = f"{file}: people[{number}]: pose_keypoints_2d"
-            flat = required_key(person, "pose_keypoints_2d", place)
+            old = isinstance(person, dict) and "pose_keypoints_2d" not in person
+            key = "pose_keypoints" if old and "pose_keypoints" in person else "pose_keypoints_2d"
+            place = f"{file}: people[{number}]: {key}"
+            flat = required_key(person, key, place)
             identity = _identity(person, f"{file}: people[{number}]")
             content.people.append((image, _joints_of_flat_list(flat, place), identity))
     return content
@@ -230,6 +298,8 @@ def _read_images(folder: Path) -> _Content:
 def _read_document(document: Any, path: str) -> _Content:
     """People in the json file of a tool."""
     content = _Content()
+    if isinstance(document, dict) and "annotations" in document and "images" in document:
+        document = _flat_annotations(document, path)
     if isinstance(document, dict):
         content.joint_names = _joint_names(document.get("meta_info", {}), path)
         document = required_key(document, "instance_info", path)
@@ -261,6 +331,20 @@ def _read_document(document: Any, path: str) -> _Content:
     content.in_order = kinds <= {"instances", "keypoint_scores"}
     content.lists_all = kinds == {"frame_id"}
     return content
+
+
+def _flat_annotations(document: dict[str, Any], path: str) -> list[Any]:
+    """People of an annotation file of COCO, with the names of the images in place of their ids."""
+    names = {}
+    for number, image in enumerate(expect_type(document["images"], list, f"{path}: images")):
+        place = f"{path}: images[{number}]"
+        names[required_key(image, "id", place)] = required_key(image, "file_name", place)
+    people = expect_type(document["annotations"], list, f"{path}: annotations")
+    for number, person in enumerate(people):
+        image = required_key(person, "image_id", f"{path}: annotations[{number}]")
+        if image not in names:
+            raise DataError(f"{path}: annotations[{number}]: no image has the id {image!r:.40}")
+    return [{**person, "image_id": names[person["image_id"]]} for person in people]
 
 
 def _read_frame(record: dict[str, Any], index: int, content: _Content, place: str) -> None:

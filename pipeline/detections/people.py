@@ -150,6 +150,45 @@ def choose_person(found: Many[FoundPerson], person: str | None, place: str) -> C
     return ChosenPerson(chosen.found, len(tracks), text)
 
 
+@dataclass(frozen=True, eq=False)
+class FollowedPerson:
+    """A person of a file of detections, followed over its frames.
+
+    Args:
+        name: Id in the file, or number in the order of appearance; several ids of one person are
+            joined by `+`.
+        found: The person in each frame, ascending, at most once per frame.
+    """
+
+    name: str
+    found: Many[FoundPerson]
+
+
+def follow_people(found: Many[FoundPerson]) -> tuple[list[FollowedPerson], str]:
+    """Follow all people of a file from frame to frame, by ids or by positions; see `choose_person`.
+
+    Args:
+        found: All people in all frames.
+
+    Returns:
+        The people in the order of appearance, and a phrase about how they were told apart.
+    """
+    frames: dict[int, list[FoundPerson]] = defaultdict(list)
+    for one in sorted(found, key=lambda one: one.frame):
+        frames[one.frame].append(one)
+    if _has_useful_ids(frames):
+        tracks, how = _join(_tracks_by_id(frames)), "people by the ids in the file"
+    else:
+        tracks = _follow_positions(frames)
+        some = any(one.identity is not None for one in found)
+        why = "do not tell people apart" if some else "are absent"
+        how = f"people by their positions, because ids {why}"
+        unclear = sorted({one.frame for track in tracks for one in track.unclear})
+        if unclear:
+            how += f"; unclear who is who in {len(unclear)} frames, first {unclear[0]}"
+    return [FollowedPerson(track.name, track.found) for track in tracks], how
+
+
 def _only_person(tracks: list[_Track], person: str | None, place: str) -> ChosenPerson:
     """The person of a file that has never two people in a frame, and no ids."""
     found = sorted((one for track in tracks for one in track.found), key=lambda one: one.frame)
