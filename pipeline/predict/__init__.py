@@ -1,0 +1,1 @@
+"""Using it: networks that find people and their joints in images, and what makes motion of them."""
