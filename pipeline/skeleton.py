@@ -200,10 +200,28 @@ HALPE26 = Skeleton(
 )
 """Halpe's 26 joints (AlphaPose, RTMPose): COCO17, top of the head, neck, pelvis and feet."""
 
+BLAZEPOSE33 = Skeleton(
+    "BLAZEPOSE33",
+    (
+        "nose",
+        *(f"{side}_eye{part}" for side in ("left", "right") for part in ("_inner", "", "_outer")),
+        *_sides("ear", "mouth", "shoulder", "elbow", "wrist"),
+        *_sides("pinky", "index", "thumb", "hip", "knee", "ankle", "heel", "foot_index"),
+    ),
+    (
+        *(-1, 0, 1, 2, 0, 4, 5, 3, 6, 0, 0),  # head
+        *(0, 0, 11, 12, 13, 14, 15, 16, 15, 16, 15, 16),  # arms and hands
+        *(11, 12, 23, 24, 25, 26, 27, 28, 29, 30),  # legs and feet
+    ),
+)
+"""BlazePose's 33 joints; `left_foot_index` is the tip of the left foot."""
+
 SKELETONS = {s.name: s for s in (H36M17, H36M18, COCO17, MPII16, MPI3DHP17)}
 """Joint sets that configs and commands accept by name."""
 
-DETECTOR_SKELETONS = {s.name: s for s in (COCO17, HALPE26, BODY25, MPII16, H36M17, MPI3DHP17)}
+DETECTOR_SKELETONS = {
+    s.name: s for s in (COCO17, HALPE26, BODY25, MPII16, H36M17, MPI3DHP17, BLAZEPOSE33)
+}
 """Joint sets that files with 2D detections may have; tried in this order."""
 
 
@@ -226,8 +244,12 @@ MIDPOINTS = {
 }
 """Joint -> the two joints whose midpoint replaces it where a joint set lacks it."""
 
-APPROXIMATED = ("thorax", "spine")
-"""Joints that are not where their midpoint is: data sets that have them label other places.
+EXTRAPOLATED = {"head": (("left_ear", "right_ear"), ("left_shoulder", "right_shoulder"), 0.55)}
+"""Joint -> two pairs of joints and a share: the joint is made up on the line from the midpoint of
+the second pair through that of the first one, beyond it by that share of their distance."""
+
+APPROXIMATED = ("thorax", "spine", *EXTRAPOLATED)
+"""Joints that are not where they are made up: data sets that have them label other places.
 `pelvis` and `mid_shoulder` are midpoints by definition."""
 
 
@@ -240,9 +262,11 @@ class Conversion:
         target: Joint set of the output.
         sources: Indices of the source joints whose mean is each target joint, (J, 4), repeated to
             fill the row; -1 where missing.
-        made_up: Names of target joints that are midpoints of source joints.
+        made_up: Names of target joints that are made up from several source joints: midpoints,
+            and those of `EXTRAPOLATED`.
         missing: Names of target joints that have no source.
-        approximate: Whether each target joint is a midpoint that only approximates it, (J,).
+        approximate: Whether each target joint is made up and only approximates the joint, (J,).
+        weights: Factors of the sources before their mean, (J, 4): 1 for midpoints.
     """
 
     source: Skeleton
@@ -251,11 +275,15 @@ class Conversion:
     made_up: tuple[str, ...]
     missing: tuple[str, ...]
     approximate: NDArray[np.bool_]
+    weights: NDArray[np.float64]
 
     def joints(self, joints: NDArray[np.floating]) -> NDArray[np.floating]:
         """Convert joints, (..., J, C), from source to target; missing joints are NaN."""
         self._check(joints.shape[-2])
-        converted = joints[..., self.sources, :].mean(axis=-2, dtype=joints.dtype)
+        gathered = joints[..., self.sources, :]
+        if (self.weights != 1).any():
+            gathered = gathered * self.weights[..., None].astype(joints.dtype)
+        converted = gathered.mean(axis=-2, dtype=joints.dtype)
         converted[..., self.sources[:, 0] < 0, :] = np.nan
         return converted
 
@@ -276,7 +304,11 @@ class Conversion:
 
 @functools.lru_cache
 def make_conversion(
-    source: Skeleton, target: Skeleton, *, allow_missing: bool = False
+    source: Skeleton,
+    target: Skeleton,
+    *,
+    allow_missing: bool = False,
+    extrapolate: bool | None = None,
 ) -> Conversion:
     """Map the joints of one set to those of another by name.
 
@@ -284,12 +316,22 @@ def make_conversion(
         source: Joint set of the input.
         target: Joint set of the output.
         allow_missing: Accept target joints that have no source; they become NaN with score 0.
+        extrapolate: Make up the joints of `EXTRAPOLATED` that the source lacks; by default only for
+            BLAZEPOSE33, whose joints are all estimates. In data sets, which are labelled with the
+            others, such a joint stays missing.
 
     Raises:
         DataError: If a target joint has no source and `allow_missing` is false, or if no joint is
             shared.
     """
     rows = [_sources(meaning, source.vocabulary) for meaning in target.vocabulary]
+    weights = np.ones((len(target), 4))
+    if source == BLAZEPOSE33 if extrapolate is None else extrapolate:
+        for i, meaning in enumerate(target.vocabulary):
+            if not rows[i] and meaning in EXTRAPOLATED:
+                near, far, share = EXTRAPOLATED[meaning]
+                rows[i] = _all_of((*near, *far), source.vocabulary)
+                weights[i] = np.repeat([2 * (1 + share), -2 * share], 2)
     missing = tuple(name for name, row in zip(target.joints, rows, strict=True) if not row)
     if len(missing) == len(target) or (missing and not allow_missing):
         raise DataError(
@@ -304,7 +346,14 @@ def make_conversion(
         len(set(row)) > 1 and meaning in APPROXIMATED
         for meaning, row in zip(target.vocabulary, rows, strict=True)
     ]
-    return Conversion(source, target, np.array(filled), made_up, missing, np.array(approximate))
+    return Conversion(
+        source, target, np.array(filled), made_up, missing, np.array(approximate), weights
+    )
+
+
+def _all_of(names: tuple[str, ...], vocabulary: dict[str, int]) -> tuple[int, ...]:
+    """Indices of joints; empty if one of them is not there."""
+    return tuple(vocabulary[n] for n in names) if vocabulary.keys() >= {*names} else ()
 
 
 def _sources(meaning: str, vocabulary: dict[str, int]) -> tuple[int, ...]:
