@@ -104,6 +104,24 @@ def invert_affine(matrix: Floats) -> Floats:
     return np.concatenate([linear, -linear @ matrix[..., 2:]], axis=-1)
 
 
+def cut_image(
+    image: NDArray[np.uint8], matrix: ArrayLike, size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """What a crop shows of an image, black outside it.
+
+    Args:
+        image: uint8, (H, W, 3).
+        matrix: Affine map from pixels of the image to pixels of the crop, (2, 3).
+        size: Width and height of the crop in pixels.
+
+    Returns:
+        uint8, (H', W', 3).
+    """
+    return cv2.warpAffine(  # type: ignore[return-value]
+        image, np.asarray(matrix, np.float64), size, flags=cv2.INTER_LINEAR
+    )
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Random variation of training crops. The defaults are HRNet's for COCO.

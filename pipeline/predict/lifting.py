@@ -98,7 +98,7 @@ def _over_all_frames(
     track: Track, source: Skeleton, target: Skeleton, frames: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """2D joints and scores of a track in another joint set, in all frames of the clip."""
-    conversion = make_conversion(source, target, allow_missing=True)
+    conversion = make_conversion(source, target, allow_missing=True, extrapolate=True)
     joints2d = np.full((frames, len(target), 2), np.nan)
     score = np.zeros((frames, len(target)))
     joints2d[track.frames] = conversion.joints(track.joints2d)
