@@ -33,6 +33,10 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
     return load
 
 
+__all__ = ["Heatlift", "Motion"]
+
+__getattr__ = lazy_names(__name__, {"Heatlift": "predict.heatlift", "Motion": "export.motion"})
+
 # Until version 0.3 `pipeline.published` is the old name of `pipeline.weights`.
 published = ModuleType("pipeline.published", "Old name of `pipeline.weights`.")
 published.__getattr__ = lambda name: getattr(importlib.import_module("pipeline.weights"), name)  # type: ignore[method-assign]

@@ -19,6 +19,11 @@ from pipeline.training.processes import (
 )
 
 COMMANDS = {
+    "predict": Command(
+        "predict the 3D motion of people in videos, images or 2D files",
+        "pipeline.cli.predict:run",
+        own_parser=True,
+    ),
     "detect": Command(
         "run a 2D detector on images and store its joints in the cache",
         "pipeline.detections.cache:detect",

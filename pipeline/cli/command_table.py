@@ -14,8 +14,10 @@ class Command:
         help: One line for `--help`.
         functions: `module:function`, or a dictionary from subcommand to its functions.
         options_only: Whether all arguments are options; otherwise required ones are positional.
+        own_parser: Whether the function parses its arguments itself.
     """
 
     help: str
     functions: str | dict[str, Any]
     options_only: bool = False
+    own_parser: bool = False

@@ -48,6 +48,9 @@ def run_plain_command(name: str, command: Command, arguments: Sequence[str]) -> 
         _supervise(_device_count(rest), [name, *rest])
         return
     components = _load_functions(functions)
+    if command.own_parser:
+        components(rest)
+        return
     if isinstance(components, dict):
         components.pop(GROUP_HELP, None)  # allowed below the top level only
     parser_settings: dict[str, Any] = {

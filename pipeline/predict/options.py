@@ -18,6 +18,48 @@ DEFAULT_FOV = 55.0
 
 
 @dataclass(frozen=True)
+class SourceOptions:
+    """Which frames and people of a source are used, and what a file does not say itself.
+
+    Args:
+        time: First and last second that are used.
+        every: Use every n-th frame.
+        fps: Frames per second, instead of what the source says.
+        boxes: File with people's boxes: csv or json, see docs/predict.md.
+        det_thr: Lowest score of a person in the person detector.
+        joints: Joint set of a 2D file that does not name its joints, such as COCO17.
+        size: Width and height of the image of a 2D file, such as 1920x1080.
+        frames: Number of frames of the video of a 2D file.
+        first_frame: Number of the first frame in a 2D file.
+    """
+
+    time: tuple[float, float] | None = None
+    every: int = 1
+    fps: float | None = None
+    boxes: str | None = None
+    det_thr: float = 0.5
+    joints: str | None = None
+    size: str | None = None
+    frames: int | None = None
+    first_frame: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.det_thr < 1:
+            raise UsageError(f"det_thr is {self.det_thr:g}; give a score between 0 and 1")
+        _ = self.image_size
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Width and height of `size`."""
+        if self.size is None:
+            return None
+        parts = self.size.lower().split("x")
+        if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+            raise UsageError(f"size is {self.size}; give WIDTHxHEIGHT, such as 1920x1080")
+        return int(parts[0]), int(parts[1])
+
+
+@dataclass(frozen=True)
 class LiftOptions:
     """How 2D joints of people become 3D motion.
 

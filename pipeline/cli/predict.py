@@ -1,0 +1,374 @@
+"""`heatlift predict`: videos, images, webcams and 2D files in; motion, videos and a summary out."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import jsonargparse
+import numpy as np
+
+from pipeline.errors import DataError, HeatliftError, StorageError, UsageError, print_error
+from pipeline.predict.options import LiftOptions, SourceOptions
+from pipeline.training.console import print_line
+from pipeline.training.processes import signal_handlers
+from pipeline.training.signals import StoppedBySignal
+
+if TYPE_CHECKING:
+    from pipeline.export.motion import Motion
+    from pipeline.predict.heatlift import Heatlift
+
+EXPORTS = ("npz",)
+"""Formats that `--export` knows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputOptions:
+    """What is written, and where.
+
+    Args:
+        out: Folder of the results; one folder per input is made in it if there are several. By
+            default NAME_heatlift beside the input.
+        lifter: Checkpoint of a lifter; by default the newest finished one in ./runs.
+        estimator: What finds 2D joints: blazepose, blazepose-lite, blazepose-heavy, or a file: our
+            checkpoint, .onnx or .tflite. By default blazepose.
+        device: Device of the networks: auto, cpu or cuda.
+        export: Formats of the motion, separated by commas.
+        video: Write overlay.webm and side_by_side.webm.
+        live: Predict frame by frame without looking ahead, as for a webcam, and print the latency.
+        overwrite: Replace earlier results in the folder.
+    """
+
+    out: str | None = None
+    lifter: str | None = None
+    estimator: str | None = None
+    device: str = "auto"
+    export: str = "npz"
+    video: bool = True
+    live: bool = False
+    overwrite: bool = False
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run `heatlift predict`.
+
+    Args:
+        arguments: Arguments after the name of the command.
+
+    Raises:
+        HeatliftError: If an input failed; the others are done all the same.
+        StoppedBySignal: If the user stopped it; what was done so far is written.
+    """
+    inputs, source, lift, output = parse(arguments)
+    formats = _check_formats(output.export)
+    folders = _choose_folders(inputs, output)
+    from pipeline.predict.heatlift import Heatlift
+
+    heatlift = Heatlift.load(output.lifter, output.estimator, device=output.device)
+    stops: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stops:
+            raise StoppedBySignal(number, f"stopped by {signal.Signals(number).name}")
+        stops.append(number)
+
+    command = shlex.join(["heatlift", "predict", *arguments])
+    flags = {**dataclasses.asdict(source), **dataclasses.asdict(lift)}
+    failed: list[HeatliftError] = []
+    with signal_handlers((signal.SIGTERM, signal.SIGINT), stop):
+        for text, folder in zip(inputs, folders, strict=True):
+            try:
+                _predict_one(heatlift, text, folder, flags, formats, output, command, stops)
+            except HeatliftError as error:
+                if len(inputs) == 1:
+                    raise
+                failed.append(error)
+                print_error(str(error), error.exit_code)
+            if stops:
+                name = signal.Signals(stops[0]).name
+                raise StoppedBySignal(
+                    stops[0], f"stopped by {name}; what was done so far is in {folder}"
+                )
+    if failed:
+        kind = type(failed[0])
+        raise kind(f"{len(failed)} of {len(inputs)} inputs failed, see above; the others are done")
+
+
+def parse(
+    arguments: Sequence[str],
+) -> tuple[list[str], SourceOptions, LiftOptions, OutputOptions]:
+    """Parse the arguments of the command.
+
+    Raises:
+        UsageError: If they are wrong.
+    """
+    parser = make_parser()
+    try:
+        config = parser.parse_args(_plain_values(arguments))
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"predict: {reason[:300]}; see `heatlift predict --help`") from None
+    found = config.as_dict()
+    found.pop("config", None)
+    for name in ("time", "height"):
+        if isinstance(found.get(name), list):
+            found[name] = tuple(found[name])
+
+    def select(options: type[Any]) -> dict[str, Any]:
+        return {field.name: found[field.name] for field in dataclasses.fields(options)}
+
+    source, lift = SourceOptions(**select(SourceOptions)), LiftOptions(**select(LiftOptions))
+    output = OutputOptions(**select(OutputOptions))
+    if not found["inputs"]:
+        raise UsageError("predict: no input; give a video, a folder of images or a 2D file")
+    return [str(text) for text in found["inputs"]], source, lift, output
+
+
+def make_parser() -> jsonargparse.ArgumentParser:
+    """The parser of the command; its help lines are the `Args` of the options' classes."""
+    parser = jsonargparse.ArgumentParser(
+        prog="heatlift predict",
+        description="Predict the 3D motion of the people in videos, images or 2D files.",
+        exit_on_error=False,
+        default_env=False,
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        help="Videos, images, folders of images, the number of a webcam, or files of 2D joints.",
+    )
+    parser.add_argument("--config", action="config", help="YAML file with these options.")
+    for options, title in (
+        (OutputOptions, "results"),
+        (SourceOptions, "input"),
+        (LiftOptions, "motion"),
+    ):
+        parser.add_class_arguments(options, None, as_group=True, help=title)
+    return parser
+
+
+_SHORT = {"-o": "--out", "-c": "--config"}
+_SWITCHES = ("video", "live", "overwrite")
+_SEVERAL = {"--time": 2, "--height": None}
+"""Options with several values: number of values, None for all numbers that follow."""
+
+
+def _plain_values(arguments: Sequence[str]) -> list[str]:
+    """Arguments as jsonargparse takes them: switches with a value, several values as a list.
+
+    >>> _plain_values(["a.mp4", "-o", "x", "--no_video", "--time", "1", "2.5", "--height", "1.8"])
+    ['a.mp4', '--out', 'x', '--video=false', '--time=[1,2.5]', '--height=[1.8]']
+    """
+    rest, found = list(arguments), []
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        name = _SHORT.get(name, name)
+        if name.startswith("--"):
+            name = f"--{name[2:].replace('-', '_')}"
+        switch = name.removeprefix("--").removeprefix("no_")
+        if not equals and switch in _SWITCHES and name.startswith("--"):
+            found.append(f"--{switch}={'false' if name.startswith('--no_') else 'true'}")
+        elif name in _SEVERAL:
+            values = value.split(",") if equals else []
+            while rest and _is_number(rest[0]) and len(values) < (_SEVERAL[name] or 99):
+                values.append(rest.pop(0))
+            found.append(f"{name}=[{','.join(values)}]")
+        else:
+            found.append(name + equals + value)
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_formats(export: str) -> list[str]:
+    """Formats of `--export`.
+
+    Raises:
+        UsageError: If one is unknown.
+    """
+    formats = [name.strip().lower() for name in export.split(",") if name.strip()]
+    for name in formats:
+        if name not in EXPORTS:
+            raise UsageError(f"export is {name}; known formats are {', '.join(EXPORTS)}")
+    return formats
+
+
+def _choose_folders(inputs: Sequence[str], output: OutputOptions) -> list[Path]:
+    """The folder of the results of each input.
+
+    Raises:
+        StorageError: If it has results already.
+        UsageError: If two inputs would have one folder.
+    """
+    stems = [Path(text).stem if not text.isdecimal() else f"webcam{text}" for text in inputs]
+    if output.out is None:
+        folders = [
+            Path(text).parent / f"{stem}_heatlift" for text, stem in zip(inputs, stems, strict=True)
+        ]
+    elif len(inputs) == 1:
+        folders = [Path(output.out)]
+    else:
+        folders = [Path(output.out) / stem for stem in stems]
+    for number, folder in enumerate(folders):
+        if folder in folders[:number]:
+            raise UsageError(f"{inputs[number]}: {folder} is that of another input; rename one")
+        if (folder / "motion.npz").exists() and not output.overwrite:
+            raise StorageError(
+                f"{folder}: has the results of an earlier prediction; choose another --out or "
+                "give --overwrite"
+            )
+    return folders
+
+
+def _predict_one(
+    heatlift: Heatlift,
+    text: str,
+    folder: Path,
+    flags: dict[str, Any],
+    formats: list[str],
+    output: OutputOptions,
+    command: str,
+    stops: list[int],
+) -> None:
+    """Predict one input, write its files and print its summary."""
+    began = time.monotonic()
+    if output.live or text.isdecimal():
+        motion = _predict_live(heatlift, text, flags, stops)
+    else:
+        motion = heatlift.predict(text, stop=lambda: bool(stops), **flags)
+    motion = dataclasses.replace(motion, facts={**motion.facts, "command": command})
+    files = write_results(motion, folder, formats, heatlift, text, flags, video=output.video)
+    for line in summary(text, motion, files, time.monotonic() - began):
+        print_line(line)
+
+
+def _predict_live(heatlift: Heatlift, text: str, flags: dict[str, Any], stops: list[int]) -> Motion:
+    """Predict frame by frame; the pieces are joined, and the latency is printed."""
+    from pipeline.export.joining import join_motions
+
+    pieces, latencies = [], []
+    last = time.perf_counter()
+    for piece in heatlift.stream(text, **flags):
+        now = time.perf_counter()
+        latencies.append(1000 * (now - last))
+        pieces.append(piece)
+        seen = ", ".join(person.id for person in piece.people) or "nobody"
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{piece.times[0]:7.2f} s  {seen:<20} {latencies[-1]:5.0f} ms ")
+        if stops:
+            break
+        last = time.perf_counter()
+    if not pieces:
+        raise DataError(f"{text}: has no frame")
+    print_line(
+        f"latency      median {np.median(latencies):.0f} ms, 95 % below "
+        f"{np.quantile(latencies, 0.95):.0f} ms per frame, 2D network included"
+    )
+    return join_motions(pieces)
+
+
+def write_results(
+    motion: Motion,
+    folder: Path,
+    formats: Sequence[str],
+    heatlift: Heatlift,
+    text: str,
+    flags: dict[str, Any],
+    *,
+    video: bool,
+) -> list[str]:
+    """Write the files of a motion into a folder; returns their names."""
+    from pipeline.export.overlay import write_overlay, write_side_by_side
+    from pipeline.predict.heatlift import split_flags
+    from pipeline.predict.media import is_media
+
+    files = []
+    for name in formats:
+        motion.save(folder / f"motion.{name}")
+        files.append(f"motion.{name}")
+    if not video or text.isdecimal() or not len(motion):
+        return files
+    if not is_media(Path(text)):
+        write_side_by_side(motion, None, folder / "side_by_side.webm")
+        return [*files, "side_by_side.webm"]
+    source, _ = split_flags(flags)
+    for name, write in (("overlay", write_overlay), ("side_by_side", write_side_by_side)):
+        images = (frame.image for frame in heatlift.open(text, source))
+        limited = (image for image, _ in zip(images, motion.times, strict=False))
+        write(motion, limited, folder / f"{name}.webm")
+        files.append(f"{name}.webm")
+    return files
+
+
+def summary(text: str, motion: Motion, files: Sequence[str], seconds: float) -> list[str]:
+    """The lines that the command prints about a motion."""
+    from pipeline.predict.motion_maker import is_usable
+
+    facts = motion.facts
+    span = motion.times[-1] - motion.times[0] if len(motion) else 0.0
+    width, height = motion.size
+    speed = len(motion) / max(seconds, 1e-9)
+    lines = [
+        _row(
+            Path(text).name,
+            f"{len(motion)} frames, {motion.fps:.4g} fps, {width}x{height}, {span:.1f} s "
+            f"({speed:.1f} frames/s)",
+        )
+    ]
+    people = [
+        f"{p.id} frames {', '.join(f'{a}-{b}' for a, b in p.spans[:3])}"
+        f"{' …' if len(p.spans) > 3 else ''}"
+        for p in motion.people
+    ]
+    lines.append(
+        _row("people", f"{len(people)} found: {'; '.join(people)}" if people else "nobody")
+    )
+    weights = facts.get("weights", {})
+    scores = [f"{p.id} {p.mean_score:.2f}" for p in motion.people]
+    estimator = weights.get("estimator", {}).get("name", "")
+    lines.append(_row("2D", f"{estimator}, mean score {', '.join(scores) or '-'}"))
+    lifter = weights.get("lifter", {})
+    lines.append(_row("3D", f"{lifter.get('name', '')} ({lifter.get('class', '')})"))
+    for note in facts.get("assumptions", ()):
+        lines.append(_row("assumed" if "--" in note else "note", str(note)))
+    for person in motion.people:
+        quality = facts.get("quality", {}).get(person.id)
+        if quality is None:
+            continue
+        lines.append(
+            _row(
+                f"motion {person.id}",
+                f"jitter {quality['jitter_before']:.0f} -> {quality['jitter']:.0f} mm/frame2; "
+                f"bones vary {100 * quality['bone_variation_before']:.0f} -> "
+                f"{100 * quality['bone_variation']:.0f} %",
+            )
+        )
+        if not is_usable(quality):
+            lines.append(_row("warning", f"{person.id}: this is not usable motion; see the video"))
+    for warning in facts.get("warnings", ()):
+        lines.append(_row("warning", str(warning)))
+    if not motion.people:
+        lines.append(
+            _row(
+                "warning", f"nobody found in {len(motion)} frames; give --boxes or lower --det_thr"
+            )
+        )
+    lines.append("  " + "  ".join(files))
+    return lines
+
+
+def _row(name: str, text: str) -> str:
+    return f"{name[:24]:<12} {text}"

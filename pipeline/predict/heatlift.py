@@ -1,0 +1,214 @@
+"""Heatlift: the Python API of `heatlift predict`; a source in, the 3D motion of its people out."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from pipeline.errors import DataError, UsageError
+from pipeline.export.motion import Motion
+from pipeline.lift.module import LiftModule
+from pipeline.predict.boxes_file import read_boxes
+from pipeline.predict.estimators import Estimator, PersonFinder
+from pipeline.predict.lifting import lifter_facts
+from pipeline.predict.live import LiveLifter
+from pipeline.predict.load_estimator import load_estimator
+from pipeline.predict.media import Media, is_media, open_media
+from pipeline.predict.motion_maker import make_motion
+from pipeline.predict.options import LiftOptions, SourceOptions
+from pipeline.predict.people_files import read_tracks
+from pipeline.predict.tracking import Stop, StoppedEarlyError, track_media
+from pipeline.predict.tracks import TrackedPeople
+from pipeline.training.checkpoints import load_module, weights_digest
+from pipeline.training.run_folder import newest_finished_run
+
+_SOURCE_FIELDS = {field.name for field in dataclasses.fields(SourceOptions)}
+_LIFT_FIELDS = {field.name for field in dataclasses.fields(LiftOptions)}
+
+
+class Heatlift:
+    """A lifter and, for images, an estimator of 2D joints, ready to use on any number of sources.
+
+    >>> Heatlift.load(lifter="none.ckpt")
+    Traceback (most recent call last):
+    pipeline.errors.DataError: none.ckpt: no such file; give the checkpoint of a lifter
+
+    Args:
+        lifter: Trained lifter.
+        name: Name of its checkpoint.
+        estimator: Name or file of the estimator; None for the default one. It is loaded when the
+            first video or image is predicted.
+        device: Device of torch.
+    """
+
+    def __init__(
+        self, lifter: LiftModule, name: str, estimator: str | None, device: torch.device
+    ) -> None:
+        self.lifter, self.device = lifter.to(device), device
+        self._estimator_name = estimator
+        self._estimator: tuple[Estimator, Any] | None = None
+        self._lifter_facts = lifter_facts(lifter, name, weights_digest(lifter))
+
+    @classmethod
+    def load(
+        cls,
+        lifter: str | Path | None = None,
+        estimator: str | None = None,
+        *,
+        device: str = "auto",
+    ) -> Heatlift:
+        """Load the networks.
+
+        Args:
+            lifter: Checkpoint of a lifter; the newest finished one in ./runs by default.
+            estimator: Name (`blazepose`, `blazepose-lite`, …) or file (our checkpoint, .onnx,
+                .tflite) of the estimator of 2D joints; `blazepose` by default.
+            device: Device of torch; `auto` takes a GPU if there is one.
+
+        Raises:
+            DataError: If there is no lifter, or a file is damaged.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        path = find_lifter() if lifter is None else Path(lifter)
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; give the checkpoint of a lifter")
+        module = load_module(path, (LiftModule,))
+        return cls(module, path.name, estimator, torch.device(device))
+
+    def predict(
+        self, source: str | Path | int, *, stop: Stop = lambda: False, **flags: Any
+    ) -> Motion:
+        """3D motion of all people in a source.
+
+        Args:
+            source: Video, image, folder of images, number of a webcam, or file of 2D joints.
+            stop: Asked after each frame whether to stop; what was found so far is returned then.
+            flags: Options of the command, see `SourceOptions` and `LiftOptions`.
+
+        Raises:
+            DataError: If the source cannot be read.
+            UsageError: If an option makes no sense.
+        """
+        source_options, lift_options = split_flags(flags)
+        people, stopped = self.track(source, source_options, lift_options, stop)
+        facts = {
+            "weights": {"lifter": self._lifter_facts, "estimator": dict(people.estimator)},
+            "versions": versions(),
+            "warnings": ["stopped by the user; the rest of the source is missing"] * stopped,
+        }
+        return make_motion(people, self.lifter, lift_options, facts)
+
+    def track(
+        self,
+        source: str | Path | int,
+        source_options: SourceOptions,
+        lift_options: LiftOptions,
+        stop: Stop,
+    ) -> tuple[TrackedPeople, bool]:
+        """2D joints of the people of a source, and whether the user stopped early."""
+        path = Path(str(source))
+        if path.exists() and not is_media(path):
+            options = source_options
+            return read_tracks(
+                path,
+                joints=options.joints,
+                size=options.image_size,
+                fps=options.fps,
+                frames=options.frames,
+                first_frame=options.first_frame,
+                person=lift_options.person,
+            ), False
+        media = self.open(source, source_options)
+        estimator, finder = self.networks(source_options)
+        try:
+            # the cache must not depend on how many people are kept at last
+            return track_media(media, estimator, finder, stop=stop), False
+        except StoppedEarlyError as stopped:
+            return stopped.people, True
+
+    def open(self, source: str | Path | int, options: SourceOptions) -> Media:
+        """The frames of a source."""
+        return open_media(str(source), time=options.time, every=options.every, fps=options.fps)
+
+    def networks(self, options: SourceOptions) -> tuple[Estimator, PersonFinder]:
+        """The estimator of 2D joints and what finds people, loaded once."""
+        if self._estimator is None:
+            self._estimator = load_estimator(self._estimator_name, str(self.device))
+        estimator, make_finder = self._estimator
+        if options.boxes is not None:
+            return estimator, read_boxes(Path(options.boxes))
+        return estimator, make_finder(options.det_thr)
+
+    def stream(self, source: str | Path | int, **flags: Any) -> Iterator[Motion]:
+        """Motion of a source while it runs: one `Motion` of one frame after each frame.
+
+        Nothing looks ahead: tracks are followed, lifted from the frames so far, and smoothed by
+        One-Euro, so it fits a webcam.
+
+        Args:
+            source: Video, folder of images or number of a webcam.
+            flags: Options of the command, see `SourceOptions` and `LiftOptions`.
+
+        Yields:
+            The people of each frame.
+        """
+        source_options, lift_options = split_flags(flags)
+        media = self.open(source, source_options)
+        estimator, finder = self.networks(source_options)
+        live = LiveLifter(self.lifter, estimator, finder, lift_options)
+        for frame in media:
+            yield live.lift(frame)
+
+
+def split_flags(flags: dict[str, Any]) -> tuple[SourceOptions, LiftOptions]:
+    """Options of the command as the two groups of options.
+
+    Raises:
+        UsageError: If there is no option of such a name.
+    """
+    unknown = flags.keys() - _SOURCE_FIELDS - _LIFT_FIELDS
+    if unknown:
+        known = ", ".join(sorted(_SOURCE_FIELDS | _LIFT_FIELDS))
+        raise UsageError(f"no option {sorted(unknown)[0]!r}; there are {known}")
+    if isinstance(flags.get("height"), (int, float)):
+        flags = {**flags, "height": (float(flags["height"]),)}
+    source = {name: value for name, value in flags.items() if name in _SOURCE_FIELDS}
+    lift = {name: value for name, value in flags.items() if name in _LIFT_FIELDS}
+    return SourceOptions(**source), LiftOptions(**lift)
+
+
+def find_lifter() -> Path:
+    """The lifter that is used where none is named: the newest finished one in ./runs.
+
+    Raises:
+        DataError: If there is none.
+    """
+    found = newest_finished_run(Path("runs"), "lift", lambda settings: True)
+    if found is None:
+        raise DataError(
+            "runs/lift: no trained lifter yet; train one (make lift) or give its checkpoint with "
+            "--lifter"
+        )
+    return Path(found)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers of a motion depend on."""
+    try:
+        own = importlib.metadata.version("heatlift")
+    except importlib.metadata.PackageNotFoundError:
+        own = "unknown"
+    return {
+        "heatlift": own,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+    }

@@ -1,0 +1,180 @@
+"""Live use: people tracked, lifted and smoothed frame by frame, without looking ahead."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.export.motion import SEEN, Motion, PersonMotion
+from pipeline.lift.crop_camera import follow_person
+from pipeline.lift.module import LiftModule
+from pipeline.lift.sequences import flip_joints
+from pipeline.predict.estimators import Estimator, PersonFinder
+from pipeline.predict.lifting import LIFTER_RATE, resample_joints2d
+from pipeline.predict.media import Frame
+from pipeline.predict.options import LiftOptions
+from pipeline.predict.root import locate_root, measure_height
+from pipeline.predict.smoothing import CUTOFFS, OneEuro
+from pipeline.predict.tracker import Tracker, letters
+from pipeline.skeleton import make_conversion
+
+HEIGHT_FRAMES = 100
+"""Frames whose bones set the scale of a person."""
+
+
+@dataclass(eq=False)
+class _Buffer:
+    """The last frames of one person."""
+
+    times: deque[float]
+    joints2d: deque[NDArray[np.floating]]
+    score: deque[NDArray[np.floating]]
+    euro: OneEuro
+    root_euro: OneEuro
+    heights: deque[float] = field(default_factory=lambda: deque(maxlen=HEIGHT_FRAMES))
+
+
+class LiveLifter:
+    """Lifts the people of one frame after the other; each result depends on no later frame.
+
+    The last second or so of every person is kept, resampled to the lifter's rate so that it ends
+    with the new frame, and lifted; the newest pose is smoothed by One-Euro. Where the lifter looks
+    ahead, the newest frame stands for those that are not there yet.
+
+    Args:
+        module: Trained lifter.
+        estimator: Estimator of the 2D joints.
+        finder: What finds people.
+        options: How 2D joints become 3D motion; `smooth` is always One-Euro here, or none.
+    """
+
+    def __init__(
+        self,
+        module: LiftModule,
+        estimator: Estimator,
+        finder: PersonFinder,
+        options: LiftOptions,
+    ) -> None:
+        self.module, self.options = module.eval(), options
+        self.estimator = estimator
+        self.tracker = Tracker(estimator, finder, max_people=options.max_people)
+        self.conversion = make_conversion(
+            estimator.skeleton, module.net.skeleton, allow_missing=True, extrapolate=True
+        )
+        net = module.net
+        self.length = net.receptive_field if net.output != "every" else net.frames
+        self._people: dict[int, _Buffer] = {}
+        self._count = 0
+
+    def lift(self, frame: Frame) -> Motion:
+        """The people of the next frame, as a motion of one frame."""
+        people = []
+        for number, joints2d, score in self.tracker.follow(frame):
+            person = self.lift_pose(number, joints2d, score, frame.time, frame.image.shape[1::-1])
+            people.append(person)
+        size = (frame.image.shape[1], frame.image.shape[0])
+        return Motion(
+            tuple(people),
+            self.module.net.skeleton,
+            np.array([frame.time]),
+            LIFTER_RATE,
+            size,
+            self.options.focal_length(size),
+            ((size[0] - 1) / 2, (size[1] - 1) / 2),
+            facts={"assumptions": self.options.assumptions()},
+        )
+
+    def lift_pose(
+        self,
+        number: int,
+        joints2d: NDArray[np.floating],
+        score: NDArray[np.floating],
+        time: float,
+        size: Any,
+    ) -> PersonMotion:
+        """Lift the newest pose of one person.
+
+        Args:
+            number: Number of the person.
+            joints2d: Pixels, in the joint set of the estimator, (J, 2).
+            score: Scores of the joints, (J,).
+            time: Seconds.
+            size: Width and height of the image.
+        """
+        buffer = self._people.setdefault(number, self._new_buffer())
+        if buffer.times and time - buffer.times[-1] > self.options.fill_gaps:
+            buffer = self._people[number] = self._new_buffer()
+        buffer.times.append(time)
+        buffer.joints2d.append(self.conversion.joints(joints2d.astype(np.float64)))
+        buffer.score.append(self.conversion.score(score.astype(np.float64)))
+        focal = self.options.focal_length((int(size[0]), int(size[1])))
+        principal = ((size[0] - 1) / 2, (size[1] - 1) / 2)
+        joints3d = self._lift_newest(buffer, focal, principal)
+        height = self.options.height_of(number)
+        measured = measure_height(joints3d[None], self.module.net.skeleton)
+        buffer.heights.append(measured)
+        joints3d = joints3d * (height / float(np.median(buffer.heights)))
+        if self.options.smooth != "none":
+            joints3d = buffer.euro(joints3d, time)
+            joints3d = joints3d - joints3d[self.module.net.skeleton.root]
+        newest2d, newest_score = buffer.joints2d[-1], buffer.score[-1]
+        weight = np.where(np.isfinite(newest2d).all(-1), np.maximum(newest_score, 0.05), 0.0)
+        root = locate_root(
+            joints3d[None], newest2d[None], weight[None], focal=focal, principal=principal
+        )[0]
+        root = buffer.root_euro(root, time) if np.isfinite(root).all() else root
+        return PersonMotion(
+            letters(number),
+            joints3d[None].astype(np.float32),
+            root[None].astype(np.float32),
+            newest2d[None].astype(np.float32),
+            np.where(np.isfinite(newest2d).all(-1), newest_score, 0.0)[None].astype(np.float32),
+            np.array([SEEN], np.uint8),
+            height,
+        )
+
+    def _new_buffer(self) -> _Buffer:
+        frames = 2 * self.length + 2  # at up to twice the lifter's rate
+        cutoff = self.options.cutoff or CUTOFFS["one-euro"]
+        return _Buffer(
+            deque(maxlen=frames),
+            deque(maxlen=frames),
+            deque(maxlen=frames),
+            OneEuro(cutoff),
+            OneEuro(0.5, 1.0),
+        )
+
+    def _lift_newest(
+        self, buffer: _Buffer, focal: float, principal: tuple[float, float]
+    ) -> NDArray[np.float64]:
+        """The newest pose of a person, relative to the root, camera frame, metres, (J, 3)."""
+        net = self.module.net
+        times = np.array(buffer.times)
+        grid = times[-1] - np.arange(self.length)[::-1] / LIFTER_RATE
+        inside = grid >= times[0] - 1e-9
+        joints2d, score = np.stack(buffer.joints2d), np.stack(buffer.score)
+        visible = np.isfinite(joints2d).all(-1) & (score > 0) & (score >= self.options.joint_thr)
+        even2d, even_visible = resample_joints2d(joints2d, visible, times, grid[inside])
+        crop = follow_person(
+            even2d, even_visible, net.skeleton, rate=LIFTER_RATE, focal=focal, principal=principal
+        )
+        clip = np.where(even_visible[..., None], crop.crop_joints(even2d), 0.0)
+        ahead = 0 if net.output == "every" else net.receptive_field - 1 - net.first_frame
+        rows = np.clip(np.arange(self.length) - (self.length - len(clip)) + ahead, 0, len(clip) - 1)
+        window = torch.from_numpy(clip[rows].astype(np.float32)).to(self.module.device)[None]
+        seen = torch.from_numpy(even_visible[rows]).to(self.module.device)[None]
+        with torch.inference_mode():
+            lifted = self.module(window, seen)
+            if self.module.flip_test:
+                swap = self.module.swap
+                flipped = self.module(flip_joints(window, swap), seen[:, :, swap])
+                lifted = (lifted + flip_joints(flipped, swap)) / 2
+        newest = lifted[0, -1].double().cpu().numpy()
+        newest = newest - newest[net.skeleton.root]
+        turned: NDArray[np.float64] = newest @ crop.rotation[-1]
+        return turned

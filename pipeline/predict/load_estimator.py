@@ -1,0 +1,94 @@
+"""Estimators found by name or by file, with what finds people for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.errors import DataError, UsageError
+from pipeline.files.digests import file_digest
+from pipeline.heatmap.module import HeatmapModule
+from pipeline.integral.module import IntegralModule
+from pipeline.predict.blazepose import load_blazepose
+from pipeline.predict.estimators import (
+    BlazePoseEstimator,
+    BlazePoseFinder,
+    Estimator,
+    PersonFinder,
+    StageEstimator,
+    WholeImage,
+)
+from pipeline.predict.onnx_estimators import load_onnx
+from pipeline.predict.person_detector import load_person_detector
+from pipeline.training.checkpoints import load_module, weights_digest
+from pipeline.weights.catalogue import find_weights
+
+DEFAULT = "blazepose"
+"""Estimator that is used where none is named."""
+
+BLAZEPOSE = {
+    "blazepose": "blazepose-full",
+    "blazepose-lite": "blazepose-lite",
+    "blazepose-full": "blazepose-full",
+    "blazepose-heavy": "blazepose-heavy",
+}
+"""Name of an estimator -> name of its weights in the catalogue."""
+
+DETECTOR = "blazepose-detector"
+"""Name of the person detector in the catalogue."""
+
+MakeFinder = Callable[[float], PersonFinder]
+"""What makes the finder of people for a threshold."""
+
+
+def load_estimator(name: str | None, device: str) -> tuple[Estimator, MakeFinder]:
+    """Load an estimator of 2D joints and what finds people for it.
+
+    People are found by BlazePose's detector if its weights are there; otherwise the whole image is
+    taken for one person.
+
+    Args:
+        name: `blazepose`, `blazepose-lite`, `blazepose-full`, `blazepose-heavy`, or a file: a
+            checkpoint of our 2D stages (.ckpt), an ONNX file, or a landmark network of BlazePose
+            (.tflite). None is `blazepose`.
+        device: Device of torch.
+
+    Raises:
+        DataError: If the weights are not there or damaged; the message has the command that gets
+            them.
+        UsageError: If the name is unknown.
+    """
+    name = name or DEFAULT
+    estimator: Estimator
+    if name in BLAZEPOSE:
+        path = find_weights(BLAZEPOSE[name])
+        if path is None:
+            raise DataError(
+                "no 2D network for real people yet: run heatlift weights get "
+                f"{name if name != 'blazepose-full' else DEFAULT} (6 MB, Apache-2.0)"
+            )
+        estimator = BlazePoseEstimator(load_blazepose(path, device), BLAZEPOSE[name])
+    else:
+        estimator = _load_file(Path(name), device)
+    detector = find_weights(DETECTOR)
+    if detector is None:
+        return estimator, lambda threshold: WholeImage()
+    network = load_person_detector(detector, device)
+    return estimator, lambda threshold: BlazePoseFinder(network, threshold)
+
+
+def _load_file(path: Path, device: str) -> Estimator:
+    """An estimator from a file."""
+    known = ", ".join(BLAZEPOSE)
+    if path.suffix not in (".ckpt", ".onnx", ".tflite"):
+        raise UsageError(
+            f"estimator is {path}; give {known}, or a file: .ckpt of a 2D stage, .onnx or .tflite"
+        )
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; estimators with a name are {known}")
+    if path.suffix == ".tflite":
+        return BlazePoseEstimator(load_blazepose(path, device), path.stem)
+    if path.suffix == ".onnx":
+        return load_onnx(path, file_digest(path), device)
+    module = load_module(path, (HeatmapModule, IntegralModule)).to(device)
+    return StageEstimator(module, path.stem, weights_digest(module))
