@@ -1,0 +1,274 @@
+import numpy as np
+import pytest
+from planar import planar_body
+
+from pipeline.predict.estimators import (
+    Estimates,
+    StageEstimator,
+    WholeImage,
+    crop_matrices,
+    upright_crops,
+)
+from pipeline.predict.media import Frame
+from pipeline.predict.tracker import EVERY, Tracker, letters, pose_similarity, torso_colour
+from pipeline.skeleton import H36M17
+
+FPS = 25.0
+SIZE = (640, 360)
+
+
+class Scene:
+    """People who walk along lines; the first in the list is in front."""
+
+    def __init__(self, *paths, colours=((200, 30, 30), (30, 30, 200), (30, 160, 30))):
+        self.paths, self.colours = paths, colours
+
+    def poses(self, index):
+        found = []
+        for path in self.paths:
+            place = path(index)
+            if place is not None:
+                found.append(planar_body()[..., :2] * 90 + place)
+            else:
+                found.append(None)
+        return found
+
+    def visible(self, index):
+        """Numbers of the people who are not behind another one."""
+        poses = self.poses(index)
+        seen = []
+        for number, pose in enumerate(poses):
+            front = [poses[k] for k in seen]
+            if pose is not None and all(abs(pose[0, 0] - other[0, 0]) > 35 for other in front):
+                seen.append(number)
+        return seen
+
+    def image(self, index):
+        image = np.full((SIZE[1], SIZE[0], 3), 128, np.uint8)
+        for number in reversed(self.visible(index)):
+            pose = self.poses(index)[number]
+            torso = pose[[1, 4, 11, 14]]
+            (x0, y0), (x1, y1) = (
+                np.clip(torso.min(0).astype(int), 0, None),
+                torso.max(0).astype(int),
+            )
+            image[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = self.colours[number]
+        return image
+
+    def frames(self, count):
+        for index in range(count):
+            yield Frame(index, index / FPS, self.image(index))
+
+
+class Seer:
+    """An estimator that knows the scene: it gives the visible person nearest to a crop's centre."""
+
+    name, skeleton, digest, licence = "seer", H36M17, "0", ""
+
+    def __init__(self, scene):
+        self.scene, self.index, self.calls = scene, 0, 0
+
+    def settings(self):
+        return {}
+
+    def crops_of_boxes(self, boxes):
+        return upright_crops(boxes, (192, 256), 1.25)
+
+    def estimate(self, image, crops):
+        self.calls += 1
+        poses = [self.scene.poses(self.index)[n] for n in self.scene.visible(self.index)]
+        joints2d = np.zeros((len(crops), 17, 2), np.float32)
+        presence = np.zeros(len(crops), np.float32)
+        following = np.array(crops)
+        for row, crop in enumerate(crops):
+            if not poses:
+                continue
+            gaps = [np.linalg.norm(pose.mean(0) - crop[:2]) for pose in poses]
+            nearest = int(np.argmin(gaps))
+            if gaps[nearest] < 0.6 * crop[2]:
+                joints2d[row], presence[row] = poses[nearest], 1
+                low, high = poses[nearest].min(0), poses[nearest].max(0)
+                following[row] = self.crops_of_boxes(np.r_[low, high - low][None])[0]
+        return Estimates(joints2d, np.ones((len(crops), 17), np.float32), presence, following)
+
+
+class Finder:
+    """Finds everybody who is visible, in a changing order."""
+
+    def __init__(self, scene):
+        self.scene, self.calls = scene, 0
+
+    def settings(self):
+        return {}
+
+    def find(self, image, index, estimator):
+        self.calls += 1
+        boxes = []
+        for number in self.scene.visible(index)[:: 1 if index % 2 else -1]:
+            pose = self.scene.poses(index)[number]
+            boxes.append(np.r_[pose.min(0), pose.max(0) - pose.min(0)])
+        return estimator.crops_of_boxes(np.array(boxes).reshape(-1, 4))
+
+
+def follow(scene, count, **options):
+    seer, finder = Seer(scene), Finder(scene)
+    tracker = Tracker(seer, finder, **options)
+    for frame in scene.frames(count):
+        seer.index = frame.index
+        tracker.follow(frame)
+    return tracker.tracks(np.arange(count) / FPS), seer, finder
+
+
+def line(start, step, first=0, last=10_000):
+    return lambda index: np.array([start + step * index, 180.0]) if first <= index <= last else None
+
+
+def test_a_walking_person_is_one_track_and_is_searched_seldom():
+    tracks, _, finder = follow(Scene(line(80, 4)), 60)
+    assert [track.id for track in tracks] == ["A"]
+    assert tracks[0].frames.tolist() == list(range(60))
+    assert tracks[0].joints2d[10, 0] == pytest.approx((80 + 40, 180))
+    assert finder.calls == 60 // EVERY
+
+
+@pytest.mark.parametrize("front", [0, 1])
+def test_two_people_who_cross_behind_each_other_keep_their_ids(front):
+    paths = [line(80, 5), line(560, -5)]
+    colours = [(200, 30, 30), (30, 30, 200)]
+    order = [front, 1 - front]
+    scene = Scene(*[paths[k] for k in order], colours=[colours[k] for k in order])
+    tracks, *_ = follow(scene, 96)
+    assert len(tracks) == 2
+    for track in tracks:
+        steps = np.diff(track.joints2d[:, 0, 0]) / np.diff(track.frames)
+        assert (np.sign(steps) == np.sign(steps[0])).all()
+        assert track.frames[-1] == 95
+
+
+def test_two_people_who_meet_and_turn_back_are_told_apart_by_their_clothes():
+    def bounce(start, step):
+        turning = 46
+        return lambda index: np.array(
+            [start + step * (index if index < turning else 2 * turning - index), 180.0]
+        )
+
+    scene = Scene(bounce(80, 5), bounce(560, -5))
+    tracks, *_ = follow(scene, 92)
+    assert len(tracks) == 2
+    for track in tracks:
+        assert abs(track.joints2d[0, 0, 0] - track.joints2d[-1, 0, 0]) < 30
+
+
+def test_people_enter_and_leave():
+    scene = Scene(line(80, 2, last=30), line(300, 2, first=20))
+    tracks, *_ = follow(scene, 70)
+    assert [(int(t.frames[0]), int(t.frames[-1])) for t in tracks] == [(0, 30), (20, 69)]
+
+
+def test_somebody_behind_a_pillar_for_less_than_a_second_keeps_the_id():
+    hidden = lambda index: None if 20 <= index < 38 else np.array([80 + 4.0 * index, 180])  # noqa: E731
+    (track,), *_ = follow(Scene(hidden), 60)
+    assert track.frames.tolist() == [*range(20), *range(38, 60)]
+
+
+def test_somebody_who_is_away_for_long_is_a_new_person():
+    hidden = lambda index: None if 20 <= index < 60 else np.array([80 + 4.0 * index, 180])  # noqa: E731
+    tracks, *_ = follow(Scene(hidden), 90)
+    assert [t.id for t in tracks] == ["A", "B"]
+
+
+def test_a_person_who_is_found_twice_is_one_person():
+    class Double(Finder):
+        def find(self, image, index, estimator):
+            crops = super().find(image, index, estimator)
+            return np.concatenate([crops, crops + np.array([6, -4, 5, 0])])
+
+    scene = Scene(line(80, 4))
+    seer = Seer(scene)
+    tracker = Tracker(seer, Double(scene))
+    for frame in scene.frames(20):
+        seer.index = frame.index
+        tracker.follow(frame)
+    assert len(tracker.tracks(np.arange(20) / FPS)) == 1
+
+
+def test_a_flash_of_a_person_is_left_out_but_not_in_a_clip_of_one_frame():
+    scene = Scene(line(80, 2), line(400, 0, first=11, last=12))
+    assert [t.id for t in follow(scene, 60)[0]] == ["A"]
+    assert len(follow(Scene(line(80, 2)), 1)[0]) == 1
+
+
+def test_nobody_gives_no_track():
+    assert follow(Scene(), 12)[0] == ()
+
+
+def test_at_most_so_many_people_are_followed():
+    scene = Scene(line(80, 1), line(300, 1), line(500, 1))
+    assert len(follow(scene, 30, max_people=2)[0]) == 2
+
+
+def test_similarity_of_poses_falls_with_the_distance_in_sizes_of_the_person():
+    pose = planar_body()[..., :2] * 90
+    size = np.ptp(pose, axis=0).max()
+    assert pose_similarity(pose, pose, H36M17) == 1
+    assert pose_similarity(pose, pose + np.array([0.1 * size, 0]), H36M17) == pytest.approx(
+        np.exp(-0.5)
+    )
+    assert pose_similarity(3 * pose, 3 * pose + np.array([0.3 * size, 0]), H36M17) == pytest.approx(
+        np.exp(-0.5)
+    )
+
+
+def test_colour_of_the_torso_is_that_of_the_clothes():
+    image = np.full((360, 640, 3), 128, np.uint8)
+    pose = planar_body()[..., :2] * 90 + (300, 180)
+    torso = pose[[1, 4, 11, 14]]
+    (x0, y0), (x1, y1) = torso.min(0).astype(int), torso.max(0).astype(int)
+    image[y0:y1, x0:x1] = (255, 0, 0)
+    red = torso_colour(image, pose, H36M17)
+    assert red == pytest.approx((136, 208, 195), abs=2)  # OpenCV's CIELAB of pure red
+    assert torso_colour(image, pose + np.array([5000, 0]), H36M17) is None
+
+
+@pytest.mark.parametrize("size", [(192, 256), (256, 256), (256, 192)])
+def test_upright_crops_are_those_of_training(size):
+    from pipeline.heatmap.crop import crop_matrix
+
+    boxes = np.array([[30.0, 40, 50, 120], [10, 10, 200, 20]])
+    matrices = crop_matrices(upright_crops(boxes, size, 1.25), size)
+    assert matrices == pytest.approx(crop_matrix(boxes, size, padding=1.25))
+
+
+def test_a_2d_stage_finds_the_joint_where_the_light_is():
+    class Brightest:
+        """A stage whose joints are all at the brightest pixel of the crop."""
+
+        skeleton, input_size, padding, device = H36M17, (48, 64), 1.25, "cpu"
+
+        def settings(self):
+            return {}
+
+        def detect(self, images):
+            import torch
+
+            flat = images.float().sum(-1).flatten(1).argmax(1)
+            joints = torch.stack([flat % 48, flat // 48], -1).float()
+            return joints[:, None].expand(-1, 17, -1), torch.ones(len(images), 17)
+
+    image = np.zeros((360, 640, 3), np.uint8)
+    image[198:203, 398:403] = 255
+    estimator = StageEstimator(Brightest(), "brightest", "0")
+    crops = estimator.crops_of_boxes(np.array([[360.0, 150, 80, 100]]))
+    found = estimator.estimate(image, crops)
+    assert found.joints2d[0, 5] == pytest.approx((400, 200), abs=3)
+    assert len(estimator.estimate(image, crops[:0]).score) == 0
+
+
+def test_without_a_person_detector_the_whole_image_is_one_person():
+    scene = Scene(line(300, 0))
+    crops = WholeImage().find(scene.image(0), 0, Seer(scene))
+    assert crops[0, :2] == pytest.approx((320, 180))
+
+
+def test_ids_are_letters():
+    assert [letters(n) for n in (0, 25, 26, 27, 701, 702)] == ["A", "Z", "AA", "AB", "ZZ", "AAA"]
