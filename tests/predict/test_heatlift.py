@@ -1,0 +1,282 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from planar import SIZE as PLANAR_SIZE
+from planar import planar_module, project, walking_clip
+from videos import SIZE, read_number, write_mp4
+
+from pipeline import Heatlift, Motion
+from pipeline.__main__ import main
+from pipeline.errors import DataError, UsageError
+from pipeline.predict.estimators import Estimates, WholeImage
+from pipeline.predict.heatlift import split_flags
+from pipeline.predict.options import SourceOptions
+from pipeline.skeleton import H36M17
+
+
+class Reader:
+    """An estimator that reads the number of the frame and gives the pose of that frame."""
+
+    name, skeleton, digest, licence = "reader", H36M17, "5", "MIT"
+
+    def __init__(self):
+        self.calls = 0
+
+    def settings(self):
+        return {"reader": 1}
+
+    def crops_of_boxes(self, boxes):
+        side = boxes[:, 2:].max(axis=1, keepdims=True)
+        return np.concatenate([boxes[:, :2] + boxes[:, 2:] / 2, side, 0 * side], axis=1)
+
+    def estimate(self, image, crops):
+        self.calls += 1
+        _, positions = walking_clip(np.array([read_number(image) / 25]))
+        joints2d = project(positions, 1000.0) * SIZE[0] / PLANAR_SIZE[0]
+        N = len(crops)
+        return Estimates(
+            np.repeat(joints2d, N, axis=0).astype(np.float32),
+            np.full((N, 17), 0.9, np.float32),
+            np.ones(N, np.float32),
+            np.array(crops),
+        )
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
+    import torch
+
+    heatlift = Heatlift(planar_module(), "planar.ckpt", None, torch.device("cpu"))
+    heatlift._estimator = (Reader(), lambda threshold: WholeImage())
+    return heatlift
+
+
+def test_a_video_becomes_motion_and_a_second_time_no_network_is_called(reader, tmp_path):
+    clip = write_mp4(tmp_path / "clip.mp4", 18)
+    motion = reader.predict(clip, focal=75.0)
+    assert isinstance(motion, Motion)
+    assert (len(motion), len(motion.people)) == (18, 1)
+    assert motion.times == pytest.approx(np.arange(18) / 25)
+    assert np.isfinite(motion.people[0].positions).all()
+    calls = reader._estimator[0].calls
+    again = reader.predict(clip, focal=75.0)
+    assert reader._estimator[0].calls == calls
+    for name in ("joints3d", "root", "joints2d", "score", "status"):
+        one, two = (getattr(m.people[0], name) for m in (motion, again))
+        assert one.tobytes() == two.tobytes()
+    assert again.facts == motion.facts
+
+
+@pytest.mark.parametrize("change", ["video", "every", "settings", "digest", "finder"])
+def test_what_changes_the_2d_joints_is_in_the_key_of_the_cache(reader, tmp_path, change):
+    clip = write_mp4(tmp_path / "clip.mp4", 12)
+    reader.predict(clip)
+    estimator = reader._estimator[0]
+    calls, flags = estimator.calls, {}
+    match change:
+        case "video":
+            write_mp4(clip, 13)
+        case "every":
+            flags = {"every": 2}
+        case "settings":
+            estimator.settings = lambda: {"reader": 2}
+        case "digest":
+            estimator.digest = "6"
+        case "finder":
+            (tmp_path / "boxes.csv").write_text("frame,x,y,width,height\n0,1,1,60,50\n")
+            flags = {"boxes": str(tmp_path / "boxes.csv")}
+    reader.predict(clip, **flags)
+    assert estimator.calls > calls
+
+
+def test_other_options_of_lifting_use_the_same_2d_joints(reader, tmp_path):
+    clip = write_mp4(tmp_path / "clip.mp4", 12)
+    reader.predict(clip)
+    calls = reader._estimator[0].calls
+    reader.predict(clip, height=1.9, smooth="none", frame="world", max_people=1)
+    assert reader._estimator[0].calls == calls
+
+
+def test_a_user_who_stops_gets_what_was_done_so_far_and_nothing_is_cached(reader, tmp_path):
+    clip = write_mp4(tmp_path / "clip.mp4", 18)
+    count = iter(range(100))
+    motion = reader.predict(clip, stop=lambda: next(count) >= 7)
+    assert len(motion) == 8
+    assert any("stopped by the user" in line for line in motion.facts["warnings"])
+    assert len(reader.predict(clip)) == 18
+
+
+def test_facts_say_where_a_motion_comes_from(reader, tmp_path):
+    motion = reader.predict(write_mp4(tmp_path / "clip.mp4", 12))
+    facts = motion.facts
+    assert facts["source"]["name"] == "clip.mp4"
+    assert len(facts["source"]["sha256"]) == 64
+    assert facts["weights"]["estimator"]["licence"] == "MIT"
+    assert facts["weights"]["lifter"]["name"] == "planar.ckpt"
+    assert facts["versions"]["torch"]
+    motion.save(tmp_path / "motion.npz")
+    assert Motion.load(tmp_path / "motion.npz").facts == json.loads(json.dumps(facts))
+
+
+def test_a_stream_gives_one_motion_per_frame(reader, tmp_path):
+    pieces = list(reader.stream(write_mp4(tmp_path / "clip.mp4", 12), focal=75.0))
+    assert [len(piece) for piece in pieces] == [1] * 12
+    assert pieces[-1].people[0].id == "A"
+    assert pieces[5].times[0] == pytest.approx(5 / 25)
+
+
+def test_flags_are_those_of_the_command():
+    source, lift = split_flags({"every": 3, "height": 1.8, "frame": "world"})
+    assert (source.every, lift.height, lift.frame) == (3, (1.8,), "world")
+    with pytest.raises(UsageError, match="no option 'hight'; there are boxes"):
+        split_flags({"hight": 1.8})
+
+
+@pytest.mark.parametrize("size", ["1920", "0x5", "axb", "1x2x3"])
+def test_a_size_that_is_none_is_a_usage_error(size):
+    with pytest.raises(UsageError, match="WIDTHxHEIGHT"):
+        SourceOptions(size=size)
+
+
+def test_a_missing_lifter_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="make lift"):
+        Heatlift.load()
+    with pytest.raises(DataError, match=r"none\.ckpt: no such file"):
+        Heatlift.load("none.ckpt")
+
+
+@pytest.fixture(scope="session")
+def lifter(uninterrupted):
+    """A trained lifter of a few steps."""
+    uninterrupted("lift")
+    return uninterrupted.folders["lift",] / "checkpoints" / "best.ckpt"
+
+
+def joints_file(path, frames=30):
+    times = np.arange(frames) / 25
+    _, positions = walking_clip(times)
+    joints2d = project(positions, 1000.0)
+    records = [
+        {
+            "image_id": f"{n}.jpg",
+            "keypoints": np.c_[joints2d[n], np.full(17, 0.9)].ravel().tolist(),
+            "idx": 4,
+        }
+        for n in range(frames)
+    ]
+    path.write_text(json.dumps(records))
+    return path
+
+
+def predict(*arguments, lifter):
+    return main(["predict", *map(str, arguments), "--lifter", str(lifter)])
+
+
+def test_the_command_turns_a_2d_file_into_motion_and_says_what_it_assumed(tmp_path, lifter, capsys):
+    path = joints_file(tmp_path / "joints.json")
+    options = ["--size", "1280x720", "--joints", "H36M17", "-o", tmp_path / "out"]
+    assert predict(path, *options, lifter=lifter) == 0
+    motion = Motion.load(tmp_path / "out" / "motion.npz")
+    assert (len(motion), motion.people[0].id) == (30, "4")
+    assert (tmp_path / "out" / "side_by_side.webm").stat().st_size > 1000
+    printed = capsys.readouterr().out
+    for words in ("30 frames", "1 found: 4 frames 0-29", "55 degrees", "1.70 m", "30 frames per"):
+        assert words in printed
+    assert motion.facts["command"].startswith("heatlift predict")
+
+
+def test_earlier_results_are_not_replaced_silently(tmp_path, lifter, capsys):
+    path = joints_file(tmp_path / "joints.json", 5)
+    options = ["--size", "1280x720", "--joints", "H36M17", "--no_video"]
+    assert predict(path, *options, lifter=lifter) == 0
+    before = (tmp_path / "joints_heatlift" / "motion.npz").read_bytes()
+    assert predict(path, *options, "--height", "1.9", lifter=lifter) == 5
+    assert (tmp_path / "joints_heatlift" / "motion.npz").read_bytes() == before
+    assert "--overwrite" in capsys.readouterr().err
+    assert predict(path, *options, "--height", "1.9", "--overwrite", lifter=lifter) == 0
+    assert Motion.load(tmp_path / "joints_heatlift" / "motion.npz").people[0].height == 1.9
+
+
+def test_one_bad_input_does_not_stop_the_others(tmp_path, lifter, capsys):
+    good = joints_file(tmp_path / "good.json", 5)
+    bad = tmp_path / "bad.json"
+    bad.write_text("[1")
+    options = ["--size", "1280x720", "--joints", "H36M17", "--no_video", "-o", tmp_path / "out"]
+    assert predict(bad, good, *options, lifter=lifter) == 4
+    assert (tmp_path / "out" / "good" / "motion.npz").exists()
+    assert not (tmp_path / "out" / "bad").exists()
+    errors = capsys.readouterr().err
+    assert "bad.json" in errors
+    assert "1 of 2 inputs failed" in errors
+
+
+def test_nobody_in_the_file_gives_valid_empty_results_and_a_line(tmp_path, lifter, capsys):
+    path = tmp_path / "joints.json"
+    path.write_text("[]")
+    options = ["--size", "1280x720", "--frames", "9", "--no_video"]
+    assert predict(path, *options, lifter=lifter) == 0
+    assert Motion.load(tmp_path / "joints_heatlift" / "motion.npz").people == ()
+    assert "nobody found in 9 frames" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["none.mp4"], 4, "none.mp4: no such file"),
+        (["https://a.b/c.mp4"], 4, "is a URL"),
+        ([], 2, "no input"),
+        (["a.json", "--height", "170"], 2, "height is 170"),
+        (["a.json", "--smooth", "kalman"], 2, "smooth"),
+        (["a.json", "--export", "fbx"], 2, "export is fbx"),
+        (["a.json", "--hight", "1.7"], 2, "hight"),
+        (["a.mp4", "x/a.mp4", "-o", "out"], 2, "that of another input"),
+        (["a.json", "--joints", "H36M17"], 2, "--size"),
+    ],
+)
+def test_mistakes_are_one_line_with_their_exit_code(
+    tmp_path, lifter, monkeypatch, capsys, arguments, code, words
+):
+    monkeypatch.chdir(tmp_path)
+    joints_file(tmp_path / "a.json", 3)
+    assert predict(*arguments, lifter=lifter) == code
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_video_without_an_estimator_says_the_command_that_gets_one(
+    tmp_path, lifter, monkeypatch, capsys
+):
+    monkeypatch.setenv("HEATLIFT_WEIGHTS", str(tmp_path / "weights"))
+    clip = write_mp4(tmp_path / "clip.mp4", 3)
+    assert predict(clip, lifter=lifter) == 4
+    assert "run heatlift weights get blazepose" in capsys.readouterr().err
+    assert not (tmp_path / "clip_heatlift").exists()
+
+
+def test_boxes_of_a_file_are_read_and_bad_ones_are_one_line(tmp_path):
+    from pipeline.predict.boxes_file import read_boxes
+
+    path = tmp_path / "boxes.csv"
+    path.write_text("frame,x,y,width,height,id\n3,10.5,20,30,40,1\n3,1,2,3,4,2\n0,5,6,7,8,1\n")
+    boxes = read_boxes(path).boxes
+    assert boxes[3].tolist() == [[10.5, 20, 30, 40], [1, 2, 3, 4]]
+    for text, words in [
+        ("frame,x,y,width\n0,1,2,3\n", "has no height"),
+        ("frame,x,y,width,height\n0,a,2,3,4\n", "not a number"),
+        ("frame,x,y,width,height\n0,1,2,-3,4\n", "above 0"),
+        ("frame,x,y,width,height\n0.5,1,2,3,4\n", "count from 0"),
+        ("frame,x,y,width,height\n0,nan,2,3,4\n", "not a finite number"),
+        ("frame,x,y,width,height\n", "has no box"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(DataError, match=words):
+            read_boxes(path)
+
+
+def test_options_are_plain_values_for_the_key_of_a_file():
+    assert json.dumps(dataclasses.asdict(SourceOptions()))

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+from planar import SIZE, planar_module, project, walking_clip
+
+from pipeline.export.joining import join_motions
+from pipeline.predict.estimators import WholeImage
+from pipeline.predict.live import LiveLifter
+from pipeline.predict.options import LiftOptions
+from pipeline.skeleton import H36M17
+
+FOCAL = 1000.0
+
+
+class Stub:
+    name, skeleton, digest, licence = "stub", H36M17, "0", ""
+
+    def settings(self):
+        return {}
+
+
+def lift_live(rate, seconds=2.0, frames=9, stop=None, **options):
+    times = np.arange(round(seconds * rate)) / rate
+    _, positions = walking_clip(times)
+    joints2d = project(positions, FOCAL)
+    live = LiveLifter(
+        planar_module(frames), Stub(), WholeImage(), LiftOptions(focal=FOCAL, **options)
+    )
+    score = np.full(17, 0.9)
+    people = [
+        live.lift_pose(0, joints2d[i], score, times[i], SIZE) for i in range(stop or len(times))
+    ]
+    return np.concatenate([person.positions for person in people]), positions, people
+
+
+@pytest.mark.parametrize("rate", [25.0, 30.0, 60.0])
+def test_live_poses_are_near_the_truth_from_the_first_frame_on(rate):
+    found, positions, _ = lift_live(rate, height=(1.69,))
+    error = np.linalg.norm(found - positions, axis=-1).mean(axis=1)
+    assert error[0] < 0.15
+    assert error[10:].mean() < 0.12
+
+
+def test_a_live_pose_depends_on_no_later_frame():
+    whole, *_ = lift_live(30.0)
+    begun, *_ = lift_live(30.0, stop=25)
+    assert begun == pytest.approx(whole[:25])
+
+
+def test_without_smoothing_there_is_no_delay():
+    smooth, positions, _ = lift_live(30.0, seconds=3.0, height=(1.69,))
+    raw, *_ = lift_live(30.0, seconds=3.0, height=(1.69,), smooth="none")
+    wrist = H36M17.index("left_wrist")
+    lag = [np.linalg.norm(m - positions, axis=-1)[20:, wrist].mean() for m in (smooth, raw)]
+    assert lag[1] < lag[0]
+
+
+def test_a_long_gap_starts_a_new_window():
+    times = np.arange(40) / 25
+    _, positions = walking_clip(times)
+    joints2d = project(positions, FOCAL)
+    live = LiveLifter(planar_module(), Stub(), WholeImage(), LiftOptions(focal=FOCAL))
+    score = np.full(17, 0.9)
+    for i in range(10):
+        live.lift_pose(0, joints2d[i], score, times[i], SIZE)
+    live.lift_pose(0, joints2d[39], score, times[39], SIZE)
+    assert len(live._people[0].times) == 1
+
+
+def test_joined_pieces_are_one_motion():
+    from pipeline.export.motion import Motion
+
+    _, _, people = lift_live(25.0, seconds=0.4)
+    camera = (SIZE, FOCAL, (639.5, 359.5))
+    pieces = [
+        Motion((person,) if n != 3 else (), H36M17, np.array([n / 25]), 25.0, *camera)
+        for n, person in enumerate(people)
+    ]
+    whole = join_motions(pieces)
+    assert len(whole) == 10
+    assert whole.people[0].spans == [(0, 2), (4, 9)]
+    assert whole.people[0].joints3d[5] == pytest.approx(people[5].joints3d[0])
+    assert whole.fps == pytest.approx(25)
