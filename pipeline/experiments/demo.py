@@ -17,7 +17,8 @@ from pipeline.dashboard import callback
 from pipeline.errors import HeatliftError
 from pipeline.files.writing import write_atomically
 from pipeline.training.console import format_duration, print_line
-from pipeline.training.run_folder import FINISHED, mark_as_damaged, newest_finished_run, read_state
+from pipeline.training.run_changes import FINISHED
+from pipeline.training.run_folder import mark_as_damaged, newest_finished_run, read_state
 
 
 @dataclass(frozen=True)

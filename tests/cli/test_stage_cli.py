@@ -307,9 +307,9 @@ def test_a_file_called_like_a_word_does_not_change_the_settings_of_a_run(tmp_pat
     config = SimpleNamespace(seed_everything=0)
     values = {"trainer": {}, "data": {"detections": "noisy"}, "model": {"pretrained": None}}
     monkeypatch.setattr(run_settings, "plain_values", lambda config: copy.deepcopy(values))
-    before = run_settings.run_settings(config, [])
+    before = run_settings.run_settings(config, {})
     (tmp_path / "noisy").write_text("a file of this name")
-    assert run_settings.run_settings(config, []) == before
+    assert run_settings.run_settings(config, {}) == before
     assert before["data"] == {"detections": "noisy"}
 
 
@@ -392,14 +392,22 @@ def test_a_run_finishes_if_its_page_cannot_be_written(heatlift, tmp_path):
     assert read_state(tmp_path / "runs" / "lift" / "page")["state"] == "finished"
 
 
-def test_a_changed_own_class_starts_another_run(heatlift, tmp_path):
+def test_a_changed_own_class_is_resumed_only_if_that_is_asked_for(heatlift, tmp_path):
     (tmp_path / "mine.py").write_text("from pipeline.lift import MixSTE\nMine = MixSTE\n")
     arguments = (*COMMANDS["lift"], "--import", "mine.py")
     assert heatlift(*arguments, faults=[("at", "saved", 3, "kill")]).wait() == -9
     (tmp_path / "mine.py").write_text("from pipeline.lift import MixSTE\nMine = None\n")
-    child = heatlift(*arguments, "--trainer.max_steps", "1")
+    child = heatlift(*arguments)
+    assert child.wait() == 2
+    assert child.stderr == (
+        "heatlift: error: runs/lift/lift: the code changed since the run began (--import mine.py); "
+        "give --resume_with_changed_code to resume it with this code, or --name for a new run\n"
+    )
+    child = heatlift(*arguments, "--resume_with_changed_code")
     assert child.wait() == 0, child.stderr
-    assert "is unfinished and had other settings (import.mine.py: " in child.stdout
+    assert "resumed with changed code (--import mine.py)" in child.stdout
+    assert "resumed from step-000000002.ckpt" in child.stdout
+    assert [path.name for path in (tmp_path / "runs/lift").iterdir()] == ["lift"]
 
 
 @pytest.mark.slow
