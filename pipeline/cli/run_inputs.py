@@ -84,9 +84,10 @@ def _without_roots(value: Any) -> Any:
 
 
 def _name_below(path: Path, root: Path | None) -> str:
-    """Name of a path below a folder; its last part if it is elsewhere, or the folder itself."""
-    below = root is not None and path != root and path.is_relative_to(root)
-    return (path.relative_to(root) if below and root else Path(path.name)).as_posix()
+    """Name of a path below a folder; `folder` for itself, the last part if it is elsewhere."""
+    if root is None or not path.is_relative_to(root):
+        return path.name
+    return path.relative_to(root).as_posix() if path != root else "folder"
 
 
 def _source_files(
