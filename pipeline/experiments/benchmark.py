@@ -49,6 +49,7 @@ def results(
     detector: str | None = None,
     runs: str = "runs",
     docs: str | None = None,
+    resume_with_changed_code: bool = False,
 ) -> None:
     """Train the lifters of the open benchmark row by row and write `results.md` with its images.
 
@@ -63,6 +64,7 @@ def results(
             and lifted, and a table of these errors is added to the page.
         runs: Folder of all runs.
         docs: Folder of the page; by default docs for data/mocap, and RUNS/results for other data.
+        resume_with_changed_code: Whether a row is resumed also if the code of Heatlift has changed.
 
     Raises:
         UsageError: If there is no row of a name, or the budget is not positive.
@@ -78,6 +80,7 @@ def results(
     source = _merge_options(source)
     page_folder = Path(docs) if docs else _page_folder(source, Path(runs))
     benchmark = Benchmark(source, seconds, Path(runs), page_folder)
+    benchmark.options = ["--resume_with_changed_code"] if resume_with_changed_code else []
     for row in ROWS:
         if not rows or row.name in rows:
             benchmark.train(row)
@@ -135,6 +138,7 @@ class Benchmark:
     def __init__(self, source: dict[str, Any], seconds: float, runs: Path, docs: Path) -> None:
         self.source, self.seconds, self.runs, self.docs = source, seconds, runs, docs
         self.folder = runs / "results"
+        self.options: list[str] = []  # more of each run
         self.data_config = self.folder / "data.yaml"
         text = yaml.safe_dump({"data": {"source": complete_source(source)}})
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -238,7 +242,7 @@ class Benchmark:
         options = ["fit", "-c", run.config, "-c", str(self.data_config), "--name", name]
         options += ["--wandb", "off", "--runs", str(runs)]
         options += [f"--trainer.{key}={value}" for key, value in trainer.items()]
-        code = launch.run_stage(run.stage, [*options, *arguments])
+        code = launch.run_stage(run.stage, [*options, *arguments, *self.options])
         os.environ.pop("HEATLIFT_RUN", None)
         if code:
             raise RowError(name, code)

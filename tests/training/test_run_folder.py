@@ -92,6 +92,16 @@ def test_two_torchrun_launches_have_different_ids(monkeypatch):
     assert launch_id() not in (one, None)
 
 
+def test_a_rank_of_torchrun_that_sees_other_data_finds_the_run_of_the_first(tmp_path, monkeypatch):
+    for name, value in {"RANK": "0", "TORCHELASTIC_RUN_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+    first = open_run(tmp_path, "lift", "try", {**SETTINGS, "inputs": {"motion.npz": A}})
+    monkeypatch.setenv("RANK", "1")
+    other = open_run(tmp_path, "lift", "try", {**SETTINGS, "inputs": {"motion.npz": B}})
+    assert other.folder == first.folder
+    first.release()
+
+
 @pytest.mark.parametrize("change", [{"model": {"width": 9}}, {"seed": 2}, {"joints": "COCO17"}])
 def test_every_setting_counts(opened, change):
     assert opened().folder != opened({**SETTINGS, **change}).folder
