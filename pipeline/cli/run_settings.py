@@ -12,6 +12,7 @@ from typing import Any, Literal
 from lightning.pytorch.cli import LightningArgumentParser
 
 from pipeline.cli.configs import plain_values
+from pipeline.cli.run_inputs import content_settings
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import UsageError
 from pipeline.files.digests import code_digests, file_digest, folder_digest
@@ -19,7 +20,9 @@ from pipeline.files.store import default_store
 from pipeline.files.torch_files import read_checkpoint
 from pipeline.training.checkpoints import checkpoint_stage, weights_digest
 from pipeline.training.run_folder import (
+    Run,
     make_folder,
+    open_run,
     read_state,
     remove_partial_files,
     settings_digest,
@@ -254,8 +257,40 @@ def run_name(config: Any, stage: str) -> str:
     return name
 
 
+def open_fit(
+    config: Any,
+    folder: Path,
+    settings: Mapping[str, Any],
+    code: Mapping[str, str],
+    command_line: Sequence[str],
+) -> Run:
+    """Open the run of a fit, which may be an unfinished one that is resumed; see `open_run`.
+
+    Args:
+        config: The parsed config of the subcommand.
+        folder: Folder of the run that has the name of this command.
+        settings: Settings of the run; see `run_settings`.
+        code: Code of the run; see `run_code`.
+        command_line: Arguments of the command line.
+    """
+    return open_run(
+        Path(config.runs),
+        folder.parent.name,
+        folder.name,
+        settings,
+        content=content_settings(settings),
+        code=code,
+        resume_with_changed_code=config.resume_with_changed_code,
+        test_command=test_command(command_line),
+    )
+
+
 def evaluation_folder(
-    config: Any, run: Path, subcommand: str | None, settings: Mapping[str, Any]
+    config: Any,
+    run: Path,
+    subcommand: str | None,
+    settings: Mapping[str, Any],
+    code: Mapping[str, str],
 ) -> Path:
     """Make the folder of an evaluation.
 
@@ -269,7 +304,8 @@ def evaluation_folder(
         config: The parsed config of the subcommand.
         run: Folder of the run that has the name of this command.
         subcommand: validate, test or predict.
-        settings: Settings of the evaluation that decide its name; see `content_settings`.
+        settings: Settings of the evaluation; see `run_settings`.
+        code: Code of the evaluation; the files of the user decide the name of the folder, too.
 
     Raises:
         UsageError: If --name is the name of another run than that of the checkpoint.
@@ -283,7 +319,9 @@ def evaluation_folder(
         )
     if path and in_run_folder and not config.name and os.access(path.parents[1], os.W_OK):
         run = path.parents[1]
-    digest = settings_digest([settings, path and file_digest(path)])
+    own_code = {name: digest for name, digest in code.items() if name.startswith("--import")}
+    parts = [content_settings(settings), own_code, path and file_digest(path)]
+    digest = settings_digest(parts)
     folder = run / f"{subcommand}-{digest[:6]}"
     make_folder(folder)
     remove_partial_files(folder)

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger
 from pipeline.cli import explain
 from pipeline.cli.configs import check_finite, plain_values
 from pipeline.cli.newest import resolve_newest
-from pipeline.cli.run_inputs import content_settings, run_inputs
+from pipeline.cli.run_inputs import run_inputs
 from pipeline.cli.run_report import (
     describe_weights,
     finish_run,
@@ -32,10 +32,10 @@ from pipeline.cli.run_settings import (
     check_weights,
     checkpoint_settings,
     evaluation_folder,
+    open_fit,
     run_code,
     run_name,
     run_settings,
-    test_command,
 )
 from pipeline.cli.stages import STAGES
 from pipeline.cli.trainer_options import (
@@ -54,7 +54,7 @@ from pipeline.training.callbacks import PredictionWriter, SameInputs
 from pipeline.training.checkpoints import AtomicCheckpointIO
 from pipeline.training.console import print_line
 from pipeline.training.precision import precision_options
-from pipeline.training.run_folder import Run, open_run
+from pipeline.training.run_folder import Run
 from pipeline.training.saving import CheckpointCallback, validate_changed_weights
 from pipeline.training.signals import StopSignals
 from pipeline.training.stage import Stage
@@ -166,32 +166,20 @@ class StageCLI(LightningCLI):
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # `print_metrics` prints the metrics
         resolve_newest(self.stage, config)
-        name = run_name(config, self.stage.stage)
-        run = Path(config.runs) / self.stage.stage / name
+        run = Path(config.runs) / self.stage.stage / run_name(config, self.stage.stage)
         if self.subcommand != "fit":
             check_weights(config, f"{self.stage.stage} {self.subcommand}", run)
         check_options(config, fitting=self.subcommand == "fit")
         inputs = run_inputs(self.stage, config, str(self.subcommand))
         self.settings, code = run_settings(config, inputs), run_code(self.command_line)
         self.inputs = inputs | code
-        content = content_settings(self.settings)
         if self.subcommand == "fit":
-            self.run = open_run(
-                Path(config.runs),
-                self.stage.stage,
-                name,
-                self.settings,
-                content=content,
-                code=code,
-                resume_with_changed_code=config.resume_with_changed_code,
-                test_command=test_command(self.command_line),
-            )
+            self.run = open_fit(config, run, self.settings, code, self.command_line)
             if self.run.resume:
                 config.ckpt_path, config.model.pretrained = str(self.run.resume), None
             self.folder = self.run.folder
         else:
-            own_code = {name: digest for name, digest in code.items() if name.startswith("--")}
-            self.folder = evaluation_folder(config, run, self.subcommand, content | own_code)
+            self.folder = evaluation_folder(config, run, self.subcommand, self.settings, code)
         config.trainer.default_root_dir = str(self.folder)
         count = 1 if processes.current_rank() is not None else process_count(config.trainer)
         if count > 1:

@@ -174,13 +174,7 @@ def open_run(
             "settings": dict(settings),
             "state": UNFINISHED,
         }
-        state = read_state(candidate)
-        if state is None:
-            state = _recover_state(candidate, new_state, report)
-        elif state.get("state") == UNFINISHED and not has_results(candidate):
-            for own in OWN_FILES:
-                remove_path(candidate / own)
-            state = new_state
+        state = _state_of(candidate, new_state, report)
         if state.get("digest") != digest or state.get("state") != UNFINISHED:
             skipped.append((candidate, state))
             lock.release()
@@ -253,6 +247,20 @@ def remove_partial_files(folder: Path) -> None:
     """Remove the temporary files that killed processes left in a run folder."""
     for part in ("", "checkpoints", "images", "tables"):
         remove_leftovers(folder / part)
+
+
+def _state_of(
+    folder: Path, new_state: dict[str, Any], report: Callable[[str], None]
+) -> dict[str, Any]:
+    """State of the run in a folder; `new_state` if the folder is free or a run left no results."""
+    state = read_state(folder)
+    if state is None:
+        return _recover_state(folder, new_state, report)
+    if state.get("state") == UNFINISHED and not has_results(folder):
+        for own in OWN_FILES:
+            remove_path(folder / own)
+        return new_state
+    return state
 
 
 def _recover_state(
