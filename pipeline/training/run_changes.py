@@ -46,13 +46,14 @@ def describe_skipped(
             lines.append(f"heatlift: {other} is in use by another process; this is {folder}")
         elif state:
             changes, what = _describe_changes(state.get("settings", {}), settings)
+            again = "; put the old data back to resume it" if what == "data" else ""
             lines.append(
                 f"heatlift: {other} is unfinished and had other {what} ({changes}); it is not "
-                f"resumed, this is {folder}"
+                f"resumed, this is {folder}{again}"
             )
     for same, _, other, state in sorted(finished, key=lambda row: row[:2])[-1:]:
-        changes, _ = _describe_changes(state.get("settings", {}), settings)
-        change = "" if same else f" and had other settings ({changes})"
+        changes, what = _describe_changes(state.get("settings", {}), settings)
+        change = "" if same else f" and had other {what} ({changes})"
         page = f"{other / 'index.html'} has its numbers, and `{test_command} --ckpt_path "
         page += f"{shlex.quote(str(other / state.get('checkpoint', 'CHECKPOINT')))}` prints them"
         lines.append(f"heatlift: {other} is finished{change}: {page}; this is {folder}")

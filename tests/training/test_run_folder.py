@@ -266,7 +266,8 @@ def test_changed_data_of_an_unfinished_run_are_named_and_start_another(opened, c
     other = opened({**SETTINGS, "inputs": {"motion.npz": B, "camera.pkl": B}})
     assert capsys.readouterr().out == (
         f"heatlift: {first.folder} is unfinished and had other data (motion.npz: aaaaaaaa… -> "
-        f"bbbbbbbb…); it is not resumed, this is {other.folder}\n"
+        f"bbbbbbbb…); it is not resumed, this is {other.folder}; put the old data back to resume "
+        "it\n"
     )
 
 
