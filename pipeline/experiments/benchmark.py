@@ -38,6 +38,7 @@ from pipeline.mocap.recordings import SHIPPED
 from pipeline.sources import MotionSource
 from pipeline.training.console import print_line
 from pipeline.training.metrics_file import read_metrics
+from pipeline.training.run_changes import describe_mixture
 from pipeline.training.run_folder import newest_finished_run
 
 
@@ -88,6 +89,9 @@ def results(
     if detector:
         benchmark.measure_chain(detector)
     benchmark.write_page()
+    folders = [folder for row in ROWS if (folder := benchmark.finished(row.lifting_run()))]
+    for line in describe_mixture({folder: run_state(folder) for folder in folders}):
+        print_line(line)
 
 
 class RowError(HeatliftError):

@@ -25,7 +25,7 @@ from pipeline.errors import HeatliftError, StorageError, UsageError
 from pipeline.files.writing import write_atomically
 from pipeline.training.console import print_line
 from pipeline.training.metrics_file import read_metrics
-from pipeline.training.run_changes import FINISHED, finish_order
+from pipeline.training.run_changes import FINISHED, describe_mixture, finish_order
 from pipeline.training.run_folder import read_state
 
 STOPPED = (130, 143)
@@ -209,6 +209,10 @@ def sweep(file: str, also: str = "", runs: str = "runs") -> None:
         _write_csv(found, points, Path(runs))
     columns, *rows = _table_rows(found, points)
     print_table(columns, rows)
+    if not any(name.startswith("data.source") for name in found.parameters):
+        folders = [folder for point in points if (folder := point.finished_folder())]
+        for line in describe_mixture({folder: read_state(folder) or {} for folder in folders}):
+            print_line(line)
     missing = sum(point.finished_folder() is None for point in points)
     if missing:
         raise PointError(missing, codes[0] if codes else 1)

@@ -102,3 +102,36 @@ def finish_order(state: Mapping[str, Any]) -> tuple[int, float]:
     number; they are before all others, in the order of their times.
     """
     return int(state.get("order", 0)), float(state.get("finished", 0.0))
+
+
+def describe_mixture(states: Mapping[Path, Mapping[str, Any]]) -> list[str]:
+    """Lines about compared runs whose data or code differ from those of the newest one.
+
+    Args:
+        states: Run folder -> content of its run.json, of finished runs.
+    """
+    if not states:
+        return []
+    newest = max(states, key=lambda folder: finish_order(states[folder]))
+    lines = []
+    for what in ("data", "code"):
+        now = _content(states[newest], what)
+        differing = {
+            folder: changed_names(before, now)
+            for folder, state in states.items()
+            if now and (before := _content(state, what)) and before != now
+        }
+        if differing:
+            (folder, names), *_ = differing.items()
+            lines.append(
+                f"heatlift: warning: {len(differing)} of {len(states)} runs had other {what} than "
+                f"{newest} (the first is {folder}: {', '.join(names[:3])}); remove their folders "
+                "and run the same command again to compare like with like"
+            )
+    return lines
+
+
+def _content(state: Mapping[str, Any], what: str) -> Mapping[str, str]:
+    """Digests of the data or of the code of a run; empty if they are not known."""
+    part = state.get("code") if what == "code" else state.get("settings", {}).get("inputs")
+    return part or {}
