@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -252,6 +253,26 @@ class Source(Protocol):
 
     def describe(self) -> str:
         """One line for the start of a run: name and origin of the data."""
+        ...
+
+
+@runtime_checkable
+class SourceWithFiles(Protocol):
+    """A data source that lists the files it reads, so that a run notices when they change."""
+
+    def input_files(self, splits: Collection[Split], detections: str = "") -> list[Path]:
+        """Files and folders that it reads.
+
+        A file counts by its content. A folder is one of images, and counts by the names, sizes and
+        times of its files.
+
+        Args:
+            splits: Splits that are read.
+            detections: Name of the source's own detections that are read; "" for none.
+
+        Raises:
+            DataError: If a file is missing.
+        """
         ...
 
 

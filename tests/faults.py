@@ -118,6 +118,20 @@ def few_videos(count):
     windows.WholeSequences.__init__ = lambda self, sequences: original(self, sequences[:count])
 
 
+def other_code():
+    """Let the command see a copy of the package in which the losses have another line."""
+    import shutil
+    from pathlib import Path
+
+    from pipeline.cli import run_settings
+
+    shutil.copytree(Path(run_settings.__file__).parents[1], "changed/pipeline")
+    with Path("changed/pipeline/lift/losses.py").open("a") as file:
+        file.write("\nFACTOR = 100\n")
+    original = run_settings.code_digests
+    run_settings.code_digests = lambda package: original(Path("changed/pipeline"))
+
+
 def first_weights_at_the_end():
     """Set the weights from before training when training has ended, as an average is set."""
 

@@ -1,13 +1,16 @@
-"""What a user brings in with --import: a small network, and people without depth."""
+"""What a user brings in with --import: a network, people without depth, people of any size."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Collection
+from pathlib import Path
 
 import torch
 
 from pipeline.mocap.synthetic import Synthetic
-from pipeline.sources import Samples, Split
+from pipeline.sources import Samples, Sequence, Split
 
 
 class Narrow(torch.nn.Module):
@@ -35,3 +38,22 @@ class Flat(Synthetic):
 
     def samples(self, split: Split) -> Samples:
         return dataclasses.replace(super().samples(split), joints3d=None)
+
+
+class Stored(Synthetic):
+    """The embedded people, as large as a file says; a process may have a folder of its own."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(2, 1, 1, actions=("walk", "wave"), seconds=2.0)
+        of_rank = Path(f"{root}-{os.environ.get('LOCAL_RANK')}")
+        self.root = of_rank if of_rank.is_dir() else Path(root)
+
+    def input_files(self, splits: Collection[Split], detections: str = "") -> list[Path]:
+        return [self.root / "scale.txt"]
+
+    def sequences(self, split: Split) -> list[Sequence]:
+        scale = float((self.root / "scale.txt").read_text())
+        return [
+            dataclasses.replace(sequence, joints3d=sequence.joints3d * scale, images=None)
+            for sequence in super().sequences(split)
+        ]

@@ -70,6 +70,12 @@ COMMANDS = {
 }
 """Stage -> arguments that start its run."""
 
+STORED = (
+    *("lift", "fit", "-c", "lift.yaml", *LIFT, "--import", USER_CODE, "--name", "lift"),
+    *("--data.source", "{class_path: own.Stored, init_args: {root: people}}"),
+)
+"""Arguments of a lifting run whose data come from files; see `own.Stored`."""
+
 TWO_RANKS = ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
 
 
@@ -116,3 +122,9 @@ DEATHS = {
     "raise": (1, "process {}: RuntimeError: thrown by a test"),
 }
 """Fault of a rank -> exit code of the run, and its error line."""
+
+
+def write_people(folder: Path, scale: float) -> None:
+    """Write the files that `own.Stored` reads: all people are `scale` times as large."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scale.txt").write_text(f"{scale:.3f}")

@@ -88,6 +88,18 @@ FAULTS = {
         "one of two processes hangs", "continues after the run", "all gone within 30 s, exit 6", 10
     ),
     "world": Fault("resume with 2 processes instead of 1", "other samples", "error, exit 2", 3),
+    "swap": Fault(
+        "data swapped between two starts, same count; 1 and 2 processes",
+        "not measured",
+        "named, another run; with the old data back it resumes, bit-equal",
+        20,
+    ),
+    "code": Fault(
+        "code changed between two starts",
+        "not measured",
+        "named, exit 2, nothing changed; with the old code back it resumes, bit-equal",
+        20,
+    ),
     "not finite": Fault(
         "NaN loss or infinite gradient",
         "exit 0, good checkpoint overwritten",

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import COMMANDS, TINY, TWO_RANKS, differences, outcome
+from runs import COMMANDS, STORED, TINY, TWO_RANKS, differences, outcome, write_people
 
 from pipeline.__main__ import main
 from pipeline.dashboard import panels
@@ -251,6 +251,45 @@ def test_other_data_under_the_same_name_raise_an_error(heatlift, tmp_path):
     child = heatlift(*COMMANDS["lift"], faults=[("few_videos", 3)])
     assert child.wait() == 4
     assert re.search(r"has 3 samples in val, and had \d+ when runs/lift/lift began", child.stderr)
+
+
+def test_swapped_data_of_the_same_count_are_named_and_never_mixed(heatlift, tmp_path):
+    write_people(tmp_path / "people", 1.0)
+    assert heatlift(*STORED, faults=[("at", "saved", 4, "kill")]).wait() == -signal.SIGKILL
+    write_people(tmp_path / "people", 1.2)
+    child = heatlift(*STORED)
+    assert child.wait() == 0, child.stderr
+    line = child.stdout.splitlines()[0]
+    assert line.startswith("heatlift: runs/lift/lift is unfinished and had other data (scale.txt: ")
+    assert "; it is not resumed, this is runs/lift/lift-2; put the old data back to" in line
+    write_people(tmp_path / "people", 1.0)
+    child = heatlift(*STORED)
+    assert child.wait() == 0, child.stderr
+    assert "resumed from step-" in child.stdout
+    one, other = (read_state(tmp_path / "runs/lift" / name) for name in ("lift", "lift-2"))
+    assert one["numbers"]["test/mpjpe_mm"] < other["numbers"]["test/mpjpe_mm"]
+
+
+def test_a_moved_data_folder_is_the_same_data(heatlift, tmp_path):
+    write_people(tmp_path / "people", 1.0)
+    assert heatlift(*STORED, faults=[("at", "saved", 4, "kill")]).wait() == -signal.SIGKILL
+    (tmp_path / "people").rename(tmp_path / "moved")
+    child = heatlift(*STORED, "--data.source.init_args.root", "moved", "--trainer.max_epochs=3")
+    assert child.wait() == 0, child.stderr
+    assert "resumed from step-" in child.stdout
+
+
+def test_a_process_that_sees_other_data_is_named_at_the_start(heatlift, tmp_path):
+    write_people(tmp_path / "people", 1.0)
+    write_people(tmp_path / "people-1", 1.2)
+    child = heatlift(*STORED, *TWO_RANKS)
+    assert child.wait(60) == 4
+    assert re.fullmatch(
+        r"heatlift: error: process 0: process 1 reads other files than process 0: scale.txt "
+        r"\(.* on process 0, .* on process 1\); give all processes the same\n",
+        child.stderr,
+    )
+    assert not (tmp_path / "runs" / "lift" / "lift").exists()
 
 
 def test_user_callbacks_are_settings_of_the_run(heatlift, tmp_path):

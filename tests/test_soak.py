@@ -7,9 +7,20 @@ import random
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
-from runs import COMMANDS, DEATHS, TINY, TWO_RANKS, differences, outcome
+from runs import (
+    COMMANDS,
+    DEATHS,
+    STORED,
+    TINY,
+    TWO_RANKS,
+    USER_CODE,
+    differences,
+    outcome,
+    write_people,
+)
 from soak import SEED
 
 from pipeline.errors import DataError
@@ -269,6 +280,73 @@ def test_another_number_of_processes(heatlift_in, tmp_path, soak):
         code = child.wait()
         named = "had 1 processes and this has 2" in child.stderr
         row.look(zero=code == 0, orphans=child.orphans(), other=code != 2 or not named)
+
+
+@pytest.mark.parametrize("more", [(), TWO_RANKS], ids=["one", "two"])
+def test_swapped_data(more, heatlift_in, tmp_path, soak):
+    write_people(tmp_path / "whole" / "people", 1.0)
+    assert heatlift_in(tmp_path / "whole")(*STORED, *more).wait() == 0
+    want = outcome(tmp_path / "whole", "lift")
+    row = soak("swap")
+    for number in row.times(10):
+        folder = tmp_path / str(number)
+        write_people(folder / "people", 1.0)
+        start = heatlift_in(folder)
+        code = start(*STORED, *more, faults=[("at", "saved", 3 + number % 5, "kill")]).wait()
+        assert code in (6, -signal.SIGKILL)
+        write_people(folder / "people", 1.1 + 0.01 * number)
+        child = start(*STORED, *more, faults=[("at", "batch", 1, "kill")])
+        swapped = child.wait()
+        named = "lift is unfinished and had other data (scale.txt: " in child.stdout
+        write_people(folder / "people", 1.0)
+        child = start(*STORED, *more)
+        code = child.wait()
+        row.look(
+            number,
+            wrong=code == 0 and differences(outcome(folder, "lift"), want),
+            zero=swapped == 0,
+            orphans=child.orphans(),
+            other=not named or "resumed from step-" not in child.stdout,
+        )
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("what", ["own file", "package"])
+def test_changed_code(what, heatlift_in, tmp_path, soak):
+    own = Path(USER_CODE).read_text()
+    words = [word.replace("own.", "mine.") for word in STORED]
+    words[words.index(USER_CODE.replace("own.", "mine."))] = "mine.py"
+
+    def starter(folder):
+        write_people(folder / "people", 1.0)
+        (folder / "mine.py").write_text(own)
+        return heatlift_in(folder)
+
+    assert starter(tmp_path / "whole")(*words).wait() == 0
+    want = outcome(tmp_path / "whole", "lift")
+    row = soak("code")
+    for number in row.times(10):
+        folder = tmp_path / str(number)
+        start = starter(folder)
+        fault = ("at", "saved", 3 + number % 5, "kill")
+        assert start(*words, faults=[fault]).wait() == -signal.SIGKILL
+        before = (folder / "runs/lift/lift/run.json").read_bytes()
+        if what == "own file":
+            (folder / "mine.py").write_text(f"{own}\n# {number}\n")
+        child = start(*words, faults=[("other_code",)] if what == "package" else [])
+        code, named = child.wait(), "the code changed since the run began (" in child.stderr
+        lost = (folder / "runs/lift/lift/run.json").read_bytes() != before
+        (folder / "mine.py").write_text(own)
+        child = start(*words)
+        finished = child.wait()
+        row.look(
+            (what, number),
+            wrong=finished == 0 and differences(outcome(folder, "lift"), want),
+            lost=lost,
+            zero=code == 0,
+            other=code != 2 or not named or finished != 0,
+        )
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])

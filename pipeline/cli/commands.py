@@ -22,8 +22,8 @@ from pipeline.training.console import print_line
 from pipeline.training.signals import StoppedBySignal
 from pipeline.training.transfer import WeightsReport
 
-UNLIMITED = "1000000000"
-"""Value of `--skip_bad` if it is given without a number."""
+VALUES = {"--skip_bad": "1000000000", "--resume_with_changed_code": "true"}
+"""Options that may be given without a value -> the value that they have then."""
 
 GROUP_HELP = "_help"
 """Key of the help line among the subcommands of a command, as jsonargparse defines it."""
@@ -125,20 +125,23 @@ def _config_help(components: Any) -> str:
 
 
 def normalise_options(arguments: Sequence[str]) -> list[str]:
-    """Write `--skip-bad` as `--skip_bad`, and give it a value if it has none.
+    """Write `--skip-bad` as `--skip_bad`, and give options a value that may have none.
 
     >>> normalise_options(["--skip-bad", "folder"]), normalise_options(["--skip_bad=3"])
     (['--skip_bad', '1000000000', 'folder'], ['--skip_bad=3'])
+    >>> normalise_options(["--resume_with_changed_code"])
+    ['--resume_with_changed_code', 'true']
     """
     found: list[str] = []
     for argument in arguments:
-        if found and found[-1] == "--skip_bad" and not argument.lstrip("-").isdigit():
-            found.append(UNLIMITED)
+        is_value = argument.lstrip("-").isdigit() or argument in ("true", "false")
+        if found and found[-1] in VALUES and not is_value:
+            found.append(VALUES[found[-1]])
         name, equals, value = argument.partition("=")
         if name.startswith("--") and "." not in name:
             name = f"--{name[2:].replace('-', '_')}"
         found.append(name + equals + value)
-    return [*found, UNLIMITED] if found[-1:] == ["--skip_bad"] else found
+    return [*found, VALUES[found[-1]]] if found and found[-1] in VALUES else found
 
 
 def weights_import_options(arguments: Sequence[str]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +16,7 @@ from pipeline.dashboard.show import log_artifact
 from pipeline.errors import NonFiniteError
 from pipeline.files.digests import file_digest
 from pipeline.training.console import format_duration, print_line
-from pipeline.training.run_folder import FINISHED, Run
+from pipeline.training.run_folder import Run
 from pipeline.training.stage import Stage
 
 
@@ -103,9 +102,7 @@ def finish_run(
         seconds: Duration of the run, seconds.
     """
     print_metrics("test", numbers)
-    run.write(
-        state=FINISHED,
-        finished=time.time(),
+    run.finish(
         checkpoint=str(checkpoint.relative_to(run.folder)),
         numbers=numbers,
         protocol=cast(Stage, trainer.lightning_module).protocol("test"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,13 +12,17 @@ from typing import Any, Literal
 from lightning.pytorch.cli import LightningArgumentParser
 
 from pipeline.cli.configs import plain_values
+from pipeline.cli.run_inputs import content_settings
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import UsageError
-from pipeline.files.digests import file_digest, folder_digest
+from pipeline.files.digests import code_digests, file_digest, folder_digest
+from pipeline.files.store import default_store
 from pipeline.files.torch_files import read_checkpoint
 from pipeline.training.checkpoints import checkpoint_stage, weights_digest
 from pipeline.training.run_folder import (
+    Run,
     make_folder,
+    open_run,
     read_state,
     remove_partial_files,
     settings_digest,
@@ -35,6 +40,7 @@ WITHOUT_EFFECT = (
     "ckpt_path",
     "untrained",
     "import",
+    "resume_with_changed_code",
 )
 """Options that do not affect the result of a run (the seed is stored as `seed`)."""
 
@@ -105,6 +111,15 @@ def add_run_options(parser: LightningArgumentParser, example_config: str) -> Non
     )
 
 
+def add_fit_options(parser: LightningArgumentParser) -> None:
+    """Add the option that fit has besides those of a run."""
+    parser.add_argument(
+        "--resume_with_changed_code",
+        action="store_true",
+        help="Resume a run also if the code of Heatlift or of the --import files has changed.",
+    )
+
+
 def add_evaluation_options(parser: LightningArgumentParser) -> None:
     """Add the options that validate, test and predict have besides those of a run."""
     parser.add_argument(
@@ -138,12 +153,12 @@ def check_weights(config: Any, command: str, run: Path) -> None:
     )
 
 
-def run_settings(config: Any, arguments: Sequence[str]) -> dict[str, Any]:
+def run_settings(config: Any, inputs: Mapping[str, str]) -> dict[str, Any]:
     """Collect all values that affect the result of a run, as plain types; files as digests.
 
     Args:
         config: The parsed config of a subcommand.
-        arguments: Arguments of the command line, for the files given with --import.
+        inputs: Files that the data come from; see `pipeline.cli.run_inputs.run_inputs`.
     """
     values = plain_values(config)
     settings = {key: value for key, value in values.items() if key not in WITHOUT_EFFECT}
@@ -153,9 +168,8 @@ def run_settings(config: Any, arguments: Sequence[str]) -> dict[str, Any]:
         settings["trainer"].pop("callbacks", None)
     settings["data"].pop("workers", None)
     settings["seed"] = config.seed_everything
-    imported = [Path(value) for option, value in pairwise(arguments) if option == "--import"]
-    if imported:
-        settings["import"] = {path.name: file_digest(path) for path in imported}
+    if inputs:
+        settings["inputs"] = dict(inputs)
     pretrained = settings["model"].get("pretrained")
     if pretrained is not None:
         settings["model"]["pretrained"] = _content_digest(pretrained)
@@ -171,8 +185,34 @@ def _content_digest(value: str) -> str:
     if path.is_file() and path.suffix == ".ckpt":
         return weights_digest(read_checkpoint(path)["state_dict"])
     if path.is_file():
-        return file_digest(path)
-    return folder_digest(path) if path.is_dir() else value
+        return default_store().digest(path)
+    return folder_digest(path, default_store().digest) if path.is_dir() else value
+
+
+def run_code(arguments: Sequence[str]) -> dict[str, str]:
+    """Code that a run computes with: file -> SHA-256, of the package and of the --import files.
+
+    Args:
+        arguments: Arguments of the command line.
+    """
+    imported = [Path(value) for option, value in pairwise(arguments) if option == "--import"]
+    own = {f"--import {path.name}": file_digest(path) for path in imported}
+    return code_digests(Path(__file__).parents[1]) | own
+
+
+def test_command(command_line: Sequence[str]) -> str:
+    """Command that tests a checkpoint with the arguments of a fit, up to the path of it.
+
+    >>> test_command(["lift", "fit", "-c", "lift/demo", "--name", "my run", "--seed_everything=1"])
+    'heatlift lift test -c lift/demo --seed_everything=1'
+    """
+    stage, _, *rest = command_line
+    arguments, skip = [], False
+    for argument in rest:
+        if not skip and argument.partition("=")[0] not in ("--name", "--resume_with_changed_code"):
+            arguments.append(argument)
+        skip = argument == "--name"
+    return shlex.join(["heatlift", stage, "test", *arguments])
 
 
 def checkpoint_settings(
@@ -217,8 +257,40 @@ def run_name(config: Any, stage: str) -> str:
     return name
 
 
+def open_fit(
+    config: Any,
+    folder: Path,
+    settings: Mapping[str, Any],
+    code: Mapping[str, str],
+    command_line: Sequence[str],
+) -> Run:
+    """Open the run of a fit, which may be an unfinished one that is resumed; see `open_run`.
+
+    Args:
+        config: The parsed config of the subcommand.
+        folder: Folder of the run that has the name of this command.
+        settings: Settings of the run; see `run_settings`.
+        code: Code of the run; see `run_code`.
+        command_line: Arguments of the command line.
+    """
+    return open_run(
+        Path(config.runs),
+        folder.parent.name,
+        folder.name,
+        settings,
+        content=content_settings(settings),
+        code=code,
+        resume_with_changed_code=config.resume_with_changed_code,
+        test_command=test_command(command_line),
+    )
+
+
 def evaluation_folder(
-    config: Any, run: Path, subcommand: str | None, settings: Mapping[str, Any]
+    config: Any,
+    run: Path,
+    subcommand: str | None,
+    settings: Mapping[str, Any],
+    code: Mapping[str, str],
 ) -> Path:
     """Make the folder of an evaluation.
 
@@ -233,6 +305,7 @@ def evaluation_folder(
         run: Folder of the run that has the name of this command.
         subcommand: validate, test or predict.
         settings: Settings of the evaluation; see `run_settings`.
+        code: Code of the evaluation; the files of the user decide the name of the folder, too.
 
     Raises:
         UsageError: If --name is the name of another run than that of the checkpoint.
@@ -246,7 +319,9 @@ def evaluation_folder(
         )
     if path and in_run_folder and not config.name and os.access(path.parents[1], os.W_OK):
         run = path.parents[1]
-    digest = settings_digest([settings, path and file_digest(path)])
+    own_code = {name: digest for name, digest in code.items() if name.startswith("--import")}
+    parts = [content_settings(settings), own_code, path and file_digest(path)]
+    digest = settings_digest(parts)
     folder = run / f"{subcommand}-{digest[:6]}"
     make_folder(folder)
     remove_partial_files(folder)

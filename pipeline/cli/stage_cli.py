@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from pipeline.cli import explain
 from pipeline.cli.configs import check_finite, plain_values
 from pipeline.cli.newest import resolve_newest
+from pipeline.cli.run_inputs import run_inputs
 from pipeline.cli.run_report import (
     describe_weights,
     finish_run,
@@ -26,10 +27,13 @@ from pipeline.cli.run_report import (
 )
 from pipeline.cli.run_settings import (
     add_evaluation_options,
+    add_fit_options,
     add_run_options,
     check_weights,
     checkpoint_settings,
     evaluation_folder,
+    open_fit,
+    run_code,
     run_name,
     run_settings,
 )
@@ -46,11 +50,11 @@ from pipeline.dashboard.callback import Dashboard
 from pipeline.dashboard.show import finish_wandb
 from pipeline.errors import UsageError, print_error
 from pipeline.training import processes
-from pipeline.training.callbacks import PredictionWriter
+from pipeline.training.callbacks import PredictionWriter, SameInputs
 from pipeline.training.checkpoints import AtomicCheckpointIO
 from pipeline.training.console import print_line
 from pipeline.training.precision import precision_options
-from pipeline.training.run_folder import Run, open_run
+from pipeline.training.run_folder import Run
 from pipeline.training.saving import CheckpointCallback, validate_changed_weights
 from pipeline.training.signals import StopSignals
 from pipeline.training.stage import Stage
@@ -86,19 +90,23 @@ class StageCLI(LightningCLI):
             "allow_abbrev": False,
             "description": f"heatlift {name}: {STAGES[name].help}.",
         }
-        super().__init__(
-            stage,
-            stage.data_class,
-            save_config_callback=None,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            trainer_defaults={"enable_model_summary": False, "log_every_n_steps": 10},
-            parser_kwargs=parser_settings
-            | {"prog": f"heatlift {name}"}
-            | {subcommand: dict(parser_settings) for subcommand in self.subcommands()},
-            args=list(arguments),
-        )
+        try:
+            super().__init__(
+                stage,
+                stage.data_class,
+                save_config_callback=None,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                trainer_defaults={"enable_model_summary": False, "log_every_n_steps": 10},
+                parser_kwargs=parser_settings
+                | {"prog": f"heatlift {name}"}
+                | {subcommand: dict(parser_settings) for subcommand in self.subcommands()},
+                args=list(arguments),
+            )
+        finally:
+            if self.run:
+                self.run.close()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of a run, and link options that have the same value."""
@@ -111,8 +119,8 @@ class StageCLI(LightningCLI):
         """Make the parsers; those of evaluations get more options than that of fit."""
         super().setup_parser(*args)
         for subcommand, parser in self._subcommand_parsers.items():
-            if subcommand != "fit":
-                add_evaluation_options(parser)
+            add_options = add_fit_options if subcommand == "fit" else add_evaluation_options
+            add_options(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line.
@@ -158,19 +166,20 @@ class StageCLI(LightningCLI):
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # `print_metrics` prints the metrics
         resolve_newest(self.stage, config)
-        name = run_name(config, self.stage.stage)
-        run = Path(config.runs) / self.stage.stage / name
+        run = Path(config.runs) / self.stage.stage / run_name(config, self.stage.stage)
         if self.subcommand != "fit":
             check_weights(config, f"{self.stage.stage} {self.subcommand}", run)
-        self.settings = run_settings(config, self.command_line)
         check_options(config, fitting=self.subcommand == "fit")
+        inputs = run_inputs(self.stage, config, str(self.subcommand))
+        self.settings, code = run_settings(config, inputs), run_code(self.command_line)
+        self.inputs = inputs | code
         if self.subcommand == "fit":
-            self.run = open_run(Path(config.runs), self.stage.stage, name, self.settings)
+            self.run = open_fit(config, run, self.settings, code, self.command_line)
             if self.run.resume:
                 config.ckpt_path, config.model.pretrained = str(self.run.resume), None
             self.folder = self.run.folder
         else:
-            self.folder = evaluation_folder(config, run, self.subcommand, self.settings)
+            self.folder = evaluation_folder(config, run, self.subcommand, self.settings, code)
         config.trainer.default_root_dir = str(self.folder)
         count = 1 if processes.current_rank() is not None else process_count(config.trainer)
         if count > 1:
@@ -180,8 +189,6 @@ class StageCLI(LightningCLI):
         """Run this command in several processes, and exit with their exit code."""
         environment = processes.run_environment(self.folder, self.run.resume) if self.run else {}
         message, code = processes.supervise_processes(count, self.command_line, environment)
-        if self.run:
-            self.run.release()
         raise SystemExit(print_error(message, code) if code else 0)
 
     def after_instantiate_classes(self) -> None:
@@ -207,6 +214,7 @@ class StageCLI(LightningCLI):
             "callbacks": [
                 *as_list(instantiated["callbacks"]),
                 *basic_callbacks(int(self._get(self.config, "seed_everything")), bar=bar),
+                SameInputs(self.inputs),
                 *([] if config.fast_dev_run else self._output_callbacks()),
                 self.stops,
             ],
@@ -258,7 +266,6 @@ class StageCLI(LightningCLI):
             seconds = time.monotonic() - self.start_time
             finish_run(self.run, self.trainer, checkpoint, numbers, seconds)
         finish_wandb(self.trainer)
-        self.run.release()
 
     def after_validate(self) -> None:
         """Print the metrics and their paths."""

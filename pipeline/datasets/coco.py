@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Collection
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +144,13 @@ class Coco:
             [f"{name}2017", f"images/{name}2017", "images"],
             f"photographs of the {name} split",
         )
+
+    def input_files(self, splits: Collection[Split], detections: str = "") -> list[Path]:
+        """Files that the source reads; see `pipeline.sources.SourceWithFiles`."""
+        files = {self.annotations(split) for split in splits}
+        if self.boxes and "test" in splits:
+            files.add(self.root / self.boxes)
+        return [*sorted(files), *sorted({self.folder(split) for split in splits})]
 
     def people(self, split: Split) -> People:
         """People of a split with their ids, in the order of `samples`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -114,6 +115,11 @@ class Human36M:
                 f"({', '.join(subjects)}); protocol {self.protocol} needs them"
             )
         return sequences
+
+    def input_files(self, splits: Collection[Split], detections: str = "") -> list[Path]:
+        """Files that the source reads; see `pipeline.sources.SourceWithFiles`."""
+        names = ["data_3d_h36m.npz", *([f"data_2d_h36m_{detections}.npz"] if detections else [])]
+        return [self.root / name for name in names]
 
     def detection_names(self) -> list[str]:
         """Names of the archives of detections in the folder."""

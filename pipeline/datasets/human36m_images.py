@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -136,6 +136,19 @@ class Human36MImages:
             for subject in subject_names(self.protocol, split)
         ]
         return first_existing(self.root, candidates, f"annotations of the {split} split")
+
+    def input_files(self, splits: Collection[Split], detections: str = "") -> list[Path]:
+        """Files that the source reads; see `pipeline.sources.SourceWithFiles`."""
+        if (self.root / "annotation_body3d").is_dir():
+            files = {self._mmpose_file(split)[0] for split in splits}
+            cameras = self.root / "annotation_body3d" / "cameras.pkl"
+            files |= {cameras} if cameras.exists() else set()
+        else:
+            files = {
+                path for s in splits for path in self.annotations(s).parent.glob("Human36M_*.json")
+            }
+        images = [path for path in [self.root / "images"] if path.is_dir()]
+        return [*sorted(files), *images]
 
     def _cameras(self) -> dict[tuple[str, str], Camera]:
         path = self.root / "annotation_body3d" / "cameras.pkl"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +122,11 @@ class MotionBertClips:
             for clip, joints2d, score in zip(entry.facts["names"], *parts, strict=True):
                 found[clip] = VideoDetections(H36M17, joints2d, score)
         return found
+
+    def input_files(self, splits: Collection[Split], detections: str = "") -> list[Path]:
+        """Files that the source reads; see `pipeline.sources.SourceWithFiles`."""
+        folders = {self.annotations(split) for split in splits}
+        return [path for folder in sorted(folders) for path in sorted(folder.glob("*.pkl"))]
 
     def annotations(self, split: Split) -> Path:
         """Folder with the clips of a split.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,10 @@ class MpiInf3dhp:
                 )
             )
         return sequences
+
+    def input_files(self, splits: Collection[Split], detections: str = "") -> list[Path]:
+        """Files that the source reads; see `pipeline.sources.SourceWithFiles`."""
+        return sorted({self.annotations(split) for split in splits})
 
     def annotations(self, split: Split) -> Path:
         """Path of the archive of a split.
@@ -256,6 +260,13 @@ class MpiInf3dhpImages:
                     )
                 )
         return sequences
+
+    def input_files(self, splits: Collection[Split], detections: str = "") -> list[Path]:
+        """Files that the source reads; see `pipeline.sources.SourceWithFiles`."""
+        halves = {"train" if split == "train" else "test" for split in splits}
+        cameras = [self.root / "annotations" / f"cameras_{half}.pkl" for half in sorted(halves)]
+        images = [path for path in [self.root / "images"] if path.is_dir()]
+        return [*sorted({self.annotations(split) for split in splits}), *cameras, *images]
 
     def annotations(self, split: Split) -> Path:
         """Path of the annotation file of a split.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,12 @@ class Mpii:
         patterns = ["annot/{}.json", "mpii_{}.json", "annotations/{}.json", "{}.json"]
         candidates = [pattern.format(name) for pattern in patterns for name in names]
         return first_existing(self.root, candidates, f"annotations of the {names[0]} split")
+
+    def input_files(self, splits: Collection[Split], detections: str = "") -> list[Path]:
+        """Files that the source reads; see `pipeline.sources.SourceWithFiles`."""
+        files = {self.annotations(split) for split in splits}
+        files |= {self.root / name for name in _HEAD_FILES if (self.root / name).exists()}
+        return [*sorted(files), first_existing(self.root, ["images"], "photographs")]
 
     def head_truth(self) -> HeadAnnotations:
         """Joints and head sizes of the validation list, in the order of `samples('val')`."""

@@ -38,6 +38,7 @@ from pipeline.mocap.recordings import SHIPPED
 from pipeline.sources import MotionSource
 from pipeline.training.console import print_line
 from pipeline.training.metrics_file import read_metrics
+from pipeline.training.run_changes import describe_mixture
 from pipeline.training.run_folder import newest_finished_run
 
 
@@ -49,6 +50,7 @@ def results(
     detector: str | None = None,
     runs: str = "runs",
     docs: str | None = None,
+    resume_with_changed_code: bool = False,
 ) -> None:
     """Train the lifters of the open benchmark row by row and write `results.md` with its images.
 
@@ -63,6 +65,7 @@ def results(
             and lifted, and a table of these errors is added to the page.
         runs: Folder of all runs.
         docs: Folder of the page; by default docs for data/mocap, and RUNS/results for other data.
+        resume_with_changed_code: Whether a row is resumed also if the code of Heatlift has changed.
 
     Raises:
         UsageError: If there is no row of a name, or the budget is not positive.
@@ -78,6 +81,7 @@ def results(
     source = _merge_options(source)
     page_folder = Path(docs) if docs else _page_folder(source, Path(runs))
     benchmark = Benchmark(source, seconds, Path(runs), page_folder)
+    benchmark.options = ["--resume_with_changed_code"] if resume_with_changed_code else []
     for row in ROWS:
         if not rows or row.name in rows:
             benchmark.train(row)
@@ -85,6 +89,9 @@ def results(
     if detector:
         benchmark.measure_chain(detector)
     benchmark.write_page()
+    folders = [folder for row in ROWS if (folder := benchmark.finished(row.lifting_run()))]
+    for line in describe_mixture({folder: run_state(folder) for folder in folders}):
+        print_line(line)
 
 
 class RowError(HeatliftError):
@@ -135,6 +142,7 @@ class Benchmark:
     def __init__(self, source: dict[str, Any], seconds: float, runs: Path, docs: Path) -> None:
         self.source, self.seconds, self.runs, self.docs = source, seconds, runs, docs
         self.folder = runs / "results"
+        self.options: list[str] = []  # more of each run
         self.data_config = self.folder / "data.yaml"
         text = yaml.safe_dump({"data": {"source": complete_source(source)}})
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -238,7 +246,7 @@ class Benchmark:
         options = ["fit", "-c", run.config, "-c", str(self.data_config), "--name", name]
         options += ["--wandb", "off", "--runs", str(runs)]
         options += [f"--trainer.{key}={value}" for key, value in trainer.items()]
-        code = launch.run_stage(run.stage, [*options, *arguments])
+        code = launch.run_stage(run.stage, [*options, *arguments, *self.options])
         os.environ.pop("HEATLIFT_RUN", None)
         if code:
             raise RowError(name, code)

@@ -17,7 +17,8 @@ from pipeline.dashboard import callback
 from pipeline.errors import HeatliftError
 from pipeline.files.writing import write_atomically
 from pipeline.training.console import format_duration, print_line
-from pipeline.training.run_folder import FINISHED, mark_as_damaged, newest_finished_run, read_state
+from pipeline.training.run_changes import FINISHED
+from pipeline.training.run_folder import mark_as_damaged, newest_finished_run, read_state
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ class DemoError(HeatliftError):
         self.exit_code = code
 
 
-def demo(runs: str = "runs", wandb: str | None = None) -> None:
+def demo(
+    runs: str = "runs", wandb: str | None = None, *, resume_with_changed_code: bool = False
+) -> None:
     """Train all stages on rendered people, then print a table and the path of a page of images.
 
     An interrupted demo is resumed; a finished demo is run again from the beginning.
@@ -85,6 +88,7 @@ def demo(runs: str = "runs", wandb: str | None = None) -> None:
         runs: Folder of all runs.
         wandb: W&B mode: auto (online if there is an API key), online, offline or off; by default
             that of the variable WANDB, or auto.
+        resume_with_changed_code: Whether a run is resumed also if the code of Heatlift has changed.
 
     Raises:
         DemoError: If a stage fails.
@@ -95,6 +99,7 @@ def demo(runs: str = "runs", wandb: str | None = None) -> None:
     finished = _finished_steps(progress_file)
     for step in STEPS[len(finished) :]:
         arguments = _arguments(step, Path(runs), wandb, list(finished.values()))
+        arguments += ["--resume_with_changed_code"] if resume_with_changed_code else []
         code = launch.run_stage(step.stage, arguments)
         if code:
             raise DemoError(f"stage {step.name} of the demo ended with exit code {code}", code)

@@ -25,7 +25,8 @@ from pipeline.errors import HeatliftError, StorageError, UsageError
 from pipeline.files.writing import write_atomically
 from pipeline.training.console import print_line
 from pipeline.training.metrics_file import read_metrics
-from pipeline.training.run_folder import FINISHED, read_state
+from pipeline.training.run_changes import FINISHED, describe_mixture, finish_order
+from pipeline.training.run_folder import read_state
 
 STOPPED = (130, 143)
 """Exit codes of runs that were stopped by a signal; the sweep ends with the same code."""
@@ -208,6 +209,10 @@ def sweep(file: str, also: str = "", runs: str = "runs") -> None:
         _write_csv(found, points, Path(runs))
     columns, *rows = _table_rows(found, points)
     print_table(columns, rows)
+    if not any(name.startswith("data.source") for name in found.parameters):
+        folders = [folder for point in points if (folder := point.finished_folder())]
+        for line in describe_mixture({folder: read_state(folder) or {} for folder in folders}):
+            print_line(line)
     missing = sum(point.finished_folder() is None for point in points)
     if missing:
         raise PointError(missing, codes[0] if codes else 1)
@@ -234,12 +239,12 @@ class SweepPoint:
 
     def finished_folder(self) -> Path | None:
         """Folder of the run that finished last; NAME, NAME-2, NAME-3 … are of this point."""
-        finish_times = {
-            path.parent: state.get("finished", 0.0)
+        orders = {
+            path.parent: finish_order(state)
             for path in self.folder.glob(f"{glob.escape(self.name)}*/run.json")
             if (state := read_state(path.parent)) and state.get("state") == FINISHED
         }
-        return max(finish_times, key=lambda path: finish_times[path]) if finish_times else None
+        return max(orders, key=lambda path: orders[path]) if orders else None
 
 
 def _train(point: SweepPoint) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
 
@@ -23,8 +25,48 @@ def file_digest(path: Path) -> str:
         return open_file_digest(file)
 
 
-def folder_digest(folder: Path) -> str:
-    """SHA-256 of the names and contents of all files of a folder."""
+def folder_digest(folder: Path, digest: Callable[[Path], str] = file_digest) -> str:
+    """SHA-256 of the names and contents of all files of a folder.
+
+    Args:
+        folder: The folder.
+        digest: Function that gives the SHA-256 of a file.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = [f"{file_digest(path)} {path.relative_to(folder)}" for path in files]
+    lines = [f"{digest(path)} {path.relative_to(folder)}" for path in files]
     return bytes_digest("\n".join(lines).encode())
+
+
+CODE = (".py", ".json", ".csv", ".yaml")
+"""Suffixes of the files of a package that decide what it computes."""
+
+
+def listing_digest(folder: Path) -> tuple[int, str]:
+    """Number of files at any depth below a folder, and SHA-256 of their names, sizes and times.
+
+    No file is read, so a folder of images takes a second. Times are in whole seconds, as copies on
+    other disks have them. Hidden files and folders do not count.
+    """
+    lines = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                path = Path(parent, name)
+                state = path.stat()
+                lines.append(f"{path.relative_to(folder)} {state.st_size} {int(state.st_mtime)}")
+    return len(lines), bytes_digest("\n".join(sorted(lines)).encode())
+
+
+def code_digests(package: Path) -> dict[str, str]:
+    """SHA-256 of each file of a package that decides what it computes, by its name in the package.
+
+    Configs do not count: they are settings.
+    """
+    files = sorted(path for path in package.rglob("*") if path.suffix in CODE)
+    names = [(path, path.relative_to(package)) for path in files]
+    return {
+        f"{package.name}/{name.as_posix()}": file_digest(path)
+        for path, name in names
+        if name.parts[0] != "configs"
+    }

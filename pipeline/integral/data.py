@@ -13,7 +13,7 @@ from pipeline.errors import DataError, UsageError
 from pipeline.heatmap.crop import Augmentation, crop_matrix
 from pipeline.heatmap.data import Crops, HeatmapDataModule
 from pipeline.skeleton import Skeleton, make_conversion
-from pipeline.sources import ImageSource, Samples, Split
+from pipeline.sources import ImageSource, Samples, Source, Split
 from pipeline.training.loader import BatchKey, BatchSet, ResumableLoader, make_loader
 
 PAPER004_AUGMENTATION = Augmentation(
@@ -199,6 +199,10 @@ class IntegralDataModule(HeatmapDataModule):
         if self.photographs is None:
             return self.source.describe()
         return f"{self.source.describe()}; 2D alone from {self.photographs.describe()}"
+
+    def data_sources(self) -> list[Source]:
+        """All data sources that are read."""
+        return [source for source in (self.source, self.photographs) if source is not None]
 
     def setup(self, stage: str) -> None:
         """Read the splits that Lightning's stage needs.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from collections.abc import Collection
 from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import Literal
@@ -154,6 +155,14 @@ class Mocap:
                     )
                 )
         return sequences
+
+    def input_files(self, splits: Collection[Split], detections: str = "") -> list[Path]:
+        """Files that the source reads; see `pipeline.sources.SourceWithFiles`."""
+        tables = [Path(name) for name in (self.splits, self.mapping) if Path(name).is_file()]
+        if (self.folder / "manifest.json").is_file():  # it has the digests of the arrays
+            return [self.folder / "manifest.json", *tables]
+        wanted = [recording for recording in self._splits if recording.split != "exclude"]
+        return [*select_recordings(wanted, self.folder), *tables]
 
     def summary(self) -> list[dict[str, str | int]]:
         """Counts of each split, one row per split, for `heatlift data ls`."""

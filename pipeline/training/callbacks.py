@@ -15,10 +15,11 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from pipeline import rng
-from pipeline.errors import NonFiniteError
+from pipeline.errors import DataError, NonFiniteError
 from pipeline.files import writing
 from pipeline.training.console import format_duration, print_line
 from pipeline.training.progress import Progress
+from pipeline.training.run_changes import changed_names, shorten_digests
 from pipeline.training.stage import Stage
 
 
@@ -50,6 +51,37 @@ class SeedEveryBatch(Callback):
         torch.default_generator.manual_seed(seed)
         if pl_module.device.type != "cpu":
             torch.get_device_module(pl_module.device).manual_seed(seed)
+
+
+class SameInputs(Callback):
+    """Checks at the start that all processes read the same data with the same code.
+
+    Args:
+        inputs: Files of the data and of the code, and their digests, as this process sees them.
+    """
+
+    def __init__(self, inputs: Mapping[str, str]) -> None:
+        self.inputs = dict(inputs)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Compare the digests of all processes, before the first batch.
+
+        Raises:
+            DataError: If they differ, on all processes.
+        """
+        if trainer.world_size == 1:
+            return
+        seen: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(seen, self.inputs)
+        for rank, other in enumerate(seen):
+            if changed := changed_names(seen[0], other):
+                name = changed[0]
+                here, there = (shorten_digests(i.get(name, "absent")) for i in (seen[0], other))
+                more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+                raise DataError(
+                    f"process {rank} reads other files than process 0: {name}{more} "
+                    f"({here} on process 0, {there} on process {rank}); give all processes the same"
+                )
 
 
 class NonFiniteGuard(Callback):

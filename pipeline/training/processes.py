@@ -106,9 +106,19 @@ def is_process_loss(error: BaseException) -> bool:
 def start_process(
     arguments: Sequence[str], environment: Mapping[str, str]
 ) -> subprocess.Popen[str]:
-    """Start one process of a run."""
+    """Start one process of a run, with the code of this process.
+
+    The package may be a checkout beside an installed one, and `--import` may have put a folder with
+    another one before it. So the child imports this very package, then gets the same `sys.path`.
+    """
+    package = str(Path(__file__).resolve().parents[2])
+    paths = [str(Path(path).absolute()) for path in sys.path]  # "" is the current folder
+    code = (
+        f"import sys; sys.path.insert(0, {package!r}); import pipeline; sys.path[:] = {paths!r}; "
+        "from pipeline.__main__ import main; sys.exit(main())"
+    )
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "pipeline", *arguments],
+        [sys.executable, "-P", "-c", code, *arguments],
         env=dict(environment),
         stderr=subprocess.PIPE,
         text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -14,12 +15,18 @@ from typing import Any
 
 import filelock
 
-from pipeline.errors import DataError, ProcessLostError, StorageError
+from pipeline.errors import DataError, ProcessLostError, StorageError, UsageError
 from pipeline.files import torch_files
-from pipeline.files.writing import remove_leftovers, write_atomically
+from pipeline.files.writing import remove_leftovers, remove_path, write_atomically
 from pipeline.training import processes
-
-UNFINISHED, FINISHED = "unfinished", "finished"
+from pipeline.training.run_changes import (
+    FINISHED,
+    IN_USE,
+    UNFINISHED,
+    changed_names,
+    describe_skipped,
+    finish_order,
+)
 
 
 def settings_digest(settings: Any) -> str:
@@ -62,11 +69,27 @@ class Run:
         self.state |= changes
         write_state(self.folder, self.state)
 
+    def finish(self, **changes: Any) -> None:
+        """Mark the run as finished, as the last one of its stage so far, and change run.json."""
+        orders = [finish_order(state)[0] for state in _states(self.folder.parent).values()]
+        order = 1 + max(orders, default=0)
+        self.write(state=FINISHED, finished=time.time(), order=order, **changes)
+
     def release(self) -> None:
         """Release the lock, so that other processes can open the run."""
         if self.lock:
             self.lock.release()
 
+    def close(self) -> None:
+        """Release the lock at the end; the folder goes if the run failed before it had results."""
+        in_use = (self.folder / "wandb").exists()  # by W&B until this process ends
+        if self.lock and not has_results(self.folder) and not in_use:
+            remove_path(self.folder)
+        self.release()
+
+
+OWN_FILES = ("run.json", "metrics.csv", "index.html", "images", "tables", "checkpoints")
+"""Files and folders that a run may make before its first step."""
 
 DIGEST_KEY = "sha256"
 """Key in run.json of the digest over all other entries."""
@@ -101,8 +124,15 @@ def open_run(
     name: str,
     settings: Mapping[str, Any],
     report: Callable[[str], None] = print,
+    *,
+    content: Mapping[str, Any] | None = None,
+    code: Mapping[str, str] | None = None,
+    resume_with_changed_code: bool = False,
+    test_command: str = "",
 ) -> Run:
     """Open the unfinished run of these settings, or begin a new run under the first free name.
+
+    A run without results does not keep its name: a new run with other settings takes it.
 
     Args:
         root: Folder of all runs.
@@ -110,24 +140,31 @@ def open_run(
         name: Name of the run. If it belongs to a finished run, to other settings or to a run that
             another process works on, name-2, name-3 … are tried.
         settings: All settings that affect the result, as plain types.
-        report: Called with a line for each reason why an unfinished run cannot be resumed.
+        report: Called with a line for each run of this name that is not resumed, and the reason.
+        content: What all starts of one run have in common; the settings by default.
+        code: Files of the code and their digests; a run of other code is not resumed.
+        resume_with_changed_code: Whether a run of other code is resumed nevertheless.
+        test_command: Command that tests a checkpoint of this run, up to its path, for messages.
 
     Raises:
         StorageError: If the folder cannot be made.
+        UsageError: If the run to resume began with other code.
     """
-    digest = settings_digest(settings)
+    digest = settings_digest(settings if content is None else content)
     opened = os.environ.get("HEATLIFT_RUN")  # by the supervising process
     if opened and processes.current_rank() is not None:
         resume = os.environ.get("HEATLIFT_RESUME")
         return Run(Path(opened), read_state(Path(opened)) or {}, Path(resume) if resume else None)
     if processes.current_rank():
-        return _wait_for_first(root / stage, digest)
+        return _wait_for_first(root / stage, digest, settings)
+    skipped: list[tuple[Path, dict[str, Any]]] = []
     for candidate in _candidate_folders(root / stage, name):
         make_folder(candidate)
         lock = filelock.FileLock(candidate / ".lock")
         try:
             lock.acquire(timeout=0.2)  # another process that only checks the run takes less
         except filelock.Timeout:
+            skipped.append((candidate, {"state": IN_USE}))
             continue
         remove_partial_files(candidate)
         new_state = {
@@ -137,18 +174,59 @@ def open_run(
             "settings": dict(settings),
             "state": UNFINISHED,
         }
-        state = read_state(candidate)
-        if state is None:
-            state = _recover_state(candidate, new_state, report)
+        state = _state_of(candidate, new_state, report)
         if state.get("digest") != digest or state.get("state") != UNFINISHED:
-            _report_changed_settings(candidate, state, settings, report)
+            skipped.append((candidate, state))
             lock.release()
             continue
         run = Run(candidate, state, lock=lock)
         run.resume = newest_checkpoint(candidate, digest, report)
+        for line in describe_skipped(skipped, candidate, digest, settings, test_command):
+            report(line)
+        _compare_code(run, code or {}, report, allowed=resume_with_changed_code)
         run.write(launch=launch_id(), resume=run.resume.name if run.resume else None)
         return run
     raise AssertionError("there is always another name")
+
+
+def has_results(folder: Path) -> bool:
+    """Whether a run folder has more than what a run makes before its first step."""
+    if not folder.is_dir():
+        return False
+    foreign = {path.name for path in folder.iterdir()} - {*OWN_FILES, ".lock", "wandb"}
+    metrics = folder / "metrics.csv"
+    return bool(
+        foreign
+        or (metrics.exists() and len(metrics.read_bytes().splitlines()) > 1)
+        or any((folder / "checkpoints").glob("*"))
+    )
+
+
+def _compare_code(
+    run: Run, code: Mapping[str, str], report: Callable[[str], None], *, allowed: bool
+) -> None:
+    """Compare the code of a run with that of its start, and store it.
+
+    Raises:
+        UsageError: If a run that would be resumed began with other code and that is not allowed.
+    """
+    before = run.state.get("code")
+    changed = changed_names(before, code) if before else []
+    if run.resume and code and not before:
+        report(f"heatlift: {run.folder}: it is not known which code the run began with")
+    if run.resume and changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        files = f"{', '.join(changed[:3])}{more}"
+        if not allowed:
+            run.release()
+            raise UsageError(
+                f"{run.folder}: the code changed since the run began ({files}); give "
+                "--resume_with_changed_code to resume it with this code, or --name for a new run"
+            )
+        report(f"heatlift: {run.folder} is resumed with changed code ({files})")
+        run.state["changed_code"] = sorted({*run.state.get("changed_code", ()), *changed})
+    if code:
+        run.state["code"] = dict(code)
 
 
 def make_folder(folder: Path) -> None:
@@ -169,6 +247,20 @@ def remove_partial_files(folder: Path) -> None:
     """Remove the temporary files that killed processes left in a run folder."""
     for part in ("", "checkpoints", "images", "tables"):
         remove_leftovers(folder / part)
+
+
+def _state_of(
+    folder: Path, new_state: dict[str, Any], report: Callable[[str], None]
+) -> dict[str, Any]:
+    """State of the run in a folder; `new_state` if the folder is free or a run left no results."""
+    state = read_state(folder)
+    if state is None:
+        return _recover_state(folder, new_state, report)
+    if state.get("state") == UNFINISHED and not has_results(folder):
+        for own in OWN_FILES:
+            remove_path(folder / own)
+        return new_state
+    return state
 
 
 def _recover_state(
@@ -200,44 +292,6 @@ def _belongs_to_run(path: Path, digest: str) -> bool:
     return True
 
 
-def _report_changed_settings(
-    folder: Path,
-    state: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    report: Callable[[str], None],
-) -> None:
-    """Report the changed settings because of which an unfinished run is not resumed."""
-    if state.get("state") != UNFINISHED:
-        return
-    before = _flatten(state.get("settings", {}))
-    now = _flatten(json.loads(json.dumps(settings, default=str)))
-    changed = [
-        f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key, "absent") != now.get(key, "absent")
-    ]
-    more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
-    report(
-        f"heatlift: {folder} is unfinished and had other settings "
-        f"({'; '.join(changed[:4])}{more}); it is not resumed"
-    )
-
-
-def _flatten(value: Any, key: str = "") -> dict[str, Any]:
-    """Flatten nested settings to dotted names.
-
-    >>> _flatten({"data": {"batch_size": 8}, "seed": 1})
-    {'data.batch_size': 8, 'seed': 1}
-    """
-    if not isinstance(value, Mapping) or not value:
-        return {key: value}
-    return {
-        name: leaf
-        for part, inner in value.items()
-        for name, leaf in _flatten(inner, f"{key}.{part}".removeprefix(".")).items()
-    }
-
-
 def _candidate_folders(folder: Path, name: str) -> Iterator[Path]:
     """Folders NAME, NAME-2, NAME-3 … without end."""
     yield folder / name
@@ -247,14 +301,20 @@ def _candidate_folders(folder: Path, name: str) -> Iterator[Path]:
         number += 1
 
 
-def _wait_for_first(folder: Path, digest: str, patience: float = 120.0) -> Run:
-    """Wait until rank 0 of this launch has opened a run; return that run."""
+def _wait_for_first(
+    folder: Path, digest: str, settings: Mapping[str, Any], patience: float = 120.0
+) -> Run:
+    """Wait until rank 0 of this launch has opened a run; return that run.
+
+    A rank that sees other data finds the run, too: the data of all ranks are compared at the start.
+    """
+    own = json.loads(json.dumps({**settings, "inputs": None}, default=str))
     end = time.monotonic() + patience
     while time.monotonic() < end:
-        for candidate in folder.glob("*/run.json"):
-            state = read_state(candidate.parent)
-            if state and (state.get("launch"), state.get("digest")) == (launch_id(), digest):
-                run = Run(candidate.parent, state)
+        for place, state in _states(folder).items():
+            same = state.get("digest") == digest or {**state["settings"], "inputs": None} == own
+            if state.get("launch") == launch_id() and same:
+                run = Run(place, state)
                 run.resume = run.checkpoints / state["resume"] if state["resume"] else None
                 return run
         time.sleep(0.2)
@@ -331,9 +391,18 @@ def newest_finished_run(
         name: Prefix of the run's name.
     """
     finished = []
-    for path in (root / stage).glob(f"{name}*/run.json"):
-        state = read_state(path.parent)
-        if state and state.get("state") == FINISHED and accepts(state.get("settings", {})):
-            finished.append((state.get("finished", 0.0), path.parent / state["checkpoint"]))
-    existing = [checkpoint for _, checkpoint in sorted(finished) if checkpoint.is_file()]
+    for folder, state in _states(root / stage, name).items():
+        if state.get("state") == FINISHED and accepts(state.get("settings", {})):
+            is_copy = state.get("name") != folder.name
+            finished.append((finish_order(state), not is_copy, folder / state["checkpoint"]))
+    existing = [checkpoint for *_, checkpoint in sorted(finished) if checkpoint.is_file()]
     return existing[-1] if existing else None
+
+
+def _states(folder: Path, name: str = "") -> dict[Path, dict[str, Any]]:
+    """Run folder -> valid content of its run.json, for the runs whose names begin with `name`."""
+    found = {}
+    for path in sorted(folder.glob(f"{glob.escape(name)}*/run.json")):
+        if state := read_state(path.parent):
+            found[path.parent] = state
+    return found

@@ -81,6 +81,10 @@ class StageData(pl.LightningDataModule):
         """Describe the data in one line."""
         return self.source.describe()
 
+    def data_sources(self) -> list[Source]:
+        """All data sources that are read."""
+        return [self.source]
+
     def setup(self, stage: str) -> None:
         """Read the splits of Lightning's stage; see `SPLITS`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -307,9 +308,9 @@ def test_a_file_called_like_a_word_does_not_change_the_settings_of_a_run(tmp_pat
     config = SimpleNamespace(seed_everything=0)
     values = {"trainer": {}, "data": {"detections": "noisy"}, "model": {"pretrained": None}}
     monkeypatch.setattr(run_settings, "plain_values", lambda config: copy.deepcopy(values))
-    before = run_settings.run_settings(config, [])
+    before = run_settings.run_settings(config, {})
     (tmp_path / "noisy").write_text("a file of this name")
-    assert run_settings.run_settings(config, []) == before
+    assert run_settings.run_settings(config, {}) == before
     assert before["data"] == {"detections": "noisy"}
 
 
@@ -392,14 +393,58 @@ def test_a_run_finishes_if_its_page_cannot_be_written(heatlift, tmp_path):
     assert read_state(tmp_path / "runs" / "lift" / "page")["state"] == "finished"
 
 
-def test_a_changed_own_class_starts_another_run(heatlift, tmp_path):
+def test_a_changed_own_class_is_resumed_only_if_that_is_asked_for(heatlift, tmp_path):
     (tmp_path / "mine.py").write_text("from pipeline.lift import MixSTE\nMine = MixSTE\n")
     arguments = (*COMMANDS["lift"], "--import", "mine.py")
     assert heatlift(*arguments, faults=[("at", "saved", 3, "kill")]).wait() == -9
     (tmp_path / "mine.py").write_text("from pipeline.lift import MixSTE\nMine = None\n")
-    child = heatlift(*arguments, "--trainer.max_steps", "1")
+    child = heatlift(*arguments)
+    assert child.wait() == 2
+    assert child.stderr == (
+        "heatlift: error: runs/lift/lift: the code changed since the run began (--import mine.py); "
+        "give --resume_with_changed_code to resume it with this code, or --name for a new run\n"
+    )
+    child = heatlift(*arguments, "--resume_with_changed_code")
     assert child.wait() == 0, child.stderr
-    assert "is unfinished and had other settings (import.mine.py: " in child.stdout
+    assert "resumed with changed code (--import mine.py)" in child.stdout
+    assert "resumed from step-000000002.ckpt" in child.stdout
+    assert [path.name for path in (tmp_path / "runs/lift").iterdir()] == ["lift"]
+
+
+def test_a_finished_name_is_said_first_with_a_command_that_prints_its_numbers(heatlift, tmp_path):
+    more = ("--trainer.max_epochs", "1", "--name", "my run")
+    assert heatlift(*COMMANDS["lift"], *more).wait() == 0
+    again = heatlift(*COMMANDS["lift"], *more, faults=[("at", "batch", 1, "kill")])
+    assert again.wait() == -9
+    line, run = again.stdout.splitlines()[0], tmp_path / "runs/lift/my run"
+    assert line.startswith("heatlift: runs/lift/my run is finished: runs/lift/my run/index.html ")
+    assert line.endswith("this is runs/lift/my run-2")
+    assert (run / "index.html").exists()
+    program, *arguments = shlex.split(line.split("`")[1])
+    child = heatlift(*arguments)
+    assert (program, child.wait()) == ("heatlift", 0), child.stderr
+    assert f"mpjpe_mm {read_state(run)['numbers']['test/mpjpe_mm']:.4g}" in child.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "faults", "code"),
+    [
+        (("--trainer.max_epochs", "0"), (), 2),
+        (("--data.workers", "1"), [("worker", "bad file", 0)], 4),
+        pytest.param(
+            ("--trainer.devices", "2", "--data.workers", "1"),
+            [("worker", "bad file", 0)],
+            4,
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["no step", "first batch", "first batch of two processes"],
+)
+def test_an_attempt_that_failed_before_its_first_step_leaves_no_name_behind(
+    options, faults, code, heatlift, tmp_path
+):
+    assert heatlift(*COMMANDS["lift"], *options, faults=faults).wait() == code
+    assert list((tmp_path / "runs" / "lift").iterdir()) == []
 
 
 @pytest.mark.slow

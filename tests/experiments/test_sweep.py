@@ -11,6 +11,7 @@ from pipeline.__main__ import main
 from pipeline.cli.configs import shipped_configs
 from pipeline.errors import UsageError
 from pipeline.experiments.sweep import PointError, read_sweep, shorten_value, sweep
+from pipeline.training.run_changes import describe_mixture
 from pipeline.training.run_folder import UNFINISHED, write_state
 
 POINTS = {
@@ -145,13 +146,27 @@ def test_a_point_that_another_process_trains_is_left_to_it(tmp_path, capsys):
 
 def test_the_row_of_a_point_is_that_of_the_run_that_trained_it(tmp_path, capsys, monkeypatch):
     path, name = one_point(tmp_path)
-    begun(tmp_path / "runs", name)
+    folder = begun(tmp_path / "runs", name)
+    (folder / "metrics.csv").write_text("step,name,value\n0,train/loss,1.0\n")
     for _ in range(2):
         sweep(str(path), ALSO, str(tmp_path / "runs"))
     text = (tmp_path / "runs" / "sweeps" / "sizes.csv").read_text()
     assert f",{name}-2\n" in text
     assert "-," not in text
     assert len(list((tmp_path / "runs" / "pretrain").iterdir())) == 2
+
+
+def test_compared_runs_of_other_data_or_code_are_named(tmp_path):
+    def state(order, data, code):
+        return {"order": order, "settings": {"inputs": {"a.npz": data}}, "code": {"b.py": code}}
+
+    one, two, three = (tmp_path / name for name in ("one", "two", "three"))
+    same = {one: state(1, "x", "y"), two: state(2, "x", "y")}
+    assert describe_mixture(same) == []
+    assert describe_mixture({}) == describe_mixture({one: {}, two: state(1, "x", "y")}) == []
+    data, code = describe_mixture({**same, three: state(3, "z", "z")})
+    assert f"2 of 3 runs had other data than {three} (the first is {one}: a.npz); remove" in data
+    assert f"2 of 3 runs had other code than {three} (the first is {one}: b.py); remove" in code
 
 
 @pytest.mark.parametrize("given", ["--config=CONFIG", "-c=CONFIG", "-cCONFIG"])

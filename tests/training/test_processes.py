@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from runs import COMMANDS, DEATHS, TINY, TWO_RANKS
@@ -187,3 +188,34 @@ def test_waiting_threads_sleep_early_unless_the_user_has_set_openmp(given, expec
         [sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == f"False {expected}"
+
+
+START = """
+import os, sys
+from pathlib import Path
+from pipeline.training.processes import start_process
+sys.path.insert(0, sys.argv[1])  # as --import does
+os.chdir(sys.argv[1])
+child = start_process(["--help"], os.environ)
+_, errors = child.communicate()
+sys.exit(errors or child.returncode)
+"""
+
+
+def test_started_processes_run_the_code_of_the_checkout_that_started_them(tmp_path):
+    second, other = tmp_path / "second", tmp_path / "other"
+    shutil.copytree(Path(processes.__file__).parents[1], second / "pipeline")
+    main = second / "pipeline" / "__main__.py"
+    main.write_text(main.read_text().replace("Train and evaluate", "SECOND: train and evaluate"))
+    (other / "pipeline").mkdir(parents=True)
+    (other / "pipeline" / "__init__.py").write_text("raise SystemExit('the wrong package')")
+    done = subprocess.run(
+        [sys.executable, "-c", START, other],
+        cwd=second,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "SECOND: train and evaluate all stages" in done.stdout

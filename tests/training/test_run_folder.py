@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
+import time
+from functools import partial
 
 import pytest
+import torch
 
-from pipeline.errors import StorageError
+from pipeline.errors import StorageError, UsageError
 from pipeline.files.digests import file_digest
 from pipeline.training import processes
 from pipeline.training.metrics_file import MetricsFile, finite_or_none, read_metrics
 from pipeline.training.run_folder import (
     FINISHED,
+    Run,
     launch_id,
     newest_finished_run,
     open_run,
@@ -25,10 +30,12 @@ SETTINGS = {"model": {"width": 8}, "seed": 1}
 
 @pytest.fixture
 def opened(tmp_path):
-    """Opens a run and releases its lock, like a process that ends."""
+    """Opens a run, logs a metric and releases its lock, like a process that ends."""
 
-    def open_one(settings=SETTINGS, **changes):
-        run = open_run(tmp_path, "lift", "try", settings)
+    def open_one(settings=SETTINGS, *, logged=True, options=None, **changes):
+        run = open_run(tmp_path, "lift", "try", settings, **(options or {}))
+        if logged:
+            (run.folder / "metrics.csv").write_text("step,name,value\n0,x,1.0\n")
         if changes:
             run.write(**changes)
         run.release()
@@ -85,6 +92,16 @@ def test_two_torchrun_launches_have_different_ids(monkeypatch):
     assert launch_id() not in (one, None)
 
 
+def test_a_rank_of_torchrun_that_sees_other_data_finds_the_run_of_the_first(tmp_path, monkeypatch):
+    for name, value in {"RANK": "0", "TORCHELASTIC_RUN_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+    first = open_run(tmp_path, "lift", "try", {**SETTINGS, "inputs": {"motion.npz": A}})
+    monkeypatch.setenv("RANK", "1")
+    other = open_run(tmp_path, "lift", "try", {**SETTINGS, "inputs": {"motion.npz": B}})
+    assert other.folder == first.folder
+    first.release()
+
+
 @pytest.mark.parametrize("change", [{"model": {"width": 9}}, {"seed": 2}, {"joints": "COCO17"}])
 def test_every_setting_counts(opened, change):
     assert opened().folder != opened({**SETTINGS, **change}).folder
@@ -137,10 +154,10 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
 
 def test_newest_finished_run_needs_a_finished_run_with_a_checkpoint(opened, tmp_path):
     early, late, lost = (opened({"seed": seed}) for seed in range(3))
-    for time, run in enumerate((early, late, lost)):
+    for moment, run in enumerate((early, late, lost)):
         run.checkpoints.mkdir()
         (run.checkpoints / "best.ckpt").write_text("")
-        run.write(state=FINISHED, finished=time, checkpoint="checkpoints/best.ckpt")
+        run.write(state=FINISHED, finished=moment, checkpoint="checkpoints/best.ckpt")
     (lost.checkpoints / "best.ckpt").unlink()
     assert (
         newest_finished_run(tmp_path, "lift", lambda settings: True)
@@ -150,6 +167,148 @@ def test_newest_finished_run_needs_a_finished_run_with_a_checkpoint(opened, tmp_
     assert found == early.checkpoints / "best.ckpt"
     late.write(state="unfinished")
     assert newest_finished_run(tmp_path, "lift", lambda settings: settings["seed"] == 1) is None
+
+
+def test_the_order_of_finished_runs_is_no_matter_of_the_clock(opened, tmp_path, monkeypatch):
+    runs = [opened({"seed": seed}) for seed in range(3)]
+    for clock, run in zip((9e9, 5.0, 7.0), runs, strict=True):  # the clock was put back
+        monkeypatch.setattr(time, "time", lambda clock=clock: clock)
+        run.checkpoints.mkdir()
+        (run.checkpoints / "best.ckpt").write_text("")
+        run.finish(checkpoint="checkpoints/best.ckpt")
+    newest = newest_finished_run(tmp_path, "lift", lambda settings: True)
+    assert newest == runs[2].checkpoints / "best.ckpt"
+
+
+def test_a_copied_run_is_not_newer_and_an_old_run_without_number_is_older(opened, tmp_path):
+    runs = [opened({"seed": seed}) for seed in range(3)]
+    for run in runs:
+        run.checkpoints.mkdir()
+        (run.checkpoints / "best.ckpt").write_text("")
+    runs[0].write(state=FINISHED, finished=9e9, checkpoint="checkpoints/best.ckpt")  # version 0.2
+    find = partial(newest_finished_run, tmp_path, "lift", lambda settings: True)
+    assert find() == runs[0].checkpoints / "best.ckpt"
+    for run in runs[1:]:
+        run.finish(checkpoint="checkpoints/best.ckpt")
+    shutil.copytree(runs[1].folder, tmp_path / "lift" / "zzz-copy-of-one")
+    shutil.copytree(runs[2].folder, tmp_path / "lift" / "zzz-copy-of-two")
+    assert find() == runs[2].checkpoints / "best.ckpt"
+
+
+def test_a_finished_name_is_said_with_its_page_and_the_command_that_tests_it(opened, capsys):
+    run = opened(state=FINISHED, checkpoint="checkpoints/best.ckpt")
+    opened(options={"test_command": "heatlift lift test -c x.yaml"})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == (
+        f"heatlift: {run.folder} is finished: {run.folder}/index.html has its numbers, and "
+        f"`heatlift lift test -c x.yaml --ckpt_path {run.folder}/checkpoints/best.ckpt` prints "
+        f"them; this is {run.folder}-2"
+    )
+
+
+def test_of_many_finished_runs_only_the_last_of_these_settings_is_said(opened, capsys):
+    for seed in (1, 2, 1, 2):
+        opened({"seed": seed}, state=FINISHED)
+    capsys.readouterr()
+    opened({"seed": 1})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "try-3 is finished: " in line
+    opened({"seed": 3}, state=FINISHED)
+    assert "and had other settings (seed: 2 -> 3)" in capsys.readouterr().out
+
+
+def test_a_run_in_use_by_another_process_is_said(tmp_path, capsys):
+    held = open_run(tmp_path, "lift", "try", SETTINGS)
+    open_run(tmp_path, "lift", "try", SETTINGS).release()
+    assert "lift/try is in use by another process; this is " in capsys.readouterr().out
+    held.release()
+
+
+def test_an_attempt_that_failed_before_its_first_step_leaves_no_name(tmp_path):
+    run = open_run(tmp_path, "lift", "try", SETTINGS)
+    MetricsFile(run.folder / "metrics.csv", -1)
+    (run.folder / "images").mkdir()
+    run.close()
+    assert not run.folder.exists()
+
+
+@pytest.mark.parametrize("left", ["checkpoints/step-000000001.ckpt", "test-1a2b3c/x", "notes.txt"])
+def test_a_failed_run_with_anything_of_value_stays(tmp_path, left):
+    run = open_run(tmp_path, "lift", "try", SETTINGS)
+    (run.folder / left).parent.mkdir(exist_ok=True)
+    (run.folder / left).touch()
+    run.close()
+    assert (run.folder / left).exists()
+
+
+def test_a_process_without_the_lock_removes_nothing(tmp_path):
+    run = open_run(tmp_path, "lift", "try", SETTINGS)
+    Run(run.folder, run.state).close()
+    assert read_state(run.folder) is not None
+    run.release()
+
+
+def test_the_name_of_an_attempt_that_was_killed_before_its_first_step_is_free(opened, capsys):
+    first = opened(logged=False)
+    (first.folder / "images").mkdir()
+    second = opened({"model": {"width": 9}, "seed": 1})
+    assert second.folder == first.folder
+    assert read_state(second.folder)["settings"]["model"] == {"width": 9}
+    assert not (second.folder / "images").exists()
+    assert capsys.readouterr().out == ""
+
+
+A, B = (letter * 64 for letter in "ab")
+
+
+def test_changed_data_of_an_unfinished_run_are_named_and_start_another(opened, capsys):
+    first = opened({**SETTINGS, "inputs": {"motion.npz": A, "camera.pkl": B}})
+    other = opened({**SETTINGS, "inputs": {"motion.npz": B, "camera.pkl": B}})
+    assert capsys.readouterr().out == (
+        f"heatlift: {first.folder} is unfinished and had other data (motion.npz: aaaaaaaa… -> "
+        f"bbbbbbbb…); it is not resumed, this is {other.folder}; put the old data back to resume "
+        "it\n"
+    )
+
+
+@pytest.fixture
+def begun(opened):
+    """A run that has a checkpoint and began with the code A."""
+    run = opened(options={"code": {"pipeline/lift/losses.py": A, "pipeline/rng.py": B}})
+    run.checkpoints.mkdir()
+    state = {"CheckpointCallback": {"run": run.state["digest"]}}
+    content = {"global_step": 4, "callbacks": state, "state_dict": {}}
+    torch.save(content, run.checkpoints / "step-000000004.ckpt")
+    return run
+
+
+CHANGED = {"code": {"pipeline/lift/losses.py": B, "pipeline/rng.py": B}}
+
+
+def test_a_run_whose_code_changed_is_not_resumed(begun, opened):
+    before = (begun.folder / "run.json").read_text()
+    message = (
+        r"try: the code changed since the run began \(pipeline/lift/losses.py\); give --resume_w"
+    )
+    with pytest.raises(UsageError, match=message):
+        opened(options=CHANGED)
+    assert (begun.folder / "run.json").read_text() == before
+    same = opened(options={"code": begun.state["code"]})
+    assert same.resume == begun.checkpoints / "step-000000004.ckpt"
+
+
+def test_a_run_whose_code_changed_is_resumed_if_that_is_asked_for(begun, opened, capsys):
+    run = opened(options={**CHANGED, "resume_with_changed_code": True})
+    assert run.resume == begun.checkpoints / "step-000000004.ckpt"
+    assert "try is resumed with changed code (pipeline/lift/losses.py)" in capsys.readouterr().out
+    assert opened(options=CHANGED).state["changed_code"] == ["pipeline/lift/losses.py"]
+
+
+def test_a_run_of_unknown_code_is_resumed_and_that_is_said(begun, opened, capsys):
+    begun.state.pop("code")
+    begun.write()
+    assert opened(options=CHANGED).resume
+    assert "it is not known which code the run began with" in capsys.readouterr().out
 
 
 def test_the_state_file_holds_settings_and_digest(opened):
