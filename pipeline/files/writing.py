@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -60,20 +61,23 @@ def atomic_replacement(path: Path, ending: str = "part") -> Iterator[Path]:
     stays as it was. Files inside a new folder are flushed by the block (`flush_path`).
 
     Args:
-        path: The final name; its folder exists.
+        path: The final name; its folder exists. A new folder replaces nothing but an empty folder.
         ending: Last part of the temporary name `.NAME.PID.ENDING`.
 
     Yields:
         The temporary path, where nothing exists yet.
 
     Raises:
-        OSError: If the content cannot be written or renamed.
+        OSError: If the content cannot be written or renamed, or if a folder that somebody else made
+            has the temporary name.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{ending}")
+    if temporary.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(temporary))
     try:
         yield temporary
         flush_path(temporary)
-        _rename_over(temporary, path)
+        temporary.replace(path)
         flush_path(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -104,19 +108,6 @@ def remove_leftovers(folder: Path) -> None:
         pid = part.name.split(".")[-2]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
             part.unlink(missing_ok=True)
-
-
-def _rename_over(temporary: Path, path: Path) -> None:
-    """Rename in one step; an older file or folder goes if the new content is a folder."""
-    if not temporary.is_dir():
-        temporary.replace(path)
-    elif not path.exists():
-        temporary.rename(path)
-    else:  # no folder can be renamed over a file, or over a folder with files in it
-        aside = temporary.with_suffix(".old.tmp")
-        path.rename(aside)
-        temporary.rename(path)
-        remove_path(aside)
 
 
 @contextlib.contextmanager
