@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ import filelock
 import numpy as np
 
 from pipeline.errors import StorageError
-from pipeline.files.digests import file_digest
+from pipeline.files.digests import file_digest_and_version, file_version
 from pipeline.files.entries import (
     ENTRY_NAME,
     Arrays,
@@ -192,20 +193,21 @@ class Store:
             return self._checked(specification)
 
     def digest(self, file: Path) -> str:
-        """SHA-256 of a file, remembered by path, size and time of change.
+        """SHA-256 of a file, remembered by its path and version; see `file_version`.
 
         Raises:
             OSError: If the file cannot be read.
         """
         file = file.resolve()
-        status = file.stat()
-        version = (str(file), status.st_size, status.st_mtime_ns)
         known = _known_digests(self.root / _DIGESTS_FILE)
+        version = (str(file), *file_version(file.stat()))
         if version not in known:
-            digest = file_digest(file)
+            digest, read_version = file_digest_and_version(file)
+            changed = max(read_version[2:]) if read_version else math.inf
             # a file that changed just now may change again within the same clock tick
-            if time.time_ns() - status.st_mtime_ns < 2_000_000_000:
+            if read_version is None or time.time_ns() - changed < 2_000_000_000:
                 return digest
+            version = (str(file), *read_version)
             known[version] = digest
             with contextlib.suppress(OSError):
                 self.root.mkdir(parents=True, exist_ok=True)
@@ -329,14 +331,17 @@ def _warn_if_open_to_all(root: Path) -> None:
 
 
 @functools.cache
-def _known_digests(file: Path) -> dict[tuple[str, int, int], str]:
-    """Digests by path, size and time of change; files with an incomplete line are read again."""
-    known = {}
+def _known_digests(file: Path) -> dict[tuple[str | int, ...], str]:
+    """Digests by path and version; incomplete lines, and those of earlier versions, are left out.
+
+    Earlier versions remembered fewer facts of a file.
+    """
+    known: dict[tuple[str | int, ...], str] = {}
     with contextlib.suppress(OSError), file.open(encoding="utf-8", errors="replace") as stream:
         for line in stream:
             with contextlib.suppress(ValueError, TypeError):
-                name, size, changed, digest = json.loads(line)
-                known[str(name), int(size), int(changed)] = str(digest)
+                name, inode, size, modified, changed, digest = json.loads(line)
+                known[str(name), int(inode), int(size), int(modified), int(changed)] = str(digest)
     return known
 
 

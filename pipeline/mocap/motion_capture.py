@@ -355,7 +355,7 @@ def convert_recordings(
         as the root of `Mocap`, also on a machine without the recordings.
 
     Raises:
-        DataError: If a file cannot be read completely.
+        DataError: If a file cannot be read completely, or changes while it is read.
     """
     cache = store.default_store()
     key = {
@@ -374,6 +374,9 @@ def convert_recordings(
         joints, rate = read_recording(file, mapping)
         pieces.append(resample(joints, rate, fps).astype(np.float32))
         rates.append(rate)
+    for file, before, after in zip(files, digests, file_digests(files), strict=True):
+        if before != after:
+            raise DataError(f"{file}: changed while it was read; run the same command again")
     joints3d = np.concatenate(pieces)
     facts = {
         "skeleton": mapping.skeleton.name,

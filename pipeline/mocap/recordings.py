@@ -208,7 +208,7 @@ def released_name(path: Path) -> str:
 
 
 def file_digests(files: Iterable[Path]) -> list[str]:
-    """SHA-256 of each file; a known file of unchanged size and time is not read again.
+    """SHA-256 of each file; a file of a known version is not read again.
 
     Raises:
         DataError: If a file cannot be read.

@@ -18,10 +18,11 @@ import pytest
 from soak import SEED
 
 from pipeline.cli import cache
-from pipeline.errors import StorageError, UsageError
+from pipeline.errors import DataError, StorageError, UsageError
 from pipeline.files import entries, store
 from pipeline.files.entries import CacheSpecification
 from pipeline.files.store import Shards, Store
+from pipeline.files.unpacked import unpack_once
 from pipeline.files.writing import remove_path
 
 forked = multiprocessing.get_context("fork")
@@ -503,17 +504,54 @@ def test_an_entry_without_rows_is_an_entry(cache_folder):
 
 
 def test_a_file_is_read_again_only_when_it_changed(cache_folder, tmp_path, monkeypatch):
+    long_ago(monkeypatch)
     file = tmp_path / "image.jpg"
     file.write_bytes(b"one")
-    os.utime(file, (1, 1))
     digest = cache_folder.digest(file)
     assert digest == hashlib.sha256(b"one").hexdigest()
     store._known_digests.cache_clear()
     monkeypatch.setattr(hashlib, "file_digest", None)
     assert cache_folder.digest(file) == digest
     monkeypatch.undo()
+    monkeypatch.setenv("HEATLIFT_CACHE", str(cache_folder.root))
     file.write_bytes(b"two")
     assert cache_folder.digest(file) == hashlib.sha256(b"two").hexdigest()
+
+
+def long_ago(monkeypatch) -> None:
+    """Let files that were just written count as old, so that their digests are remembered."""
+    later = time.time_ns() + 10**10
+    monkeypatch.setattr(time, "time_ns", lambda: later)
+
+
+def test_a_file_of_the_same_size_and_time_with_other_bytes_is_read_again(
+    cache_folder, tmp_path, monkeypatch
+):
+    long_ago(monkeypatch)
+    file = tmp_path / "poses.npz"
+    file.write_bytes(b"old")
+    os.utime(file, (1, 1))
+    assert cache_folder.digest(file) == hashlib.sha256(b"old").hexdigest()
+    file.write_bytes(b"new")
+    os.utime(file, (1, 1))
+    assert cache_folder.digest(file) == hashlib.sha256(b"new").hexdigest()
+    (tmp_path / "other").write_bytes(b"neu")
+    os.utime(tmp_path / "other", (1, 1))
+    (tmp_path / "other").rename(file)
+    assert cache_folder.digest(file) == hashlib.sha256(b"neu").hexdigest()
+
+
+def test_an_archive_that_changes_while_it_is_unpacked_is_not_stored(cache_folder, tmp_path):
+    file = tmp_path / "poses.npz"
+    file.write_bytes(b"old")
+
+    def unpack():
+        file.write_bytes(b"new")
+        return {"joints": np.zeros(3)}, {}
+
+    with pytest.raises(DataError, match=r"poses\.npz: changed while it was read"):
+        unpack_once("poses", [file], "1", unpack)
+    assert not list(cache_folder.root.glob("[!.]*"))
 
 
 def test_torn_lines_of_remembered_digests_are_passed_over(cache_folder, tmp_path):
