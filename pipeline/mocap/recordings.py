@@ -12,7 +12,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, printable
 from pipeline.files import store
 from pipeline.files.reading import read_bytes
 from pipeline.mocap.bvh import shorten
@@ -192,7 +192,7 @@ def select_recordings(recordings: Iterable[Recording], root: Path) -> list[Path]
 
 def _first(names: list[str]) -> str:
     """The first three of some names."""
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return ", ".join(map(printable, names[:3])) + (", …" if len(names) > 3 else "")
 
 
 def cmu_digests() -> dict[str, str]:
