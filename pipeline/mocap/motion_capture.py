@@ -30,6 +30,7 @@ from pipeline.mocap.recordings import (
     read_splits,
     released_name,
     select_recordings,
+    shared_subjects,
 )
 from pipeline.skeleton import H36M17, Skeleton, make_conversion
 from pipeline.sources import Images, Sequence, Split
@@ -225,7 +226,15 @@ class Mocap:
     @functools.cached_property
     def _splits(self) -> list[Recording]:
         """The table of splits, read once."""
-        return read_splits(self.splits)
+        recordings = read_splits(self.splits)
+        if shared := shared_subjects(recordings):
+            listed = ", ".join(shared[:5]) + (", …" if len(shared) > 5 else "")
+            _log.warning(
+                "heatlift: warning: %s: %d subjects are in train and also in val or test (%s); the "
+                "errors are lower than those of unknown people",
+                *(self.splits, len(shared), listed),
+            )
+        return recordings
 
     @functools.cached_property
     def _converted(self) -> dict[str, tuple[NDArray[np.float32], float]]:
