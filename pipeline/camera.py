@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline import rng
+from pipeline.errors import DataError
 from pipeline.skeleton import H36M17
 
 if TYPE_CHECKING:
@@ -55,6 +56,40 @@ class Camera:
     size: tuple[int, int]
     distortion: NDArray[np.float64]
     lens: Literal["opencv", "human36m"] = "opencv"
+
+
+def check_camera(camera: Camera, place: str) -> Camera:
+    """Return a camera that can be real; every reader of cameras calls this.
+
+    Bounds: focal lengths of 0.02 to 100 image sides (177 to 0.6 degrees), a factor of 3 apart at
+    most; principal point at most one image side outside; rotation orthonormal within 0.001, with
+    determinant +1; centre within 10 km of the origin, beyond which float32 is coarser than 1 mm;
+    lens distortion that moves points half-way to the nearest side to 0.2 to 5 times their distance.
+
+    Raises:
+        DataError: If it cannot be real; the message begins with `place`, the file and the camera.
+    """
+    size, (fx, fy), (cx, cy) = np.array(camera.size), camera.focal, camera.principal
+    turns = np.radians(np.arange(0, 360, 45))[:, None]
+    with np.errstate(all="ignore"):  # what is not finite fails all comparisons
+        ray = np.hstack([np.cos(turns), np.sin(turns)]) * (size.min() / 4 / camera.focal.min())
+        moved = (_distort(ray, camera) * ray).sum(axis=1) / (ray * ray).sum(axis=1)
+        skew = np.abs(camera.rotation @ camera.rotation.T - np.eye(3)).max()
+        focal_fits = (camera.focal >= 0.02 * size) & (camera.focal <= 100 * size)
+        offset = np.abs(camera.principal - size / 2)
+        checks = (
+            ("image size", (size >= 1) & (size <= 2**16)),
+            (f"focal length {fx:g}, {fy:g} pixels", [*focal_fits, max(fx, fy) <= 3 * min(fx, fy)]),
+            (f"principal point {cx:g}, {cy:g} pixels", offset <= 1.5 * size),
+            ("rotation", [skew <= 1e-3, np.linalg.det(camera.rotation) > 0]),
+            (f"position {camera.centre.round(3).tolist()} m", np.linalg.norm(camera.centre) <= 1e4),
+            (f"distortion {camera.distortion.tolist()}", (moved >= 0.2) & (moved <= 5)),
+        )
+    for what, holds in checks:
+        if not np.all(holds):
+            shape = f"{size[0]}x{size[1]} pixels"
+            raise DataError(f"{place}: {what} of a camera of {shape} cannot be real; correct it")
+    return camera
 
 
 LEVEL_ROTATION = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])

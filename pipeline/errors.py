@@ -3,6 +3,39 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
+
+_ESCAPED_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode categories of control, format (also bidi overrides), surrogate and line characters."""
+
+_JOINERS = "\u200c\u200d"
+"""Format characters that names in Persian and emojis need."""
+
+
+def printable(text: object, *, keep: str = "") -> str:
+    r"""Text for a terminal, a log or a page: characters that control it are shown as escapes.
+
+    These are control characters, line ends, bidi overrides and other format characters, and bytes
+    of file names that are no text. So a name inside data cannot forge or hide a line.
+
+    Args:
+        text: Text, or what has one.
+        keep: Characters that stay, such as the line ends of a table.
+
+    >>> print(printable("walk\x1b[2J\nheatlift: error: none"))
+    walk\x1b[2J\nheatlift: error: none
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(character) in _ESCAPED_CATEGORIES
+        and character not in _JOINERS
+        and character not in keep
+        else character
+        for character in text
+    )
 
 
 class HeatliftError(Exception):
@@ -45,7 +78,7 @@ class ProcessLostError(HeatliftError):
 
 
 def print_error(message: str, code: int) -> int:
-    """Print an error as one line on stderr and return its exit code."""
-    sys.stderr.write(f"heatlift: error: {' '.join(message.split())}\n")
+    """Print an error as one line on stderr, see `printable`, and return its exit code."""
+    sys.stderr.write(f"heatlift: error: {printable(' '.join(message.split()))}\n")
     sys.stderr.flush()
     return code

@@ -148,6 +148,12 @@ FAULTS = {
         "none partial",
         5000,
     ),
+    "foreign": Fault(
+        "foreign files in and beside entries of the cache, and `rm all`",
+        "not measured",
+        "every foreign file stays",
+        300,
+    ),
     "wandb": Fault(
         "W&B outages, 10 kinds",
         "kills training: exit 1 after 9 to 112 s",

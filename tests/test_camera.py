@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from pipeline import camera as cameras
 from pipeline.camera import Camera
+from pipeline.errors import DataError
 from pipeline.skeleton import H36M17
 
 SIMPLE = Camera(
@@ -300,3 +301,76 @@ def test_a_ring_moves_back_for_a_long_walk_but_not_for_frames_that_are_not_valid
     distances = [max(np.hypot(*camera.centre[:2]) for camera in ring) for ring in (near, far)]
     assert distances[0] < 5.7 < 6 < distances[1]
     assert H36M17.index("head") == 10
+
+
+def real_camera(**changes):
+    """A camera like Human3.6M's, with changes."""
+    base = dataclasses.replace(
+        SIMPLE,
+        distortion=np.array([-0.2, 0.24, -0.001, -0.0014, -0.003]),
+        centre=np.array([1, 2, 3.0]),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+REAL = {
+    "telephoto of 5 degrees": {"focal": np.full(2, 500 / np.tan(np.radians(2.5)))},
+    "fisheye of 160 degrees": {
+        "focal": np.full(2, 500 / np.tan(np.radians(80))),
+        "distortion": np.array([-0.03, 0.0006, 0, 0, 0]),
+    },
+    "action camera": {"focal": np.full(2, 450.0), "distortion": np.array([-0.25, 0.07, 0, 0, 0])},
+    "drone at 500 m": {"centre": np.array([120.0, -80.0, 500.0])},
+    "telephoto lens with large k3": {
+        "focal": np.full(2, 11000.0),
+        "distortion": np.array([-0.4, 15.0, 0, 0, -900.0]),
+    },
+    "cropped image": {"principal": np.array([-700.0, 1400.0])},
+    "anamorphic": {"focal": np.array([2000.0, 1000.0])},
+    "portrait phone": {"size": (2160, 3840), "principal": np.array([1080.0, 1920.0])},
+}
+
+
+@pytest.mark.parametrize("changes", REAL.values(), ids=REAL)
+def test_extreme_but_real_cameras_pass(changes):
+    camera = real_camera(**changes)
+    assert cameras.check_camera(camera, "a.pkl: 1") is camera
+
+
+def test_human36m_s_own_cameras_pass():
+    for subject in cameras.human36m_cameras().values():
+        for camera in subject:
+            cameras.check_camera(camera, "table")
+
+
+MIRROR = np.diag([1.0, 1.0, -1.0])
+IMPOSSIBLE = {
+    "no focal length": ({"focal": np.array([0.0, 900.0])}, "focal length 0, 900"),
+    "negative": ({"focal": np.array([1000.0, -900.0])}, "focal length 1000, -900"),
+    "tiny": ({"focal": np.full(2, 1e-30)}, "focal length 1e-30"),
+    "huge": ({"focal": np.full(2, 1e30)}, "focal length 1e"),
+    "not finite": ({"focal": np.array([np.nan, 900.0])}, "focal length nan"),
+    "millimetres for one": ({"focal": np.array([35.0, 900.0])}, "focal length 35, 900"),
+    "principal point far away": ({"principal": np.array([510.0, 39000.0])}, "principal point"),
+    "principal point nan": ({"principal": np.array([np.nan, 3.0])}, "principal point"),
+    "mirrored": ({"rotation": MIRROR}, "rotation"),
+    "scaled rotation": ({"rotation": 1.01 * np.eye(3)}, "rotation"),
+    "sheared": ({"rotation": np.array([[1, 0.01, 0], [0, 1, 0], [0, 0, 1.0]])}, "rotation"),
+    "rotation inf": ({"rotation": np.full((3, 3), np.inf)}, "rotation"),
+    "position": ({"centre": np.array([0, 0, 1.2e6])}, "position .*1200000"),
+    "position inf": ({"centre": np.array([0, np.inf, 0])}, "position"),
+    "distortion": ({"distortion": np.array([1e6, 0, 0, 0, 0.0])}, "distortion"),
+    "folding distortion": ({"distortion": np.array([-30.0, 0, 0, 0, 0.0])}, "distortion"),
+    "distortion nan": ({"distortion": np.array([0, 0, np.nan, 0, 0.0])}, "distortion"),
+    "no image": ({"size": (0, 800)}, "image size"),
+}
+
+
+@pytest.mark.parametrize(("changes", "reason"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_cameras_that_cannot_be_real_are_named_with_their_file(changes, reason):
+    with pytest.raises(
+        DataError, match=rf"^cameras\.pkl: S1/54138969: {reason}.* of a camera of (1000|0)x800"
+    ) as error:
+        cameras.check_camera(real_camera(**changes), "cameras.pkl: S1/54138969")
+    assert error.value.exit_code == 4
+    assert "\n" not in str(error.value)

@@ -153,6 +153,27 @@ def test_files_of_other_people_are_opened_in_the_package_files_alone(path):
     assert path.startswith("pipeline/files/") or not opened((ROOT / path).read_text())
 
 
+EXITS = {
+    "sys.stdout.write": {"pipeline/training/console.py"},
+    "sys.stderr.write": {
+        "pipeline/errors.py",
+        "pipeline/training/console.py",
+        "pipeline/training/processes.py",  # lines of another process, which escaped them
+        "pipeline/cli/launch.py",  # the traceback of --debug, escaped
+    },
+    "csv.writer": {"pipeline/files/writing.py", "pipeline/training/metrics_file.py"},
+}
+"""Where text leaves: the modules that escape it."""
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.startswith("pipeline/")])
+def test_text_leaves_only_where_it_is_escaped(path):
+    tree = ast.parse((ROOT / path).read_text())
+    places = imported(tree)
+    names = {dotted(node, places) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not [name for name, modules in EXITS.items() if name in names and path not in modules]
+
+
 def test_an_opened_file_would_be_noticed():
     assert opened("from torch import load; load(f, weights_only=True)") == {"torch.load"}
     assert opened("import zipfile as z; z.ZipFile(f)") == {"zipfile.ZipFile"}

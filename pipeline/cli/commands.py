@@ -18,7 +18,7 @@ from pipeline.cli.configs import read_source
 from pipeline.cli.newest import newest_detector, with_root
 from pipeline.errors import HeatliftError, UsageError
 from pipeline.training import processes
-from pipeline.training.console import print_line
+from pipeline.training.console import print_text
 from pipeline.training.signals import StoppedBySignal
 from pipeline.training.transfer import WeightsReport
 
@@ -62,12 +62,12 @@ def run_plain_command(name: str, command: Command, arguments: Sequence[str]) -> 
     }
     if is_import and {"-h", "--help"} & {*rest}:
         text = jsonargparse.auto_parser(components, **parser_settings).format_help()
-        print_line(_rename_import_options(text))
+        print_text(_rename_import_options(text))
         return
     options = expand_configs(normalise_options(rest))
     result = jsonargparse.auto_cli(components, args=options, **parser_settings)
     if isinstance(result, WeightsReport):
-        print_line(str(result))
+        print_text(str(result))
 
 
 def _device_count(arguments: Sequence[str]) -> int:

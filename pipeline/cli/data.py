@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +21,7 @@ from pipeline.mocap.proposal import propose_mapping, require_resolved
 from pipeline.mocap.recordings import get_cmu
 from pipeline.mocap.videopose3d_export import export_videopose3d
 from pipeline.sources import MotionSource, Split
-from pipeline.training.console import print_status
+from pipeline.training.console import print_line, print_status, print_text
 
 
 def ls(folder: str) -> None:
@@ -34,7 +33,8 @@ def ls(folder: str) -> None:
     Raises:
         DataError: If there is no data set.
     """
-    _print("\n".join(list_datasets(Path(folder))))
+    for line in list_datasets(Path(folder)):
+        print_line(line)
 
 
 def validate(
@@ -78,7 +78,7 @@ def validate(
         report, drawn = validate_mapping(Path(folder), mapping, skip_bad=skip_bad)
         path = Path(image or f"{Path(mapping).stem}_frames.png")
         write_png(path, drawn)
-        _print(f"{path}: four frames; look whether the person is upright, and left is orange")
+        print_line(f"{path}: four frames; look whether the person is upright, and left is orange")
     if detections is not None:
         more = [
             validate_detections(
@@ -91,7 +91,7 @@ def validate(
             for source, part in motion_splits(Path(folder), split)
         ]
         report = dataclasses.replace(report, findings=(*report.findings, *more))
-    _print(report.text())
+    print_text(report.text())
     if report.faults:
         raise DataError(
             f"{folder}: {report.faults} of {len(report.findings)} parts are wrong; "
@@ -115,13 +115,13 @@ def mapping(folder: str, *, output: str | None = None) -> None:
         raise UsageError(f"{output}: exists; give another --output")
     proposal = propose_mapping(Path(folder))
     if output is None or proposal.shipped:
-        _print(proposal.text.rstrip("\n"))
+        print_text(proposal.text.rstrip("\n"))
     else:
         write_atomically(Path(output), lambda file: file.write(proposal.text.encode()))
     name = proposal.shipped or output or "FILE.yaml"
     require_resolved(proposal, output or folder)
     if output is not None and not proposal.shipped:
-        _print(f"{output}: a proposal; read its reasons")
+        print_line(f"{output}: a proposal; read its reasons")
     print_status(f"Next: heatlift data validate {folder} --mapping {name}")
 
 
@@ -135,7 +135,7 @@ def amc(asf: str, amc: str, out: str, *, fps: float = 120.0) -> None:
         fps: Frame rate, Hz, which is not in the AMC file; CMU's recordings have 120.
     """
     convert.convert_amc(Path(asf), Path(amc), _output_path(out), fps=fps)
-    _print(f"{out}: positions for a source with mapping: asf_amc")
+    print_line(f"{out}: positions for a source with mapping: asf_amc")
 
 
 def amass(
@@ -163,7 +163,7 @@ def amass(
         regressor=None if regressor is None else Path(regressor),
         fps=fps,
     )
-    _print(f"{out}: positions for a source with mapping: {'H36M17' if regressor else 'amass'}")
+    print_line(f"{out}: positions for a source with mapping: {'H36M17' if regressor else 'amass'}")
 
 
 def npz(archive: str, out: str) -> None:
@@ -174,7 +174,7 @@ def npz(archive: str, out: str) -> None:
         out: Path of the npz file to write; the same file name in another folder.
     """
     convert.convert_npz(Path(archive), _output_path(out))
-    _print(f"{out}: plain arrays only")
+    print_line(f"{out}: plain arrays only")
 
 
 def export(
@@ -209,7 +209,7 @@ def export(
         bodies=source.bodies,
     )
     for path in export_videopose3d(source_with_cameras, Path(output)):
-        _print(str(path))
+        print_line(str(path))
 
 
 def get(name: Literal["cmu"], *, root: str | None = None) -> None:
@@ -224,7 +224,7 @@ def get(name: Literal["cmu"], *, root: str | None = None) -> None:
     """
     data_folder = os.environ.get("HEATLIFT_DATA", "") or "data"
     folder = root or f"{data_folder}/mocap"
-    _print(get_cmu(Path(folder)))
+    print_text(get_cmu(Path(folder)))
 
 
 def _output_path(out: str) -> Path:
@@ -234,7 +234,3 @@ def _output_path(out: str) -> Path:
         raise UsageError(f"{out}: is not an npz file; give a name that ends with .npz")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from pipeline.training.console import print_line
+
 PACKAGES = ("torch", "lightning", "torchmetrics", "numpy", "opencv-python", "wandb", "jsonargparse")
 
 
@@ -46,4 +48,4 @@ def doctor() -> None:
     key = bool(os.environ.get("WANDB_API_KEY")) or (Path.home() / ".netrc").exists()
     rows.append(("W&B", "key found" if key else "no key: runs are logged offline", True))
     for name, value, good in rows:
-        sys.stdout.write(f"{'ok ' if good else '!! '} {name:<14} {value}\n")
+        print_line(f"{'ok ' if good else '!! '} {name:<14} {value}")

@@ -17,8 +17,9 @@ from pipeline.cli.command_table import Command
 from pipeline.cli.configs import resolve_configs
 from pipeline.cli.stage_cli import StageCLI
 from pipeline.cli.stages import load_stage
-from pipeline.errors import UsageError, print_error
+from pipeline.errors import UsageError, print_error, printable
 from pipeline.training import checkpoints
+from pipeline.training.console import escape_log_records
 from pipeline.training.processes import signal_handlers
 from pipeline.training.signals import StoppedBySignal, StopSignals
 
@@ -85,13 +86,14 @@ def _run(run: Callable[[list[str]], None], arguments: Sequence[str], *, debug: b
         logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", pattern)
+    escape_log_records()
     try:
         run(resolve_configs(_import_own_files(arguments)))
     except StoppedBySignal as stop:
         return print_error(stop.message, stop.exit_code)
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            sys.stderr.write(printable(traceback.format_exc(), keep="\n"))
         return print_error(*explain.explain_error(error))
     except KeyboardInterrupt:
         return print_error("stopped by SIGINT", 130)

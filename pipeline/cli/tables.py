@@ -7,7 +7,8 @@ import shutil
 import sys
 from collections.abc import Collection, Iterable, Sequence
 
-from pipeline.training.console import print_line
+from pipeline.errors import printable
+from pipeline.training.console import print_text
 
 UNLIMITED_WIDTH = 10_000
 """Width of the output in characters where it is not a terminal."""
@@ -21,7 +22,7 @@ def format_table(
     right: Collection[str] = (),
     width: int = UNLIMITED_WIDTH,
 ) -> str:
-    """Format a table as plain text, without colours and without truncation.
+    """Format a table as plain text, without colours, control characters and truncation.
 
     Args:
         columns: Names of the columns.
@@ -41,12 +42,18 @@ def format_table(
     from rich.table import Table
 
     table = Table(
-        title=title or None, title_justify="left", box=box.ASCII, show_edge=False, pad_edge=False
+        title=printable(title) or None,
+        title_justify="left",
+        box=box.ASCII,
+        show_edge=False,
+        pad_edge=False,
     )
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        table.add_column(
+            printable(column), justify="right" if column in right else "left", overflow="fold"
+        )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     text = io.StringIO()
     Console(file=text, width=width, markup=False, emoji=False, highlight=False).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
@@ -61,4 +68,4 @@ def print_table(
 ) -> None:
     """Print a table on stdout, on rank 0 only; see `format_table`."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED_WIDTH
-    print_line(format_table(columns, rows, title, right=right, width=width))
+    print_text(format_table(columns, rows, title, right=right, width=width))

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from pipeline.dashboard import canvas
 from pipeline.dashboard.catalog import Metric
+from pipeline.errors import printable
 from pipeline.files import writing
 from pipeline.training import metrics_file
 
@@ -340,7 +341,9 @@ def _files_html(folder: Path) -> str:
         if path.is_file() and path.name != "index.html":
             name = path.relative_to(folder).as_posix()
             megabytes = path.stat().st_size / 1e6
-            rows.append([f'<a href="{quote(name)}">{_escape(name)}</a>', f"{megabytes:.2f}"])
+            rows.append(
+                [f'<a href="{quote(os.fsencode(name))}">{_escape(name)}</a>', f"{megabytes:.2f}"]
+            )
     return _table_html(["file", "MB"], rows, numeric=(1,)) if rows else ""
 
 
@@ -348,7 +351,7 @@ def _files_html(folder: Path) -> str:
 
 
 def _escape(text: object) -> str:
-    return html.escape(str(text))
+    return html.escape(printable(text, keep="\n\t"))
 
 
 def _format_number(value: float) -> str:

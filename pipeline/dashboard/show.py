@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
 import logging
@@ -17,6 +16,7 @@ import numpy as np
 
 from pipeline.dashboard import canvas, charts, media, page
 from pipeline.dashboard.wandb_logger import ResilientWandbLogger
+from pipeline.errors import printable
 from pipeline.files import writing
 
 _log = logging.getLogger(__name__)
@@ -71,7 +71,9 @@ def log_image(trainer: pl.Trainer, name: str, image: canvas.Image, caption: str 
     media.write_png(path, image)
     _remove_old_versions(path, name)
     _save_caption(path, caption)
-    _send_to_wandb(trainer, name, lambda wandb: wandb.Image(str(path), caption=caption or None))
+    _send_to_wandb(
+        trainer, name, lambda wandb: wandb.Image(str(path), caption=printable(caption) or None)
+    )
 
 
 @warn_on_failure
@@ -92,7 +94,9 @@ def log_video(
     _remove_old_versions(path, name)
     _save_caption(path, caption)
     _send_to_wandb(
-        trainer, name, lambda wandb: wandb.Video(str(path), caption=caption, format="webm")
+        trainer,
+        name,
+        lambda wandb: wandb.Video(str(path), caption=printable(caption), format="webm"),
     )
 
 
@@ -101,13 +105,11 @@ def log_table(
     trainer: pl.Trainer, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> None:
     """Write a table to `tables/<name>.csv`, replacing an older one, and log it to W&B."""
+    columns = [printable(column) for column in columns]
     cells = [[_plain_cell(cell) for cell in row] for row in rows]
     path = Path(trainer.default_root_dir) / "tables" / f"{_file_name(name)}.csv"
-    with writing.atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        csv.writer(file).writerows([list(columns), *cells])
-    _send_to_wandb(
-        trainer, f"{name}_table", lambda wandb: wandb.Table(columns=list(columns), data=cells)
-    )
+    writing.write_csv(path, [columns, *cells])
+    _send_to_wandb(trainer, f"{name}_table", lambda wandb: wandb.Table(columns=columns, data=cells))
 
 
 @warn_on_failure
@@ -153,7 +155,7 @@ def _send_to_wandb(trainer: pl.Trainer, name: str, make: Callable[[Any], Any]) -
     def log(run: Any) -> None:
         import wandb
 
-        run.log({name: make(wandb), "trainer/global_step": step})
+        run.log({printable(name): make(wandb), "trainer/global_step": step})
 
     for logger in wandb_loggers(trainer):
         logger.attempt(log)
@@ -193,4 +195,4 @@ def _plain_cell(value: Any) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float):
         return round(value, 4) if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int)) else str(value)
+    return value if value is None or isinstance(value, (bool, int)) else printable(value)

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from pipeline.dashboard.catalog import Metric
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, printable
 from pipeline.files import writing
 from pipeline.training.console import print_line
 
@@ -211,7 +211,8 @@ class ResilientWandbLogger(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Log numbers at a step of the trainer."""
         at = {} if step is None else {"trainer/global_step": step}
-        self.attempt(lambda run: run.log({**metrics, **at}))
+        named = {printable(name): value for name, value in metrics.items()}
+        self.attempt(lambda run: run.log({**named, **at}))
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -285,8 +286,8 @@ class ResilientWandbLogger(Logger):
             dir=str(self.folder.absolute()),
             id=self._wandb_id(),
             resume="allow" if self.mode == "online" else None,
-            name=f"{self.stage}/{self._name}",
-            group=self.group,
+            name=printable(f"{self.stage}/{self._name}"),
+            group=printable(self.group) if self.group else self.group,
             job_type=self.stage,
             mode=self.mode,
             config=self.config,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.camera import Camera, camera_to_world, human36m_cameras
+from pipeline.camera import Camera, camera_to_world, check_camera, human36m_cameras
 from pipeline.datasets.coco import first_existing
 from pipeline.datasets.human36m import CAMERAS, action_name, subject_names
 from pipeline.datasets.mmpose import Annotations, read_annotations, read_cameras
@@ -395,6 +395,12 @@ def _camera_t_is_centre(people: list[_PosenetPerson], folder: Path, subject: str
     return t_is_centre
 
 
+def _check_posenet_camera(camera: _PosenetCamera, place: str) -> None:
+    """Raise `DataError` if a camera cannot be one of Human3.6M's images of 1000 x 1002 pixels."""
+    centre, lens = camera.t / MILLIMETRES, (camera.focal, camera.principal, (1000, 1002))
+    check_camera(Camera(camera.rotation, centre, *lens, np.zeros(5)), place)
+
+
 def _read_posenet_cameras(document: Any, path: Path) -> dict[int, _PosenetCamera]:
     """Number of a camera -> the camera."""
     cameras = {}
@@ -407,5 +413,6 @@ def _read_posenet_cameras(document: Any, path: Path) -> dict[int, _PosenetCamera
             number_array(required_key(facts, name, place), shape, f"{place}: {name}")
             for name, shape in shapes.items()
         )
-        cameras[int(key)] = _PosenetCamera(*arrays)
+        cameras[int(key)] = camera = _PosenetCamera(*arrays)
+        _check_posenet_camera(camera, place)
     return cameras

@@ -142,7 +142,7 @@ def recognise_layouts(folder: Path) -> list[tuple[str, Source]]:
     """Find the layouts in a folder: their names and data sources.
 
     Raises:
-        DataError: If there are none; the message has the file patterns of the known layouts.
+        DataError: If there are none.
     """
     found: dict[str, tuple[str, Source]] = {}
     if not folder.is_dir():
@@ -155,8 +155,10 @@ def recognise_layouts(folder: Path) -> list[tuple[str, Source]]:
         if not isinstance(source, Positions) or (not found and source.files()):
             found.setdefault(name, (name, source))
     if not found:
-        patterns = ", ".join(dict.fromkeys(pattern for _, pattern, _ in LAYOUTS))
-        raise DataError(f"{folder}: has no known layout (looked for {patterns}); see docs/data.md")
+        raise DataError(
+            f"{folder}: has no known layout; docs/data.md lists the files of each data set, "
+            "docs/mocap.md those of own recordings (BVH, npz)"
+        )
     return list(found.values())
 
 
@@ -177,7 +179,7 @@ def list_datasets(folder: Path) -> list[str]:
             unreadable.append(error)
             lines.append(f"{name}: cannot be read: {error}")
     if not lines:
-        recognise_layouts(folder)  # raises the error that lists the patterns
+        recognise_layouts(folder)  # raises the error for it
     if len(lines) == len(unreadable):
         raise unreadable[0]
     return lines
@@ -217,10 +219,11 @@ def _describe_content(source: Source) -> str:
     if isinstance(source, UnmappedBvh):
         return _describe_first(source.root)
     if isinstance(source, Positions):
-        positions, fps, names = read_positions(source.files()[0])
+        file, (frames, fps, joints), bad = _read_first(source.files())
+        mapping = find_mapping(joints, file).name
         return (
-            f"{source.files()[0].name} has {len(positions)} frames at {fps:g} Hz, {len(names)} "
-            f"joints, mapping {find_mapping(names, source.files()[0]).name}"
+            f"{file.name} has {frames} frames at {fps:g} Hz, {len(joints)} joints, mapping "
+            f"{mapping}{bad}"
         )
     splits = list(present_splits(source))
     split = splits[-1]
@@ -229,22 +232,42 @@ def _describe_content(source: Source) -> str:
         sequences = source.sequences(split)
         frames = sum(map(len, sequences))
         rates = ", ".join(f"{rate:g}" for rate in sorted({s.fps for s in sequences}))
-        joints = source.skeleton.name
-        return f"{present} {len(sequences)} sequences, {frames} frames at {rates} Hz, {joints}"
+        return (
+            f"{present} {len(sequences)} sequences, {frames} frames at {rates} Hz, "
+            f"{source.skeleton.name}"
+        )
     assert isinstance(source, ImageSource)
     return f"{present} {len(source.samples(split))} people, {source.skeleton.name}"
 
 
 def _describe_first(folder: Path) -> str:
-    """Facts of the first recording of motion capture."""
-    file = min(path for paths in find_recordings(folder).values() for path in paths)
-    if file.suffix == ".npz":
-        positions, fps, joints = read_positions(file)
-        frames = len(positions)
-    else:
-        motion = read_bvh(file)
-        frames, fps, joints = len(motion), motion.fps, list(motion.joints)
-    return f"{file.name} has {frames} frames at {fps:g} Hz, {len(joints)} joints"
+    """Facts of the first recording of motion capture that can be read."""
+    files = sorted(path for paths in find_recordings(folder).values() for path in paths)
+    file, (frames, fps, joints), bad = _read_first(files)
+    return f"{file.name} has {frames} frames at {fps:g} Hz, {len(joints)} joints{bad}"
+
+
+def _read_first(files: list[Path]) -> tuple[Path, tuple[int, float, list[str]], str]:
+    """The first recording that can be read: file, number of frames, Hz, joints; those before it.
+
+    Raises:
+        DataError: If none can be read.
+    """
+    errors: list[DataError] = []
+    for file in files:
+        try:
+            if file.suffix.lower() == ".npz":
+                positions, fps, joints = read_positions(file)
+                facts = len(positions), fps, joints
+            else:
+                motion = read_bvh(file)
+                facts = len(motion), motion.fps, list(motion.joints)
+        except DataError as error:
+            errors.append(error)
+            continue
+        more = f" (also {len(errors) - 1} more)" if len(errors) > 1 else ""
+        return file, facts, f"; cannot be read: {errors[0]}{more}" if errors else ""
+    raise errors[0]
 
 
 def _describe_completeness(folder: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.camera import LEVEL_ROTATION, Camera
+from pipeline.camera import LEVEL_ROTATION, Camera, check_camera
 from pipeline.datasets.photos import Photographs
 from pipeline.errors import DataError
 from pipeline.files.archive import Npz, check_array
@@ -189,8 +189,6 @@ def _read_camera(facts: Any, place: str, to_world: bool) -> Camera:
 
     has_pose = to_world or "R" in facts or "T" in facts
     rotation = values("R", 9).reshape(3, 3) if has_pose else LEVEL_ROTATION
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
-        raise DataError(f"{place}: R is not a rotation")
     translation = values("T", 3) if has_pose else np.zeros(3)
     if np.linalg.norm(translation) > 100:
         translation = translation / MILLIMETRES  # as in the calibration files of both data sets
@@ -199,7 +197,7 @@ def _read_camera(facts: Any, place: str, to_world: bool) -> Camera:
         raise DataError(f"{place}: {size[0]}x{size[1]} is not the size of an image; check w and h")
     radial = values("k", 3) if "k" in facts else np.zeros(3)
     tangential = values("p", 2) if "p" in facts else np.zeros(2)
-    return Camera(
+    camera = Camera(
         rotation=rotation.T if to_world else rotation,
         centre=translation if to_world else -rotation.T @ translation,
         focal=values("f", 2),
@@ -208,3 +206,4 @@ def _read_camera(facts: Any, place: str, to_world: bool) -> Camera:
         distortion=np.array([*radial[:2], *tangential, radial[2]]),
         lens="human36m" if to_world else "opencv",
     )
+    return check_camera(camera, place)

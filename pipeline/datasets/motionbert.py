@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.camera import LEVEL_ROTATION, Camera
+from pipeline.camera import LEVEL_ROTATION, Camera, check_camera
 from pipeline.errors import DataError
 from pipeline.files import entries
 from pipeline.files.archive import check_array
@@ -96,6 +96,7 @@ class MotionBertClips:
                 size=(IMAGE_SIDE, IMAGE_SIDE),
                 distortion=np.zeros(5),
             )
+            check_camera(camera, f"{self.root}/{name}.pkl")
             sequences.append(Sequence(name, "unknown", "clips", camera, 50.0, H36M17, joints3d))
         return sequences
 

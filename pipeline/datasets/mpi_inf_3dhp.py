@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.camera import LEVEL_ROTATION, Camera, camera_to_world
+from pipeline.camera import LEVEL_ROTATION, Camera, camera_to_world, check_camera
 from pipeline.datasets.coco import first_existing
 from pipeline.datasets.mmpose import read_annotations, read_cameras
 from pipeline.errors import DataError
@@ -73,6 +73,7 @@ class MpiInf3dhp:
                 size=(size[0], size[1]),
                 distortion=np.zeros(5),
             )
+            check_camera(camera, f"{self.annotations(split)}: {name}")
             subject = name.split("/", 1)[0]
             sequences.append(
                 Sequence(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import logging
 from collections.abc import Sequence as Many
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
+from pipeline.files.digests import FileVersion, bytes_digest, file_version
 from pipeline.files.images import image_size, read_image, turned_size
 from pipeline.files.reading import read_bytes
 from pipeline.sources import GroundTruth, Images, Remarks, Samples
@@ -30,9 +30,9 @@ class TooManyBadError(DataError):
 
 
 @functools.lru_cache(maxsize=1_000_000)
-def _file_digest(path: str, size: int, modified: int) -> str:
-    """SHA-256 of a file; size and time of change are arguments so that a changed file is reread."""
-    return hashlib.sha256(read_bytes(Path(path))).hexdigest()
+def _file_digest(path: str, version: FileVersion) -> str:
+    """SHA-256 of a file; its version is an argument so that a changed file is read again."""
+    return bytes_digest(read_bytes(Path(path)))
 
 
 class Photographs:
@@ -102,14 +102,14 @@ class Photographs:
         return cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
     def fingerprint(self, index: int) -> str:
-        """SHA-256 of the file, cached while its size and time of change stay the same."""
+        """SHA-256 of the file, cached while its version stays the same; see `file_version`."""
         path = Path(self.paths[index])
         try:
             state = path.stat()
         except OSError:
             read_bytes(path)  # raises a DataError
             raise
-        return _file_digest(str(path), state.st_size, state.st_mtime_ns)
+        return _file_digest(str(path), file_version(state))
 
 
 class ConcatenatedImages:

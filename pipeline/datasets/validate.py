@@ -29,7 +29,7 @@ from pipeline.datasets.layouts import (
 )
 from pipeline.datasets.mpii import Mpii
 from pipeline.datasets.photos import TooManyBadError, drop_unreadable
-from pipeline.errors import DataError
+from pipeline.errors import DataError, printable
 from pipeline.mocap.motion_capture import Mocap
 from pipeline.mocap.preparation import read_positions
 from pipeline.sources import (
@@ -75,7 +75,7 @@ class Report:
         summary = f"{self.folder}: {'; '.join(self.layouts)}: {count} parts, {self.faults} wrong"
         if self.skipped:
             summary += f", {len(self.skipped)} skipped"
-        return "\n".join([*lines, summary])
+        return "\n".join(map(printable, [*lines, summary]))
 
 
 def validate(folder: Path, *, skip_bad: int = 0) -> Report:

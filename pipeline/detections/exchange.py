@@ -39,12 +39,14 @@ class Detections:
         origin: Short description of where the detections come from, for messages.
         readings: File or folder of a sequence -> how it was read; empty for formats that define the
             frames and the person.
+        cut: Sequence -> number of frames after its end that were left out.
     """
 
     skeleton: Skeleton
     by_sequence: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
     origin: str
     readings: Mapping[str, Reading] = field(default_factory=dict)
+    cut: Mapping[str, int] = field(default_factory=dict)
 
     def of(
         self, name: str, skeleton: Skeleton | None = None, *, allow_missing: bool = False
@@ -85,7 +87,7 @@ def read_detections_file(
     Args:
         path: File or folder.
         sequences: Sequences that must be in it. Frames of an npz file after the end of a sequence
-            are ignored.
+            are left out and counted.
         first_frame: Number of the first frame in the files of other tools; see `read_detections`.
         person: Person in the files of other tools; see `read_detections`.
 
@@ -152,6 +154,8 @@ def report_detections(detections: Detections, sequences: Many[Sequence], split: 
     """
     for line in _reading_lines(detections.readings, detections.origin):
         print_line(f"  detections {line}")
+    if line := _cut_line(detections):
+        print_line(f"  detections {detections.origin}: {line}")
     together, faulty = compare_videos(_as_videos(detections), sequences)
     print_line(f"  detections {detections.origin}: {split} split: {together.text()}")
     if faulty:
@@ -180,8 +184,22 @@ def validate_detections(
         return Finding(name, ("not read",), (str(error),))
     finding = check_detections(_as_videos(detections), sequences, name)
     lines = _reading_lines(detections.readings, "")
-    readings = tuple(line.removeprefix(f"{path}: ").removeprefix(": ") for line in lines)
+    readings = [line.removeprefix(f"{path}: ").removeprefix(": ") for line in lines]
+    if line := _cut_line(detections):
+        readings.append(line)
     return dataclasses.replace(finding, facts=(*finding.facts, *readings))
+
+
+def _cut_line(detections: Detections) -> str:
+    """How many frames were left out because the sequences end before; empty if none."""
+    if not detections.cut:
+        return ""
+    name, frames = next(iter(detections.cut.items()))
+    return (
+        f"{len(detections.cut)} of {len(detections.by_sequence)} sequences end before their "
+        f"detections: {sum(detections.cut.values())} frames after the end left out (first {name}: "
+        f"{frames})"
+    )
 
 
 def _as_videos(detections: Detections) -> dict[str, VideoDetections]:
@@ -244,6 +262,7 @@ def _match_videopose3d(path: Path, sequences: Many[Sequence]) -> Detections:
     videos = read_videopose3d(path)
     trimmed: dict[str, VideoDetections] = {}
     next_number: dict[str, int] = {}
+    cut: dict[str, int] = {}
     for sequence in sequences:
         recording = sequence.name.rpartition("/")[0]
         number = next_number.get(recording, 0)
@@ -255,11 +274,13 @@ def _match_videopose3d(path: Path, sequences: Many[Sequence]) -> Detections:
                 f"{path}: {recording}/{number}, for sequence {sequence.name} of {len(sequence)} "
                 f"frames, {problem}; the archive is of other recordings"
             )
+        if len(video.score) > len(sequence):
+            cut[sequence.name] = len(video.score) - len(sequence)
         frames = slice(len(sequence))
         trimmed[sequence.name] = VideoDetections(
             video.skeleton, video.joints2d[frames], video.score[frames]
         )
-    return _combine_sequences(trimmed, str(path))
+    return dataclasses.replace(_combine_sequences(trimmed, str(path)), cut=cut)
 
 
 def read_exported(
@@ -290,7 +311,7 @@ def _read_exported(path: Path, sequences: Many[Sequence]) -> Detections:
     """Detections of a file of `export_detections`."""
     skeleton, found = read_exported(path)
     names = list(found)
-    by_sequence = {}
+    by_sequence, cut = {}, {}
     for sequence in sequences:
         length = len(found[sequence.name][1]) if sequence.name in found else None
         if length is None or length < len(sequence):
@@ -301,9 +322,11 @@ def _read_exported(path: Path, sequences: Many[Sequence]) -> Detections:
             if len(names) > 5:
                 listed += " …"
             raise DataError(f"{path}: sequence {sequence.name} {problem}; the file holds {listed}")
+        if length > len(sequence):
+            cut[sequence.name] = length - len(sequence)
         joints2d, score = found[sequence.name]
         by_sequence[sequence.name] = (joints2d[: len(sequence)], score[: len(sequence)])
-    return Detections(skeleton, by_sequence, str(path))
+    return Detections(skeleton, by_sequence, str(path), cut=cut)
 
 
 def _check_exported(path: Path) -> tuple[Skeleton, dict[str, NDArray[Any]]]:

@@ -49,11 +49,10 @@ def skeleton_by_count(joints: int, place: str, skeleton: str | None = None) -> S
         return named
     usual = {17: COCO17, 25: BODY25, 26: HALPE26, 16: MPII16}
     if joints not in usual:
-        known = "; ".join(
-            f"{s.name} ({len(s)}): {', '.join(s.joints)}" for s in DETECTOR_SKELETONS.values()
-        )
+        known = ", ".join(f"{s.name} ({len(s)})" for s in DETECTOR_SKELETONS.values())
         raise DataError(
-            f"{place}: {joints} joints without names are not a known set; known are {known}"
+            f"{place}: {joints} joints without names are not a known set; known are {known}; let "
+            "the tool write one of these, or the names of its joints (meta_info: keypoint_id2name)"
         )
     return usual[joints]
 
@@ -250,10 +249,21 @@ def _single_value(value: Any) -> Any:
 
 def _joints_of_flat_list(flat: Any, place: str) -> NDArray[np.float64]:
     """x, y, score of each joint, (J, 3), from a flat list of numbers."""
+    _check_null(flat, place)
     values = number_array(flat, (None,), place)
     if not len(values) or len(values) % 3:
         raise DataError(f"{place}: {len(values)} numbers are not x, y, score for each joint")
     return values.reshape(-1, 3)
+
+
+def _check_null(values: Any, place: str) -> None:
+    """Raise `DataError` if a list of joints, or a joint in it, has a null."""
+    for index, value in enumerate(values if isinstance(values, list) else ()):
+        if value is None or (isinstance(value, list) and None in value):
+            raise DataError(
+                f"{place}[{index}]: is null; for a joint that was not found write x 0, y 0 and "
+                "score 0"
+            )
 
 
 def _read_folder(folder: Path) -> _Content:
@@ -373,10 +383,11 @@ def _joint_names(meta_info: Any, path: str) -> list[str] | None:
 
 def _joints_of_instance(person: Any, place: str) -> NDArray[np.float64]:
     """x, y, score of each joint, (J, 3), of a person in MMPose's format."""
-    joints = number_array(
-        required_key(person, "keypoints", place), (None, 2), f"{place}: keypoints"
-    )
+    raw = required_key(person, "keypoints", place)
+    _check_null(raw, f"{place}: keypoints")
+    joints = number_array(raw, (None, 2), f"{place}: keypoints")
     scores = required_key(person, "keypoint_scores", place)
+    _check_null(scores, f"{place}: keypoint_scores")
     return np.c_[joints, number_array(scores, (len(joints),), f"{place}: keypoint_scores")]
 
 

@@ -184,4 +184,5 @@ def _print_summary(runs: Path, folders: Sequence[Path]) -> None:
     print_table(columns, rows, "people of the synthetic test split:", right=("value",))
     print_line("")
     _print_durations("time taken:", [state["seconds"] for state in states])
-    print_line(f"\nimages and curves: {page}")
+    print_line("")
+    print_line(f"images and curves: {page}")

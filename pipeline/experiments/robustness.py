@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -207,12 +206,13 @@ def _measure_level(
 
 def write_points(folder: Path, points: Sequence[Point]) -> None:
     """Write `robustness.csv` and `robustness.png` into a folder."""
-    with writing.atomic_path(folder / "robustness.csv") as path, path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("corruption", "level", "smooth_frames", "mpjpe_mm", "mpjve_mm"))
-        for p in points:
-            mpjve = "" if math.isnan(p.mpjve) else p.mpjve
-            writer.writerow((p.corruption, p.level, p.smooth, p.mpjpe, mpjve))
+    rows: list[tuple[object, ...]] = [
+        ("corruption", "level", "smooth_frames", "mpjpe_mm", "mpjve_mm")
+    ]
+    for p in points:
+        mpjve = "" if math.isnan(p.mpjve) else p.mpjve
+        rows.append((p.corruption, p.level, p.smooth, p.mpjpe, mpjve))
+    writing.write_csv(folder / "robustness.csv", rows)
     media.write_png(folder / "robustness.png", draw_robustness({"": points}))
 
 

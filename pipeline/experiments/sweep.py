@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import hashlib
-import io
 import itertools
 import json
 import re
@@ -22,7 +20,7 @@ from pipeline.cli.configs import find_config, read_yaml, resolve_configs
 from pipeline.cli.stages import STAGES
 from pipeline.cli.tables import print_table
 from pipeline.errors import HeatliftError, StorageError, UsageError
-from pipeline.files.writing import write_atomically
+from pipeline.files.writing import write_csv
 from pipeline.training.console import print_line
 from pipeline.training.metrics_file import read_metrics
 from pipeline.training.run_changes import FINISHED, describe_mixture, finish_order
@@ -281,7 +279,4 @@ def _table_rows(found: Sweep, points: Sequence[SweepPoint]) -> list[list[str]]:
 
 
 def _write_csv(found: Sweep, points: Sequence[SweepPoint], runs: Path) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(_table_rows(found, points))
-    path = runs / "sweeps" / f"{found.stem}.csv"
-    write_atomically(path, lambda handle: handle.write(text.getvalue().encode()))
+    write_csv(runs / "sweeps" / f"{found.stem}.csv", _table_rows(found, points))

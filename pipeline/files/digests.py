@@ -8,6 +8,19 @@ from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
 
+FileVersion = tuple[int, int, int, int]
+"""Inode, size, time of change of the content, time of change of anything, nanoseconds."""
+
+
+def file_version(status: os.stat_result) -> FileVersion:
+    """What tells two versions of a file apart without reading it.
+
+    Size and modification time are not enough: both can be set, and a copy keeps them. A user cannot
+    set the time of change of anything (`st_ctime`); only a changed clock of the machine, or a file
+    system that does not keep it, can make two versions equal.
+    """
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
 
 def bytes_digest(content: bytes) -> str:
     """SHA-256 of some bytes."""
@@ -23,6 +36,18 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return open_file_digest(file)
+
+
+def file_digest_and_version(path: Path) -> tuple[str, FileVersion | None]:
+    """SHA-256 of a file and the version that it is of; None if the file changed meanwhile.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    with path.open("rb") as file:
+        before = file_version(os.fstat(file.fileno()))
+        digest = open_file_digest(file)
+        return digest, before if file_version(os.fstat(file.fileno())) == before else None
 
 
 def folder_digest(folder: Path, digest: Callable[[Path], str] = file_digest) -> str:

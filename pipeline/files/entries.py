@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import io
@@ -18,17 +19,25 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StorageError
 from pipeline.files.digests import bytes_digest, file_digest, open_file_digest
+from pipeline.files.marks import MARK, mark_content, marked_files, remove_marked, write_mark
 from pipeline.files.writing import atomic_replacement, flush_path
 
-SCHEMA = 1
-"""Version of the layout of an entry; entries of another version are rebuilt."""
+SCHEMA = 2
+"""Version of the layout of an entry; entries of a version that is not known are rebuilt."""
 
+_UNMARKED_SCHEMA = 1
+"""Version of the layout before entries had a mark; otherwise it is the same."""
+
+ENTRY_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}-[0-9a-f]{16}")
+"""Name of an entry; see `CacheSpecification.name`."""
 
 Arrays = dict[str, NDArray[Any]]
 """The arrays of an entry by name."""
 
 _MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 2**28
+_UNREADABLE = (ValueError, LookupError, AttributeError, TypeError, RecursionError)
+"""What reading a damaged manifest or header raises."""
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -115,14 +124,20 @@ def read_entry(path: Path) -> Entry:
         manifest = _read_manifest(path, folder)
         with os.scandir(folder) as members:
             names = {member.name for member in members}
-        if names != {_MANIFEST, *(f"{name}.npy" for name in manifest["arrays"])}:
+        listed = _manifest_files(manifest)
+        if manifest["schema"] != _UNMARKED_SCHEMA:
+            with _open_member(path, folder, MARK) as file:
+                if file.read(len(mark_content(listed)) + 1) != mark_content(listed):
+                    raise DamagedEntryError(f"{MARK} has other content than the manifest")
+            listed.add(MARK)
+        if names != listed:
             raise DamagedEntryError("has other files than its manifest lists")
         arrays = {
             name: _map_array(path, folder, name, described)
             for name, described in manifest["arrays"].items()
         }
         return Entry(path, manifest["key"], arrays, manifest["facts"])
-    except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
+    except _UNREADABLE:
         raise DamagedEntryError("its manifest or the header of an array is not readable") from None
     finally:
         os.close(folder)
@@ -137,6 +152,58 @@ def describe_damage(path: Path) -> str:
     return ""
 
 
+def looks_like_entry(path: Path) -> bool:
+    """Whether a path has the name of an entry, and is a link or has a manifest or a mark."""
+    if not ENTRY_NAME.fullmatch(path.name):
+        return False
+    return path.is_symlink() or any(os.path.lexists(path / name) for name in (MARK, _MANIFEST))
+
+
+def remove_entry(path: Path) -> list[str]:
+    """Remove an entry, finished or not, if its mark or its manifest lists all that is in it.
+
+    Entries of earlier versions have no mark, but a manifest with a checksum.
+
+    Returns:
+        Names of the other things; if there are any, nothing was removed.
+
+    Raises:
+        OSError: If a file cannot be removed.
+    """
+    listed: set[str] = set()
+    with contextlib.suppress(OSError, StorageError, DamagedEntryError, *_UNREADABLE):
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            listed = _manifest_files(_read_manifest(path, folder))
+        finally:
+            os.close(folder)
+    return remove_marked(path, marked_files(path) | listed, last=_MANIFEST)
+
+
+def clear_place(path: Path) -> Path | None:
+    """Remove a damaged entry; if other things are in it, rename it to NAME.bad and return that.
+
+    Raises:
+        OSError: If it can be neither removed nor renamed.
+    """
+    try:
+        if not remove_entry(path):
+            return None
+    except PermissionError:  # of another user: renamed, if the folder of the cache allows it
+        pass
+    number, kept = 1, path.with_name(f"{path.name}.bad")
+    while os.path.lexists(kept):
+        number += 1
+        kept = path.with_name(f"{path.name}.bad-{number}")
+    path.rename(kept)
+    return kept
+
+
+def _manifest_files(manifest: dict[str, Any]) -> set[str]:
+    """Names of the files of an entry without its mark."""
+    return {_MANIFEST, *(f"{name}.npy" for name in manifest["arrays"])}
+
+
 def _read_manifest(path: Path, folder: int) -> dict[str, Any]:
     """The manifest of an entry whose folder is open, checked by its digest."""
     with _open_member(path, folder, _MANIFEST) as file:
@@ -145,7 +212,7 @@ def _read_manifest(path: Path, folder: int) -> dict[str, Any]:
     digest = manifest.pop("sha256")
     if canonical_json({**manifest, "sha256": digest}) != content or digest != json_digest(manifest):
         raise DamagedEntryError("its manifest fails its checksum")
-    if manifest["schema"] != SCHEMA:
+    if manifest["schema"] not in (SCHEMA, _UNMARKED_SCHEMA):
         raise DamagedEntryError(f"was made by version {manifest['schema']} of the cache")
     return manifest
 
@@ -202,13 +269,12 @@ def json_digest(content: dict[str, Any]) -> str:
 def publish_entry(path: Path, specification: CacheSpecification, arrays: Arrays) -> None:
     """Write an entry so that it is there whole or not at all.
 
-    An entry at the same place is replaced; it must be damaged.
-
     Raises:
-        OSError: If it cannot be written.
+        OSError: If it cannot be written, or if something is in its place.
     """
     with atomic_replacement(path, ending="tmp") as temporary:
         temporary.mkdir()
+        write_mark(temporary, _manifest_files({"arrays": arrays}))
         manifest = {
             "schema": SCHEMA,
             "key": specification.key,

@@ -7,7 +7,9 @@ import functools
 import io
 import json
 import logging
+import math
 import os
+import re
 import shutil
 import stat
 import time
@@ -20,22 +22,28 @@ import filelock
 import numpy as np
 
 from pipeline.errors import StorageError
-from pipeline.files.digests import file_digest
+from pipeline.files.digests import file_digest_and_version, file_version
 from pipeline.files.entries import (
+    ENTRY_NAME,
     Arrays,
     CacheSpecification,
     DamagedEntryError,
     Entry,
     MissingEntryError,
     canonical_json,
+    clear_place,
     publish_entry,
     read_entry,
+    remove_entry,
 )
-from pipeline.files.writing import atomic_replacement, remove_path
+from pipeline.files.marks import add_to_mark, marked_files, remove_marked, write_mark
+from pipeline.files.writing import atomic_replacement
 
 _log = logging.getLogger(__name__)
 
 _DIGESTS_FILE = ".digests.jsonl"
+_SHARD = re.compile(r"[0-9]{7}\.npz").fullmatch
+_UNFINISHED = re.compile(rf"\.(?P<name>{ENTRY_NAME.pattern})\.[0-9]+(\.old)?\.tmp")
 _WAITING_INTERVAL = 10.0  # seconds between two lines that name the process that is waited for
 
 
@@ -57,11 +65,10 @@ class Shards:
         """
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, **arrays)
-        with (
-            _storage_errors(self.folder, "cannot write"),
-            atomic_replacement(self.folder / f"{name}.npz", ending="tmp") as temporary,
-        ):
-            temporary.write_bytes(content.getbuffer())
+        with _storage_errors(self.folder, "cannot write"):
+            add_to_mark(self.folder, f"{name}.npz")
+            with atomic_replacement(self.folder / f"{name}.npz", ending="tmp") as temporary:
+                temporary.write_bytes(content.getbuffer())
 
     def get(self, name: str) -> Arrays | None:
         """The arrays of a shard; none if it is not there or its checksums fail."""
@@ -78,6 +85,36 @@ class Shards:
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError):
             return None
 
+    def make_folder(self) -> None:
+        """Make the folder with its mark; the folder of a killed builder stays as it is.
+
+        Raises:
+            OSError: If it cannot be made.
+            StorageError: If a symbolic link is in its place.
+        """
+        self.folder.mkdir(exist_ok=True)
+        if self.folder.is_symlink():
+            raise StorageError(
+                f"{self.folder}: is a symbolic link; unfinished entries are never links"
+            )
+        if not marked_files(self.folder):
+            write_mark(self.folder, self._files_without_mark())
+
+    def remove(self) -> list[str]:
+        """Remove the folder if only shards are in it.
+
+        Returns:
+            Names of the other things; if there are any, nothing was removed.
+
+        Raises:
+            OSError: If a file cannot be removed.
+        """
+        return remove_marked(self.folder, marked_files(self.folder) or self._files_without_mark())
+
+    def _files_without_mark(self) -> set[str]:
+        """Shards of detections as earlier versions named them; they wrote no mark."""
+        return {file.name for file in self.folder.glob("[0-9]*.npz") if _SHARD(file.name)}
+
 
 Build = Callable[[Shards], Arrays]
 """Builds what is missing, stores finished parts as shards, and returns all arrays of the entry."""
@@ -88,9 +125,10 @@ class Store:
     """The cache: a folder of entries.
 
     Convention:
-        An entry is a folder with one `.npy` file per array and `manifest.json`. The same key and
-        content give the same bytes, file for file. Names that start with a dot are locks,
-        unfinished entries and remembered digests.
+        An entry is a folder with one `.npy` file per array, `manifest.json` and a mark that lists
+        these files. The same key and content give the same bytes, file for file. Names that start
+        with a dot are locks, unfinished entries and remembered digests. Only files that a mark or a
+        whole manifest lists are ever removed; a folder with anything else in it stays.
 
     Args:
         root: Folder of the cache; it is made with the first entry.
@@ -137,34 +175,39 @@ class Store:
             except MissingEntryError:
                 pass
             except DamagedEntryError as damage:
-                _log.warning("heatlift: warning: %s: %s; rebuilding", path, damage)
+                with _storage_errors(path, "cannot be replaced"):
+                    kept = clear_place(path)
+                aside = f"; what was there is now {kept.name}" if kept else ""
+                _log.warning("heatlift: warning: %s: %s; rebuilding%s", path, damage, aside)
             _warn_if_open_to_all(self.root)
             self.remove_leftovers(specification.name)
             self._check_free_space(2 * specification.size)
             shards = self.shards(specification)
             with _storage_errors(shards.folder, "cannot be written"):
-                _make_folder(shards.folder)
+                shards.make_folder()
             arrays = build(shards)
             with _storage_errors(path, "cannot be written"):
                 publish_entry(path, specification, arrays)
-                shutil.rmtree(shards.folder)
+                if foreign := shards.remove():
+                    _warn_of_foreign(shards.folder, foreign)
             return self._checked(specification)
 
     def digest(self, file: Path) -> str:
-        """SHA-256 of a file, remembered by path, size and time of change.
+        """SHA-256 of a file, remembered by its path and version; see `file_version`.
 
         Raises:
             OSError: If the file cannot be read.
         """
         file = file.resolve()
-        status = file.stat()
-        version = (str(file), status.st_size, status.st_mtime_ns)
         known = _known_digests(self.root / _DIGESTS_FILE)
+        version = (str(file), *file_version(file.stat()))
         if version not in known:
-            digest = file_digest(file)
+            digest, read_version = file_digest_and_version(file)
+            changed = max(read_version[2:]) if read_version else math.inf
             # a file that changed just now may change again within the same clock tick
-            if time.time_ns() - status.st_mtime_ns < 2_000_000_000:
+            if read_version is None or time.time_ns() - changed < 2_000_000_000:
                 return digest
+            version = (str(file), *read_version)
             known[version] = digest
             with contextlib.suppress(OSError):
                 self.root.mkdir(parents=True, exist_ok=True)
@@ -223,18 +266,32 @@ class Store:
             locked: Name of the entry whose lock this process holds.
         """
         for temporary in self.root.glob(".*.tmp"):
-            owner, _, pid = temporary.name.removesuffix(".tmp").removesuffix(".old").rpartition(".")
-            if not pid.isdigit():
-                continue
-            if owner == f".{locked}":
-                remove_path(temporary)
-                continue
-            other_lock = filelock.FileLock(self.root / f"{owner}.lock", timeout=0)
-            # Timeout: its writer runs; OSError: the lock belongs to another user
-            with contextlib.suppress(filelock.Timeout, OSError), other_lock:
-                remove_path(temporary)
-        for temporary in (self.root / f".{locked}.building").glob(".*.tmp"):
-            remove_path(temporary)
+            owner = unfinished_owner(temporary)
+            if owner == locked:
+                remove_entry(temporary)
+            elif owner:
+                other_lock = filelock.FileLock(self.root / f".{owner}.lock", timeout=0)
+                # Timeout: its writer runs; OSError: the lock or the files belong to another user
+                with contextlib.suppress(filelock.Timeout, OSError), other_lock:
+                    remove_entry(temporary)
+
+    def remove(self, name: str) -> list[Path]:
+        """Remove an entry, finished or not.
+
+        Args:
+            name: Name of the entry.
+
+        Returns:
+            Things that stay because Heatlift did not write them.
+
+        Raises:
+            StorageError: If a file cannot be removed.
+        """
+        path, shards = self.root / name, Shards(self.root / f".{name}.building")
+        with self.lock(name), _storage_errors(path, "cannot be removed"):
+            self.remove_leftovers(name)
+            foreign = [path / other for other in remove_entry(path)]
+            return foreign + [shards.folder / other for other in shards.remove()]
 
     def _check_free_space(self, size: int) -> None:
         free = shutil.disk_usage(self.root).free
@@ -255,11 +312,16 @@ def _open_no_link(file: Path) -> io.BufferedReader:
     return os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW), "rb")
 
 
-def _make_folder(folder: Path) -> None:
-    """Make a folder; raise `StorageError` if a symbolic link is in its place."""
-    folder.mkdir(exist_ok=True)
-    if folder.is_symlink():
-        raise StorageError(f"{folder}: is a symbolic link; unfinished entries are never links")
+def unfinished_owner(path: Path) -> str:
+    """Name of the entry that `.NAME.PID.tmp` is an unfinished copy of; empty for other names."""
+    match = _UNFINISHED.fullmatch(path.name)
+    return match["name"] if match else ""
+
+
+def _warn_of_foreign(folder: Path, names: list[str]) -> None:
+    _log.warning(
+        "heatlift: warning: %s: stays, because Heatlift did not write %s", folder, ", ".join(names)
+    )
 
 
 def _warn_if_open_to_all(root: Path) -> None:
@@ -269,14 +331,17 @@ def _warn_if_open_to_all(root: Path) -> None:
 
 
 @functools.cache
-def _known_digests(file: Path) -> dict[tuple[str, int, int], str]:
-    """Digests by path, size and time of change; files with an incomplete line are read again."""
-    known = {}
+def _known_digests(file: Path) -> dict[tuple[str | int, ...], str]:
+    """Digests by path and version; incomplete lines, and those of earlier versions, are left out.
+
+    Earlier versions remembered fewer facts of a file.
+    """
+    known: dict[tuple[str | int, ...], str] = {}
     with contextlib.suppress(OSError), file.open(encoding="utf-8", errors="replace") as stream:
         for line in stream:
             with contextlib.suppress(ValueError, TypeError):
-                name, size, changed, digest = json.loads(line)
-                known[str(name), int(size), int(changed)] = str(digest)
+                name, inode, size, modified, changed, digest = json.loads(line)
+                known[str(name), int(inode), int(size), int(modified), int(changed)] = str(digest)
     return known
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import DataError
 from pipeline.files import entries, store
 from pipeline.files.reading import read_bytes
 
@@ -26,7 +27,7 @@ def unpack_once(stem: str, files: Sequence[Path], layout: str, unpack: Unpack) -
         unpack: Function that reads the archives, called when the entry is missing.
 
     Raises:
-        DataError: If a file is missing or not what `unpack` needs.
+        DataError: If a file is missing, not what `unpack` needs, or changes while it is read.
         StorageError: If the cache cannot be written.
     """
     cache = store.default_store()
@@ -43,6 +44,9 @@ def unpack_once(stem: str, files: Sequence[Path], layout: str, unpack: Unpack) -
         if entry := cache.find(specification):
             return entry
         arrays, facts = unpack()
+        for file, digest in zip(files, key["archives"], strict=True):
+            if cache.digest(file) != digest:
+                raise DataError(f"{file}: changed while it was read; run the same command again")
         shapes = {name: (array.shape, array.dtype.str) for name, array in arrays.items()}
         return cache.fetch(
             entries.CacheSpecification(stem, key, shapes, facts), lambda shards: arrays

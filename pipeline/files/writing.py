@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import errno
+import io
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import StorageError
+from pipeline.errors import StorageError, printable
+
+_FORMULA_STARTS = frozenset("=+-@\uff1d\uff0b\uff0d\uff20")
+"""First characters of a formula in spreadsheets; full-width ones count in some languages."""
+
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?(inf|nan)").fullmatch
 
 
 def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
@@ -28,6 +37,34 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_replacement(path) as temporary, temporary.open("wb") as file:
             write(file)
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write a table as a CSV file that a spreadsheet can open; see `csv_cell`.
+
+    Raises:
+        StorageError: If the file cannot be written; the older file is untouched.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([csv_cell(cell) for cell in row] for row in rows)
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def csv_cell(cell: object) -> object:
+    """A cell of a CSV file: text that a spreadsheet would run as a formula gets an apostrophe.
+
+    Numbers stay as they are, also negative ones and those that are given as text; control
+    characters and line ends are escaped.
+
+    >>> [csv_cell(cell) for cell in ("=2+3", "-12.5", -12.5, "-", "walk")]
+    ["'=2+3", '-12.5', -12.5, '-', 'walk']
+    """
+    if cell is None or isinstance(cell, int | float):
+        return cell
+    text = printable(cell)
+    is_number = text == "-" or _NUMBER(text)
+    return f"'{text}" if text.lstrip()[:1] in _FORMULA_STARTS and not is_number else text
 
 
 @contextlib.contextmanager
@@ -60,20 +97,23 @@ def atomic_replacement(path: Path, ending: str = "part") -> Iterator[Path]:
     stays as it was. Files inside a new folder are flushed by the block (`flush_path`).
 
     Args:
-        path: The final name; its folder exists.
+        path: The final name; its folder exists. A new folder replaces nothing but an empty folder.
         ending: Last part of the temporary name `.NAME.PID.ENDING`.
 
     Yields:
         The temporary path, where nothing exists yet.
 
     Raises:
-        OSError: If the content cannot be written or renamed.
+        OSError: If the content cannot be written or renamed, or if a folder that somebody else made
+            has the temporary name.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{ending}")
+    if temporary.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(temporary))
     try:
         yield temporary
         flush_path(temporary)
-        _rename_over(temporary, path)
+        temporary.replace(path)
         flush_path(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -104,19 +144,6 @@ def remove_leftovers(folder: Path) -> None:
         pid = part.name.split(".")[-2]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
             part.unlink(missing_ok=True)
-
-
-def _rename_over(temporary: Path, path: Path) -> None:
-    """Rename in one step; an older file or folder goes if the new content is a folder."""
-    if not temporary.is_dir():
-        temporary.replace(path)
-    elif not path.exists():
-        temporary.rename(path)
-    else:  # no folder can be renamed over a file, or over a folder with files in it
-        aside = temporary.with_suffix(".old.tmp")
-        path.rename(aside)
-        temporary.rename(path)
-        remove_path(aside)
 
 
 @contextlib.contextmanager

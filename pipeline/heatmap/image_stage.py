@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric
 
 from pipeline.camera import PIXEL_FRAME
 from pipeline.dashboard import show
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, printable
 from pipeline.heatmap import targets
 from pipeline.heatmap.benchmark_metrics import BenchmarkMetric, make_benchmark_metrics
 from pipeline.heatmap.image_input import (
@@ -312,7 +312,8 @@ def _log_benchmarks(module: ImageStage, split: Split) -> None:
 def _source_table(columns: tuple[str, ...], rows: list[tuple[str | int | float, ...]]) -> str:
     """Rows of `PCKPerSource` as a plain table, shares in per cent."""
     cells = [
-        [f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows
+        [f"{cell:.1f}" if isinstance(cell, float) else printable(cell) for cell in row]
+        for row in rows
     ]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     return "\n".join(

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.errors import printable
 from pipeline.metrics.exact_metric import ExactSumMetric
 from pipeline.metrics.functional import (
     MILLIMETRES,
@@ -95,7 +96,7 @@ class PoseErrorReport:
         """
         frames = sum(row.frames for row in self.rows)
         lines: list[tuple[str, int, Sequence[float | None]]] = [
-            (row.name, row.frames, [getattr(row, name) for name in self.quantities])
+            (printable(row.name), row.frames, [getattr(row, name) for name in self.quantities])
             for row in self.rows
         ]
         lines.append(("mean over frames", frames, list(self.frame_mean.values())))

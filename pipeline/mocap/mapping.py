@@ -209,6 +209,11 @@ def read_mapping(source: str | Path) -> JointMapping:
         skeleton = SKELETONS[str(source)]
         return JointMapping(skeleton.name, skeleton, tuple(Point((j,)) for j in skeleton.joints))
     path = Path(source)
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such mapping; name a YAML file, or one of {', '.join(SHIPPED)}; "
+            "`heatlift data mapping FOLDER --output FILE.yaml` proposes one for own recordings"
+        )
     return _parse_mapping(_load_yaml(path), str(path))
 
 

@@ -31,6 +31,7 @@ from pipeline.mocap.recordings import (
     read_splits,
     released_name,
     select_recordings,
+    shared_subjects,
 )
 from pipeline.skeleton import H36M17, Skeleton, make_conversion
 from pipeline.sources import Images, Sequence, Split
@@ -234,7 +235,15 @@ class Mocap:
     @functools.cached_property
     def _splits(self) -> list[Recording]:
         """The table of splits, read once."""
-        return read_splits(self.splits)
+        recordings = read_splits(self.splits)
+        if shared := shared_subjects(recordings):
+            listed = ", ".join(shared[:5]) + (", …" if len(shared) > 5 else "")
+            _log.warning(
+                "heatlift: warning: %s: %d subjects are in train and also in val or test (%s); the "
+                "errors are lower than those of unknown people",
+                *(self.splits, len(shared), listed),
+            )
+        return recordings
 
     @functools.cached_property
     def _converted(self) -> dict[str, tuple[NDArray[np.float32], float]]:
@@ -364,7 +373,7 @@ def convert_recordings(
         as the root of `Mocap`, also on a machine without the recordings.
 
     Raises:
-        DataError: If a file cannot be read completely.
+        DataError: If a file cannot be read completely, or changes while it is read.
     """
     cache = store.default_store()
     key = {
@@ -383,6 +392,9 @@ def convert_recordings(
         joints, rate = read_recording(file, mapping)
         pieces.append(resample(joints, rate, fps).astype(np.float32))
         rates.append(rate)
+    for file, before, after in zip(files, digests, file_digests(files), strict=True):
+        if before != after:
+            raise DataError(f"{file}: changed while it was read; run the same command again")
     joints3d = np.concatenate(pieces)
     facts = {
         "skeleton": mapping.skeleton.name,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, printable
 from pipeline.mocap.body_facts import BodyFacts, measure_body
 from pipeline.mocap.body_faults import ADULT_HEIGHT, check_set, file_axis
 from pipeline.mocap.bvh import read_bvh
@@ -328,7 +328,7 @@ def _write(
     reasons: dict[str, str],
 ) -> str:
     """The YAML file of a proposal."""
-    lines = [f"# {note}" for note in notes] + [f"skeleton: {H36M17.name}"]
+    lines = [f"# {printable(note)}" for note in notes] + [f"skeleton: {H36M17.name}"]
     rows = [(f"{key}: {value}", why) for key, (value, why) in settings.items()] + [("joints:", "")]
     for joint in H36M17.joints:
         if joint in points:
@@ -336,7 +336,7 @@ def _write(
         else:
             rows.append((f"  {joint}: null", f"{UNRESOLVED}: write the name of a joint here"))
     width = max(len(text) for text, _ in rows)
-    lines += [f"{text:<{width}}  # {why}" if why else text for text, why in rows]
+    lines += [f"{text:<{width}}  # {printable(why)}" if why else text for text, why in rows]
     return "\n".join(lines) + "\n"
 
 

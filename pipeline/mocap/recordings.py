@@ -12,7 +12,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, printable
 from pipeline.files import store
 from pipeline.files.reading import read_bytes
 from pipeline.mocap.bvh import shorten
@@ -70,6 +70,12 @@ def read_splits(source: str | Path) -> list[Recording]:
         DataError: If the file is not such a table.
     """
     path = SHIPPED / "splits.csv" if source == "cmu" else Path(source)
+    if not path.exists():
+        needed = ", ".join(_REQUIRED_COLUMNS)
+        raise DataError(
+            f"{path}: no such table of splits; name a CSV file with the columns {needed} "
+            "(docs/mocap.md), or cmu"
+        )
     try:
         text = read_bytes(path).decode("utf-8-sig")
         table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
@@ -91,6 +97,14 @@ def read_splits(source: str | Path) -> list[Recording]:
             raise DataError(f"{path}: names {row.name} twice; keep one line")
         names.add(row.name)
     return rows
+
+
+def shared_subjects(recordings: Iterable[Recording]) -> list[str]:
+    """Subjects of a table who are both in training and in a split that is evaluated."""
+    splits: dict[str, set[str]] = {}
+    for recording in recordings:
+        splits.setdefault(recording.subject, set()).add(recording.split)
+    return [name for name, of in splits.items() if "train" in of and of & {"val", "test"}]
 
 
 def _parse_row(row: dict[str, str], place: str) -> Recording:
@@ -146,7 +160,11 @@ def find_recordings(root: Path) -> dict[str, list[Path]]:
         DataError: If the folder does not exist or has no such file.
     """
     if not root.is_dir():
-        raise DataError(f"{root}: is no folder; see `heatlift data get cmu` for the recordings")
+        problem = "is a file" if root.exists() else "not found"
+        raise DataError(
+            f"{root}: {problem}; name the folder of your recordings "
+            "(CMU's recordings: `heatlift data get cmu`)"
+        )
     found: dict[str, list[Path]] = {}
     for folder, folders, files in os.walk(root):
         folders.sort()
@@ -156,8 +174,8 @@ def find_recordings(root: Path) -> dict[str, list[Path]]:
                 found.setdefault(file[: -len(suffix)], []).append(Path(folder, file))
     if not found:
         raise DataError(
-            f"{root}: holds no {', '.join(SUFFIXES)} file; "
-            "see `heatlift data get cmu` for the recordings"
+            f"{root}: holds no {', '.join(SUFFIXES)} file; name the folder of your recordings "
+            "(CMU's recordings: `heatlift data get cmu`)"
         )
     return found
 
@@ -182,7 +200,8 @@ def select_recordings(recordings: Iterable[Recording], root: Path) -> list[Path]
                 )
             raise DataError(
                 f"{root}: lacks {len(missing)} of the recordings ({', '.join(missing[:5])}"
-                f"{', …' if len(missing) > 5 else ''}); see `heatlift data get cmu`"
+                f"{', …' if len(missing) > 5 else ''}); add these files, or take their "
+                "lines out of your table of splits (CMU's recordings: `heatlift data get cmu`)"
             )
         if len(paths) > 1:
             raise DataError(f"{root}: {paths[0]} and {paths[1]} have the same name; keep one")
@@ -192,7 +211,7 @@ def select_recordings(recordings: Iterable[Recording], root: Path) -> list[Path]
 
 def _first(names: list[str]) -> str:
     """The first three of some names."""
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return ", ".join(map(printable, names[:3])) + (", …" if len(names) > 3 else "")
 
 
 def cmu_digests() -> dict[str, str]:
@@ -208,7 +227,7 @@ def released_name(path: Path) -> str:
 
 
 def file_digests(files: Iterable[Path]) -> list[str]:
-    """SHA-256 of each file; a known file of unchanged size and time is not read again.
+    """SHA-256 of each file; a file of a known version is not read again.
 
     Raises:
         DataError: If a file cannot be read.

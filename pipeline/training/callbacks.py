@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +18,13 @@ from torch import Tensor
 from pipeline import rng
 from pipeline.errors import DataError, NonFiniteError
 from pipeline.files import writing
+from pipeline.files.archive import Npz
 from pipeline.training.console import format_duration, print_line
 from pipeline.training.progress import Progress
 from pipeline.training.run_changes import changed_names, shorten_digests
 from pipeline.training.stage import Stage
+
+_PREDICTION_NAME = re.compile(r"[0-9]{7,}\.npz").fullmatch
 
 
 class SeedEveryBatch(Callback):
@@ -146,7 +150,8 @@ class PredictionWriter(Callback):
     NUMBER is the index of the first sample of the batch. A file has the arrays that the stage's
     `predict_step` returns (a single array is named `joints3d`), `index`, the indices of the samples
     in the test split, and what `Stage.prediction_facts` adds: joint names, units, frame of
-    reference and more. Files of an earlier prediction are removed first.
+    reference and more. Files of an earlier prediction are removed first; they are known by their
+    name and their array `index`, and other files stay.
 
     Args:
         folder: Run folder, in which `predictions/` is made.
@@ -161,7 +166,13 @@ class PredictionWriter(Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
             writing.remove_leftovers(self.folder)
             for old in self.folder.glob("*.npz"):
-                old.unlink()
+                if _is_prediction(old):
+                    old.unlink()
+            if foreign := sorted(path.name for path in self.folder.glob("*.npz")):
+                print_line(
+                    f"heatlift: warning: {self.folder}: not written by predict, not removed: "
+                    f"{', '.join(foreign[:8])}{', …' if len(foreign) > 8 else ''}"
+                )
         trainer.strategy.barrier()
 
     def on_predict_batch_end(
@@ -186,8 +197,16 @@ class PredictionWriter(Callback):
         """Print the folder and the number of files."""
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            count = len(list(self.folder.glob("*.npz")))
+            count = sum(map(_is_prediction, self.folder.glob("*.npz")))
             print_line(f"  found      {self.folder}: {count} files")
+
+
+def _is_prediction(path: Path) -> bool:
+    """Whether a file is one that `PredictionWriter` wrote."""
+    try:
+        return bool(_PREDICTION_NAME(path.name)) and "index" in Npz(path).names
+    except DataError:
+        return False
 
 
 class ProgressLines(Callback):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from pipeline.errors import printable
 
 LINE_INTERVAL = 10.0
 """Seconds between two progress lines of `count_progress` where there is no terminal."""
@@ -28,15 +31,38 @@ def format_duration(seconds: float) -> str:
 
 @rank_zero_only
 def print_line(line: str) -> None:
-    """Print a line on stdout, on rank 0 only."""
-    sys.stdout.write(line + "\n")
+    """Print one line on stdout, on rank 0 only; see `printable`."""
+    sys.stdout.write(printable(line) + "\n")
+    sys.stdout.flush()
+
+
+@rank_zero_only
+def print_text(text: str) -> None:
+    """Print lines on stdout, on rank 0 only; whoever makes the lines escapes their line ends."""
+    sys.stdout.write(printable(text, keep="\n") + "\n")
     sys.stdout.flush()
 
 
 def print_status(line: str) -> None:
     """Print a line about the progress of a command on stderr, separate from its results."""
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(printable(line) + "\n")
     sys.stderr.flush()
+
+
+def escape_log_records() -> None:
+    """Let every record of Python's logging be one line; see `printable`."""
+    make_record = logging.getLogRecordFactory()
+    if getattr(make_record, "escapes", False):
+        return
+
+    def make_escaped_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        if record.name.partition(".")[0] == "pipeline":
+            record.msg, record.args = printable(record.getMessage()), ()
+        return record
+
+    make_escaped_record.escapes = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(make_escaped_record)
 
 
 Item = TypeVar("Item")
@@ -53,10 +79,12 @@ def progress_bar(items: Collection[Item], what: str) -> Iterator[Item]:
         yield from items
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import track
 
     console = Console(stderr=True)
-    yield from track(items, f"reading {what} once", console=console, transient=True)
+    title = escape(printable(f"reading {what} once"))
+    yield from track(items, title, console=console, transient=True)
 
 
 @contextlib.contextmanager
@@ -82,11 +110,12 @@ def count_progress(
         return
     if sys.stderr.isatty():
         from rich.console import Console
+        from rich.markup import escape
         from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
         columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(name, total=total)
+            task = bar.add_task(escape(printable(name)), total=total)
             yield lambda done: bar.advance(task, done)
         return
     start = last_line = time.monotonic()

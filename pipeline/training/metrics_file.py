@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import functools
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
 from pipeline.files import digests
-from pipeline.files.writing import write_atomically
+from pipeline.files.writing import csv_cell, write_atomically
+from pipeline.training.console import print_status
 from pipeline.training.run_folder import read_state
 
 
@@ -57,7 +57,7 @@ class MetricsFile(Logger):
         self._prepare()
         with self.path.open("a", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(
-                (step, name, repr(float(value)))
+                (step, csv_cell(name), repr(float(value)))
                 for name, value in sorted(metrics.items())
                 if name != "epoch"
             )
@@ -107,7 +107,7 @@ def read_metrics(path: Path) -> list[tuple[int, str, float]]:
 
 @functools.cache  # a run reads its file several times
 def _warn_once(path: Path, problem: str) -> None:
-    sys.stderr.write(f"heatlift: warning: {path}: {problem}\n")
+    print_status(f"heatlift: warning: {path}: {problem}")
 
 
 def finite_or_none(value: Any) -> float | None:

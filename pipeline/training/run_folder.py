@@ -355,7 +355,8 @@ def newest_checkpoint(
 def step_in_name(path: Path) -> int:
     """Step in a file name like `step-000000200.ckpt`; -1 for other names."""
     number = path.stem.removeprefix("step-")
-    return int(number) if number.isdecimal() else -1
+    # step-5.ckpt and the like are copies that somebody named
+    return int(number) if number.isdecimal() and f"{int(number):09d}" == number else -1
 
 
 def mark_as_damaged(path: Path) -> None:

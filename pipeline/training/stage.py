@@ -12,7 +12,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, printable
 from pipeline.sources import Source, Split
 from pipeline.training.loader import BatchSet, ResumableLoader, make_loader
 from pipeline.training.progress import Progress, start_progress
@@ -125,7 +125,15 @@ class StageData(pl.LightningDataModule):
         )
 
 
-class Stage(pl.LightningModule):
+class _PrintingModule(pl.LightningModule):
+    """A LightningModule that prints control characters as escapes; see `printable`."""
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print lines on rank 0, above the progress bar."""
+        super().print(*(printable(text, keep="\n") for text in args), **kwargs)
+
+
+class Stage(_PrintingModule):
     """Base of the LightningModules of all stages.
 
     A subclass sets the class attributes below and implements three hooks for the metrics of a

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pipeline.errors import DataError, UsageError
+from pipeline.errors import DataError, UsageError, printable
 from pipeline.files.torch_files import read_checkpoint
 from pipeline.training.checkpoints import checkpoint_stage, weights_digest
 
@@ -60,7 +60,7 @@ class WeightsReport:
             if names:
                 more = " …" if len(names) > 4 else ""
                 line += f", {len(names)} {outcome} ({', '.join(names[:4])}{more})"
-        return line
+        return printable(line)
 
     def __str__(self) -> str:
         lines = [self.text()]
@@ -71,7 +71,8 @@ class WeightsReport:
             lines.append(f"network: {shlex.join(options)}")
         if self.image_input:
             lines.append(f"input: {self.image_input}")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(map(printable, lines))
 
 
 def transfer_weights(

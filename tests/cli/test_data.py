@@ -1,5 +1,6 @@
 """`heatlift data`: its output, the files it writes, and one line for each bad input."""
 
+import re
 from pathlib import Path
 
 import fabricate
@@ -287,3 +288,37 @@ def test_one_frame_a_second_is_an_error_until_the_mapping_states_the_rate(data, 
     )
     sequence = sequences_of(tmp_path, str(tmp_path / "m.yaml"))[0]
     assert len(sequence) == 79  # 39 steps at 25 Hz, resampled to 50 Hz
+
+
+def test_one_damaged_recording_does_not_hide_the_others(tmp_path, capsys):
+    for name in ("b", "c"):
+        positions = fabricate.motion(20)
+        np.savez(tmp_path / f"{name}.npz", positions=positions, fps=50.0, joints=H36M17.joints)
+    (tmp_path / "a.npz").write_bytes(b"PK, but nothing more")
+    assert main(["data", "ls", str(tmp_path)]) == 0
+    line = capsys.readouterr().out
+    assert "b.npz has 20 frames at 50 Hz" in line
+    assert "cannot be read: " in line
+    assert "a.npz: is damaged" in line
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (["ls", "."], r"has no known layout; docs/data.md lists .* docs/mocap.md those of own"),
+        (["mapping", "file.bvh"], "is a file; name the folder of your recordings"),
+        (["mapping", "missing"], "not found; name the folder of your recordings"),
+        (["validate", ".", "--mapping", "own.yaml"], "no such mapping; .* data mapping FOLDER"),
+    ],
+)
+def test_wrong_folders_and_mappings_give_short_lines_that_help(
+    command, reason, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.bvh").write_text("HIERARCHY")
+    if command[0] == "ls":
+        (tmp_path / "file.bvh").unlink()
+    assert main(["data", *command]) == 4
+    line = capsys.readouterr().err
+    assert re.search(reason, line), line
+    assert len(line) < 250

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import fabricate
 import numpy as np
@@ -86,6 +87,30 @@ def test_malformed_cameras_give_one_line(tmp_path, count):
         path.write_bytes(pickle.dumps(changed))
         lines.append(error_line(lambda: read_cameras(path, to_world=True)))
     check_lines(lines, path.name, 0.4)  # without a lens or a camera is no fault of the file
+
+
+@pytest.mark.parametrize(
+    "changes", [{"f": [1e-30, 1e-30]}, {"f": [-1145.0, 1144.0]}, {"R": np.diag([1.0, 1.0, -1.0])}]
+)
+def test_cameras_that_cannot_be_real_are_named_with_their_file(tmp_path, changes):
+    path = fabricate.human36m_mmpose(tmp_path) / "annotation_body3d" / "cameras.pkl"
+    content = read_pickle(path)
+    key = next(iter(content))
+    content[key] |= {name: np.array(value) for name, value in changes.items()}
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(DataError, match=rf"cameras\.pkl: {re.escape(str(key))}: .*cannot be real"):
+        read_cameras(path, to_world=True)
+
+
+@pytest.mark.parametrize("changes", [{"f": [0.0, 1144.0]}, {"c": [512.0, 51500.0]}])
+def test_posenets_cameras_that_cannot_be_real_are_named_with_their_file(tmp_path, changes):
+    root = fabricate.human36m_posenet(tmp_path)
+    path = root / "annotations" / "Human36M_subject5_camera.json"
+    content = json.loads(path.read_text())
+    content["3"] |= changes
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"subject5_camera\.json: 3: .*cannot be real"):
+        Human36MImages(str(root)).samples("train")
 
 
 @pytest.mark.parametrize("shifted", [False, True])

@@ -1,5 +1,6 @@
 """MPI-INF-3DHP from tiny archives in P-STMO's and mmpose's formats."""
 
+import pickle
 from pathlib import Path
 
 import fabricate
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 from malformed import changed_objects, check_lines, error_line
 
+from pipeline.__main__ import main
 from pipeline.camera import project, world_to_camera
 from pipeline.datasets.mpi_inf_3dhp import KEPT, MpiInf3dhp, MpiInf3dhpImages
 from pipeline.errors import DataError
 from pipeline.files.archive import Npz
+from pipeline.files.pickles import read_pickle
 from pipeline.skeleton import MPI3DHP17
 
 NAMES_28 = (
@@ -50,6 +53,28 @@ def test_test_frames_that_are_not_valid_are_marked_and_ts5_is_wide(tmp_path):
     assert (one.camera.size, five.camera.size) == ((2048, 2048), (1920, 1080))
     assert np.flatnonzero(~one.valid).tolist() == [3]
     assert np.flatnonzero(~five.valid).tolist() == [4]
+
+
+def test_a_fitted_camera_that_cannot_be_real_is_named_with_its_archive(tmp_path):
+    root = fabricate.p_stmo(tmp_path)
+    content = Npz(root / "data_test_3dhp.npz").objects("data")
+    content["TS5"]["data_2d"] = 2047 - np.asarray(content["TS5"]["data_2d"])  # upside down
+    np.savez(root / "data_test_3dhp.npz", data=np.array(content, dtype=object))
+    with pytest.raises(
+        DataError, match=r"data_test_3dhp\.npz: TS5: focal length -15.*cannot be real"
+    ):
+        MpiInf3dhp(str(root)).sequences("test")
+
+
+def test_a_mmpose_camera_that_cannot_be_real_is_named_with_its_file(tmp_path, capsys):
+    root = fabricate.mpi_inf_3dhp_mmpose(tmp_path)
+    path = root / "annotations" / "cameras_test.pkl"
+    content = read_pickle(path)
+    content["TS1"]["f"] = np.array([1e-30, 1e-30])
+    path.write_bytes(pickle.dumps(content))
+    assert main(["data", "validate", str(root)]) == 4
+    lines = capsys.readouterr()
+    assert "cameras_test.pkl: TS1: focal length 1e-30" in lines.out + lines.err
 
 
 def test_the_two_targets_are_named(tmp_path):

@@ -1,5 +1,6 @@
 """Damaged photographs raise an error, and crops show the right part of an image."""
 
+import hashlib
 import os
 
 import cv2
@@ -176,3 +177,13 @@ def test_a_fingerprint_follows_the_bytes(tmp_path):
     assert before.fingerprint(0) == before.fingerprint(1)
     fabricate.photograph(first, seed=2)
     assert Photographs([first]).fingerprint(0) != before.fingerprint(1)
+
+
+def test_a_photograph_of_the_same_size_and_time_has_its_own_fingerprint(tmp_path):
+    file = tmp_path / "a.jpg"
+    digests = []
+    for content in (b"old", b"new"):
+        file.write_bytes(content)
+        os.utime(file, (1, 1))
+        digests.append(Photographs([file]).fingerprint(0))
+    assert digests == [hashlib.sha256(content).hexdigest() for content in (b"old", b"new")]

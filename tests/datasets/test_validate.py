@@ -80,8 +80,8 @@ def test_a_sound_archive_has_no_fault_and_its_facts_are_reported(tmp_path):
     assert "detections cpn_ft_h36m_dbb: 64 videos, H36M17, 2D 1.00 px from projected 3D" in text
 
 
-def test_the_error_about_an_unknown_folder_lists_the_patterns(tmp_path):
-    with pytest.raises(DataError, match=r"no known layout .*data_3d_h36m\.npz"):
+def test_the_error_about_an_unknown_folder_names_the_pages_with_the_layouts(tmp_path):
+    with pytest.raises(DataError, match=r"no known layout; docs/data\.md .* docs/mocap\.md"):
         validate(tmp_path)
 
 

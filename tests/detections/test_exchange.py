@@ -178,6 +178,23 @@ def test_how_a_file_was_read_and_how_well_it_fits_is_printed(tmp_path, capsys):
     ]
 
 
+def test_frames_after_the_end_of_a_sequence_are_counted(tmp_path, capsys):
+    joints3d, joints2d = exact_walk(20)
+    walk = walking(joints3d[:17])
+    found = {walk.name: (joints2d.astype(np.float32), np.ones((20, 17), np.float32))}
+    export_detections(Detections(H36M17, found, "here"), tmp_path / "a.npz")
+    detections = read_detections_file(tmp_path / "a.npz", [walk])
+    assert len(detections.of(walk.name)[0]) == 17
+    report_detections(detections, [walk], "test")
+    assert (
+        f"a.npz: 1 of 1 sequences end before their detections: 3 frames after the end left out "
+        f"(first {walk.name}: 3)" in capsys.readouterr().out
+    )
+    longer = walking(np.concatenate([joints3d, joints3d[:1]]))
+    with pytest.raises(DataError, match=f"sequence {walk.name} has 20 frames, not 21"):
+        read_detections_file(tmp_path / "a.npz", [longer])
+
+
 def test_the_wrong_person_is_an_error_after_the_lines(tmp_path, capsys):
     joints3d, joints2d = exact_walk()
     file = found_by_a_tool(tmp_path / "a.json", joints2d)

@@ -182,3 +182,22 @@ def test_malformed_archives_of_videopose3d_give_one_line(tmp_path, count):
 @pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
 def test_malformed_detections_give_one_line(tmp_path, form, count):
     check_json_reader(form(), tmp_path / "x.json", read_detections, count=count, least=0.4)
+
+
+@pytest.mark.parametrize("form", [alphapose, mmpose])
+def test_a_null_among_the_joints_is_named_with_its_place(tmp_path, form):
+    document = form()
+    one = document[2] if form is alphapose else document["instance_info"][1]["instances"][0]
+    one["keypoints"][3] = None
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"keypoints\[3\]: is null; .* write x 0, y 0"):
+        read_detections(tmp_path / "a.json")
+
+
+def test_an_unknown_number_of_joints_gives_a_short_line(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(alphapose(19)))
+    with pytest.raises(
+        DataError, match=r"19 joints without .*COCO17 \(17\).*keypoint_id2name"
+    ) as error:
+        read_detections(tmp_path / "a.json")
+    assert len(str(error.value)) < 350 + len(str(tmp_path))

@@ -18,10 +18,11 @@ import pytest
 from soak import SEED
 
 from pipeline.cli import cache
-from pipeline.errors import StorageError, UsageError
+from pipeline.errors import DataError, StorageError, UsageError
 from pipeline.files import entries, store
 from pipeline.files.entries import CacheSpecification
 from pipeline.files.store import Shards, Store
+from pipeline.files.unpacked import unpack_once
 from pipeline.files.writing import remove_path
 
 forked = multiprocessing.get_context("fork")
@@ -368,6 +369,7 @@ def test_99_killed_builders(tmp_path, soak):
 
 def test_a_damaged_shard_is_made_again(tmp_path):
     shards = Shards(tmp_path)
+    shards.make_folder()
     shards.put("part", {"score": np.arange(9.0)})
     whole = (tmp_path / "part.npz").read_bytes()
     for place in range(0, len(whole) * 8, 97):
@@ -381,12 +383,13 @@ def test_a_damaged_shard_is_made_again(tmp_path):
 
 
 def test_leftovers_of_dead_writers_are_removed_and_of_others_kept(cache_folder):
-    names = "other-1.4000", "other-2.4000", "other-3.4000", f"{specification_of().name}.1"
+    others = [specification_of(key).name for key in (2, 3, 4)]
+    names = *(f"{other}.4000" for other in others), f"{specification_of().name}.1"
     dead, writing, foreign, own = (cache_folder.root / f".{name}.tmp" for name in names)
     for folder in (dead, writing, foreign, own):
         folder.mkdir(parents=True)
-    (cache_folder.root / ".other-3.lock").mkdir()  # a lock that cannot be taken
-    with cache_folder.lock("other-2"):
+    (cache_folder.root / f".{others[2]}.lock").mkdir()  # a lock that cannot be taken
+    with cache_folder.lock(others[1]):
         build(cache_folder, specification_of())
     left = [folder.exists() for folder in (dead, writing, foreign, own)]
     assert left == [False, True, True, False]
@@ -501,17 +504,54 @@ def test_an_entry_without_rows_is_an_entry(cache_folder):
 
 
 def test_a_file_is_read_again_only_when_it_changed(cache_folder, tmp_path, monkeypatch):
+    long_ago(monkeypatch)
     file = tmp_path / "image.jpg"
     file.write_bytes(b"one")
-    os.utime(file, (1, 1))
     digest = cache_folder.digest(file)
     assert digest == hashlib.sha256(b"one").hexdigest()
     store._known_digests.cache_clear()
     monkeypatch.setattr(hashlib, "file_digest", None)
     assert cache_folder.digest(file) == digest
     monkeypatch.undo()
+    monkeypatch.setenv("HEATLIFT_CACHE", str(cache_folder.root))
     file.write_bytes(b"two")
     assert cache_folder.digest(file) == hashlib.sha256(b"two").hexdigest()
+
+
+def long_ago(monkeypatch) -> None:
+    """Let files that were just written count as old, so that their digests are remembered."""
+    later = time.time_ns() + 10**10
+    monkeypatch.setattr(time, "time_ns", lambda: later)
+
+
+def test_a_file_of_the_same_size_and_time_with_other_bytes_is_read_again(
+    cache_folder, tmp_path, monkeypatch
+):
+    long_ago(monkeypatch)
+    file = tmp_path / "poses.npz"
+    file.write_bytes(b"old")
+    os.utime(file, (1, 1))
+    assert cache_folder.digest(file) == hashlib.sha256(b"old").hexdigest()
+    file.write_bytes(b"new")
+    os.utime(file, (1, 1))
+    assert cache_folder.digest(file) == hashlib.sha256(b"new").hexdigest()
+    (tmp_path / "other").write_bytes(b"neu")
+    os.utime(tmp_path / "other", (1, 1))
+    (tmp_path / "other").rename(file)
+    assert cache_folder.digest(file) == hashlib.sha256(b"neu").hexdigest()
+
+
+def test_an_archive_that_changes_while_it_is_unpacked_is_not_stored(cache_folder, tmp_path):
+    file = tmp_path / "poses.npz"
+    file.write_bytes(b"old")
+
+    def unpack():
+        file.write_bytes(b"new")
+        return {"joints": np.zeros(3)}, {}
+
+    with pytest.raises(DataError, match=r"poses\.npz: changed while it was read"):
+        unpack_once("poses", [file], "1", unpack)
+    assert not list(cache_folder.root.glob("[!.]*"))
 
 
 def test_torn_lines_of_remembered_digests_are_passed_over(cache_folder, tmp_path):
@@ -525,7 +565,7 @@ def test_torn_lines_of_remembered_digests_are_passed_over(cache_folder, tmp_path
 def test_verify_names_damaged_entries_and_ls_lists_unfinished_ones(cache_folder, capsys):
     entry = build(cache_folder, specification_of())
     unfinished = cache_folder.shards(specification_of(2))
-    unfinished.folder.mkdir()
+    unfinished.make_folder()
     unfinished.put("part", arrays_of(specification_of(2)))
     cache.verify()
     cache.ls()
@@ -533,6 +573,114 @@ def test_verify_names_damaged_entries_and_ls_lists_unfinished_ones(cache_folder,
     flip(entry.path, random.Random(1))
     with pytest.raises(StorageError, match=f"damaged entries: {entry.path.name}"):
         cache.verify()
+
+
+def everything_below(folder: Path) -> dict[str, bytes]:
+    """Files below a folder, without those that the cache wrote."""
+    own = "manifest.json", "joints2d.npy", "score.npy", "heatlift.txt"
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and file.name not in own and not file.name.endswith((".lock", ".npz"))
+    }
+
+
+def test_rm_all_leaves_foreign_files_and_names_them(cache_folder, capsys):
+    entry = build(cache_folder, specification_of())
+    for name in ("thesis", ".thesis.building", ".thesis-1.4000.tmp", "thesis-0123456789abcdef"):
+        (cache_folder.root / name).mkdir()
+        (cache_folder.root / name / "text.npy").write_bytes(b"years of work")
+    (cache_folder.root / ".thesis.pid").write_text("mine")
+    before = everything_below(cache_folder.root)
+    cache.verify()
+    cache.rm("all")
+    assert everything_below(cache_folder.root) == before
+    assert not entry.path.exists()
+    assert "never touched: thesis, thesis-0123456789abcdef" in capsys.readouterr().err
+
+
+def test_an_entry_with_a_foreign_file_is_left_whole_and_named(cache_folder):
+    entry = build(cache_folder, specification_of())
+    (entry.path / "notes.npy").write_bytes(b"mine")
+    before = content(entry.path)
+    with pytest.raises(StorageError, match=rf"left as they are.*{entry.path.name}/notes\.npy"):
+        cache.rm("all")
+    assert content(entry.path) == before
+
+
+def test_a_foreign_file_in_a_damaged_entry_is_kept_when_it_is_rebuilt(cache_folder, caplog):
+    entry = build(cache_folder, specification_of())
+    (entry.path / "notes.txt").write_bytes(b"mine")
+    build(cache_folder, specification_of())
+    assert (cache_folder.root / f"{entry.path.name}.bad" / "notes.txt").read_bytes() == b"mine"
+    assert caplog.text.count("warning: ") == 1
+    assert f"is now {entry.path.name}.bad" in caplog.text
+
+
+def test_a_foreign_file_among_shards_stays(cache_folder, caplog):
+    folder = cache_folder.shards(specification_of()).folder
+    folder.mkdir(parents=True)
+    (folder / "mine.npz").write_bytes(b"mine")
+    build(cache_folder, specification_of())
+    assert (folder / "mine.npz").read_bytes() == b"mine"
+    assert "mine.npz" in caplog.text
+
+
+def without_mark(entry: Path) -> None:
+    """Make an entry as versions before 0.4 wrote them."""
+    (entry / "heatlift.txt").unlink()
+    rewrite(entry, schema=1)
+
+
+def test_entries_of_earlier_versions_are_used_and_can_be_removed(cache_folder):
+    entry = build(cache_folder, specification_of())
+    without_mark(entry.path)
+    assert cache_folder.fetch(specification_of(), not_built).facts["spans"]
+    shards = cache_folder.shards(specification_of(2)).folder
+    shards.mkdir()
+    np.savez(shards / "0000007.npz", score=np.arange(3))
+    cache.verify()
+    cache.rm("all")
+    assert not entry.path.exists()
+    assert not shards.exists()
+
+
+FOREIGN = ("notes.txt", "notes.npy", "deep/manifest.json", ".hidden.npz.7.tmp", "0000001.npz")
+
+
+def foreign_survives(root: Path, chosen: random.Random) -> dict[str, object]:
+    """Put foreign files in and beside entries, use the cache; True for each kind of harm."""
+    entry = build(Store(root), specification_of()).path
+    shards = Store(root).shards(specification_of(2))
+    shards.make_folder()
+    shards.put("part", arrays_of(specification_of(2)))
+    hosts = [root, entry, shards.folder, root / "thesis", root / ".x-0123456789abcdef.7.tmp"]
+    files = [chosen.choice(hosts) / chosen.choice(FOREIGN) for _ in range(chosen.randrange(1, 6))]
+    for number, file in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"foreign %d" % number)
+    held = sorted({file.read_bytes() for file in files})
+    for use in chosen.choices([cache.verify, cache.ls, lambda: cache.rm("all")], k=4):
+        with contextlib.suppress(StorageError):
+            use()
+        build(Store(root), specification_of(chosen.randrange(1, 3)))
+    left = {file.read_bytes() for file in root.rglob("*") if file.is_file()}
+    return {"lost": [content for content in held if content not in left]}
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_foreign_files_survive_everything_that_the_cache_does(cache_folder, number):
+    assert not any(foreign_survives(cache_folder.root, random.Random(f"near {number}")).values())
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_foreign_files_survive_by_the_hundred(tmp_path, monkeypatch, soak):
+    row = soak("foreign")
+    for number in row.times(300):
+        root = tmp_path / str(number)
+        monkeypatch.setenv("HEATLIFT_CACHE", str(root))
+        row.look(number, **foreign_survives(root, random.Random(f"{SEED} {number}")))
 
 
 def test_rm_removes_what_it_is_told_and_nothing_else(cache_folder):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import fabricate
 import numpy as np
@@ -465,3 +466,15 @@ def test_cameras_find_a_body_of_another_joint_set(tmp_path):
         Mocap(**arguments, bodies="random_adults").sequences("train")
     with pytest.raises(UsageError, match="set images: false"):
         Mocap(**arguments, bodies="recorded", images=True).sequences("train")
+
+
+def test_a_subject_in_train_and_test_gives_one_warning(tmp_path, caplog):
+    settings = people(tmp_path)
+    table = Path(settings["splits"])
+    table.write_text(table.read_text().replace("p2,s2", "p2,s0"))
+    Mocap(**settings).recordings("train")
+    (line,) = caplog.messages
+    assert "splits.csv: 1 subjects are in train and also in val or test (s0)" in line
+    caplog.clear()
+    Mocap(**people(tmp_path)).recordings("train")
+    assert not caplog.messages

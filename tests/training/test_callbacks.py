@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,8 +15,9 @@ from runs import COMMANDS, TINY, differences, outcome, same
 from pipeline import rng
 from pipeline.files import torch_files
 from pipeline.training import callbacks, saving, signals
+from pipeline.training.callbacks import PredictionWriter
 from pipeline.training.metrics_file import read_metrics
-from pipeline.training.run_folder import Run, read_state
+from pipeline.training.run_folder import Run, read_state, step_in_name
 
 MPJPE = "val/mpjpe_mm"
 FAST = {("pretrain", "loss"), ("lift", "gradient")}
@@ -171,6 +173,23 @@ def test_an_interrupted_save_does_not_count_as_saved(tmp_path):
     with pytest.raises(signals.StoppedBySignal):
         checkpoint_callback.save(trainer)
     assert checkpoint_callback.saved_step == 2
+
+
+def test_predict_removes_its_own_files_and_no_others(tmp_path, capsys):
+    folder = tmp_path / "predictions"
+    folder.mkdir()
+    np.savez(folder / "0000000.npz", joints3d=np.zeros(3), index=np.arange(1))
+    np.savez(folder / "0000016.npz", thesis=np.zeros(3))
+    np.savez(folder / "notes.npz", index=np.arange(1))
+    rank = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(barrier=lambda: None))
+    PredictionWriter(tmp_path).on_predict_start(rank, None)
+    assert sorted(path.name for path in folder.iterdir()) == ["0000016.npz", "notes.npz"]
+    assert "not written by predict, not removed: 0000016.npz, notes.npz" in capsys.readouterr().out
+
+
+def test_a_copy_of_a_checkpoint_under_another_name_is_no_state_of_the_run():
+    names = ["step-000000200.ckpt", "step-1000000000.ckpt", "step-200.ckpt", "step-0000000200.ckpt"]
+    assert [step_in_name(Path(name)) for name in names] == [200, 10**9, -1, -1]
 
 
 def test_the_progress_lines_of_a_week_take_less_than_10_mb(monkeypatch, capsys):
