@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-MAX_KEY_COMPARISONS = 300_000_000
+MAX_KEY_COMPARISONS = 2_000_000_000
 """Largest number of comparisons for keys that are no texts; texts have hashes nobody can guess."""
 
 MAX_TUPLE_KEY = 16
