@@ -17,6 +17,9 @@ from pipeline.errors import UsageError
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError)
 """Errors of PyYAML; it raises the last three for a tag that does not fit its value: `!!int x`."""
 
+MAX_CHARACTERS = 2**18
+"""Largest length of a config, as reading YAML is slow; the longest shipped one has 3,000."""
+
 
 def shipped_configs() -> Path:
     """Folder of the configs that are shipped with the package."""
@@ -87,7 +90,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: If the file is not valid YAML or not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_CHARACTERS + 1)
         check_yaml(text)
         content = yaml.safe_load(text)
     except UnicodeDecodeError as error:
@@ -153,6 +157,8 @@ def check_yaml(text: str, depth: int = 50) -> None:
             raise yaml.YAMLError(f"{line}: more than 100,000 values")
         return sizes[id(node)]
 
+    if len(text) > MAX_CHARACTERS:
+        raise yaml.YAMLError(f"more than {MAX_CHARACTERS:,} characters; no config has so many")
     open_brackets = 0
     for bracket in re.findall(r"[\[\]{}]", text):
         open_brackets += 1 if bracket in "[{" else -1

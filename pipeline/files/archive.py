@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
+from pipeline.files import zip_members
 from pipeline.files.pickles import (
     MAX_BYTES,
     MAX_DEPTH,
     ForbiddenContentError,
     build_array,
     format_one_line,
-    plain_values,
     unpickle,
 )
 from pipeline.files.reading import read_bytes
@@ -55,30 +53,21 @@ class Npz:
                 f"{path}: is no npz file (starts with {first_bytes.hex(' ')}); fetch it again"
             )
         try:
-            with zipfile.ZipFile(path) as archive:
-                members = archive.infolist()
-        except (
-            zipfile.BadZipFile,
-            OSError,
-            ValueError,
-            NotImplementedError,
-            UnicodeError,
-        ) as error:
+            with path.open("rb") as file:
+                members = zip_members.list_members(file)
+        except (zip_members.ArchiveError, OSError) as error:
             raise DataError(
                 f"{path}: is damaged ({format_one_line(error)}); fetch it again"
             ) from None
-        names = [member.filename for member in members]
-        if len(set(names)) != len(names):
-            raise DataError(f"{path}: has a member twice; fetch it again")
         for member in members:
             _check_member(path, member)
-        total = sum(member.file_size for member in members)
+        total = sum(member.size for member in members)
         if total > MAX_BYTES:
             raise DataError(
-                f"{path}: unpacks to {total} bytes from {sum(m.compress_size for m in members)}; "
+                f"{path}: unpacks to {total} bytes from {sum(m.packed for m in members)}; "
                 f"the limit is {MAX_BYTES}"
             )
-        self._members = {member.filename.removesuffix(".npy"): member for member in members}
+        self._members = {member.name.removesuffix(".npy"): member for member in members}
         self.names = tuple(self._members)
 
     def array(self, name: str) -> NDArray:
@@ -103,7 +92,7 @@ class Npz:
         if name in self._members or not parts:
             return self._read(name, objects=True)
         found: dict[str, Any] = {}
-        with zipfile.ZipFile(self.path) as archive:
+        with self.path.open("rb") as file:
             for part in parts:
                 *outer, last = part.split("/")[1:]
                 if len(outer) >= MAX_DEPTH:
@@ -115,10 +104,10 @@ class Npz:
                         raise DataError(f"{self.path}: {part[:60]!r} is an array and has parts")
                 if last in inner:
                     raise DataError(f"{self.path}: {part[:60]!r} is an array and has parts")
-                inner[last] = self._read(part, objects=False, archive=archive)
+                inner[last] = self._read(part, objects=False, file=file)
         return _restore_lists(found)
 
-    def _read(self, name: str, *, objects: bool, archive: zipfile.ZipFile | None = None) -> Any:
+    def _read(self, name: str, *, objects: bool, file: BinaryIO | None = None) -> Any:
         place = f"{self.path}: {name}"
         if name not in self._members:
             has = ", ".join(self.names) or "nothing"
@@ -127,17 +116,9 @@ class Npz:
             )
         try:
             with contextlib.ExitStack() as stack:
-                file = archive or stack.enter_context(zipfile.ZipFile(self.path))
-                data = file.read(self._members[name])
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            OSError,
-            ValueError,
-            RuntimeError,
-            NotImplementedError,
-        ) as error:
+                file = file or stack.enter_context(self.path.open("rb"))
+                data = zip_members.read_member(file, self._members[name])
+        except (zip_members.ArchiveError, OSError) as error:
             raise DataError(
                 f"{place} is damaged ({format_one_line(error)}); fetch it again"
             ) from None
@@ -211,7 +192,7 @@ def read_npy(data: bytes, place: str, *, objects: bool = False) -> Any:
         if dtype.hasobject and dtype.kind == "O":
             if not objects:
                 raise ForbiddenContentError("an array of numbers is expected, not one of objects")
-            return plain_values(unpickle(rest), 0, {})
+            return unpickle(rest)
         return build_array(shape, dtype, fortran, rest)
     except ForbiddenContentError as error:
         raise DataError(f"{place}: {error}") from None
@@ -228,15 +209,12 @@ def _first_bytes(path: Path) -> bytes:
     return read_bytes(path)[:4]
 
 
-def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
-    name = member.filename
-    if name.startswith(("/", "\\")) or ".." in Path(name).parts or not name.endswith(".npy"):
+def _check_member(path: Path, member: zip_members.Member) -> None:
+    name = member.name
+    if name.startswith("/") or ".." in Path(name).parts or not name.endswith(".npy"):
         raise DataError(f"{path}: has the member {name[:60]!r}, which is no array")
-    largest = max(MIN_CHECKED_BYTES, MAX_RATIO * max(1, member.compress_size))
-    if member.file_size > largest:
-        raise DataError(
-            f"{path}: {name} unpacks to {member.file_size} bytes from {member.compress_size}"
-        )
+    if member.size > max(MIN_CHECKED_BYTES, MAX_RATIO * max(1, member.packed)):
+        raise DataError(f"{path}: {name} unpacks to {member.size} bytes from {member.packed}")
 
 
 def check_array(

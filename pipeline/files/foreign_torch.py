@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.errors import DataError
 from pipeline.files import torch_files, torch_pickle
+from pipeline.files.pickle_machine import ForeignNameError
+from pipeline.files.zip_members import ArchiveError
 
 NUMPY_NAMES = (
     "numpy.core.multiarray._reconstruct",
@@ -23,21 +22,11 @@ NUMPY_NAMES = (
     "numpy.random._pickle.__bit_generator_ctor",
     "numpy.random._mt19937.MT19937",
 )
-"""Names that a pickle has for a NumPy random state, array or number."""
+"""Names that a pickle has for a NumPy random state, array or number; their values are ignored."""
 
 
 EXTRA_NAMES = {*NUMPY_NAMES, "_codecs.encode", "torch._utils._rebuild_tensor", "__builtin__.set"}
 """Names that a pickle in a published file may have, beside those allowed in a checkpoint."""
-
-
-class _Ignored:
-    """Stand-in for a NumPy value that is not needed; it takes any arguments and does nothing."""
-
-    def __new__(cls, *_: object) -> _Ignored:
-        return super().__new__(cls)
-
-    def __setstate__(self, state: object) -> None:
-        return
 
 
 def read_foreign_torch(path: Path) -> Any:
@@ -51,20 +40,18 @@ def read_foreign_torch(path: Path) -> Any:
         raise DataError(f"{path}: no such file; check the path")
     if not path.is_file():
         raise DataError(f"{path}: is not a file; give the file with the weights")
-    if zipfile.is_zipfile(path):
-        torch_files.verify_checkpoint(path)
     try:
-        torch_pickle.scan_pickle(path, _is_allowed)
-        with torch.serialization.safe_globals([(_Ignored, name) for name in NUMPY_NAMES]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except torch_pickle.ForeignNameError as error:
+        return torch_pickle.read_torch(path, _is_allowed)
+    except ForeignNameError as error:
         raise DataError(
             f"{path}: rejected: it wants to run {error}, which no file of weights needs"
         ) from error
-    except Exception as error:  # a hostile or foreign file can make torch raise anything
+    except ArchiveError as error:
+        raise DataError(f"{path}: damaged ({error}); fetch it again") from error
+    except (ValueError, OSError, MemoryError) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise DataError(
-            f"{path}: is no file of weights that torch can read safely ({reason})"
+            f"{path}: is no file of weights that can be read safely ({reason})"
         ) from error
 
 

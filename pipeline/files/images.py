@@ -16,9 +16,20 @@ from pipeline.files.reading import read_bytes
 MAX_PIXELS = 100_000_000
 """Larger images are rejected after reading the header, before anything is unpacked."""
 
+FREE_PIXELS, PIXELS_PER_BYTE = 16_000_000, 1000
+"""Pixels that any file may have, and more for each of its bytes; photographs have 1 to 20."""
+
+MAX_PACKED = 16
+"""Largest number of packed texts and profiles in a PNG file; each may unpack to 8 MB."""
+
+FREE_SCANS = 16
+"""Times that a JPEG file may go over all its pixels; progressive ones do it about 10 times."""
+
 # in scan data FF 00 is a stuffed byte, and FF D0-D7 a restart
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # ITU T.81 table B.1: SOF0-SOF15
+_PACKED = (b"iCCP", b"iTXt", b"zTXt")
+_ANIMATED = (b"acTL", b"fcTL", b"fdAT")
 _NO_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 
 
@@ -49,7 +60,16 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
         raise DataError(
             f"{name}: {width}x{height} is not between 1 and {MAX_PIXELS} pixels; resize it"
         )
+    if width * height > _pixel_budget(data):
+        raise DataError(
+            f"{name}: claims {width}x{height} pixels in {len(data)} bytes; fetch it again"
+        )
     return size
+
+
+def _pixel_budget(data: bytes) -> int:
+    """Largest number of pixels that a file of this size may claim."""
+    return FREE_PIXELS + PIXELS_PER_BYTE * len(data)
 
 
 def _truncated(data: bytes, name: str, position: int) -> DataError:
@@ -62,7 +82,7 @@ def _truncated(data: bytes, name: str, position: int) -> DataError:
 
 def _jpeg_size(data: bytes, name: str) -> tuple[int, int]:
     """Width and height of a JPEG file, whose segments are walked up to the end marker."""
-    position, size = 2, None
+    position, size, scans = 2, None, 0
     while True:
         if position + 2 > len(data) or data[position] != 0xFF:
             raise _truncated(data, name, position)
@@ -81,9 +101,14 @@ def _jpeg_size(data: bytes, name: str) -> tuple[int, int]:
         if marker in _FRAME_HEADERS:
             if position + 9 > len(data):
                 raise _truncated(data, name, position)
+            if size:
+                raise DataError(f"{name}: has the size of its image twice; fetch it again")
             height, width = struct.unpack_from(">HH", data, position + 5)
             size = (width, height)
+        if marker == 0xD8 or (marker == 0xDA and not size):
+            raise DataError(f"{name}: begins a second image or has no size; fetch it again")
         if marker == 0xDA:  # start of a scan
+            scans += 1
             found = _MARKER.search(data, end)
             if not found:
                 raise _truncated(data, name, len(data))
@@ -91,17 +116,25 @@ def _jpeg_size(data: bytes, name: str) -> tuple[int, int]:
         position = end
     if size is None:
         raise DataError(f"{name}: is a JPEG file without an image; fetch it again")
+    if scans * size[0] * size[1] > FREE_SCANS * _pixel_budget(data):
+        raise DataError(f"{name}: goes over its pixels {scans} times; save it as baseline JPEG")
     return size
 
 
 def _png_size(data: bytes, name: str) -> tuple[int, int]:
     """Width and height of a PNG file, whose chunks are walked up to the end chunk."""
-    position = 8
-    if len(data) < 33 or data[12:16] != b"IHDR":
+    position, packed = 8, 0
+    if len(data) < 33 or data[8:16] != b"\0\0\0\rIHDR":
         raise _truncated(data, name, position)
     while position + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, position)
-        if data[position + 4 : position + 8] == b"IEND":
+        kind = data[position + 4 : position + 8]
+        if kind in _ANIMATED or (kind == b"IHDR" and position > 8):
+            raise DataError(f"{name}: holds several images; save one of them alone")
+        packed += kind in _PACKED
+        if packed > MAX_PACKED:
+            raise DataError(f"{name}: has over {MAX_PACKED} packed texts; save it without them")
+        if kind == b"IEND":
             width, height = struct.unpack_from(">II", data, 16)
             return width, height
         position += 12 + length
@@ -109,9 +142,15 @@ def _png_size(data: bytes, name: str) -> tuple[int, int]:
 
 
 def turned_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image file after its EXIF orientation; (0, 0) if it has no image."""
+    """Width and height of an image file after its EXIF orientation; (0, 0) if it has no image.
+
+    Raises:
+        DataError: See `image_size`.
+    """
+    data = read_bytes(path)
+    image_size(data, str(path))
     try:
-        image = cv2.imdecode(np.frombuffer(read_bytes(path), np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:
         image = None
     return (0, 0) if image is None else (image.shape[1], image.shape[0])

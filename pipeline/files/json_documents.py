@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -14,6 +15,11 @@ from pipeline.errors import DataError
 from pipeline.files.reading import read_bytes
 
 MAX_BYTES = 2 * 2**30
+MAX_MEMORY, FREE_MEMORY, MEMORY_PER_BYTE = 12 * 2**30, 256 * 2**20, 12
+"""Largest memory of a document, bytes; memory that each may take; and more for each byte of it."""
+
+_COSTS = {b",": 36, b"[": 90, b"{": 250}  # bytes of memory for a value, a list and an object
+
 MAX_NUMBER = 1e30
 """Larger numbers are rejected: no data set of people has them, and float32 could not hold them."""
 
@@ -32,8 +38,7 @@ def _reject_constant(name: str) -> NoReturn:
 def _dict_of_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise _InvalidContentError(f"has the key {twice[:60]!r} twice in one object")
     return found
 
@@ -43,11 +48,19 @@ def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
 
     Raises:
         DataError: If it is missing, larger than `limit` bytes, not UTF-8, not valid, nested too
-            deep, has a key twice in one object or NaN among its numbers.
+            deep, has a key twice in one object or NaN among its numbers, or would take much more
+            memory than its size.
     """
     try:
+        data = read_bytes(path, limit)
+        memory = 2 * len(data) + sum(cost * data.count(mark) for mark, cost in _COSTS.items())
+        if memory > min(MAX_MEMORY, FREE_MEMORY + MEMORY_PER_BYTE * len(data)):
+            raise _InvalidContentError(
+                f"has so many lists and objects in {len(data):,} bytes that it would take "
+                f"{memory / 2**30:.1f} GiB of memory"
+            )
         return json.loads(
-            read_bytes(path, limit).decode("utf-8-sig"),
+            data.decode("utf-8-sig"),
             parse_constant=_reject_constant,
             object_pairs_hook=_dict_of_distinct_keys,
         )

@@ -15,7 +15,8 @@ from pipeline.errors import DataError
 from pipeline.files.reading import read_bytes
 
 MAX_BYTES = 256 * 2**20
-"""Largest unpacked size of an array; those of MPII's files are smaller than 1 MiB."""
+"""Largest size of all arrays together, unpacked and as float64; those of MPII's files are smaller
+than 1 MiB."""
 
 _NUMBER_TYPES = {
     1: "i1",
@@ -29,6 +30,8 @@ _NUMBER_TYPES = {
     12: "i8",
     13: "u8",
 }
+_HEADER_BYTES = 1024  # counted for each variable
+_TOO_LARGE = f"its arrays take more than {MAX_BYTES} bytes"
 _MATRIX, _COMPRESSED = 14, 15  # types of data elements
 _NUMERIC_CLASSES = range(6, 16)  # mxDOUBLE_CLASS … mxUINT64_CLASS
 
@@ -45,14 +48,20 @@ def read_matlab(path: Path) -> dict[str, NDArray[np.float64]]:
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
     if not data.startswith(b"MATLAB 5.0") or order is None:
         raise DataError(f"{path}: is no MATLAB 5 file (starts with {data[:4].hex(' ')})")
-    found = {}
+    found: dict[str, NDArray[np.float64]] = {}
+    left = MAX_BYTES
     try:
         for kind, content in _elements(memoryview(data)[128:], order, padded=False):
             if kind == _COMPRESSED:
-                inner = zlib.decompressobj().decompress(content, MAX_BYTES)
+                inner = zlib.decompressobj().decompress(content, left + 1)
+                left -= len(inner)
                 kind, content = next(_elements(memoryview(inner), order, padded=True))
-            if kind == _MATRIX and (array := _read_matrix(content, order)) is not None:
+            left -= _HEADER_BYTES
+            if kind == _MATRIX and (array := _read_matrix(content, order, left)) is not None:
                 found[array[0]] = array[1]
+                left -= array[1].nbytes
+            if left < 0:
+                raise ValueError(_TOO_LARGE)
     except (ValueError, struct.error, zlib.error, StopIteration, OverflowError) as error:
         reason = " ".join(str(error).split())[:80] or type(error).__name__
         raise DataError(f"{path}: is damaged ({reason}); fetch it again") from None
@@ -83,8 +92,14 @@ def _elements(data: memoryview, order: str, *, padded: bool) -> Iterator[tuple[i
         position = end
 
 
-def _read_matrix(content: memoryview, order: str) -> tuple[str, NDArray[np.float64]] | None:
-    """Name and numbers of an array; none for cells, structures, texts and complex numbers."""
+def _read_matrix(
+    content: memoryview, order: str, limit: int
+) -> tuple[str, NDArray[np.float64]] | None:
+    """Name and numbers of an array; none for cells, structures, texts and complex numbers.
+
+    Raises:
+        ValueError: If it is damaged, or takes more than `limit` bytes as float64.
+    """
     parts = _elements(content, order, padded=True)
     (flags,) = struct.unpack_from(order + "I", next(parts)[1])
     if flags & 0xFF not in _NUMERIC_CLASSES or flags & 0x800:
@@ -98,4 +113,6 @@ def _read_matrix(content: memoryview, order: str) -> tuple[str, NDArray[np.float
     if math.prod(shape) * dtype.itemsize != len(values):
         raise ValueError(f"{name[:40]} claims {shape} and has {len(values)} bytes")
     numbers = np.frombuffer(values, dtype)
+    if 8 * numbers.size > limit:
+        raise ValueError(_TOO_LARGE)
     return name, numbers.astype(np.float64).reshape(shape, order="F")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
-import pickletools
 import re
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
+from pipeline.files.pickle_machine import (
+    Function,
+    PickleError,
+    PickleMachine,
+    StandIn,
+    expanded_size,
+)
 from pipeline.files.reading import read_bytes
 
 MAX_BYTES = 4 * 2**30
@@ -25,17 +30,17 @@ MAX_DEPTH = 6
 MAX_VALUES = 30_000_000
 """Largest number of operations in a pickle."""
 
-_FORBIDDEN_OPCODES = frozenset(
-    (
-        *("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX"),  # call a class
-        *("PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4"),  # take objects from elsewhere
-        *("NEXT_BUFFER", "READONLY_BUFFER"),  # take buffers from elsewhere
-    )
-)
+MAX_EXPANSION, FREE_BYTES = 8, 32 * 2**20
+"""Largest size of the content with everything shared repeated: this many times the size of the
+pickle, and so many bytes more."""
+
+MAX_EMPTY = 2**31
+"""Largest product of the lengths of an array without numbers, apart from those that are zero."""
+
 _DTYPE = re.compile(r"[<>|=]?(f[248]|[iu][1248]|b1|O8?|[US]\d{1,5})")
 
 
-class ForbiddenContentError(Exception):
+class ForbiddenContentError(PickleError):
     """A pickle or array is damaged, or holds what no data set of poses needs."""
 
 
@@ -51,7 +56,7 @@ def read_pickle(path: Path) -> Any:
         DataError: If it holds anything else, is damaged, or larger than `MAX_BYTES`.
     """
     try:
-        return plain_values(unpickle(memoryview(read_bytes(path, MAX_BYTES))), 0, {})
+        return unpickle(read_bytes(path, MAX_BYTES))
     except ForbiddenContentError as error:
         raise DataError(f"{path}: {error}") from None
 
@@ -73,12 +78,14 @@ def build_array(
             f"an array claims the shape {shape} of {dtype} but has {len(data)} bytes; "
             "fetch it again"
         )
-    array = np.frombuffer(data, dtype) if len(data) else np.zeros(math.prod(shape), dtype)
+    if not dtype.itemsize or math.prod(n for n in shape if n) > MAX_EMPTY + len(data):
+        raise ForbiddenContentError(f"an array claims the shape {shape!s:.60} and holds nothing")
+    array = np.frombuffer(data, dtype) if len(data) else np.zeros(0, dtype)
     array = array.reshape(shape, order="F" if fortran else "C")
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-class _Dtype:
+class _Dtype(StandIn):
     """Stand-in for numpy.dtype while unpickling."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -88,7 +95,7 @@ class _Dtype:
         self.text = text.lstrip("<>|=")
         self.order = text[0] if text[0] in "<>" else "<"
 
-    def __setstate__(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) < 5 or any(s is not None for s in state[2:5]):
             raise ForbiddenContentError("an array of records is no array of numbers")
         if state[1] in ("<", ">"):
@@ -102,12 +109,12 @@ class _Dtype:
         return np.dtype(self.order + self.text)
 
 
-class _Array:
+class _Array(StandIn):
     """Stand-in for numpy.ndarray while unpickling; its state is checked before it is used."""
 
     value: Any = None
 
-    def __setstate__(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) not in (4, 5):
             raise ForbiddenContentError("an array has no proper state")
         shape, dtype, fortran, data = state[-4:]
@@ -148,7 +155,7 @@ def _frombuffer(*arguments: Any) -> _Array:
         raise ForbiddenContentError("an array has no proper state")
     data, dtype, shape, order = arguments
     array = _Array()
-    array.__setstate__((shape, dtype, order == "F", data))
+    array.set_state((shape, dtype, order == "F", data))
     return array
 
 
@@ -174,93 +181,61 @@ def _reject_call(*arguments: Any) -> NoReturn:
 
 
 _ALLOWED = {
-    ("_codecs", "encode"): _encode,
-    ("numpy", "dtype"): _Dtype,
-    ("numpy", "ndarray"): _reject_call,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
+    "_codecs.encode": _encode,
+    "numpy.dtype": _Dtype,
+    "numpy.ndarray": _reject_call,
+    "numpy.core.multiarray._reconstruct": _reconstruct,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy.core.numeric._frombuffer": _frombuffer,
+    "numpy._core.multiarray._reconstruct": _reconstruct,
+    "numpy._core.multiarray.scalar": _scalar,
+    "numpy._core.numeric._frombuffer": _frombuffer,
 }
-"""(module, name) pairs that harmless files need -> stand-in, so that no code of NumPy is called."""
+"""Names that harmless files need -> stand-in, so that no code of NumPy is called."""
 
 
-class _Callable:
-    """A stand-in as the pickle sees it: it can be called, but not changed."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Any) -> None:
-        self._function = function
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
-
-    def __setstate__(self, state: Any) -> NoReturn:
-        raise ForbiddenContentError("changes a function")
+def _find(name: str) -> Function:
+    function = _ALLOWED.get(name)
+    if function is None:
+        raise PickleError(
+            f"holds {name}"[:100]
+            + ", which is no plain dict, list or array; rejected, because it may run code"
+        )
+    return Function(name, function)
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        function = _ALLOWED.get((module, name))
-        if function is None:
-            raise ForbiddenContentError(
-                f"holds {module}.{name}"[:100]
-                + ", which is no plain dict, list or array; rejected, because it may run code"
-            )
-        return _Callable(function)
+def unpickle(data: bytes | memoryview) -> Any:
+    """Content of a pickle: dicts, lists, texts, numbers and arrays of numbers.
 
-    def persistent_load(self, pid: Any) -> NoReturn:
-        raise ForbiddenContentError("refers to objects outside of the file")
-
-
-def unpickle(data: memoryview) -> Any:
-    """Content of a pickle, with stand-ins for NumPy's types (see `plain_values`).
+    Memory and time are bounded by the size of the pickle, whatever it holds.
 
     Raises:
-        ForbiddenContentError: If it is damaged or holds anything else.
+        ForbiddenContentError: If it is damaged, holds anything else, is nested deeper than
+            `MAX_DEPTH`, or refers to the same values too often.
     """
-    _check_opcodes(data)
+    limit = MAX_EXPANSION * len(data) + FREE_BYTES
     stream = io.BytesIO(data)
     try:
-        value = _Unpickler(stream, encoding="latin-1").load()
-    except ForbiddenContentError:
-        raise
-    except Exception as error:  # a damaged pickle raises any kind
-        raise ForbiddenContentError(
-            f"its pickle is damaged ({format_one_line(error)}); fetch it again"
-        ) from None
-    if stream.tell() != len(data):
-        raise ForbiddenContentError("has bytes after its end; fetch it again")
+        value = PickleMachine(_find, operations=MAX_VALUES, call_bytes=limit).run(stream)
+        if stream.tell() != len(data):
+            raise PickleError("has bytes after its end; fetch it again")
+        value = _plain_values(value, 0, {})
+        if expanded_size(value, _own_size) > min(limit, MAX_BYTES):
+            raise PickleError("refers to the same values too often; write it again without")
+    except MemoryError:
+        raise ForbiddenContentError("does not fit into memory") from None
+    except PickleError as error:
+        raise ForbiddenContentError(str(error)) from None
     return value
 
 
-def _check_opcodes(data: memoryview) -> None:
-    """Reject operations that let the unpickler call or allocate, before it reads the file."""
-    count = 0
-    try:
-        for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
-            count += 1
-            if opcode.name in _FORBIDDEN_OPCODES:
-                detail = f" ({argument})" if isinstance(argument, str) else ""
-                raise ForbiddenContentError(
-                    f"holds {opcode.name}{detail:.60}; rejected, because it may run code"
-                )
-            if opcode.name.endswith("PUT") and (not isinstance(argument, int) or argument > count):
-                raise ForbiddenContentError("numbers its values beyond their count")
-            if count > MAX_VALUES:
-                raise ForbiddenContentError("holds too many values")
-    except ForbiddenContentError:
-        raise
-    except Exception as error:  # a damaged pickle raises any kind
-        raise ForbiddenContentError(
-            f"its pickle is damaged ({format_one_line(error)}); fetch it again"
-        ) from None
+def _own_size(value: Any) -> int:
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    return len(value) if isinstance(value, str) else 0
 
 
-def plain_values(value: Any, depth: int, known: dict[int, Any]) -> Any:
+def _plain_values(value: Any, depth: int, known: dict[int, Any]) -> Any:
     """The content of a pickle with NumPy's arrays in place of stand-ins.
 
     Args:
@@ -282,13 +257,13 @@ def plain_values(value: Any, depth: int, known: dict[int, Any]) -> Any:
     if isinstance(value, _Array):
         if value.value is None:
             raise ForbiddenContentError("an array has no content")
-        plain = plain_values(value.value, depth, known)
+        plain = _plain_values(value.value, depth, known)
     elif isinstance(value, (list, tuple)):
-        plain = [plain_values(item, depth + 1, known) for item in value]
+        plain = [_plain_values(item, depth + 1, known) for item in value]
     elif isinstance(value, dict):
         if not all(_is_key(key) for key in value):
             raise ForbiddenContentError("a dict has keys that are neither texts nor numbers")
-        plain = {key: plain_values(item, depth + 1, known) for key, item in value.items()}
+        plain = {key: _plain_values(item, depth + 1, known) for key, item in value.items()}
     else:
         name = type(value).__name__.lstrip("_")
         raise ForbiddenContentError(f"holds a {name}, which is no plain dict, list or array")

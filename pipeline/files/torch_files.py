@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pipeline.errors import DataError, StorageError
 from pipeline.files import torch_pickle
+from pipeline.files.pickle_machine import ForeignNameError
+from pipeline.files.zip_members import ArchiveError
 
 ALLOWED_NAMES = re.compile(
     r"torch\.\w+Storage|torch\.(float|bfloat|int|uint|complex)\d+|torch\.(bool|Size|device)|"
     r"torch\._utils\._rebuild_(tensor_v2|parameter)|"
-    r"collections\.(OrderedDict|defaultdict|Counter)|builtins\.(set|dict)"
+    r"collections\.(OrderedDict|Counter)|builtins\.set"
 )
 """Names that the pickle in a checkpoint may have: tensors as torch writes them, and containers."""
 
@@ -25,60 +25,34 @@ SHARING = 4
 """Largest ratio of the bytes of all tensors to those of all storages; tied weights share one."""
 
 
-def verify_checkpoint(path: str | Path) -> Path:
-    """Check that a file is a whole checkpoint before anything of it is used.
-
-    Returns:
-        The path.
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint, verified and loaded without running code from it.
 
     Raises:
         DataError: If it is missing, not a checkpoint, truncated, changed by a single bit or more,
-            or would unpack to more than its size.
+            claims more than its size, or holds anything but tensors and plain values.
+        StorageError: If it does not fit into memory.
     """
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such checkpoint; check the path")
     if not path.is_file():
         raise DataError(f"{path}: is not a file; give the .ckpt inside it")
-    if not zipfile.is_zipfile(path):
-        size = path.stat().st_size
-        raise DataError(f"{path}: is not a checkpoint, or was truncated ({size:,} bytes)")
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-                raise DataError(f"{path}: holds packed members, which torch never writes; rejected")
-            if sum(member.file_size for member in members) > path.stat().st_size:
-                raise DataError(f"{path}: claims to unpack to more than its size; rejected")
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
-        raise DataError(f"{path}: damaged ({error}); use an older checkpoint") from error
-    if damaged:
-        raise DataError(f"{path}: damaged, {damaged} fails its CRC; use an older checkpoint")
-    return path
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint, verified and loaded without running code from it.
-
-    Raises:
-        DataError: See `verify_checkpoint`; also if it holds anything but tensors and plain values.
-        StorageError: If it does not fit into memory.
-    """
-    path = verify_checkpoint(path)
-    try:
-        torch_pickle.scan_pickle(path, ALLOWED_NAMES.fullmatch)
-    except torch_pickle.ForeignNameError as error:
+        if _first_bytes(path) != b"PK\x03\x04":
+            size = path.stat().st_size
+            raise DataError(f"{path}: is not a checkpoint, or was truncated ({size:,} bytes)")
+        content = torch_pickle.read_torch(path, ALLOWED_NAMES.fullmatch)
+    except ForeignNameError as error:
         raise DataError(f"{path}: contains code ({error}); rejected") from error
+    except ArchiveError as error:
+        raise DataError(f"{path}: damaged, {error}; use an older checkpoint") from error
     except ValueError as error:
         raise DataError(f"{path}: is not a checkpoint ({error}); rejected") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise DataError(f"{path}: damaged ({error}); use an older checkpoint") from error
     except MemoryError as error:
         raise StorageError(f"{path}: does not fit into memory") from error
-    except Exception as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise DataError(f"{path}: rejected by torch's safe reader ({reason})") from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise DataError(f"{path}: holds no state_dict; it is not a checkpoint of Heatlift")
     check_tensor_sizes(content, path)
@@ -86,6 +60,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
             raise DataError(f"{path}: {name} is not finite; use an older checkpoint")
     return content
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
 
 
 def check_tensor_sizes(content: Any, path: str | Path) -> None:

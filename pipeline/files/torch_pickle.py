@@ -1,15 +1,31 @@
-"""Pickles of torch, scanned operation by operation before torch's own reader sees them."""
+"""Files of torch read by one parser of their archive and one of their pickles, without torch's."""
 
 from __future__ import annotations
 
-import io
-import pickletools
 import re
-import tarfile
-import zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.files.pickle_machine import (
+    ForeignNameError,
+    Function,
+    PickleError,
+    PickleMachine,
+    StandIn,
+    expanded_size,
+)
+from pipeline.files.zip_members import (
+    Member,
+    check_member,
+    list_members,
+    read_member,
+    read_member_into,
+)
 
 MAX_PICKLE_BYTES = 16 * 2**20
 """Largest size of the pickles of a file; six thousand tensors take 1 MB."""
@@ -17,242 +33,275 @@ MAX_PICKLE_BYTES = 16 * 2**20
 MAX_OPERATIONS = 2_000_000
 """Largest number of operations in the pickles of a file; a tensor takes about 45."""
 
-MAX_CALL_BYTES = 2**29
-"""Largest memory that the results of calls may take; a short pickle can copy a list many times."""
+MAX_CALL_BYTES = 2**27
+"""Largest memory that the arguments of calls may take; a pickle can copy a list many times."""
+
+MAX_EXPANDED_BYTES = 2**26
+"""Largest size of the content beside its tensors, with everything shared repeated."""
 
 LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 """First number in a file of the format that torch wrote before its zip format."""
 
-BYTES_PER_NUMBER = {
-    "Double": 8,
-    "Float": 4,
-    "Half": 2,
-    "BFloat16": 2,
-    "ComplexDouble": 16,
-    "ComplexFloat": 8,
-    "Long": 8,
-    "Int": 4,
-    "Short": 2,
-    "Char": 1,
-    "Byte": 1,
-    "Bool": 1,
+NUMBER_TYPES = {
+    "Double": torch.float64,
+    "Float": torch.float32,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "ComplexDouble": torch.complex128,
+    "ComplexFloat": torch.complex64,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Bool": torch.bool,
 }
-"""Kind of a storage of torch (`FloatStorage` without `Storage`) -> bytes of a number in it."""
-
-_VALUES = {
-    *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-    *("BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING"),
-}
-_CONTAINERS = {"EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"}
-_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+"""Kind of a storage of torch (`FloatStorage` without `Storage`) -> type of its numbers."""
 
 
-class ForeignNameError(ValueError):
-    """A pickle names a function or class that no file of weights needs; the text is the name."""
+class _Ignored(StandIn):
+    """Stand-in for a value that is not needed, such as a random state of NumPy."""
 
-
-class _GlobalName(str):
-    """Stand-in for a function or class: its name."""
+    def set_state(self, state: Any) -> None:
+        return
 
 
 class _Storage(NamedTuple):
-    """Stand-in for a storage of torch.
+    """Numbers of a file, or a part of them, as a flat tensor."""
 
-    Args:
-        size: Size in bytes.
-        number_size: Size of a number in bytes.
-    """
-
-    size: int
-    number_size: int
+    numbers: Tensor
 
 
-class _PickleScanner:
-    """Executes pickles with stand-ins in place of objects; it imports and calls nothing.
+def read_torch(path: Path, is_allowed: Callable[[str], object]) -> Any:
+    """The content of a file of torch, with its tensors on the CPU.
 
-    The limits hold for all pickles of a file together.
-
-    Args:
-        is_allowed: Function that is true for names that a pickle may have, such as
-            `collections.OrderedDict`.
-    """
-
-    def __init__(self, is_allowed: Callable[[str], object]) -> None:
-        self.is_allowed = is_allowed
-        self.operations_left = MAX_OPERATIONS
-        self.call_bytes_left = MAX_CALL_BYTES
-        self.storages: dict[str, int] = {}
-        """Key -> size in bytes, of each storage that the pickles refer to."""
-
-    def scan(self, stream: IO[bytes]) -> Any:
-        """Scan one pickle and return the stand-in for its content.
-
-        Raises:
-            ForeignNameError: If it has a name that is not allowed.
-            ValueError: If it is damaged or would take too much memory.
-        """
-        try:
-            return self._scan(stream)
-        except (IndexError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            raise ValueError("its pickle is damaged") from error
-
-    def _scan(self, stream: IO[bytes]) -> Any:
-        stack: list[Any] = []
-        marks: list[int] = []
-        memo: dict[Any, Any] = {}
-        argument: Any
-        for operation, argument, _ in pickletools.genops(stream):  # the most frequent first
-            name = operation.name
-            self.operations_left -= 1
-            if name in _VALUES:
-                stack.append(argument)
-            elif name in ("BINPUT", "LONG_BINPUT"):
-                memo[argument] = stack[-1]
-            elif name in ("BINGET", "LONG_BINGET"):
-                stack.append(memo[argument])
-            elif name == "MARK":
-                marks.append(len(stack))
-            elif name == "TUPLE":
-                start = marks.pop()
-                stack[start:] = [tuple(stack[start:])]
-            elif name in ("REDUCE", "NEWOBJ"):
-                arguments = stack.pop()
-                stack[-1] = self._check_call(stack[-1], arguments)
-            elif name in _TUPLES:
-                start = len(stack) - _TUPLES[name]
-                stack[start:] = [tuple(stack[start:])]
-            elif name == "BINPERSID":
-                stack[-1] = self._check_storage(stack[-1])
-            elif name in _CONTAINERS:
-                stack.append([])
-            elif name in ("SETITEMS", "APPENDS"):
-                start = marks.pop()
-                stack[start - 1].extend(stack[start:])
-                del stack[start:]
-            elif name in ("SETITEM", "APPEND"):
-                start = len(stack) - (2 if name == "SETITEM" else 1)
-                stack[start - 1].extend(stack[start:])
-                del stack[start:]
-            elif name == "GLOBAL":
-                stack.append(self._global_name(argument.replace(" ", ".")))
-            elif name == "STACK_GLOBAL":
-                stack[-2:] = [self._global_name(f"{stack[-2]}.{stack[-1]}")]
-            elif name == "BUILD":
-                self._count_memory(stack.pop())
-            elif name == "MEMOIZE":
-                memo[len(memo)] = stack[-1]
-            elif name not in ("PROTO", "FRAME", "STOP"):
-                raise ValueError(f"its pickle has the operation {name}, which torch never writes")
-            if self.operations_left < 0:
-                raise ValueError(f"its pickle has more than {MAX_OPERATIONS:,} operations")
-        return stack[-1]
-
-    def _global_name(self, name: str) -> _GlobalName:
-        if not self.is_allowed(name):
-            raise ForeignNameError(name)
-        return _GlobalName(name)
-
-    def _count_memory(self, *arguments: Any) -> None:
-        """Count the memory that the result of a call may take, by generous factors."""
-        self.call_bytes_left -= 1024
-        for value in arguments:
-            if isinstance(value, str):
-                self.call_bytes_left -= len(value)
-            elif isinstance(value, tuple | list):
-                self.call_bytes_left -= 256 * len(value)
-        if self.call_bytes_left < 0:
-            raise ValueError("its pickle would take more memory than it should")
-
-    def _check_call(self, function: Any, arguments: Any) -> list[Any]:
-        """Check a call; its result is an empty list, whatever the function."""
-        if not isinstance(function, _GlobalName) or not isinstance(arguments, tuple):
-            raise ValueError("its pickle calls what is no function")
-        self._count_memory(*arguments)
-        if function == "_codecs.encode" and arguments[1:] != ("latin1",):
-            raise ForeignNameError(f"{function} {arguments[1:]}")
-        if function.startswith("torch._utils._rebuild_tensor"):
-            _check_tensor(*arguments[:4])
-        return []
-
-    def _check_storage(self, reference: Any) -> _Storage:
-        """Check a reference to a storage: its type, key, device, count and perhaps a part of it."""
-        word, kind, key, _, count, *view = reference
-        if (
-            word != "storage"
-            or not isinstance(kind, _GlobalName)
-            or type(count) is not int
-            or count < 0
-        ):
-            raise ValueError("its pickle refers to what is no storage")
-        number_size = BYTES_PER_NUMBER[kind.removeprefix("torch.").removesuffix("Storage")]
-        size = count * number_size
-        if self.storages.setdefault(str(key), size) != size:
-            raise ValueError(f"storage {key} has two sizes")
-        if view and view[0] is not None:
-            _, offset, part = view[0]
-            if not 0 <= offset <= offset + part <= count:
-                raise ValueError(f"a part of storage {key} reaches beyond it")
-            size = part * number_size
-        return _Storage(size, number_size)
-
-
-def _check_tensor(storage: _Storage, offset: Any, sizes: Any, strides: Any) -> None:
-    """Raise if a tensor reaches beyond its storage; offset and strides count numbers, not bytes."""
-    last = offset + sum((n - 1) * stride for n, stride in zip(sizes, strides, strict=True))
-    needed = (last + 1) * storage.number_size
-    negative = min(offset, 0, *sizes, *strides) < 0
-    if 0 not in sizes and (negative or not 0 < needed <= storage.size):
-        raise ValueError("a tensor reaches beyond its storage")
-
-
-def scan_pickle(path: Path, is_allowed: Callable[[str], object]) -> None:
-    """Raise if a file of torch holds anything but tensors and plain values.
-
-    torch's safe reader does not run code either, but it makes a `bytearray` of any size that a file
-    asks for, and trusts every size in it. So this scan comes first. Its own memory is limited by
-    `MAX_PICKLE_BYTES`, `MAX_OPERATIONS` and `MAX_CALL_BYTES`.
+    torch's own reader finds members without regard to case, trusts every size in the pickle, and
+    reads the file a second time. So nothing of it is used: what is checked here is what is
+    returned. Each byte is read once, and each member is checked by its CRC.
 
     Args:
         path: Path of a file that `torch.save` may have written, in either of its formats.
         is_allowed: Function that is true for names that a pickle may have, such as
-            `collections.OrderedDict`.
+            `collections.OrderedDict`. Names that are allowed and not known give empty values.
 
     Raises:
         ForeignNameError: If it has a name that is not allowed.
-        ValueError: If it is no such file, is damaged, or would take too much memory.
+        ValueError: If it is no such file, is damaged, or would take too much memory or time.
+        OSError: If it cannot be read.
+        MemoryError: If it does not fit into memory.
     """
-    scanner = _PickleScanner(is_allowed)
     with path.open("rb") as file:
-        if file.read(4) == b"PK\x03\x04":  # the test by which torch chooses the format
-            _scan_zip(path, scanner)
-            return
-        if tarfile.is_tarfile(path):
-            raise ValueError("it is a tar archive; torch has not written those since 2016")
-        file.seek(0)
-        stream = io.BytesIO(file.read(MAX_PICKLE_BYTES))
-        if scanner.scan(stream) != LEGACY_MAGIC_NUMBER:
-            raise ValueError("it does not begin with torch's magic number")
-        for _ in ("protocol version", "system facts", "content", "keys of storages"):
-            scanner.scan(stream)
-        if sum(scanner.storages.values()) > path.stat().st_size - stream.tell():
-            raise ValueError("it claims more numbers than it holds")
+        legacy = file.read(4) != b"PK\x03\x04"
+        reader = (_LegacyFile if legacy else _ZipFile)(file, is_allowed)
+        try:
+            content = reader.read()
+        finally:
+            reader.storages.clear()  # the reader is in a circle of references, and is freed late
+    if expanded_size(content, _own_size) > MAX_EXPANDED_BYTES:
+        raise PickleError("holds too many references to the same values")
+    return content
 
 
-def _scan_zip(path: Path, scanner: _PickleScanner) -> None:
-    """Scan a file in torch's zip format."""
+def _own_size(value: Any) -> int:
+    return len(value) if isinstance(value, (str, bytes, bytearray)) else 0
+
+
+class _TorchFile:
+    """What both formats share: names, storages and tensors.
+
+    Args:
+        file: The open file.
+        is_allowed: See `read_torch`.
+    """
+
+    def __init__(self, file: BinaryIO, is_allowed: Callable[[str], object]) -> None:
+        self.file = file
+        self.is_allowed = is_allowed
+        self.storages: dict[str, Tensor] = {}
+        self.machine = PickleMachine(
+            self._find,
+            operations=MAX_OPERATIONS,
+            call_bytes=MAX_CALL_BYTES,
+            persistent=self._refer,
+        )
+        self.functions: dict[str, Callable[..., Any]] = {
+            "collections.OrderedDict": lambda *pairs: OrderedDict(self._items(*pairs)),
+            "collections.Counter": lambda *counts: Counter(dict(self._items(*counts))),
+            "builtins.set": lambda *values: self.machine.make_set(*values),
+            "__builtin__.set": lambda *values: self.machine.make_set(*values),
+            "torch.Size": torch.Size,
+            "torch.device": torch.device,
+            "torch._utils._rebuild_tensor": _build_tensor,
+            "torch._utils._rebuild_tensor_v2": _build_tensor,
+            "torch._utils._rebuild_parameter": _build_parameter,
+            "_codecs.encode": _encode,
+        }
+
+    def load(self, key: str, size: int) -> Tensor:
+        """The bytes of a storage of the file, (size,)."""
+        raise NotImplementedError
+
+    def _items(self, values: Any = ()) -> list[tuple[Any, Any]]:
+        """Pairs of keys and values, from a dict or from pairs."""
+        pairs = list(values.items() if isinstance(values, dict) else values)
+        found: dict[Any, Any] = {}
+        self.machine.set_items(found, [part for key, value in pairs for part in (key, value)])
+        return list(found.items())
+
+    def _find(self, name: str) -> Any:
+        if not self.is_allowed(name):
+            raise ForeignNameError(name)
+        short = name.removeprefix("torch.")
+        if short.endswith("Storage") and short != name:
+            return NUMBER_TYPES[short.removesuffix("Storage")]
+        if isinstance(kind := getattr(torch, short, None), torch.dtype):
+            return kind
+        return Function(name, self.functions.get(name, lambda *_: _Ignored()))
+
+    def _refer(self, reference: Any) -> _Storage:
+        """A storage, from its type, key, device, count and perhaps a part of it."""
+        word, kind, key, _, count, *view = reference
+        whole = word == "storage" and isinstance(kind, torch.dtype) and isinstance(key, str | int)
+        if not whole or type(count) is not int or not 0 <= count < 2**48:
+            raise PickleError("its pickle refers to what is no storage")
+        key, size = str(key), count * kind.itemsize
+        if key not in self.storages:
+            self.storages[key] = self.load(key, size).view(kind)
+        numbers = self.storages[key]
+        if numbers.dtype != kind or len(numbers) != count:
+            raise PickleError(f"storage {key[:40]} has two sizes or types")
+        if view and view[0] is not None:
+            _, offset, part = view[0]
+            if not 0 <= offset <= offset + part <= count:
+                raise PickleError(f"a part of storage {key[:40]} reaches beyond it")
+            numbers = numbers[offset : offset + part]
+        return _Storage(numbers)
+
+
+def _build_tensor(
+    storage: Any, offset: Any, sizes: Any, strides: Any, requires_grad: Any = False, *_: Any
+) -> Tensor:
+    """A tensor on the numbers of a storage; offset and strides count numbers, not bytes."""
+    last = offset + sum((n - 1) * stride for n, stride in zip(sizes, strides, strict=True))
+    negative = min(offset, 0, *sizes, *strides) < 0
+    if not isinstance(storage, _Storage) or (
+        0 not in sizes and (negative or last >= len(storage.numbers))
+    ):
+        raise PickleError("a tensor reaches beyond its storage")
+    start = storage.numbers.storage_offset()
+    tensor = storage.numbers.as_strided(sizes, strides, start + offset)
+    return tensor.requires_grad_() if requires_grad is True else tensor
+
+
+def _build_parameter(tensor: Any, requires_grad: Any = True, *_: Any) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise PickleError("a parameter is no tensor")
+    return torch.nn.Parameter(tensor.detach(), requires_grad is True)
+
+
+def _reserve(size: int) -> Tensor:
+    """Memory for some bytes."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            sizes = {member.filename: member.file_size for member in archive.infolist()}
-            names = [name for name in sizes if re.fullmatch(r"[^/]*/data\.pkl", name)]
-            if len(names) != 1 or len(sizes) != len(archive.infolist()):
-                raise ValueError("it is no file of torch")
-            name = names[0]
-            if sizes[name] > MAX_PICKLE_BYTES:
-                raise ValueError(f"its pickle has more than {MAX_PICKLE_BYTES:,} bytes")
-            scanner.scan(io.BytesIO(archive.read(name)))
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ValueError(str(error)) from error
-    folder = name.removesuffix(".pkl")
-    for key, size in scanner.storages.items():
-        if size > sizes.get(f"{folder}/{key}", 0):
-            raise ValueError(f"storage {key} claims more numbers than the file holds")
+        return torch.empty(size, dtype=torch.uint8)
+    except RuntimeError as error:  # torch has no MemoryError
+        raise MemoryError from error
+
+
+def _encode(text: Any, coding: Any = None) -> bytes:
+    """Stand-in for _codecs.encode, for bytes in pickles of protocol 2."""
+    if coding not in ("latin1", "latin-1"):
+        raise ForeignNameError(f"_codecs.encode {coding!r:.40}")
+    return str(text).encode("latin-1")
+
+
+class _ZipFile(_TorchFile):
+    """A file in torch's zip format."""
+
+    def read(self) -> Any:
+        """The content."""
+        members = list_members(self.file)
+        if any(member.deflated for member in members):
+            raise PickleError("holds packed members, which torch never writes")
+        self.members = {member.name: member for member in members}
+        if len({name.casefold() for name in self.members}) != len(members):
+            # torch looks members up without regard to case
+            raise PickleError("has two members whose names are equal but for case")
+        names = [name for name in self.members if re.fullmatch(r"[^/]*/data\.pkl", name)]
+        if len(names) != 1:
+            raise PickleError("it is no file of torch")
+        self.folder = names[0].removesuffix("/data.pkl")
+        if self.members[names[0]].size > MAX_PICKLE_BYTES:
+            raise PickleError(f"its pickle has more than {MAX_PICKLE_BYTES:,} bytes")
+        order = self.members.get(f"{self.folder}/byteorder")
+        if order and read_member(self.file, order) != b"little":
+            raise PickleError("it was written on a machine with another byte order")
+        content = self.machine.run(read_member(self.file, self.members.pop(names[0])))
+        for member in self.members.values():
+            check_member(self.file, member)
+        return content
+
+    def load(self, key: str, size: int) -> Tensor:
+        member: Member | None = self.members.pop(f"{self.folder}/data/{key}", None)
+        if member is None or size > member.size:
+            raise PickleError(f"storage {key[:40]} claims more numbers than the file holds")
+        if size < member.size:
+            raise PickleError(f"storage {key[:40]} claims fewer numbers than the file holds")
+        data = _reserve(size)
+        read_member_into(self.file, member, data.numpy().data)
+        return data
+
+
+class _LegacyFile(_TorchFile):
+    """A file in the format that torch wrote before; it has no check of its bytes."""
+
+    def read(self) -> Any:
+        """The content; its storages are filled after their pickle was read."""
+        self.left = self.file.seek(0, 2)
+        self.file.seek(257)
+        if self.file.read(5) == b"ustar":
+            raise PickleError("it is a tar archive; torch has not written those since 2016")
+        self.file.seek(0)
+        run = self.machine.run
+        pickles = _Limited(self.file, MAX_PICKLE_BYTES)
+        if run(pickles) != LEGACY_MAGIC_NUMBER:
+            raise PickleError("it does not begin with torch's magic number")
+        _, facts, content, keys = (run(pickles) for _ in range(4))
+        if not isinstance(facts, dict) or facts.get("little_endian") is not True:
+            raise PickleError("it was written on a machine with another byte order")
+        if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(self.storages):
+            raise PickleError("it lists other storages than it uses")
+        for key in map(str, keys):
+            numbers = self.storages[key]
+            if int.from_bytes(self.file.read(8), "little") != len(numbers):
+                raise PickleError(f"storage {key[:40]} has two sizes")
+            data = numbers.view(torch.uint8).numpy().data
+            if self.file.readinto(data) != len(data):  # type: ignore[attr-defined]
+                raise PickleError("it claims more numbers than it holds")
+        if self.file.read(1):
+            raise PickleError("it has bytes after its end")
+        return content
+
+    def load(self, key: str, size: int) -> Tensor:
+        self.left -= size
+        if self.left < 0:
+            raise PickleError("it claims more numbers than it holds")
+        return _reserve(size)
+
+
+class _Limited:
+    """A file that ends after some bytes."""
+
+    def __init__(self, file: BinaryIO, limit: int) -> None:
+        self.file, self.limit = file, limit
+
+    def _take(self, data: bytes) -> bytes:
+        self.limit -= len(data)
+        return data
+
+    def read(self, count: int) -> bytes:
+        """At most so many bytes."""
+        return self._take(self.file.read(min(count, max(self.limit, 0))))
+
+    def readline(self) -> bytes:
+        """The bytes up to and with the end of a line."""
+        return self._take(self.file.readline(max(self.limit, 0)))

@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
-from pipeline.files.reading import read_bytes
+from pipeline.files.reading import read_lines
 
 MAX_BYTES = 256 * 2**20
+MAX_LINES, MAX_LINE = 5_000_000, 64 * 2**10
+MAX_BONES = 1000
+_FREE_POSES, _POSES_PER_BYTE = 64 * 2**20, 64  # bytes of the poses of all bones that a file gives
 _AXES = {"rx": 0, "ry": 1, "rz": 2}
 _TRANSLATIONS = {"tx": 0, "ty": 1, "tz": 2}
 
@@ -42,11 +45,9 @@ class AcclaimSkeleton:
 
 def _read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and words of each line with content; comments are left out."""
-    try:
-        text = read_bytes(path, MAX_BYTES).decode("ascii")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no text at byte {error.start}; fetch it again") from None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in read_lines(path, MAX_BYTES, MAX_LINES):
+        if len(line) > MAX_LINE:
+            raise DataError(f"{path}: line {number}: has {len(line)} bytes; fetch it again")
         words = line.split("#", 1)[0].split()
         if words:
             yield number, words
@@ -110,6 +111,8 @@ def read_asf(path: Path) -> AcclaimSkeleton:
                 if not in_bone or not name or name in bones or name == "root":
                     raise DataError(f"{place}: a bone without a name of its own ends here")
                 bones[name], in_bone = current, False
+                if len(bones) > MAX_BONES:
+                    raise DataError(f"{place}: has more than {MAX_BONES} bones; no person has")
             elif in_bone and words[0].isalpha():
                 current[words[0]] = words[1:]
         elif section == "hierarchy" and words not in (["begin"], ["end"]):
@@ -119,8 +122,6 @@ def read_asf(path: Path) -> AcclaimSkeleton:
                 children[child] = words[0]
     if not bones or not root:
         raise DataError(f"{path}: has no root and bones; is it an ASF file?")
-    if len(bones) > 1000:
-        raise DataError(f"{path}: has {len(bones)} bones; no person has")
     return _build_skeleton(path, units, root, bones, children)
 
 
@@ -190,6 +191,8 @@ def read_amc(path: Path, body: AcclaimSkeleton) -> NDArray[np.float64]:
             line.
     """
     counts = [len(kinds) for kinds in body.channels]
+    size = path.stat().st_size if path.is_file() else 0
+    longest = (_FREE_POSES + _POSES_PER_BYTE * size) // (96 * len(counts))
     starts = np.cumsum([0, *counts])
     frames: list[NDArray[np.float64]] = []
     missing: set[str] = set()
@@ -202,6 +205,8 @@ def read_amc(path: Path, body: AcclaimSkeleton) -> NDArray[np.float64]:
                 raise DataError(
                     f"{place}: the frame before has no {', '.join(sorted(missing))[:80]}"
                 )
+            if len(frames) >= longest:
+                raise DataError(f"{place}: {len(frames)} frames are more than the file gives")
             frames.append(np.zeros(starts[-1]))
             missing = {name for name, count in zip(body.bones, counts, strict=True) if count}
             continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import zlib
 from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
-from pipeline.files.reading import read_bytes
+from pipeline.files.reading import read_unpacked
 
 MAX_TEXT = 256 * 2**20
 """Largest accepted text, bytes; the largest CMU recording has 14 MB."""
@@ -37,6 +36,8 @@ _FRAMES = re.compile(rb"\s*(?:number\s+of\s+)?frames\s*:?\s*(.*?)\s*\Z", re.IGNO
 _FRAME_TIME = re.compile(rb"\s*frame\s*time\s*:?\s*(.*?)\s*\Z", re.IGNORECASE)
 _PLAIN = b"0123456789+-.eE \t\n"
 _MAX_HEADER_LINE = 64 * 2**10  # bytes
+_MAX_ENTRY = 256  # bytes of the lines with the number of frames and the frame time
+_FREE_POSES, _POSES_PER_BYTE = 64 * 2**20, 64  # bytes of the poses of all joints that a text gives
 _FRAMES_AT_ONCE = 1024  # bounds the memory of kinematics
 _END_SITE = -1  # stands for an End Site among the indices of the open joints
 
@@ -159,10 +160,13 @@ def read_bvh(path: Path, limit: int = MAX_TEXT) -> BvhMotion:
     Raises:
         DataError: If any part of the file cannot be read; the message names the line.
     """
-    lines = _Lines(str(path), read_text(path, limit))
+    text = read_unpacked(path, limit)
+    lines = _Lines(str(path), text)
     hierarchy = _HierarchyParser(lines)
     hierarchy.parse()
     frames, fps = _read_header(lines)
+    if 96 * frames * len(hierarchy.names) > _FREE_POSES + _POSES_PER_BYTE * len(text):
+        lines.fail(f"{frames} frames of {len(hierarchy.names)} joints are more than the file gives")
     channels = tuple(own or () for own in hierarchy.channels)
     return BvhMotion(
         joints=tuple(hierarchy.names),
@@ -173,33 +177,6 @@ def read_bvh(path: Path, limit: int = MAX_TEXT) -> BvhMotion:
         fps=fps,
         ends=hierarchy.ends,
     )
-
-
-def read_text(path: Path, limit: int = MAX_TEXT) -> bytes:
-    """Content of a file, unpacked if it is compressed by gzip.
-
-    Raises:
-        DataError: If it cannot be read, is damaged, or unpacks to more than `limit` bytes.
-    """
-    data = read_bytes(path, limit)
-    if not data.startswith(b"\x1f\x8b"):
-        return data
-    pieces, size = [], 0
-    try:
-        while data:
-            unpack = zlib.decompressobj(wbits=31)
-            pieces.append(unpack.decompress(data, limit + 1 - size))
-            size += len(pieces[-1])
-            if size > limit:
-                raise DataError(
-                    f"{path}: unpacks to more than {limit} bytes; no recording of people does"
-                )
-            if not unpack.eof:
-                raise DataError(f"{path}: the gzip data ends early; fetch it again")
-            data = unpack.unused_data.lstrip(b"\0")
-    except zlib.error as error:
-        raise DataError(f"{path}: damaged gzip data ({error}); fetch it again") from None
-    return b"".join(pieces)
 
 
 def shorten(token: bytes | str) -> str:
@@ -235,7 +212,7 @@ class _Lines:
 
     def parse_number(self, word: bytes, expected: str) -> float:
         """The number that a word stands for, at most `MAX_VALUE` in size."""
-        if not _NUMBER.match(word) or len(word) > 400:
+        if len(word) > 400 or not _NUMBER.match(word):  # the pattern is slow on long words
             self.fail_expected(expected, word)
         value = float(word)
         if not abs(value) <= MAX_VALUE:
@@ -403,6 +380,8 @@ def _read_entry(lines: _Lines, pattern: re.Pattern[bytes], expected: str) -> byt
     for text in lines:
         if not text.strip():
             continue
+        if len(text) > _MAX_ENTRY:  # the patterns are slow on long lines
+            lines.fail(f"{len(text)} bytes are too many for one entry; fetch the file again")
         found = pattern.match(text)
         if found is None:
             lines.fail_expected(expected, text.strip())
