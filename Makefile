@@ -23,7 +23,12 @@ export MALLOC_TOP_PAD_ := 268435456
 export WANDB
 
 # Quote a value for the shell, with any characters in it; ~/ at its start is the home folder.
-quoted = '$(subst ','\'',$(if $(filter ~/%,$1),$(patsubst ~/%,$(HOME)/%,$1),$1))'
+define newline
+
+
+endef
+at_home = $(subst $(newline),,$(subst $(newline)~/,$(HOME)/,$(newline)$1))
+quoted = '$(subst ','\'',$(call at_home,$1))'
 
 # DATA is the name of a config in configs/data/ or the path of a YAML file. CONFIG is the name of a
 # config in configs/ or a path.

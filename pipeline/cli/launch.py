@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from pipeline.cli import commands, explain
+from pipeline.cli.arguments import parse_arguments
 from pipeline.cli.command_table import Command
 from pipeline.cli.configs import resolve_configs
 from pipeline.cli.stage_cli import StageCLI
@@ -113,12 +114,11 @@ def _import_own_files(arguments: Sequence[str]) -> list[str]:
         UsageError: If a file is missing or has the name of another module.
     """
     rest: list[str] = []
-    remaining = iter(arguments)
-    for argument in remaining:
-        if argument != "--import":
-            rest.append(argument)
+    for argument in parse_arguments(arguments):
+        if argument.option != "--import":
+            rest += argument.words()
             continue
-        path = Path(next(remaining, ""))
+        path = Path(argument.value or "")
         if not path.is_file():
             raise UsageError(f"--import {path}: no such file; give a Python file of your own")
         sys.path.insert(0, str(path.resolve().parent))

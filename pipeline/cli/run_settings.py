@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from pipeline.cli.arguments import option_values, parse_arguments
 from pipeline.cli.configs import plain_values
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import UsageError
@@ -153,7 +153,7 @@ def run_settings(config: Any, arguments: Sequence[str]) -> dict[str, Any]:
         settings["trainer"].pop("callbacks", None)
     settings["data"].pop("workers", None)
     settings["seed"] = config.seed_everything
-    imported = [Path(value) for option, value in pairwise(arguments) if option == "--import"]
+    imported = [Path(value) for value in option_values(arguments, "--import")]
     if imported:
         settings["import"] = {path.name: file_digest(path) for path in imported}
     pretrained = settings["model"].get("pretrained")
@@ -197,7 +197,7 @@ def checkpoint_settings(
         raise UsageError(f"{path}: holds only weights; give them with --model.pretrained instead")
     settings = dict(content["hyper_parameters"])
     settings.pop("_instantiator", None)
-    options = {argument.partition("=")[0] for argument in arguments}
+    options = {argument.option for argument in parse_arguments(arguments)}
     for name in test_settings:
         if f"--model.{name}" in options:
             settings.pop(name, None)

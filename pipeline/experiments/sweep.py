@@ -18,6 +18,7 @@ from typing import Any
 import filelock
 
 from pipeline.cli import launch
+from pipeline.cli.arguments import option_values
 from pipeline.cli.configs import find_config, read_yaml, resolve_configs
 from pipeline.cli.stages import STAGES
 from pipeline.cli.tables import print_table
@@ -99,11 +100,8 @@ class Sweep:
             for name, value in point.items()
             if len(self.parameters[name]) > 1
         )
-        configs = [
-            Path(path).read_text()
-            for option, path in itertools.pairwise(resolve_configs(arguments))
-            if option == "-c"
-        ]
+        paths = option_values(resolve_configs(arguments), "-c")
+        configs = [Path(path).read_text() for path in paths]
         digest = hashlib.sha256(json.dumps([*arguments, *configs]).encode()).hexdigest()[:6]
         readable = re.sub(r"[^\w.]+", "-", label).strip("-.")[:80]
         return "-".join(part for part in (self.stem, readable, digest) if part)
@@ -256,7 +254,8 @@ def _train(point: SweepPoint) -> int:
 
 def _table_rows(found: Sweep, points: Sequence[SweepPoint]) -> list[list[str]]:
     """Header and rows of the table: values, best validation, test, minutes and name of each run."""
-    test_metric = found.metric.replace("val/", "test/")
+    split, _, metric = found.metric.partition("/")
+    test_metric = f"test/{metric}" if split == "val" else found.metric
     varied = [name for name, values in found.parameters.items() if len(values) > 1]
     header = [name.rpartition(".")[2] for name in varied]
     rows = [[*header, found.metric, test_metric, "minutes", "run"]]
