@@ -10,7 +10,8 @@ from typing import Any, Literal
 from lightning.pytorch.cli import LightningArgumentParser
 
 from pipeline.cli.arguments import option_values, parse_arguments
-from pipeline.cli.configs import plain_values
+from pipeline.cli.configs import plain_values, read_yaml
+from pipeline.cli.trainer_options import DEFAULT_EPOCHS, DEFAULT_STEPS
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import UsageError
 from pipeline.files.digests import file_digest, folder_digest
@@ -61,13 +62,17 @@ def add_run_options(parser: LightningArgumentParser, example_config: str) -> Non
         "config": f"A shipped config such as {example_config} or data/synthetic, or a YAML file; "
         "later ones override earlier ones.",
         "seed_everything": "Seed of weights, shuffling, augmentation and noise.",
+        "trainer.max_epochs": f"Epochs of the training; without it, max_steps and max_time "
+        f"{DEFAULT_EPOCHS} epochs or {DEFAULT_STEPS} steps, whichever is first.",
+        "trainer.max_steps": "Optimizer steps of the training; -1 for no limit in steps.",
     }
     for action in parser._actions:
         action.help = help_texts.get(action.dest, action.help)
     parser.add_argument(
         "--name",
         type=str | None,
-        help="Name of the run; by default the names of its configs, joined by -.",
+        help="Name of the run; by default that of the network, unless a config names it, and the "
+        "names of the configs, joined by -.",
     )
     parser.add_argument(
         "--runs",
@@ -205,13 +210,19 @@ def checkpoint_settings(
 
 
 def run_name(config: Any, stage: str) -> str:
-    """Name of a run: the option --name, or the names of its configs.
+    """Name of a run: the option --name, or the names of its network and configs.
+
+    The network is named where no config does, so that a run of an own network has its name.
 
     Raises:
         UsageError: If it is a path.
     """
-    stems = "-".join(Path(str(path)).stem for path in config.get("config") or [])
-    name: str = config.name or stems or stage
+    configs = [Path(str(path)) for path in config.get("config") or []]
+    parts = [path.stem for path in configs]
+    if not any("net" in (read_yaml(path).get("model") or {}) for path in configs):
+        net = plain_values(config.model).get("net") or {}
+        parts = [str(net.get("class_path", stage)).rpartition(".")[2].lower(), *parts]
+    name: str = config.name or "-".join(parts)
     if Path(name).name != name or name.startswith("."):
         raise UsageError(f"--name {name}: is a path; give a name, and the folder with --runs")
     return name

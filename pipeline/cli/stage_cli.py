@@ -38,6 +38,8 @@ from pipeline.cli.trainer_options import (
     as_list,
     basic_callbacks,
     check_options,
+    describe_length,
+    limit_length,
     make_ddp_strategy,
     make_loggers,
     process_count,
@@ -103,6 +105,7 @@ class StageCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of a run, and link options that have the same value."""
         add_run_options(parser, self.stage.example_config)
+        parser.set_defaults({"model.schedule": {"class_path": "pipeline.training.WarmupCosine"}})
         parser.link_arguments("seed_everything", "data.seed")
         for name in self.stage.linked_arguments:
             parser.link_arguments(f"data.{name}", f"model.{name}")
@@ -157,6 +160,8 @@ class StageCLI(LightningCLI):
             config.model.pretrained = None  # the checkpoint has all weights
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # `print_metrics` prints the metrics
+        if self.subcommand == "fit":
+            limit_length(config.trainer)
         resolve_newest(self.stage, config)
         name = run_name(config, self.stage.stage)
         run = Path(config.runs) / self.stage.stage / name
@@ -206,7 +211,7 @@ class StageCLI(LightningCLI):
             "logger": False if config.fast_dev_run else self._loggers(),
             "callbacks": [
                 *as_list(instantiated["callbacks"]),
-                *basic_callbacks(int(self._get(self.config, "seed_everything")), bar=bar),
+                *basic_callbacks(self._get(self.config, "seed_everything"), instantiated, bar=bar),
                 *([] if config.fast_dev_run else self._output_callbacks()),
                 self.stops,
             ],
@@ -234,11 +239,13 @@ class StageCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Print the first lines of the run, then run Lightning's fit, validate, test or predict."""
+        config = self.config[subcommand]
         print_start(
             f"heatlift {self.stage.stage} {self.subcommand}: {self.folder}",
             self.trainer,
             data=self.datamodule.describe(),
-            weights=describe_weights(self.run, self.config[subcommand], self.settings),
+            weights=describe_weights(self.run, config, self.settings),
+            length=describe_length(config.trainer) if subcommand == "fit" else "",
         )
         super()._run_subcommand(subcommand)
 
