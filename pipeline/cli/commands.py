@@ -119,7 +119,7 @@ def _config_help(components: Any) -> str:
 
 
 def normalise_options(arguments: Sequence[str]) -> list[str]:
-    """Write `--skip-bad` as `--skip_bad`, and give it a value if it has none.
+    """Write options as argparse needs them: `--skip_bad`, with a value, `--also=-c x`.
 
     >>> normalise_options(["--skip-bad", "folder"]), normalise_options(["--skip_bad=3"])
     (['--skip_bad', '1000000000', 'folder'], ['--skip_bad=3'])
@@ -131,7 +131,8 @@ def normalise_options(arguments: Sequence[str]) -> list[str]:
         if option == "--skip_bad" and not (value or "").lstrip("-").isdigit() and not joined:
             found.append(Argument(option, UNLIMITED))
             found += [Argument("", value)] if value is not None else []
-        else:
+        else:  # a value with a dash at its start would be taken for an option
+            joined |= option.startswith("--") and (value or "").startswith("-")
             found.append(Argument(option, value, joined))
     return to_words(found)
 

@@ -82,12 +82,9 @@ def run_command(
 
 def _run(run: Callable[[list[str]], None], arguments: Sequence[str], *, debug: bool) -> int:
     """Call a function with the arguments, in which configs are paths; return the exit code."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for pattern in IGNORED_WARNINGS:
-        warnings.filterwarnings("ignore", pattern)
+    quieten_libraries()
     try:
-        run(resolve_configs(_import_own_files(arguments)))
+        run(resolve_configs(import_own_files(arguments)))
     except StoppedBySignal as stop:
         return print_error(stop.message, stop.exit_code)
     except Exception as error:
@@ -103,11 +100,19 @@ def _run(run: Callable[[list[str]], None], arguments: Sequence[str], *, debug: b
     return 0
 
 
+def quieten_libraries() -> None:
+    """Ignore what libraries print that a user cannot act on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", pattern)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     raise StoppedBySignal(number, f"stopped by {signal.Signals(number).name}")
 
 
-def _import_own_files(arguments: Sequence[str]) -> list[str]:
+def import_own_files(arguments: Sequence[str]) -> list[str]:
     """Import the files given with --import; return the other arguments.
 
     Raises:

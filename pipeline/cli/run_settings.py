@@ -10,8 +10,14 @@ from typing import Any, Literal
 from lightning.pytorch.cli import LightningArgumentParser
 
 from pipeline.cli.arguments import option_values, parse_arguments
-from pipeline.cli.configs import plain_values, read_yaml
-from pipeline.cli.trainer_options import DEFAULT_EPOCHS, DEFAULT_STEPS
+from pipeline.cli.configs import check_finite, plain_values, read_yaml
+from pipeline.cli.newest import resolve_newest
+from pipeline.cli.trainer_options import (
+    DEFAULT_EPOCHS,
+    DEFAULT_STEPS,
+    check_options,
+    limit_length,
+)
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import UsageError
 from pipeline.files.digests import file_digest, folder_digest
@@ -23,6 +29,7 @@ from pipeline.training.run_folder import (
     remove_partial_files,
     settings_digest,
 )
+from pipeline.training.stage import Stage
 
 WITHOUT_EFFECT = (
     "config",
@@ -51,6 +58,15 @@ DEVICE_OPTIONS = (
 """Options of the Trainer that define where a run computes, not what it computes."""
 
 
+LIGHTNING_HELP = {
+    "seed_everything": "Seed of weights, shuffling, augmentation and noise.",
+    "trainer.max_epochs": "Epochs of the training; if no length is given at all, it takes "
+    f"{DEFAULT_EPOCHS} epochs or {DEFAULT_STEPS} steps, whichever is first.",
+    "trainer.max_steps": "Optimizer steps of the training; -1 for no limit in steps.",
+}
+"""Options of Lightning that Heatlift explains otherwise, because it treats them otherwise."""
+
+
 def add_run_options(parser: LightningArgumentParser, example_config: str) -> None:
     """Add the options of a run to the parser of a stage, and explain those of Lightning.
 
@@ -58,13 +74,9 @@ def add_run_options(parser: LightningArgumentParser, example_config: str) -> Non
         parser: Parser of a subcommand.
         example_config: A shipped config that the help shows.
     """
-    help_texts = {
+    help_texts = LIGHTNING_HELP | {
         "config": f"A shipped config such as {example_config} or data/synthetic, or a YAML file; "
         "later ones override earlier ones.",
-        "seed_everything": "Seed of weights, shuffling, augmentation and noise.",
-        "trainer.max_epochs": f"Epochs of the training; without it, max_steps and max_time "
-        f"{DEFAULT_EPOCHS} epochs or {DEFAULT_STEPS} steps, whichever is first.",
-        "trainer.max_steps": "Optimizer steps of the training; -1 for no limit in steps.",
     }
     for action in parser._actions:
         action.help = help_texts.get(action.dest, action.help)
@@ -141,6 +153,32 @@ def check_weights(config: Any, command: str, run: Path) -> None:
         f"{run / trained if trained else 'CHECKPOINT'} or --model.pretrained, "
         "or --untrained for random weights"
     )
+
+
+def complete_config(
+    config: Any, stage: type[Stage], subcommand: str | None, planned: Collection[str] = ()
+) -> None:
+    """Check a parsed config, set the values that it leaves to us, and resolve `newest`.
+
+    Args:
+        config: The parsed config of the subcommand; it is changed.
+        stage: LightningModule class of the stage.
+        subcommand: fit, validate, test or predict.
+        planned: Stages that are trained before it; see `resolve_newest`.
+
+    Raises:
+        UsageError: If a value is wrong.
+    """
+    check_finite(plain_values(config))
+    fitting = subcommand == "fit"
+    if fitting:
+        limit_length(config.trainer)
+    if not fitting and config.ckpt_path:
+        config.model.pretrained = None  # the checkpoint has all weights
+    if subcommand in ("validate", "test"):
+        config.verbose = False  # `print_metrics` prints the metrics
+    check_options(config, fitting=fitting)
+    resolve_newest(stage, config, planned)
 
 
 def run_settings(config: Any, arguments: Sequence[str]) -> dict[str, Any]:

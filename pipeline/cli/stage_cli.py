@@ -14,8 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 from pipeline.cli import explain
-from pipeline.cli.configs import check_finite, plain_values
-from pipeline.cli.newest import resolve_newest
+from pipeline.cli.configs import plain_values
 from pipeline.cli.run_report import (
     describe_weights,
     finish_run,
@@ -29,6 +28,7 @@ from pipeline.cli.run_settings import (
     add_run_options,
     check_weights,
     checkpoint_settings,
+    complete_config,
     evaluation_folder,
     run_name,
     run_settings,
@@ -37,12 +37,11 @@ from pipeline.cli.stages import STAGES
 from pipeline.cli.trainer_options import (
     as_list,
     basic_callbacks,
-    check_options,
     describe_length,
-    limit_length,
     make_ddp_strategy,
     make_loggers,
     process_count,
+    report_wrong_values,
 )
 from pipeline.dashboard.callback import Dashboard
 from pipeline.dashboard.show import finish_wandb
@@ -155,20 +154,12 @@ class StageCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Resolve `newest`, open the run or the evaluation folder, start several processes."""
         config = self.config[self.subcommand]
-        check_finite(plain_values(config))
-        if self.subcommand != "fit" and config.ckpt_path:
-            config.model.pretrained = None  # the checkpoint has all weights
-        if self.subcommand in ("validate", "test"):
-            config.verbose = False  # `print_metrics` prints the metrics
-        if self.subcommand == "fit":
-            limit_length(config.trainer)
-        resolve_newest(self.stage, config)
+        complete_config(config, self.stage, self.subcommand)
         name = run_name(config, self.stage.stage)
         run = Path(config.runs) / self.stage.stage / name
         if self.subcommand != "fit":
             check_weights(config, f"{self.stage.stage} {self.subcommand}", run)
         self.settings = run_settings(config, self.command_line)
-        check_options(config, fitting=self.subcommand == "fit")
         if self.subcommand == "fit":
             self.run = open_run(Path(config.runs), self.stage.stage, name, self.settings)
             if self.run.resume:
@@ -188,6 +179,11 @@ class StageCLI(LightningCLI):
         if self.run:
             self.run.release()
         raise SystemExit(print_error(message, code) if code else 0)
+
+    def instantiate_classes(self) -> None:
+        """Make the data, the module and the Trainer; a class that refuses a value is named."""
+        with report_wrong_values():
+            super().instantiate_classes()
 
     def after_instantiate_classes(self) -> None:
         """Store the arguments of the module in its checkpoints."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
@@ -50,6 +52,28 @@ def check_options(config: Any, *, fitting: bool) -> None:
         )
     if config.save_every < 1:
         raise UsageError(f"save_every is {config.save_every}; give at least 1")
+
+
+@contextlib.contextmanager
+def report_wrong_values() -> Iterator[None]:
+    """Turn errors of constructors into usage errors: their arguments are values of the config.
+
+    Raises:
+        UsageError: If a class refuses its arguments.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, ZeroDivisionError, MisconfigurationException) as error:
+        raise UsageError(f"{join_lines(error)}; correct this value of the config") from error
+    except RuntimeError as error:
+        if "negative dimension" not in str(error):
+            raise
+        raise UsageError(f"{join_lines(error)}; correct the size in the config") from error
+
+
+def join_lines(error: Exception) -> str:
+    """Text of an exception on one line, without its end mark."""
+    return " ".join(str(error).split())[:300].rstrip(".")
 
 
 def limit_length(trainer: Any) -> None:

@@ -20,6 +20,7 @@ import filelock
 from pipeline.cli import launch
 from pipeline.cli.arguments import option_values
 from pipeline.cli.configs import find_config, read_yaml, resolve_configs
+from pipeline.cli.stage_check import check_fit
 from pipeline.cli.stages import STAGES
 from pipeline.cli.tables import print_table
 from pipeline.errors import HeatliftError, StorageError, UsageError
@@ -181,8 +182,9 @@ def _read_parameters(path: Path, parameters: Any) -> dict[str, tuple[Any, ...]]:
 def sweep(file: str, also: str = "", runs: str = "runs") -> None:
     """Train every combination of a sweep as a separate run, and print a table.
 
-    Finished runs are kept, an interrupted one is resumed, and one that another process trains is
-    skipped. The table is also in `RUNS/sweeps/NAME.csv`, written after each run.
+    All points are checked before the first is trained. Finished runs are kept, an interrupted one
+    is resumed, and one that another process trains is skipped. The table is also in
+    `RUNS/sweeps/NAME.csv`, written after each run.
 
     Args:
         file: W&B sweep file with method grid: a path, or a name such as sweeps/paper003_frames.
@@ -190,11 +192,12 @@ def sweep(file: str, also: str = "", runs: str = "runs") -> None:
         runs: Folder of all runs.
 
     Raises:
-        UsageError: If the file is not such a sweep.
+        UsageError: If the file is not such a sweep, or a point cannot be trained.
         PointError: If a run failed or was skipped; the runs after it were trained nevertheless.
     """
     found = read_sweep(find_config(file))
     points = [SweepPoint(found, values, shlex.split(also), Path(runs)) for values in found.points()]
+    _check_points(points)
     codes = []
     for number, point in enumerate(points, start=1):
         if point.finished_folder() is None:
@@ -238,6 +241,18 @@ class SweepPoint:
             if (state := read_state(path.parent)) and state.get("state") == FINISHED
         }
         return max(finish_times, key=lambda path: finish_times[path]) if finish_times else None
+
+
+def _check_points(points: Sequence[SweepPoint]) -> None:
+    """Check all points that are not finished before the first is trained, and print them.
+
+    Raises:
+        HeatliftError: If a point cannot be trained.
+    """
+    open_points = [point for point in points if point.finished_folder() is None]
+    for point in open_points:
+        plan = check_fit(point.stage, [*point.arguments, "--name", point.name])
+        print_line(f"  to train: {plan.folder}; {plan.length}")
 
 
 def _train(point: SweepPoint) -> int:
