@@ -181,7 +181,7 @@ class StageCLI(LightningCLI):
         raise SystemExit(print_error(message, code) if code else 0)
 
     def instantiate_classes(self) -> None:
-        """Make the data, the module and the Trainer; a class that refuses a value is named."""
+        """Make the data, the module and the Trainer; a value that a class rejects is named."""
         with report_wrong_values():
             super().instantiate_classes()
 

@@ -59,7 +59,7 @@ def report_wrong_values() -> Iterator[None]:
     """Turn errors of constructors into usage errors: their arguments are values of the config.
 
     Raises:
-        UsageError: If a class refuses its arguments.
+        UsageError: If a class rejects its arguments.
     """
     try:
         yield

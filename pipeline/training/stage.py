@@ -273,7 +273,7 @@ class Stage(pl.LightningModule):
         """Make the optimizer and the learning-rate scheduler, updated every optimizer step.
 
         Raises:
-            UsageError: If the training has no limit, or the optimizer refuses its arguments.
+            UsageError: If the training has no limit, or the optimizer rejects its arguments.
         """
         optimizer = make_optimizer(self)
         batches = len(self.data_module.train_dataloader())
@@ -353,7 +353,7 @@ def make_optimizer(module: Stage) -> torch.optim.Optimizer:
     """Make the optimizer of a module, for its parameters that are trained.
 
     Raises:
-        UsageError: If the optimizer refuses its arguments, or nothing is trained.
+        UsageError: If the optimizer rejects its arguments, or nothing is trained.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
