@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline.cli.newest import resolve_newest
 from pipeline.cli.trainer_options import (
     DEFAULT_EPOCHS,
     DEFAULT_STEPS,
+    NOT_ALLOWED,
     check_options,
     limit_length,
 )
@@ -67,6 +69,10 @@ LIGHTNING_HELP = {
 """Options of Lightning that Heatlift explains otherwise, because it treats them otherwise."""
 
 
+SET_BY_HEATLIFT = tuple(f"trainer.{name}" for name in NOT_ALLOWED)
+"""Options that the help does not list, because they cannot be set."""
+
+
 def add_run_options(parser: LightningArgumentParser, example_config: str) -> None:
     """Add the options of a run to the parser of a stage, and explain those of Lightning.
 
@@ -79,7 +85,8 @@ def add_run_options(parser: LightningArgumentParser, example_config: str) -> Non
         "later ones override earlier ones.",
     }
     for action in parser._actions:
-        action.help = help_texts.get(action.dest, action.help)
+        is_ours = action.dest.removesuffix(".help") in SET_BY_HEATLIFT
+        action.help = argparse.SUPPRESS if is_ours else help_texts.get(action.dest, action.help)
     parser.add_argument(
         "--name",
         type=str | None,

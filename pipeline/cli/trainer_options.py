@@ -32,6 +32,14 @@ DEFAULT_EPOCHS, DEFAULT_STEPS = 50, 5000
 """Length of a training whose command line and configs give none: what comes first."""
 
 
+NOT_ALLOWED = {
+    "logger": "the loggers are metrics.csv and W&B (--wandb)",
+    "enable_checkpointing": "checkpoints are saved always (--save_every)",
+    "default_root_dir": "the folder of all runs is --runs",
+}
+"""Options of the Trainer that Heatlift sets itself, and what there is instead."""
+
+
 def check_options(config: Any, *, fitting: bool) -> None:
     """Check the options that Heatlift restricts.
 
@@ -42,9 +50,9 @@ def check_options(config: Any, *, fitting: bool) -> None:
     Raises:
         UsageError: If an option has a value that is not allowed.
     """
-    for key in ("logger", "enable_checkpointing"):
+    for key, instead in NOT_ALLOWED.items():
         if config.trainer[key]:
-            raise UsageError(f"--trainer.{key}: cannot be set; Heatlift uses its own")
+            raise UsageError(f"--trainer.{key}: cannot be set; {instead}")
     if fitting and config.trainer.precision == "16-true":
         raise UsageError(
             "--trainer.precision 16-true: is for tests; steps of the optimizer are too small for "

@@ -123,6 +123,7 @@ LINES = {
     (*FIT, "--ckpt_path", "x.ckpt"): "--ckpt_path x.ckpt: fit resumes automatically",
     (*FIT, "--name", "../../x"): "--name ../../x: is a path; give a name",
     (*FIT, "--trainer.logger", "true"): "--trainer.logger: cannot be set",
+    (*FIT, "--trainer.default_root_dir", "x"): "--trainer.default_root_dir: cannot be set",
     (*FIT, "--trainer.precision", "16-true"): "16-true: is for tests; steps of the optimizer are",
     (*FIT, "--save_every", "-3"): "save_every is -3; give at least 1",
     (*INTEGRAL, "--data.photographs", "pipeline.datasets.Coco"): "photographs: needs root",
@@ -528,3 +529,12 @@ def test_a_terminal_shows_no_epoch_3_of_minus_2(epochs, shown):
     trainer = SimpleNamespace(max_epochs=epochs, callbacks=None)
     callbacks = trainer_options.basic_callbacks(0, trainer, bar=True)
     assert any(isinstance(callback, OpenProgressBar) for callback in callbacks) == shown
+
+
+def test_the_help_lists_no_option_that_cannot_be_set(capsys):
+    assert main(["lift", "fit", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "--trainer.max_steps" in printed
+    for name in trainer_options.NOT_ALLOWED:
+        assert f"--trainer.{name} " not in printed
+        assert f"--trainer.{name}." not in printed
