@@ -23,7 +23,12 @@ export MALLOC_TOP_PAD_ := 268435456
 export WANDB
 
 # Quote a value for the shell, with any characters in it; ~/ at its start is the home folder.
-quoted = '$(subst ','\'',$(if $(filter ~/%,$1),$(patsubst ~/%,$(HOME)/%,$1),$1))'
+define newline
+
+
+endef
+at_home = $(subst $(newline),,$(subst $(newline)~/,$(HOME)/,$(newline)$1))
+quoted = '$(subst ','\'',$(call at_home,$1))'
 
 # DATA is the name of a config in configs/data/ or the path of a YAML file. CONFIG is the name of a
 # config in configs/ or a path.
@@ -62,16 +67,8 @@ pretrain: install ## Pretrain a lifter on masked, noisy 2D projections of motion
 	$(HEATLIFT) pretrain fit -c $(call quoted,$(or $(CONFIG),pretrain/mixste_small)) $(data) $(root) $(name) $(ARGS)
 
 lift: install ## Train a lifter (2D to 3D), from the newest pretraining on the same data
-ifeq ($(input),newest)
-	@$(HEATLIFT) newest heatmap --data $(config) $(if $(ROOT),--root $(call quoted,$(ROOT))) >/dev/null 2>&1 || { \
-	  echo $(call quoted,make lift: no finished 2D stage on $(DATA) yet; training one first (make heatmap)); \
-	  $(MAKE) heatmap CONFIG= NAME= ARGS=; }
-endif
-ifneq ($(DETECTOR)$(filter newest %.ckpt,$(input)),)
-	$(HEATLIFT) detect -c $(call quoted,$(or $(CONFIG),lift/mixste_small)) $(data) $(root) --detector $(call quoted,$(input))
-endif
-	$(HEATLIFT) lift fit -c $(call quoted,$(or $(CONFIG),lift/mixste_small)) $(data) $(root) $(name) \
-	  --data.detections $(call quoted,$(input)) --model.pretrained $(call quoted,$(PRETRAINED)) $(ARGS)
+	$(HEATLIFT) chain --lifter $(call quoted,$(or $(CONFIG),lift/mixste_small)) --data $(config) $(if $(ROOT),--root $(call quoted,$(ROOT))) $(name) \
+	  --detections $(call quoted,$(input)) --pretrained $(call quoted,$(PRETRAINED)) $(if $(ARGS),--also=$(call quoted,$(ARGS)))
 
 results: install ## Train the lifters of the open benchmark and write docs/results.md
 	$(HEATLIFT) results $(data) $(root) $(ARGS)

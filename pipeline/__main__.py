@@ -61,6 +61,11 @@ COMMANDS = {
     "newest": Command(
         "print the checkpoint of the newest finished run of a stage", "pipeline.cli.newest:newest"
     ),
+    "chain": Command(
+        "train a lifter and the 2D stage it needs; check and print the plan first",
+        "pipeline.experiments.chain:chain",
+        options_only=True,
+    ),
     "demo": Command(
         "train all stages on rendered people and print their errors",
         "pipeline.experiments.demo:demo",

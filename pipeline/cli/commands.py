@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import jsonargparse
 
+from pipeline.cli.arguments import Argument, option_values, parse_arguments, to_words
 from pipeline.cli.command_table import Command
 from pipeline.cli.configs import read_source
 from pipeline.cli.newest import newest_detector, with_root
@@ -24,6 +24,9 @@ from pipeline.training.transfer import WeightsReport
 
 VALUES = {"--skip_bad": "1000000000", "--resume_with_changed_code": "true"}
 """Options that may be given without a value -> the value that they have then."""
+
+SOURCE_OPTION = "--data.source.init_args."
+"""Beginning of an option of the data source, as the stages write it."""
 
 GROUP_HELP = "_help"
 """Key of the help line among the subcommands of a command, as jsonargparse defines it."""
@@ -80,16 +83,10 @@ def _device_count(arguments: Sequence[str]) -> int:
     >>> _device_count(["--devices", "two"]), _device_count(["--devices=2", "--strategy=ddp_fork"])
     (1, 1)
     """
-    parts = _split_at_equals(arguments)
-    values = [value for option, value in itertools.pairwise(parts) if option == "--devices"]
-    if "--strategy" in parts:
+    if option_values(arguments, "--strategy"):
         return 1
+    values = option_values(arguments, "--devices")
     return int(values[-1]) if values and values[-1].isdecimal() else 1
-
-
-def _split_at_equals(arguments: Sequence[str]) -> list[str]:
-    """Arguments with `--option=value` as two items."""
-    return [part for argument in arguments for part in argument.split("=", 1)]
 
 
 def _supervise(devices: int, command_line: Sequence[str]) -> None:
@@ -125,23 +122,25 @@ def _config_help(components: Any) -> str:
 
 
 def normalise_options(arguments: Sequence[str]) -> list[str]:
-    """Write `--skip-bad` as `--skip_bad`, and give options a value that may have none.
+    """Write options as argparse needs them: `--skip_bad`, with a value, `--also=-c x`.
 
     >>> normalise_options(["--skip-bad", "folder"]), normalise_options(["--skip_bad=3"])
     (['--skip_bad', '1000000000', 'folder'], ['--skip_bad=3'])
     >>> normalise_options(["--resume_with_changed_code"])
     ['--resume_with_changed_code', 'true']
     """
-    found: list[str] = []
-    for argument in arguments:
-        is_value = argument.lstrip("-").isdigit() or argument in ("true", "false")
-        if found and found[-1] in VALUES and not is_value:
-            found.append(VALUES[found[-1]])
-        name, equals, value = argument.partition("=")
-        if name.startswith("--") and "." not in name:
-            name = f"--{name[2:].replace('-', '_')}"
-        found.append(name + equals + value)
-    return [*found, VALUES[found[-1]]] if found and found[-1] in VALUES else found
+    found: list[Argument] = []
+    for option, value, joined in parse_arguments(arguments):
+        if option.startswith("--") and "." not in option:
+            option = f"--{option[2:].replace('-', '_')}"
+        is_value = joined or (value or "").lstrip("-").isdigit() or value in ("true", "false")
+        if option in VALUES and not is_value:
+            found.append(Argument(option, VALUES[option]))
+            found += [Argument("", value)] if value is not None else []
+        else:  # a value with a dash at its start would be taken for an option
+            joined |= option.startswith("--") and (value or "").startswith("-")
+            found.append(Argument(option, value, joined))
+    return to_words(found)
 
 
 def weights_import_options(arguments: Sequence[str]) -> list[str]:
@@ -151,8 +150,11 @@ def weights_import_options(arguments: Sequence[str]) -> list[str]:
     ['--file', 'a.bin', '--as_', 'mixste', '--output', 'b.ckpt']
     """
     parameters = {"--as": "--as_", "-o": "--output"}
-    first = [] if not arguments or arguments[0].startswith("-") else ["--file"]
-    return first + [parameters.get(argument, argument) for argument in arguments]
+    found: list[Argument] = []
+    for option, value, joined in parse_arguments(arguments):
+        file = "--file" if option == "" and not found else option
+        found.append(Argument(parameters.get(option, file), value, joined))
+    return to_words(found)
 
 
 def _rename_import_options(text: str) -> str:
@@ -173,16 +175,16 @@ def expand_configs(arguments: Sequence[str]) -> list[str]:
     """
     source: dict[str, Any] = {}
     rest: list[str] = []
-    remaining = iter(arguments)
-    for argument in remaining:
-        if argument in ("-c", "--config"):
-            path = next(remaining, None)
-            if path is None:
-                raise UsageError(f"{argument}: has no value; give a shipped config or a file")
-            if new := read_source(Path(path)):
+    for option, value, joined in parse_arguments(arguments):
+        if option in ("-c", "--config"):
+            if value is None:
+                raise UsageError(f"{option}: has no value; give a shipped config or a file")
+            if new := read_source(Path(value)):
                 source = _merge_sources(source, new)
         else:
-            rest.append(argument.replace("--data.source.init_args.", "--source.", 1))
+            name = option.removeprefix(SOURCE_OPTION)
+            option = option if name == option else f"--source.{name}"
+            rest += Argument(option, value, joined).words()
     source_option = ["--source", json.dumps(source, default=str)] if source else []
     return [*source_option, *_resolve_detector(rest, source)]
 
@@ -196,9 +198,8 @@ def _merge_sources(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, 
 
 def _resolve_detector(arguments: Sequence[str], source: Mapping[str, Any]) -> list[str]:
     """Override `--detector newest` by the newest detector that was trained on this source."""
-    values = dict(itertools.pairwise(_split_at_equals(arguments)))
-    if values.get("--detector") != "newest":
+    if option_values(arguments, "--detector")[-1:] != ["newest"]:
         return list(arguments)
-    if root := values.get("--source.root"):
-        source = with_root(source, root)
+    if root := option_values(arguments, "--source.root")[-1:]:
+        source = with_root(source, root[0])
     return [*arguments, "--detector", newest_detector(Path("runs"), source)]

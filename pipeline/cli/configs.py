@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
 import yaml
 
+from pipeline.cli.arguments import parse_arguments
 from pipeline.errors import UsageError
 
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError)
@@ -68,18 +69,20 @@ def check_finite(value: Any, key: str = "") -> None:
 def resolve_configs(arguments: Sequence[str]) -> list[str]:
     """Write all spellings of `-c CONFIG` in a command line as two arguments, `-c` and a path.
 
+    Raises:
+        UsageError: If a config has no name, is not found or is not valid.
+
     >>> [Path(name).name for name in resolve_configs(["-c=lift/demo", "-clift/demo", "--x=-c"])]
     ['-c', 'demo.yaml', '-c', 'demo.yaml', '--x=-c']
     """
     resolved: list[str] = []
-    for argument in arguments:
-        joined = re.fullmatch(r"--config=(.+)|-c=?(.+)", argument)
-        if resolved[-1:] == ["-c"]:
-            resolved.append(str(find_config(argument)))
-        elif joined:
-            resolved += ["-c", str(find_config(joined[1] or joined[2]))]
+    for argument in parse_arguments(arguments):
+        if argument.option not in ("-c", "--config"):
+            resolved += argument.words()
+        elif argument.value is None:
+            raise UsageError(f"{argument.option}: has no value; give a shipped config or a file")
         else:
-            resolved.append("-c" if argument == "--config" else argument)
+            resolved += ["-c", str(find_config(argument.value))]
     return resolved
 
 
@@ -120,6 +123,22 @@ def read_source(path: Path) -> dict[str, Any]:
     if not isinstance(part.get("init_args", {}), dict):
         raise UsageError(f"{path}: init_args of data.source need keys with values")
     return part
+
+
+def configured_classes(config: Any) -> Iterator[str]:
+    """Iterate over all class paths in a config.
+
+    >>> list(configured_classes({"net": {"class_path": "a.B", "init_args": {"x": [1]}}}))
+    ['a.B']
+    """
+    if isinstance(config, Mapping):
+        if isinstance(config.get("class_path"), str):
+            yield config["class_path"]
+        for value in config.values():
+            yield from configured_classes(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from configured_classes(value)
 
 
 def check_yaml(text: str, depth: int = 50) -> None:

@@ -11,7 +11,6 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import jsonargparse
@@ -19,6 +18,8 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
+from pipeline.cli.arguments import option_values
+from pipeline.cli.configs import configured_classes, read_yaml
 from pipeline.errors import HeatliftError
 from pipeline.training import processes
 
@@ -185,12 +186,12 @@ def _source_kind(class_path: str) -> str | None:
 def known_keys(parser: LightningArgumentParser, arguments: Sequence[str]) -> list[str]:
     """List the keys of a parser and the arguments of all classes in the given configs."""
     keys = [action.dest for action in parser._actions]
-    for option, value in pairwise(arguments):
-        if option in ("-c", "--config"):
-            text = Path(value).read_text()
-            for class_path in re.findall(r"class_path:\s*(pipeline\.[\w.]+)", text):
-                module, _, name = class_path.rpartition(".")
-                with contextlib.suppress(ImportError, AttributeError):
-                    configured_class = getattr(importlib.import_module(module), name)
-                    keys += inspect.signature(configured_class).parameters
+    for path in option_values(arguments, "-c", "--config"):
+        for class_path in configured_classes(read_yaml(Path(path))):
+            module, _, name = class_path.rpartition(".")
+            if not module.startswith("pipeline."):
+                continue
+            with contextlib.suppress(ImportError, AttributeError):
+                configured_class = getattr(importlib.import_module(module), name)
+                keys += inspect.signature(configured_class).parameters
     return keys

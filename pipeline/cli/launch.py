@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from pipeline.cli import commands, explain
+from pipeline.cli.arguments import parse_arguments
 from pipeline.cli.command_table import Command
 from pipeline.cli.configs import resolve_configs
 from pipeline.cli.stage_cli import StageCLI
@@ -82,13 +83,10 @@ def run_command(
 
 def _run(run: Callable[[list[str]], None], arguments: Sequence[str], *, debug: bool) -> int:
     """Call a function with the arguments, in which configs are paths; return the exit code."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for pattern in IGNORED_WARNINGS:
-        warnings.filterwarnings("ignore", pattern)
+    quieten_libraries()
     escape_log_records()
     try:
-        run(resolve_configs(_import_own_files(arguments)))
+        run(resolve_configs(import_own_files(arguments)))
     except StoppedBySignal as stop:
         return print_error(stop.message, stop.exit_code)
     except Exception as error:
@@ -104,23 +102,30 @@ def _run(run: Callable[[list[str]], None], arguments: Sequence[str], *, debug: b
     return 0
 
 
+def quieten_libraries() -> None:
+    """Ignore what libraries print that a user cannot act on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", pattern)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     raise StoppedBySignal(number, f"stopped by {signal.Signals(number).name}")
 
 
-def _import_own_files(arguments: Sequence[str]) -> list[str]:
+def import_own_files(arguments: Sequence[str]) -> list[str]:
     """Import the files given with --import; return the other arguments.
 
     Raises:
         UsageError: If a file is missing or has the name of another module.
     """
     rest: list[str] = []
-    remaining = iter(arguments)
-    for argument in remaining:
-        if argument != "--import":
-            rest.append(argument)
+    for argument in parse_arguments(arguments):
+        if argument.option != "--import":
+            rest += argument.words()
             continue
-        path = Path(next(remaining, ""))
+        path = Path(argument.value or "")
         if not path.is_file():
             raise UsageError(f"--import {path}: no such file; give a Python file of your own")
         sys.path.insert(0, str(path.resolve().parent))

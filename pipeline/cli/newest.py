@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,17 +99,24 @@ def newest_weights(runs: Path, stage: type[Stage], config: Any) -> str:
     return str(found)
 
 
-def resolve_newest(stage: type[Stage], config: Any) -> None:
+PLANNED_DETECTOR = "planned.ckpt"
+"""Value of `--data.detections newest` in the check of a fit whose 2D stage is not trained yet."""
+
+
+def resolve_newest(stage: type[Stage], config: Any, planned: Collection[str] = ()) -> None:
     """Replace `newest` in a parsed config by the newest run that fits, and `none` by None.
 
     Args:
         stage: Stage that starts.
         config: Parsed config of the subcommand; it is changed.
+        planned: Stages that are trained before it, and whose newest run does not exist yet.
 
     Raises:
         UsageError: If there is no such run.
     """
     runs = Path(config.runs)
+    if config.model.get("pretrained") == "newest" and stage.newest_from in planned:
+        config.model.pretrained = None
     if config.model.get("pretrained") == "none":
         config.model.pretrained = None
     if config.model.get("pretrained") == "newest":
@@ -117,4 +124,5 @@ def resolve_newest(stage: type[Stage], config: Any) -> None:
     detections = config.data.get("detections")
     if detections is not None and DetectionRequest.parse(detections).kind == "newest":
         source = plain_values(config.data).get("source", {})
-        config.data.detections = newest_detector(runs, source)
+        is_planned = "heatmap" in planned
+        config.data.detections = PLANNED_DETECTOR if is_planned else newest_detector(runs, source)

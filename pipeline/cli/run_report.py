@@ -20,7 +20,7 @@ from pipeline.training.run_folder import Run
 from pipeline.training.stage import Stage
 
 
-def print_start(title: str, trainer: pl.Trainer, data: str, weights: str) -> None:
+def print_start(title: str, trainer: pl.Trainer, data: str, weights: str, length: str = "") -> None:
     """Print the first lines of a run.
 
     Args:
@@ -28,11 +28,14 @@ def print_start(title: str, trainer: pl.Trainer, data: str, weights: str) -> Non
         trainer: Trainer of the run.
         data: Description of the data.
         weights: Description of the weights at the start.
+        length: Length of the training; "" if nothing is trained.
     """
     print_line(title)
     print_line(f"  data       {data}")
     print_line(f"  weights    {weights}")
     print_line(f"  device     {describe_device(trainer)}")
+    if length:
+        print_line(f"  length     {length}")
 
 
 def describe_weights(run: Run | None, config: Any, settings: Mapping[str, Any]) -> str:

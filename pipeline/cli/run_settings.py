@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from pipeline.cli.configs import plain_values
+from pipeline.cli.arguments import option_values, parse_arguments
+from pipeline.cli.configs import check_finite, plain_values, read_yaml
+from pipeline.cli.newest import resolve_newest
 from pipeline.cli.run_inputs import content_settings
+from pipeline.cli.trainer_options import (
+    DEFAULT_EPOCHS,
+    DEFAULT_STEPS,
+    NOT_ALLOWED,
+    check_options,
+    limit_length,
+)
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import UsageError
 from pipeline.files.digests import code_digests, file_digest, folder_digest
@@ -27,6 +36,7 @@ from pipeline.training.run_folder import (
     remove_partial_files,
     settings_digest,
 )
+from pipeline.training.stage import Stage
 
 WITHOUT_EFFECT = (
     "config",
@@ -56,6 +66,19 @@ DEVICE_OPTIONS = (
 """Options of the Trainer that define where a run computes, not what it computes."""
 
 
+LIGHTNING_HELP = {
+    "seed_everything": "Seed of weights, shuffling, augmentation and noise.",
+    "trainer.max_epochs": "Epochs of the training; if no length is given at all, it takes "
+    f"{DEFAULT_EPOCHS} epochs or {DEFAULT_STEPS} steps, whichever is first.",
+    "trainer.max_steps": "Optimizer steps of the training; -1 for no limit in steps.",
+}
+"""Options of Lightning that Heatlift explains otherwise, because it treats them otherwise."""
+
+
+SET_BY_HEATLIFT = tuple(f"trainer.{name}" for name in NOT_ALLOWED)
+"""Options that the help does not list, because they cannot be set."""
+
+
 def add_run_options(parser: LightningArgumentParser, example_config: str) -> None:
     """Add the options of a run to the parser of a stage, and explain those of Lightning.
 
@@ -63,17 +86,18 @@ def add_run_options(parser: LightningArgumentParser, example_config: str) -> Non
         parser: Parser of a subcommand.
         example_config: A shipped config that the help shows.
     """
-    help_texts = {
+    help_texts = LIGHTNING_HELP | {
         "config": f"A shipped config such as {example_config} or data/synthetic, or a YAML file; "
         "later ones override earlier ones.",
-        "seed_everything": "Seed of weights, shuffling, augmentation and noise.",
     }
     for action in parser._actions:
-        action.help = help_texts.get(action.dest, action.help)
+        is_ours = action.dest.removesuffix(".help") in SET_BY_HEATLIFT
+        action.help = argparse.SUPPRESS if is_ours else help_texts.get(action.dest, action.help)
     parser.add_argument(
         "--name",
         type=str | None,
-        help="Name of the run; by default the names of its configs, joined by -.",
+        help="Name of the run; by default that of the network, unless a config names it, and the "
+        "names of the configs, joined by -.",
     )
     parser.add_argument(
         "--runs",
@@ -153,6 +177,32 @@ def check_weights(config: Any, command: str, run: Path) -> None:
     )
 
 
+def complete_config(
+    config: Any, stage: type[Stage], subcommand: str | None, planned: Collection[str] = ()
+) -> None:
+    """Check a parsed config, set the values that it leaves to us, and resolve `newest`.
+
+    Args:
+        config: The parsed config of the subcommand; it is changed.
+        stage: LightningModule class of the stage.
+        subcommand: fit, validate, test or predict.
+        planned: Stages that are trained before it; see `resolve_newest`.
+
+    Raises:
+        UsageError: If a value is wrong.
+    """
+    check_finite(plain_values(config))
+    fitting = subcommand == "fit"
+    if fitting:
+        limit_length(config.trainer)
+    if not fitting and config.ckpt_path:
+        config.model.pretrained = None  # the checkpoint has all weights
+    if subcommand in ("validate", "test"):
+        config.verbose = False  # `print_metrics` prints the metrics
+    check_options(config, fitting=fitting)
+    resolve_newest(stage, config, planned)
+
+
 def run_settings(config: Any, inputs: Mapping[str, str]) -> dict[str, Any]:
     """Collect all values that affect the result of a run, as plain types; files as digests.
 
@@ -195,7 +245,7 @@ def run_code(arguments: Sequence[str]) -> dict[str, str]:
     Args:
         arguments: Arguments of the command line.
     """
-    imported = [Path(value) for option, value in pairwise(arguments) if option == "--import"]
+    imported = [Path(value) for value in option_values(arguments, "--import")]
     own = {f"--import {path.name}": file_digest(path) for path in imported}
     return code_digests(Path(__file__).parents[1]) | own
 
@@ -237,7 +287,7 @@ def checkpoint_settings(
         raise UsageError(f"{path}: holds only weights; give them with --model.pretrained instead")
     settings = dict(content["hyper_parameters"])
     settings.pop("_instantiator", None)
-    options = {argument.partition("=")[0] for argument in arguments}
+    options = {argument.option for argument in parse_arguments(arguments)}
     for name in test_settings:
         if f"--model.{name}" in options:
             settings.pop(name, None)
@@ -245,13 +295,19 @@ def checkpoint_settings(
 
 
 def run_name(config: Any, stage: str) -> str:
-    """Name of a run: the option --name, or the names of its configs.
+    """Name of a run: the option --name, or the names of its network and configs.
+
+    The network is named where no config does, so that a run of an own network has its name.
 
     Raises:
         UsageError: If it is a path.
     """
-    stems = "-".join(Path(str(path)).stem for path in config.get("config") or [])
-    name: str = config.name or stems or stage
+    configs = [Path(str(path)) for path in config.get("config") or []]
+    parts = [path.stem for path in configs]
+    if not any("net" in (read_yaml(path).get("model") or {}) for path in configs):
+        net = plain_values(config.model).get("net") or {}
+        parts = [str(net.get("class_path", stage)).rpartition(".")[2].lower(), *parts]
+    name: str = config.name or "-".join(parts)
     if Path(name).name != name or name.startswith("."):
         raise UsageError(f"--name {name}: is a path; give a name, and the folder with --runs")
     return name

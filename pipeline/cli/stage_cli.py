@@ -14,8 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 from pipeline.cli import explain
-from pipeline.cli.configs import check_finite, plain_values
-from pipeline.cli.newest import resolve_newest
+from pipeline.cli.configs import plain_values
 from pipeline.cli.run_inputs import run_inputs
 from pipeline.cli.run_report import (
     describe_weights,
@@ -31,6 +30,7 @@ from pipeline.cli.run_settings import (
     add_run_options,
     check_weights,
     checkpoint_settings,
+    complete_config,
     evaluation_folder,
     open_fit,
     run_code,
@@ -41,10 +41,11 @@ from pipeline.cli.stages import STAGES
 from pipeline.cli.trainer_options import (
     as_list,
     basic_callbacks,
-    check_options,
+    describe_length,
     make_ddp_strategy,
     make_loggers,
     process_count,
+    report_wrong_values,
 )
 from pipeline.dashboard.callback import Dashboard
 from pipeline.dashboard.show import finish_wandb
@@ -111,6 +112,7 @@ class StageCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of a run, and link options that have the same value."""
         add_run_options(parser, self.stage.example_config)
+        parser.set_defaults({"model.schedule": {"class_path": "pipeline.training.WarmupCosine"}})
         parser.link_arguments("seed_everything", "data.seed")
         for name in self.stage.linked_arguments:
             parser.link_arguments(f"data.{name}", f"model.{name}")
@@ -160,16 +162,10 @@ class StageCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Resolve `newest`, open the run or the evaluation folder, start several processes."""
         config = self.config[self.subcommand]
-        check_finite(plain_values(config))
-        if self.subcommand != "fit" and config.ckpt_path:
-            config.model.pretrained = None  # the checkpoint has all weights
-        if self.subcommand in ("validate", "test"):
-            config.verbose = False  # `print_metrics` prints the metrics
-        resolve_newest(self.stage, config)
+        complete_config(config, self.stage, self.subcommand)
         run = Path(config.runs) / self.stage.stage / run_name(config, self.stage.stage)
         if self.subcommand != "fit":
             check_weights(config, f"{self.stage.stage} {self.subcommand}", run)
-        check_options(config, fitting=self.subcommand == "fit")
         inputs = run_inputs(self.stage, config, str(self.subcommand))
         self.settings, code = run_settings(config, inputs), run_code(self.command_line)
         self.inputs = inputs | code
@@ -190,6 +186,11 @@ class StageCLI(LightningCLI):
         environment = processes.run_environment(self.folder, self.run.resume) if self.run else {}
         message, code = processes.supervise_processes(count, self.command_line, environment)
         raise SystemExit(print_error(message, code) if code else 0)
+
+    def instantiate_classes(self) -> None:
+        """Make the data, the module and the Trainer; a value that a class rejects is named."""
+        with report_wrong_values():
+            super().instantiate_classes()
 
     def after_instantiate_classes(self) -> None:
         """Store the arguments of the module in its checkpoints."""
@@ -213,7 +214,7 @@ class StageCLI(LightningCLI):
             "logger": False if config.fast_dev_run else self._loggers(),
             "callbacks": [
                 *as_list(instantiated["callbacks"]),
-                *basic_callbacks(int(self._get(self.config, "seed_everything")), bar=bar),
+                *basic_callbacks(self._get(self.config, "seed_everything"), instantiated, bar=bar),
                 SameInputs(self.inputs),
                 *([] if config.fast_dev_run else self._output_callbacks()),
                 self.stops,
@@ -242,11 +243,13 @@ class StageCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Print the first lines of the run, then run Lightning's fit, validate, test or predict."""
+        config = self.config[subcommand]
         print_start(
             f"heatlift {self.stage.stage} {self.subcommand}: {self.folder}",
             self.trainer,
             data=self.datamodule.describe(),
-            weights=describe_weights(self.run, self.config[subcommand], self.settings),
+            weights=describe_weights(self.run, config, self.settings),
+            length=describe_length(config.trainer) if subcommand == "fit" else "",
         )
         super()._run_subcommand(subcommand)
 

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
 from pipeline.dashboard.wandb_logger import make_wandb_loggers
 from pipeline.errors import UsageError
-from pipeline.training.callbacks import NonFiniteGuard, ProgressLines, SeedEveryBatch
+from pipeline.training.callbacks import (
+    NonFiniteGuard,
+    OpenProgressBar,
+    ProgressLines,
+    SeedEveryBatch,
+)
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.run_folder import Run, step_in_name
+
+DEFAULT_EPOCHS, DEFAULT_STEPS = 50, 5000
+"""Length of a training whose command line and configs give none: what comes first."""
+
+
+NOT_ALLOWED = {
+    "logger": "the loggers are metrics.csv and W&B (--wandb)",
+    "enable_checkpointing": "checkpoints are saved always (--save_every)",
+    "default_root_dir": "the folder of all runs is --runs",
+}
+"""Options of the Trainer that Heatlift sets itself, and what there is instead."""
 
 
 def check_options(config: Any, *, fitting: bool) -> None:
@@ -31,9 +50,9 @@ def check_options(config: Any, *, fitting: bool) -> None:
     Raises:
         UsageError: If an option has a value that is not allowed.
     """
-    for key in ("logger", "enable_checkpointing"):
+    for key, instead in NOT_ALLOWED.items():
         if config.trainer[key]:
-            raise UsageError(f"--trainer.{key}: cannot be set; Heatlift uses its own")
+            raise UsageError(f"--trainer.{key}: cannot be set; {instead}")
     if fitting and config.trainer.precision == "16-true":
         raise UsageError(
             "--trainer.precision 16-true: is for tests; steps of the optimizer are too small for "
@@ -41,6 +60,59 @@ def check_options(config: Any, *, fitting: bool) -> None:
         )
     if config.save_every < 1:
         raise UsageError(f"save_every is {config.save_every}; give at least 1")
+
+
+@contextlib.contextmanager
+def report_wrong_values() -> Iterator[None]:
+    """Turn errors of constructors into usage errors: their arguments are values of the config.
+
+    Raises:
+        UsageError: If a class rejects its arguments.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, ZeroDivisionError, MisconfigurationException) as error:
+        raise UsageError(f"{join_lines(error)}; correct this value of the config") from error
+    except RuntimeError as error:
+        if "negative dimension" not in str(error):
+            raise
+        raise UsageError(f"{join_lines(error)}; correct the size in the config") from error
+
+
+def join_lines(error: Exception) -> str:
+    """Text of an exception on one line, without its end mark."""
+    return " ".join(str(error).split())[:300].rstrip(".")
+
+
+def limit_length(trainer: Any) -> None:
+    """Set the length of a training whose command line and configs give none.
+
+    Lightning would train 1,000 epochs, whatever an epoch is.
+
+    Args:
+        trainer: Options of the Trainer; they are changed.
+    """
+    if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
+        trainer.max_epochs, trainer.max_steps = DEFAULT_EPOCHS, DEFAULT_STEPS
+
+
+def describe_length(trainer: Any) -> str:
+    """Describe the limits of a training in one line.
+
+    >>> from types import SimpleNamespace
+    >>> describe_length(SimpleNamespace(max_epochs=-1, max_steps=90, max_time=None))
+    '90 steps'
+    """
+    limits = []
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+        limits.append(f"{trainer.max_epochs} epochs")
+    if trainer.max_steps >= 0:
+        limits.append(f"{trainer.max_steps} steps")
+    if trainer.max_time is not None:
+        limits.append(f"time {trainer.max_time}")
+    text = " or ".join(limits) + (", whichever is first" if len(limits) > 1 else "")
+    is_default = (trainer.max_epochs, trainer.max_steps) == (DEFAULT_EPOCHS, DEFAULT_STEPS)
+    return f"{text} (default; set --trainer.max_epochs)" if is_default else text or "no limit"
 
 
 def as_list(value: Any) -> list[Any]:
@@ -105,12 +177,17 @@ def make_loggers(
     ]
 
 
-def basic_callbacks(seed: int, *, bar: bool) -> list[pl.Callback]:
+def basic_callbacks(seed: int, trainer: Any, *, bar: bool) -> list[pl.Callback]:
     """Callbacks of every Trainer: seeding, check for values that are not finite, progress lines.
 
     Args:
         seed: Seed of the run.
+        trainer: Options of the Trainer.
         bar: Whether Lightning shows a progress bar, which replaces the progress lines.
     """
     callbacks: list[pl.Callback] = [SeedEveryBatch(seed), NonFiniteGuard()]
-    return callbacks if bar else [*callbacks, ProgressLines()]
+    if not bar:
+        return [*callbacks, ProgressLines()]
+    has_epochs = trainer.max_epochs is not None and trainer.max_epochs >= 0
+    has_bar = any(isinstance(callback, ProgressBar) for callback in as_list(trainer.callbacks))
+    return callbacks if has_epochs or has_bar else [*callbacks, OpenProgressBar()]

@@ -15,7 +15,7 @@ import lightning.pytorch as pl
 import numpy as np
 
 from pipeline.dashboard import canvas, charts, media, page
-from pipeline.dashboard.wandb_logger import ResilientWandbLogger
+from pipeline.dashboard.wandb_logger import ResilientWandbLogger, artifact_name
 from pipeline.errors import printable
 from pipeline.files import writing
 
@@ -133,12 +133,12 @@ def log_bars(
 @warn_on_failure
 def log_artifact(trainer: pl.Trainer, path: Path, kind: str) -> None:
     """Log a checkpoint or a cache entry, a file or a folder, to W&B as an artifact."""
-    run_name = _file_name(str(Path(trainer.default_root_dir).name))
+    name = artifact_name(Path(trainer.default_root_dir).name, kind)
 
     def add(run: Any) -> None:
         import wandb
 
-        artifact = wandb.Artifact(f"{run_name}-{kind}", type=kind)
+        artifact = wandb.Artifact(name, type=kind)
         if path.is_dir():
             artifact.add_dir(str(path), policy="immutable")
         else:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
 import logging
 import netrc
 import os
 import re
+import shlex
 import socket
 import threading
+import unicodedata
 import urllib.parse
 import urllib.request
 import uuid
@@ -314,8 +317,9 @@ class ResilientWandbLogger(Logger):
         run = self._run
         if run is None or self._off:
             return
-        files = Path(getattr(run.settings, "sync_dir", "") or self.folder / "wandb")
-        send = f"`wandb sync {files}` sends it"
+        parts = offline_parts(self.folder) if self.mode == "offline" else []
+        files = parts or [Path(getattr(run.settings, "sync_dir", "") or self.folder / "wandb")]
+        send = f"`wandb sync {shlex.join(map(str, files))}` sends it"
         try:
             run.finish()
             if self.mode == "offline":
@@ -326,6 +330,40 @@ class ResilientWandbLogger(Logger):
             if self.mode == "online":
                 _abandon_wandb_process()
         self._off, self._run = True, None
+
+
+def offline_parts(folder: Path) -> list[Path]:
+    """Folders of all parts of a run that was logged offline, oldest first.
+
+    Each start of a run has a part of its own: one more after each resume.
+
+    Args:
+        folder: Run folder.
+    """
+    parts = (folder.absolute() / "wandb").glob("offline-run-*")
+    return sorted((path for path in parts if path.is_dir()), key=lambda path: path.name)
+
+
+def artifact_name(name: str, kind: str) -> str:
+    """Name of an artifact, of the characters that W&B allows: letters, digits, `-`, `_` and `.`.
+
+    A changed name gets a digest of the original, so that two names stay two artifacts.
+
+    Args:
+        name: Name of the run, with any characters.
+        kind: Kind of the artifact.
+
+    >>> artifact_name("mixste_small", "checkpoint")
+    'mixste_small-checkpoint'
+    >>> artifact_name("größe 2", "checkpoint")
+    'gro-e-2-6b17f5-checkpoint'
+    """
+    letters = [c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c)]
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", "".join(letters)).strip("-.")[:80]
+    if plain != name:
+        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:6]
+        plain = f"{plain or 'run'}-{digest}"
+    return f"{plain}-{kind}"
 
 
 def _call_with_timeout(seconds: float, act: Callable[[Any], Any], run: Any) -> None:

@@ -299,6 +299,22 @@ def _sequence_key(sequence: Sequence) -> dict[str, Any]:
     }
 
 
+def check_request(source: MotionSource, request: DetectionRequest) -> None:
+    """Check that detections exist, as far as that can be known without reading the motion.
+
+    Args:
+        source: Data source of the sequences.
+        request: Where the detections come from.
+
+    Raises:
+        DataError: If a checkpoint is missing, damaged or no detector, or there is no such file.
+    """
+    if request.kind == "archive":
+        _check_archive_name(source, request)
+    if request.kind == "checkpoint":
+        load_detector(request.path)
+
+
 def _check_archive_name(source: MotionSource, request: DetectionRequest) -> None:
     """Raise DataError if a value that is no existing path cannot be the name of an archive."""
     if request.path.is_symlink():

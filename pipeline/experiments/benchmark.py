@@ -14,6 +14,8 @@ import yaml
 
 from pipeline.cli import launch
 from pipeline.cli.configs import find_config, plain_values
+from pipeline.cli.stage_check import check_fit
+from pipeline.detections.cache import load_detector
 from pipeline.errors import HeatliftError, UsageError
 from pipeline.experiments.benchmark_errors import (
     RowErrors,
@@ -77,13 +79,17 @@ def results(
         raise UsageError(f"--rows: no row {min(unknown)}; there are {names}")
     if seconds <= 0:
         raise UsageError(f"--seconds {seconds:g}: give a budget above 0")
+    if detector:
+        load_detector(detector)  # used last, so it is checked first
     torch.set_num_threads(1)
     source = _merge_options(source)
     page_folder = Path(docs) if docs else _page_folder(source, Path(runs))
     benchmark = Benchmark(source, seconds, Path(runs), page_folder)
     benchmark.options = ["--resume_with_changed_code"] if resume_with_changed_code else []
+    chosen = [row for row in ROWS if not rows or row.name in rows]
+    benchmark.check(chosen)
     for row in ROWS:
-        if not rows or row.name in rows:
+        if row in chosen:
             benchmark.train(row)
             benchmark.write_page()
     if detector:
@@ -147,6 +153,17 @@ class Benchmark:
         text = yaml.safe_dump({"data": {"source": complete_source(source)}})
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.data_config, lambda file: file.write(text.encode()))
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Check the first row that is not finished: all rows have its data.
+
+        Raises:
+            HeatliftError: If it cannot be trained.
+        """
+        runs = [run for row in rows for run in (row.pretraining_run(), row.lifting_run()) if run]
+        for run in [run for run in runs if self.finished(run) is None][:1]:
+            options = ["fit", "-c", run.config, "-c", str(self.data_config), *run.arguments]
+            check_fit(run.stage, [*options, "--runs", str(self.runs), "--wandb", "off"])
 
     def train(self, row: Row) -> None:
         """Train a row, if needed with its pretraining first, and measure it."""

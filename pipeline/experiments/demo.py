@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.cli import launch
 from pipeline.cli.doctor import has_fast_bf16
+from pipeline.cli.stage_check import check_fit
 from pipeline.cli.tables import print_table
 from pipeline.dashboard import callback
 from pipeline.errors import HeatliftError
@@ -97,6 +98,7 @@ def demo(
     _print_durations("heatlift demo, on two cores:", [60 * step.minutes for step in STEPS])
     progress_file = Path(runs) / "demo.json"
     finished = _finished_steps(progress_file)
+    _check_steps(STEPS[len(finished) :], Path(runs), wandb, finished)
     for step in STEPS[len(finished) :]:
         arguments = _arguments(step, Path(runs), wandb, list(finished.values()))
         arguments += ["--resume_with_changed_code"] if resume_with_changed_code else []
@@ -107,6 +109,22 @@ def demo(
         write_atomically(progress_file, lambda file: file.write(json.dumps(finished).encode()))
     progress_file.unlink()
     _print_summary(Path(runs), [Path(folder) for folder in finished.values()])
+
+
+def _check_steps(
+    steps: Sequence[Step], runs: Path, wandb: str | None, finished: Mapping[str, str]
+) -> None:
+    """Check all steps that are left before the first one, and print where they are trained.
+
+    Raises:
+        HeatliftError: If a step cannot be trained.
+    """
+    planned: set[str] = set()
+    for step in steps:
+        folders = [] if planned else list(finished.values())
+        plan = check_fit(step.stage, _arguments(step, runs, wandb, folders), planned)
+        print_line(f"  to train: {plan.folder}; {plan.length}; {plan.inputs}")
+        planned.add(step.stage)
 
 
 def _finished_steps(progress_file: Path) -> dict[str, str]:
@@ -131,12 +149,12 @@ def _finished_steps(progress_file: Path) -> dict[str, str]:
 
 
 def _arguments(step: Step, runs: Path, wandb: str | None, folders: Sequence[str]) -> list[str]:
-    """Arguments of a step; `folders` are the run folders of the steps before."""
+    """Arguments of a step; `folders` are the run folders of the steps before, if there are any."""
     arguments = ["fit", "-c", f"{step.stage}/demo", "--name", step.name, "--runs", str(runs)]
     arguments += [*(["--wandb", wandb] if wandb else []), *step.arguments]
     if step.stage == "heatmap" and not has_fast_bf16():
         arguments += ["--trainer.precision", "32-true"]
-    if step is STEPS[-1]:
+    if step is STEPS[-1] and folders:
         arguments += ["--model.pretrained", f"{folders[-1]}/checkpoints/best.ckpt"]
     return arguments
 

@@ -16,7 +16,9 @@ from typing import Any
 import filelock
 
 from pipeline.cli import launch
+from pipeline.cli.arguments import option_values
 from pipeline.cli.configs import find_config, read_yaml, resolve_configs
+from pipeline.cli.stage_check import check_fit
 from pipeline.cli.stages import STAGES
 from pipeline.cli.tables import print_table
 from pipeline.errors import HeatliftError, StorageError, UsageError
@@ -98,11 +100,8 @@ class Sweep:
             for name, value in point.items()
             if len(self.parameters[name]) > 1
         )
-        configs = [
-            Path(path).read_text()
-            for option, path in itertools.pairwise(resolve_configs(arguments))
-            if option == "-c"
-        ]
+        paths = option_values(resolve_configs(arguments), "-c")
+        configs = [Path(path).read_text() for path in paths]
         digest = hashlib.sha256(json.dumps([*arguments, *configs]).encode()).hexdigest()[:6]
         readable = re.sub(r"[^\w.]+", "-", label).strip("-.")[:80]
         return "-".join(part for part in (self.stem, readable, digest) if part)
@@ -182,8 +181,9 @@ def _read_parameters(path: Path, parameters: Any) -> dict[str, tuple[Any, ...]]:
 def sweep(file: str, also: str = "", runs: str = "runs") -> None:
     """Train every combination of a sweep as a separate run, and print a table.
 
-    Finished runs are kept, an interrupted one is resumed, and one that another process trains is
-    skipped. The table is also in `RUNS/sweeps/NAME.csv`, written after each run.
+    All points are checked before the first is trained. Finished runs are kept, an interrupted one
+    is resumed, and one that another process trains is skipped. The table is also in
+    `RUNS/sweeps/NAME.csv`, written after each run.
 
     Args:
         file: W&B sweep file with method grid: a path, or a name such as sweeps/paper003_frames.
@@ -191,11 +191,12 @@ def sweep(file: str, also: str = "", runs: str = "runs") -> None:
         runs: Folder of all runs.
 
     Raises:
-        UsageError: If the file is not such a sweep.
+        UsageError: If the file is not such a sweep, or a point cannot be trained.
         PointError: If a run failed or was skipped; the runs after it were trained nevertheless.
     """
     found = read_sweep(find_config(file))
     points = [SweepPoint(found, values, shlex.split(also), Path(runs)) for values in found.points()]
+    _check_points(points)
     codes = []
     for number, point in enumerate(points, start=1):
         if point.finished_folder() is None:
@@ -245,6 +246,18 @@ class SweepPoint:
         return max(orders, key=lambda path: orders[path]) if orders else None
 
 
+def _check_points(points: Sequence[SweepPoint]) -> None:
+    """Check all points that are not finished before the first is trained, and print them.
+
+    Raises:
+        HeatliftError: If a point cannot be trained.
+    """
+    open_points = [point for point in points if point.finished_folder() is None]
+    for point in open_points:
+        plan = check_fit(point.stage, [*point.arguments, "--name", point.name])
+        print_line(f"  to train: {plan.folder}; {plan.length}")
+
+
 def _train(point: SweepPoint) -> int:
     """Train a point unless another process trains it; return the exit code."""
     for lock in point.folder.glob(f"{glob.escape(point.name)}*/.lock"):
@@ -259,7 +272,8 @@ def _train(point: SweepPoint) -> int:
 
 def _table_rows(found: Sweep, points: Sequence[SweepPoint]) -> list[list[str]]:
     """Header and rows of the table: values, best validation, test, minutes and name of each run."""
-    test_metric = found.metric.replace("val/", "test/")
+    split, _, metric = found.metric.partition("/")
+    test_metric = f"test/{metric}" if split == "val" else found.metric
     varied = [name for name, values in found.parameters.items() if len(values) > 1]
     header = [name.rpartition(".")[2] for name in varied]
     rows = [[*header, found.metric, test_metric, "minutes", "run"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import time
@@ -12,7 +13,7 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from torch import Tensor
 
 from pipeline import rng
@@ -237,12 +238,27 @@ class ProgressLines(Callback):
         progress = Progress(trainer, int(trainer.num_training_batches))
         rate = steps / max(now - self._start_time, 1e-9)
         of_steps = f" of {progress.steps}" if progress.steps is not None else ""
-        epochs = trainer.max_epochs
-        of_epochs = f" of {epochs}" if epochs is not None and epochs > 0 else ""
+        epochs = math.ceil((progress.steps or 0) / progress.steps_per_epoch)
+        of_epochs = f" of {epochs}" if epochs else ""
         loss = trainer.callback_metrics.get("train/loss")
         loss_text = "" if loss is None else f", loss {float(loss):.4g}"
         print_line(
             f"  step {trainer.global_step}{of_steps}, "
             f"epoch {trainer.current_epoch + 1}{of_epochs}{loss_text}, "
             f"{rate:.1f} steps/s, about {format_duration(progress.seconds_left(rate))} left"
+        )
+
+
+class OpenProgressBar(TQDMProgressBar):
+    """Progress bar of a training that steps or time end, whose number of epochs is not known.
+
+    Lightning's own bar would show `Epoch 3/-2`.
+    """
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Begin the bar of an epoch, named by its number and the optimizer steps so far."""
+        super().on_train_epoch_start(trainer, *_)
+        of_steps = f" of {trainer.max_steps}" if trainer.max_steps >= 0 else ""
+        self.train_progress_bar.set_description(
+            f"epoch {trainer.current_epoch + 1}, from step {trainer.global_step}{of_steps}"
         )

@@ -242,21 +242,8 @@ class Stage(_PrintingModule):
             DataError: If the file is damaged or its weights do not fit.
             UsageError: If no training follows and the file lacks weights of `net`.
         """
-        if not self.pretrained:
-            return
-        fitting = stage == "fit"
-        report = transfer_weights(
-            self,
-            self.pretrained,
-            stages=self.weights_from,
-            prefixes=lambda source: self.transferred_prefixes(source, fitting=fitting),
-            check=self.check_source,
-            whole=not fitting,
-        )
-        self.pretrained = None  # setup of a later test must not transfer again
-        self.origin = {"pretrained": report.plain()}
-        self.weights = f"{report.source}, digest {report.digest[:12]}"
-        self.report_weights(report)
+        if self.pretrained:
+            self.report_weights(load_pretrained(self, fitting=stage == "fit"))
 
     def on_validation_epoch_start(self) -> None:
         """Call `begin` for the validation split."""
@@ -298,11 +285,9 @@ class Stage(_PrintingModule):
         """Make the optimizer and the learning-rate scheduler, updated every optimizer step.
 
         Raises:
-            UsageError: If the training has no limit.
+            UsageError: If the training has no limit, or the optimizer rejects its arguments.
         """
-        optimizer = self.optimizer(
-            parameter for parameter in self.parameters() if parameter.requires_grad
-        )
+        optimizer = make_optimizer(self)
         batches = len(self.data_module.train_dataloader())
         self.progress = progress = start_progress(self.trainer, batches)
         if warning := progress.warning():
@@ -349,3 +334,42 @@ class Stage(_PrintingModule):
             )
         self.origin = entry.get("origin", {})
         self.weights = describe_checkpoint(checkpoint)
+
+
+def load_pretrained(module: Stage, *, fitting: bool) -> WeightsReport:
+    """Transfer the weights of `pretrained` to a module, once; return the report of them.
+
+    Args:
+        module: Module whose `pretrained` is set.
+        fitting: Whether the weights are trained further; false if they are only tested.
+
+    Raises:
+        DataError: If the file is damaged or its weights do not fit.
+        UsageError: If no training follows and the file lacks weights of `net`.
+    """
+    report = transfer_weights(
+        module,
+        str(module.pretrained),
+        stages=module.weights_from,
+        prefixes=lambda source: module.transferred_prefixes(source, fitting=fitting),
+        check=module.check_source,
+        whole=not fitting,
+    )
+    module.pretrained = None  # setup of a later test must not transfer again
+    module.origin = {"pretrained": report.plain()}
+    module.weights = f"{report.source}, digest {report.digest[:12]}"
+    return report
+
+
+def make_optimizer(module: Stage) -> torch.optim.Optimizer:
+    """Make the optimizer of a module, for its parameters that are trained.
+
+    Raises:
+        UsageError: If the optimizer rejects its arguments, or nothing is trained.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        return module.optimizer(parameters)
+    except (ValueError, TypeError) as error:
+        text = " ".join(str(error).split())
+        raise UsageError(f"--model.optimizer: {text}; correct its arguments") from error

@@ -12,7 +12,12 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.cli import explain
-from pipeline.cli.commands import expand_configs
+from pipeline.cli.commands import (
+    UNLIMITED,
+    expand_configs,
+    normalise_options,
+    weights_import_options,
+)
 from pipeline.cli.configs import resolve_configs
 from pipeline.errors import UsageError
 from pipeline.experiments.demo import STEPS, _arguments, _finished_steps
@@ -82,6 +87,26 @@ def finished(folder, source):
     settings = {"data": {"source": source}}
     run = Run(folder, {"state": FINISHED, "checkpoint": "checkpoints/best.ckpt"})
     run.write(settings=settings)
+
+
+@pytest.mark.parametrize("also", ["--data.source.init_args.train 1", "-c data/mocap --a-b=-c"])
+@pytest.mark.parametrize("form", ["two words", "one word"])
+def test_text_inside_the_value_of_an_option_is_never_changed(also, form):
+    given = ["--also", also] if form == "two words" else [f"--also={also}"]
+    assert expand_configs(normalise_options(resolve_configs(given))) == [f"--also={also}"]
+
+
+def test_options_are_renamed_where_they_are_options():
+    given = ["f", "--skip-bad", "--data.source.init_args.train=--data.source.init_args.x", "--a-b"]
+    expected = ["f", "--skip_bad", UNLIMITED, "--source.train=--data.source.init_args.x", "--a_b"]
+    assert expand_configs(normalise_options(given)) == expected
+
+
+def test_weights_import_takes_its_options_in_both_spellings():
+    given = ["a.bin", "--as=mixste", "-o", "--as x"]
+    assert weights_import_options(given) == [
+        *("--file", "a.bin", "--as_=mixste", "--output", "--as x")
+    ]
 
 
 @pytest.mark.parametrize("given", [("--detector", "newest"), ("--detector=newest",)])
@@ -175,8 +200,8 @@ VARIABLES = {
 
 @pytest.mark.parametrize("target", VARIABLES)
 def test_make_passes_values_unchanged(target):
-    values = {"ROOT": "/a  b", "NAME": "it's; $HOME", "DATA": "c (d).yaml", "DETECTOR": "e f.ckpt"}
-    values |= {"CONFIG": "g&h i.yaml", "PRETRAINED": "newest"}
+    values = {"ROOT": "/a  ~/b", "NAME": "it's; $HOME", "DATA": "c (d).yaml"}
+    values |= {"CONFIG": "g&h i.yaml", "PRETRAINED": "newest", "DETECTOR": "e f.ckpt"}
     assignments = [f"{name}={value.replace('$', '$$')}" for name, value in values.items()]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     root = Path(__file__).parents[2]

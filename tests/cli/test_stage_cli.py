@@ -16,8 +16,9 @@ from runs import COMMANDS, TINY
 from soak import SEED
 
 from pipeline.__main__ import main
-from pipeline.cli import explain, run_settings
+from pipeline.cli import explain, run_settings, trainer_options
 from pipeline.files import digests, torch_files
+from pipeline.training.callbacks import OpenProgressBar, ProgressLines
 from pipeline.training.run_folder import read_state
 
 LIFT = TINY["lift"]
@@ -123,6 +124,7 @@ LINES = {
     (*FIT, "--ckpt_path", "x.ckpt"): "--ckpt_path x.ckpt: fit resumes automatically",
     (*FIT, "--name", "../../x"): "--name ../../x: is a path; give a name",
     (*FIT, "--trainer.logger", "true"): "--trainer.logger: cannot be set",
+    (*FIT, "--trainer.default_root_dir", "x"): "--trainer.default_root_dir: cannot be set",
     (*FIT, "--trainer.precision", "16-true"): "16-true: is for tests; steps of the optimizer are",
     (*FIT, "--save_every", "-3"): "save_every is -3; give at least 1",
     (*INTEGRAL, "--data.photographs", "pipeline.datasets.Coco"): "photographs: needs root",
@@ -508,3 +510,76 @@ def test_spoiled_configs(part, tmp_path, monkeypatch, capsys, soak):
         ran = (tmp_path / "canary").exists() or "evil_module" in sys.modules
         bad = code not in (0, 2) or err.count("\n") != 1 or (tmp_path / "runs").exists()
         row.look((kind, text), zero=code == 0, canaries=ran, other=bad and (code, err[-200:]))
+
+
+SILENT = """
+model: {net: {class_path: pipeline.lift.Martinez, init_args: {width: 8, blocks: 1}}}
+data:
+  source:
+    class_path: pipeline.mocap.Synthetic
+    init_args: {train: 1, val: 1, test: 1, actions: [walk], seconds: 0.3}
+"""
+
+
+def started(folder, monkeypatch, *arguments, config=SILENT):
+    """Settings and name of a run of a config."""
+    monkeypatch.chdir(folder)
+    (folder / "people.yaml").write_text(config)
+    assert main(["lift", "fit", "-c", "people.yaml", "--wandb", "off", *arguments]) == 0
+    (path,) = folder.glob("runs/lift/*/run.json")
+    return read_state(path.parent)["settings"], path.parent.name
+
+
+def test_a_config_without_length_and_schedule_gets_ours(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trainer_options, "DEFAULT_STEPS", 3)
+    settings, name = started(tmp_path, monkeypatch)
+    assert (settings["trainer"]["max_epochs"], settings["trainer"]["max_steps"]) == (50, 3)
+    assert settings["model"]["schedule"]["class_path"] == "pipeline.training.WarmupCosine"
+    assert name == "people"
+    assert "length     50 epochs or 3 steps, whichever is first (default" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["max_epochs=2", "max_steps=3", "max_time=00:00:05:00"])
+def test_a_given_length_is_the_only_one(option):
+    given = {"max_epochs": None, "max_steps": -1, "max_time": None}
+    key, value = option.split("=")
+    given[key] = value if key == "max_time" else int(value)
+    trainer = SimpleNamespace(**given)
+    trainer_options.limit_length(trainer)
+    assert vars(trainer) == given
+
+
+def test_a_constant_learning_rate_can_be_given(tmp_path, monkeypatch):
+    config = SILENT.replace("model: {", "model: {schedule: null, ")
+    settings, _ = started(tmp_path, monkeypatch, "--trainer.max_steps=1", config=config)
+    assert settings["model"]["schedule"] is None
+
+
+def test_a_run_of_a_network_that_no_config_names_has_its_name(tmp_path, monkeypatch):
+    data = "data:" + SILENT.partition("data:")[2]
+    net = ("--model.net", "pipeline.lift.Martinez", "--model.net.init_args.width=8")
+    _, name = started(tmp_path, monkeypatch, *net, "--trainer.max_steps=1", config=data)
+    assert name == "martinez-people"
+
+
+def test_lines_of_a_run_of_steps_have_the_number_of_its_epochs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ProgressLines.__init__, "__defaults__", (0.0,))
+    steps = ("--trainer.max_steps=40", "--data.batch_size=20")  # 4 cameras of 15 frames: 3 batches
+    started(tmp_path, monkeypatch, *steps)
+    assert "step 4 of 40, epoch 2 of 14, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("epochs", "shown"), [(-1, True), (None, True), (5, False)])
+def test_a_terminal_shows_no_epoch_3_of_minus_2(epochs, shown):
+    trainer = SimpleNamespace(max_epochs=epochs, callbacks=None)
+    callbacks = trainer_options.basic_callbacks(0, trainer, bar=True)
+    assert any(isinstance(callback, OpenProgressBar) for callback in callbacks) == shown
+
+
+def test_the_help_lists_no_option_that_cannot_be_set(capsys):
+    assert main(["lift", "fit", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "--trainer.max_steps" in printed
+    for name in trainer_options.NOT_ALLOWED:
+        assert f"--trainer.{name} " not in printed
+        assert f"--trainer.{name}." not in printed

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import re
+import shlex
 import time
 from pathlib import Path
 
@@ -392,3 +393,29 @@ def test_a_call_that_waits_for_the_server_is_abandoned():
 def test_an_error_of_a_call_is_raised_where_it_was_made():
     with pytest.raises(ValueError, match="of its own"):
         wandb_logger._call_with_timeout(5.0, lambda run: int(run), "of its own")
+
+
+@pytest.mark.parametrize("name", ["mixste_small", "größe 2", "日本", "a b", "x" * 300, "-.", "ä/ß"])
+def test_the_artifacts_of_any_name_of_a_run_are_accepted(name):
+    import wandb
+
+    found = wandb_logger.artifact_name(name, "checkpoint")
+    assert wandb.Artifact(found, type="checkpoint").name.startswith(found)
+
+
+def test_two_names_are_two_artifacts():
+    names = ("größe", "grosse", "groe", "gro-e", "gr e", "gr-e")
+    assert len({wandb_logger.artifact_name(name, "cache") for name in names}) == len(names)
+
+
+def test_all_parts_of_a_resumed_run_are_named_in_order(tmp_path, capsys):
+    folder = tmp_path / "größe 2"
+    first = folder / "wandb" / "offline-run-20200101_000000-abc"
+    first.mkdir(parents=True)  # of the start before
+    [logger] = wandb_for(folder, wandb_mode="offline")
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.finish()
+    second = max(folder.glob("wandb/offline-run-*"))
+    assert second != first
+    command = shlex.join(["wandb", "sync", str(first), str(second)])
+    assert f"logged offline; `{command}` sends it" in capsys.readouterr().out

@@ -10,7 +10,13 @@ from filelock import FileLock
 from pipeline.__main__ import main
 from pipeline.cli.configs import shipped_configs
 from pipeline.errors import UsageError
-from pipeline.experiments.sweep import PointError, read_sweep, shorten_value, sweep
+from pipeline.experiments.sweep import (
+    PointError,
+    _table_rows,
+    read_sweep,
+    shorten_value,
+    sweep,
+)
 from pipeline.training.run_changes import describe_mixture
 from pipeline.training.run_folder import UNFINISHED, write_state
 
@@ -113,6 +119,21 @@ def test_two_points_are_trained_once_and_come_out_as_a_table(tmp_path, capsys, m
     assert "of 2" not in again
     assert rows[2][-1] in again
     assert len(list((runs / "pretrain").iterdir())) == 2
+
+
+def test_options_of_the_data_reach_the_runs_of_a_sweep(tmp_path, monkeypatch):
+    path, runs = written(tmp_path, SWEEP.replace("[8, 16]", "[8]")), tmp_path / "runs"
+    monkeypatch.setenv("WANDB", "off")
+    also = f"{ALSO} --data.source.init_args.seconds 0.4"
+    assert main(["sweep", str(path), "--also", also, "--runs", str(runs)]) == 0
+    (state,) = [json.loads(path.read_text()) for path in runs.glob("pretrain/*/run.json")]
+    assert state["settings"]["data"]["source"]["init_args"]["seconds"] == 0.4
+
+
+def test_only_the_split_of_a_metric_is_replaced_for_the_test(tmp_path):
+    found = read_sweep(written(tmp_path, SWEEP.replace("val/mpjpe_mm", "train/interval/x")))
+    header = _table_rows(found, [])[0]
+    assert header[-4:-2] == ["train/interval/x", "train/interval/x"]
 
 
 def begun(runs, name, **changes):

@@ -35,7 +35,7 @@ def follow(joints2d, visible=None):
 
 @pytest.mark.parametrize(("x", "y", "depth"), [(0, 0, 5), (2.5, -1, 8), (-1.5, 0.4, 3)])
 def test_a_person_anywhere_is_shown_at_the_scale_of_the_crop(x, y, depth):
-    joints2d = project(np.repeat((standing_body() + (x, y, depth))[None], 4, axis=0))
+    joints2d = project(np.repeat((standing_body() + np.array([x, y, depth]))[None], 4, axis=0))
     crop = follow(joints2d).crop_joints(joints2d)
     height = np.ptp(crop[0, :, 1]) / np.ptp(standing_body()[:, 1])
     assert height == pytest.approx(CROP_SCALE, rel=0.08)
@@ -44,7 +44,7 @@ def test_a_person_anywhere_is_shown_at_the_scale_of_the_crop(x, y, depth):
 
 
 def test_rotating_back_undoes_the_turn():
-    joints2d = project(np.repeat((standing_body() + (1.7, -0.6, 4))[None], 3, axis=0))
+    joints2d = project(np.repeat((standing_body() + np.array([1.7, -0.6, 4]))[None], 3, axis=0))
     camera = follow(joints2d)
     joints3d = np.random.default_rng(1).normal(size=(3, 17, 3))
     turned = np.einsum("tab,tjb->tja", camera.rotation, joints3d)
@@ -54,7 +54,7 @@ def test_rotating_back_undoes_the_turn():
 
 
 def test_cropped_joints_are_the_projection_by_the_turned_camera():
-    positions = np.repeat((standing_body() + (1.7, -0.6, 4))[None], 3, axis=0)
+    positions = np.repeat((standing_body() + np.array([1.7, -0.6, 4]))[None], 3, axis=0)
     camera = follow(project(positions))
     turned = np.einsum("tab,tjb->tja", camera.rotation, positions)
     expected = turned[..., :2] / turned[..., 2:] * camera.zoom[:, None, None]
@@ -67,12 +67,12 @@ def test_a_person_who_bends_down_keeps_the_scale():
     bent[[7, 8, 9, 10, 11, 12, 13, 14, 15, 16]] *= (1, 0.1, 1)  # the trunk points at the camera
     clip = np.repeat(body[None], 80, axis=0)
     clip[30:50] = bent
-    zoom = follow(project(clip + (0, 0, 5))).zoom
+    zoom = follow(project(clip + np.array([0, 0, 5]))).zoom
     assert zoom.max() / zoom.min() < 1.05
 
 
 def test_frames_without_visible_joints_are_bridged():
-    joints2d = project(np.repeat((standing_body() + (1, 0, 5))[None], 9, axis=0))
+    joints2d = project(np.repeat((standing_body() + np.array([1, 0, 5]))[None], 9, axis=0))
     visible = np.ones((9, 17), bool)
     visible[3:6] = False
     joints2d[3:6] = np.nan

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
 from runs import COMMANDS, TINY, differences, outcome, same
 
 from pipeline import rng
@@ -206,3 +207,12 @@ def test_the_progress_lines_of_a_week_take_less_than_10_mb(monkeypatch, capsys):
     output = capsys.readouterr().out
     assert output.count("\n") == pytest.approx(seconds / 15, rel=0.01)
     assert len(output) < 10e6
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_bar_of_a_training_of_steps_names_epoch_and_steps(trainer, capsys):
+    bar = callbacks.OpenProgressBar()
+    settings = {"enable_progress_bar": True, "limit_val_batches": 0, "limit_train_batches": 2}
+    trainer(max_steps=3, callbacks=[bar], **settings).fit(BoringModel())
+    printed = capsys.readouterr()
+    assert "epoch 2, from step 2 of 3" in printed.out + printed.err
