@@ -97,6 +97,15 @@ def slow():
     _add_callback(Slow())
 
 
+def small_buckets(mb):
+    """Let processes add their gradients in many buckets of at most so many MB."""
+    import functools
+
+    from pipeline.cli import trainer_options
+
+    trainer_options.DDPStrategy = functools.partial(trainer_options.DDPStrategy, bucket_cap_mb=mb)
+
+
 def slow_detector(seconds):
     """Make detection some seconds slower."""
     from pipeline.detections import cache

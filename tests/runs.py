@@ -71,6 +71,7 @@ COMMANDS = {
 """Stage -> arguments that start its run."""
 
 TWO_RANKS = ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
+THREE_RANKS = ("--trainer.devices", "3", "--trainer.accelerator", "cpu")
 
 
 def outcome(folder: Path, stage: str) -> dict:

@@ -9,7 +9,7 @@ import signal
 import time
 
 import pytest
-from runs import COMMANDS, DEATHS, TINY, TWO_RANKS, differences, outcome
+from runs import COMMANDS, DEATHS, THREE_RANKS, TINY, TWO_RANKS, differences, outcome
 from soak import SEED
 
 from pipeline.errors import DataError
@@ -95,18 +95,24 @@ def test_kills(stage, part, uninterrupted, heatlift_in, tmp_path, soak):
         finish(row, start, folder, stage, want, place)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_kills_of_one_of_two(rank, uninterrupted, heatlift_in, tmp_path, soak):
-    want = uninterrupted("lift", *TWO_RANKS)
-    chance = random.Random(f"{SEED} two {rank}")
-    row = soak("kill two")
-    for number in row.times(10):
+@pytest.mark.parametrize(
+    ("name", "ranks", "rank"),
+    [("two", TWO_RANKS, rank) for rank in range(2)]
+    + [("three", THREE_RANKS, rank) for rank in range(3)],
+)
+def test_kills_of_one_process(name, ranks, rank, uninterrupted, heatlift_in, tmp_path, soak):
+    more = (*ranks, "--save_every", "1")
+    want = uninterrupted("lift", *more)
+    chance = random.Random(f"{SEED} {name} {rank}")
+    row = soak(f"kill {name}")
+    for number in row.times(10 if name == "two" else 7):
         start = heatlift_in(tmp_path / str(number))
-        fault = ("at", chance.choice(["batch", "saved", "validation"]), chance.randint(1, 7))
-        child = start(*COMMANDS["lift"], *TWO_RANKS, faults=[(*fault, "kill", rank)])
+        place = chance.choice(["batch", "saved", "validation"])
+        fault = ("at", place, chance.randint(1, 7))
+        child = start(*COMMANDS["lift"], *more, faults=[(*fault, "kill", rank)])
         code = child.wait()
         row.look(fault, zero=code == 0, orphans=child.orphans(), other=code not in (0, 6))
-        finish(row, start, tmp_path / str(number), "lift", want, fault, *TWO_RANKS)
+        finish(row, start, tmp_path / str(number), "lift", want, fault, *more)
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -217,7 +217,7 @@ class StageCLI(LightningCLI):
 
     def _loggers(self) -> list[Logger]:
         config, stage = self.config[self.subcommand], self.stage.stage
-        return make_loggers(config, self.folder, self.run, stage=stage, settings=self.settings)
+        return make_loggers(config, self.folder, stage=stage, settings=self.settings)
 
     def _output_callbacks(self) -> list[pl.Callback]:
         """Callbacks that write to the folder of the run."""

@@ -16,9 +16,8 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from pipeline.dashboard.wandb_logger import make_wandb_loggers
 from pipeline.errors import UsageError
-from pipeline.training.callbacks import NonFiniteGuard, ProgressLines, SeedEveryBatch
+from pipeline.training.callbacks import FixedBuckets, NonFiniteGuard, ProgressLines, SeedEveryBatch
 from pipeline.training.metrics_file import MetricsFile
-from pipeline.training.run_folder import Run, step_in_name
 
 
 def check_options(config: Any, *, fitting: bool) -> None:
@@ -78,22 +77,19 @@ def make_ddp_strategy(trainer: Any, patience: float) -> DDPStrategy:
 
 
 def make_loggers(
-    config: Any, folder: Path, run: Run | None, *, stage: str, settings: Mapping[str, Any]
+    config: Any, folder: Path, *, stage: str, settings: Mapping[str, Any]
 ) -> list[Logger]:
     """Make the loggers of a run: `metrics.csv` and W&B.
 
     Args:
         config: The parsed config of the subcommand.
         folder: Folder of the run or of the evaluation.
-        run: The run of a fit; None for an evaluation.
         stage: Name of the stage.
         settings: Settings of the run, for W&B.
     """
-    resumed = run.resume if run else None
-    last_kept_step = step_in_name(resumed) - 1 if resumed else -1
     group = config.group or os.environ.get("HEATLIFT_GROUP") or "chain"
     return [
-        MetricsFile(folder / "metrics.csv", last_kept_step),
+        MetricsFile(folder / "metrics.csv"),
         *make_wandb_loggers(
             folder,
             stage=stage,
@@ -106,11 +102,11 @@ def make_loggers(
 
 
 def basic_callbacks(seed: int, *, bar: bool) -> list[pl.Callback]:
-    """Callbacks of every Trainer: seeding, check for values that are not finite, progress lines.
+    """Callbacks of every Trainer: fixed buckets, seeding, check for NaN and Inf, progress lines.
 
     Args:
         seed: Seed of the run.
         bar: Whether Lightning shows a progress bar, which replaces the progress lines.
     """
-    callbacks: list[pl.Callback] = [SeedEveryBatch(seed), NonFiniteGuard()]
+    callbacks: list[pl.Callback] = [FixedBuckets(), SeedEveryBatch(seed), NonFiniteGuard()]
     return callbacks if bar else [*callbacks, ProgressLines()]

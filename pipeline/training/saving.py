@@ -48,6 +48,21 @@ def count_samples(data: StageData, before: Mapping[str, int], folder: Path) -> d
     return samples
 
 
+def check_same_step(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """Check that all processes resume from the same step.
+
+    Raises:
+        ProcessLostError: If they do not.
+    """
+    step = torch.tensor(trainer.global_step, device=module.device)
+    steps = cast(Tensor, module.all_gather(step)).flatten().tolist()
+    if len(set(steps)) > 1:
+        raise ProcessLostError(
+            f"the processes would resume from different steps ({', '.join(map(str, steps))}); "
+            "run the same command again, under torchrun with an --rdzv-id of its own"
+        )
+
+
 def log_missing_metrics(file: MetricsFile, metrics: Mapping[str, float], step: int) -> None:
     """Log those metrics of a step that are not in metrics.csv."""
     written = {name for row_step, name, _ in read_metrics(file.path) if row_step == step}
@@ -56,14 +71,36 @@ def log_missing_metrics(file: MetricsFile, metrics: Mapping[str, float], step: i
         file.log_metrics(missing, step)
 
 
+def metrics_to_log(trainer: pl.Trainer) -> dict[str, float]:
+    """Training metrics of this step, which Lightning logs after the hooks of its batch."""
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its constructor
+    if not every or trainer.global_step % every:
+        return {}
+    logged = {name: finite_or_none(value) for name, value in trainer.logged_metrics.items()}
+    return {k: v for k, v in logged.items() if v is not None and k.startswith("train/")}
+
+
+def keep_rows(run: Run, file: Any, flushed: Mapping[str, Any], step: int) -> None:
+    """Keep the rows of metrics.csv that a state knows of; run.json counts the lost ones.
+
+    Args:
+        run: The resumed run.
+        file: Its first logger.
+        flushed: What `MetricsFile.flush` returned when the state was saved.
+        step: Step of the state.
+    """
+    if isinstance(file, MetricsFile) and (lost := file.keep(flushed, step)):
+        run.write(lost_rows=run.state.get("lost_rows", 0) + lost)
+
+
 class CheckpointCallback(Callback):
     """Saves checkpoints to resume from, of which it keeps the two newest, and the best weights.
 
     A checkpoint is saved at the end of an epoch, and after a batch that ends an optimizer step and
     is not followed by a validation; from there Lightning resumes exactly. The last checkpoint is
     saved when training has ended, with the weights that callbacks of the user leave. Its callback
-    state has also the metrics of that step that are not yet in metrics.csv, the numbers of samples,
-    and the digest of the weights that were validated last.
+    state has also the rows that metrics.csv had, the metrics of that step that are not yet in it,
+    the numbers of samples, and the digest of the weights that were validated last.
 
     Args:
         run: Run that the checkpoints belong to.
@@ -90,6 +127,7 @@ class CheckpointCallback(Callback):
         self.judged: str | None = None
         self.training_ended = False
         self.validating_again = False
+        self.flushed: dict[str, Any] | None = None
 
     @property
     def state_key(self) -> str:
@@ -106,6 +144,7 @@ class CheckpointCallback(Callback):
             "samples": self.samples,
             "judged": self.judged,
             "ended": self.training_ended,
+            "metrics": self.flushed,
         }
 
     def on_save_checkpoint(
@@ -121,6 +160,12 @@ class CheckpointCallback(Callback):
         self.samples = state_dict.get("samples", {})
         self.judged = state_dict.get("judged")
         self.training_ended = state_dict.get("ended", False)
+        self.flushed = state_dict.get("metrics")
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """In a resumed run, keep the rows of metrics.csv that its state knows of."""
+        if trainer.is_global_zero and self.flushed is not None:
+            keep_rows(self.run, trainer.logger, self.flushed, self.saved_step)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check that all ranks resume the same run; log the pending metrics of the checkpoint.
@@ -129,13 +174,7 @@ class CheckpointCallback(Callback):
             ProcessLostError: If the ranks resume from different steps.
             DataError: If the number of samples has changed since the run began.
         """
-        step = torch.tensor(trainer.global_step, device=pl_module.device)
-        steps = cast(Tensor, pl_module.all_gather(step)).flatten().tolist()
-        if len(set(steps)) > 1:
-            raise ProcessLostError(
-                f"the processes would resume from different steps ({', '.join(map(str, steps))}); "
-                "run the same command again, under torchrun with an --rdzv-id of its own"
-            )
+        check_same_step(trainer, pl_module)
         data = trainer.datamodule  # type: ignore[attr-defined]
         self.samples = count_samples(data, self.samples, self.run.folder)
         if self.best is not None and _intact_checkpoint(self.run.checkpoints / "best.ckpt") is None:
@@ -239,12 +278,9 @@ class CheckpointCallback(Callback):
     def _save_step(self, trainer: pl.Trainer, *, is_last: bool) -> None:
         """Save a checkpoint to resume from, and remove those before the two newest."""
         previous_step = self.saved_step
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its constructor
-        due = trainer.global_step % every == 0
-        logged = {name: finite_or_none(value) for name, value in trainer.logged_metrics.items()}
-        self.pending_metrics = {
-            k: v for k, v in logged.items() if due and v is not None and k.startswith("train/")
-        }
+        self.pending_metrics = metrics_to_log(trainer)
+        if trainer.is_global_zero and isinstance(trainer.logger, MetricsFile):
+            self.flushed = trainer.logger.flush()
         self.saved_step = trainer.global_step
         self._chosen = "last" if is_last else f"step {trainer.global_step}"
         try:
