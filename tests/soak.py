@@ -113,6 +113,12 @@ FAULTS = {
         "resumes from the state before, named; bit-equal",
         20,
     ),
+    "rows": Fault(
+        "metrics.csv loses rows, run resumed",
+        "not measured",
+        "lost and kept rows in one line; the rest ends equal",
+        20,
+    ),
     "write": Fault(
         "a write of a checkpoint fails: file-size limit, ENOSPC, EIO, fsync, rename",
         "last.ckpt destroyed (1 of 1)",

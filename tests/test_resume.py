@@ -299,6 +299,57 @@ def test_rows_that_were_logged_after_the_last_state_are_logged_once(
     assert differences(outcome(tmp_path, "lift"), expected) == []
 
 
+TIMED = ("--trainer.max_time", "00:00:00:06", "--weights", "last")
+
+
+def test_a_run_whose_time_is_over_is_killed_in_its_last_validation_and_ends_bit_equal(
+    heatlift_in, tmp_path
+):
+    outcomes = []
+    for name, faults in (("whole", []), ("killed", [("at", "validation", 6, "kill")])):
+        start = heatlift_in(tmp_path / name)
+        if faults:
+            killed = start(*COMMANDS["lift"], *TIMED, faults=[("clock",), *faults])
+            assert killed.wait() == -signal.SIGKILL
+        child = start(*COMMANDS["lift"], *TIMED, faults=[("clock",)])
+        assert child.wait() == 0, child.stderr
+        assert (tmp_path / name / "runs/lift/lift/checkpoints/last.ckpt").exists()
+        outcomes.append(outcome(tmp_path / name, "lift"))
+    assert differences(*outcomes) == []
+    steps = {step for step, name, _ in outcomes[1]["metrics"] if name.startswith("test/")}
+    assert steps == {6}
+
+
+def test_a_run_whose_time_was_over_when_its_state_was_saved_takes_one_more_step(heatlift, tmp_path):
+    arguments = (*COMMANDS["lift"], *TIMED)
+    faults = [("clock", 4, 2), ("at", "saved", 4, "kill")]
+    assert heatlift(*arguments, faults=faults).wait() == -signal.SIGKILL
+    child = heatlift(*arguments, faults=[("clock",)])
+    assert child.wait() == 0, child.stderr
+    left = outcome(tmp_path, "lift")
+    assert left["step"] == 5
+    assert {step for step, name, _ in left["metrics"] if name.startswith("test/")} == {5}
+    assert {step for step, name, _ in left["metrics"] if name.startswith("val/")} == {4}
+    assert (tmp_path / "runs/lift/lift/checkpoints/last.ckpt").exists()
+
+
+def test_the_patience_of_early_stopping_counts_the_last_epoch_before_a_kill(heatlift_in, tmp_path):
+    stopping = "--trainer.callbacks"
+    more = (stopping, "lightning.pytorch.callbacks.EarlyStopping")
+    more += (f"{stopping}.monitor", "val/mpjpe_mm", f"{stopping}.min_delta", "1000")
+    arguments = (*COMMANDS["lift"], *more, f"{stopping}.patience", "1", "--trainer.max_epochs", "5")
+    outcomes = []
+    for name, faults in (("whole", []), ("killed", [("at", "saved", 8, "kill")])):
+        start = heatlift_in(tmp_path / name)
+        if faults:
+            assert start(*arguments, faults=faults).wait() == -signal.SIGKILL
+        child = start(*arguments)
+        assert child.wait() == 0, child.stderr
+        outcomes.append(outcome(tmp_path / name, "lift"))
+    assert outcomes[0]["step"] == 16
+    assert differences(*outcomes) == []
+
+
 def test_other_data_under_the_same_name_raise_an_error(heatlift, tmp_path):
     assert (
         heatlift(*COMMANDS["lift"], faults=[("at", "saved", 4, "kill")]).wait() == -signal.SIGKILL

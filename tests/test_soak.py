@@ -360,3 +360,40 @@ def test_a_damaged_newest_state(uninterrupted, heatlift_in, tmp_path, soak):
             orphans=child.orphans(),
             other=(code != 0 or not (named or harmless)) and child.stdout[-200:],
         )
+
+
+def test_lost_rows_of_metrics(uninterrupted, heatlift_in, tmp_path, soak):
+    want = uninterrupted("lift")
+    chance = random.Random(f"{SEED} rows")
+    row = soak("rows")
+    for number in row.times(20):
+        folder = tmp_path / str(number)
+        start = heatlift_in(folder)
+        fault = ("at", "saved", 4 + 2 * (number % 3), "kill")
+        assert start(*COMMANDS["lift"], faults=[fault]).wait() == -signal.SIGKILL
+        path = folder / "runs" / "lift" / "lift" / "metrics.csv"
+        header, *rows = path.read_bytes().splitlines(keepends=True)
+        left = chance.randrange(len(rows) - 3)  # the last ones may be newer than the state
+        kind = ("cut", "header", "absent", "zeros")[number % 4]
+        path.write_bytes(
+            {
+                "cut": header + b"".join(rows[:left]) + b"3,val/mp",
+                "header": header,
+                "absent": b"",
+                "zeros": header + b"".join(rows[:left]) + bytes(4096),
+            }[kind]
+        )
+        if kind == "absent":
+            path.unlink()
+        child = start(*COMMANDS["lift"])
+        code = child.wait()
+        got = outcome(folder, "lift") if code == 0 else {}
+        told = [line for line in child.stderr.splitlines() if "rows before step" in line]
+        invented = set(got.get("metrics", ())) - set(want["metrics"])
+        row.look(
+            (kind, left),
+            wrong=code == 0 and (invented or differences(got, want) != ["metrics"]),
+            zero=code == 0 and len(told) != 1,
+            orphans=child.orphans(),
+            other=code != 0 and child.stderr[-200:],
+        )

@@ -37,6 +37,7 @@ from pipeline.cli.stages import STAGES
 from pipeline.cli.trainer_options import (
     as_list,
     basic_callbacks,
+    callbacks_of_the_user,
     check_options,
     make_ddp_strategy,
     make_loggers,
@@ -199,13 +200,13 @@ class StageCLI(LightningCLI):
         bar = sys.stderr.isatty() and config.enable_progress_bar is not False
         plugins = [*as_list(instantiated["plugins"]), AtomicCheckpointIO()]
         options: dict[str, Any] = {
-            "enable_checkpointing": False,
+            "enable_checkpointing": True,  # by callbacks of our own
             "use_distributed_sampler": False,
             "enable_progress_bar": bar,
             **precision_options(config.precision, plugins),
             "logger": False if config.fast_dev_run else self._loggers(),
             "callbacks": [
-                *as_list(instantiated["callbacks"]),
+                *callbacks_of_the_user(instantiated["callbacks"]),
                 *basic_callbacks(int(self._get(self.config, "seed_everything")), bar=bar),
                 *([] if config.fast_dev_run else self._output_callbacks()),
                 self.stops,

@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -99,6 +100,25 @@ def make_loggers(
             wandb_mode=config.wandb,
         ),
     ]
+
+
+def callbacks_of_the_user(value: Any) -> list[pl.Callback]:
+    """Convert the option `callbacks` to a list.
+
+    Args:
+        value: None, one callback or a list.
+
+    Raises:
+        UsageError: If one of them saves checkpoints, as Lightning's ModelCheckpoint does.
+    """
+    callbacks = as_list(value)
+    for callback in callbacks:
+        if isinstance(callback, Checkpoint):
+            raise UsageError(
+                f"--trainer.callbacks: {type(callback).__name__} cannot be used; Heatlift saves "
+                "its own checkpoints, see --save_every and --weights"
+            )
+    return callbacks
 
 
 def basic_callbacks(seed: int, *, bar: bool) -> list[pl.Callback]:

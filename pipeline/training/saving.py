@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from pipeline.errors import DataError, NonFiniteError, ProcessLostError, UsageError
@@ -93,7 +93,7 @@ def keep_rows(run: Run, file: Any, flushed: Mapping[str, Any], step: int) -> Non
         run.write(lost_rows=run.state.get("lost_rows", 0) + lost)
 
 
-class CheckpointCallback(Callback):
+class CheckpointCallback(Checkpoint):
     """Saves checkpoints to resume from, of which it keeps the two newest, and the best weights.
 
     A checkpoint is saved at the end of an epoch, and after a batch that ends an optimizer step and
@@ -101,6 +101,9 @@ class CheckpointCallback(Callback):
     saved when training has ended, with the weights that callbacks of the user leave. Its callback
     state has also the rows that metrics.csv had, the metrics of that step that are not yet in it,
     the numbers of samples, and the digest of the weights that were validated last.
+
+    Lightning calls a `Checkpoint` after all other callbacks, also after its EarlyStopping and its
+    Timer, so a state has what they have just counted.
 
     Args:
         run: Run that the checkpoints belong to.
@@ -163,7 +166,12 @@ class CheckpointCallback(Callback):
         self.flushed = state_dict.get("metrics")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """In a resumed run, keep the rows of metrics.csv that its state knows of."""
+        """In a resumed run, keep the rows of metrics.csv that its state knows of.
+
+        If the time of the training is over, Lightning's Timer would end it before the hooks of its
+        end, without a validation; instead it takes one more step, after which the Timer ends it.
+        """
+        trainer.should_stop = False
         if trainer.is_global_zero and self.flushed is not None:
             keep_rows(self.run, trainer.logger, self.flushed, self.saved_step)
 
@@ -321,10 +329,12 @@ def can_save(trainer: pl.Trainer, batch_idx: int) -> bool:
     training follows.
     """
     batches = batch_idx + 1
+    is_stopping = trainer.should_stop and trainer.current_epoch >= (trainer.min_epochs or 0)
     validation_interval = trainer.val_check_batch  # None only before training begins
     return not (
         batches % trainer.accumulate_grad_batches
         or trainer.global_step == trainer.max_steps
+        or (is_stopping and trainer.global_step >= (trainer.min_steps or 0))
         or batches >= trainer.num_training_batches
         or batches % validation_interval == 0  # type: ignore[operator]
     )

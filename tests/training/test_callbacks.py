@@ -216,7 +216,7 @@ def test_an_interrupted_save_does_not_count_as_saved(tmp_path):
         raise signals.StoppedBySignal(15, "too late")
 
     trainer = SimpleNamespace(global_step=4, log_every_n_steps=1, logged_metrics={})
-    trainer.save_checkpoint = save_checkpoint
+    trainer.save_checkpoint, trainer.is_global_zero = save_checkpoint, False
     checkpoint_callback.saved_step = 2
     with pytest.raises(signals.StoppedBySignal):
         checkpoint_callback.save(trainer)
@@ -237,3 +237,17 @@ def test_the_progress_lines_of_a_week_take_less_than_10_mb(monkeypatch, capsys):
     output = capsys.readouterr().out
     assert output.count("\n") == pytest.approx(seconds / 15, rel=0.01)
     assert len(output) < 10e6
+
+
+def test_a_checkpoint_callback_of_lightning_is_an_error(heatlift):
+    model_checkpoint = "lightning.pytorch.callbacks.ModelCheckpoint"
+    child = heatlift(*COMMANDS["lift"], "--trainer.callbacks", model_checkpoint)
+    assert child.wait() == 2
+    assert "--trainer.callbacks: ModelCheckpoint cannot be used; " in child.stderr
+
+
+def test_nothing_is_logged_every_0_steps(heatlift, tmp_path):
+    arguments = ("--trainer.log_every_n_steps", "0", "--trainer.max_epochs", "1")
+    child = heatlift(*COMMANDS["lift"], *arguments)
+    assert child.wait() == 0, child.stderr
+    assert not [name for _, name, _ in outcome(tmp_path, "lift")["metrics"] if "train" in name]
