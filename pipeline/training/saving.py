@@ -166,11 +166,9 @@ class CheckpointCallback(Checkpoint):
         self.flushed = state_dict.get("metrics")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """In a resumed run, keep the rows of metrics.csv that its state knows of.
-
-        If the time of the training is over, Lightning's Timer would end it before the hooks of its
-        end, without a validation; instead it takes one more step, after which the Timer ends it.
-        """
+        """In a resumed run, keep the rows of metrics.csv that its state knows of."""
+        # Where the time is over, Lightning's Timer would skip the training and the hooks of its
+        # end. Instead one more step is taken; then the Timer ends it, with a validation.
         trainer.should_stop = False
         if trainer.is_global_zero and self.flushed is not None:
             keep_rows(self.run, trainer.logger, self.flushed, self.saved_step)
@@ -298,7 +296,7 @@ class CheckpointCallback(Checkpoint):
             raise
         self.pending_metrics = {}
         if trainer.is_global_zero:
-            for old in self._step_checkpoints()[:-2]:
+            for old in step_checkpoints(self.run.checkpoints, self.saved_step)[:-2]:
                 old.unlink(missing_ok=True)
 
     def selected_checkpoint(self) -> Path:
@@ -309,17 +307,18 @@ class CheckpointCallback(Checkpoint):
         """
         if chosen := _intact_checkpoint(self.run.checkpoints / f"{self.weights}.ckpt"):
             return chosen
-        if checkpoints := self._step_checkpoints():
+        if checkpoints := step_checkpoints(self.run.checkpoints, self.saved_step):
             return checkpoints[-1]
         raise UsageError(
             "not a single step was trained; check --trainer.max_epochs, --trainer.max_steps and "
             "--trainer.limit_train_batches"
         )
 
-    def _step_checkpoints(self) -> list[Path]:
-        """Checkpoints up to the last saved step, in order; later ones may be invalid."""
-        by_step = {step_in_name(path): path for path in self.run.checkpoints.glob("step-*.ckpt")}
-        return [by_step[step] for step in sorted(by_step) if 0 <= step <= self.saved_step]
+
+def step_checkpoints(folder: Path, last: int) -> list[Path]:
+    """Checkpoints in a folder up to the last saved step, in order; later ones may be invalid."""
+    by_step = {step_in_name(path): path for path in folder.glob("step-*.ckpt")}
+    return [by_step[step] for step in sorted(by_step) if 0 <= step <= last]
 
 
 def can_save(trainer: pl.Trainer, batch_idx: int) -> bool:
