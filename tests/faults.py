@@ -97,6 +97,39 @@ def slow():
     _add_callback(Slow())
 
 
+def small_buckets(mb):
+    """Let processes add their gradients in many buckets of at most so many MB."""
+    import functools
+
+    from pipeline.cli import trainer_options
+
+    trainer_options.DDPStrategy = functools.partial(trainer_options.DDPStrategy, bucket_cap_mb=mb)
+
+
+def clock(step=0, seconds=0):
+    """Let `max_time` count a second per training batch, and more before the state of a step."""
+    from types import SimpleNamespace
+
+    from lightning.pytorch.callbacks import timer
+
+    from pipeline.training import saving
+
+    class Clock(pl.Callback):
+        now = 0.0
+
+        def on_train_batch_start(self, *rest):
+            self.now += 1.0
+
+    def save(self, trainer, **options):
+        counter.now += seconds if trainer.global_step == step else 0.0
+        original(self, trainer, **options)
+
+    counter, original = Clock(), saving.CheckpointCallback.save
+    saving.CheckpointCallback.save = save
+    timer.time = SimpleNamespace(monotonic=lambda: counter.now)
+    _add_callback(counter)
+
+
 def slow_detector(seconds):
     """Make detection some seconds slower."""
     from pipeline.detections import cache

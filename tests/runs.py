@@ -77,6 +77,7 @@ STORED = (
 """Arguments of a lifting run whose data come from files; see `own.Stored`."""
 
 TWO_RANKS = ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
+THREE_RANKS = ("--trainer.devices", "3", "--trainer.accelerator", "cpu")
 
 
 def outcome(folder: Path, stage: str) -> dict:

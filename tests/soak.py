@@ -50,6 +50,7 @@ FAULTS = {
     "kill pretrain": Fault("`kill -9`, pretraining", NEVER_EQUAL, RESUMED, 50),
     "kill lift": Fault("`kill -9`, lifting", NEVER_EQUAL, RESUMED, 50),
     "kill two": Fault("`kill -9`, one of two processes", NEVER_EQUAL, RESUMED, 20),
+    "kill three": Fault("`kill -9`, one of three processes", "last bits (0 of 5)", RESUMED, 21),
     "kill chain": Fault(
         "`kill -9`, both stages of pretrain && lift", "lifts from a half-trained stage", RESUMED, 20
     ),
@@ -122,6 +123,12 @@ FAULTS = {
         "newest state of a run damaged, run resumed",
         "wrong weights or a traceback",
         "resumes from the state before, named; bit-equal",
+        20,
+    ),
+    "rows": Fault(
+        "metrics.csv loses rows, run resumed",
+        "not measured",
+        "lost and kept rows in one line; the rest ends equal",
         20,
     ),
     "write": Fault(

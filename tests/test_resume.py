@@ -13,7 +13,16 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import COMMANDS, STORED, TINY, TWO_RANKS, differences, outcome, write_people
+from runs import (
+    COMMANDS,
+    STORED,
+    THREE_RANKS,
+    TINY,
+    TWO_RANKS,
+    differences,
+    outcome,
+    write_people,
+)
 
 from pipeline.__main__ import main
 from pipeline.dashboard import panels
@@ -184,6 +193,33 @@ def test_a_killed_run_of_two_processes_ends_bit_equal(rank, uninterrupted, heatl
     assert differences(outcome(tmp_path, "lift"), expected) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "more", "fault"),
+    [
+        ("lift", (), ("at", "saved", 1, "kill", 2)),
+        ("lift", ACCUMULATED, ("at", "batch", 3, "kill", 0)),
+        ("heatmap", ("--data.source.images", "96"), ("at", "validation", 3, "kill", 1)),
+        ("pretrain", (), ("at", "saved", 1, "kill", 1)),
+    ],
+    ids=["lift", "accumulating", "heatmap", "pretrain"],
+)
+def test_a_killed_run_of_three_processes_with_many_buckets_ends_bit_equal(
+    stage, more, fault, heatlift_in, tmp_path
+):
+    arguments = (*COMMANDS[stage], *more, *THREE_RANKS, "--save_every", "1")
+    many, outcomes = ("small_buckets", 0.005), []
+    for name, faults in (("whole", []), ("killed", [fault])):
+        start = heatlift_in(tmp_path / name)
+        if faults:
+            assert start(*arguments, faults=[many, *faults]).wait() == 6
+        child = start(*arguments, faults=[many])
+        assert child.wait() == 0, child.stderr
+        assert ("resumed from step-" in child.stdout) is bool(faults)
+        outcomes.append(outcome(tmp_path / name, stage))
+    assert differences(*outcomes) == []
+
+
 def test_a_run_always_has_a_valid_checkpoint(heatlift, tmp_path):
     arguments = (*COMMANDS["lift"], "--save_every", "1", "--trainer.max_epochs", "8")
     child = heatlift(*arguments, faults=[("slow",)])
@@ -242,6 +278,85 @@ def test_a_run_with_a_damaged_run_json_is_resumed(uninterrupted, heatlift, tmp_p
     assert child.wait() == 0, child.stderr
     assert "run.json is damaged or missing; the run is resumed from its checkpoints" in child.stdout
     assert differences(outcome(tmp_path, "lift"), uninterrupted("lift")) == []
+
+
+def test_rows_that_a_disk_lost_are_counted_and_the_rest_is_kept(uninterrupted, heatlift, tmp_path):
+    fault = ("at", "saved", 4, "kill")
+    assert heatlift(*COMMANDS["lift"], faults=[fault]).wait() == -signal.SIGKILL
+    path = tmp_path / "runs" / "lift" / "lift" / "metrics.csv"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:5]))  # the header and 4 of the 11 rows of steps 0 to 3
+    child = heatlift(*COMMANDS["lift"])
+    assert child.wait() == 0, child.stderr
+    (line,) = child.stderr.splitlines()
+    lost = "7 of 11 rows before step 4 are lost, 4 are kept"
+    assert line.startswith(f"heatlift: warning: runs/lift/lift/metrics.csv: {lost}")
+    assert read_state(path.parent)["lost_rows"] == 7
+    left, whole = outcome(tmp_path, "lift"), uninterrupted("lift")
+    assert differences(left, whole) == ["metrics"]
+    assert set(left["metrics"]) < set(whole["metrics"])
+
+
+def test_rows_that_were_logged_after_the_last_state_are_logged_once(
+    uninterrupted, heatlift, tmp_path
+):
+    arguments = (*COMMANDS["lift"], "--trainer.accumulate_grad_batches", "3")
+    expected = uninterrupted(*arguments[:1], *arguments[-2:])
+    assert heatlift(*arguments, faults=[("at", "batch", 4, "kill")]).wait() == -signal.SIGKILL
+    child = heatlift(*arguments)
+    assert child.wait() == 0, child.stderr
+    assert differences(outcome(tmp_path, "lift"), expected) == []
+
+
+TIMED = ("--trainer.max_time", "00:00:00:06", "--weights", "last")
+
+
+def test_a_run_whose_time_is_over_is_killed_in_its_last_validation_and_ends_bit_equal(
+    heatlift_in, tmp_path
+):
+    outcomes = []
+    for name, faults in (("whole", []), ("killed", [("at", "validation", 6, "kill")])):
+        start = heatlift_in(tmp_path / name)
+        if faults:
+            killed = start(*COMMANDS["lift"], *TIMED, faults=[("clock",), *faults])
+            assert killed.wait() == -signal.SIGKILL
+        child = start(*COMMANDS["lift"], *TIMED, faults=[("clock",)])
+        assert child.wait() == 0, child.stderr
+        assert (tmp_path / name / "runs/lift/lift/checkpoints/last.ckpt").exists()
+        outcomes.append(outcome(tmp_path / name, "lift"))
+    assert differences(*outcomes) == []
+    steps = {step for step, name, _ in outcomes[1]["metrics"] if name.startswith("test/")}
+    assert steps == {6}
+
+
+def test_a_run_whose_time_was_over_when_its_state_was_saved_takes_one_more_step(heatlift, tmp_path):
+    arguments = (*COMMANDS["lift"], *TIMED)
+    faults = [("clock", 4, 2), ("at", "saved", 4, "kill")]
+    assert heatlift(*arguments, faults=faults).wait() == -signal.SIGKILL
+    child = heatlift(*arguments, faults=[("clock",)])
+    assert child.wait() == 0, child.stderr
+    left = outcome(tmp_path, "lift")
+    assert left["step"] == 5
+    assert {step for step, name, _ in left["metrics"] if name.startswith("test/")} == {5}
+    assert {step for step, name, _ in left["metrics"] if name.startswith("val/")} == {4}
+    assert (tmp_path / "runs/lift/lift/checkpoints/last.ckpt").exists()
+
+
+def test_the_patience_of_early_stopping_counts_the_last_epoch_before_a_kill(heatlift_in, tmp_path):
+    stopping = "--trainer.callbacks"
+    more = (stopping, "lightning.pytorch.callbacks.EarlyStopping")
+    more += (f"{stopping}.monitor", "val/mpjpe_mm", f"{stopping}.min_delta", "1000")
+    arguments = (*COMMANDS["lift"], *more, f"{stopping}.patience", "1", "--trainer.max_epochs", "5")
+    outcomes = []
+    for name, faults in (("whole", []), ("killed", [("at", "saved", 8, "kill")])):
+        start = heatlift_in(tmp_path / name)
+        if faults:
+            assert start(*arguments, faults=faults).wait() == -signal.SIGKILL
+        child = start(*arguments)
+        assert child.wait() == 0, child.stderr
+        outcomes.append(outcome(tmp_path / name, "lift"))
+    assert outcomes[0]["step"] == 16
+    assert differences(*outcomes) == []
 
 
 def test_other_data_under_the_same_name_raise_an_error(heatlift, tmp_path):

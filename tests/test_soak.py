@@ -14,6 +14,7 @@ from runs import (
     COMMANDS,
     DEATHS,
     STORED,
+    THREE_RANKS,
     TINY,
     TWO_RANKS,
     USER_CODE,
@@ -106,18 +107,24 @@ def test_kills(stage, part, uninterrupted, heatlift_in, tmp_path, soak):
         finish(row, start, folder, stage, want, place)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_kills_of_one_of_two(rank, uninterrupted, heatlift_in, tmp_path, soak):
-    want = uninterrupted("lift", *TWO_RANKS)
-    chance = random.Random(f"{SEED} two {rank}")
-    row = soak("kill two")
-    for number in row.times(10):
+@pytest.mark.parametrize(
+    ("name", "ranks", "rank"),
+    [("two", TWO_RANKS, rank) for rank in range(2)]
+    + [("three", THREE_RANKS, rank) for rank in range(3)],
+)
+def test_kills_of_one_process(name, ranks, rank, uninterrupted, heatlift_in, tmp_path, soak):
+    more = (*ranks, "--save_every", "1")
+    want = uninterrupted("lift", *more)
+    chance = random.Random(f"{SEED} {name} {rank}")
+    row = soak(f"kill {name}")
+    for number in row.times(10 if name == "two" else 7):
         start = heatlift_in(tmp_path / str(number))
-        fault = ("at", chance.choice(["batch", "saved", "validation"]), chance.randint(1, 7))
-        child = start(*COMMANDS["lift"], *TWO_RANKS, faults=[(*fault, "kill", rank)])
+        place = chance.choice(["batch", "saved", "validation"])
+        fault = ("at", place, chance.randint(1, 7))
+        child = start(*COMMANDS["lift"], *more, faults=[(*fault, "kill", rank)])
         code = child.wait()
         row.look(fault, zero=code == 0, orphans=child.orphans(), other=code not in (0, 6))
-        finish(row, start, tmp_path / str(number), "lift", want, fault, *TWO_RANKS)
+        finish(row, start, tmp_path / str(number), "lift", want, fault, *more)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -431,4 +438,41 @@ def test_a_damaged_newest_state(uninterrupted, heatlift_in, tmp_path, soak):
             wrong=code == 0 and differences(outcome(folder, "lift"), want),
             orphans=child.orphans(),
             other=(code != 0 or not (named or harmless)) and child.stdout[-200:],
+        )
+
+
+def test_lost_rows_of_metrics(uninterrupted, heatlift_in, tmp_path, soak):
+    want = uninterrupted("lift")
+    chance = random.Random(f"{SEED} rows")
+    row = soak("rows")
+    for number in row.times(20):
+        folder = tmp_path / str(number)
+        start = heatlift_in(folder)
+        fault = ("at", "saved", 4 + 2 * (number % 3), "kill")
+        assert start(*COMMANDS["lift"], faults=[fault]).wait() == -signal.SIGKILL
+        path = folder / "runs" / "lift" / "lift" / "metrics.csv"
+        header, *rows = path.read_bytes().splitlines(keepends=True)
+        left = chance.randrange(len(rows) - 3)  # the last ones may be newer than the state
+        kind = ("cut", "header", "absent", "zeros")[number % 4]
+        path.write_bytes(
+            {
+                "cut": header + b"".join(rows[:left]) + b"3,val/mp",
+                "header": header,
+                "absent": b"",
+                "zeros": header + b"".join(rows[:left]) + bytes(4096),
+            }[kind]
+        )
+        if kind == "absent":
+            path.unlink()
+        child = start(*COMMANDS["lift"])
+        code = child.wait()
+        got = outcome(folder, "lift") if code == 0 else {}
+        told = [line for line in child.stderr.splitlines() if "rows before step" in line]
+        invented = set(got.get("metrics", ())) - set(want["metrics"])
+        row.look(
+            (kind, left),
+            wrong=code == 0 and (invented or differences(got, want) != ["metrics"]),
+            zero=code == 0 and len(told) != 1,
+            orphans=child.orphans(),
+            other=code != 0 and child.stderr[-200:],
         )

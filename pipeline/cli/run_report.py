@@ -14,8 +14,8 @@ import torch
 from pipeline.dashboard.callback import update_index
 from pipeline.dashboard.show import log_artifact
 from pipeline.errors import NonFiniteError
-from pipeline.files.digests import file_digest
 from pipeline.training.console import format_duration, print_line
+from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.run_folder import Run
 from pipeline.training.stage import Stage
 
@@ -109,7 +109,7 @@ def finish_run(
         checkpoint=str(checkpoint.relative_to(run.folder)),
         numbers=numbers,
         protocol=cast(Stage, trainer.lightning_module).protocol("test"),
-        metrics=file_digest(run.folder / "metrics.csv"),
+        metrics=cast(MetricsFile, trainer.logger).flush()["sha256"],
         seconds=round(seconds, 1),
     )
     log_artifact(trainer, checkpoint, "checkpoint")

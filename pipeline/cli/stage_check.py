@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningCLI
 from pipeline.cli.configs import plain_values, resolve_configs
 from pipeline.cli.launch import import_own_files, quieten_libraries
 from pipeline.cli.newest import PLANNED_DETECTOR
+from pipeline.cli.run_inputs import content_settings, run_inputs
 from pipeline.cli.run_settings import complete_config, run_name, run_settings
 from pipeline.cli.stage_cli import StageCLI
 from pipeline.cli.stages import load_stage
@@ -21,7 +22,8 @@ from pipeline.cli.trainer_options import describe_length, process_count
 from pipeline.detections.cache import check_request
 from pipeline.errors import DataError, StorageError
 from pipeline.heatmap.image_stage import ImageStage
-from pipeline.training.run_folder import UNFINISHED, read_state, settings_digest
+from pipeline.training.run_changes import UNFINISHED
+from pipeline.training.run_folder import has_results, read_state, settings_digest
 from pipeline.training.signals import StopSignals
 from pipeline.training.stage import load_pretrained, make_optimizer
 
@@ -90,10 +92,18 @@ class StageCheck(StageCLI):
         self.pretrained, self.detections = config.model.pretrained, config.data.get("detections")
         complete_config(config, self.stage, self.subcommand, self.planned)
         name = run_name(config, self.stage.stage)
-        self.settings = run_settings(config, self.command_line)
+        self.settings = run_settings(config, self._inputs(config))
         self.folder, self.resumed = _find_folder(
-            Path(config.runs) / self.stage.stage, name, settings_digest(self.settings)
+            Path(config.runs) / self.stage.stage,
+            name,
+            settings_digest(content_settings(self.settings)),
         )
+
+    def _inputs(self, config: Any) -> dict[str, str]:
+        """Files that the data are read from; a planned detector is none yet."""
+        if config.data.get("detections") == PLANNED_DETECTOR:
+            return {}
+        return run_inputs(self.stage, config, str(self.subcommand))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Make a Trainer that writes nothing; of several processes, each makes its own later."""
@@ -147,6 +157,8 @@ def _find_folder(folder: Path, name: str, digest: str) -> tuple[Path, bool]:
         state = read_state(candidate) or {}
         if (state.get("state"), state.get("digest")) == (UNFINISHED, digest):
             return candidate, True
+        if not has_results(candidate):
+            return candidate, False
         number += 1
         candidate = folder / f"{name}-{number}"
     return candidate, False

@@ -41,6 +41,7 @@ from pipeline.cli.stages import STAGES
 from pipeline.cli.trainer_options import (
     as_list,
     basic_callbacks,
+    callbacks_of_the_user,
     describe_length,
     make_ddp_strategy,
     make_loggers,
@@ -207,13 +208,13 @@ class StageCLI(LightningCLI):
         bar = sys.stderr.isatty() and config.enable_progress_bar is not False
         plugins = [*as_list(instantiated["plugins"]), AtomicCheckpointIO()]
         options: dict[str, Any] = {
-            "enable_checkpointing": False,
+            "enable_checkpointing": True,  # by callbacks of our own
             "use_distributed_sampler": False,
             "enable_progress_bar": bar,
             **precision_options(config.precision, plugins),
             "logger": False if config.fast_dev_run else self._loggers(),
             "callbacks": [
-                *as_list(instantiated["callbacks"]),
+                *callbacks_of_the_user(instantiated["callbacks"]),
                 *basic_callbacks(self._get(self.config, "seed_everything"), instantiated, bar=bar),
                 SameInputs(self.inputs),
                 *([] if config.fast_dev_run else self._output_callbacks()),
@@ -226,7 +227,7 @@ class StageCLI(LightningCLI):
 
     def _loggers(self) -> list[Logger]:
         config, stage = self.config[self.subcommand], self.stage.stage
-        return make_loggers(config, self.folder, self.run, stage=stage, settings=self.settings)
+        return make_loggers(config, self.folder, stage=stage, settings=self.settings)
 
     def _output_callbacks(self) -> list[pl.Callback]:
         """Callbacks that write to the folder of the run."""

@@ -13,20 +13,20 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
 from pipeline.dashboard.wandb_logger import make_wandb_loggers
 from pipeline.errors import UsageError
 from pipeline.training.callbacks import (
+    FixedBuckets,
     NonFiniteGuard,
     OpenProgressBar,
     ProgressLines,
     SeedEveryBatch,
 )
 from pipeline.training.metrics_file import MetricsFile
-from pipeline.training.run_folder import Run, step_in_name
 
 DEFAULT_EPOCHS, DEFAULT_STEPS = 50, 5000
 """Length of a training whose command line and configs give none: what comes first."""
@@ -150,22 +150,19 @@ def make_ddp_strategy(trainer: Any, patience: float) -> DDPStrategy:
 
 
 def make_loggers(
-    config: Any, folder: Path, run: Run | None, *, stage: str, settings: Mapping[str, Any]
+    config: Any, folder: Path, *, stage: str, settings: Mapping[str, Any]
 ) -> list[Logger]:
     """Make the loggers of a run: `metrics.csv` and W&B.
 
     Args:
         config: The parsed config of the subcommand.
         folder: Folder of the run or of the evaluation.
-        run: The run of a fit; None for an evaluation.
         stage: Name of the stage.
         settings: Settings of the run, for W&B.
     """
-    resumed = run.resume if run else None
-    last_kept_step = step_in_name(resumed) - 1 if resumed else -1
     group = config.group or os.environ.get("HEATLIFT_GROUP") or "chain"
     return [
-        MetricsFile(folder / "metrics.csv", last_kept_step),
+        MetricsFile(folder / "metrics.csv"),
         *make_wandb_loggers(
             folder,
             stage=stage,
@@ -177,15 +174,34 @@ def make_loggers(
     ]
 
 
+def callbacks_of_the_user(value: Any) -> list[pl.Callback]:
+    """Convert the option `callbacks` to a list.
+
+    Args:
+        value: None, one callback or a list.
+
+    Raises:
+        UsageError: If one of them saves checkpoints, as Lightning's ModelCheckpoint does.
+    """
+    callbacks = as_list(value)
+    for callback in callbacks:
+        if isinstance(callback, Checkpoint):
+            raise UsageError(
+                f"--trainer.callbacks: {type(callback).__name__} cannot be used; Heatlift saves "
+                "its own checkpoints, see --save_every and --weights"
+            )
+    return callbacks
+
+
 def basic_callbacks(seed: int, trainer: Any, *, bar: bool) -> list[pl.Callback]:
-    """Callbacks of every Trainer: seeding, check for values that are not finite, progress lines.
+    """Callbacks of every Trainer: fixed buckets, seeding, check for NaN and Inf, progress lines.
 
     Args:
         seed: Seed of the run.
         trainer: Options of the Trainer.
         bar: Whether Lightning shows a progress bar, which replaces the progress lines.
     """
-    callbacks: list[pl.Callback] = [SeedEveryBatch(seed), NonFiniteGuard()]
+    callbacks: list[pl.Callback] = [FixedBuckets(), SeedEveryBatch(seed), NonFiniteGuard()]
     if not bar:
         return [*callbacks, ProgressLines()]
     has_epochs = trainer.max_epochs is not None and trainer.max_epochs >= 0

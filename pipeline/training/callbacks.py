@@ -1,4 +1,4 @@
-"""Lightning callbacks of every run: seeds per batch, NaN guard, written predictions, progress."""
+"""Callbacks of every run: fixed buckets of gradients, seeds, NaN guard, predictions, progress."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import rng
 from pipeline.errors import DataError, NonFiniteError
@@ -26,6 +27,43 @@ from pipeline.training.run_changes import changed_names, shorten_digests
 from pipeline.training.stage import Stage
 
 _PREDICTION_NAME = re.compile(r"[0-9]{7,}\.npz").fullmatch
+
+
+class FixedBuckets(Callback):
+    """Fixes the buckets in which several processes add their gradients, before the first batch.
+
+    DistributedDataParallel forms its buckets twice: when it is made, and again after the first
+    backward pass of a process, in the order in which gradients became ready. The order in which
+    three or more processes add numbers depends on the buckets, so the first step after a resume
+    would differ from the same step of an uninterrupted run in the last bits. Here every process
+    first makes a backward pass through a plain sum of all weights, and drops its gradients. From
+    the first step on, the buckets depend on the order of the weights in the module alone.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the backward pass, unless the user chose a static graph, which it would define."""
+        wrapper = trainer.strategy.model
+        if isinstance(wrapper, DistributedDataParallel) and not wrapper.static_graph:
+            fix_buckets(wrapper, pl_module)
+
+
+def fix_buckets(wrapper: DistributedDataParallel, module: nn.Module) -> None:
+    """Make a backward pass in which gradients become ready in reverse order of the weights.
+
+    No random number is drawn; weights and gradients are the same afterwards.
+
+    Args:
+        wrapper: The module as it is trained by several processes.
+        module: The module inside.
+    """
+    forward = module.forward
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    module.forward = lambda: torch.stack([weight.sum() for weight in weights]).sum()
+    try:
+        wrapper().backward()
+    finally:
+        module.forward = forward
+    module.zero_grad(set_to_none=True)
 
 
 class SeedEveryBatch(Callback):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import functools
+import hashlib
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,26 +14,28 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
+from pipeline.errors import StorageError
 from pipeline.files import digests
-from pipeline.files.writing import csv_cell, write_atomically
+from pipeline.files.writing import csv_cell, flush_path, write_atomically
 from pipeline.training.console import print_status
-from pipeline.training.run_folder import read_state
+from pipeline.training.run_folder import mark_as_damaged, read_state
+
+HEADER = "step,name,value\n"
 
 
 class MetricsFile(Logger):
     """Lightning logger that writes `metrics.csv`, one line `step,name,value` per number.
 
+    The first row replaces an older file, unless `keep` has kept rows of it.
+
     Args:
         path: Path of the file.
-        after: Last step to keep of an existing file, because a resumed run writes the later steps
-            again; -1 keeps nothing.
     """
 
-    def __init__(self, path: Path, after: int) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self._after = after
-        self._ready = False
+        self._rows: int | None = None
 
     @property
     def name(self) -> str:
@@ -53,28 +57,104 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append the metrics of a step."""
-        self._prepare()
-        with self.path.open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(
-                (step, csv_cell(name), repr(float(value)))
-                for name, value in sorted(metrics.items())
-                if name != "epoch"
-            )
+        """Append the metrics of a step.
 
-    def _prepare(self) -> None:
-        """Drop the lines of later steps, before the first write."""
-        if self._ready:
-            return
-        self._ready = True
-        rows = read_metrics(self.path) if self._after >= 0 else []
-        kept = [(step, name, repr(value)) for step, name, value in rows if step <= self._after]
+        Raises:
+            StorageError: If the disk is full or fails.
+        """
+        rows = [
+            (step, csv_cell(name), repr(float(value)))
+            for name, value in sorted(metrics.items())
+            if name != "epoch"
+        ]
+        self._begin()
+        try:
+            with self.path.open("a", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows(rows)
+        except OSError as error:
+            raise _cannot_be_written(self.path, error) from error
+        self._rows = (self._rows or 0) + len(rows)
 
-        def write(file: Any) -> None:
-            lines = ["step,name,value", *(f"{step},{name},{value}" for step, name, value in kept)]
-            file.write(("\n".join(lines) + "\n").encode())
+    def flush(self) -> dict[str, Any]:
+        """Wait until all rows are on the disk; to be called before a state is saved.
 
-        write_atomically(self.path, write)
+        A file that something else has changed meanwhile gives a warning, and counts as it is.
+
+        Returns:
+            What `keep` needs to find these rows again: their number, and the file's SHA-256.
+
+        Raises:
+            StorageError: If the disk fails.
+        """
+        self._begin()
+        try:
+            flush_path(self.path)
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise _cannot_be_written(self.path, error) from error
+        found = max(0, content.count(b"\n") - 1)
+        if found != self._rows:
+            _warn(self.path, f"has {found} rows, and this run wrote {self._rows}; it was changed")
+            self._rows = found
+        return {"rows": found, "sha256": hashlib.sha256(content).hexdigest()}
+
+    def finalize(self, status: str) -> None:
+        """Wait until the rows are on the disk, when a training or an evaluation has succeeded."""
+        if status == "success" and self._rows:
+            self.flush()
+
+    def keep(self, flushed: Mapping[str, Any], step: int) -> int:
+        """Keep the rows that were there when a state was saved; the run writes later ones again.
+
+        If they are not as they were, the readable ones of earlier steps are kept, the file is
+        renamed to metrics.csv.bad, and a warning tells what is lost.
+
+        Args:
+            flushed: What `flush` returned when the state was saved.
+            step: Step of the state.
+
+        Returns:
+            Number of lost rows.
+        """
+        expected = self._rows = flushed["rows"]
+        content = self.path.read_bytes() if self.path.exists() else b""
+        later = content.split(b"\n", 1 + expected)[-1]
+        whole = content[: len(content) - len(later)]
+        if hashlib.sha256(whole).hexdigest() == flushed["sha256"]:
+            if later:
+                write_atomically(self.path, lambda file: file.write(whole))
+            return 0
+        rows = [row for row in read_metrics(self.path) if row[0] < step][:expected]
+        self._rows, lost = len(rows), expected - len(rows)
+        mark_as_damaged(self.path)
+        _write_rows(self.path, rows)
+        problem = f"was changed after step {step} was saved; numbers in it may be wrong"
+        if lost:
+            problem = f"{lost} of {expected} rows before step {step} are lost, {len(rows)} are kept"
+        _warn(self.path, f"{problem}; the file as it was found is {self.path.name}.bad")
+        return lost
+
+    def _begin(self) -> None:
+        """Begin an empty file before the first row, unless rows were kept."""
+        if self._rows is None:
+            _write_rows(self.path, [])
+            self._rows = 0
+
+
+def _write_rows(path: Path, rows: list[tuple[int, str, float]]) -> None:
+    """Write a file with these rows."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(
+        (step, name, repr(value)) for step, name, value in rows
+    )
+    write_atomically(path, lambda file: file.write((HEADER + text.getvalue()).encode()))
+
+
+def _cannot_be_written(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path}: cannot be written ({error.strerror}); free disk space or choose "
+        "another disk, and run the same command again"
+    )
 
 
 def read_metrics(path: Path) -> list[tuple[int, str, float]]:
@@ -105,9 +185,12 @@ def read_metrics(path: Path) -> list[tuple[int, str, float]]:
     return rows
 
 
-@functools.cache  # a run reads its file several times
-def _warn_once(path: Path, problem: str) -> None:
+def _warn(path: Path, problem: str) -> None:
     print_status(f"heatlift: warning: {path}: {problem}")
+
+
+_warn_once = functools.cache(_warn)
+"""Warns once of a problem, because a run reads its file several times."""
 
 
 def finite_or_none(value: Any) -> float | None:

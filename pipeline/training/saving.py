@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from pipeline.errors import DataError, NonFiniteError, ProcessLostError, UsageError
@@ -48,6 +48,21 @@ def count_samples(data: StageData, before: Mapping[str, int], folder: Path) -> d
     return samples
 
 
+def check_same_step(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """Check that all processes resume from the same step.
+
+    Raises:
+        ProcessLostError: If they do not.
+    """
+    step = torch.tensor(trainer.global_step, device=module.device)
+    steps = cast(Tensor, module.all_gather(step)).flatten().tolist()
+    if len(set(steps)) > 1:
+        raise ProcessLostError(
+            f"the processes would resume from different steps ({', '.join(map(str, steps))}); "
+            "run the same command again, under torchrun with an --rdzv-id of its own"
+        )
+
+
 def log_missing_metrics(file: MetricsFile, metrics: Mapping[str, float], step: int) -> None:
     """Log those metrics of a step that are not in metrics.csv."""
     written = {name for row_step, name, _ in read_metrics(file.path) if row_step == step}
@@ -56,14 +71,39 @@ def log_missing_metrics(file: MetricsFile, metrics: Mapping[str, float], step: i
         file.log_metrics(missing, step)
 
 
-class CheckpointCallback(Callback):
+def metrics_to_log(trainer: pl.Trainer) -> dict[str, float]:
+    """Training metrics of this step, which Lightning logs after the hooks of its batch."""
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its constructor
+    if not every or trainer.global_step % every:
+        return {}
+    logged = {name: finite_or_none(value) for name, value in trainer.logged_metrics.items()}
+    return {k: v for k, v in logged.items() if v is not None and k.startswith("train/")}
+
+
+def keep_rows(run: Run, file: Any, flushed: Mapping[str, Any], step: int) -> None:
+    """Keep the rows of metrics.csv that a state knows of; run.json counts the lost ones.
+
+    Args:
+        run: The resumed run.
+        file: Its first logger.
+        flushed: What `MetricsFile.flush` returned when the state was saved.
+        step: Step of the state.
+    """
+    if isinstance(file, MetricsFile) and (lost := file.keep(flushed, step)):
+        run.write(lost_rows=run.state.get("lost_rows", 0) + lost)
+
+
+class CheckpointCallback(Checkpoint):
     """Saves checkpoints to resume from, of which it keeps the two newest, and the best weights.
 
     A checkpoint is saved at the end of an epoch, and after a batch that ends an optimizer step and
     is not followed by a validation; from there Lightning resumes exactly. The last checkpoint is
     saved when training has ended, with the weights that callbacks of the user leave. Its callback
-    state has also the metrics of that step that are not yet in metrics.csv, the numbers of samples,
-    and the digest of the weights that were validated last.
+    state has also the rows that metrics.csv had, the metrics of that step that are not yet in it,
+    the numbers of samples, and the digest of the weights that were validated last.
+
+    Lightning calls a `Checkpoint` after all other callbacks, also after its EarlyStopping and its
+    Timer, so a state has what they have just counted.
 
     Args:
         run: Run that the checkpoints belong to.
@@ -90,6 +130,7 @@ class CheckpointCallback(Callback):
         self.judged: str | None = None
         self.training_ended = False
         self.validating_again = False
+        self.flushed: dict[str, Any] | None = None
 
     @property
     def state_key(self) -> str:
@@ -106,6 +147,7 @@ class CheckpointCallback(Callback):
             "samples": self.samples,
             "judged": self.judged,
             "ended": self.training_ended,
+            "metrics": self.flushed,
         }
 
     def on_save_checkpoint(
@@ -121,6 +163,15 @@ class CheckpointCallback(Callback):
         self.samples = state_dict.get("samples", {})
         self.judged = state_dict.get("judged")
         self.training_ended = state_dict.get("ended", False)
+        self.flushed = state_dict.get("metrics")
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """In a resumed run, keep the rows of metrics.csv that its state knows of."""
+        # Where the time is over, Lightning's Timer would skip the training and the hooks of its
+        # end. Instead one more step is taken; then the Timer ends it, with a validation.
+        trainer.should_stop = False
+        if trainer.is_global_zero and self.flushed is not None:
+            keep_rows(self.run, trainer.logger, self.flushed, self.saved_step)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check that all ranks resume the same run; log the pending metrics of the checkpoint.
@@ -129,13 +180,7 @@ class CheckpointCallback(Callback):
             ProcessLostError: If the ranks resume from different steps.
             DataError: If the number of samples has changed since the run began.
         """
-        step = torch.tensor(trainer.global_step, device=pl_module.device)
-        steps = cast(Tensor, pl_module.all_gather(step)).flatten().tolist()
-        if len(set(steps)) > 1:
-            raise ProcessLostError(
-                f"the processes would resume from different steps ({', '.join(map(str, steps))}); "
-                "run the same command again, under torchrun with an --rdzv-id of its own"
-            )
+        check_same_step(trainer, pl_module)
         data = trainer.datamodule  # type: ignore[attr-defined]
         self.samples = count_samples(data, self.samples, self.run.folder)
         if self.best is not None and _intact_checkpoint(self.run.checkpoints / "best.ckpt") is None:
@@ -239,12 +284,9 @@ class CheckpointCallback(Callback):
     def _save_step(self, trainer: pl.Trainer, *, is_last: bool) -> None:
         """Save a checkpoint to resume from, and remove those before the two newest."""
         previous_step = self.saved_step
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its constructor
-        due = trainer.global_step % every == 0
-        logged = {name: finite_or_none(value) for name, value in trainer.logged_metrics.items()}
-        self.pending_metrics = {
-            k: v for k, v in logged.items() if due and v is not None and k.startswith("train/")
-        }
+        self.pending_metrics = metrics_to_log(trainer)
+        if trainer.is_global_zero and isinstance(trainer.logger, MetricsFile):
+            self.flushed = trainer.logger.flush()
         self.saved_step = trainer.global_step
         self._chosen = "last" if is_last else f"step {trainer.global_step}"
         try:
@@ -254,7 +296,7 @@ class CheckpointCallback(Callback):
             raise
         self.pending_metrics = {}
         if trainer.is_global_zero:
-            for old in self._step_checkpoints()[:-2]:
+            for old in step_checkpoints(self.run.checkpoints, self.saved_step)[:-2]:
                 old.unlink(missing_ok=True)
 
     def selected_checkpoint(self) -> Path:
@@ -265,17 +307,18 @@ class CheckpointCallback(Callback):
         """
         if chosen := _intact_checkpoint(self.run.checkpoints / f"{self.weights}.ckpt"):
             return chosen
-        if checkpoints := self._step_checkpoints():
+        if checkpoints := step_checkpoints(self.run.checkpoints, self.saved_step):
             return checkpoints[-1]
         raise UsageError(
             "not a single step was trained; check --trainer.max_epochs, --trainer.max_steps and "
             "--trainer.limit_train_batches"
         )
 
-    def _step_checkpoints(self) -> list[Path]:
-        """Checkpoints up to the last saved step, in order; later ones may be invalid."""
-        by_step = {step_in_name(path): path for path in self.run.checkpoints.glob("step-*.ckpt")}
-        return [by_step[step] for step in sorted(by_step) if 0 <= step <= self.saved_step]
+
+def step_checkpoints(folder: Path, last: int) -> list[Path]:
+    """Checkpoints in a folder up to the last saved step, in order; later ones may be invalid."""
+    by_step = {step_in_name(path): path for path in folder.glob("step-*.ckpt")}
+    return [by_step[step] for step in sorted(by_step) if 0 <= step <= last]
 
 
 def can_save(trainer: pl.Trainer, batch_idx: int) -> bool:
@@ -285,10 +328,12 @@ def can_save(trainer: pl.Trainer, batch_idx: int) -> bool:
     training follows.
     """
     batches = batch_idx + 1
+    is_stopping = trainer.should_stop and trainer.current_epoch >= (trainer.min_epochs or 0)
     validation_interval = trainer.val_check_batch  # None only before training begins
     return not (
         batches % trainer.accumulate_grad_batches
         or trainer.global_step == trainer.max_steps
+        or (is_stopping and trainer.global_step >= (trainer.min_steps or 0))
         or batches >= trainer.num_training_batches
         or batches % validation_interval == 0  # type: ignore[operator]
     )

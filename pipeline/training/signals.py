@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Checkpoint
 
 from pipeline.training.saving import CheckpointCallback, can_save
 
@@ -26,7 +26,7 @@ class StoppedBySignal(SystemExit):
         self.exit_code, self.message = 128 + number, message
 
 
-class StopSignals(Callback):
+class StopSignals(Checkpoint):
     """Stops a run at SIGTERM or SIGINT with exit code 143 or 130.
 
     Before and after training, the run stops at once. In training, the handler sets a flag, and all
@@ -35,7 +35,8 @@ class StopSignals(Callback):
     not stopped after `limit` seconds, because it waits for a batch or for another rank, stops
     without another checkpoint. A second signal stops the run at once, unless it follows within a
     second: Ctrl-C reaches a rank twice, from the terminal and from the supervising process. A
-    finished run ignores signals while it writes its last pages.
+    finished run ignores signals while it writes its last pages. It is a `Checkpoint` for Lightning,
+    which therefore calls it after `CheckpointCallback` in every hook.
 
     Args:
         patience: Seconds that a validation gets to finish.

@@ -66,7 +66,7 @@ class Line(pl.LightningModule):
 def trainer_in(folder, *loggers):
     return pl.Trainer(
         default_root_dir=folder,
-        logger=[MetricsFile(folder / "metrics.csv", -1), *loggers],
+        logger=[MetricsFile(folder / "metrics.csv"), *loggers],
         callbacks=[callback.Dashboard()],
         max_epochs=2,
         log_every_n_steps=1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,8 @@ import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 from runs import COMMANDS, TINY, differences, outcome, same
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import rng
 from pipeline.files import torch_files
@@ -69,6 +72,53 @@ def test_the_last_step_of_a_run_with_max_steps_is_saved(heatlift, tmp_path):
         heatlift(*COMMANDS["lift"], "--trainer.max_steps", "3", "--save_every", "100").wait() == 0
     )
     assert (tmp_path / "runs/lift/lift/checkpoints/step-000000003.ckpt").exists()
+
+
+def gradients_of_the_last_step(rank, folder, steps):
+    """Train with these steps as one process of three; rank 0 stores the last gradients."""
+    torch.set_num_threads(1)
+    meet = {"init_method": f"file://{folder}/meet-{steps}", "rank": rank, "world_size": 3}
+    torch.distributed.init_process_group("gloo", **meet)
+    torch.manual_seed(0)
+    module = nn.Sequential(*(nn.Linear(23, 23) for _ in range(6)))  # each 2,208 bytes
+    wrapper = DistributedDataParallel(module, bucket_cap_mb=0.004)
+    callbacks.fix_buckets(wrapper, module)
+    for step in steps:
+        generator = torch.Generator().manual_seed(10 * step + rank)
+        wrapper(torch.randn(7, 23, generator=generator)).square().mean().backward()
+        found = [weight.grad.clone() for weight in module.parameters()]
+        module.zero_grad()
+    if rank == 0:
+        torch.save(found, folder / "gradients.pt")
+
+
+def test_three_processes_add_gradients_alike_in_their_first_and_in_later_steps(tmp_path):
+    found = []
+    for steps in ([0, 1, 2], [2]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads, Python 3.12
+            torch.multiprocessing.start_processes(
+                gradients_of_the_last_step, (tmp_path, steps), nprocs=3, start_method="fork"
+            )
+        found.append(torch.load(tmp_path / "gradients.pt"))
+    assert same(*found)
+    assert all(gradient.any() for gradient in found[0])
+
+
+def test_fixing_buckets_draws_no_numbers_and_leaves_no_gradients(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1
+    )
+    module = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Dropout())
+    module[0].weight.requires_grad_(False)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    drawn = torch.get_rng_state()
+    callbacks.fix_buckets(DistributedDataParallel(module), module)
+    torch.distributed.destroy_process_group()
+    assert same(dict(module.state_dict()), before)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(weight.grad is None for weight in module.parameters())
+    assert module(torch.ones(4, 3)).shape == (4, 5)
 
 
 def test_a_batch_is_seeded_as_by_torch_manual_seed():
@@ -169,7 +219,7 @@ def test_an_interrupted_save_does_not_count_as_saved(tmp_path):
         raise signals.StoppedBySignal(15, "too late")
 
     trainer = SimpleNamespace(global_step=4, log_every_n_steps=1, logged_metrics={})
-    trainer.save_checkpoint = save_checkpoint
+    trainer.save_checkpoint, trainer.is_global_zero = save_checkpoint, False
     checkpoint_callback.saved_step = 2
     with pytest.raises(signals.StoppedBySignal):
         checkpoint_callback.save(trainer)
@@ -216,3 +266,17 @@ def test_the_bar_of_a_training_of_steps_names_epoch_and_steps(trainer, capsys):
     trainer(max_steps=3, callbacks=[bar], **settings).fit(BoringModel())
     printed = capsys.readouterr()
     assert "epoch 2, from step 2 of 3" in printed.out + printed.err
+
+
+def test_a_checkpoint_callback_of_lightning_is_an_error(heatlift):
+    model_checkpoint = "lightning.pytorch.callbacks.ModelCheckpoint"
+    child = heatlift(*COMMANDS["lift"], "--trainer.callbacks", model_checkpoint)
+    assert child.wait() == 2
+    assert "--trainer.callbacks: ModelCheckpoint cannot be used; " in child.stderr
+
+
+def test_nothing_is_logged_every_0_steps(heatlift, tmp_path):
+    arguments = ("--trainer.log_every_n_steps", "0", "--trainer.max_epochs", "1")
+    child = heatlift(*COMMANDS["lift"], *arguments)
+    assert child.wait() == 0, child.stderr
+    assert not [name for _, name, _ in outcome(tmp_path, "lift")["metrics"] if "train" in name]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
+import os
 import shutil
 import time
 from functools import partial
@@ -316,56 +318,116 @@ def test_the_state_file_holds_settings_and_digest(opened):
     assert (state["settings"], state["digest"]) == (SETTINGS, settings_digest(SETTINGS))
 
 
-def write_metrics(folder, after, *rows):
-    """Write rows of metrics and read the file."""
-    file = MetricsFile(folder / "metrics.csv", after)
+def write_metrics(folder, *rows, kept=None):
+    """Write rows of metrics; return what a state stores, and the rows of the file."""
+    file = MetricsFile(folder / "metrics.csv")
+    if kept:
+        file.keep(kept, step=2)
     for step, numbers in rows:
         file.log_metrics(numbers, step)
-    return read_metrics(folder / "metrics.csv")
+    return file.flush(), read_metrics(folder / "metrics.csv")
 
 
 def test_metrics_are_read_exactly_as_written(tmp_path):
-    rows = write_metrics(
-        tmp_path, -1, (0, {"train/loss": 0.1 + 0.2, "epoch": 0}), (1, {"a": 1e-300})
+    _, rows = write_metrics(
+        tmp_path, (0, {"train/loss": 0.1 + 0.2, "epoch": 0}), (1, {"a": 1e-300})
     )
     assert rows == [(0, "train/loss", 0.1 + 0.2), (1, "a", 1e-300)]
 
 
-def test_a_resumed_run_drops_the_lines_of_later_steps(tmp_path):
-    write_metrics(tmp_path, -1, (0, {"x": 1.0}), (1, {"x": 2.0}), (2, {"x": 3.0}))
-    assert write_metrics(tmp_path, 1, (2, {"x": 4.0})) == [
-        (0, "x", 1.0),
-        (1, "x", 2.0),
-        (2, "x", 4.0),
-    ]
-
-
-def test_an_incomplete_last_line_is_dropped(tmp_path):
-    write_metrics(tmp_path, -1, (0, {"x": 1.0}))
+def test_a_resumed_run_drops_the_rows_that_its_state_does_not_know(tmp_path):
+    state, _ = write_metrics(tmp_path, (0, {"x": 1.0}), (1, {"x": 2.0}))
     with (tmp_path / "metrics.csv").open("a") as file:
-        file.write("1,x,2.")
-    assert read_metrics(tmp_path / "metrics.csv") == [(0, "x", 1.0)]
-    assert write_metrics(tmp_path, 0, (1, {"x": 2.5})) == [(0, "x", 1.0), (1, "x", 2.5)]
+        file.write("1,x,2.5\n2,x,3.0\n3,x,3.")  # also a row of the same step, and half a row
+    again, rows = write_metrics(tmp_path, (2, {"x": 4.0}), kept=state)
+    assert rows == [(0, "x", 1.0), (1, "x", 2.0), (2, "x", 4.0)]
+    assert (state["rows"], again["rows"]) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "lost", "kept"),
+    [
+        ("", 3, []),
+        ("step,name,value\n", 3, []),
+        ("step,name,value\n0,x,1.0\n1,x,2.", 2, [(0, "x", 1.0)]),
+        (
+            "step,name,value\n0,x,1.0\n\0\0\0\0\0\0\0\0\n1,y,3.0\n",
+            1,
+            [(0, "x", 1.0), (1, "y", 3.0)],
+        ),
+        ("step,name,value\n0,x,1.0\n2,x,5.0\n3,x,6.0\n", 2, [(0, "x", 1.0)]),
+    ],
+    ids=["nothing", "header", "cut", "zeros", "other rows"],
+)
+def test_rows_that_a_state_knows_and_the_file_lacks_are_told_in_one_line(
+    content, lost, kept, tmp_path, capsys
+):
+    state, rows = write_metrics(tmp_path, (0, {"x": 1.0}), (1, {"x": 2.0, "y": 3.0}))
+    assert len(rows) == 3
+    path = tmp_path / "metrics.csv"
+    path.write_text(content)
+    assert MetricsFile(path).keep(state, step=2) == lost
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"metrics.csv: {lost} of 3 rows before step 2 are lost, {len(kept)} are kept" in said
+    assert read_metrics(path) == kept
+    assert (tmp_path / "metrics.csv.bad").read_text() == content
+
+
+def test_a_deleted_file_is_told(tmp_path, capsys):
+    state, _ = write_metrics(tmp_path, (0, {"x": 1.0}))
+    (tmp_path / "metrics.csv").unlink()
+    assert write_metrics(tmp_path, (2, {"x": 4.0}), kept=state)[1] == [(2, "x", 4.0)]
+    assert "1 of 1 rows before step 2 are lost, 0 are kept" in capsys.readouterr().err
+
+
+def test_a_number_that_changed_after_the_state_was_saved_is_told(tmp_path, capsys):
+    state, _ = write_metrics(tmp_path, (0, {"x": 1.0}), (1, {"x": 2.0}))
+    path = tmp_path / "metrics.csv"
+    path.write_text(path.read_text().replace("2.0", "7.0"))
+    assert MetricsFile(path).keep(state, step=2) == 0
+    assert "was changed after step 2 was saved; numbers in it may be" in capsys.readouterr().err
+    assert read_metrics(path) == [(0, "x", 1.0), (1, "x", 7.0)]
+
+
+def test_rows_that_vanish_while_the_run_writes_are_told(tmp_path, capsys):
+    file = MetricsFile(tmp_path / "metrics.csv")
+    file.log_metrics({"x": 1.0, "y": 2.0}, 0)
+    file.path.write_text("step,name,value\n")
+    file.log_metrics({"x": 3.0}, 1)
+    assert file.flush()["rows"] == 1
+    assert "has 1 rows, and this run wrote 3" in capsys.readouterr().err
+    assert file.flush()["rows"] == 1
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("broken", ["os.fsync", "pathlib.Path.open"])
+def test_a_disk_error_under_the_metrics_is_one_line(broken, tmp_path, monkeypatch):
+    file = MetricsFile(tmp_path / "metrics.csv")
+    file.log_metrics({"x": 1.0}, 0)
+
+    def fail(*rest, **options):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(broken, fail)
+    with pytest.raises(StorageError, match=r"metrics.csv: cannot be written \(Input/output error"):
+        file.flush() if broken == "os.fsync" else file.log_metrics({"x": 2.0}, 1)
 
 
 @pytest.mark.parametrize(
     "damage", [b"1,x,0.x12\n", b"1,x\xff,2.0\n", b"\xff\n", b"1,x,\n", b"x\n", "²,x,2.0\n".encode()]
 )
 def test_damaged_lines_are_left_out_with_one_warning(tmp_path, capsys, damage):
-    write_metrics(tmp_path, -1, (0, {"x": 1.0}))
-    with (tmp_path / "metrics.csv").open("ab") as file:
+    write_metrics(tmp_path, (0, {"x": 1.0}))
+    path = tmp_path / "metrics.csv"
+    with path.open("ab") as file:
         file.write(damage + b"1,y,3.0\n" + damage)
-    assert write_metrics(tmp_path, 1, (2, {"x": 4.0})) == [
-        (0, "x", 1.0),
-        (1, "y", 3.0),
-        (2, "x", 4.0),
-    ]
+    assert read_metrics(path) == read_metrics(path) == [(0, "x", 1.0), (1, "y", 3.0)]
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"heatlift: warning: {tmp_path / 'metrics.csv'}: 2 damaged line(s)")
+    assert line.startswith(f"heatlift: warning: {path}: 2 damaged line(s)")
 
 
 def test_a_damaged_byte_at_the_end_loses_no_line(tmp_path, capsys):
-    write_metrics(tmp_path, -1, (0, {"x": 1.0}))
+    write_metrics(tmp_path, (0, {"x": 1.0}))
     with (tmp_path / "metrics.csv").open("ab") as file:
         file.write(b"\xff")
     assert read_metrics(tmp_path / "metrics.csv") == [(0, "x", 1.0)]
@@ -373,8 +435,8 @@ def test_a_damaged_byte_at_the_end_loses_no_line(tmp_path, capsys):
 
 
 def test_a_new_run_begins_an_empty_file(tmp_path):
-    write_metrics(tmp_path, -1, (0, {"x": 1.0}))
-    assert write_metrics(tmp_path, -1, (0, {"x": 9.0})) == [(0, "x", 9.0)]
+    write_metrics(tmp_path, (0, {"x": 1.0}))
+    assert write_metrics(tmp_path, (0, {"x": 9.0}))[1] == [(0, "x", 9.0)]
 
 
 def test_a_number_that_is_not_finite_becomes_none():
@@ -399,7 +461,7 @@ def test_a_run_json_with_a_flipped_bit_is_not_valid(opened):
 
 def test_a_metrics_file_that_changed_after_its_run_finished_gives_a_warning(opened, capsys):
     run = opened()
-    MetricsFile(run.folder / "metrics.csv", -1).log_metrics({"val/mpjpe_mm": 47.2}, 9)
+    MetricsFile(run.folder / "metrics.csv").log_metrics({"val/mpjpe_mm": 47.2}, 9)
     run.write(state=FINISHED, metrics=file_digest(run.folder / "metrics.csv"))
     assert read_metrics(run.folder / "metrics.csv") == [(9, "val/mpjpe_mm", 47.2)]
     assert capsys.readouterr().err == ""
