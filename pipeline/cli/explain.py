@@ -21,6 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from pipeline.errors import HeatliftError
 from pipeline.training import processes
+from pipeline.training.private_names import parser_actions
 
 STORAGE_ERRORS = (
     errno.ENOSPC,
@@ -184,7 +185,7 @@ def _source_kind(class_path: str) -> str | None:
 
 def known_keys(parser: LightningArgumentParser, arguments: Sequence[str]) -> list[str]:
     """List the keys of a parser and the arguments of all classes in the given configs."""
-    keys = [action.dest for action in parser._actions]
+    keys = [action.dest for action in parser_actions(parser)]
     for option, value in pairwise(arguments):
         if option in ("-c", "--config"):
             text = Path(value).read_text()

@@ -16,6 +16,7 @@ from pipeline.errors import UsageError
 from pipeline.files.digests import file_digest, folder_digest
 from pipeline.files.torch_files import read_checkpoint
 from pipeline.training.checkpoints import checkpoint_stage, weights_digest
+from pipeline.training.private_names import parser_actions, without_instantiator
 from pipeline.training.run_folder import (
     make_folder,
     read_state,
@@ -62,7 +63,7 @@ def add_run_options(parser: LightningArgumentParser, example_config: str) -> Non
         "later ones override earlier ones.",
         "seed_everything": "Seed of weights, shuffling, augmentation and noise.",
     }
-    for action in parser._actions:
+    for action in parser_actions(parser):
         action.help = help_texts.get(action.dest, action.help)
     parser.add_argument(
         "--name",
@@ -195,8 +196,7 @@ def checkpoint_settings(
         raise UsageError(f"{path}: is a checkpoint of stage {found_stage}; this is {stage}")
     if "hyper_parameters" not in content:
         raise UsageError(f"{path}: holds only weights; give them with --model.pretrained instead")
-    settings = dict(content["hyper_parameters"])
-    settings.pop("_instantiator", None)
+    settings = without_instantiator(content["hyper_parameters"])
     options = {argument.partition("=")[0] for argument in arguments}
     for name in test_settings:
         if f"--model.{name}" in options:

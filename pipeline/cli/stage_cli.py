@@ -47,9 +47,10 @@ from pipeline.dashboard.show import finish_wandb
 from pipeline.errors import UsageError, print_error
 from pipeline.training import processes
 from pipeline.training.callbacks import PredictionWriter
-from pipeline.training.checkpoints import AtomicCheckpointIO
+from pipeline.training.checkpoints import AtomicCheckpointIO, require_checked_reading
 from pipeline.training.console import print_line
 from pipeline.training.precision import precision_options
+from pipeline.training.private_names import INSTANTIATOR
 from pipeline.training.run_folder import Run, open_run
 from pipeline.training.saving import CheckpointCallback, validate_changed_weights
 from pipeline.training.signals import StopSignals
@@ -96,12 +97,13 @@ class StageCLI(LightningCLI):
             trainer_defaults={"enable_model_summary": False, "log_every_n_steps": 10},
             parser_kwargs=parser_settings
             | {"prog": f"heatlift {name}"}
-            | {subcommand: dict(parser_settings) for subcommand in self.subcommands()},
+            | {command: {**parser_settings, "prog": command} for command in self.subcommands()},
             args=list(arguments),
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of a run, and link options that have the same value."""
+        self.parsers[parser.prog] = parser
         add_run_options(parser, self.stage.example_config)
         parser.link_arguments("seed_everything", "data.seed")
         for name in self.stage.linked_arguments:
@@ -109,10 +111,10 @@ class StageCLI(LightningCLI):
 
     def setup_parser(self, *args: Any) -> None:
         """Make the parsers; those of evaluations get more options than that of fit."""
+        self.parsers: dict[str, LightningArgumentParser] = {}
         super().setup_parser(*args)
-        for subcommand, parser in self._subcommand_parsers.items():
-            if subcommand != "fit":
-                add_evaluation_options(parser)
+        for subcommand in self.subcommands().keys() - {"fit"}:
+            add_evaluation_options(self.parsers[subcommand])
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line.
@@ -123,16 +125,17 @@ class StageCLI(LightningCLI):
         try:
             super().parse_arguments(parser, args)
         except jsonargparse.ArgumentError as error:
-            inner = self._subcommand_parsers.get(args[0] if args else "", parser)
+            inner = self.parsers.get(args[0] if args else "", parser)
             known = explain.known_keys(inner, args)
             raise UsageError(explain.explain_usage_error(str(error), known)) from error
-
-    def _parse_ckpt_path(self) -> None:
-        """Take the arguments of the module from a checkpoint; Lightning does not verify it."""
         self.subcommand = self.config.subcommand
-        path = self._get(self.config, "ckpt_path")
-        if not path:
-            return
+        self.checkpoint = self.config[self.subcommand].ckpt_path
+        self.config[self.subcommand].ckpt_path = None  # Lightning would read it without checks
+        if self.checkpoint:
+            self.take_settings(self.checkpoint)
+
+    def take_settings(self, path: str) -> None:
+        """Take the arguments of the module from a checkpoint."""
         if self.subcommand == "fit":
             raise UsageError(
                 f"--ckpt_path {path}: fit resumes automatically, by the same command; to "
@@ -141,9 +144,9 @@ class StageCLI(LightningCLI):
         settings = checkpoint_settings(
             path, self.stage.stage, self.stage.test_settings, self.command_line
         )
-        before = self._get(self.config, "model").as_dict()
+        before = self.config[self.subcommand].model.as_dict()
         self.config = self.parser.parse_object({self.subcommand: {"model": settings}}, self.config)
-        after = self._get(self.config, "model").as_dict()
+        after = self.config[self.subcommand].model.as_dict()
         changed = sorted(key for key, value in after.items() if before.get(key) != value)
         if changed:
             names = ", ".join(changed)
@@ -152,6 +155,7 @@ class StageCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Resolve `newest`, open the run or the evaluation folder, start several processes."""
         config = self.config[self.subcommand]
+        config.ckpt_path = self.checkpoint
         check_finite(plain_values(config))
         if self.subcommand != "fit" and config.ckpt_path:
             config.model.pretrained = None  # the checkpoint has all weights
@@ -186,16 +190,14 @@ class StageCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Store the arguments of the module in its checkpoints."""
-        arguments = plain_values(self._get(self.config, "model"))
+        arguments = plain_values(self.config[self.subcommand].model)
         arguments.pop("pretrained", None)
-        self.model.save_hyperparameters(
-            {**arguments, "_instantiator": "lightning.pytorch.cli.instantiate_module"}
-        )
+        self.model.save_hyperparameters({**arguments, **INSTANTIATOR})
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Make the Trainer, with the loggers and callbacks of a run added to those of the user."""
-        config = self._get(self.config, "trainer")
-        instantiated = self._get(self.config_init, "trainer")
+        config = self.config[self.subcommand].trainer
+        instantiated = self.config_init[self.subcommand].trainer
         bar = sys.stderr.isatty() and config.enable_progress_bar is not False
         plugins = [*as_list(instantiated["plugins"]), AtomicCheckpointIO()]
         options: dict[str, Any] = {
@@ -206,14 +208,14 @@ class StageCLI(LightningCLI):
             "logger": False if config.fast_dev_run else self._loggers(),
             "callbacks": [
                 *as_list(instantiated["callbacks"]),
-                *basic_callbacks(int(self._get(self.config, "seed_everything")), bar=bar),
+                *basic_callbacks(int(self.config[self.subcommand].seed_everything), bar=bar),
                 *([] if config.fast_dev_run else self._output_callbacks()),
                 self.stops,
             ],
         }
         if processes.current_rank() is not None and config.strategy in ("auto", "ddp"):
-            options["strategy"] = make_ddp_strategy(config, self._get(self.config, "patience"))
-        return super().instantiate_trainer(**{**options, **kwargs})
+            options["strategy"] = make_ddp_strategy(config, self.config[self.subcommand].patience)
+        return require_checked_reading(super().instantiate_trainer(**{**options, **kwargs}))
 
     def _loggers(self) -> list[Logger]:
         config, stage = self.config[self.subcommand], self.stage.stage
@@ -223,24 +225,25 @@ class StageCLI(LightningCLI):
         """Callbacks that write to the folder of the run."""
         callbacks: list[pl.Callback] = [Dashboard()]
         if self.run:
-            every, weights = (self._get(self.config, key) for key in ("save_every", "weights"))
+            config = self.config[self.subcommand]
             monitor = (self.stage.monitor, self.stage.mode)
-            saving = CheckpointCallback(self.run, every, monitor, weights)
+            saving = CheckpointCallback(self.run, config.save_every, monitor, config.weights)
             self.checkpoint_callback = self.stops.checkpoint_callback = saving
             callbacks.append(saving)
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.folder))
         return callbacks
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Print the first lines of the run, then run Lightning's fit, validate, test or predict."""
+    def before_fit(self) -> None:
+        """Print the first lines of the run."""
         print_start(
             f"heatlift {self.stage.stage} {self.subcommand}: {self.folder}",
             self.trainer,
             data=self.datamodule.describe(),
-            weights=describe_weights(self.run, self.config[subcommand], self.settings),
+            weights=describe_weights(self.run, self.config[self.subcommand], self.settings),
         )
-        super()._run_subcommand(subcommand)
+
+    before_validate = before_test = before_predict = before_fit
 
     def after_fit(self) -> None:
         """Test the best or the last weights of the run, then mark it as finished."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from pipeline import rng
 from pipeline.errors import NonFiniteError
@@ -88,7 +89,7 @@ class NonFiniteGuard(Callback):
             for p in group["params"]
             if p.grad is not None
         ]
-        if gradients and not torch.stack(torch._foreach_norm(gradients)).sum().isfinite():
+        if gradients and not get_total_norm(gradients).isfinite():
             samples: list[Any] = [self.step_samples]
             if trainer.world_size > 1:  # gradients are averaged over all processes
                 samples = [None] * trainer.world_size
