@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
+LOWEST := .venv-lowest
 HEATLIFT := $(VENV)/bin/heatlift
 PYTEST := $(VENV)/bin/pytest
 
@@ -38,7 +39,7 @@ root = $(if $(ROOT),--data.source.init_args.root $(call quoted,$(ROOT)))
 name = $(if $(NAME),--name $(call quoted,$(NAME)))
 input = $(or $(DETECTOR),$(DETECTIONS),$(if $(filter mocap,$(DATA)),noisy,$(if $(filter synthetic,$(DATA)),newest,exact)))
 
-.PHONY: help install demo heatmap detect pretrain lift results test test-all soak bench lint docs notebooks clean
+.PHONY: help install demo heatmap detect pretrain lift results test test-all test-lowest soak bench lint docs notebooks clean
 
 help: ## Show this help
 	@echo "make TARGET [DATA=synthetic|mocap|FILE.yaml] [CONFIG=stage/name] [ROOT=folder] [DETECTIONS=exact|noisy|file]"
@@ -80,6 +81,17 @@ test: install ## Run the tests, at most 12 minutes on 2 cores
 test-all: install ## Run the slow tests too, at most 45 minutes
 	env -u MALLOC_MMAP_MAX_ -u MALLOC_TRIM_THRESHOLD_ -u MALLOC_TOP_PAD_ $(PYTEST) -n 2 --dist worksteal -m 'not soak' -q $(ARGS)
 
+# uv is the tool that can choose the lowest versions; it stands in this environment alone.
+$(LOWEST)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info[:2] == (3, 11) or sys.exit("heatlift: error: the lowest Python is 3.11; set PYTHON=")'
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[dev]'
+	@touch $@
+
+test-lowest: $(LOWEST)/.installed ## Run the tests with the lowest versions of all packages (8 GB on Linux)
+	$(LOWEST)/bin/pytest -n 2 --dist worksteal -m 'not slow and not soak' -q $(ARGS)
+
 soak: install ## Run thousands of kills, faults and corrupted files, at most 60 minutes
 	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist worksteal -m soak -q $(ARGS)
 
@@ -97,6 +109,6 @@ docs: install ## Draw the images in docs/
 notebooks: install ## Execute the notebooks
 	$(PYTEST) --nbmake notebooks -q
 
-clean: ## Remove .venv and files made by tools; runs/ and cache/ stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage htmlcov
+clean: ## Remove .venv, .venv-lowest and files made by tools; runs/ and cache/ stay
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -154,6 +155,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         current_rank()  # checked first: Lightning reads these variables during its import
         with signal_handlers((signal.SIGTERM, signal.SIGINT), _stop):
+            importlib.import_module("pipeline.training.private_names")  # checked before Lightning
             from pipeline.cli import launch  # takes seconds, so it is not imported for --help
     except UsageError as error:
         return print_error(str(error), error.exit_code)

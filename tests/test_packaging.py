@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pipeline.published
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import pipeline.weights
 
@@ -103,14 +106,60 @@ def test_every_lower_bound_has_its_reason():
 
 
 def test_installed_packages_fit_the_bounds_and_the_constraints():
-    from packaging.requirements import Requirement
-
     pinned = [
         Requirement(line) for line in (ROOT / "constraints.txt").read_text().split("\n") if line
     ]
     for requirement in [*map(Requirement, PROJECT["dependencies"]), *pinned]:
         found = version(requirement.name).split("+")[0]
         assert requirement.specifier.contains(found), f"{requirement}, but {found} is here"
+
+
+def packages_with_private_names():
+    """Packages that `private_names` checks names of, and the one whose class it extends."""
+    text = (ROOT / "pipeline" / "training" / "private_names.py").read_text()
+    return {*re.findall(r'require\([^)]*"([a-z]+)"\)', text), "torchmetrics"}
+
+
+def test_packages_whose_private_names_are_used_have_an_upper_bound():
+    assert packages_with_private_names() == {"lightning", "jsonargparse", "torch", "torchmetrics"}
+    bounds = {found.name: found.specifier for found in map(Requirement, PROJECT["dependencies"])}
+    for name in packages_with_private_names():
+        assert [bound for bound in bounds[name] if bound.operator == "<"], name
+
+
+def test_the_lowest_versions_are_installed_by_a_target_that_reads_the_bounds():
+    plan = subprocess.run(
+        ["make", "-n", "test-lowest", "LOWEST=no-such-folder", "PYTHON=python3.11"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    assert "--resolution lowest-direct -e '.[dev]'" in plan.stdout
+    assert "no-such-folder/bin/pytest" in plan.stdout
+
+
+@pytest.mark.slow
+def test_the_newest_versions_of_all_packages_fit_together(tmp_path):
+    """pip finds a version of each package, without the constraints and what is installed."""
+    report = tmp_path / "report.json"
+    options = ("--dry-run", "--ignore-installed", "--quiet", "--report", str(report))
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, *PROJECT["dependencies"]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+    if "connection" in done.stderr.lower():
+        pytest.skip("no connection to the package index")
+    assert done.returncode == 0, done.stderr
+    found = [entry["metadata"] for entry in json.loads(report.read_text())["install"]]
+    chosen = {canonicalize_name(entry["name"]): entry["version"] for entry in found}
+    for requirement in map(Requirement, PROJECT["dependencies"]):
+        assert requirement.specifier.contains(chosen[canonicalize_name(requirement.name)])
 
 
 OUTSIDE_NAMES = {

@@ -22,6 +22,7 @@ from pipeline.cli.arguments import option_values
 from pipeline.cli.configs import configured_classes, read_yaml
 from pipeline.errors import HeatliftError
 from pipeline.training import processes
+from pipeline.training.private_names import parser_actions
 
 STORAGE_ERRORS = (
     errno.ENOSPC,
@@ -185,7 +186,7 @@ def _source_kind(class_path: str) -> str | None:
 
 def known_keys(parser: LightningArgumentParser, arguments: Sequence[str]) -> list[str]:
     """List the keys of a parser and the arguments of all classes in the given configs."""
-    keys = [action.dest for action in parser._actions]
+    keys = [action.dest for action in parser_actions(parser)]
     for path in option_values(arguments, "-c", "--config"):
         for class_path in configured_classes(read_yaml(Path(path))):
             module, _, name = class_path.rpartition(".")

@@ -28,6 +28,7 @@ from pipeline.files.digests import code_digests, file_digest, folder_digest
 from pipeline.files.store import default_store
 from pipeline.files.torch_files import read_checkpoint
 from pipeline.training.checkpoints import checkpoint_stage, weights_digest
+from pipeline.training.private_names import parser_actions, without_instantiator
 from pipeline.training.run_folder import (
     Run,
     make_folder,
@@ -90,7 +91,7 @@ def add_run_options(parser: LightningArgumentParser, example_config: str) -> Non
         "config": f"A shipped config such as {example_config} or data/synthetic, or a YAML file; "
         "later ones override earlier ones.",
     }
-    for action in parser._actions:
+    for action in parser_actions(parser):
         is_ours = action.dest.removesuffix(".help") in SET_BY_HEATLIFT
         action.help = argparse.SUPPRESS if is_ours else help_texts.get(action.dest, action.help)
     parser.add_argument(
@@ -285,8 +286,7 @@ def checkpoint_settings(
         raise UsageError(f"{path}: is a checkpoint of stage {found_stage}; this is {stage}")
     if "hyper_parameters" not in content:
         raise UsageError(f"{path}: holds only weights; give them with --model.pretrained instead")
-    settings = dict(content["hyper_parameters"])
-    settings.pop("_instantiator", None)
+    settings = without_instantiator(content["hyper_parameters"])
     options = {argument.option for argument in parse_arguments(arguments)}
     for name in test_settings:
         if f"--model.{name}" in options:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,10 @@ def check_fit(stage: str, arguments: Sequence[str], planned: Collection[str] = (
     return StageCheck(stage, resolved, arguments, planned).plan()
 
 
+class _CheckedError(Exception):
+    """Ends a `StageCheck` where the training would begin."""
+
+
 class StageCheck(StageCLI):
     """Command line of a fit that ends before the run is opened.
 
@@ -84,7 +89,8 @@ class StageCheck(StageCLI):
         planned: Collection[str],
     ) -> None:
         self.planned = planned
-        super().__init__(load_stage(stage), arguments, command_line, StopSignals())
+        with contextlib.suppress(_CheckedError):
+            super().__init__(load_stage(stage), arguments, command_line, StopSignals())
 
     def before_instantiate_classes(self) -> None:
         """Complete the config, and find the folder that the run will have."""
@@ -134,8 +140,9 @@ class StageCheck(StageCLI):
             load_pretrained(self.model, fitting=True)
         _check_writable(Path(config.runs))
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Train nothing."""
+    def before_fit(self) -> None:
+        """End here: nothing is trained."""
+        raise _CheckedError
 
     def plan(self) -> PlannedFit:
         """What the fit will do."""

@@ -53,9 +53,10 @@ from pipeline.dashboard.show import finish_wandb
 from pipeline.errors import UsageError, print_error
 from pipeline.training import processes
 from pipeline.training.callbacks import PredictionWriter, SameInputs
-from pipeline.training.checkpoints import AtomicCheckpointIO
+from pipeline.training.checkpoints import AtomicCheckpointIO, require_checked_reading
 from pipeline.training.console import print_line
 from pipeline.training.precision import precision_options
+from pipeline.training.private_names import INSTANTIATOR
 from pipeline.training.run_folder import Run
 from pipeline.training.saving import CheckpointCallback, validate_changed_weights
 from pipeline.training.signals import StopSignals
@@ -103,7 +104,7 @@ class StageCLI(LightningCLI):
                 trainer_defaults={"enable_model_summary": False, "log_every_n_steps": 10},
                 parser_kwargs=parser_settings
                 | {"prog": f"heatlift {name}"}
-                | {subcommand: dict(parser_settings) for subcommand in self.subcommands()},
+                | {command: {**parser_settings, "prog": command} for command in self.subcommands()},
                 args=list(arguments),
             )
         finally:
@@ -112,6 +113,7 @@ class StageCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of a run, and link options that have the same value."""
+        self.parsers[parser.prog] = parser
         add_run_options(parser, self.stage.example_config)
         parser.set_defaults({"model.schedule": {"class_path": "pipeline.training.WarmupCosine"}})
         parser.link_arguments("seed_everything", "data.seed")
@@ -120,10 +122,11 @@ class StageCLI(LightningCLI):
 
     def setup_parser(self, *args: Any) -> None:
         """Make the parsers; those of evaluations get more options than that of fit."""
+        self.parsers: dict[str, LightningArgumentParser] = {}
         super().setup_parser(*args)
-        for subcommand, parser in self._subcommand_parsers.items():
+        for subcommand in self.subcommands():
             add_options = add_fit_options if subcommand == "fit" else add_evaluation_options
-            add_options(parser)
+            add_options(self.parsers[subcommand])
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line.
@@ -134,16 +137,17 @@ class StageCLI(LightningCLI):
         try:
             super().parse_arguments(parser, args)
         except jsonargparse.ArgumentError as error:
-            inner = self._subcommand_parsers.get(args[0] if args else "", parser)
+            inner = self.parsers.get(args[0] if args else "", parser)
             known = explain.known_keys(inner, args)
             raise UsageError(explain.explain_usage_error(str(error), known)) from error
-
-    def _parse_ckpt_path(self) -> None:
-        """Take the arguments of the module from a checkpoint; Lightning does not verify it."""
         self.subcommand = self.config.subcommand
-        path = self._get(self.config, "ckpt_path")
-        if not path:
-            return
+        self.checkpoint = self.config[self.subcommand].ckpt_path
+        self.config[self.subcommand].ckpt_path = None  # Lightning would read it without checks
+        if self.checkpoint:
+            self.take_settings(self.checkpoint)
+
+    def take_settings(self, path: str) -> None:
+        """Take the arguments of the module from a checkpoint."""
         if self.subcommand == "fit":
             raise UsageError(
                 f"--ckpt_path {path}: fit resumes automatically, by the same command; to "
@@ -152,9 +156,9 @@ class StageCLI(LightningCLI):
         settings = checkpoint_settings(
             path, self.stage.stage, self.stage.test_settings, self.command_line
         )
-        before = self._get(self.config, "model").as_dict()
+        before = self.config[self.subcommand].model.as_dict()
         self.config = self.parser.parse_object({self.subcommand: {"model": settings}}, self.config)
-        after = self._get(self.config, "model").as_dict()
+        after = self.config[self.subcommand].model.as_dict()
         changed = sorted(key for key, value in after.items() if before.get(key) != value)
         if changed:
             names = ", ".join(changed)
@@ -163,6 +167,7 @@ class StageCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Resolve `newest`, open the run or the evaluation folder, start several processes."""
         config = self.config[self.subcommand]
+        config.ckpt_path = self.checkpoint
         complete_config(config, self.stage, self.subcommand)
         run = Path(config.runs) / self.stage.stage / run_name(config, self.stage.stage)
         if self.subcommand != "fit":
@@ -195,16 +200,14 @@ class StageCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Store the arguments of the module in its checkpoints."""
-        arguments = plain_values(self._get(self.config, "model"))
+        arguments = plain_values(self.config[self.subcommand].model)
         arguments.pop("pretrained", None)
-        self.model.save_hyperparameters(
-            {**arguments, "_instantiator": "lightning.pytorch.cli.instantiate_module"}
-        )
+        self.model.save_hyperparameters({**arguments, **INSTANTIATOR})
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Make the Trainer, with the loggers and callbacks of a run added to those of the user."""
-        config = self._get(self.config, "trainer")
-        instantiated = self._get(self.config_init, "trainer")
+        config = self.config[self.subcommand].trainer
+        instantiated = self.config_init[self.subcommand].trainer
         bar = sys.stderr.isatty() and config.enable_progress_bar is not False
         plugins = [*as_list(instantiated["plugins"]), AtomicCheckpointIO()]
         options: dict[str, Any] = {
@@ -215,15 +218,17 @@ class StageCLI(LightningCLI):
             "logger": False if config.fast_dev_run else self._loggers(),
             "callbacks": [
                 *callbacks_of_the_user(instantiated["callbacks"]),
-                *basic_callbacks(self._get(self.config, "seed_everything"), instantiated, bar=bar),
+                *basic_callbacks(
+                    self.config[self.subcommand].seed_everything, instantiated, bar=bar
+                ),
                 SameInputs(self.inputs),
                 *([] if config.fast_dev_run else self._output_callbacks()),
                 self.stops,
             ],
         }
         if processes.current_rank() is not None and config.strategy in ("auto", "ddp"):
-            options["strategy"] = make_ddp_strategy(config, self._get(self.config, "patience"))
-        return super().instantiate_trainer(**{**options, **kwargs})
+            options["strategy"] = make_ddp_strategy(config, self.config[self.subcommand].patience)
+        return require_checked_reading(super().instantiate_trainer(**{**options, **kwargs}))
 
     def _loggers(self) -> list[Logger]:
         config, stage = self.config[self.subcommand], self.stage.stage
@@ -233,26 +238,27 @@ class StageCLI(LightningCLI):
         """Callbacks that write to the folder of the run."""
         callbacks: list[pl.Callback] = [Dashboard()]
         if self.run:
-            every, weights = (self._get(self.config, key) for key in ("save_every", "weights"))
+            config = self.config[self.subcommand]
             monitor = (self.stage.monitor, self.stage.mode)
-            saving = CheckpointCallback(self.run, every, monitor, weights)
+            saving = CheckpointCallback(self.run, config.save_every, monitor, config.weights)
             self.checkpoint_callback = self.stops.checkpoint_callback = saving
             callbacks.append(saving)
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.folder))
         return callbacks
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Print the first lines of the run, then run Lightning's fit, validate, test or predict."""
-        config = self.config[subcommand]
+    def before_fit(self) -> None:
+        """Print the first lines of the run."""
+        config = self.config[self.subcommand]
         print_start(
             f"heatlift {self.stage.stage} {self.subcommand}: {self.folder}",
             self.trainer,
             data=self.datamodule.describe(),
             weights=describe_weights(self.run, config, self.settings),
-            length=describe_length(config.trainer) if subcommand == "fit" else "",
+            length=describe_length(config.trainer) if self.subcommand == "fit" else "",
         )
-        super()._run_subcommand(subcommand)
+
+    before_validate = before_test = before_predict = before_fit
 
     def after_fit(self) -> None:
         """Test the best or the last weights of the run, then mark it as finished."""

@@ -10,17 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pipeline.training.private_names import dispatch_modes, onednn_product
+
 _HAS_ONEDNN = (
     platform.machine() in ("x86_64", "AMD64")
     and torch.backends.mkldnn.is_available()
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    and onednn_product is not None
 )
 """Whether this build of torch has oneDNN's product of dense matrices."""
 
 
 def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Product x weight^T + bias in float32, (N, K), (M, K), (M,) -> (N, M)."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return onednn_product(x, weight, bias, "none", [], "")
 
 
 class _OneDNNLinear(torch.autograd.Function):
@@ -57,7 +59,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or not (x.dtype == weight.dtype == torch.float32)
         or torch.is_autocast_enabled("cpu")
         or torch.compiler.is_compiling()
-        or torch._C._is_tracing()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
         or is_dispatch_observed()
         or not x.numel()
     ):
@@ -75,7 +77,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def is_dispatch_observed() -> bool:
     """Whether a dispatch mode is active, such as FlopCounterMode; it knows only torch's own ops."""
-    return torch._C._len_torch_dispatch_stack() > 0
+    return dispatch_modes() > 0
 
 
 class Linear(nn.Linear):

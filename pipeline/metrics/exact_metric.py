@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from torch import Tensor
-from torch.nn import Module
 from torchmetrics import Metric
 
+from pipeline.training.private_names import UncastStates
 
-class ExactSumMetric(Metric):
+
+class ExactSumMetric(UncastStates, Metric):
     """A torchmetrics `Metric` whose states are moved between devices and never cast."""
 
     full_state_update = False
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Module:
-        return super()._apply(lambda state: state.to(fn(state).device), exclude_state)

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
 
 from pipeline import rng
 from pipeline.errors import DataError, NonFiniteError
@@ -163,7 +164,7 @@ class NonFiniteGuard(Callback):
             for p in group["params"]
             if p.grad is not None
         ]
-        if gradients and not torch.stack(torch._foreach_norm(gradients)).sum().isfinite():
+        if gradients and not get_total_norm(gradients).isfinite():
             samples: list[Any] = [self.step_samples]
             if trainer.world_size > 1:  # gradients are averaged over all processes
                 samples = [None] * trainer.world_size

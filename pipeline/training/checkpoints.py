@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
+import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.pytorch.cli import instantiate_module
 from torch import Tensor, nn
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, UsageError
 from pipeline.files.torch_files import read_checkpoint
 from pipeline.files.writing import write_atomically
+from pipeline.training.private_names import INSTANTIATOR, tested_versions, without_instantiator
 
 ALLOWED_IMPORTS = (
     "pipeline",
@@ -71,6 +75,9 @@ _RESUME_KEYS = (
 class AtomicCheckpointIO(CheckpointIO):
     """Lightning's checkpoint files, written atomically and verified when read."""
 
+    content: dict[str, Any] | None = None
+    """Content of the checkpoint that was read last, until `require_checked_content` has seen it."""
+
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
@@ -86,12 +93,57 @@ class AtomicCheckpointIO(CheckpointIO):
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
         """Read a checkpoint; see `read_checkpoint`."""
-        return read_checkpoint(path)
+        self.content = read_checkpoint(path)
+        return self.content
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint."""
         with contextlib.suppress(FileNotFoundError):
             Path(path).unlink()
+
+
+def require_checked_reading(trainer: pl.Trainer) -> pl.Trainer:
+    """The trainer, if it writes and reads its checkpoints with `AtomicCheckpointIO`.
+
+    A new version of Lightning could leave the plugin out without a word.
+
+    Raises:
+        UsageError: If it has another reader.
+    """
+    if isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO):
+        return trainer
+    raise _unchecked_reading()
+
+
+def require_checked_content(trainer: pl.Trainer, content: Mapping[str, Any]) -> None:
+    """Check that the content of a checkpoint was read by the trainer's `AtomicCheckpointIO`.
+
+    Args:
+        trainer: A Trainer; one of a script, without that plugin, may read files in its own way.
+        content: Content of a checkpoint that is about to be used.
+
+    Raises:
+        UsageError: If Lightning read the file itself.
+    """
+    reader = trainer.strategy.checkpoint_io
+    if isinstance(reader, AtomicCheckpointIO):
+        last, reader.content = reader.content, None
+        if content is not last:
+            raise _unchecked_reading()
+
+
+def _unchecked_reading() -> UsageError:
+    return UsageError(
+        f"lightning {version('lightning')} reads checkpoints without Heatlift's checks of them; "
+        f"run: pip install {tested_versions('lightning')}"
+    )
+
+
+def attached_trainer(module: pl.LightningModule) -> pl.Trainer | None:
+    """The trainer of a module; None outside a run."""
+    with contextlib.suppress(RuntimeError):
+        return module.trainer
+    return None
 
 
 def weights_digest(weights: nn.Module | Mapping[str, Tensor]) -> str:
@@ -121,7 +173,7 @@ def load_module(path: str | Path, classes: Sequence[type[Any]]) -> Any:
     if cls is None:
         wanted = " or ".join(known.stage for known in classes)
         raise DataError(f"{path}: is a checkpoint of stage {stage}; wanted {wanted}")
-    if "_instantiator" not in content.get("hyper_parameters", {}):
+    if not INSTANTIATOR.keys() <= content.get("hyper_parameters", {}).keys():
         problem = "has no settings of its network; train it with the CLI"
         if "published" in content["heatlift"]:
             problem = (
@@ -132,7 +184,9 @@ def load_module(path: str | Path, classes: Sequence[type[Any]]) -> Any:
         raise DataError(f"{path}: {problem}")
     cls.check_source(content, path)
     try:
-        module = cls.load_from_checkpoint(path, map_location="cpu")
+        module = instantiate_module(cls, without_instantiator(content["hyper_parameters"]))
+        module.on_load_checkpoint(content)
+        module.load_state_dict(content["state_dict"])
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"{path}: cannot be loaded as a {cls.__name__} ({reason})") from error

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Sampler
-from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
+from torch.utils.data import Sampler
 
 from pipeline import rng
 from pipeline.errors import HeatliftError, ProcessLostError, UsageError
+from pipeline.training.private_names import LoaderWithIterator, WorkerIterator
 
 BatchKey = tuple[int, NDArray[np.int64]]
 """Epoch, and sample indices of one batch."""
@@ -110,7 +110,7 @@ class SeededSampler(Sampler[BatchKey]):
             yield self.epoch, order[start:end][rank::world]
 
 
-class _WatchingIterator(_MultiProcessingDataLoaderIter):
+class _WatchingIterator(WorkerIterator):
     """Iterator of DataLoader workers that checks every few seconds that they are alive.
 
     torch checks only at the end of the timeout. Before, it relies on SIGCHLD, which is lost if two
@@ -118,27 +118,27 @@ class _WatchingIterator(_MultiProcessingDataLoaderIter):
     worker that dies while it sends a batch breaks the connection before its death is visible.
     """
 
-    def _try_get_data(self, timeout: float = WORKER_CHECK_INTERVAL) -> tuple[bool, Any]:
+    def try_get_data(self, timeout: float) -> tuple[bool, Any]:
         end = time.monotonic() + timeout
         while True:
             time_left = max(end - time.monotonic(), 0.0)
             try:
-                success, data = super()._try_get_data(min(time_left, WORKER_CHECK_INTERVAL))
+                success, data = super().try_get_data(min(time_left, WORKER_CHECK_INTERVAL))
             except (EOFError, OSError) as error:
                 if connection.wait(
-                    [worker.sentinel for worker in self._workers], WORKER_CHECK_INTERVAL
+                    [worker.sentinel for worker in self.workers], WORKER_CHECK_INTERVAL
                 ):
                     raise RuntimeError("a DataLoader worker exited") from error
                 raise
             if success or time_left <= WORKER_CHECK_INTERVAL:
                 return success, data
 
-    def _shutdown_workers(self) -> None:
+    def shut_down_workers(self) -> None:
         with contextlib.suppress(RuntimeError):  # a worker died; all are to end anyway
-            super()._shutdown_workers()
+            super().shut_down_workers()
 
 
-class ResumableLoader(DataLoader[dict[str, Any]]):
+class ResumableLoader(LoaderWithIterator):
     """A DataLoader that counts the batches of the current pass, so that a pass can be resumed.
 
     Lightning stores `state_dict` in the checkpoint. The sampler is read at the first batch, not
@@ -164,8 +164,9 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
                 raise
             raise ProcessLostError(self._worker_lost_message(str(error))) from error
 
-    def _get_iterator(self) -> _BaseDataLoaderIter:
-        return _WatchingIterator(self) if self.num_workers else super()._get_iterator()
+    def make_iterator(self) -> Any:
+        """The iterator of a pass; one of workers watches them."""
+        return _WatchingIterator(self) if self.num_workers else super().make_iterator()
 
     def _worker_lost_message(self, error: str) -> str:
         """Error line for a worker that died or timed out, from the text of torch's error."""

@@ -24,7 +24,7 @@ class NetworkHalfPrecision(HalfPrecision):
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Convert the weights and buffers of `net`; all else in the module stays float32."""
         network = getattr(module, "net", module)
-        network.to(dtype=self._desired_input_dtype)
+        network.to(torch.bfloat16 if self.precision == "bf16-true" else torch.float16)
         return module
 
     def convert_input(self, data: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
+from pipeline.training.private_names import disable_signal_handlers
 from pipeline.training.saving import CheckpointCallback, can_save
 
 
@@ -68,8 +69,7 @@ class StopSignals(Checkpoint):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Disable Lightning's handlers: they exit with 0 or 1, and can make ranks hang."""
-        connector = trainer._signal_connector
-        connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        disable_signal_handlers(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From now on, stop only at optimizer-step boundaries."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.errors import UsageError, printable
 from pipeline.sources import Source, Split
+from pipeline.training.checkpoints import attached_trainer, require_checked_content
 from pipeline.training.loader import BatchSet, ResumableLoader, make_loader
 from pipeline.training.progress import Progress, start_progress
 from pipeline.training.protocol import (
@@ -325,7 +326,10 @@ class Stage(_PrintingModule):
             raise UsageError(
                 f"a checkpoint of stage {entry.get('stage')} is not one of {self.stage}"
             )
-        fitting = self._trainer is not None and self._trainer.state.fn == "fit"
+        trainer = attached_trainer(self)
+        if trainer is not None:
+            require_checked_content(trainer, checkpoint)
+        fitting = trainer is not None and trainer.state.fn == "fit"
         if fitting and entry["processes"] != self.trainer.world_size:
             raise UsageError(
                 f"the run to resume had {entry['processes']} processes and this has "

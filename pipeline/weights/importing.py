@@ -16,6 +16,7 @@ from pipeline.errors import DataError, UsageError
 from pipeline.files import writing
 from pipeline.heatmap.image_input import Channels, ImageInput, stored_input
 from pipeline.skeleton import SKELETONS
+from pipeline.training.private_names import INSTANTIATOR
 from pipeline.training.transfer import WeightsReport
 from pipeline.weights.architectures import NETWORKS, Sizes, infer_sizes, network_names
 from pipeline.weights.matching import Part, match_weights, published_input, rename_weights
@@ -154,7 +155,7 @@ def _checkpoint_content(
         content["hyper_parameters"] = {
             "net": report.net,
             **settings,
-            "_instantiator": "lightning.pytorch.cli.instantiate_module",
+            **INSTANTIATOR,
         }
         content["pytorch-lightning_version"] = version("lightning")
     return content
