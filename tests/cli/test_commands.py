@@ -13,7 +13,7 @@ import pytest
 from pipeline.__main__ import main
 from pipeline.cli import explain
 from pipeline.cli.commands import (
-    UNLIMITED,
+    VALUES,
     expand_configs,
     normalise_options,
     weights_import_options,
@@ -98,7 +98,13 @@ def test_text_inside_the_value_of_an_option_is_never_changed(also, form):
 
 def test_options_are_renamed_where_they_are_options():
     given = ["f", "--skip-bad", "--data.source.init_args.train=--data.source.init_args.x", "--a-b"]
-    expected = ["f", "--skip_bad", UNLIMITED, "--source.train=--data.source.init_args.x", "--a_b"]
+    expected = [
+        "f",
+        "--skip_bad",
+        VALUES["--skip_bad"],
+        "--source.train=--data.source.init_args.x",
+        "--a_b",
+    ]
     assert expand_configs(normalise_options(given)) == expected
 
 
