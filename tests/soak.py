@@ -174,6 +174,18 @@ FAULTS = {
         2116,
     ),
     "bomb": Fault("zip bombs, lying headers", "6.0 GB asked for", "error, below 1 GiB", 60),
+    "parsers": Fault(
+        "archives of weights that two readers read differently, 19 kinds",
+        "torch loads another member than `zipfile` shows",
+        "one-line error; nothing of it is loaded",
+        380,
+    ),
+    "budget": Fault(
+        "small files that ask for much memory or time, 35 kinds",
+        "up to 7.2 GB, or hours",
+        "one-line error, below 1 GiB and 30 s",
+        70,
+    ),
     "config": Fault(
         "foreign class_path, tags, NaN, typos, duplicate keys, deep YAML",
         "the module is imported and run",
