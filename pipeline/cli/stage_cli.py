@@ -37,6 +37,7 @@ from pipeline.cli.stages import STAGES
 from pipeline.cli.trainer_options import (
     as_list,
     basic_callbacks,
+    check_seed,
     describe_length,
     make_ddp_strategy,
     make_loggers,
@@ -128,6 +129,7 @@ class StageCLI(LightningCLI):
             inner = self._subcommand_parsers.get(args[0] if args else "", parser)
             known = explain.known_keys(inner, args)
             raise UsageError(explain.explain_usage_error(str(error), known)) from error
+        check_seed(self.config[self.config.subcommand].seed_everything)
 
     def _parse_ckpt_path(self) -> None:
         """Take the arguments of the module from a checkpoint; Lightning does not verify it."""

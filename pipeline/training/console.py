@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
+from pipeline.errors import mask_secrets
+
 LINE_INTERVAL = 10.0
 """Seconds between two progress lines of `count_progress` where there is no terminal."""
 
@@ -29,13 +31,13 @@ def format_duration(seconds: float) -> str:
 @rank_zero_only
 def print_line(line: str) -> None:
     """Print a line on stdout, on rank 0 only."""
-    sys.stdout.write(line + "\n")
+    sys.stdout.write(mask_secrets(line) + "\n")
     sys.stdout.flush()
 
 
 def print_status(line: str) -> None:
     """Print a line about the progress of a command on stderr, separate from its results."""
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(mask_secrets(line) + "\n")
     sys.stderr.flush()
 
 

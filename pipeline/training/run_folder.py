@@ -14,7 +14,7 @@ from typing import Any
 
 import filelock
 
-from pipeline.errors import DataError, ProcessLostError, StorageError
+from pipeline.errors import DataError, ProcessLostError, StorageError, mask_secrets
 from pipeline.files import torch_files
 from pipeline.files.writing import remove_leftovers, write_atomically
 from pipeline.training import processes
@@ -76,12 +76,21 @@ CALLBACK_STATE_KEY = "CheckpointCallback"
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write run.json with a digest of its content."""
-    plain = json.loads(json.dumps({**state, DIGEST_KEY: None}, default=str))
+    """Write run.json with a digest of its content; keys and passwords in it are masked."""
+    plain = mask_values(json.loads(json.dumps({**state, DIGEST_KEY: None}, default=str)))
     text = (
         json.dumps({**plain, DIGEST_KEY: settings_digest(plain)}, indent=2, sort_keys=True) + "\n"
     )
     write_atomically(folder / "run.json", lambda file: file.write(text.encode()))
+
+
+def mask_values(value: Any) -> Any:
+    """Mask keys and passwords in all texts of plain values; see `mask_secrets`."""
+    if isinstance(value, Mapping):
+        return {key: mask_values(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [mask_values(item) for item in value]
+    return mask_secrets(value) if isinstance(value, str) else value
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
@@ -210,7 +219,7 @@ def _report_changed_settings(
     if state.get("state") != UNFINISHED:
         return
     before = _flatten(state.get("settings", {}))
-    now = _flatten(json.loads(json.dumps(settings, default=str)))
+    now = _flatten(mask_values(json.loads(json.dumps(settings, default=str))))
     changed = [
         f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
         for key in sorted(before.keys() | now.keys())
