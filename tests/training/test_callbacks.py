@@ -197,3 +197,14 @@ def test_the_bar_of_a_training_of_steps_names_epoch_and_steps(trainer, capsys):
     trainer(max_steps=3, callbacks=[bar], **settings).fit(BoringModel())
     printed = capsys.readouterr()
     assert "epoch 2, from step 2 of 3" in printed.out + printed.err
+
+
+def test_a_prediction_removes_only_the_files_that_it_listed(tmp_path):
+    folder = tmp_path / "predictions"
+    folder.mkdir()
+    for name in ("0000000.npz", "0000007.npz", "mine.npz"):
+        (folder / name).write_text("")
+    (folder / "written-0.txt").write_text("0000000.npz\n../x.npz\nmine.npz\n")
+    trainer = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(barrier=lambda: None))
+    callbacks.PredictionWriter(tmp_path).on_predict_start(trainer, None)
+    assert sorted(path.name for path in folder.iterdir()) == ["0000007.npz", "mine.npz"]
