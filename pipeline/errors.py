@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import unicodedata
 
@@ -77,8 +78,33 @@ class ProcessLostError(HeatliftError):
     exit_code = 6
 
 
+_SECRETS = (
+    (re.compile(r"(?<=://)[^/@\s]+@"), "***@"),
+    (
+        re.compile(
+            r"(?i)((?:(?:^|[?&;_\s-])(?:api_?key|access_?key|token|secret|password|passwd)"
+            r"|[?&](?:key|sig|signature|credential))=)[^&;\s'\"]+"
+        ),
+        r"\1***",
+    ),
+)
+"""Keys and passwords in addresses and paths: `user:word@host`, `?token=word`, `api_key=word`."""
+
+
+def mask_secrets(text: str) -> str:
+    """Replace keys and passwords in a text by `***`, before it is printed or written.
+
+    >>> mask_secrets("https://me:word@host/x?token=abc&step=3 api_key=7")
+    'https://***@host/x?token=***&step=3 api_key=***'
+    """
+    for pattern, masked in _SECRETS:
+        text = pattern.sub(masked, text)
+    return text
+
+
 def print_error(message: str, code: int) -> int:
     """Print an error as one line on stderr, see `printable`, and return its exit code."""
-    sys.stderr.write(f"heatlift: error: {printable(' '.join(message.split()))}\n")
+    line = printable(mask_secrets(" ".join(message.split())))
+    sys.stderr.write(f"heatlift: error: {line}\n")
     sys.stderr.flush()
     return code

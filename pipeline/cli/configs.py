@@ -13,7 +13,7 @@ import jsonargparse
 import yaml
 
 from pipeline.cli.arguments import parse_arguments
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, mask_secrets
 
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError)
 """Errors of PyYAML; it raises the last three for a tag that does not fit its value: `!!int x`."""
@@ -101,12 +101,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: is not text (UTF-8); give a YAML file") from error
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise UsageError(f"{path}: {line}{error.problem}; correct this line") from error
-    except YAML_ERRORS as error:
+        raise UsageError(f"{path}: {line}{_problem(error)}; correct this line") from error
+    except yaml.YAMLError as error:  # of `check_yaml`
         raise UsageError(f"{path}: {error}") from error
+    except YAML_ERRORS as error:
+        raise UsageError(f"{path}: a value does not fit its tag; correct it") from error
     if not isinstance(content or {}, dict):
-        raise UsageError(f"{path}: is {str(content)[:40]!r}; it needs keys with values")
+        raise UsageError(f"{path}: is no config; it needs keys with values")
     return content or {}
+
+
+def _problem(error: yaml.MarkedYAMLError) -> str:
+    """Problem that PyYAML found, without the text that it quotes from the file."""
+    return re.sub(r"(?<!\w)(['\"]).*\1", "…", error.problem or "not valid YAML")
 
 
 def read_source(path: Path) -> dict[str, Any]:
@@ -119,7 +126,7 @@ def read_source(path: Path) -> dict[str, Any]:
     for key in ("data", "source"):
         part = part.get(key) or {}
         if not isinstance(part, dict):
-            raise UsageError(f"{path}: {key} is {str(part)[:40]!r}; it needs keys with values")
+            raise UsageError(f"{path}: {key} is no mapping; it needs keys with values")
     if not isinstance(part.get("init_args", {}), dict):
         raise UsageError(f"{path}: init_args of data.source need keys with values")
     return part
@@ -165,7 +172,7 @@ def check_yaml(text: str, depth: int = 50) -> None:
             keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
             duplicates = [key for key, count in Counter(keys).items() if count > 1]
             if duplicates:
-                raise yaml.YAMLError(f"{line}: duplicate key {duplicates[0]}")
+                raise yaml.YAMLError(f"{line}: duplicate key {duplicates[0][:40]}")
             children = [value for _, value in node.value]
         elif isinstance(node, yaml.SequenceNode):
             children = node.value
@@ -193,8 +200,13 @@ _load_yaml = jsonargparse.get_loader("yaml")
 
 
 def _load_strictly(text: str) -> Any:
-    check_yaml(text)
-    return _load_yaml(text)
+    try:
+        check_yaml(text)
+        return _load_yaml(text)
+    except yaml.MarkedYAMLError as error:
+        raise yaml.YAMLError(_problem(error)) from None
+    except (ValueError, LookupError, AttributeError):
+        raise yaml.YAMLError("a value does not fit its tag") from None
 
 
 jsonargparse.set_loader("yaml", _load_strictly, exceptions=YAML_ERRORS)
@@ -226,5 +238,6 @@ def same_source(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     True
     """
     roots = [source.get("init_args", {}).get("root") for source in (one, other)]
-    folders = [None if root is None else Path(str(root)).resolve() for root in roots]
+    known = [None if root is None else mask_secrets(str(root)) for root in roots]
+    folders = [None if root is None else Path(root).resolve() for root in known]
     return one.get("class_path") == other.get("class_path") and folders[0] == folders[1]

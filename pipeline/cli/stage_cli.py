@@ -42,6 +42,7 @@ from pipeline.cli.trainer_options import (
     as_list,
     basic_callbacks,
     callbacks_of_the_user,
+    check_seed,
     describe_length,
     make_ddp_strategy,
     make_loggers,
@@ -140,6 +141,7 @@ class StageCLI(LightningCLI):
             inner = self.parsers.get(args[0] if args else "", parser)
             known = explain.known_keys(inner, args)
             raise UsageError(explain.explain_usage_error(str(error), known)) from error
+        check_seed(self.config[self.config.subcommand].seed_everything)
         self.subcommand = self.config.subcommand
         self.checkpoint = self.config[self.subcommand].ckpt_path
         self.config[self.subcommand].ckpt_path = None  # Lightning would read it without checks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
-from pipeline.dashboard.wandb_logger import make_wandb_loggers
+from pipeline.dashboard.wandb_logger import WANDB_MODES, make_wandb_loggers
 from pipeline.errors import UsageError
 from pipeline.training.callbacks import (
     FixedBuckets,
@@ -53,13 +55,115 @@ def check_options(config: Any, *, fitting: bool) -> None:
     for key, instead in NOT_ALLOWED.items():
         if config.trainer[key]:
             raise UsageError(f"--trainer.{key}: cannot be set; {instead}")
+    _check_numbers(config)
+    _check_files(config.trainer)
+    if config.wandb not in WANDB_MODES:
+        modes = ", ".join(WANDB_MODES)
+        raise UsageError(f"--wandb {config.wandb}: no such mode; give one of {modes}")
+    _check_launcher(config.trainer)
     if fitting and config.trainer.precision == "16-true":
         raise UsageError(
             "--trainer.precision 16-true: is for tests; steps of the optimizer are too small for "
             "weights in float16, use 16-mixed or bf16-mixed"
         )
-    if config.save_every < 1:
-        raise UsageError(f"save_every is {config.save_every}; give at least 1")
+
+
+LOWEST = {
+    "save_every": 1,
+    "patience": 0.001,
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.check_val_every_n_epoch": 1,
+    "trainer.gradient_clip_val": 0,
+    "trainer.limit_predict_batches": 0,
+    "trainer.limit_test_batches": 0,
+    "trainer.limit_train_batches": 0,
+    "trainer.limit_val_batches": 0,
+    "trainer.log_every_n_steps": 1,
+    "trainer.max_epochs": -1,
+    "trainer.max_steps": -1,
+    "trainer.min_epochs": 0,
+    "trainer.min_steps": 0,
+    "trainer.num_nodes": 1,
+    "trainer.num_sanity_val_steps": -1,
+    "trainer.overfit_batches": 0,
+    "trainer.reload_dataloaders_every_n_epochs": 0,
+    "trainer.val_check_interval": 0.000001,
+    "data.augment_every": 0,
+    "data.step": 1,
+    "data.joint_mask": 0,
+    "data.frame_mask": 0,
+    "data.noise": 0,
+    "model.smooth": 0,
+}
+"""Option -> its smallest value. None is allowed where it is the default."""
+
+HIGHEST = {"data.joint_mask": 1, "data.frame_mask": 1}
+"""Option -> its largest value."""
+
+
+def _check_numbers(config: Any) -> None:
+    """Check the range of the options that are numbers.
+
+    Raises:
+        UsageError: If a number is too small or too large.
+    """
+    check_seed(config.seed_everything)
+    for option, lowest in LOWEST.items():
+        value = config.get(option)
+        is_number = isinstance(value, int | float)
+        if is_number and value < lowest:
+            least = "more than 0" if 0 < lowest < 1 else f"at least {lowest}"
+            raise UsageError(f"--{option} is {value}; give {least}")
+        if is_number and value > HIGHEST.get(option, math.inf):
+            raise UsageError(f"--{option} is {value}; give at most {HIGHEST[option]}")
+
+
+def check_seed(seed: Any) -> None:
+    """Check the seed of a run.
+
+    Raises:
+        UsageError: If it is no whole number from 0 to 2**32 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UsageError(f"--seed_everything is {seed}; give a whole number from 0 to 4294967295")
+
+
+def _check_files(trainer: Any) -> None:
+    """Check that profilers and callbacks write where they do by default, in the run folder.
+
+    Raises:
+        UsageError: If one has a folder or a path of its own.
+    """
+    parts = [("profiler", trainer.profiler)]
+    parts += [("callbacks", part) for part in as_list(trainer.callbacks)]
+    for name, part in parts:
+        arguments = part.get("init_args") if isinstance(part, Mapping | Namespace) else None
+        for key in ("dirpath", "save_dir", "output_dir"):
+            if arguments and arguments.get(key):
+                raise UsageError(
+                    f"--trainer.{name}: {key} cannot be set; its files go to the folder of the run"
+                )
+        filename = arguments.get("filename") if arguments else None
+        if filename and Path(str(filename)).name != str(filename):
+            raise UsageError(f"--trainer.{name}: filename is a path; give a name alone")
+
+
+def _check_launcher(trainer: Any) -> None:
+    """Check that torchrun or SLURM started as many processes as the Trainer is told to have.
+
+    Raises:
+        UsageError: If it started others.
+    """
+    world, local = os.environ.get("WORLD_SIZE"), os.environ.get("LOCAL_WORLD_SIZE")
+    if "TORCHELASTIC_RUN_ID" not in os.environ or not world or trainer.devices == "auto":
+        return
+    devices = process_count(trainer)
+    if str(devices * trainer.num_nodes) != world or (local and str(devices) != local):
+        raise UsageError(
+            f"torchrun started {world} processes, {local} on this machine, and --trainer.devices "
+            f"{trainer.devices} with --trainer.num_nodes {trainer.num_nodes} are "
+            f"{devices * trainer.num_nodes}; make them equal"
+        )
 
 
 @contextlib.contextmanager
@@ -74,7 +178,7 @@ def report_wrong_values() -> Iterator[None]:
     except (ValueError, TypeError, ZeroDivisionError, MisconfigurationException) as error:
         raise UsageError(f"{join_lines(error)}; correct this value of the config") from error
     except RuntimeError as error:
-        if "negative dimension" not in str(error):
+        if "allocate" in str(error) or "CUDA" in str(error):  # memory or the device
             raise
         raise UsageError(f"{join_lines(error)}; correct the size in the config") from error
 
@@ -128,10 +232,11 @@ def process_count(trainer: Any) -> int:
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     devices = 1 if accelerator == "cpu" and trainer.devices == "auto" else trainer.devices
-    if accelerator == "cpu":
-        return CPUAccelerator.parse_devices(devices)
-    if accelerator in ("gpu", "cuda") and torch.cuda.is_available():
-        return len(CUDAAccelerator.parse_devices(-1 if devices == "auto" else devices) or [0])
+    with report_wrong_values():
+        if accelerator == "cpu":
+            return CPUAccelerator.parse_devices(devices)
+        if accelerator in ("gpu", "cuda") and torch.cuda.is_available():
+            return len(CUDAAccelerator.parse_devices(-1 if devices == "auto" else devices) or [0])
     return 1
 
 

@@ -19,6 +19,7 @@ from pipeline.dashboard.show import (
 )
 from pipeline.files.archive import Npz
 from pipeline.skeleton import Skeleton
+from pipeline.training.callbacks import written_predictions
 
 _SHOWN = 3
 """Number of files that are drawn."""
@@ -33,7 +34,7 @@ def log_prediction_panels(trainer: pl.Trainer, folder: Path) -> None:
         folder: Folder of the npz files; see `pipeline.training.callbacks.PredictionWriter`.
     """
     rows = []
-    for number, path in enumerate(sorted(folder.glob("*.npz")), start=1):
+    for number, path in enumerate(written_predictions(folder), start=1):
         file = Npz(path)
         arrays = {name: file.array(name) for name in file.names}
         score = float(np.mean(arrays["score"])) if "score" in arrays else None

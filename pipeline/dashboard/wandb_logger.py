@@ -24,11 +24,14 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from pipeline.dashboard.catalog import Metric
-from pipeline.errors import UsageError, printable
+from pipeline.errors import UsageError, mask_secrets, printable
 from pipeline.files import writing
 from pipeline.training.console import print_line
 
 _log = logging.getLogger(__name__)
+
+WANDB_MODES = ("auto", "online", "offline", "off")
+"""Values of `--wandb`."""
 
 _PROJECT = "heatlift"
 _PROBE_TIMEOUT_S = 3.0
@@ -40,7 +43,6 @@ _failed_servers: set[str] = set()
 """Servers that did not answer a run of this process; later stages of the chain skip the wait."""
 
 _SECRET = re.compile(r"(?i)(^|_|-)(api_?key|key|token|secret|password|passwd|credentials?)$")
-_USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def make_wandb_loggers(
@@ -69,7 +71,7 @@ def make_wandb_loggers(
     Raises:
         UsageError: If the mode is unknown.
     """
-    if wandb_mode not in ("auto", "online", "offline", "off"):
+    if wandb_mode not in WANDB_MODES:
         raise UsageError(f"WANDB={wandb_mode}: no such mode; take auto, online, offline or off")
     if wandb_mode in ("auto", "online") and os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         wandb_mode = {"offline": "offline", "disabled": "off"}[os.environ["WANDB_MODE"]]
@@ -147,7 +149,7 @@ def _without_secrets(value: Any) -> Any:
         return [_without_secrets(entry) for entry in value]
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    text = _USER_IN_URL.sub("", str(value))
+    text = mask_secrets(str(value))
     key = os.environ.get("WANDB_API_KEY")
     return text.replace(key, "***") if key else text
 

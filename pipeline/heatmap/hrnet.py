@@ -121,6 +121,8 @@ class HRNet(nn.Module):
         modules: tuple[int, int, int] = (1, 4, 3),
     ) -> None:
         super().__init__()
+        if min(width, joints, stem, planes, blocks, *modules) < 1:
+            raise UsageError(f"width is {width}, and all sizes of HRNet must be at least 1")
         places = sorted({(stage, subnet) for stage, subnet in attention})
         if not set(places) <= set(POSITIONS):
             raise UsageError(

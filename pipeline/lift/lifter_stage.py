@@ -10,6 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from pipeline.dashboard import panels
+from pipeline.errors import UsageError
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.sequences import describe_unusual_sizes
 from pipeline.training.precision import network_type
@@ -48,6 +49,8 @@ class LifterStage(Stage):
         pretrained: str | None,
     ) -> None:
         super().__init__(optimizer, schedule, pretrained)
+        if net.frames < 1:
+            raise UsageError(f"frames of the network is {net.frames}; give at least 1")
         self.net = net
         self.mask_token = nn.Parameter(torch.zeros(1, 1, 2))
         self.swap = list(net.skeleton.swap)

@@ -262,6 +262,8 @@ class Synthetic:
         if split == "train" and self.share != "all":
             half = (len(names) + 1) // 2
             names = names[:half] if self.share == "detector" else names[half:]
+        if self.seconds <= 0:
+            raise UsageError(f"seconds is {self.seconds}; give more than 0")
         if not names:
             raise UsageError(
                 f"synthetic: no subjects in {split} ({self.share}); raise --data.{split}"

@@ -21,13 +21,10 @@ from torch.nn.utils import get_total_norm
 from pipeline import rng
 from pipeline.errors import DataError, NonFiniteError
 from pipeline.files import writing
-from pipeline.files.archive import Npz
 from pipeline.training.console import format_duration, print_line
 from pipeline.training.progress import Progress
 from pipeline.training.run_changes import changed_names, shorten_digests
 from pipeline.training.stage import Stage
-
-_PREDICTION_NAME = re.compile(r"[0-9]{7,}\.npz").fullmatch
 
 
 class FixedBuckets(Callback):
@@ -190,8 +187,8 @@ class PredictionWriter(Callback):
     NUMBER is the index of the first sample of the batch. A file has the arrays that the stage's
     `predict_step` returns (a single array is named `joints3d`), `index`, the indices of the samples
     in the test split, and what `Stage.prediction_facts` adds: joint names, units, frame of
-    reference and more. Files of an earlier prediction are removed first; they are known by their
-    name and their array `index`, and other files stay.
+    reference and more. Files of an earlier prediction are removed first: those that it listed in
+    `predictions/written-RANK.txt` before it wrote them, and no others.
 
     Args:
         folder: Run folder, in which `predictions/` is made.
@@ -205,9 +202,10 @@ class PredictionWriter(Callback):
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
             writing.remove_leftovers(self.folder)
-            for old in self.folder.glob("*.npz"):
-                if _is_prediction(old):
-                    old.unlink()
+            for old in written_predictions(self.folder):
+                old.unlink()
+            for listing in self.folder.glob("written-*.txt"):
+                listing.unlink()
             if foreign := sorted(path.name for path in self.folder.glob("*.npz")):
                 print_line(
                     f"heatlift: warning: {self.folder}: not written by predict, not removed: "
@@ -231,22 +229,31 @@ class PredictionWriter(Callback):
         facts = cast(Stage, pl_module).prediction_facts(index)
         arrays |= {name: np.asarray(value) for name, value in facts.items()}
         path = self.folder / f"{index[0]:07d}.npz"
+        with (self.folder / f"written-{trainer.global_rank}.txt").open("a") as listing:
+            listing.write(f"{path.name}\n")
         writing.write_atomically(path, lambda file: np.savez(file, **arrays))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the folder and the number of files."""
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            count = sum(map(_is_prediction, self.folder.glob("*.npz")))
+            count = len(written_predictions(self.folder))
             print_line(f"  found      {self.folder}: {count} files")
 
 
-def _is_prediction(path: Path) -> bool:
-    """Whether a file is one that `PredictionWriter` wrote."""
-    try:
-        return bool(_PREDICTION_NAME(path.name)) and "index" in Npz(path).names
-    except DataError:
-        return False
+def written_predictions(folder: Path) -> list[Path]:
+    """Files of predictions that `PredictionWriter` wrote into a folder, in order.
+
+    Args:
+        folder: Folder of the files and of the lists of their names.
+    """
+    names = {
+        name
+        for listing in folder.glob("written-*.txt")
+        for name in listing.read_text(errors="replace").splitlines()
+        if re.fullmatch(r"\d{7,}\.npz", name)
+    }
+    return [path for path in map(folder.joinpath, sorted(names)) if path.is_file()]
 
 
 class ProgressLines(Callback):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from pipeline.errors import printable
+from pipeline.errors import mask_secrets, printable
 
 LINE_INTERVAL = 10.0
 """Seconds between two progress lines of `count_progress` where there is no terminal."""
@@ -32,20 +32,20 @@ def format_duration(seconds: float) -> str:
 @rank_zero_only
 def print_line(line: str) -> None:
     """Print one line on stdout, on rank 0 only; see `printable`."""
-    sys.stdout.write(printable(line) + "\n")
+    sys.stdout.write(printable(mask_secrets(line)) + "\n")
     sys.stdout.flush()
 
 
 @rank_zero_only
 def print_text(text: str) -> None:
     """Print lines on stdout, on rank 0 only; whoever makes the lines escapes their line ends."""
-    sys.stdout.write(printable(text, keep="\n") + "\n")
+    sys.stdout.write(printable(mask_secrets(text), keep="\n") + "\n")
     sys.stdout.flush()
 
 
 def print_status(line: str) -> None:
     """Print a line about the progress of a command on stderr, separate from its results."""
-    sys.stderr.write(printable(line) + "\n")
+    sys.stderr.write(printable(mask_secrets(line)) + "\n")
     sys.stderr.flush()
 
 

@@ -9,7 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import mask_secrets
+
 UNFINISHED, FINISHED, IN_USE = "unfinished", "finished", "in use"
+
+
+def mask_values(value: Any) -> Any:
+    """Mask keys and passwords in all texts of plain values; see `mask_secrets`."""
+    if isinstance(value, Mapping):
+        return {key: mask_values(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [mask_values(item) for item in value]
+    return mask_secrets(value) if isinstance(value, str) else value
 
 
 def changed_names(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -62,7 +73,7 @@ def describe_skipped(
 
 def _describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str]:
     """The first changes of settings as text, and whether they are of the data or of settings."""
-    old, new = _flatten(before), _flatten(json.loads(json.dumps(now, default=str)))
+    old, new = _flatten(before), _flatten(mask_values(json.loads(json.dumps(now, default=str))))
     changed = changed_names(old, new)
     inputs = [key for key in changed if key.startswith("inputs")]
     texts = [

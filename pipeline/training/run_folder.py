@@ -26,6 +26,7 @@ from pipeline.training.run_changes import (
     changed_names,
     describe_skipped,
     finish_order,
+    mask_values,
 )
 
 
@@ -99,8 +100,8 @@ CALLBACK_STATE_KEY = "CheckpointCallback"
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write run.json with a digest of its content."""
-    plain = json.loads(json.dumps({**state, DIGEST_KEY: None}, default=str))
+    """Write run.json with a digest of its content; keys and passwords in it are masked."""
+    plain = mask_values(json.loads(json.dumps({**state, DIGEST_KEY: None}, default=str)))
     text = (
         json.dumps({**plain, DIGEST_KEY: settings_digest(plain)}, indent=2, sort_keys=True) + "\n"
     )

@@ -24,9 +24,14 @@ class WarmupCosine(Schedule):
     Args:
         warmup: Share of all optimizer steps in the warm-up, from 0 to 1.
         floor: Learning-rate factor at the end.
+
+    Raises:
+        ValueError: If `warmup` is not from 0 to below 1, or `floor` not from 0 to 1.
     """
 
     def __init__(self, warmup: float = 0.05, floor: float = 0.01) -> None:
+        if not (0 <= warmup < 1 and 0 <= floor <= 1):
+            raise ValueError(f"warmup is {warmup} and floor {floor}; give shares from 0 to 1")
         self.warmup, self.floor = warmup, floor
 
     def factor(self, progress: float, epoch: float) -> float:

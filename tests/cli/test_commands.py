@@ -28,11 +28,11 @@ pytestmark = pytest.mark.filterwarnings("default")  # `cli.launch` sets the filt
 ODD = {
     "data: {}\ndata: {}\n": "odd.yaml: line 1: duplicate key data",
     "x: !!python/object/apply:os.system ['touch canary']\n": "odd.yaml: line 1: could not",
-    "data: 3\n": "odd.yaml: data is '3'; it needs keys with values",
-    "data: {source: [1]}\n": "odd.yaml: source is '[1]'; it needs keys with values",
+    "data: 3\n": "odd.yaml: data is no mapping; it needs keys with values",
+    "data: {source: [1]}\n": "odd.yaml: source is no mapping; it needs keys with values",
     "data: {source: {init_args: 3}}\n": "odd.yaml: init_args of data.source need keys with values",
-    "- data\n": "odd.yaml: is \"['data']\"; it needs keys with values",
-    "x: !!int a\n": "odd.yaml: invalid literal for int()",
+    "- data\n": "odd.yaml: is no config; it needs keys with values",
+    "x: !!int a\n": "odd.yaml: a value does not fit its tag",
     "x: [\n": "odd.yaml: line 2: expected the node content",
 }
 READERS = {
@@ -233,3 +233,26 @@ def test_the_newest_run_is_one_on_the_same_root(tmp_path, capsys):
     assert main([*arguments, str(Path.cwd() / "images")]) == 0
     assert capsys.readouterr().out.strip() == str(run.checkpoints / "best.ckpt")
     assert main([*arguments, "elsewhere"]) == 2
+
+
+TEXTS = ["canary one\ntwo\n", "canary: [\n", "canary: 'x\n  y: z: canary\n", "a: canary\na: 1\n"]
+TEXTS += ["!!int canary\n", "a: !canary 3\n", "a: *canary\n", "- canary\n", "a: 1\n canary"]
+FILE_READERS = {
+    "config": ("lift", "fit", "-c", "secret.txt"),
+    "data": ("lift", "fit", "--data", "secret.txt"),
+    "model": ("lift", "fit", "--model", "secret.txt"),
+    "trainer": ("lift", "fit", "--trainer", "secret.txt"),
+    "network": ("lift", "fit", "--model.net", "secret.txt"),
+    "source": ("lift", "fit", "--data.source", "secret.txt"),
+    "sweep": ("sweep", "secret.txt"),
+    "detect": ("detect", "-c", "secret.txt", "--detector", "newest"),
+}
+
+
+@pytest.mark.parametrize("reader", FILE_READERS)
+def test_an_error_about_a_config_prints_nothing_of_a_file(reader, run_with_error, tmp_path):
+    for text in TEXTS:
+        (tmp_path / "secret.txt").write_text(text)
+        code, line = run_with_error(*FILE_READERS[reader])
+        assert code == 2
+        assert "canary" not in line, line

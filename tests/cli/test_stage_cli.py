@@ -17,9 +17,11 @@ from soak import SEED
 
 from pipeline.__main__ import main
 from pipeline.cli import explain, run_settings, trainer_options
+from pipeline.errors import print_error
 from pipeline.files import digests, torch_files
 from pipeline.training.callbacks import OpenProgressBar, ProgressLines
-from pipeline.training.run_folder import read_state
+from pipeline.training.console import print_line
+from pipeline.training.run_folder import read_state, write_state
 
 LIFT = TINY["lift"]
 pytestmark = pytest.mark.filterwarnings("default")  # `cli.launch` sets the filters
@@ -583,3 +585,104 @@ def test_the_help_lists_no_option_that_cannot_be_set(capsys):
     for name in trainer_options.NOT_ALLOWED:
         assert f"--trainer.{name} " not in printed
         assert f"--trainer.{name}." not in printed
+
+
+BAD_VALUES = {
+    "lift": [
+        "seed_everything=-1",
+        "seed_everything=true",
+        "save_every=0",
+        "patience=-5",
+        "patience=0",
+        "wandb=on",
+        "model.optimizer.init_args.lr=-1",
+        "model.optimizer.init_args.weight_decay=-1",
+        "model.schedule.init_args.warmup=2",
+        "model.net.init_args.dim=-8",
+        "model.net.init_args.frames=0",
+        "model.net.init_args.heads=3",
+        "model.smooth=-1",
+        "data.batch_size=0",
+        "data.workers=-1",
+        "data.step=0",
+        "data.joint_mask=-1",
+        "data.frame_mask=2",
+        "data.augment_every=-1",
+        "data.source.init_args.train=0",
+        "data.source.init_args.seconds=-1",
+        "trainer.accumulate_grad_batches=0",
+        "trainer.max_epochs=-2",
+        "trainer.max_steps=-2",
+        "trainer.devices=0",
+        "trainer.devices=many",
+        "trainer.num_nodes=0",
+        "trainer.accelerator=abacus",
+        "trainer.precision=7",
+        "trainer.gradient_clip_val=-1",
+        "trainer.log_every_n_steps=0",
+        "trainer.check_val_every_n_epoch=0",
+        "trainer.val_check_interval=-1",
+        "trainer.max_time=soon",
+        "trainer.limit_train_batches=-1",
+        "trainer.num_sanity_val_steps=-2",
+        "trainer.profiler=best",
+        "trainer.strategy=none",
+        "trainer.overfit_batches=-1",
+    ],
+    "heatmap": [
+        "data.batch_size=-1",
+        "data.workers=-1",
+        "data.input_size=[0,64]",
+        "model.net.init_args.width=0",
+        "model.optimizer.init_args.lr=-1",
+    ],
+    "pretrain": ["data.noise=-1", "data.joint_mask=1.5", "data.frame_mask=-1", "data.step=-3"],
+    "integral": ["data.batch_size=0", "model.optimizer.init_args.lr=-1", "trainer.devices=-3"],
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "option"),
+    [(stage, value) for stage, values in BAD_VALUES.items() for value in values],
+)
+def test_a_bad_value_of_an_option_is_a_usage_error(stage, option, run_with_error, monkeypatch):
+    monkeypatch.setattr("sys.path", [*sys.path])
+    code, line = run_with_error(*COMMANDS[stage], "--wandb", "off", f"--{option}")
+    assert code == 2, line
+    assert "a bug" not in line
+
+
+@pytest.mark.parametrize(("devices", "nodes"), [(4, 1), (2, 2), (1, 1)])
+def test_other_processes_than_torchrun_started_are_an_error(
+    devices, nodes, run_with_error, monkeypatch
+):
+    variables = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    for name, value in {**variables, "TORCHELASTIC_RUN_ID": "x"}.items():
+        monkeypatch.setenv(name, str(value))
+    given = ("--trainer.devices", str(devices), "--trainer.num_nodes", str(nodes))
+    code, line = run_with_error(*COMMANDS["lift"], *given, "--trainer.accelerator", "cpu")
+    assert (code, line.partition(",")[0]) == (2, "torchrun started 2 processes")
+
+
+PROFILER = "lightning.pytorch.profilers.SimpleProfiler"
+
+
+@pytest.mark.parametrize("arguments", ["{dirpath: /tmp}", "{filename: ../x}"])
+def test_a_profiler_writes_into_the_run_folder_only(arguments, run_with_error):
+    profiler = f"trainer: {{profiler: {{class_path: {PROFILER}, init_args: {arguments}}}, "
+    code, line = run_with_error(config=LIFT.replace("trainer: {", profiler))
+    assert code == 2
+    assert line.startswith("--trainer.profiler: ")
+
+
+def test_keys_and_passwords_are_masked_where_they_are_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    address = "https://me:canary7@host/x?token=canary8&a=1"
+    write_state(tmp_path, {"settings": {"root": address, "more": ["api_key=canary9"]}})
+    text = (tmp_path / "run.json").read_text()
+    assert "canary" not in text
+    assert read_state(tmp_path)["settings"]["root"] == "https://***@host/x?token=***&a=1"
+    print_line(address)
+    print_error(address, 2)
+    printed = capsys.readouterr()
+    assert "canary" not in printed.out + printed.err

@@ -232,6 +232,7 @@ def test_predict_removes_its_own_files_and_no_others(tmp_path, capsys):
     np.savez(folder / "0000000.npz", joints3d=np.zeros(3), index=np.arange(1))
     np.savez(folder / "0000016.npz", thesis=np.zeros(3))
     np.savez(folder / "notes.npz", index=np.arange(1))
+    (folder / "written-0.txt").write_text("0000000.npz\n")
     rank = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(barrier=lambda: None))
     PredictionWriter(tmp_path).on_predict_start(rank, None)
     assert sorted(path.name for path in folder.iterdir()) == ["0000016.npz", "notes.npz"]
@@ -280,3 +281,14 @@ def test_nothing_is_logged_every_0_steps(heatlift, tmp_path):
     child = heatlift(*COMMANDS["lift"], *arguments)
     assert child.wait() == 0, child.stderr
     assert not [name for _, name, _ in outcome(tmp_path, "lift")["metrics"] if "train" in name]
+
+
+def test_a_prediction_removes_only_the_files_that_it_listed(tmp_path):
+    folder = tmp_path / "predictions"
+    folder.mkdir()
+    for name in ("0000000.npz", "0000007.npz", "mine.npz"):
+        (folder / name).write_text("")
+    (folder / "written-0.txt").write_text("0000000.npz\n../x.npz\nmine.npz\n")
+    trainer = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(barrier=lambda: None))
+    callbacks.PredictionWriter(tmp_path).on_predict_start(trainer, None)
+    assert sorted(path.name for path in folder.iterdir()) == ["0000007.npz", "mine.npz"]
