@@ -285,7 +285,6 @@ class ResilientWandbLogger(Logger):
             "disable_job_creation": True,
             "save_code": False,
         }
-        known = wandb.Settings.model_fields  # older versions lack some
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", _PROJECT),
             dir=str(self.folder.absolute()),
@@ -297,7 +296,7 @@ class ResilientWandbLogger(Logger):
             mode=self.mode,
             config=self.config,
             reinit="create_new",
-            settings={key: value for key, value in settings.items() if key in known},
+            settings=settings,
         )
         atexit.register(self.finish)
         if self.mode == "online":

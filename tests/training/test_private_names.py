@@ -160,7 +160,7 @@ def test_each_checked_name_of_the_workers_is_one_that_torch_has(name):
     assert hasattr(private_names.WorkersIterator, name)
 
 
-def test_a_trainer_without_its_signal_handlers_is_refused():
+def test_a_trainer_without_its_signal_handlers_raises_an_error():
     place = "SimpleNamespace._signal_connector"
     with pytest.raises(UsageError, match=rf"lightning \S+ has no {place}, .*pip install"):
         private_names.disable_signal_handlers(SimpleNamespace())
@@ -169,12 +169,12 @@ def test_a_trainer_without_its_signal_handlers_is_refused():
         private_names.disable_signal_handlers(trainer)
 
 
-def test_a_parser_without_its_options_is_refused():
+def test_a_parser_without_its_options_raises_an_error():
     with pytest.raises(UsageError, match=r"jsonargparse \S+ has no SimpleNamespace._actions"):
         private_names.parser_actions(SimpleNamespace())
 
 
-def test_workers_without_their_list_are_refused():
+def test_workers_without_their_list_raise_an_error():
     with pytest.raises(UsageError, match=r"torch \S+ has no SimpleNamespace._workers"):
         private_names.WorkerIterator.workers.fget(SimpleNamespace())
 
@@ -214,7 +214,7 @@ def test_a_module_is_loaded_from_a_checkpoint_by_our_reader_alone(uninterrupted,
 
 
 @pytest.mark.parametrize("fault", ["strategy_reads_checkpoints", "lightning_drops_the_plugin"])
-def test_weights_that_lightning_read_without_our_checks_are_refused(fault, heatlift, uninterrupted):
+def test_weights_that_lightning_read_without_our_checks_raise_an_error(fault, heatlift, uninterrupted):
     uninterrupted("lift")
     best = uninterrupted.folders["lift",] / "checkpoints" / "best.ckpt"
     child = heatlift(
