@@ -119,10 +119,11 @@ class ZScored(Lifter):
     Input is normalised 2D and output is in metres. Between the two, every coordinate has mean 0 and
     standard deviation 1 over the training split; `LiftModule.on_fit_start` calls `set_statistics`.
     After z-scoring it makes no difference whether the input was in pixels or normalised. The
-    statistics are buffers, so a checkpoint holds them.
+    statistics are buffers, so a checkpoint holds them; they are float32 in every precision.
     """
 
     output: Literal["every", "centre", "valid"] = "every"
+    float32_buffers = ("mean2d", "deviation2d", "mean3d", "deviation3d")
     mean2d: Tensor
     deviation2d: Tensor
     mean3d: Tensor
@@ -150,7 +151,8 @@ class ZScored(Lifter):
         """Lift frames, (B, T, J, C) -> (B, T, J, 3), each on its own; see `Lifter.forward`."""
         B, T, J, _ = joints2d.shape
         zscored = (joints2d[..., :2] - self.mean2d) / self.deviation2d
-        poses = self.lift(zscored.reshape(B * T, J, 2)).float()
+        weight = next(self.parameters())
+        poses = self.lift(zscored.reshape(B * T, J, 2).to(weight.dtype)).to(self.mean3d.dtype)
         return (poses * self.deviation3d + self.mean3d).view(B, T, J, 3)
 
     def lift(self, zscored2d: Tensor) -> Tensor:

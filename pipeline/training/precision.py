@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.plugins import HalfPrecision
@@ -22,9 +22,19 @@ class NetworkHalfPrecision(HalfPrecision):
     """
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        """Convert the weights and buffers of `net`; all else in the module stays float32."""
+        """Convert the weights and buffers of `net`; all else in the module stays float32.
+
+        Buffers that a part of `net` names in its attribute `float32_buffers` stay float32, too.
+        """
         network = getattr(module, "net", module)
+        kept = [
+            (part, name, getattr(part, name))
+            for part in network.modules()
+            for name in getattr(part, "float32_buffers", ())
+        ]
         network.to(torch.bfloat16 if self.precision == "bf16-true" else torch.float16)
+        for part, name, buffer in kept:
+            setattr(part, name, buffer)
         return module
 
     def convert_input(self, data: Any) -> Any:
@@ -57,5 +67,12 @@ def precision_options(precision: Any, plugins: Sequence[Any]) -> dict[str, Any]:
 
 
 def network_type(network: nn.Module) -> torch.dtype:
-    """Type of a network's weights, which its inputs need in any precision context."""
+    """Type that the inputs of a network need in any precision context.
+
+    It is the type of its weights, or that of its `float32_buffers`, if a part has some: such a part
+    converts its inputs by itself.
+    """
+    for part in network.modules():
+        for name in getattr(part, "float32_buffers", ()):
+            return cast(torch.dtype, getattr(part, name).dtype)
     return next((weight.dtype for weight in network.parameters()), torch.float32)

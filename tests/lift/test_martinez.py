@@ -7,6 +7,7 @@ from memorise import memorise
 from pipeline.lift import Martinez
 from pipeline.lift.losses import ZScoredMSE
 from pipeline.lift.martinez import ResidualMLP, Statistics
+from pipeline.training.precision import NetworkHalfPrecision, network_type
 
 
 def count(net):
@@ -117,3 +118,27 @@ def test_eight_poses_are_memorised():
     loss = ZScoredMSE(root=False)
     _, last = memorise(net, lambda net: loss(net(clips), poses), 150, 3e-3)
     assert last < 0.01 * poses.var()
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "wrapped"])
+def test_statistics_and_joints_stay_float32_where_the_weights_are_in_half_precision(
+    precision, wrapped
+):
+    net = Martinez(width=8, blocks=1).eval()
+    J = len(net.skeleton)
+    mean2d = torch.full((J, 2), 0.30005)  # bf16 has 0.3008, float16 0.3000
+    mean3d = torch.full((J, 3), 1.23456)
+    net.set_statistics(Statistics(mean2d, torch.full((J, 2), 0.01), mean3d, torch.ones(J, 3)))
+    with torch.no_grad():
+        net.mlp.w1.weight.zero_()
+        net.mlp.w2.weight.zero_()
+        net.mlp.w2.bias.zero_()
+    outer = torch.nn.Sequential(net) if wrapped else net
+    NetworkHalfPrecision(precision).convert_module(outer)
+    assert net.mlp.w1.weight.dtype in (torch.bfloat16, torch.float16)
+    assert network_type(outer) == torch.float32
+    seen = []
+    net.mlp.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    assert torch.equal(net(mean2d[None, None] + 0.02)[0, 0], mean3d)
+    assert seen[0].float().allclose(torch.tensor(2.0), atol=1e-2)
