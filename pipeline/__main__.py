@@ -12,6 +12,7 @@ from pipeline.cli.command_table import Command
 from pipeline.cli.stages import STAGES
 from pipeline.errors import UsageError, print_error
 from pipeline.training.processes import (
+    STOP_SIGNALS,
     current_rank,
     exit_with_parent,
     shorten_spinning,
@@ -88,7 +89,7 @@ USAGE = (
 )
 EXIT_CODES = (
     "Exit codes: 0 done, 1 a bug, 2 usage or config, 3 numbers that are not finite, 4 data,\n"
-    "5 storage, 6 a lost process, 130 and 143 stopped by a signal."
+    "5 storage, 6 a lost process, 128 + N stopped by signal N (130 Ctrl-C, 143 SIGTERM)."
 )
 
 
@@ -143,7 +144,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return print_error(f"{name}: no such stage or command; {hint}", 2)
     try:
         current_rank()  # checked first: Lightning reads these variables during its import
-        with signal_handlers((signal.SIGTERM, signal.SIGINT), _stop):
+        with signal_handlers(STOP_SIGNALS, _stop):
             from pipeline.cli import launch  # takes seconds, so it is not imported for --help
     except UsageError as error:
         return print_error(str(error), error.exit_code)

@@ -71,6 +71,7 @@ ACTS = {
     "hang": lambda: time.sleep(1000),
     "linger": lambda: time.sleep(0.2),
     "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "hangup": lambda: os.kill(os.getpid(), signal.SIGHUP),
     "print": lambda: None,
 }
 
@@ -184,6 +185,49 @@ def kill_in_replace(number):
         return original(self, target)
 
     Path.replace = replace
+
+
+def close_terminal(step):
+    """Write to a terminal, which is closed at a step."""
+    screen, terminal = os.openpty()
+    for descriptor in (1, 2):
+        os.dup2(terminal, descriptor)
+    os.close(terminal)
+
+    def close():
+        os.close(screen)
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    _add_callback(ActAt("batch", step, close))
+
+
+def no_hangup():
+    """Ignore SIGHUP, as `nohup` does."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def kill_workers_in(place):
+    """Kill all DataLoader workers within the second `save` or the first `page` of a run."""
+    import multiprocessing
+
+    from pipeline.dashboard import callback
+
+    count = [0]
+
+    def kill():
+        count[0] += 1
+        if count[0] == (2 if place == "save" else 1):
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            time.sleep(0.3)
+
+    def killing(function):
+        return lambda *rest, **options: (kill(), function(*rest, **options))[1]
+
+    if place == "save":
+        torch.save = killing(torch.save)
+    else:
+        callback.write_index = killing(callback.write_index)
 
 
 def hang_in(hook):

@@ -19,7 +19,7 @@ from pipeline.cli.stage_cli import StageCLI
 from pipeline.cli.stages import load_stage
 from pipeline.errors import UsageError, print_error
 from pipeline.training import checkpoints
-from pipeline.training.processes import signal_handlers
+from pipeline.training.processes import STOP_SIGNALS, signal_handlers
 from pipeline.training.signals import StoppedBySignal, StopSignals
 
 IGNORED_WARNINGS = (
@@ -50,8 +50,7 @@ def run_stage(name: str, arguments: Sequence[str], *, debug: bool = False) -> in
 
     def run(resolved: list[str]) -> None:
         stops = StopSignals()
-        watched = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
-        with signal_handlers(watched, stops.handle):
+        with signal_handlers((*STOP_SIGNALS, signal.SIGALRM), stops.handle):
             StageCLI(load_stage(name), resolved, [name, *arguments], stops)
 
     return _run(run, arguments, debug=debug)
@@ -73,7 +72,7 @@ def run_command(
     """
 
     def run(resolved: list[str]) -> None:
-        with signal_handlers((signal.SIGTERM, signal.SIGINT), _stop):
+        with signal_handlers(STOP_SIGNALS, _stop):
             commands.run_plain_command(name, command, resolved)
 
     return _run(run, arguments, debug=debug)

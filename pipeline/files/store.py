@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import stat
 import time
@@ -31,7 +32,7 @@ from pipeline.files.entries import (
     publish_entry,
     read_entry,
 )
-from pipeline.files.writing import atomic_replacement, remove_path
+from pipeline.files.writing import WRITER, atomic_replacement, format_bytes, remove_path
 
 _log = logging.getLogger(__name__)
 
@@ -224,7 +225,7 @@ class Store:
         """
         for temporary in self.root.glob(".*.tmp"):
             owner, _, pid = temporary.name.removesuffix(".tmp").removesuffix(".old").rpartition(".")
-            if not pid.isdigit():
+            if not re.fullmatch(WRITER, pid):
                 continue
             if owner == f".{locked}":
                 remove_path(temporary)
@@ -290,16 +291,3 @@ def _storage_errors(path: Path, what: str) -> Iterator[None]:
             f"{path}: {what} ({error.strerror or error}); "
             f"free disk space, change the permissions or set HEATLIFT_CACHE to another folder"
         ) from error
-
-
-def format_bytes(size: float) -> str:
-    """A number of bytes with its unit.
-
-    >>> format_bytes(312_400_000)
-    '312 MB'
-    """
-    units = ["B", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size /= 1000
-        del units[0]
-    return f"{size:.3g} {units[0]}"

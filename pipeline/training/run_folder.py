@@ -16,7 +16,7 @@ import filelock
 
 from pipeline.errors import DataError, ProcessLostError, StorageError
 from pipeline.files import torch_files
-from pipeline.files.writing import remove_leftovers, write_atomically
+from pipeline.files.writing import process_start_time, remove_leftovers, write_atomically
 from pipeline.training import processes
 
 UNFINISHED, FINISHED = "unfinished", "finished"
@@ -32,7 +32,7 @@ def launch_id() -> str | None:
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID")
     parts = [os.environ.get(name, "") for name in (*names, "MASTER_ADDR", "MASTER_PORT")]
     if os.environ.get("GROUP_WORLD_SIZE") == "1":  # torchrun: all ranks have one parent
-        parts += [str(os.getppid()), processes.process_start_time(os.getppid())]
+        parts += [str(os.getppid()), process_start_time(os.getppid())]
     return ":".join(parts) if any(parts) and processes.current_rank() is not None else None
 
 

@@ -61,6 +61,14 @@ def test_a_fault_in_a_worker_of_a_training_run_is_one_line(act, code, text, heat
     assert child.orphans() == []
 
 
+@pytest.mark.parametrize("place", ["save", "page"])
+def test_a_worker_that_dies_while_the_main_process_does_something_else_is_named(place, heatlift):
+    child = heatlift(*COMMANDS["lift"], "--data.workers", "1", faults=[("kill_workers_in", place)])
+    assert child.wait(60) == 6, child.stderr
+    (line,) = child.stderr.splitlines()
+    assert "a DataLoader worker was killed" in line
+
+
 def test_a_loss_that_is_not_finite_in_one_rank_names_the_rank(heatlift):
     child = heatlift(*COMMANDS["lift"], *TWO_RANKS, faults=[("not_finite", 3, "loss", 1)])
     assert child.wait() == 3

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import StorageError
 from pipeline.files.digests import file_digest
-from pipeline.training import processes
+from pipeline.training import run_folder
 from pipeline.training.metrics_file import MetricsFile, finite_or_none, read_metrics
 from pipeline.training.run_folder import (
     FINISHED,
@@ -81,7 +81,7 @@ def test_two_torchrun_launches_have_different_ids(monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     one = launch_id()
-    monkeypatch.setattr(processes, "process_start_time", lambda pid: "another time")
+    monkeypatch.setattr(run_folder, "process_start_time", lambda pid: "another time")
     assert launch_id() not in (one, None)
 
 
