@@ -8,16 +8,15 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import filelock
 
 from pipeline.errors import DataError, ProcessLostError, StorageError
 from pipeline.files import torch_files
 from pipeline.files.writing import process_start_time, remove_leftovers, write_atomically
 from pipeline.training import processes
+from pipeline.training.folder_lock import FolderLock, identity
 
 UNFINISHED, FINISHED = "unfinished", "finished"
 
@@ -50,7 +49,11 @@ class Run:
     folder: Path
     state: dict[str, Any]
     resume: Path | None = None
-    lock: filelock.FileLock | None = None
+    lock: FolderLock | None = None
+    _identity: tuple[int, int] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self._identity = identity(self.folder)
 
     @property
     def checkpoints(self) -> Path:
@@ -59,8 +62,22 @@ class Run:
 
     def write(self, **changes: Any) -> None:
         """Change entries of run.json; the file is replaced atomically."""
+        self.check_folder()
         self.state |= changes
         write_state(self.folder, self.state)
+
+    def check_folder(self) -> None:
+        """Check that the folder is still that of this run, before something is written there.
+
+        Raises:
+            StorageError: If it was removed, or if another one stands in its place.
+        """
+        now = identity(self.folder)
+        if self._identity and now != self._identity:
+            what = "removed" if now is None else "replaced by another folder"
+            raise StorageError(f"{self.folder}: was {what} while this run worked in it; it stops")
+        if self.lock:
+            self.lock.check()
 
     def release(self) -> None:
         """Release the lock, so that other processes can open the run."""
@@ -124,10 +141,8 @@ def open_run(
         return _wait_for_first(root / stage, digest)
     for candidate in _candidate_folders(root / stage, name):
         make_folder(candidate)
-        lock = filelock.FileLock(candidate / ".lock")
-        try:
-            lock.acquire(timeout=0.2)  # another process that only checks the run takes less
-        except filelock.Timeout:
+        lock = FolderLock(candidate)
+        if not lock.acquire(timeout=0.2):  # another process that only checks the run takes less
             continue
         remove_partial_files(candidate)
         new_state = {

@@ -228,6 +228,7 @@ class CheckpointCallback(Callback):
             trainer: Trainer of the run.
             is_last: Whether the training ends with this step.
         """
+        self.run.check_folder()
         if is_last or self.saved_step != trainer.global_step:
             self._save_step(trainer, is_last=is_last)
         if is_last and self.weights == "last":
