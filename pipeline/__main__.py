@@ -15,7 +15,6 @@ from pipeline.training.processes import (
     STOP_SIGNALS,
     current_rank,
     exit_with_parent,
-    shorten_spinning,
     signal_handlers,
 )
 
@@ -125,7 +124,6 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code; see `EXIT_CODES`.
     """
     exit_with_parent()
-    shorten_spinning()
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -153,8 +151,13 @@ def main(args: Sequence[str] | None = None) -> int:
         message = f"stopped by {signal.Signals(number).name} before the start"
         return print_error(message, 128 + number)
     if name in STAGES:
-        return launch.run_stage(name, options, debug=debug)
-    return launch.run_command(name, COMMANDS[name], options, debug=debug)
+        code = launch.run_stage(name, options, debug=debug)
+    else:
+        code = launch.run_command(name, COMMANDS[name], options, debug=debug)
+    if args is None and code > 128:  # this process ends; torchrun sends the signal once more
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+    return code
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

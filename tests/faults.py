@@ -294,6 +294,20 @@ def limit_file_size(step):
     _add_callback(ActAt("batch", step, limit))
 
 
+def full_disk(step):
+    """Fill the disk from a step on: each file that is written is `/dev/full`."""
+    import io
+    from pathlib import Path
+
+    opened = Path.open
+
+    def full(self, mode="r", *rest, **options):
+        writes = "w" in mode and str(self).endswith(".part")
+        return io.FileIO("/dev/full", mode) if writes else opened(self, mode, *rest, **options)
+
+    _add_callback(ActAt("batch", step, lambda: setattr(Path, "open", full)))
+
+
 class FaultyDataset:
     """A dataset with a fault in the DataLoader worker at a batch; see `worker`."""
 

@@ -19,7 +19,7 @@ from pipeline.cli.stage_cli import StageCLI
 from pipeline.cli.stages import load_stage
 from pipeline.errors import UsageError, print_error
 from pipeline.training import checkpoints
-from pipeline.training.processes import STOP_SIGNALS, signal_handlers
+from pipeline.training.processes import STOP_SIGNALS, signal_handlers, speaks_for_all
 from pipeline.training.signals import StoppedBySignal, StopSignals
 
 IGNORED_WARNINGS = (
@@ -87,7 +87,9 @@ def _run(run: Callable[[list[str]], None], arguments: Sequence[str], *, debug: b
     try:
         run(resolve_configs(_import_own_files(arguments)))
     except StoppedBySignal as stop:
-        return print_error(stop.message, stop.exit_code)
+        if speaks_for_all():
+            print_error(stop.message, stop.exit_code)
+        return stop.exit_code
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -19,6 +19,7 @@ from pipeline.errors import UsageError
 from pipeline.training.callbacks import NonFiniteGuard, ProgressLines, SeedEveryBatch
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.run_folder import Run, step_in_name
+from pipeline.training.shared_cores import SharedCores
 
 
 def check_options(config: Any, *, fitting: bool) -> None:
@@ -106,11 +107,11 @@ def make_loggers(
 
 
 def basic_callbacks(seed: int, *, bar: bool) -> list[pl.Callback]:
-    """Callbacks of every Trainer: seeding, check for values that are not finite, progress lines.
+    """Callbacks of every Trainer: seeding, checks of numbers and of shared cores, progress lines.
 
     Args:
         seed: Seed of the run.
         bar: Whether Lightning shows a progress bar, which replaces the progress lines.
     """
-    callbacks: list[pl.Callback] = [SeedEveryBatch(seed), NonFiniteGuard()]
+    callbacks: list[pl.Callback] = [SeedEveryBatch(seed), NonFiniteGuard(), SharedCores()]
     return callbacks if bar else [*callbacks, ProgressLines()]

@@ -46,9 +46,6 @@ LOST_CODE = ProcessLostError.exit_code
 GRACE_SECONDS = 5.0
 """Seconds that the other processes get to end by themselves after one has failed."""
 
-SPIN_COUNT = "10000"
-"""Rounds that a waiting OpenMP thread spins before it sleeps."""
-
 _LOSS_MESSAGES = (
     *(
         os.strerror(number).lower()
@@ -83,6 +80,14 @@ def current_rank() -> int | None:
     return int(next(iter(ranks.values()))) if ranks else None
 
 
+def speaks_for_all() -> bool:
+    """Whether this process reports what all processes of a run report: rank 0, or one alone.
+
+    A supervising process prints one of the lines that its processes report.
+    """
+    return PARENT_VARIABLE in os.environ or not current_rank()
+
+
 def exit_with_parent() -> None:
     """Make this process end when the one that launched it ends, also if that is killed (Linux).
 
@@ -106,17 +111,6 @@ def exit_with(parent: int | None) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
     if parent is not None and os.getppid() != parent:
         os._exit(LOST_CODE)
-
-
-def shorten_spinning() -> None:
-    """Let OpenMP threads that wait for others sleep early, and leave the cores to other programs.
-
-    GNU OpenMP reads the variable when torch is imported, so this must come before. Nothing is
-    changed where the user has set a variable of OpenMP. The numbers that torch computes are the
-    same.
-    """
-    if not any(name.startswith(("OMP_", "GOMP_", "KMP_")) for name in os.environ):
-        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 def is_process_loss(error: BaseException) -> bool:
