@@ -166,8 +166,7 @@ class CheckpointCallback(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save a checkpoint if one is due; the last one waits for the end of training."""
-        is_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
-        self.training_ended = is_last_epoch or _is_over(trainer)
+        self.training_ended = _is_over(trainer) or trainer.current_epoch + 1 == trainer.max_epochs
         due = trainer.global_step - self.saved_step >= self.every
         if due and not self.training_ended:
             self.save(trainer)

@@ -1,4 +1,4 @@
-"""Cores that other programs use: noticed while training, and said once with what to do."""
+"""Cores that other programs use: noticed while training, and reported once with what to do."""
 
 from __future__ import annotations
 
