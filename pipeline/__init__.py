@@ -6,15 +6,25 @@
     motion capture 3D ── pretrain/ ──> random cameras ──> masked, noisy 2D ──┘
 
 Importing this package loads nothing heavy; `from pipeline.lift import MixSTE` loads what it needs.
+Import it before torch: it lets waiting threads sleep early, see `SPIN_COUNT`.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
+
+SPIN_COUNT = "10000"
+"""Rounds that a waiting OpenMP thread spins before it sleeps and leaves its core to other programs.
+GNU OpenMP, of which torch's packages have a copy, reads it when torch is imported. It is set where
+the user has set no variable of OpenMP. The numbers that torch computes are the same."""
+
+if not any(name.startswith(("OMP_", "GOMP_", "KMP_")) for name in os.environ):
+    os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:

@@ -13,9 +13,9 @@ from pipeline.cli.command_table import Command
 from pipeline.cli.stages import STAGES
 from pipeline.errors import UsageError, print_error
 from pipeline.training.processes import (
+    STOP_SIGNALS,
     current_rank,
     exit_with_parent,
-    shorten_spinning,
     signal_handlers,
 )
 
@@ -99,7 +99,7 @@ USAGE = (
 )
 EXIT_CODES = (
     "Exit codes: 0 done, 1 a bug, 2 usage or config, 3 numbers that are not finite, 4 data,\n"
-    "5 storage, 6 a lost process, 130 and 143 stopped by a signal."
+    "5 storage, 6 a lost process, 128 + N stopped by signal N (130 Ctrl-C, 143 SIGTERM)."
 )
 
 
@@ -135,7 +135,6 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code; see `EXIT_CODES`.
     """
     exit_with_parent()
-    shorten_spinning()
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -154,7 +153,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return print_error(f"{name}: no such stage or command; {hint}", 2)
     try:
         current_rank()  # checked first: Lightning reads these variables during its import
-        with signal_handlers((signal.SIGTERM, signal.SIGINT), _stop):
+        with signal_handlers(STOP_SIGNALS, _stop):
             importlib.import_module("pipeline.training.private_names")  # checked before Lightning
             from pipeline.cli import launch  # takes seconds, so it is not imported for --help
     except UsageError as error:
@@ -164,8 +163,13 @@ def main(args: Sequence[str] | None = None) -> int:
         message = f"stopped by {signal.Signals(number).name} before the start"
         return print_error(message, 128 + number)
     if name in STAGES:
-        return launch.run_stage(name, options, debug=debug)
-    return launch.run_command(name, COMMANDS[name], options, debug=debug)
+        code = launch.run_stage(name, options, debug=debug)
+    else:
+        code = launch.run_command(name, COMMANDS[name], options, debug=debug)
+    if args is None and code > 128:  # this process ends; torchrun sends the signal once more
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+    return code
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -71,6 +71,7 @@ ACTS = {
     "hang": lambda: time.sleep(1000),
     "linger": lambda: time.sleep(0.2),
     "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "hangup": lambda: os.kill(os.getpid(), signal.SIGHUP),
     "print": lambda: None,
 }
 
@@ -233,6 +234,49 @@ def kill_in_replace(number):
     Path.replace = replace
 
 
+def close_terminal(step):
+    """Write to a terminal, which is closed at a step."""
+    screen, terminal = os.openpty()
+    for descriptor in (1, 2):
+        os.dup2(terminal, descriptor)
+    os.close(terminal)
+
+    def close():
+        os.close(screen)
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    _add_callback(ActAt("batch", step, close))
+
+
+def no_hangup():
+    """Ignore SIGHUP, as `nohup` does."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def kill_workers_in(place):
+    """Kill all DataLoader workers within the second `save` or the first `page` of a run."""
+    import multiprocessing
+
+    from pipeline.dashboard import callback
+
+    count = [0]
+
+    def kill():
+        count[0] += 1
+        if count[0] == (2 if place == "save" else 1):
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            time.sleep(0.3)
+
+    def killing(function):
+        return lambda *rest, **options: (kill(), function(*rest, **options))[1]
+
+    if place == "save":
+        torch.save = killing(torch.save)
+    else:
+        callback.write_index = killing(callback.write_index)
+
+
 def hang_in(hook):
     """Print HERE and hang in a hook of the callbacks."""
 
@@ -295,6 +339,20 @@ def limit_file_size(step):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
     _add_callback(ActAt("batch", step, limit))
+
+
+def full_disk(step):
+    """Fill the disk from a step on: each file that is written is `/dev/full`."""
+    import io
+    from pathlib import Path
+
+    opened = Path.open
+
+    def full(self, mode="r", *rest, **options):
+        writes = "w" in mode and str(self).endswith(".part")
+        return io.FileIO("/dev/full", mode) if writes else opened(self, mode, *rest, **options)
+
+    _add_callback(ActAt("batch", step, lambda: setattr(Path, "open", full)))
 
 
 class FaultyDataset:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import torch
@@ -129,3 +133,28 @@ def write_people(folder: Path, scale: float) -> None:
     """Write the files that `own.Stored` reads: all people are `scale` times as large."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scale.txt").write_text(f"{scale:.3f}")
+
+
+LAUNCHER = """
+import subprocess, sys, time
+code = "from pipeline.training.processes import exit_with_parent as end; end(); print(1, flush=1);"
+rank = subprocess.Popen([sys.executable, "-c", code + "import time; time.sleep(60)"], stdout=-1)
+rank.stdout.readline()
+print(rank.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def outlives_its_launcher(seconds: float) -> bool:
+    """Whether a process that torchrun started still runs so long after torchrun was killed."""
+    given = {**os.environ, "TORCHELASTIC_RUN_ID": "7", "LOCAL_RANK": "0", "RANK": "0"}
+    command = [sys.executable, "-c", LAUNCHER]
+    launcher = subprocess.Popen(command, env=given, stdout=subprocess.PIPE, text=True)
+    stat = Path("/proc", launcher.stdout.readline().strip(), "stat")
+    assert stat.exists()
+    launcher.kill()
+    launcher.communicate()
+    end = time.monotonic() + seconds
+    while (runs := stat.exists() and ") Z " not in stat.read_text()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return runs

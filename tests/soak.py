@@ -79,6 +79,21 @@ FAULTS = {
         "saved, exit 143 or 130 within 10 s; resumes bit-equal",
         80,
     ),
+    "signal group": Fault(
+        "SIGTERM, SIGINT, SIGHUP, SIGUSR1 to a group with DataLoader workers",
+        "the workers die; the work is lost, 5 of 5",
+        "saved, exit 128 + number; resumes bit-equal",
+        20,
+    ),
+    "launcher": Fault(
+        "`kill -9`, launcher (torchrun)",
+        "its processes run on for a second and more",
+        "its processes end within 1 s",
+        20,
+    ),
+    "lock": Fault(
+        "`.lock` of a run deleted in mid-run", "not measured", "no second process comes in", 20
+    ),
     "death": Fault(
         "one of two processes dies, 4 ways",
         "orphan for up to 3 s",
@@ -136,6 +151,12 @@ FAULTS = {
         "last.ckpt destroyed (1 of 1)",
         "older file untouched, nothing partial",
         60,
+    ),
+    "full": Fault(
+        "disk full while a run saves",
+        "last.ckpt destroyed (1 of 1)",
+        "exit 5, one line with what is needed; resumes bit-equal",
+        20,
     ),
     "cache": Fault(
         "damage to a cache entry, 14 kinds",

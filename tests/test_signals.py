@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT stop a run within seconds, with a checkpoint, 143 or 130, and no orphans."""
+"""Stop signals end a run within seconds, with a checkpoint, 128 + their number, and no orphans."""
 
 from __future__ import annotations
 
@@ -76,15 +76,45 @@ def test_a_run_that_hangs_in_a_batch_stops_within_10_s(heatlift):
     assert "saved at step 2" in child.stderr
 
 
-@pytest.mark.parametrize("more", [("--data.workers", "2"), TWO_RANKS], ids=["workers", "two"])
-def test_ctrl_c_is_sent_to_all_processes_of_a_terminal_and_the_run_is_saved(more, heatlift):
+WORKERS = ("--data.workers", "2")
+TO_ALL = [
+    *[(number, WORKERS) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)],
+    *[(number, (*TWO_RANKS, "--data.workers", "1")) for number in (signal.SIGTERM, signal.SIGUSR1)],
+]
+
+
+@pytest.mark.parametrize(("number", "more"), TO_ALL)
+def test_a_signal_to_all_processes_of_a_group_saves_the_run(number, more, heatlift):
     arguments = (*COMMANDS["lift"], *more, "--save_every", "100")
     child = heatlift(*arguments, faults=[("slow",), ("at", "batch", 3, "print")])
     child.wait_for("HERE")
-    os.killpg(child.process.pid, signal.SIGINT)
-    assert child.wait(10) == 130, child.stderr
+    os.killpg(child.process.pid, number)
+    os.killpg(child.process.pid, number)  # `timeout` sends it twice
+    assert child.wait(10) == 128 + number, child.stderr
     assert child.orphans() == []
-    assert re.search(r"stopped by SIGINT; saved at step \d+;", child.stderr)
+    assert re.search(rf"stopped by {number.name}; saved at step \d+;", child.stderr)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU])
+def test_signals_of_terminals_and_of_slurm_save_the_run(number, heatlift):
+    arguments = (*COMMANDS["pretrain"], "--save_every", "100")
+    child = heatlift(*arguments, faults=[("at", "batch", 2, "print"), ("slow",)])
+    assert stop(child, number) == 128 + number
+    last = child.stderr.splitlines()[-1]
+    assert last.startswith(f"heatlift: error: stopped by {number.name}; saved at step ")
+
+
+def test_a_run_whose_terminal_is_closed_is_saved(heatlift, tmp_path):
+    arguments = (*COMMANDS["pretrain"], "--save_every", "100")
+    child = heatlift(*arguments, faults=[("close_terminal", 2)])
+    assert child.wait(60) == 128 + signal.SIGHUP
+    assert list((tmp_path / "runs/pretrain/pretrain/checkpoints").glob("step-*.ckpt"))
+
+
+def test_nohup_lets_a_run_live_on(heatlift):
+    child = heatlift(*COMMANDS["pretrain"], faults=[("no_hangup",), ("at", "batch", 2, "hangup")])
+    assert child.wait(60) == 0, child.stderr
+    assert "HERE" in child.stdout
 
 
 def test_a_signal_after_the_end_changes_nothing(heatlift, uninterrupted, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -20,13 +21,14 @@ from runs import (
     USER_CODE,
     differences,
     outcome,
+    outlives_its_launcher,
     write_people,
 )
 from soak import SEED
 
 from pipeline.errors import DataError
 from pipeline.files import torch_files
-from pipeline.training.run_folder import read_state
+from pipeline.training.run_folder import open_run, read_state
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
@@ -234,6 +236,50 @@ def test_signals(stage, number, more, uninterrupted, heatlift_in, tmp_path, soak
         bad = code not in (0, CODES[number]) or late
         row.look(turn, zero=code == 0, orphans=child.orphans(), other=bad and (code, late))
         finish(row, start, folder, stage, want, turn, *more)
+
+
+@pytest.mark.parametrize("number", [*CODES, signal.SIGHUP, signal.SIGUSR1])
+def test_signals_to_a_group_with_workers(number, uninterrupted, heatlift_in, tmp_path, soak):
+    want = uninterrupted("lift")
+    row = soak("signal group")
+    for turn in row.times(5):
+        more = ("--data.workers", str(1 + turn % 2))
+        start = heatlift_in(tmp_path / str(turn))
+        faults = [("at", "batch", 1 + turn, "print"), ("slow",)]
+        child = start(*COMMANDS["lift"], *more, faults=faults)
+        child.wait_for("HERE")
+        os.killpg(child.process.pid, number)
+        code = child.wait(30)
+        bad = code != 128 + number or "saved at step" not in child.stderr
+        other = bad and (code, child.stderr[-200:])
+        row.look(number, zero=code == 0, orphans=child.orphans(), other=other)
+        finish(row, start, tmp_path / str(turn), "lift", want, turn, *more)
+
+
+def test_killed_launchers(soak):
+    row = soak("launcher")
+    for _ in row.times(20):
+        row.look(orphans=outlives_its_launcher(1.0))
+
+
+def test_deleted_locks(tmp_path, soak):
+    row = soak("lock")
+    for number in row.times(20):
+        held = open_run(tmp_path, "lift", str(number), {})
+        (held.folder / ".lock").unlink()
+        row.look(wrong=open_run(tmp_path, "lift", str(number), {}).folder == held.folder)
+
+
+def test_full_disks(uninterrupted, heatlift_in, tmp_path, soak):
+    want = uninterrupted("lift")
+    row = soak("full")
+    for number in row.times(20):
+        start = heatlift_in(tmp_path / str(number))
+        child = start(*COMMANDS["lift"], faults=[("full_disk", 3 + number % 8)])
+        code, lines = child.wait(), child.stderr.splitlines()
+        bad = code != 5 or ".ckpt: disk full: needs " not in lines[-1]
+        row.look(zero=code == 0, orphans=child.orphans(), other=bad and (code, lines[-3:]))
+        finish(row, start, tmp_path / str(number), "lift", want, number)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

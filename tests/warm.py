@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import multiprocessing
 import os
 import resource
 import signal
@@ -15,6 +16,7 @@ import traceback
 def run(arguments, folder, environment, faults, limits):
     """Run `heatlift ARGUMENTS` in a new session, in a folder, after calling the faults."""
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # workers of its own, in its session
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     os.chdir(folder)
     os.environ.update(environment)

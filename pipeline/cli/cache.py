@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.cli.tables import print_table
 from pipeline.errors import StorageError, UsageError
-from pipeline.files import entries, store
+from pipeline.files import entries, store, writing
 from pipeline.training.console import print_status
 
 _MOST_NAMES = 8
@@ -105,7 +105,7 @@ def _name(path: Path) -> str:
 def _row(path: Path, state: str = "") -> list[str]:
     """Cells of the row of an entry: name, arrays, size and state."""
     files = [] if path.is_symlink() else list(path.glob("*.np[yz]"))
-    size = store.format_bytes(sum(file.lstat().st_size for file in files))
+    size = writing.format_bytes(sum(file.lstat().st_size for file in files))
     if _is_unfinished(path):
         return [_name(path), "", size, f"unfinished: {len(files)} shards"]
     return [path.name, ", ".join(sorted(file.stem for file in files)), size, state]

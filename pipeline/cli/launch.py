@@ -21,7 +21,7 @@ from pipeline.cli.stages import load_stage
 from pipeline.errors import UsageError, print_error, printable
 from pipeline.training import checkpoints
 from pipeline.training.console import escape_log_records
-from pipeline.training.processes import signal_handlers
+from pipeline.training.processes import STOP_SIGNALS, signal_handlers, speaks_for_all
 from pipeline.training.signals import StoppedBySignal, StopSignals
 
 IGNORED_WARNINGS = (
@@ -52,8 +52,7 @@ def run_stage(name: str, arguments: Sequence[str], *, debug: bool = False) -> in
 
     def run(resolved: list[str]) -> None:
         stops = StopSignals()
-        watched = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
-        with signal_handlers(watched, stops.handle):
+        with signal_handlers((*STOP_SIGNALS, signal.SIGALRM), stops.handle):
             StageCLI(load_stage(name), resolved, [name, *arguments], stops)
 
     return _run(run, arguments, debug=debug)
@@ -75,7 +74,7 @@ def run_command(
     """
 
     def run(resolved: list[str]) -> None:
-        with signal_handlers((signal.SIGTERM, signal.SIGINT), _stop):
+        with signal_handlers(STOP_SIGNALS, _stop):
             commands.run_plain_command(name, command, resolved)
 
     return _run(run, arguments, debug=debug)
@@ -88,7 +87,9 @@ def _run(run: Callable[[list[str]], None], arguments: Sequence[str], *, debug: b
     try:
         run(resolve_configs(import_own_files(arguments)))
     except StoppedBySignal as stop:
-        return print_error(stop.message, stop.exit_code)
+        if speaks_for_all():
+            print_error(stop.message, stop.exit_code)
+        return stop.exit_code
     except Exception as error:
         if debug:
             sys.stderr.write(printable(traceback.format_exc(), keep="\n"))

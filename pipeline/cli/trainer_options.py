@@ -29,6 +29,7 @@ from pipeline.training.callbacks import (
     SeedEveryBatch,
 )
 from pipeline.training.metrics_file import MetricsFile
+from pipeline.training.shared_cores import SharedCores
 
 DEFAULT_EPOCHS, DEFAULT_STEPS = 50, 5000
 """Length of a training whose command line and configs give none: what comes first."""
@@ -299,14 +300,19 @@ def callbacks_of_the_user(value: Any) -> list[pl.Callback]:
 
 
 def basic_callbacks(seed: int, trainer: Any, *, bar: bool) -> list[pl.Callback]:
-    """Callbacks of every Trainer: fixed buckets, seeding, check for NaN and Inf, progress lines.
+    """Callbacks of every Trainer: buckets, seeding, checks of numbers and cores, progress.
 
     Args:
         seed: Seed of the run.
         trainer: Options of the Trainer.
         bar: Whether Lightning shows a progress bar, which replaces the progress lines.
     """
-    callbacks: list[pl.Callback] = [FixedBuckets(), SeedEveryBatch(seed), NonFiniteGuard()]
+    callbacks: list[pl.Callback] = [
+        FixedBuckets(),
+        SeedEveryBatch(seed),
+        NonFiniteGuard(),
+        SharedCores(),
+    ]
     if not bar:
         return [*callbacks, ProgressLines()]
     has_epochs = trainer.max_epochs is not None and trainer.max_epochs >= 0

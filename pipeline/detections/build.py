@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,15 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.camera import project, world_to_camera
-from pipeline.errors import DataError, ProcessLostError
+from pipeline.errors import DataError
 from pipeline.files.entries import CacheSpecification
 from pipeline.files.store import Shards, Store
 from pipeline.heatmap import crop
 from pipeline.skeleton import Skeleton
 from pipeline.sources import Sequence
-from pipeline.training import processes
 from pipeline.training.console import count_progress
-from pipeline.training.loader import WORKER_TIMEOUT, ResumableLoader, ignore_interrupts
+from pipeline.training.loader import WORKER_TIMEOUT, ResumableLoader, prepare_worker
 
 PIECE_SIZE = 64
 """Images in a piece, which is stored as one shard. Image i of a split is always number i % 64 of
@@ -162,30 +158,9 @@ class _CropDataset:
 class _DetectionLoader(ResumableLoader):
     """DataLoader whose errors about lost workers name the options of `heatlift detect`."""
 
-    @contextlib.contextmanager
-    def report_lost_workers(self) -> Iterator[None]:
-        """Turn torch's error about a dead worker into one line, wherever torch raises it.
-
-        Raises:
-            ProcessLostError: If a DataLoader worker dies within the context.
-        """
-        try:
-            yield
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise ProcessLostError(self._worker_lost_message(str(error))) from error
-
     def _worker_lost_message(self, error: str) -> str:
         message = super()._worker_lost_message(error).replace("--data.", "--")
         return f"{message}; finished pieces are kept"
-
-
-def _init_worker(worker: int) -> None:
-    """Prepare a DataLoader worker: ignore Ctrl-C, and end with the parent process at any time."""
-    ignore_interrupts(worker)
-    os.environ[processes.PARENT_VARIABLE] = str(os.getppid())
-    processes.exit_with_parent()
 
 
 def run_jobs(fabric: Fabric, store: Store, jobs: Many[DetectionJob]) -> None:
@@ -244,12 +219,11 @@ def _detect_pieces(
         num_workers=job.workers,
         timeout=WORKER_TIMEOUT if job.workers else 0,
         collate_fn=_keep_batch,  # type: ignore[arg-type]
-        worker_init_fn=_init_worker,
+        worker_init_fn=prepare_worker,
     )
     detector = fabric.to_device(job.detector).eval()
     with (
         torch.inference_mode(),
-        loader.report_lost_workers(),
         count_progress(
             job.specification.stem, total, "images", shown=fabric.global_rank == 0
         ) as advance,

@@ -225,10 +225,10 @@ def detect(
         DataError: If a file is damaged or of another kind.
         ProcessLostError: If a process died or stopped answering.
         StorageError: If the cache cannot be written.
-        StoppedBySignal: If SIGTERM or SIGINT arrives.
+        StoppedBySignal: If a stop signal such as SIGTERM arrives.
     """
     splits: tuple[Split, ...] = ("train", "val", "test") if split == "all" else (split,)
-    with processes.signal_handlers((signal.SIGTERM, signal.SIGINT), _raise_stopped):
+    with processes.signal_handlers(processes.STOP_SIGNALS, _raise_stopped):
         module = load_detector(detector)
         digest = checkpoints.weights_digest(module)
         jobs = []

@@ -28,9 +28,6 @@ from pipeline.training.metrics_file import read_metrics
 from pipeline.training.run_changes import FINISHED, describe_mixture, finish_order
 from pipeline.training.run_folder import read_state
 
-STOPPED = (130, 143)
-"""Exit codes of runs that were stopped by a signal; the sweep ends with the same code."""
-
 
 class PointError(HeatliftError):
     """Points of a sweep have no result; an error line of each is printed before.
@@ -202,7 +199,7 @@ def sweep(file: str, also: str = "", runs: str = "runs") -> None:
         if point.finished_folder() is None:
             print_line(f"sweep {found.stem}: {number} of {len(points)}, {point.name}")
             code = _train(point)
-            if code in STOPPED:
+            if code > 128:  # a signal stopped the run
                 raise SystemExit(code)
             codes += [code] if code else []
         _write_csv(found, points, Path(runs))

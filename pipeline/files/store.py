@@ -37,13 +37,13 @@ from pipeline.files.entries import (
     remove_entry,
 )
 from pipeline.files.marks import add_to_mark, marked_files, remove_marked, write_mark
-from pipeline.files.writing import atomic_replacement
+from pipeline.files.writing import WRITER, atomic_replacement, format_bytes
 
 _log = logging.getLogger(__name__)
 
 _DIGESTS_FILE = ".digests.jsonl"
 _SHARD = re.compile(r"[0-9]{7}\.npz").fullmatch
-_UNFINISHED = re.compile(rf"\.(?P<name>{ENTRY_NAME.pattern})\.[0-9]+(\.old)?\.tmp")
+_UNFINISHED = re.compile(rf"\.(?P<name>{ENTRY_NAME.pattern})\.{WRITER}(\.old)?\.tmp")
 _WAITING_INTERVAL = 10.0  # seconds between two lines that name the process that is waited for
 
 
@@ -355,16 +355,3 @@ def _storage_errors(path: Path, what: str) -> Iterator[None]:
             f"{path}: {what} ({error.strerror or error}); "
             f"free disk space, change the permissions or set HEATLIFT_CACHE to another folder"
         ) from error
-
-
-def format_bytes(size: float) -> str:
-    """A number of bytes with its unit.
-
-    >>> format_bytes(312_400_000)
-    '312 MB'
-    """
-    units = ["B", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size /= 1000
-        del units[0]
-    return f"{size:.3g} {units[0]}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import signal
+import threading
 import time
+import weakref
 from collections.abc import Iterator
 from multiprocessing import connection
 from typing import Any, Protocol
@@ -12,10 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from pipeline import rng
 from pipeline.errors import HeatliftError, ProcessLostError, UsageError
+from pipeline.training import processes
 from pipeline.training.private_names import LoaderWithIterator, WorkerIterator
 
 BatchKey = tuple[int, NDArray[np.int64]]
@@ -110,13 +114,55 @@ class SeededSampler(Sampler[BatchKey]):
             yield self.epoch, order[start:end][rank::world]
 
 
+_WORKERS: weakref.WeakSet[Any] = weakref.WeakSet()
+"""DataLoader workers of this process."""
+
+
+@atexit.register  # torch has imported multiprocessing: this runs before what that registered
+def _kill_workers() -> None:
+    """End the workers that are left: they ignore SIGTERM, by which multiprocessing ends them."""
+    for worker in _WORKERS:
+        with contextlib.suppress(ValueError):  # closed
+            worker.kill()
+
+
+@contextlib.contextmanager
+def _workers_start() -> Iterator[None]:
+    """Start workers without a moment in which a signal ends them, and without torch's SIGCHLD.
+
+    Stop signals wait until the block ends; a worker keeps them blocked until it ignores them
+    (`prepare_worker`). torch's handler of SIGCHLD raises an error about a dead worker wherever the
+    main process stands, for example while it saves; the handler from before is put back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, processes.STOP_SIGNALS)
+    handler = signal.getsignal(signal.SIGCHLD)
+    if getattr(handler, "__module__", "").startswith("torch.utils.data"):  # of another DataLoader
+        handler = signal.SIG_DFL
+    try:
+        yield
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGCHLD, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _WatchingIterator(WorkerIterator):
     """Iterator of DataLoader workers that checks every few seconds that they are alive.
 
-    torch checks only at the end of the timeout. Before, it relies on SIGCHLD, which is lost if two
-    workers die at the same time; then a death would be noticed only after `WORKER_TIMEOUT`. A
-    worker that dies while it sends a batch breaks the connection before its death is visible.
+    The death of a worker is an error only where its batch is missing, and it is raised there and
+    nowhere else. A worker that dies while it sends a batch breaks the connection before its death
+    is visible.
     """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        with _workers_start():
+            super().__init__(loader)
+        for worker in self.workers:
+            worker.terminate = worker.kill
+        _WORKERS.update(self.workers)
 
     def try_get_data(self, timeout: float) -> tuple[bool, Any]:
         end = time.monotonic() + timeout
@@ -190,9 +236,16 @@ class ResumableLoader(LoaderWithIterator):
             self.sampler.skip = state["given"] if state["given"] < len(self.sampler) else 0
 
 
-def ignore_interrupts(worker: int) -> None:
-    """Ignore SIGINT in a DataLoader worker; the terminal also sends it to the main process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def prepare_worker(worker: int) -> None:
+    """Leave all stop signals to the main process, and end with it at any time (Linux).
+
+    A terminal, `timeout`, SLURM and systemd send a signal to all processes; the main process needs
+    its workers until the optimizer step is finished, and ends them then.
+    """
+    for number in processes.STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, processes.STOP_SIGNALS)
+    processes.exit_with(None)  # torch notices a parent that had ended before
 
 
 def make_loader(
@@ -215,5 +268,5 @@ def make_loader(
         persistent_workers=workers > 0 and shuffle,
         timeout=WORKER_TIMEOUT if workers else 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=ignore_interrupts,
+        worker_init_fn=prepare_worker,
     )

@@ -19,6 +19,21 @@ from typing import IO
 
 from pipeline.errors import ProcessLostError, UsageError
 
+STOP_SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGXCPU,
+)
+"""Signals that stop a command: a terminal that closes sends SIGHUP, SLURM SIGUSR1 or SIGUSR2 if
+asked to, a limit of processor time SIGXCPU. By default each of them would end a process at once."""
+
+REPEAT_SECONDS = 1.0
+"""Seconds after a stop signal within which another one is taken as the same: a terminal, `timeout`
+and torchrun send it to the process and to its group, and a supervising process forwards it."""
+
 PARENT_VARIABLE = "HEATLIFT_PARENT"
 """Environment variable of the started processes: process id of the supervising process."""
 
@@ -30,9 +45,6 @@ LOST_CODE = ProcessLostError.exit_code
 
 GRACE_SECONDS = 5.0
 """Seconds that the other processes get to end by themselves after one has failed."""
-
-SPIN_COUNT = "10000"
-"""Rounds that a waiting OpenMP thread spins before it sleeps."""
 
 _LOSS_MESSAGES = (
     *(
@@ -68,33 +80,37 @@ def current_rank() -> int | None:
     return int(next(iter(ranks.values()))) if ranks else None
 
 
-def process_start_time(pid: int) -> str:
-    """Start time of a process of this machine in clock ticks since boot; "" if unknown."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19]
-    except OSError:
-        return ""
+def speaks_for_all() -> bool:
+    """Whether this process reports what all processes of a run report: rank 0, or one alone.
+
+    A supervising process prints one of the lines that its processes report.
+    """
+    return PARENT_VARIABLE in os.environ or not current_rank()
 
 
 def exit_with_parent() -> None:
-    """Make this process end when the supervising process ends, also if that is killed (Linux)."""
-    parent = os.environ.get(PARENT_VARIABLE)
-    if parent is None or not sys.platform.startswith("linux"):
+    """Make this process end when the one that launched it ends, also if that is killed (Linux).
+
+    The launcher is the supervising process of a run on several devices, or torchrun. SLURM ends
+    what it started by itself.
+    """
+    if parent := os.environ.get(PARENT_VARIABLE):
+        exit_with(int(parent))
+    elif "TORCHELASTIC_RUN_ID" in os.environ and "LOCAL_RANK" in os.environ:
+        exit_with(None)
+
+
+def exit_with(parent: int | None) -> None:
+    """Make this process end when its parent process ends, also if that is killed (Linux).
+
+    Args:
+        parent: Process id of the parent; None if unknown; then an end before this call is missed.
+    """
+    if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
-    if os.getppid() != int(parent):
+    if parent is not None and os.getppid() != parent:
         os._exit(LOST_CODE)
-
-
-def shorten_spinning() -> None:
-    """Let OpenMP threads that wait for others sleep early, and leave the cores to other programs.
-
-    GNU OpenMP reads the variable when torch is imported, so this must come before. Nothing is
-    changed where the user has set a variable of OpenMP. The numbers that torch computes are the
-    same.
-    """
-    if not any(name.startswith(("OMP_", "GOMP_", "KMP_")) for name in os.environ):
-        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 def is_process_loss(error: BaseException) -> bool:
@@ -131,8 +147,9 @@ def supervise_processes(
 ) -> tuple[str, int]:
     """Run a command line in several processes of this machine and wait for all of them.
 
-    When one fails, the others have `GRACE_SECONDS` to end; then they are killed. SIGTERM and SIGINT
-    are forwarded to all; a second signal kills them. If this process dies, they end too.
+    When one fails, the others have `GRACE_SECONDS` to end; then they are killed. Stop signals are
+    forwarded to all; a second one, `REPEAT_SECONDS` later, kills them. If this process dies, they
+    end too.
 
     Args:
         count: Number of processes.
@@ -157,13 +174,19 @@ def supervise_processes(
     for reader in readers:
         reader.start()
     signals: list[int] = []
+    received_at = -REPEAT_SECONDS
 
     def forward_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal received_at
+        now = time.monotonic()
+        if now - received_at < REPEAT_SECONDS or (signals and number == signal.SIGXCPU):
+            return
         signals.append(number)
+        received_at = now
         for process in processes:
             process.send_signal(signal.SIGKILL if len(signals) > 1 else number)
 
-    with signal_handlers((signal.SIGTERM, signal.SIGINT), forward_signal):
+    with signal_handlers(STOP_SIGNALS, forward_signal):
         killed = _wait_for_all(processes)
     for reader in readers:
         reader.join(2.0)
@@ -181,16 +204,45 @@ def _free_port() -> int:
 def signal_handlers(
     numbers: Sequence[int], handler: Callable[[int, FrameType | None], None]
 ) -> Iterator[None]:
-    """Install a signal handler within the context; does nothing outside of the main thread."""
+    """Install a signal handler within the context; does nothing outside of the main thread.
+
+    SIGTERM, SIGINT and SIGALRM are always handled, the other signals where nobody else handles or
+    ignores them: `nohup` lets a command ignore SIGHUP.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in numbers}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            leave_lost_terminal()
+        handler(number, frame)
+
+    before = {number: signal.signal(number, handle) for number in numbers if _is_ours(number)}
     try:
         yield
     finally:
         for number, handler_before in before.items():
             signal.signal(number, handler_before)
+
+
+def _is_ours(number: int) -> bool:
+    """Whether this signal is ours to handle."""
+    handler = signal.getsignal(number)
+    module = getattr(handler, "__module__", None) or ""
+    always = number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    return always or handler == signal.SIG_DFL or module.startswith("pipeline.")
+
+
+def leave_lost_terminal() -> None:
+    """Write to nowhere, not to a terminal that is closed: each write to it would be an error."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
 
 
 def _forward_stderr(stream: IO[str], error_lines: list[str], rank: int) -> None:

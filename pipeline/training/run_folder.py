@@ -9,16 +9,20 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from pipeline.errors import DataError, ProcessLostError, StorageError, UsageError
 from pipeline.files import torch_files
-from pipeline.files.writing import remove_leftovers, remove_path, write_atomically
+from pipeline.files.writing import (
+    process_start_time,
+    remove_leftovers,
+    remove_path,
+    write_atomically,
+)
 from pipeline.training import processes
+from pipeline.training.folder_lock import FolderLock, identity
 from pipeline.training.run_changes import (
     FINISHED,
     IN_USE,
@@ -40,7 +44,7 @@ def launch_id() -> str | None:
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID")
     parts = [os.environ.get(name, "") for name in (*names, "MASTER_ADDR", "MASTER_PORT")]
     if os.environ.get("GROUP_WORLD_SIZE") == "1":  # torchrun: all ranks have one parent
-        parts += [str(os.getppid()), processes.process_start_time(os.getppid())]
+        parts += [str(os.getppid()), process_start_time(os.getppid())]
     return ":".join(parts) if any(parts) and processes.current_rank() is not None else None
 
 
@@ -58,7 +62,11 @@ class Run:
     folder: Path
     state: dict[str, Any]
     resume: Path | None = None
-    lock: filelock.FileLock | None = None
+    lock: FolderLock | None = None
+    _identity: tuple[int, int] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self._identity = identity(self.folder)
 
     @property
     def checkpoints(self) -> Path:
@@ -67,6 +75,7 @@ class Run:
 
     def write(self, **changes: Any) -> None:
         """Change entries of run.json; the file is replaced atomically."""
+        self.check_folder()
         self.state |= changes
         write_state(self.folder, self.state)
 
@@ -75,6 +84,19 @@ class Run:
         orders = [finish_order(state)[0] for state in _states(self.folder.parent).values()]
         order = 1 + max(orders, default=0)
         self.write(state=FINISHED, finished=time.time(), order=order, **changes)
+
+    def check_folder(self) -> None:
+        """Check that the folder is still that of this run, before something is written there.
+
+        Raises:
+            StorageError: If it was removed, or if another one stands in its place.
+        """
+        now = identity(self.folder)
+        if self._identity and now != self._identity:
+            what = "removed" if now is None else "replaced by another folder"
+            raise StorageError(f"{self.folder}: was {what} while this run worked in it; it stops")
+        if self.lock:
+            self.lock.check()
 
     def release(self) -> None:
         """Release the lock, so that other processes can open the run."""
@@ -161,10 +183,8 @@ def open_run(
     skipped: list[tuple[Path, dict[str, Any]]] = []
     for candidate in _candidate_folders(root / stage, name):
         make_folder(candidate)
-        lock = filelock.FileLock(candidate / ".lock")
-        try:
-            lock.acquire(timeout=0.2)  # another process that only checks the run takes less
-        except filelock.Timeout:
+        lock = FolderLock(candidate)
+        if not lock.acquire(timeout=0.2):  # another process that only checks the run takes less
             skipped.append((candidate, {"state": IN_USE}))
             continue
         remove_partial_files(candidate)

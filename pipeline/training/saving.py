@@ -211,8 +211,7 @@ class CheckpointCallback(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save a checkpoint if one is due; the last one waits for the end of training."""
-        is_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
-        self.training_ended = is_last_epoch or _is_over(trainer)
+        self.training_ended = _is_over(trainer) or trainer.current_epoch + 1 == trainer.max_epochs
         due = trainer.global_step - self.saved_step >= self.every
         if due and not self.training_ended:
             self.save(trainer)
@@ -273,6 +272,7 @@ class CheckpointCallback(Checkpoint):
             trainer: Trainer of the run.
             is_last: Whether the training ends with this step.
         """
+        self.run.check_folder()
         if is_last or self.saved_step != trainer.global_step:
             self._save_step(trainer, is_last=is_last)
         if is_last and self.weights == "last":

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: save a checkpoint and stop the run."""
+"""SIGTERM, SIGINT and the other stop signals: save a checkpoint and stop the run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
 from pipeline.training.private_names import disable_signal_handlers
+from pipeline.training.processes import REPEAT_SECONDS
 from pipeline.training.saving import CheckpointCallback, can_save
 
 
@@ -28,7 +29,7 @@ class StoppedBySignal(SystemExit):
 
 
 class StopSignals(Checkpoint):
-    """Stops a run at SIGTERM or SIGINT with exit code 143 or 130.
+    """Stops a run at a stop signal, with exit code 128 + its number, such as 143 for SIGTERM.
 
     Before and after training, the run stops at once. In training, the handler sets a flag, and all
     ranks stop at the next optimizer-step boundary where a checkpoint can be saved. A validation
@@ -53,14 +54,15 @@ class StopSignals(Checkpoint):
         self._received_at = 0.0
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler of SIGTERM, SIGINT, and SIGALRM when the limit is over."""
+        """Signal handler of all stop signals, and of SIGALRM when the limit is over."""
         if self.finished:
             return
         if number == signal.SIGALRM:
             self._stop()
         now = time.monotonic()
         is_second = bool(self.received)
-        if is_second and now - self._received_at < 1.0:
+        is_repeated = now - self._received_at < REPEAT_SECONDS or number == signal.SIGXCPU
+        if is_second and is_repeated:
             return
         self.received, self._received_at = number, now
         if is_second or not self._training:

@@ -20,6 +20,7 @@ from soak import SEED
 from pipeline.cli import cache
 from pipeline.errors import DataError, StorageError, UsageError
 from pipeline.files import entries, store
+from pipeline.files import writing as writing_tools
 from pipeline.files.entries import CacheSpecification
 from pipeline.files.store import Shards, Store
 from pipeline.files.unpacked import unpack_once
@@ -384,7 +385,12 @@ def test_a_damaged_shard_is_made_again(tmp_path):
 
 def test_leftovers_of_dead_writers_are_removed_and_of_others_kept(cache_folder):
     others = [specification_of(key).name for key in (2, 3, 4)]
-    names = *(f"{other}.4000" for other in others), f"{specification_of().name}.1"
+    writer = writing_tools.writer_name()
+    names = (
+        f"{others[0]}.{writer}",
+        *(f"{other}.4000" for other in others[1:]),
+        f"{specification_of().name}.1",
+    )
     dead, writing, foreign, own = (cache_folder.root / f".{name}.tmp" for name in names)
     for folder in (dead, writing, foreign, own):
         folder.mkdir(parents=True)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import ast
 import contextlib
 import errno
+import io
 import os
 import pickle
 import random
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -358,6 +361,32 @@ def test_a_file_size_limit_ends_with_5_and_keeps_the_older_checkpoint(heatlift, 
     assert torch_files.read_checkpoint(states[0])
 
 
+def test_a_full_disk_is_named_with_what_is_needed_and_what_is_free(whole, tmp_path, monkeypatch):
+    content = {"state_dict": {"w": torch.zeros(300_000)}}
+    path = _written(tmp_path / "a.ckpt", whole)
+    torch.save(content, tmp_path / "size")
+    needed = writing.format_bytes((tmp_path / "size").stat().st_size)
+    opened = Path.open
+
+    def full(self, mode="r", *rest, **options):
+        return io.FileIO("/dev/full", mode) if "w" in mode else opened(self, mode, *rest, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(StorageError) as raised:
+        checkpoints.AtomicCheckpointIO().save_checkpoint(content, path)
+    assert re.match(rf"{path}: disk full: needs {needed}, \S+ .B free; ", str(raised.value))
+    assert path.read_bytes() == whole
+
+
+def test_an_error_that_is_not_of_the_disk_is_not_taken_for_one(tmp_path, monkeypatch):
+    def lost(*rest):
+        raise RuntimeError("NCCL communicator was aborted")
+
+    monkeypatch.setattr(torch, "save", lost)
+    with pytest.raises(RuntimeError, match="NCCL"):
+        checkpoints.AtomicCheckpointIO().save_checkpoint({}, tmp_path / "a.ckpt")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_a_full_disk_keeps_the_older_file(whole, tmp_path):
     disk = tmp_path / "disk"
@@ -369,7 +398,7 @@ def test_a_full_disk_keeps_the_older_file(whole, tmp_path):
     try:
         path = _written(disk / "last.ckpt", whole)
         content = torch_files.read_checkpoint(path)
-        with pytest.raises(StorageError, match=r"No space left|unexpected pos|write"):
+        with pytest.raises(StorageError, match="disk full: needs"):
             checkpoints.AtomicCheckpointIO().save_checkpoint(content, path)
         assert path.read_bytes() == whole
         assert [file.name for file in disk.iterdir()] == ["last.ckpt"]
@@ -395,9 +424,38 @@ def test_a_kill_while_saving_never_leaves_a_partial_checkpoint(kills, server, tm
 
 
 def test_the_temporary_file_of_a_running_process_is_not_removed(tmp_path):
-    part = _written(tmp_path / f".a.ckpt.{os.getpid()}.part", b"x")
+    for writer in (writing.writer_name(), os.getpid()):
+        part = _written(tmp_path / f".a.ckpt.{writer}.part", b"x")
+        writing.remove_leftovers(tmp_path)
+        assert part.exists()
+
+
+DAY = 86_400
+
+
+@pytest.mark.parametrize(
+    ("writer", "age", "stays"),
+    [
+        ("{host}-{boot}-{space}-{start}-{pid}", 9 * DAY, True),
+        ("{host}-{boot}-{space}-7-{pid}", 0, False),  # an earlier process
+        ("{host}-{boot}-{space}-{start}-999999999", 0, False),  # it has ended
+        ("{host}-0000000f-{space}-{start}-{pid}", 0, False),  # before this machine started
+        ("0000000f-{boot}-{space}-{start}-{pid}", DAY - 60, True),  # another machine
+        ("0000000f-{boot}-{space}-{start}-{pid}", DAY + 60, False),
+        ("{host}-{boot}-{space}1-{start}-{pid}", DAY - 60, True),  # another container
+        ("{host}-{boot}-{space}1-{start}-{pid}", DAY + 60, False),
+        ("{pid}", DAY - 60, True),  # until version 0.3: of any machine
+        ("{pid}", DAY + 60, False),
+        ("999999999", 0, False),
+    ],
+)
+def test_an_unfinished_file_stays_while_its_writer_may_run(writer, age, stays, tmp_path):
+    names = ("host", "boot", "space", "start", "pid")
+    own = dict(zip(names, writing.writer_name().split("-"), strict=True))
+    part = _written(tmp_path / f".a.ckpt.{writer.format(**own)}.part", b"x")
+    os.utime(part, (time.time() - age,) * 2)
     writing.remove_leftovers(tmp_path)
-    assert part.exists()
+    assert part.exists() == stays
 
 
 # ---- which checkpoint a run is resumed from ------------------------------------------------------

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import COMMANDS, DEATHS, TINY, TWO_RANKS
+from runs import COMMANDS, DEATHS, TINY, TWO_RANKS, outlives_its_launcher
 
 from pipeline.training import processes
 from pipeline.training.metrics_file import read_metrics
@@ -60,6 +60,14 @@ def test_a_fault_in_a_worker_of_a_training_run_is_one_line(act, code, text, heat
     assert child.wait(60) == code
     assert text in child.stderr.splitlines()[-1]
     assert child.orphans() == []
+
+
+@pytest.mark.parametrize("place", ["save", "page"])
+def test_a_worker_that_dies_while_the_main_process_does_something_else_is_named(place, heatlift):
+    child = heatlift(*COMMANDS["lift"], "--data.workers", "1", faults=[("kill_workers_in", place)])
+    assert child.wait(60) == 6, child.stderr
+    (line,) = child.stderr.splitlines()
+    assert "a DataLoader worker was killed" in line
 
 
 def test_a_loss_that_is_not_finite_in_one_rank_names_the_rank(heatlift):
@@ -178,11 +186,9 @@ def test_the_first_cause_is_reported(codes, lines, killed, signals, cause, code)
     ("given", "expected"),
     [({}, "10000"), ({"OMP_NUM_THREADS": "1"}, "None"), ({"GOMP_SPINCOUNT": "7"}, "7")],
 )
-def test_waiting_threads_sleep_early_unless_the_user_has_set_openmp(given, expected):
-    code = (
-        "import os, sys; from pipeline.__main__ import main; main(['--version']); "
-        "print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))"
-    )
+@pytest.mark.parametrize("start", ["import pipeline.lift", "import pipeline.__main__"])
+def test_waiting_threads_sleep_early_unless_the_user_has_set_openmp(start, given, expected):
+    code = f"{start}, os, sys; print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))"
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
     done = subprocess.run(
         [sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True
@@ -219,3 +225,22 @@ def test_started_processes_run_the_code_of_the_checkout_that_started_them(tmp_pa
     )
     assert done.returncode == 0, done.stderr
     assert "SECOND: train and evaluate all stages" in done.stdout
+
+
+def test_a_process_of_torchrun_ends_with_a_killed_launcher():
+    assert not outlives_its_launcher(10)
+
+
+@pytest.mark.parametrize(
+    ("given", "speaks"),
+    [
+        ({}, True),
+        ({"RANK": "0"}, True),
+        ({"RANK": "1"}, False),
+        ({"LOCAL_RANK": "1", "HEATLIFT_PARENT": "7"}, True),
+    ],
+)
+def test_one_process_of_a_launch_says_that_a_signal_stopped_it(given, speaks, monkeypatch):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert processes.speaks_for_all() == speaks

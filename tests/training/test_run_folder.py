@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
 import shutil
+import stat
 import time
 from functools import partial
 
@@ -15,7 +17,7 @@ import torch
 
 from pipeline.errors import StorageError, UsageError
 from pipeline.files.digests import file_digest
-from pipeline.training import processes
+from pipeline.training import folder_lock, run_folder
 from pipeline.training.metrics_file import MetricsFile, finite_or_none, read_metrics
 from pipeline.training.run_folder import (
     FINISHED,
@@ -90,7 +92,7 @@ def test_two_torchrun_launches_have_different_ids(monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     one = launch_id()
-    monkeypatch.setattr(processes, "process_start_time", lambda pid: "another time")
+    monkeypatch.setattr(run_folder, "process_start_time", lambda pid: "another time")
     assert launch_id() not in (one, None)
 
 
@@ -128,6 +130,45 @@ def test_two_processes_never_work_in_one_folder(tmp_path):
     assert queue.get(timeout=20) == "try-2"
     other.join()
     held.release()
+
+
+def test_a_deleted_lock_lets_no_second_process_in(opened, tmp_path):
+    run = open_run(tmp_path, "lift", "try", SETTINGS)
+    (run.folder / ".lock").unlink()
+    assert opened().folder.name == "try-2"
+    run.release()
+    assert opened().folder.name == "try"
+
+
+def test_where_a_disk_cannot_lock_folders_the_first_process_finds_the_second(tmp_path, monkeypatch):
+    lock = fcntl.flock
+
+    def flock_of_files(descriptor, operation):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, "Bad file descriptor")  # as NFS does
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_of_files)
+    first, second = folder_lock.FolderLock(tmp_path), folder_lock.FolderLock(tmp_path)
+    assert first.acquire(0.1)
+    first.check()
+    (tmp_path / ".lock").unlink()
+    first.check()
+    assert second.acquire(0.1)
+    with pytest.raises(StorageError, match=r"its file \.lock was deleted, and another process"):
+        first.check()
+    second.check()
+
+
+@pytest.mark.parametrize(("again", "word"), [(False, "removed"), (True, "replaced")])
+def test_a_run_whose_folder_is_removed_or_replaced_writes_nothing_there(opened, again, word):
+    run = opened()
+    run.folder.rename(f"{run.folder}-old")
+    if again:
+        assert opened().folder == run.folder  # a new one
+    with pytest.raises(StorageError, match=f"was {word}"):
+        run.write(state="finished")
+    assert run.folder.exists() == again
 
 
 def test_a_folder_with_foreign_files_is_not_taken(tmp_path, opened):
