@@ -203,8 +203,8 @@ def run_code(arguments: Sequence[str]) -> dict[str, str]:
 def evaluation_command(command_line: Sequence[str]) -> str:
     """Command that tests a checkpoint with the arguments of a fit, up to the path of it.
 
-    >>> evaluation_command(["lift", "fit", "-c", "lift/demo", "--name", "my run", "--seed_everything=1"])
-    'heatlift lift test -c lift/demo --seed_everything=1'
+    >>> evaluation_command(["lift", "fit", "-c", "lift/demo", "--name", "my run", "--weights=last"])
+    'heatlift lift test -c lift/demo --weights=last'
     """
     stage, _, *rest = command_line
     arguments, skip = [], False
