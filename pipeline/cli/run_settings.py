@@ -251,11 +251,11 @@ def run_code(arguments: Sequence[str]) -> dict[str, str]:
     return code_digests(Path(__file__).parents[1]) | own
 
 
-def test_command(command_line: Sequence[str]) -> str:
+def evaluation_command(command_line: Sequence[str]) -> str:
     """Command that tests a checkpoint with the arguments of a fit, up to the path of it.
 
-    >>> test_command(["lift", "fit", "-c", "lift/demo", "--name", "my run", "--seed_everything=1"])
-    'heatlift lift test -c lift/demo --seed_everything=1'
+    >>> evaluation_command(["lift", "fit", "-c", "lift/demo", "--name", "my run", "--weights=last"])
+    'heatlift lift test -c lift/demo --weights=last'
     """
     stage, _, *rest = command_line
     arguments, skip = [], False
@@ -337,7 +337,7 @@ def open_fit(
         content=content_settings(settings),
         code=code,
         resume_with_changed_code=config.resume_with_changed_code,
-        test_command=test_command(command_line),
+        test_command=evaluation_command(command_line),
     )
 
 
