@@ -16,11 +16,11 @@ from torch.nn import functional
 from pipeline.errors import DataError
 from pipeline.files.tflite import MAX_CONSTANTS, MAX_ELEMENTS, TfliteGraph, TfliteOperator
 
-MAX_PRODUCTS = 5e10
-"""Most multiplications for one image; BlazePose's heavy network needs 5e9."""
+MAX_PRODUCTS = 2e10
+"""Most multiplications for one image; BlazePose's heavy network needs 1.9e9."""
 
 MAX_COLUMNS = 2**27
-"""Most numbers that the windows of a convolution cover; BlazePose's largest cover 5 million."""
+"""Most numbers that the windows of a convolution cover; BlazePose's cover up to 8.6 million."""
 
 Shape = tuple[int, ...]
 _Built = tuple[nn.Module | None, Shape, Shape]
@@ -51,6 +51,8 @@ class TfliteNetwork(nn.Module):
         self.input = graph.inputs[0]
         if len(graph.inputs) != 1 or len(graph.tensors[self.input].shape) != 4:
             raise DataError(f"{graph.path}: its input is not one batch of images; use another file")
+        self.shape = graph.tensors[self.input].shape
+        """Shape of the input in the file, (1, H, W, C)."""
         builder = _Builder(graph, self.outputs)
         self.operators = nn.ModuleList(builder.modules)
         self.steps = _with_ends(builder.steps, self.outputs)
