@@ -215,7 +215,7 @@ class _Builder:
         (shape,) = self.computed(operator, 1, 4)
         pads, output = self.constant(operator, 1), operator.outputs[0]
         if pads.shape != (4, 2) or pads.dtype.kind != "i" or pads.min() < 0 or pads[0].any():
-            raise self.error(operator, f"has the padding {pads.tolist()}")
+            raise self.error(operator, f"has the padding {pads.ravel()[:8].tolist()}")
         (top, bottom), (left, right), channels = (tuple(row) for row in pads[1:].tolist())
         padded = tuple(side + sum(row) for side, row in zip(shape, pads.tolist(), strict=True))
         following = self.next.get(output)
@@ -243,7 +243,7 @@ class _Builder:
         axis = operator.options["axis"] % max(axes, 1)
         others = {(len(s), *s[:axis], *s[axis + 1 :]) for s in shapes}
         if len(others) > 1 or axis == 0 or operator.options["activation"] != "none":
-            raise self.error(operator, f"joins the shapes {shapes} along axis {axis}")
+            raise self.error(operator, f"joins the shapes {shapes[:4]} along axis {axis}")
         joined = (*shapes[0][:axis], sum(s[axis] for s in shapes), *shapes[0][axis + 1 :])
         return _Concatenation(_AXES[axis] if axes == 4 else axis), operator.inputs, joined
 
