@@ -1,11 +1,15 @@
 """Joint sets: parents, left and right, and conversion by name."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from pipeline.errors import DataError
 from pipeline.skeleton import (
+    BLAZEPOSE33,
     COCO17,
+    DETECTOR_SKELETONS,
     H36M17,
     H36M18,
     MPI3DHP17,
@@ -15,7 +19,9 @@ from pipeline.skeleton import (
     make_conversion,
 )
 
-ALL = [pytest.param(skeleton, id=name) for name, skeleton in SKELETONS.items()]
+ALL = [
+    pytest.param(skeleton, id=name) for name, skeleton in (SKELETONS | DETECTOR_SKELETONS).items()
+]
 
 
 def pose(skeleton, *, seed=0):
@@ -141,3 +147,47 @@ def test_a_set_with_more_names_than_parents_raises_an_error():
         Skeleton("pair", ("a", "b"), (-1,))
     with pytest.raises(KeyError, match="no joint 'tail'"):
         H36M17.index("tail")
+
+
+def test_blazepose33_has_the_joint_order_of_blazepose():
+    numbered = {
+        0: "nose",
+        3: "left_eye_outer",
+        4: "right_eye_inner",
+        7: "left_ear",
+        10: "right_mouth",
+    }
+    numbered |= {11: "left_shoulder", 16: "right_wrist", 17: "left_pinky", 22: "right_thumb"}
+    numbered |= {23: "left_hip", 28: "right_ankle", 29: "left_heel", 32: "right_foot_index"}
+    assert len(BLAZEPOSE33) == 33
+    assert {i: BLAZEPOSE33.joints[i] for i in numbered} == numbered
+    bones = {(BLAZEPOSE33.joints[a], BLAZEPOSE33.joints[b]) for a, b in BLAZEPOSE33.bones}
+    chain = ("left_hip", "left_knee", "left_ankle", "left_heel", "left_foot_index")
+    assert {*pairwise(chain), ("right_wrist", "right_thumb")} <= bones
+
+
+def test_the_top_of_the_head_is_made_up_from_ears_and_shoulders_and_flagged():
+    found = make_conversion(BLAZEPOSE33, H36M17)
+    joints, score = pose(BLAZEPOSE33).astype(np.float32), np.full((2, 33), 0.9)
+    score[:, BLAZEPOSE33.index("right_ear")] = 0.2
+    at = {name: joints[:, BLAZEPOSE33.index(name)] for name in BLAZEPOSE33.joints}
+    ears = (at["left_ear"] + at["right_ear"]) / 2
+    shoulders = (at["left_shoulder"] + at["right_shoulder"]) / 2
+    head = H36M17.index("head")
+    converted = found.joints(joints)
+    assert converted.dtype == np.float32
+    np.testing.assert_allclose(converted[:, head], ears + 0.55 * (ears - shoulders), atol=1e-5)
+    assert found.made_up == ("pelvis", "spine", "thorax", "head")
+    assert found.missing == ()
+    flagged = [H36M17.joints[i] for i in np.flatnonzero(found.approximate)]
+    assert flagged == ["spine", "thorax", "head"]
+    assert found.score(score)[0, [head, H36M17.index("nose")]].tolist() == [0.2, 0.9]
+
+
+def test_the_head_of_another_set_is_made_up_only_if_asked_for():
+    assert make_conversion(COCO17, H36M17, extrapolate=True).made_up[-1] == "head"
+    assert make_conversion(COCO17, H36M17, allow_missing=True).missing == ("head",)
+    with pytest.raises(DataError, match="no source for head"):
+        make_conversion(BLAZEPOSE33, H36M17, extrapolate=False)
+    with pytest.raises(DataError, match="no source for nose"):
+        make_conversion(MPII16, H36M17, extrapolate=True)

@@ -161,7 +161,7 @@ class _Table:
         """The number at a position of the file."""
         size = struct.calcsize("<" + form)
         if not 0 <= position <= len(self.data) - size:
-            raise _DamagedError(f"ends before byte {position + size}")
+            raise _DamagedError(f"refers to byte {position} of {len(self.data)}")
         return struct.unpack_from("<" + form, self.data, position)[0]
 
     def offset_at(self, position: int) -> int:

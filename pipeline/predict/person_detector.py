@@ -156,7 +156,7 @@ class PersonDetector(nn.Module):
         images = to_images(squares, self.size, self.anchors.device)
         found, logits = (x.float() for x in self(images / 127.5 - 1))
         points = (
-            found.reshape(len(found), -1, 2 + POINTS, 2) + self.anchors[:, None]
+            found.reshape(*found.shape[:2], 2 + POINTS, 2) + self.anchors[:, None]
         ).double() - CORNER
         half = found[..., 2:4].double() / 2
         centre = points[:, :, 0]
@@ -199,7 +199,7 @@ def detect_people(
     height, width = image.shape[:2]
     squares = whole_image(width, height) if squares is None else np.asarray(squares, np.float64)
     found = detector.find_people(cut_crops(image, squares, detector.size), threshold)
-    corners, points, score = [], [], []
+    corners, points, score = [np.empty((0, 4))], [np.empty((0, POINTS, 2))], [np.empty(0)]
     for square, (boxes, some, scores) in zip(squares, found, strict=True):
         x, y = boxes[:, [0, 2, 2, 0]], boxes[:, [1, 1, 3, 3]]
         turned = to_image(np.stack([x, y], axis=-1), square, detector.size)

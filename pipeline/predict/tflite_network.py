@@ -16,11 +16,11 @@ from torch.nn import functional
 from pipeline.errors import DataError
 from pipeline.files.tflite import MAX_CONSTANTS, MAX_ELEMENTS, TfliteGraph, TfliteOperator
 
-MAX_PRODUCTS = 5e10
-"""Most multiplications for one image; BlazePose's heavy network needs 5e9."""
+MAX_PRODUCTS = 2e10
+"""Most multiplications for one image; BlazePose's heavy network needs 1.9e9."""
 
 MAX_COLUMNS = 2**27
-"""Most numbers that the windows of a convolution cover; BlazePose's largest cover 5 million."""
+"""Most numbers that the windows of a convolution cover; BlazePose's cover up to 8.6 million."""
 
 Shape = tuple[int, ...]
 _Built = tuple[nn.Module | None, Shape, Shape]
@@ -51,6 +51,8 @@ class TfliteNetwork(nn.Module):
         self.input = graph.inputs[0]
         if len(graph.inputs) != 1 or len(graph.tensors[self.input].shape) != 4:
             raise DataError(f"{graph.path}: its input is not one batch of images; use another file")
+        self.shape = graph.tensors[self.input].shape
+        """Shape of the input in the file, (1, H, W, C)."""
         builder = _Builder(graph, self.outputs)
         self.operators = nn.ModuleList(builder.modules)
         self.steps = _with_ends(builder.steps, self.outputs)
@@ -213,7 +215,7 @@ class _Builder:
         (shape,) = self.computed(operator, 1, 4)
         pads, output = self.constant(operator, 1), operator.outputs[0]
         if pads.shape != (4, 2) or pads.dtype.kind != "i" or pads.min() < 0 or pads[0].any():
-            raise self.error(operator, f"has the padding {pads.tolist()}")
+            raise self.error(operator, f"has the padding {pads.ravel()[:8].tolist()}")
         (top, bottom), (left, right), channels = (tuple(row) for row in pads[1:].tolist())
         padded = tuple(side + sum(row) for side, row in zip(shape, pads.tolist(), strict=True))
         following = self.next.get(output)
@@ -241,7 +243,7 @@ class _Builder:
         axis = operator.options["axis"] % max(axes, 1)
         others = {(len(s), *s[:axis], *s[axis + 1 :]) for s in shapes}
         if len(others) > 1 or axis == 0 or operator.options["activation"] != "none":
-            raise self.error(operator, f"joins the shapes {shapes} along axis {axis}")
+            raise self.error(operator, f"joins the shapes {shapes[:4]} along axis {axis}")
         joined = (*shapes[0][:axis], sum(s[axis] for s in shapes), *shapes[0][axis + 1 :])
         return _Concatenation(_AXES[axis] if axes == 4 else axis), operator.inputs, joined
 
