@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import signal
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ import numpy as np
 
 from pipeline.errors import DataError, HeatliftError, StorageError, UsageError, print_error
 from pipeline.predict.options import LiftOptions, SourceOptions
-from pipeline.training.console import print_line
+from pipeline.training.console import LINE_INTERVAL, print_line, print_status
 from pipeline.training.processes import signal_handlers
 from pipeline.training.signals import StoppedBySignal
 
@@ -260,14 +259,15 @@ def _predict_live(heatlift: Heatlift, text: str, flags: dict[str, Any], stops: l
     from pipeline.export.joining import join_motions
 
     pieces, latencies = [], []
-    last = time.perf_counter()
+    last = printed = time.perf_counter()
     for piece in heatlift.stream(text, **flags):
         now = time.perf_counter()
         latencies.append(1000 * (now - last))
         pieces.append(piece)
         seen = ", ".join(person.id for person in piece.people) or "nobody"
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r{piece.times[0]:7.2f} s  {seen:<20} {latencies[-1]:5.0f} ms ")
+        if now - printed > LINE_INTERVAL:
+            printed = now
+            print_status(f"{piece.times[0]:7.2f} s  {seen:<20} {latencies[-1]:5.0f} ms")
         if stops:
             break
         last = time.perf_counter()
@@ -315,8 +315,6 @@ def write_results(
 
 def summary(text: str, motion: Motion, files: Sequence[str], seconds: float) -> list[str]:
     """The lines that the command prints about a motion."""
-    from pipeline.predict.motion_maker import is_usable
-
     facts = motion.facts
     span = motion.times[-1] - motion.times[0] if len(motion) else 0.0
     width, height = motion.size
@@ -344,20 +342,7 @@ def summary(text: str, motion: Motion, files: Sequence[str], seconds: float) -> 
     lines.append(_row("3D", f"{lifter.get('name', '')} ({lifter.get('class', '')})"))
     for note in facts.get("assumptions", ()):
         lines.append(_row("assumed" if "--" in note else "note", str(note)))
-    for person in motion.people:
-        quality = facts.get("quality", {}).get(person.id)
-        if quality is None:
-            continue
-        lines.append(
-            _row(
-                f"motion {person.id}",
-                f"jitter {quality['jitter_before']:.0f} -> {quality['jitter']:.0f} mm/frame2; "
-                f"bones vary {100 * quality['bone_variation_before']:.0f} -> "
-                f"{100 * quality['bone_variation']:.0f} %",
-            )
-        )
-        if not is_usable(quality):
-            lines.append(_row("warning", f"{person.id}: this is not usable motion; see the video"))
+    lines += [line for person in motion.people for line in _quality_rows(person.id, facts)]
     for warning in facts.get("warnings", ()):
         lines.append(_row("warning", str(warning)))
     if not motion.people:
@@ -368,6 +353,23 @@ def summary(text: str, motion: Motion, files: Sequence[str], seconds: float) -> 
         )
     lines.append("  " + "  ".join(files))
     return lines
+
+
+def _quality_rows(identity: str, facts: Mapping[str, Any]) -> list[str]:
+    """Lines about the quality of a person's motion."""
+    from pipeline.predict.motion_maker import is_usable
+
+    quality = facts.get("quality", {}).get(identity)
+    if quality is None:
+        return []
+    text = (
+        f"jitter {quality['jitter_before']:.0f} -> {quality['jitter']:.0f} mm/frame2; bones vary "
+        f"{100 * quality['bone_variation_before']:.0f} -> {100 * quality['bone_variation']:.0f} %"
+    )
+    rows = [_row(f"motion {identity}", text)]
+    if not is_usable(quality):
+        rows.append(_row("warning", f"{identity}: this is not usable motion; see the video"))
+    return rows
 
 
 def _row(name: str, text: str) -> str:

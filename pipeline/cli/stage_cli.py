@@ -187,13 +187,7 @@ class StageCLI(LightningCLI):
         config.trainer.default_root_dir = str(self.folder)
         count = 1 if processes.current_rank() is not None else process_count(config.trainer)
         if count > 1:
-            self._supervise(count)
-
-    def _supervise(self, count: int) -> None:
-        """Run this command in several processes, and exit with their exit code."""
-        environment = processes.run_environment(self.folder, self.run.resume) if self.run else {}
-        message, code = processes.supervise_processes(count, self.command_line, environment)
-        raise SystemExit(print_error(message, code) if code else 0)
+            run_in_processes(count, self.folder, self.run, self.command_line)
 
     def instantiate_classes(self) -> None:
         """Make the data, the module and the Trainer; a value that a class rejects is named."""
@@ -208,7 +202,7 @@ class StageCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Make the Trainer, with the loggers and callbacks of a run added to those of the user."""
-        config = self.config[self.subcommand].trainer
+        config, seed = (self.config[self.subcommand][key] for key in ("trainer", "seed_everything"))
         instantiated = self.config_init[self.subcommand].trainer
         bar = sys.stderr.isatty() and config.enable_progress_bar is not False
         plugins = [*as_list(instantiated["plugins"]), AtomicCheckpointIO()]
@@ -220,9 +214,7 @@ class StageCLI(LightningCLI):
             "logger": False if config.fast_dev_run else self._loggers(),
             "callbacks": [
                 *callbacks_of_the_user(instantiated["callbacks"]),
-                *basic_callbacks(
-                    self.config[self.subcommand].seed_everything, instantiated, bar=bar
-                ),
+                *basic_callbacks(seed, instantiated, bar=bar),
                 SameInputs(self.inputs),
                 *([] if config.fast_dev_run else self._output_callbacks()),
                 self.stops,
@@ -291,3 +283,12 @@ class StageCLI(LightningCLI):
         print_metrics(split, self.trainer.callback_metrics)
         print_result_paths(self.folder)
         finite_metrics(split, self.trainer.callback_metrics, "check the weights and the data")
+
+
+def run_in_processes(
+    count: int, folder: Path, run: Run | None, command_line: Sequence[str]
+) -> None:
+    """Run a command line in several processes, and exit with their exit code."""
+    environment = processes.run_environment(folder, run.resume) if run else {}
+    message, code = processes.supervise_processes(count, command_line, environment)
+    raise SystemExit(print_error(message, code) if code else 0)

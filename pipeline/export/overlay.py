@@ -48,7 +48,7 @@ PERSON_COLOURS: tuple[Colour, ...] = (
 
 
 def person_colour(motion: Motion, person: PersonMotion) -> Colour:
-    """Colour of a person, the same in all pictures of a motion."""
+    """Colour of a person, the same in all images of a motion."""
     return PERSON_COLOURS[motion.people.index(person) % len(PERSON_COLOURS)]
 
 
@@ -90,8 +90,7 @@ def write_side_by_side(motion: Motion, images: Iterable[Image] | None, path: Pat
     scene = Scene(motion)
 
     def frames() -> Iterator[Image]:
-        pictures = images or _blank_images(motion)
-        for index, image in enumerate(pictures):
+        for index, image in enumerate(images or _blank_images(motion)):
             left = draw_overlay(motion, index, image, height=SIDE_HEIGHT)
             yield np.concatenate([left, scene.draw(index, SIDE_HEIGHT)], axis=1)
 

@@ -84,7 +84,7 @@ def _number(path: Path) -> int | None:
 
 
 def read_upright(path: Path) -> NDArray[np.uint8]:
-    """An image file as RGB, (H, W, 3), uint8, turned as its EXIF orientation says.
+    """An image file as RGB, (H, W, 3), uint8, turned by its EXIF orientation.
 
     Raises:
         DataError: If the file is missing, truncated, damaged or no image.

@@ -34,7 +34,7 @@ _CONTAINERS = {
 playlists and lists of other files, which a stranger's file must not do."""
 
 SMALLEST_SIDE = 16
-"""Images and videos with a shorter side are refused: no person can be seen in them."""
+"""Images and videos with a shorter side are rejected: no person can be seen in them."""
 
 
 class VideoFile:

@@ -1,1 +1,1 @@
-"""Using it: a video, a camera, images or 2D files in; the 3D motion of everybody in it out."""
+"""Using it: a video, a webcam, images or 2D files in; the 3D motion of everybody in it out."""

@@ -48,7 +48,7 @@ class Media:
         name: Name for messages and files.
         kind: Kind of the source.
         size: Width and height of the upright images; None for a webcam, before its first frame.
-        fps: Frames per second of the source; 0 if it does not say.
+        fps: Frames per second of the source; 0 if it has none.
         expected: Number of frames that the source states; 0 if it does not.
         rotation: Rotation that makes the frames upright, degrees clockwise.
         digest: Function that gives the SHA-256 of the source, or its names, sizes and times.
@@ -203,7 +203,7 @@ def open_media(
         source: Path of a video, an image or a folder of images; the number of a webcam.
         time: First and last second that are used; all by default.
         every: Use every n-th frame.
-        fps: Frames per second, instead of what the source says.
+        fps: Frames per second, instead of those of the source.
 
     Raises:
         DataError: If the source is missing, damaged or of another kind.

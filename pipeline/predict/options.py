@@ -19,12 +19,12 @@ DEFAULT_FOV = 55.0
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Which frames and people of a source are used, and what a file does not say itself.
+    """Which frames and people of a source are used, and what a file does not hold itself.
 
     Args:
         time: First and last second that are used.
         every: Use every n-th frame.
-        fps: Frames per second, instead of what the source says.
+        fps: Frames per second, instead of those of the source.
         boxes: File with people's boxes: csv or json, see docs/predict.md.
         det_thr: Lowest score of a person in the person detector.
         joints: Joint set of a 2D file that does not name its joints, such as COCO17.
@@ -101,7 +101,7 @@ class LiftOptions:
             if not 0.3 <= height <= 3.0:
                 raise UsageError(f"height is {height:g}; give metres between 0.3 and 3")
         if self.focal is not None and self.fov is not None:
-            raise UsageError("focal and fov say the same in two ways; give one of them")
+            raise UsageError("focal and fov are two values for one thing; give one of them")
         if self.focal is not None and not self.focal > 0:
             raise UsageError(f"focal is {self.focal:g}; give pixels above 0")
         if self.fov is not None and not 1 <= self.fov <= 170:
@@ -131,7 +131,7 @@ class LiftOptions:
         return self.height[min(index, len(self.height) - 1)]
 
     def assumptions(self) -> list[str]:
-        """What is assumed because no option says it, as phrases with the option that would."""
+        """What is assumed because no option gives it, as phrases with the name of the option."""
         found = []
         if self.focal is None and self.fov is None:
             found.append(f"field of view {DEFAULT_FOV:g} degrees (--fov or --focal)")

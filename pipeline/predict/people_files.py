@@ -22,7 +22,7 @@ from pipeline.skeleton import COCO17, H36M17, MPI3DHP17, Skeleton
 
 FITS_BETTER = 0.75
 """Length of all bones, relative to that of the assumed joint set, from which another set of the
-same size fits so much better that the assumption is refused."""
+same size fits so much better that the assumption is an error."""
 
 _SAME_SIZE = {17: (COCO17, H36M17, MPI3DHP17)}
 """Number of joints -> joint sets of this size that files without names may have."""

@@ -54,7 +54,7 @@ def locate_root(
 ) -> NDArray[np.float64]:
     """Position of the root in each frame, so that the 3D joints are seen where the 2D joints are.
 
-    For root t and joint X the projection says (X_x + t_x) - u (X_z + t_z) = 0 with u = (x - c_x) /
+    For root t and joint X the projection gives (X_x + t_x) - u (X_z + t_z) = 0 with u = (x - c_x) /
     f, and the same for y: linear in t. The weighted least-squares solution is computed six times,
     with Huber weights from the residuals of the solution before, so that single wrong joints do
     not count.

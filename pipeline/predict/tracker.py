@@ -162,8 +162,8 @@ class Tracker:
         rows, columns = self._assign(lost, found, frame)
         for row, column in zip(rows, columns, strict=True):
             self._add(lost[row], frame, found[column])
-        room = None if self.max_people is None else self.max_people - len(self._active)
-        for column in [c for c in range(len(found.score)) if c not in columns][:room]:
+        free = None if self.max_people is None else self.max_people - len(self._active)
+        for column in [c for c in range(len(found.score)) if c not in columns][:free]:
             person = _Person(len(self._people), found.next_crops[column])
             self._people.append(person)
             self._active.append(person)

@@ -59,7 +59,7 @@ def track_media(
     Raises:
         DataError: If a frame cannot be read, or there is none.
         StorageError: If the cache cannot be written.
-        StoppedEarlyError: If `stop` said so.
+        StoppedEarlyError: If `stop` returned true.
     """
     tracker = Tracker(estimator, finder, max_people=max_people)
     if media.kind == "webcam":
