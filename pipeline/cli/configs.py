@@ -100,7 +100,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise UsageError(f"{path}: {line}{error.problem}; correct this line") from error
     except YAML_ERRORS as error:
-        raise UsageError(f"{path}: {error}") from error
+        raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(content or {}, dict):
         raise UsageError(f"{path}: is {str(content)[:40]!r}; it needs keys with values")
     return content or {}
