@@ -103,7 +103,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise UsageError(f"{path}: {line}{_problem(error)}; correct this line") from error
     except yaml.YAMLError as error:  # of `check_yaml`
-        raise UsageError(f"{path}: {error}") from error
+        raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
     except YAML_ERRORS as error:
         raise UsageError(f"{path}: a value does not fit its tag; correct it") from error
     if not isinstance(content or {}, dict):

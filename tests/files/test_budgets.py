@@ -28,3 +28,8 @@ def test_an_array_that_a_few_names_share_is_read(tmp_path):
     (tmp_path / "a.pkl").write_bytes(shared(np.arange(6.0), 5, 3))
     found = read_pickle(tmp_path / "a.pkl")
     np.testing.assert_array_equal(found[2][4], np.arange(6.0))
+
+
+def test_a_character_that_yaml_does_not_allow_is_one_line(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"a: 1\x01")
+    assert "\n" not in line_of(tmp_path / "a.yaml")
