@@ -214,7 +214,9 @@ def test_a_module_is_loaded_from_a_checkpoint_by_our_reader_alone(uninterrupted,
 
 
 @pytest.mark.parametrize("fault", ["strategy_reads_checkpoints", "lightning_drops_the_plugin"])
-def test_weights_that_lightning_read_without_our_checks_raise_an_error(fault, heatlift, uninterrupted):
+def test_weights_that_lightning_read_without_our_checks_raise_an_error(
+    fault, heatlift, uninterrupted
+):
     uninterrupted("lift")
     best = uninterrupted.folders["lift",] / "checkpoints" / "best.ckpt"
     child = heatlift(
