@@ -250,7 +250,10 @@ def test_text_stands_on_its_baseline_and_is_cut_to_its_width():
     rows, columns = np.nonzero(whole.min(-1) < 128)
     assert (rows.min() >= 8, columns.min() >= 10) == (True, True)
     letters = np.nonzero(whole[:, :30].min(-1) < 128)[0]
-    assert letters.max() == 19  # the last row above the baseline
+    assert letters.max() in (
+        19,
+        20,
+    )  # the last row above the baseline; matplotlib 3.10: the baseline
     assert columns.max() > 120 > 72 > np.nonzero(cut.min(-1) < 128)[1].max()
     assert japanese.min() < 128
 
