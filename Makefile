@@ -14,6 +14,7 @@ DETECTIONS ?=
 DETECTOR ?=
 PRETRAINED ?= newest
 NAME ?=
+INPUT ?=
 WANDB ?= auto
 ARGS ?=
 
@@ -39,7 +40,7 @@ root = $(if $(ROOT),--data.source.init_args.root $(call quoted,$(ROOT)))
 name = $(if $(NAME),--name $(call quoted,$(NAME)))
 input = $(or $(DETECTOR),$(DETECTIONS),$(if $(filter mocap,$(DATA)),noisy,$(if $(filter synthetic,$(DATA)),newest,exact)))
 
-.PHONY: help install demo heatmap detect pretrain lift results test test-all test-lowest soak bench lint docs notebooks clean
+.PHONY: help install demo heatmap detect pretrain lift predict results test test-all test-lowest soak bench lint docs notebooks clean
 
 help: ## Show this help
 	@echo "make TARGET [DATA=synthetic|mocap|FILE.yaml] [CONFIG=stage/name] [ROOT=folder] [DETECTIONS=exact|noisy|file]"
@@ -70,6 +71,9 @@ pretrain: install ## Pretrain a lifter on masked, noisy 2D projections of motion
 lift: install ## Train a lifter (2D to 3D), from the newest pretraining on the same data
 	$(HEATLIFT) chain --lifter $(call quoted,$(or $(CONFIG),lift/mixste_small)) --data $(config) $(if $(ROOT),--root $(call quoted,$(ROOT))) $(name) \
 	  --detections $(call quoted,$(input)) --pretrained $(call quoted,$(PRETRAINED)) $(if $(ARGS),--also=$(call quoted,$(ARGS)))
+
+predict: install ## Predict the 3D motion of the people in a video: make predict INPUT=clip.mp4
+	$(HEATLIFT) predict $(if $(INPUT),$(call quoted,$(INPUT))) $(ARGS)
 
 results: install ## Train the lifters of the open benchmark and write docs/results.md
 	$(HEATLIFT) results $(data) $(root) $(ARGS)
