@@ -57,3 +57,13 @@ class Stored(Synthetic):
             dataclasses.replace(sequence, joints3d=sequence.joints3d * scale, images=None)
             for sequence in super().sequences(split)
         ]
+
+
+class OneFrame(Synthetic):
+    """The embedded people in recordings of one frame each."""
+
+    def sequences(self, split: Split) -> list[Sequence]:
+        return [
+            dataclasses.replace(sequence, joints3d=sequence.joints3d[:1], images=None)
+            for sequence in super().sequences(split)
+        ]

@@ -7,6 +7,7 @@ import os
 import re
 
 import pytest
+from runs import USER_CODE
 
 from pipeline.__main__ import main
 from pipeline.dashboard.catalog import METRICS, PANELS
@@ -187,3 +188,14 @@ def test_two_processes_measure_what_one_measures(heatlift, tmp_path):
     one, two = metrics
     assert {"test/mpjpe_mm", "test/p_mpjpe_action_mean_mm", "test/mpjve_mm"} <= set(one)
     assert two == pytest.approx(one, rel=1e-6)
+
+
+@pytest.mark.parametrize("stage", ["lift", "pretrain"])
+def test_recordings_of_one_frame_are_trained_and_tested(stage, heatlift, tmp_path):
+    text = MOTION.replace("pipeline.mocap.Synthetic", "own.OneFrame").replace(", images: 60", "")
+    (tmp_path / "one.yaml").write_text(text)
+    child = heatlift(stage, "fit", "-c", "one.yaml", "--import", USER_CODE)
+    assert child.wait() == 0, child.stderr
+    (run,) = (tmp_path / "runs" / stage).iterdir()
+    numbers = {name for _, name, _ in read_metrics(run / "metrics.csv")}
+    assert "test/mpjpe_mm" in numbers

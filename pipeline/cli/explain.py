@@ -150,18 +150,20 @@ def _shorten_cause(cause: str) -> str:
     """Shorten what jsonargparse reports about a class in a config.
 
     >>> _shorten_cause("Import path own.Lens does not implement protocol ImageSource")
-    'own.Lens is not of type ImageSource: a method or argument is missing or has another type'
+    'own.Lens is not of type ImageSource: a method or argument is missing or has another type; its \
+methods need the arguments and the types of pipeline.sources.ImageSource'
     >>> _shorten_cause("the following arguments are required: root")
     'needs root'
     """
     if wrong := re.search(r"Import path (\S+) does not implement protocol (\S+)", cause):
         given = SOURCE_KINDS.get(_source_kind(wrong[1]) or "")
-        if given and wrong[2] in SOURCE_KINDS:
+        if given and wrong[2] in SOURCE_KINDS and given is not SOURCE_KINDS[wrong[2]]:
             needed, configs = SOURCE_KINDS[wrong[2]]
             return f"{wrong[1]} gives {given[0]}, this needs {needed}; use -c {configs}"
     cause = re.sub(
         r"Import path (\S+) does not implement protocol (\S+)",
-        r"\1 is not of type \2: a method or argument is missing or has another type",
+        r"\1 is not of type \2: a method or argument is missing or has another type; its methods "
+        r"need the arguments and the types of pipeline.sources.\2",
         cause,
     )
     cause = re.sub(
