@@ -8,11 +8,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+from lightning.pytorch.callbacks import Checkpoint
 
 
 def quiet_trainer(folder: Path, **changes: Any) -> pl.Trainer:
     """Make a Trainer whose root is `folder`."""
-    settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
+    own = changes.get("callbacks") or []
+    saves = any(isinstance(one, Checkpoint) for one in (own if isinstance(own, list) else [own]))
+    settings: dict[str, Any] = {"logger": False, "enable_checkpointing": saves}
     settings |= {"enable_progress_bar": False, "enable_model_summary": False}
     settings |= {"accelerator": "cpu", "devices": 1, "default_root_dir": folder}
     return pl.Trainer(use_distributed_sampler=False, **settings | changes)

@@ -97,6 +97,7 @@ class StageCheck(StageCLI):
         config = self.config[self.subcommand]
         self.pretrained, self.detections = config.model.pretrained, config.data.get("detections")
         complete_config(config, self.stage, self.subcommand, self.planned)
+        _check_roots(config)
         name = run_name(config, self.stage.stage)
         self.settings = run_settings(config, self._inputs(config))
         self.folder, self.resumed = _find_folder(
@@ -121,13 +122,6 @@ class StageCheck(StageCLI):
     def after_instantiate_classes(self) -> None:
         """Check data, detections, weights, and the folder of all runs."""
         config = self.config[self.subcommand]
-        for name, part in plain_values(config.data).items():
-            root = (part.get("init_args") or {}).get("root") if isinstance(part, dict) else None
-            if root is not None and not Path(str(root)).exists():
-                raise DataError(
-                    f"{root}: no such folder; give the folder of the data with "
-                    f"--data.{name}.init_args.root (make: ROOT=)"
-                )
         self.datamodule.describe()
         listing = "samples" if issubclass(self.stage, ImageStage) else "sequences"
         for split in ("train", "val", "test"):
@@ -182,3 +176,18 @@ def _check_writable(runs: Path) -> None:
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise StorageError(f"{folder}: cannot be written to; choose another --runs folder")
+
+
+def _check_roots(config: Any) -> None:
+    """Check that the folders of the data exist.
+
+    Raises:
+        DataError: If one does not.
+    """
+    for name, part in plain_values(config.data).items():
+        root = (part.get("init_args") or {}).get("root") if isinstance(part, dict) else None
+        if root is not None and not Path(str(root)).exists():
+            raise DataError(
+                f"{root}: no such folder; give the folder of the data with "
+                f"--data.{name}.init_args.root (make: ROOT=)"
+            )

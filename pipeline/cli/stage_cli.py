@@ -39,6 +39,7 @@ from pipeline.cli.run_settings import (
 )
 from pipeline.cli.stages import STAGES
 from pipeline.cli.trainer_options import (
+    DEFAULT_SCHEDULE,
     as_list,
     basic_callbacks,
     callbacks_of_the_user,
@@ -57,7 +58,7 @@ from pipeline.training.callbacks import PredictionWriter, SameInputs
 from pipeline.training.checkpoints import AtomicCheckpointIO, require_checked_reading
 from pipeline.training.console import print_line
 from pipeline.training.precision import precision_options
-from pipeline.training.private_names import INSTANTIATOR
+from pipeline.training.private_names import INSTANTIATOR, parser_actions
 from pipeline.training.run_folder import Run
 from pipeline.training.saving import CheckpointCallback, validate_changed_weights
 from pipeline.training.signals import StopSignals
@@ -116,7 +117,8 @@ class StageCLI(LightningCLI):
         """Add the options of a run, and link options that have the same value."""
         self.parsers[parser.prog] = parser
         add_run_options(parser, self.stage.example_config)
-        parser.set_defaults({"model.schedule": {"class_path": "pipeline.training.WarmupCosine"}})
+        if any(action.dest == "model.schedule" for action in parser_actions(parser)):
+            parser.set_defaults({"model.schedule": {"class_path": DEFAULT_SCHEDULE}})
         parser.link_arguments("seed_everything", "data.seed")
         for name in self.stage.linked_arguments:
             parser.link_arguments(f"data.{name}", f"model.{name}")

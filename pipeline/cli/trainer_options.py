@@ -34,6 +34,9 @@ from pipeline.training.shared_cores import SharedCores
 DEFAULT_EPOCHS, DEFAULT_STEPS = 50, 5000
 """Length of a training whose command line and configs give none: what comes first."""
 
+DEFAULT_SCHEDULE = "pipeline.training.WarmupCosine"
+"""Schedule of the learning rate where the command line and configs give none."""
+
 
 NOT_ALLOWED = {
     "logger": "the loggers are metrics.csv and W&B (--wandb)",
@@ -79,7 +82,7 @@ LOWEST = {
     "trainer.limit_test_batches": 0,
     "trainer.limit_train_batches": 0,
     "trainer.limit_val_batches": 0,
-    "trainer.log_every_n_steps": 1,
+    "trainer.log_every_n_steps": 0,
     "trainer.max_epochs": -1,
     "trainer.max_steps": -1,
     "trainer.min_epochs": 0,

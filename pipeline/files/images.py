@@ -116,7 +116,7 @@ def _jpeg_size(data: bytes, name: str) -> tuple[int, int]:
         position = end
     if size is None:
         raise DataError(f"{name}: is a JPEG file without an image; fetch it again")
-    if scans * size[0] * size[1] > FREE_SCANS * _pixel_budget(data):
+    if scans > 1 and scans * size[0] * size[1] > FREE_SCANS * _pixel_budget(data):
         raise DataError(f"{name}: goes over its pixels {scans} times; save it as baseline JPEG")
     return size
 

@@ -234,7 +234,7 @@ def test_secrets_never_reach_the_settings(tmp_path, monkeypatch):
     [logger] = wandb_for(tmp_path, config=settings, wandb_mode="offline")
     assert logger.config == {
         "model": {"num_keys": 3, "path": "/data"},
-        "source": "https://host/data",
+        "source": "https://***@host/data",
         "note": ["uses ***", 0.5, None],
     }
 

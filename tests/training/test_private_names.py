@@ -193,8 +193,7 @@ def test_only_our_reader_opens_a_checkpoint_even_if_lightning_renames_its_method
     arguments = ("lift", "test", *COMMANDS["lift"][2:], "--ckpt_path", best)
     child = heatlift(*arguments, faults=[("say_who_reads",)])
     assert child.wait() == 0, child.stderr
-    readers = {Path(line) for line in re.findall("READ BY (.*)", child.stdout)}
-    assert readers == {ROOT / "pipeline" / "files" / "torch_files.py"}
+    assert not re.findall("READ BY (.*)", child.stdout)  # torch's own reader is never called
 
 
 def test_a_module_is_loaded_from_a_checkpoint_by_our_reader_alone(uninterrupted, monkeypatch):
@@ -208,7 +207,7 @@ def test_a_module_is_loaded_from_a_checkpoint_by_our_reader_alone(uninterrupted,
 
     monkeypatch.setattr(torch, "load", reported)
     module = load_module(best, (LiftModule,))
-    assert readers == ["torch_files.py"]
+    assert not readers
     weights = torch_files.read_checkpoint(best)["state_dict"]
     assert all(torch.equal(module.state_dict()[name], weights[name]) for name in weights)
 

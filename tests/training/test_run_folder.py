@@ -269,7 +269,7 @@ def test_a_run_in_use_by_another_process_is_said(tmp_path, capsys):
 
 def test_an_attempt_that_failed_before_its_first_step_leaves_no_name(tmp_path):
     run = open_run(tmp_path, "lift", "try", SETTINGS)
-    MetricsFile(run.folder / "metrics.csv", -1)
+    MetricsFile(run.folder / "metrics.csv")
     (run.folder / "images").mkdir()
     run.close()
     assert not run.folder.exists()
