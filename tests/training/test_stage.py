@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.errors import DataError, ProcessLostError, UsageError
-from pipeline.training import loader
+from pipeline.training import loader, private_names
 from pipeline.training.loader import SeededSampler, make_loader
 from pipeline.training.schedules import EpochDecay, StepDecay, WarmupCosine
 from pipeline.training.stage import StageData
@@ -153,7 +153,7 @@ def test_a_dataloader_worker_that_dies_while_sending_a_batch_is_reported(monkeyp
         os.kill(self._workers[0].pid, signal.SIGKILL)
         raise broken
 
-    monkeypatch.setattr(loader._MultiProcessingDataLoaderIter, "_try_get_data", breaks)
+    monkeypatch.setattr(private_names.WorkersIterator, "_try_get_data", breaks)
     with pytest.raises(ProcessLostError, match=r"killed \(out of memory\?\), at batch 0"):
         list(make_loader(IndexDataset(20, lambda: time.sleep(60)), 4, shuffle=False, workers=1))
 
@@ -165,7 +165,7 @@ def test_a_connection_error_with_all_dataloader_workers_alive_is_raised_unchange
         raise EOFError("something else")
 
     monkeypatch.setattr(loader, "WORKER_CHECK_INTERVAL", 0.2)
-    monkeypatch.setattr(loader._MultiProcessingDataLoaderIter, "_try_get_data", breaks)
+    monkeypatch.setattr(private_names.WorkersIterator, "_try_get_data", breaks)
     with pytest.raises(EOFError, match="something else"):
         list(make_loader(IndexDataset(20), 4, shuffle=False, workers=1))
 
