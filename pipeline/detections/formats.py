@@ -18,7 +18,15 @@ from pipeline.detections.people import (
 )
 from pipeline.errors import DataError
 from pipeline.files.json_documents import expect_type, number_array, read_json, required_key
-from pipeline.skeleton import BODY25, COCO17, DETECTOR_SKELETONS, HALPE26, MPII16, Skeleton
+from pipeline.skeleton import (
+    BLAZEPOSE33,
+    BODY25,
+    COCO17,
+    DETECTOR_SKELETONS,
+    HALPE26,
+    MPII16,
+    Skeleton,
+)
 from pipeline.sources import Reading, VideoDetections
 
 
@@ -47,7 +55,7 @@ def skeleton_by_count(joints: int, place: str, skeleton: str | None = None) -> S
                 f"{len(named)}: {', '.join(named.joints)}"
             )
         return named
-    usual = {17: COCO17, 25: BODY25, 26: HALPE26, 16: MPII16}
+    usual = {17: COCO17, 25: BODY25, 26: HALPE26, 16: MPII16, 33: BLAZEPOSE33}
     if joints not in usual:
         known = ", ".join(f"{s.name} ({len(s)})" for s in DETECTOR_SKELETONS.values())
         raise DataError(
