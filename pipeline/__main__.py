@@ -55,9 +55,13 @@ COMMANDS = {
         },
     ),
     "weights": Command(
-        "import published weights as a checkpoint",
-        {"import": "pipeline.weights.importing:import_weights"},
-        options_only=True,
+        "list, get, import or verify published weights",
+        {
+            "ls": "pipeline.cli.weights:ls",
+            "get": "pipeline.cli.weights:get",
+            "import": "pipeline.cli.weights:import_file",
+            "verify": "pipeline.cli.weights:verify",
+        },
     ),
     "newest": Command(
         "print the checkpoint of the newest finished run of a stage", "pipeline.cli.newest:newest"

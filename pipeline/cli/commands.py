@@ -6,6 +6,7 @@ import argparse
 import importlib
 import inspect
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,25 +145,26 @@ def normalise_options(arguments: Sequence[str]) -> list[str]:
 
 
 def weights_import_options(arguments: Sequence[str]) -> list[str]:
-    """Convert `FILE --as NETWORK -o OUT` to the parameters of `import_weights`.
+    """Convert `FILE --as NETWORK -o OUT` to the parameters of `import_file`.
 
     >>> weights_import_options(["a.bin", "--as", "mixste", "-o", "b.ckpt"])
-    ['--file', 'a.bin', '--as_', 'mixste', '--output', 'b.ckpt']
+    ['a.bin', '--as_', 'mixste', '--output', 'b.ckpt']
     """
     parameters = {"--as": "--as_", "-o": "--output"}
-    found: list[Argument] = []
-    for option, value, joined in parse_arguments(arguments):
-        file = "--file" if option == "" and not found else option
-        found.append(Argument(parameters.get(option, file), value, joined))
-    return to_words(found)
+    return to_words(
+        Argument(parameters.get(option, option), value, joined)
+        for option, value, joined in parse_arguments(arguments)
+    )
 
 
 def _rename_import_options(text: str) -> str:
-    """Replace parameters of `import_weights` in its help; reverse of `weights_import_options`."""
-    options = {"--file FILE": "FILE", "--as_ AS_": "--as NETWORK", "--output OUTPUT": "-o OUTPUT"}
+    """Replace parameters of `import_file` in its help; reverse of `weights_import_options`."""
+    options = {"--as_ AS_": "--as NETWORK", "--output OUTPUT": "-o OUTPUT"}
     for parameter, option in options.items():
         text = text.replace(f"{parameter:<22}", f"{option:<22}").replace(parameter, option)
-    return text.rstrip()
+    text = re.sub(r"\n +file\n", "\n", text, count=1)  # at the end of the usage
+    text = text.replace("weights import [", "weights import FILE [", 1)
+    return text.replace("\n  file  ", "\n  FILE  ", 1).rstrip()
 
 
 def expand_configs(arguments: Sequence[str]) -> list[str]:

@@ -101,9 +101,7 @@ def read_unpacked(path: Path, limit: int) -> bytes:
             pieces.append(unpack.decompress(rest, limit + 1 - size))
             size += len(pieces[-1])
             if size > limit:
-                raise DataError(
-                    f"{path}: unpacks to more than {limit} bytes; no recording of people does"
-                )
+                raise DataError(f"{path}: unpacks to more than {limit} bytes; rejected")
             if not unpack.eof:
                 raise DataError(f"{path}: the gzip data ends early; fetch it again")
             if len(pieces) * len(data) > MAX_COPIED:

@@ -43,7 +43,7 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
         StorageError: If the file cannot be written; the older file is untouched and nothing partial
             is left.
     """
-    with _storage_errors(path, write):
+    with storage_errors(path, write):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_replacement(path) as temporary, temporary.open("wb") as file:
             write(file)
@@ -91,7 +91,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         StorageError: If the file cannot be written; the older file is untouched and nothing partial
             is left.
     """
-    with _storage_errors(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_replacement(path) as temporary:
             temporary.touch()
@@ -235,7 +235,7 @@ class _Counter(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def _storage_errors(path: Path, write: Callable[[Any], object] | None = None) -> Iterator[None]:
+def storage_errors(path: Path, write: Callable[[Any], object] | None = None) -> Iterator[None]:
     """Raise errors of the disk as one line that names the file.
 
     Args:
