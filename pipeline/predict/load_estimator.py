@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import DataError, UsageError
+from pipeline.heatmap.hrnet import HRNet
 from pipeline.heatmap.module import HeatmapModule
+from pipeline.heatmap.resnet import fold_norms
+from pipeline.heatmap.simple_baseline import SimpleBaseline
 from pipeline.integral.module import IntegralModule
 from pipeline.predict.blazepose import load_blazepose
 from pipeline.predict.estimators import (
@@ -100,5 +103,8 @@ def _load_file(path: Path, device: str, joints: str | None) -> Estimator:
         return BlazePoseEstimator(load_blazepose(path, device), path.stem)
     if path.suffix == ".onnx":
         return load_onnx(path, device, joints)
-    module = load_module(path, (HeatmapModule, IntegralModule)).to(device)
-    return StageEstimator(module, path.stem, weights_digest(module))
+    module = load_module(path, (HeatmapModule, IntegralModule))
+    digest = weights_digest(module)
+    if isinstance(module.net, HRNet | SimpleBaseline):  # others may register norms in another order
+        module.net = fold_norms(module.net)
+    return StageEstimator(module.to(device), path.stem, digest)

@@ -85,13 +85,13 @@ class OnnxNetwork:
         _limit_memory()
         try:
             self._session = runtime.InferenceSession(
-                file.data, settings, providers=[(self.provider, options)]
-            )
+                file.data, settings, providers=[(self.provider, options)], enable_fallback=0
+            )  # a second try would print the error of the first one
+            self.inputs = [_port(node) for node in self._session.get_inputs()]
+            self.outputs = [_port(node) for node in self._session.get_outputs()]
+            self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         except Exception as error:  # onnxruntime has a class of its own for each kind
             raise DataError(f"{self.path}: onnxruntime cannot load it ({_reason(error)})") from None
-        self.inputs = [_port(node) for node in self._session.get_inputs()]
-        self.outputs = [_port(node) for node in self._session.get_outputs()]
-        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
 
     def describe(self) -> str:
         """Inputs, outputs and metadata, as part of a line."""
