@@ -70,13 +70,13 @@ class OnnxNetwork:
     def __init__(self, file: OnnxFile, device: str) -> None:
         runtime = import_onnxruntime(str(file.path))
         self.path = file.path
-        self.provider, self.notes = "CPUExecutionProvider", []
-        options: dict[str, Any] = {}
-        if device.startswith("cuda"):
-            if "CUDAExecutionProvider" in runtime.get_available_providers():
-                self.provider, options = "CUDAExecutionProvider", {"gpu_mem_limit": MAX_MEMORY}
-            else:
-                self.notes.append("this onnxruntime has no CUDA (onnxruntime-gpu has); on the CPU")
+        self.notes: list[str] = []
+        providers: list[tuple[str, dict[str, Any]]] = [("CPUExecutionProvider", {})]
+        place = torch.device(device)
+        wants_cuda = place.type == "cuda"
+        if wants_cuda and "CUDAExecutionProvider" in runtime.get_available_providers():
+            options = {"gpu_mem_limit": MAX_MEMORY, "device_id": place.index or 0}
+            providers.insert(0, ("CUDAExecutionProvider", options))
         settings = runtime.SessionOptions()
         settings.log_severity_level = 4  # its errors come as exceptions, not on stderr
         settings.intra_op_num_threads = torch.get_num_threads()
@@ -85,13 +85,16 @@ class OnnxNetwork:
         _limit_memory()
         try:
             self._session = runtime.InferenceSession(
-                file.data, settings, providers=[(self.provider, options)], enable_fallback=0
+                file.data, settings, providers=providers, enable_fallback=0
             )  # a second try would print the error of the first one
+            self.provider = str(self._session.get_providers()[0])
             self.inputs = [_port(node) for node in self._session.get_inputs()]
             self.outputs = [_port(node) for node in self._session.get_outputs()]
             self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         except Exception as error:  # onnxruntime has a class of its own for each kind
             raise DataError(f"{self.path}: onnxruntime cannot load it ({_reason(error)})") from None
+        if wants_cuda and self.provider != "CUDAExecutionProvider":
+            self.notes.append("this onnxruntime has no CUDA (onnxruntime-gpu has): on the CPU")
 
     def describe(self) -> str:
         """Inputs, outputs and metadata, as part of a line."""

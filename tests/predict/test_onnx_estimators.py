@@ -1,14 +1,18 @@
 import json
 
+import cv2
 import numpy as np
 import pytest
+import torch
 
 from pipeline.errors import DataError, StorageError
 from pipeline.files.onnx_files import read_onnx
+from pipeline.files.store import Store
 from pipeline.predict.load_estimator import load_estimator
-from pipeline.predict.media import Frame
+from pipeline.predict.media import Frame, open_media
 from pipeline.predict.onnx_estimators import OwnPeopleFinder, keep_people, load_onnx
 from pipeline.predict.tracker import Tracker
+from pipeline.predict.tracking import track_media
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `onnx`)")
 pytest.importorskip("onnx", reason="onnx, which makes the files, is not installed")
@@ -402,3 +406,27 @@ def test_a_network_that_wants_too_much_memory_is_one_line(tmp_path):
     network = type(estimator.network)(read_onnx(path), "cpu")
     with pytest.raises(StorageError, match=r"needs more than 4 GiB of memory for images"):
         network.run(np.zeros((1, 3, 64, 64), np.float32), ["maps"])
+
+
+def test_threads_follow_torch(tmp_path):
+    network = load_onnx(onnx_files.simcc(tmp_path / "rtm.onnx"), "cpu").network
+    assert network._session.get_session_options().intra_op_num_threads == torch.get_num_threads()
+
+
+def test_a_second_run_over_a_clip_makes_no_call_of_the_network(tmp_path):
+    (tmp_path / "clip").mkdir()
+    for index in range(6):
+        cv2.imwrite(str(tmp_path / "clip" / f"{index}.png"), WIDE + np.uint8(index))
+    estimator, make_finder = load_estimator(str(yolo(tmp_path / "net.onnx")), "cpu")
+    store = Store(tmp_path / "cache")
+
+    def track():
+        media = open_media(str(tmp_path / "clip"), fps=25.0)
+        return track_media(media, estimator, make_finder(0.5), store=store)
+
+    first = track()
+    estimator.network.run = None
+    again = track()
+    assert [len(track.frames) for track in first.tracks] == [6, 6]
+    np.testing.assert_array_equal(first.tracks[1].joints2d, again.tracks[1].joints2d)
+    assert {"17 joints are taken for COCO17 (--joints)"} < {*again.notes}
