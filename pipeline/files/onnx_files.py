@@ -38,6 +38,12 @@ _PARTS = {
 _OPERATOR = 4
 """Field of a node with the name of its operator."""
 
+_REJECTED = {
+    b"EPContext": "is compiled for one device; give the ONNX file itself",
+    b"Loop": "has a loop, which may never end; export it without one",
+}
+"""Operator -> why a file with it is rejected."""
+
 _DIMS, _EXTERNAL_DATA, _DATA_LOCATION = 1, 13, 14
 """Fields of a tensor: its shape, and where its numbers are if they are outside of the file."""
 
@@ -111,8 +117,8 @@ class _Walk:
         for number, first, last in self.fields(start, end):
             if number in parts and first >= 0:
                 self.message(parts[number], first, last, depth + 1)
-            elif (kind, number, self.data[first:last]) == ("node", _OPERATOR, b"EPContext"):
-                raise _DamagedError("is compiled for one device; give the ONNX file itself")
+            elif (kind, number) == ("node", _OPERATOR) and self.data[first:last] in _REJECTED:
+                raise _DamagedError(_REJECTED[self.data[first:last]])
 
     def tensor(self, start: int, end: int) -> None:
         """Check the place and the shape of a tensor."""

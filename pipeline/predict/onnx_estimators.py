@@ -73,7 +73,9 @@ class _OnnxEstimator:
         """Outputs for RGB images, uint8, (N, H, W, 3), of the size that the network takes."""
         spec = self.spec
         pixels = images[..., ::-1] if spec.channels == "BGR" else images
-        scaled = (pixels - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+        scaled = pixels.astype(np.float32)
+        scaled -= np.array(spec.mean, np.float32)
+        scaled /= np.array(spec.std, np.float32)
         return self.network.run(scaled.transpose(0, 3, 1, 2), spec.outputs)
 
     def _shape_error(self, arrays: list[NDArray[np.float32]]) -> DataError:
@@ -318,7 +320,7 @@ def load_onnx(
     Args:
         path: The file; `FILE.yaml` beside `FILE.onnx` tells what it is, if it is there.
         device: Device of torch: the CPU, or cuda where onnxruntime has it.
-        joints: Joint set, instead of what the file says.
+        joints: Joint set, instead of that of the file.
 
     Raises:
         DataError: If the file is damaged, unknown, or refers to other files.

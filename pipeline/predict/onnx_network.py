@@ -192,7 +192,7 @@ def import_onnxruntime(path: str) -> Any:
 
 @functools.cache
 def _limit_memory() -> None:
-    """Bound the memory of all sessions: the sizes inside a network are those that its file says."""
+    """Bound the memory of all sessions: the sizes inside a network come from its file."""
     import onnxruntime as runtime
 
     place = runtime.OrtMemoryInfo(
@@ -208,6 +208,6 @@ def _port(node: Any) -> Port:
 
 
 def _reason(error: Exception) -> str:
-    """What onnxruntime says, on one line, without its prefix."""
+    """The message of onnxruntime, on one line, without its prefix."""
     text = " ".join(str(error).split())
     return text.removeprefix("[ONNXRuntimeError] : ")[:200]

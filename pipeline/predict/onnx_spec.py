@@ -120,10 +120,10 @@ def recognise(network: OnnxNetwork, joints: str | None) -> tuple[OnnxSpec, list[
 
     Args:
         network: The network of the file; `FILE.yaml` beside `FILE.onnx` is read if it is there.
-        joints: Joint set that the user gives, instead of what the file or the YAML file says.
+        joints: Joint set that the user gives, instead of that in the file or the YAML file.
 
     Raises:
-        DataError: If it is not recognised, or if what is said about it does not fit.
+        DataError: If it is not recognised, or if what is told about it does not fit.
     """
     told = _told(network)
     if joints is not None:
@@ -157,7 +157,7 @@ def recognise(network: OnnxNetwork, joints: str | None) -> tuple[OnnxSpec, list[
 
 
 def _told(network: OnnxNetwork) -> dict[str, Any]:
-    """What the metadata of the file and the YAML file beside it say, checked."""
+    """What the metadata of the file and the YAML file beside it tell, checked."""
     told: dict[str, Any] = {}
     own = network.metadata.get("heatlift")
     if own is not None:
@@ -260,7 +260,8 @@ def _find_kind(network: OnnxNetwork, told: Mapping[str, Any]) -> tuple[Kind, tup
 
 def _candidates(network: OnnxNetwork) -> dict[Kind, tuple[str, ...]]:
     """Kinds that a file may be, each with its outputs."""
-    outputs, found = network.outputs, {}
+    outputs = network.outputs
+    found: dict[Kind, tuple[str, ...]] = {}
     names = [port.name for port in outputs]
     if {"simcc_x", "simcc_y"} <= {*names}:
         return {"simcc": ("simcc_x", "simcc_y")}
@@ -274,7 +275,7 @@ def _candidates(network: OnnxNetwork) -> dict[Kind, tuple[str, ...]]:
             found["rtmo"] = (boxes.name, poses.name)
     if ranks == [4] and _has_cells(network.image_port().shape, outputs[0].shape):
         found["heatmaps"] = (names[0],)
-    return found  # type: ignore[return-value]
+    return found
 
 
 def _has_cells(image: tuple[int | None, ...], maps: tuple[int | None, ...]) -> bool:

@@ -84,11 +84,15 @@ def test_a_tensor_with_more_numbers_than_bytes_is_refused(path):
         read_onnx(path)
 
 
-def test_files_compiled_for_a_device_are_refused(path):
+def test_loops_and_files_compiled_for_a_device_are_refused(path):
     model = onnx.load(path)
     model.graph.node.append(helper.make_node("EPContext", [], ["c"], domain="com.microsoft"))
     path.write_bytes(model.SerializeToString())
     with pytest.raises(DataError, match="compiled for one device"):
+        read_onnx(path)
+    model.graph.node[-1].op_type = "Loop"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(DataError, match="has a loop, which may never end"):
         read_onnx(path)
     path.write_bytes(b"\0\0\0\0ORTM" + bytes(100))
     with pytest.raises(DataError, match="in the format of one onnxruntime"):

@@ -382,7 +382,7 @@ def test_settings_tell_everything_that_affects_the_joints(tmp_path):
     assert len(plain.digest) == 64
 
 
-def test_cuda_that_is_not_there_is_said(tmp_path):
+def test_cuda_that_is_not_there_is_noted(tmp_path):
     estimator = load_onnx(onnx_files.simcc(tmp_path / "rtm.onnx"), "cuda")
     on_cpu = estimator.network.provider == "CPUExecutionProvider"
     assert on_cpu == any("has no CUDA" in note for note in estimator.notes)
