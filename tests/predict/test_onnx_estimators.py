@@ -430,3 +430,32 @@ def test_a_second_run_over_a_clip_makes_no_call_of_the_network(tmp_path):
     assert [len(track.frames) for track in first.tracks] == [6, 6]
     np.testing.assert_array_equal(first.tracks[1].joints2d, again.tracks[1].joints2d)
     assert {"17 joints are taken for COCO17 (--joints)"} < {*again.notes}
+
+
+def test_the_score_of_rtmpose_is_the_lower_of_its_two_peaks(tmp_path):
+    x, y = np.zeros((1, 17, 64)), np.zeros((1, 17, 96))
+    x[0, :, 11], y[0, :, 20] = 0.7, 0.4
+    y[0, 3, 20], y[0, 3, 5] = 0.8, 0.9
+    outputs = {"simcc_x": x, "simcc_y": y}
+    path = onnx_files.constants_of(tmp_path / "net.onnx", outputs, size=(32, 48))
+    found = load_onnx(path, "cpu").estimate(lit(32, 48), identity_crop(32, 48))
+    np.testing.assert_allclose(found.score[0, :4], [0.4, 0.4, 0.4, 0.7], rtol=1e-6)
+    np.testing.assert_allclose(found.joints2d[0, 2:4], [[5.5, 10], [5.5, 2.5]], atol=1e-4)
+
+
+def test_a_crop_without_anybody_gets_nobody(tmp_path):
+    estimator = load_onnx(rtmo(tmp_path / "net.onnx"), "cpu")
+    first = estimator.find_people(WIDE).next_crops[:1]
+    aside = first + np.array([0.6 * first[0, 2], 0, 0, 0])  # overlaps by a quarter
+    assert estimator.estimate(WIDE, aside).presence.tolist() == [0]
+
+
+def test_an_open_input_of_yolo_has_the_height_and_width_of_its_metadata(tmp_path):
+    outputs = {"output0": np.zeros((1, 56, 3))}
+    metadata = {**POSE, "imgsz": "[480, 640]"}
+    path = onnx_files.constants_of(
+        tmp_path / "net.onnx", outputs, size=("w", "h"), metadata=metadata
+    )
+    estimator = load_onnx(path, "cpu")
+    assert estimator.settings()["input_size"] == [640, 480]
+    assert len(estimator.find_people(WIDE).presence) == 0
