@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
-from pipeline.files.reading import read_bytes
+from pipeline.files.yaml_documents import read_yaml_document
 from pipeline.mocap.bvh import FASTEST, SLOWEST, BvhMotion, shorten
 from pipeline.skeleton import SKELETONS, Skeleton
 
@@ -26,7 +25,6 @@ SHIPPED = {
     "asf_amc": Path(__file__).parent / "mappings" / "asf_amc.yaml",
     "amass": Path(__file__).parent / "mappings" / "amass.yaml",
 }
-MAX_BYTES = 64 * 2**10
 SLOWEST_MOTION = 10.0
 """Lowest frame rate that is read, Hz, unless a mapping states it. CMU's recordings, reduced to
 10 Hz and interpolated, differ by 3.6 mm from the originals; at 5 Hz by 10 mm, at 1 Hz by 79 mm."""
@@ -214,47 +212,7 @@ def read_mapping(source: str | Path) -> JointMapping:
             f"{path}: no such mapping; name a YAML file, or one of {', '.join(SHIPPED)}; "
             "`heatlift data mapping FOLDER --output FILE.yaml` proposes one for own recordings"
         )
-    return _parse_mapping(_load_yaml(path), str(path))
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML loader that accepts neither aliases nor repeated keys."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="an alias; write it out", problem_mark=mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for i, (key, _) in enumerate(node.value):
-            if key.value in keys[:i]:
-                problem = f"the key {shorten(str(key.value))} a second time"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _load_yaml(path: Path) -> Any:
-    """Content of a YAML file.
-
-    Raises:
-        DataError: If it cannot be read.
-    """
-    try:
-        text = read_bytes(path, MAX_BYTES).decode("utf-8-sig")
-        return _StrictLoader(text).get_single_data()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise DataError(f"{path}: line {line}: {error.problem}; mend that line") from None
-    except (yaml.YAMLError, ValueError, OverflowError, LookupError, AttributeError) as error:
-        # PyYAML raises the last two if a tag does not fit its value: !!bool x, !!timestamp x
-        reason = " ".join(str(error).split())[:120]
-        raise DataError(f"{path}: is no YAML ({reason}); write it as docs/mocap.md shows") from None
-    except RecursionError:
-        raise DataError(f"{path}: is nested too deep; write it as docs/mocap.md shows") from None
+    return _parse_mapping(read_yaml_document(path, "docs/mocap.md"), str(path))
 
 
 def _parse_mapping(table: Any, name: str) -> JointMapping:

@@ -54,6 +54,8 @@ class Estimator(Protocol):
         skeleton: Joint set.
         digest: SHA-256 of the weights.
         licence: Licence of the weights; "" if it is not known.
+
+    It may also have `notes`, a tuple of sentences for the user: what was assumed about it.
     """
 
     name: str
@@ -105,7 +107,7 @@ class BlazePoseEstimator:
     def estimate(self, image: NDArray[np.uint8], crops: Floats) -> Estimates:
         """See `Estimator.estimate`."""
         if not len(crops):
-            return _nobody(self.skeleton)
+            return nobody(self.skeleton)
         size = self.network.size
         found = self.network.find_joints(cut_crops(image, crops, size)).in_image(crops, size)
         return Estimates(
@@ -143,7 +145,7 @@ class StageEstimator:
     def estimate(self, image: NDArray[np.uint8], crops: Floats) -> Estimates:
         """See `Estimator.estimate`."""
         if not len(crops):
-            return _nobody(self.skeleton)
+            return nobody(self.skeleton)
         matrices = crop_matrices(crops, self.size)
         images = np.stack([cut_image(image, matrix, self.size) for matrix in matrices])
         with torch.inference_mode():
@@ -204,7 +206,8 @@ def upright_estimates(
     )
 
 
-def _nobody(skeleton: Skeleton) -> Estimates:
+def nobody(skeleton: Skeleton) -> Estimates:
+    """Estimates of no person."""
     J = len(skeleton)
     return Estimates(
         np.zeros((0, J, 2), np.float32),

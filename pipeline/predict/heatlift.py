@@ -141,7 +141,7 @@ class Heatlift:
     def networks(self, options: SourceOptions) -> tuple[Estimator, PersonFinder]:
         """The estimator of 2D joints and what finds people, loaded once."""
         if self._estimator is None:
-            self._estimator = load_estimator(self._estimator_name, str(self.device))
+            self._estimator = load_estimator(self._estimator_name, str(self.device), options.joints)
         estimator, make_finder = self._estimator
         if options.boxes is not None:
             return estimator, read_boxes(Path(options.boxes))

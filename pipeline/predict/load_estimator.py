@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import DataError, UsageError
-from pipeline.files.digests import file_digest
+from pipeline.heatmap.hrnet import HRNet
 from pipeline.heatmap.module import HeatmapModule
+from pipeline.heatmap.resnet import fold_norms
+from pipeline.heatmap.simple_baseline import SimpleBaseline
 from pipeline.integral.module import IntegralModule
 from pipeline.predict.blazepose import load_blazepose
 from pipeline.predict.estimators import (
@@ -18,7 +20,11 @@ from pipeline.predict.estimators import (
     StageEstimator,
     WholeImage,
 )
-from pipeline.predict.onnx_estimators import load_onnx
+from pipeline.predict.onnx_estimators import (
+    OwnPeopleFinder,
+    WholeImageOnnxEstimator,
+    load_onnx,
+)
 from pipeline.predict.person_detector import load_person_detector
 from pipeline.training.checkpoints import load_module, weights_digest
 from pipeline.weights.catalogue import find_weights
@@ -41,10 +47,13 @@ MakeFinder = Callable[[float], PersonFinder]
 """What makes the finder of people for a threshold."""
 
 
-def load_estimator(name: str | None, device: str) -> tuple[Estimator, MakeFinder]:
+def load_estimator(
+    name: str | None, device: str, joints: str | None = None
+) -> tuple[Estimator, MakeFinder]:
     """Load an estimator of 2D joints and what finds people for it.
 
-    People are found by BlazePose's detector if its weights are there; otherwise the whole image is
+    People are found by the estimator itself if it takes whole images (RTMO, YOLO-pose), else by
+    BlazePose's detector if its weights are there; otherwise the whole image is
     taken for one person.
 
     Args:
@@ -52,6 +61,7 @@ def load_estimator(name: str | None, device: str) -> tuple[Estimator, MakeFinder
             checkpoint of our 2D stages (.ckpt), an ONNX file, or a landmark network of BlazePose
             (.tflite). None is `blazepose`.
         device: Device of torch.
+        joints: Joint set of an ONNX file that does not name its joints.
 
     Raises:
         DataError: If the weights are not there or damaged; the message has the command that gets
@@ -69,7 +79,10 @@ def load_estimator(name: str | None, device: str) -> tuple[Estimator, MakeFinder
             )
         estimator = BlazePoseEstimator(load_blazepose(path, device), BLAZEPOSE[name])
     else:
-        estimator = _load_file(Path(name), device)
+        estimator = _load_file(Path(name), device, joints)
+    if isinstance(estimator, WholeImageOnnxEstimator):
+        whole = estimator
+        return whole, lambda threshold: OwnPeopleFinder(whole, threshold)
     detector = find_weights(DETECTOR)
     if detector is None:
         return estimator, lambda threshold: WholeImage()
@@ -77,7 +90,7 @@ def load_estimator(name: str | None, device: str) -> tuple[Estimator, MakeFinder
     return estimator, lambda threshold: BlazePoseFinder(network, threshold)
 
 
-def _load_file(path: Path, device: str) -> Estimator:
+def _load_file(path: Path, device: str, joints: str | None) -> Estimator:
     """An estimator from a file."""
     known = ", ".join(BLAZEPOSE)
     if path.suffix not in (".ckpt", ".onnx", ".tflite"):
@@ -89,6 +102,9 @@ def _load_file(path: Path, device: str) -> Estimator:
     if path.suffix == ".tflite":
         return BlazePoseEstimator(load_blazepose(path, device), path.stem)
     if path.suffix == ".onnx":
-        return load_onnx(path, file_digest(path), device)
-    module = load_module(path, (HeatmapModule, IntegralModule)).to(device)
-    return StageEstimator(module, path.stem, weights_digest(module))
+        return load_onnx(path, device, joints)
+    module = load_module(path, (HeatmapModule, IntegralModule))
+    digest = weights_digest(module)
+    if isinstance(module.net, HRNet | SimpleBaseline):  # others may register norms in another order
+        module.net = fold_norms(module.net)
+    return StageEstimator(module.to(device), path.stem, digest)

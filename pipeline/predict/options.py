@@ -27,7 +27,8 @@ class SourceOptions:
         fps: Frames per second, instead of those of the source.
         boxes: File with people's boxes: csv or json, see docs/predict.md.
         det_thr: Lowest score of a person in the person detector.
-        joints: Joint set of a 2D file that does not name its joints, such as COCO17.
+        joints: Joint set of a 2D file, or of an estimator's ONNX file, that does not name its
+            joints, such as COCO17.
         size: Width and height of the image of a 2D file, such as 1920x1080.
         frames: Number of frames of the video of a 2D file.
         first_frame: Number of the first frame in a 2D file.

@@ -142,5 +142,5 @@ def _people(
         media.size,
         media.facts(),
         facts,
-        tuple(media.notes),
+        (*media.notes, *getattr(estimator, "notes", ())),
     )
