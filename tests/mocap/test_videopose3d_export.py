@@ -76,7 +76,7 @@ def _seen(world, stand, lens):
     """Human3.6M's own projection, from the fact sheet: no code of ours."""
     from scipy.spatial.transform import Rotation
 
-    turn = Rotation.from_quat(stand["orientation"], scalar_first=True).as_matrix()
+    turn = Rotation.from_quat(np.roll(stand["orientation"], -1, -1)).as_matrix()
     seen = (world - np.array(stand["translation"]) / 1000) @ turn
     ray = np.clip(seen[..., :2] / seen[..., 2:], -1, 1)
     square = (ray**2).sum(-1, keepdims=True)
