@@ -10,7 +10,7 @@ from pipeline.predict.motion_maker import is_usable, make_motion, to_world
 from pipeline.predict.options import LiftOptions
 from pipeline.predict.root import measure_height, pitch_up, upright_rotation
 from pipeline.predict.tracks import TrackedPeople
-from pipeline.skeleton import COCO17, H36M17
+from pipeline.skeleton import BLAZEPOSE33, COCO17, H36M17
 
 FOCAL = 1000.0
 
@@ -219,3 +219,54 @@ def test_without_smoothing_nothing_is_changed_over_time():
 def test_a_value_that_makes_no_sense_is_a_usage_error(option, word):
     with pytest.raises(UsageError, match=word):
         LiftOptions(**option)
+
+
+def in_other_set(people, skeleton):
+    """The same 2D joints in a detector's set; ears are where its made-up top of the head fits."""
+    track = people.tracks[0]
+    named = dict(zip(H36M17.joints, np.moveaxis(track.joints2d, 1, 0), strict=True))
+    shoulders = (named["left_shoulder"] + named["right_shoulder"]) / 2
+    ears = (named["head"] + 0.55 * shoulders) / 1.55
+    joints2d = np.stack(
+        [named.get(name, ears if "ear" in name else named["nose"]) for name in skeleton.joints], 1
+    )
+    score = np.full(joints2d.shape[:2], 0.9, np.float32)
+    track = dataclasses.replace(track, joints2d=joints2d.astype(np.float32), score=score)
+    return dataclasses.replace(people, skeleton=skeleton, tracks=(track,))
+
+
+@pytest.mark.parametrize("skeleton", [COCO17, BLAZEPOSE33])
+def test_the_joints_of_another_detector_give_the_same_motion_but_for_what_it_lacks(skeleton):
+    times, _, positions = clip(25.0, 2.0)
+    people = tracked(positions, times, FOCAL)
+    one = predict(people, height=(1.7,)).people[0].joints3d
+    other = predict(in_other_set(people, skeleton), height=(1.7,)).people[0].joints3d
+    error = np.linalg.norm(one - other, axis=-1).mean(axis=0)
+    made_up = [H36M17.index(name) for name in ("spine", "thorax", "head")]
+    assert error[made_up].max() < 0.04
+    assert np.delete(error, made_up).max() < 0.02
+
+
+def test_portrait_and_landscape_give_the_same_motion():
+    times, _, positions = clip(25.0, 2.0)
+    wide = tracked(positions, times, FOCAL)
+    shift = (np.array(SIZE[::-1]) - SIZE) / 2
+    track = dataclasses.replace(
+        wide.tracks[0], joints2d=(wide.tracks[0].joints2d + shift).astype(np.float32)
+    )
+    tall = dataclasses.replace(wide, size=SIZE[::-1], tracks=(track,))
+    one, other = (predict(people).people[0].positions for people in (wide, tall))
+    assert one == pytest.approx(other, abs=1e-4)
+
+
+@pytest.mark.parametrize("rate", [25.0, 30.0])
+def test_hands_that_clap_for_two_frames_meet_in_the_motion(rate):
+    times, _, positions = clip(rate, 3.0)
+    hands = [H36M17.index("left_wrist"), H36M17.index("right_wrist")]
+    middle = positions[:, hands].mean(axis=1)
+    middle[:, 0] = positions[:, 0, 0]
+    positions[40:42, hands] = middle[40:42, None]
+    (person,) = predict(tracked(positions, times, FOCAL)).people
+    gap = np.linalg.norm(np.diff(person.positions[:, hands], axis=1)[:, 0], axis=-1)
+    assert gap[40:42].min() < 0.03
+    assert gap[30] > 0.2
