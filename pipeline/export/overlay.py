@@ -53,7 +53,7 @@ def person_colour(motion: Motion, person: PersonMotion) -> Colour:
 
 
 def write_overlay(motion: Motion, images: Iterable[Image], path: Path) -> int:
-    """Write a VP9 video of the source with 2D joints and ids of the people.
+    """Write a VP8 video of the source with 2D joints and ids of the people.
 
     Args:
         motion: The motion.
@@ -70,11 +70,11 @@ def write_overlay(motion: Motion, images: Iterable[Image], path: Path) -> int:
     frames = (
         draw_overlay(motion, index, image, height=height) for index, image in enumerate(images)
     )
-    return write_video(path, frames, motion.fps)
+    return write_video(path, frames, motion.fps, codec="VP80")
 
 
 def write_side_by_side(motion: Motion, images: Iterable[Image] | None, path: Path) -> int:
-    """Write a VP9 video of the source with the people, beside the people in 3D.
+    """Write a VP8 video of the source with the people, beside the people in 3D.
 
     Args:
         motion: The motion.
@@ -94,7 +94,7 @@ def write_side_by_side(motion: Motion, images: Iterable[Image] | None, path: Pat
             left = draw_overlay(motion, index, image, height=SIDE_HEIGHT)
             yield np.concatenate([left, scene.draw(index, SIDE_HEIGHT)], axis=1)
 
-    return write_video(path, frames(), motion.fps)
+    return write_video(path, frames(), motion.fps, codec="VP80")
 
 
 def _blank_images(motion: Motion) -> Iterator[Image]:
