@@ -273,6 +273,11 @@ def body_boxes(crops: Floats) -> Floats:
 class WholeImage:
     """The whole image as the box of the only person, where no person detector is there."""
 
+    notes = (
+        "the whole image is taken for one person, because there is no person detector "
+        "(--boxes, or heatlift weights get blazepose)",
+    )
+
     def settings(self) -> dict[str, Any]:
         """See `PersonFinder.settings`."""
         return {"finder": "whole image"}

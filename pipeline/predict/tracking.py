@@ -63,7 +63,7 @@ def track_media(
     """
     tracker = Tracker(estimator, finder, max_people=max_people)
     if media.kind == "webcam":
-        return _people(media, estimator, *_follow(media, tracker, stop))
+        return _people(media, tracker, *_follow(media, tracker, stop))
     store = store or default_store()
     key = {"tracks": 1, "media": media.key(), **tracker.settings()}
     specification = CacheSpecification(f"predict-{Path(media.name).stem}", key)
@@ -99,7 +99,7 @@ def track_media(
         )
         for n, identity in enumerate(ids)
     )
-    return _people(media, estimator, tracks, np.asarray(arrays["times"]))
+    return _people(media, tracker, tracks, np.asarray(arrays["times"]))
 
 
 def _joined(parts: list[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
@@ -122,14 +122,15 @@ def _follow(
             advance(1)
             if stop():
                 found = tracker.tracks(np.array(times))
-                raise StoppedEarlyError(_people(media, tracker.estimator, found, np.array(times)))
+                raise StoppedEarlyError(_people(media, tracker, found, np.array(times)))
     return tracker.tracks(np.array(times)), np.array(times)
 
 
 def _people(
-    media: Media, estimator: Estimator, tracks: tuple[Track, ...], times: NDArray[np.float64]
+    media: Media, tracker: Tracker, tracks: tuple[Track, ...], times: NDArray[np.float64]
 ) -> TrackedPeople:
     """The tracks with the facts of their source."""
+    estimator, finder = tracker.estimator, tracker.finder
     if media.size is None:
         raise ValueError("the size of a source is known after its first frame")
     facts = {"name": estimator.name, "digest": estimator.digest, "licence": estimator.licence,
@@ -142,5 +143,5 @@ def _people(
         media.size,
         media.facts(),
         facts,
-        (*media.notes, *getattr(estimator, "notes", ())),
+        (*media.notes, *getattr(estimator, "notes", ()), *getattr(finder, "notes", ())),
     )
