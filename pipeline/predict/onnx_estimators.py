@@ -262,7 +262,7 @@ def whole_image_matrix(image: tuple[int, ...], size: tuple[int, int], centred: b
         centred: Whether the image is in the middle of the input, or at its top left.
     """
     if centred:
-        return crop_matrix((-0.5, -0.5, *image[:2]), size, padding=1)
+        return crop_matrix((-0.5, -0.5, *image[:2]), size, padding=1) + 0.0  # no negative zeros
     scale = min(size[0] / image[0], size[1] / image[1])
     return np.array([[scale, 0.0, 0.0], [0.0, scale, 0.0]])
 
