@@ -243,3 +243,25 @@ def test_a_reader_that_is_left_early_ends_its_thread():
     items.close()
     assert closed.is_set()
     assert not any(thread.name == "frames" for thread in threading.enumerate())
+
+
+def test_damaged_videos_end_in_frames_or_one_line(tmp_path):
+    whole = write_mp4(tmp_path / "a.mp4", 12).read_bytes()
+    generator = np.random.default_rng(20261128)
+    outcomes = set()
+    for trial in range(60):
+        data = bytearray(whole)
+        if trial % 3 == 0:
+            del data[int(generator.integers(20, len(data))) :]
+        elif trial % 3 == 1:
+            start = int(generator.integers(len(data) - 32))
+            data[start : start + 32] = generator.bytes(32)
+        else:
+            for place in generator.integers(0, len(data), 6):
+                data[place] ^= 1 << int(generator.integers(8))
+        (tmp_path / "m.mp4").write_bytes(data)
+        try:
+            outcomes.add(len(list(open_media(tmp_path / "m.mp4"))) <= 12)
+        except DataError as error:
+            outcomes.add("one line" if "\n" not in str(error) else "lines")
+    assert outcomes == {True, "one line"}
