@@ -173,6 +173,11 @@ class LiftDataModule(StageData):
         """Range of the sizes of people in training; see `pipeline.lift.sequences.size_range`."""
         return size_range(self._prepared_sequences("train"))
 
+    def frame_rate(self) -> float:
+        """Median frame rate of the training sequences, Hz."""
+        rates = [prepared.sequence.fps for prepared in self._prepared_sequences("train")]
+        return float(np.median(rates))
+
     def _prepared_sequences(self, split: Split) -> list[PreparedSequence]:
         """The prepared sequences of a split, read once."""
         if split not in self.prepared:

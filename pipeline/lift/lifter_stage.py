@@ -56,6 +56,7 @@ class LifterStage(Stage):
         self.swap = list(net.skeleton.swap)
         self.loss = loss
         self.trained_sizes: tuple[float, float] | None = None
+        self.trained_rate: float | None = None
 
     def forward(self, joints2d: Tensor, visible: Tensor) -> Tensor:
         """Lift clips; the lifter gets the mask token in place of joints that are not visible.
@@ -99,15 +100,17 @@ class LifterStage(Stage):
             self.print(warning)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the sizes of people in training to the dictionary `heatlift`."""
+        """Add the sizes of people and the frame rate in training to the dictionary `heatlift`."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["heatlift"]["person_sizes"] = self.trained_sizes
+        checkpoint["heatlift"]["frame_rate"] = self.trained_rate
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the sizes of people in training; checkpoints of earlier versions have none."""
+        """Restore what `on_save_checkpoint` adds; checkpoints of earlier versions lack it."""
         super().on_load_checkpoint(checkpoint)
         sizes = checkpoint["heatlift"].get("person_sizes")
         self.trained_sizes = tuple(sizes) if sizes else None
+        self.trained_rate = checkpoint["heatlift"].get("frame_rate")
 
     def on_train_batch_start(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Pass the progress of the training to the lifter."""

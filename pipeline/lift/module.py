@@ -174,6 +174,7 @@ class LiftModule(LifterStage):
             return
         statistics = self.data_module.statistics()
         self.trained_sizes = self.data_module.size_range()
+        self.trained_rate = self.data_module.frame_rate()
         self.mean_pose.copy_(statistics.mean3d)
         if isinstance(self.net, ZScored) and "pretrained" not in self.origin:
             self.net.set_statistics(statistics)

@@ -19,7 +19,7 @@ from pipeline.predict.tracks import Track
 from pipeline.skeleton import Skeleton, make_conversion
 
 LIFTER_RATE = 50.0
-"""Frame rate of the motion that lifters are trained on, Hz."""
+"""Frame rate, Hz, of lifters whose checkpoint does not hold that of their training."""
 
 SAME_RATE = 0.02
 """Share by which a rate may differ from the lifter's without resampling."""
@@ -145,8 +145,8 @@ def _lift_part(
     principal: tuple[float, float],
 ) -> NDArray[np.float64]:
     """Lift an uninterrupted part, (N, J, 2) pixels -> (N, J, 3) metres."""
-    grid = resampled_times(times, LIFTER_RATE)
-    rate = LIFTER_RATE if len(grid) > 1 else 1.0
+    rate = lifter_rate(module) if len(times) > 1 else 1.0
+    grid = resampled_times(times, rate)
     even2d, even_visible = resample_joints2d(joints2d, visible, times, grid)
     crop = follow_person(
         even2d, even_visible, module.net.skeleton, rate=rate, focal=focal, principal=principal
@@ -233,6 +233,11 @@ def interpolate_times(
     return np.asarray(PchipInterpolator(times, values, axis=0)(inside))
 
 
+def lifter_rate(module: LiftModule) -> float:
+    """Frame rate that a lifter was trained on, Hz."""
+    return module.trained_rate or LIFTER_RATE
+
+
 def lifter_facts(module: LiftModule, name: str, digest: str) -> dict[str, Any]:
     """Facts of a lifter for the file of a motion."""
     net = module.net
@@ -242,5 +247,5 @@ def lifter_facts(module: LiftModule, name: str, digest: str) -> dict[str, Any]:
         "class": type(getattr(net, "net", net)).__name__,
         "frames": net.frames,
         "flip_test": module.flip_test,
-        "rate": LIFTER_RATE,
+        "rate": lifter_rate(module),
     }

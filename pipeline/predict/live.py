@@ -15,7 +15,7 @@ from pipeline.lift.crop_camera import follow_person
 from pipeline.lift.module import LiftModule
 from pipeline.lift.sequences import flip_joints
 from pipeline.predict.estimators import Estimator, PersonFinder
-from pipeline.predict.lifting import LIFTER_RATE, resample_joints2d
+from pipeline.predict.lifting import lifter_rate, resample_joints2d
 from pipeline.predict.media import Frame
 from pipeline.predict.options import LiftOptions
 from pipeline.predict.root import locate_root, measure_height
@@ -60,7 +60,7 @@ class LiveLifter:
         finder: PersonFinder,
         options: LiftOptions,
     ) -> None:
-        self.module, self.options = module.eval(), options
+        self.module, self.options, self.rate = module.eval(), options, lifter_rate(module)
         self.estimator = estimator
         self.tracker = Tracker(estimator, finder, max_people=options.max_people)
         self.conversion = make_conversion(
@@ -82,7 +82,7 @@ class LiveLifter:
             tuple(people),
             self.module.net.skeleton,
             np.array([frame.time]),
-            LIFTER_RATE,
+            self.rate,
             size,
             self.options.focal_length(size),
             ((size[0] - 1) / 2, (size[1] - 1) / 2),
@@ -155,13 +155,13 @@ class LiveLifter:
         """The newest pose of a person, relative to the root, camera frame, metres, (J, 3)."""
         net = self.module.net
         times = np.array(buffer.times)
-        grid = times[-1] - np.arange(self.length)[::-1] / LIFTER_RATE
+        grid = times[-1] - np.arange(self.length)[::-1] / self.rate
         inside = grid >= times[0] - 1e-9
         joints2d, score = np.stack(buffer.joints2d), np.stack(buffer.score)
         visible = np.isfinite(joints2d).all(-1) & (score > 0) & (score >= self.options.joint_thr)
         even2d, even_visible = resample_joints2d(joints2d, visible, times, grid[inside])
         crop = follow_person(
-            even2d, even_visible, net.skeleton, rate=LIFTER_RATE, focal=focal, principal=principal
+            even2d, even_visible, net.skeleton, rate=self.rate, focal=focal, principal=principal
         )
         clip = np.where(even_visible[..., None], crop.crop_joints(even2d), 0.0)
         ahead = 0 if net.output == "every" else net.receptive_field - 1 - net.first_frame

@@ -270,3 +270,16 @@ def test_hands_that_clap_for_two_frames_meet_in_the_motion(rate):
     gap = np.linalg.norm(np.diff(person.positions[:, hands], axis=1)[:, 0], axis=-1)
     assert gap[40:42].min() < 0.03
     assert gap[30] > 0.2
+
+
+@pytest.mark.parametrize("trained", [25.0, 50.0, None])
+def test_a_clip_is_lifted_at_the_rate_that_the_lifter_was_trained_on(trained):
+    times, _, positions = clip(30.0, 2.0)
+    module = planar_module()
+    module.trained_rate = trained
+    seen = []
+    module.net.register_forward_hook(lambda net, inputs, lifted: seen.append(inputs[0].shape))
+    make_motion(tracked(positions, times, FOCAL), module, LiftOptions(focal=FOCAL), {})
+    expected = round((len(times) - 1) / 30 * (trained or 50.0)) + 1
+    windows, frames = sum(shape[0] for shape in seen) // 2, 9
+    assert windows == len({*range(0, expected - frames + 1, 5), expected - frames})
