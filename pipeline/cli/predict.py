@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from pipeline.export.motion import Motion
     from pipeline.predict.heatlift import Heatlift
 
-EXPORTS = ("npz",)
-"""Formats that `--export` knows."""
-
 
 @dataclasses.dataclass(frozen=True)
 class OutputOptions:
@@ -39,7 +36,7 @@ class OutputOptions:
         estimator: What finds 2D joints: blazepose, blazepose-lite, blazepose-heavy, or a file: our
             checkpoint, .onnx or .tflite. By default blazepose.
         device: Device of the networks: auto, cpu or cuda.
-        export: Formats of the motion, separated by commas.
+        export: Formats of the motion, separated by commas: npz, json, csv.
         video: Write overlay.webm and side_by_side.webm.
         live: Predict frame by frame without looking ahead, as for a webcam, and print the latency.
         overwrite: Replace earlier results in the folder.
@@ -198,10 +195,12 @@ def _check_formats(export: str) -> list[str]:
     Raises:
         UsageError: If one is unknown.
     """
+    from pipeline.export.motion import FORMATS
+
     formats = [name.strip().lower() for name in export.split(",") if name.strip()]
     for name in formats:
-        if name not in EXPORTS:
-            raise UsageError(f"export is {name}; known formats are {', '.join(EXPORTS)}")
+        if name not in FORMATS:
+            raise UsageError(f"export is {name}; known formats are {', '.join(FORMATS)}")
     return formats
 
 

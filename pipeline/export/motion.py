@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.camera import CAMERA_FRAME
 from pipeline.errors import DataError, UsageError
+from pipeline.export.frames import FRAMES_OF_REFERENCE, Frame
+from pipeline.export.tables import write_json, write_table
 from pipeline.files.archive import Npz
 from pipeline.files.writing import write_atomically
 from pipeline.skeleton import SKELETONS, Skeleton
@@ -23,13 +24,11 @@ MISSING, SEEN, FILLED = 0, 1, 2
 FORMAT = 1
 """Version of the layout of `motion.npz`."""
 
-Frame = Literal["camera", "world"]
+WRITERS = {".json": write_json, ".csv": write_table}
+"""Ending of a file -> what writes it; `.npz` is written here."""
 
-FRAMES_OF_REFERENCE: dict[Frame, str] = {
-    "camera": CAMERA_FRAME,
-    "world": "world: x right, y ahead (as the camera looks), z up, floor at z = 0",
-}
-"""Frame of reference -> its axes, as files name them."""
+FORMATS = ("npz", "json", "csv")
+"""Formats that a motion can be written in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,8 +151,13 @@ class Motion:
             StorageError: If the file cannot be written.
         """
         path = Path(path)
-        if path.suffix.lower() != ".npz":
-            raise UsageError(f"{path}: motion cannot be written as {path.suffix!r}; use .npz")
+        ending = path.suffix.lower()
+        if ending in WRITERS:
+            WRITERS[ending](self, path)
+            return
+        if ending != ".npz":
+            known = ", ".join(FORMATS)
+            raise UsageError(f"{path}: {path.suffix!r} is no format of motion; known are {known}")
         arrays = _to_arrays(self)
         write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
 

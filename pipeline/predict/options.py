@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import UsageError
-from pipeline.export.motion import Frame
+from pipeline.export.frames import Frame
 from pipeline.predict.smoothing import Filter
 
 DEFAULT_HEIGHT = 1.70

@@ -1,3 +1,6 @@
+import csv
+import json
+
 import numpy as np
 import pytest
 
@@ -122,3 +125,36 @@ def test_arrays_that_do_not_fit_are_an_error():
     person = PersonMotion("A", *parts, 1.7)
     with pytest.raises(ValueError, match="score is"):
         Motion((person,), H36M17, np.arange(2.0), 1.0, (8, 8), 9.0, (4, 4))
+
+
+def test_json_has_the_numbers_of_the_motion_and_null_where_they_are_missing(tmp_path):
+    motion = made_up_motion()
+    motion.save(tmp_path / "motion.json")
+    content = json.loads((tmp_path / "motion.json").read_text())
+    first = content["people"][0]
+    assert (content["unit"], content["fps"], content["frame"]) == ("m", 25.5, "world")
+    assert content["time"] == motion.times.tolist()
+    assert first["joints3d"][1][3] == [None] * 3
+    assert first["joints3d"][2][5] == pytest.approx(motion.people[0].joints3d[2, 5], abs=1e-5)
+    assert first["status"] == ["seen", "missing", "filled", "seen"]
+    assert content["facts"] == motion.facts
+
+
+def test_csv_has_a_row_for_each_frame_of_a_person_with_positions(tmp_path):
+    motion = made_up_motion()
+    motion.save(tmp_path / "motion.csv")
+    with (tmp_path / "motion.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["person"], row["frame"]) for row in rows] == [
+        (person, frame) for person in "AB" for frame in ("0", "2", "3")
+    ]
+    wrist = H36M17.index("left_wrist")
+    found = [float(rows[4][f"left_wrist_{axis}"]) for axis in "xyz"]
+    assert found == pytest.approx(motion.people[1].positions[2, wrist], abs=1e-5)
+    assert rows[4]["time"] == "0.1"
+
+
+def test_a_motion_without_people_is_written_in_every_format(tmp_path):
+    for name in ("motion.npz", "motion.json", "motion.csv"):
+        made_up_motion(people=0).save(tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 0
