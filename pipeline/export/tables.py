@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.export.frames import FRAMES_OF_REFERENCE
+from pipeline.export.motion_data import MotionData
 from pipeline.files.writing import write_atomically, write_csv
-
-if TYPE_CHECKING:
-    from pipeline.export.motion import Motion
 
 DECIMALS = 5
 """Decimals of metres, pixels and scores: a hundredth of a millimetre."""
@@ -22,7 +20,7 @@ STATUS_NAMES = ("missing", "seen", "filled")
 """Names of the statuses of a frame, in the order of their numbers."""
 
 
-def write_json(motion: Motion, path: Path) -> None:
+def write_json(motion: MotionData, path: Path) -> None:
     """Write a motion as one JSON object; missing numbers are null.
 
     Raises:
@@ -69,7 +67,7 @@ def _numbers(array: NDArray[np.floating]) -> Any:
     return plain.tolist()
 
 
-def write_table(motion: Motion, path: Path) -> None:
+def write_table(motion: MotionData, path: Path) -> None:
     """Write a motion as a table with a row for each frame in which a person is there.
 
     Columns are person, frame, time in seconds, status, then x, y and z of each joint in metres, in
