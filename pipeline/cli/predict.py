@@ -66,7 +66,10 @@ def run(arguments: Sequence[str]) -> None:
     formats = _check_formats(output.export)
     folders = _choose_folders(inputs, output)
     from pipeline.predict.heatlift import Heatlift
+    from pipeline.predict.media import require_source
 
+    if len(inputs) == 1:
+        require_source(inputs[0])  # before the networks are loaded
     heatlift = Heatlift.load(output.lifter, output.estimator, device=output.device)
     stops: list[int] = []
 

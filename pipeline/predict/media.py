@@ -212,16 +212,11 @@ def open_media(
     text = str(source)
     options: dict[str, Any] = {"time": time, "every": every, "given_fps": fps}
     path = Path(source)
-    if "://" in text:
-        raise DataError(f"{text}: is a URL; download the file first and give its path")
+    require_source(text)
     if text.isdecimal() and not path.exists():
         return Media(f"webcam {text}", "webcam", None, lambda: webcam_frames(int(text)), **options)
     if path.is_dir():
         return _open_folder(path, options)
-    if not path.exists() and "%" in path.name:
-        raise DataError(f"{text}: is a pattern of names; give the folder of the images instead")
-    if not path.exists():
-        raise DataError(f"{text}: no such file or folder")
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return _open_images(path, ImageFolder((path,), (0,), 0, 0), options)
     video = VideoFile(path)
@@ -236,6 +231,22 @@ def open_media(
         digest=lambda: file_digest(path),
         **options,
     )
+
+
+def require_source(text: str) -> None:
+    """Check that a source is the number of a webcam, or a file or folder that exists.
+
+    Raises:
+        DataError: If it is not.
+    """
+    path = Path(text)
+    if "://" in text:
+        raise DataError(f"{text}: is a URL; download the file first and give its path")
+    if path.exists() or text.isdecimal():
+        return
+    if "%" in path.name:
+        raise DataError(f"{text}: is a pattern of names; give the folder of the images instead")
+    raise DataError(f"{text}: no such file or folder")
 
 
 def is_media(path: Path) -> bool:
