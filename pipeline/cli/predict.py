@@ -36,7 +36,7 @@ class OutputOptions:
         estimator: What finds 2D joints: blazepose, blazepose-lite, blazepose-heavy, or a file: our
             checkpoint, .onnx or .tflite. By default blazepose.
         device: Device of the networks: auto, cpu or cuda.
-        export: Formats of the motion, separated by commas: npz, json, csv.
+        export: Formats of the motion, separated by commas: npz, json, csv, trc.
         video: Write overlay.webm and side_by_side.webm.
         live: Predict frame by frame without looking ahead, as for a webcam, and print the latency.
         overwrite: Replace earlier results in the folder.
@@ -299,8 +299,7 @@ def write_results(
 
     files = []
     for name in formats:
-        motion.save(folder / f"motion.{name}")
-        files.append(f"motion.{name}")
+        files += [file.name for file in motion.save(folder / f"motion.{name}")]
     if not video or text.isdecimal() or not len(motion):
         return files
     if not is_media(Path(text)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pipeline.errors import DataError, UsageError
 from pipeline.export.frames import FRAMES_OF_REFERENCE
 from pipeline.export.motion_data import FILLED, MISSING, SEEN, MotionData, PersonMotion
 from pipeline.export.tables import write_json, write_table
+from pipeline.export.trc import write_trc
 from pipeline.files.archive import Npz
 from pipeline.files.writing import write_atomically
 from pipeline.skeleton import SKELETONS, Skeleton
@@ -23,10 +24,14 @@ __all__ = ["FILLED", "FORMATS", "MISSING", "SEEN", "Motion", "PersonMotion"]
 FORMAT = 1
 """Version of the layout of `motion.npz`."""
 
-WRITERS = {".json": write_json, ".csv": write_table}
+WRITERS: dict[str, Callable[[MotionData, Path], list[Path]]] = {
+    ".json": write_json,
+    ".csv": write_table,
+    ".trc": write_trc,
+}
 """Ending of a file -> what writes it; `.npz` is written here."""
 
-FORMATS = ("npz", "json", "csv")
+FORMATS = ("npz", "json", "csv", "trc")
 """Formats that a motion can be written in."""
 
 
@@ -36,8 +41,13 @@ class Motion(MotionData):
     See `MotionData` for its arguments and arrays.
     """
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path) -> list[Path]:
         """Write the motion to a file, whole or not at all; the ending of its name is the format.
+
+        Formats that hold one person, as trc, get a file for each: `x_A.trc`, `x_B.trc`.
+
+        Returns:
+            The files.
 
         Raises:
             UsageError: If the ending is not a known format.
@@ -46,13 +56,13 @@ class Motion(MotionData):
         path = Path(path)
         ending = path.suffix.lower()
         if ending in WRITERS:
-            WRITERS[ending](self, path)
-            return
+            return WRITERS[ending](self, path)
         if ending != ".npz":
             known = ", ".join(FORMATS)
             raise UsageError(f"{path}: {path.suffix!r} is no format of motion; known are {known}")
         arrays = _to_arrays(self)
         write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+        return [path]
 
     @classmethod
     def load(cls, path: str | Path) -> Motion:

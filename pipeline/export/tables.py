@@ -20,8 +20,8 @@ STATUS_NAMES = ("missing", "seen", "filled")
 """Names of the statuses of a frame, in the order of their numbers."""
 
 
-def write_json(motion: MotionData, path: Path) -> None:
-    """Write a motion as one JSON object; missing numbers are null.
+def write_json(motion: MotionData, path: Path) -> list[Path]:
+    """Write a motion as one JSON object; missing numbers are null; returns its path in a list.
 
     Raises:
         StorageError: If the file cannot be written.
@@ -57,6 +57,7 @@ def write_json(motion: MotionData, path: Path) -> None:
     }
     text = json.dumps(content, allow_nan=False)
     write_atomically(path, lambda file: file.write(text.encode()))
+    return [path]
 
 
 def _numbers(array: NDArray[np.floating]) -> Any:
@@ -67,11 +68,11 @@ def _numbers(array: NDArray[np.floating]) -> Any:
     return plain.tolist()
 
 
-def write_table(motion: MotionData, path: Path) -> None:
+def write_table(motion: MotionData, path: Path) -> list[Path]:
     """Write a motion as a table with a row for each frame in which a person is there.
 
     Columns are person, frame, time in seconds, status, then x, y and z of each joint in metres, in
-    the frame of reference of the motion.
+    the frame of reference of the motion. Returns the path in a list.
 
     Raises:
         StorageError: If the file cannot be written.
@@ -86,3 +87,4 @@ def write_table(motion: MotionData, path: Path) -> None:
             status = STATUS_NAMES[person.status[frame]]
             rows.append([person.id, frame, time, status, *numbers])
     write_csv(path, rows)
+    return [path]

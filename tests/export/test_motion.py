@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError, UsageError
+from pipeline.export.even import even_motion
 from pipeline.export.motion import FILLED, MISSING, SEEN, Motion, PersonMotion
 from pipeline.skeleton import H36M17, Skeleton
 
@@ -158,3 +159,46 @@ def test_a_motion_without_people_is_written_in_every_format(tmp_path):
     for name in ("motion.npz", "motion.json", "motion.csv"):
         made_up_motion(people=0).save(tmp_path / name)
         assert (tmp_path / name).stat().st_size > 0
+
+
+def test_trc_is_what_opensim_reads(tmp_path):
+    motion = made_up_motion(people=1)
+    assert motion.save(tmp_path / "motion.trc") == [tmp_path / "motion.trc"]
+    lines = (tmp_path / "motion.trc").read_text().split("\n")
+    header = dict(zip(lines[1].split("\t"), lines[2].split("\t"), strict=True))
+    assert (header["Units"], header["NumFrames"], header["NumMarkers"]) == ("m", "4", "17")
+    assert float(header["DataRate"]) == 25.5
+    labels = lines[3].split("\t")
+    assert labels[:2] == ["Frame#", "Time"]
+    assert [name for name in labels[2:] if name] == list(H36M17.joints)
+    assert lines[4].split("\t")[2:5] == ["X1", "Y1", "Z1"]
+    assert lines[5] == ""
+    assert "nan" not in "".join(lines).lower()
+    assert {len(line.split("\t")) for line in lines[6:10]} == {2 + 3 * 17}
+    x, y, z = (float(cell) for cell in lines[6].split("\t")[2:5])
+    assert (z, x, y) == pytest.approx(motion.people[0].positions[0, 0], abs=1e-5)  # world: z up
+
+
+def test_trc_of_the_camera_frame_has_the_head_above_the_feet(tmp_path):
+    still = np.zeros((2, 17, 3), np.float32)
+    still[:, H36M17.index("head"), 1] = -0.7  # camera: y down
+    parts = (still, still[:, 0] + (0.1, 0.2, 4), still[..., :2], still[..., 0])
+    person = PersonMotion("A", *(p.astype(np.float32) for p in parts), np.ones(2, np.uint8), 1.7)
+    motion = Motion((person,), H36M17, np.arange(2) / 25, 25.0, (8, 8), 9.0, (4, 4))
+    motion.save(tmp_path / "motion.trc")
+    row = (tmp_path / "motion.trc").read_text().split("\n")[6].split("\t")
+    head = 2 + 3 * H36M17.index("head")
+    assert [float(cell) for cell in row[2:5]] == pytest.approx([4, -0.2, 0.1])
+    assert float(row[head + 1]) == pytest.approx(0.5)
+
+
+def test_every_person_gets_a_trc_file_and_uneven_times_become_even(tmp_path):
+    motion = made_up_motion(people=2)
+    files = motion.save(tmp_path / "motion.trc")
+    assert [file.name for file in files] == ["motion_A.trc", "motion_B.trc"]
+    rows = [line.split("\t") for line in files[0].read_text().split("\n")[6:10]]
+    assert [float(row[1]) for row in rows] == pytest.approx([0, 0.04, 0.08, 0.12])
+    assert rows[1][2] == ""  # missing, as in the motion
+    even = even_motion(motion).people[0]
+    assert even.status.tolist() == [SEEN, MISSING, MISSING, SEEN]
+    assert even.joints3d[0] == pytest.approx(motion.people[0].joints3d[0])
