@@ -25,6 +25,7 @@ COMMANDS = {
         "pipeline.cli.predict:run",
         own_parser=True,
     ),
+    "export": Command("write a predicted motion in other formats", "pipeline.cli.export:export"),
     "detect": Command(
         "run a 2D detector on images and store its joints in the cache",
         "pipeline.detections.cache:detect",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jsonargparse
 import numpy as np
 
+from pipeline.cli.export import check_formats
 from pipeline.errors import DataError, HeatliftError, StorageError, UsageError, print_error
 from pipeline.predict.options import LiftOptions, SourceOptions
 from pipeline.training.console import LINE_INTERVAL, print_line, print_status
@@ -63,7 +64,7 @@ def run(arguments: Sequence[str]) -> None:
         StoppedBySignal: If the user stopped it; what was done so far is written.
     """
     inputs, source, lift, output = parse(arguments)
-    formats = _check_formats(output.export)
+    formats = check_formats(output.export)
     folders = _choose_folders(inputs, output)
     from pipeline.predict.heatlift import Heatlift
     from pipeline.predict.media import require_source
@@ -190,21 +191,6 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _check_formats(export: str) -> list[str]:
-    """Formats of `--export`.
-
-    Raises:
-        UsageError: If one is unknown.
-    """
-    from pipeline.export.motion import FORMATS
-
-    formats = [name.strip().lower() for name in export.split(",") if name.strip()]
-    for name in formats:
-        if name not in FORMATS:
-            raise UsageError(f"export is {name}; known formats are {', '.join(FORMATS)}")
-    return formats
 
 
 def _choose_folders(inputs: Sequence[str], output: OutputOptions) -> list[Path]:

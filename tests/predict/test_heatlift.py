@@ -280,3 +280,19 @@ def test_boxes_of_a_file_are_read_and_bad_ones_are_one_line(tmp_path):
 
 def test_options_are_plain_values_for_the_key_of_a_file():
     assert json.dumps(dataclasses.asdict(SourceOptions()))
+
+
+def test_a_motion_is_exported_later_without_running_anything_again(tmp_path, lifter, capsys):
+    path = joints_file(tmp_path / "joints.json", 5)
+    options = ["--size", "1280x720", "--joints", "H36M17", "--no_video", "-o", tmp_path / "out"]
+    assert predict(path, *options, "--export", "npz,json", lifter=lifter) == 0
+    motion = str(tmp_path / "out" / "motion.npz")
+    assert main(["export", motion, "--to", "csv,trc"]) == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "motion.npz", "motion.json", "motion.csv", "motion.trc",
+    }  # fmt: skip
+    assert main(["export", motion, "--to", "csv"]) == 5
+    assert "--overwrite true" in capsys.readouterr().err
+    assert main(["export", motion, "--to", "fbx"]) == 2
+    assert main(["export", str(path)]) == 4
+    assert "is no npz file" in capsys.readouterr().err
