@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -145,8 +144,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         current_rank()  # checked first: Lightning reads these variables during its import
         with signal_handlers((signal.SIGTERM, signal.SIGINT), _stop):
-            importlib.import_module("pipeline.training.private_names")  # checked before Lightning
             from pipeline.cli import launch  # takes seconds, so it is not imported for --help
+            from pipeline.training import private_names  # noqa: F401  (checks before Lightning)
     except UsageError as error:
         return print_error(str(error), error.exit_code)
     except KeyboardInterrupt as stop:
