@@ -144,6 +144,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         current_rank()  # checked first: Lightning reads these variables during its import
         with signal_handlers((signal.SIGTERM, signal.SIGINT), _stop):
+            # isort: split
             from pipeline.cli import launch  # takes seconds, so it is not imported for --help
             from pipeline.training import private_names  # noqa: F401  (checks before Lightning)
     except UsageError as error:
