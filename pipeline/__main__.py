@@ -144,9 +144,10 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         current_rank()  # checked first: Lightning reads these variables during its import
         with signal_handlers((signal.SIGTERM, signal.SIGINT), _stop):
-            # isort: split
+            from pipeline.training import private_names
+
+            del private_names  # imported first: it checks names that Lightning imports, too
             from pipeline.cli import launch  # takes seconds, so it is not imported for --help
-            from pipeline.training import private_names  # noqa: F401  (checks before Lightning)
     except UsageError as error:
         return print_error(str(error), error.exit_code)
     except KeyboardInterrupt as stop:
