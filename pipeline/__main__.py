@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -159,7 +158,9 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         current_rank()  # checked first: Lightning reads these variables during its import
         with signal_handlers(STOP_SIGNALS, _stop):
-            importlib.import_module("pipeline.training.private_names")  # checked before Lightning
+            from pipeline.training import private_names
+
+            del private_names  # imported first: it checks names that Lightning imports, too
             from pipeline.cli import launch  # takes seconds, so it is not imported for --help
     except UsageError as error:
         return print_error(str(error), error.exit_code)

@@ -156,7 +156,6 @@ def test_modules_are_loaded_by_name_only_where_laziness_needs_it():
     }
     assert loading == {
         "__init__",  # lazy names of the packages
-        "__main__",  # private names, checked before Lightning
         "cli.commands",  # the command table of __main__
         "cli.stages",  # the table of stages
         "cli.explain",  # classes that a config names
