@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shlex
 import signal
 import time
@@ -16,7 +17,7 @@ import numpy as np
 
 from pipeline.cli.export import check_formats
 from pipeline.errors import DataError, HeatliftError, StorageError, UsageError, print_error
-from pipeline.predict.options import LiftOptions, SourceOptions
+from pipeline.predict.options import LiftOptions, SourceOptions, check_live
 from pipeline.training.console import LINE_INTERVAL, print_line, print_status
 from pipeline.training.processes import signal_handlers
 from pipeline.training.signals import StoppedBySignal
@@ -65,6 +66,8 @@ def run(arguments: Sequence[str]) -> None:
     """
     inputs, source, lift, output = parse(arguments)
     formats = check_formats(output.export)
+    if output.live or any(text.isdecimal() for text in inputs):
+        check_live(lift)
     folders = _choose_folders(inputs, output)
     from pipeline.predict.heatlift import Heatlift
     from pipeline.predict.media import require_source
@@ -294,7 +297,7 @@ def write_results(
     source, _ = split_flags(flags)
     for name, write in (("overlay", write_overlay), ("side_by_side", write_side_by_side)):
         images = (frame.image for frame in heatlift.open(text, source))
-        limited = (image for image, _ in zip(images, motion.times, strict=False))
+        limited = itertools.islice(images, len(motion))  # fewer if the user stopped early
         write(motion, limited, folder / f"{name}.webm")
         files.append(f"{name}.webm")
     return files

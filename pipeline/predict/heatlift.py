@@ -22,7 +22,7 @@ from pipeline.predict.live import LiveLifter
 from pipeline.predict.load_estimator import load_estimator
 from pipeline.predict.media import Media, is_media, open_media
 from pipeline.predict.motion_maker import make_motion
-from pipeline.predict.options import LiftOptions, SourceOptions
+from pipeline.predict.options import LiftOptions, SourceOptions, check_live
 from pipeline.predict.people_files import read_tracks
 from pipeline.predict.tracking import Stop, StoppedEarlyError, track_media
 from pipeline.predict.tracks import TrackedPeople
@@ -161,6 +161,7 @@ class Heatlift:
             The people of each frame.
         """
         source_options, lift_options = split_flags(flags)
+        check_live(lift_options)
         media = self.open(source, source_options)
         estimator, finder = self.networks(source_options)
         live = LiveLifter(self.lifter, estimator, finder, lift_options)

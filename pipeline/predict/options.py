@@ -139,3 +139,22 @@ class LiftOptions:
         if not self.height:
             found.append(f"height {DEFAULT_HEIGHT:.2f} m (--height)")
         return found
+
+
+def check_live(options: LiftOptions) -> None:
+    """Check that no option is set that needs the whole clip.
+
+    Raises:
+        UsageError: If one is.
+    """
+    needs_whole = {
+        "frame": options.frame != "camera",
+        "order": options.order != "appearance",
+        "person": options.person is not None,
+        "smooth": options.smooth == "savgol",
+    }
+    for name in (name for name, is_set in needs_whole.items() if is_set):
+        raise UsageError(
+            f"{name} is {getattr(options, name)}, which needs the whole clip; leave it out for live "
+            "use and webcams"
+        )

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from planar import SIZE, planar_module, project, walking_clip
 
+from pipeline.errors import UsageError
 from pipeline.export.joining import join_motions
 from pipeline.predict.estimators import WholeImage
 from pipeline.predict.live import LiveLifter
-from pipeline.predict.options import LiftOptions
+from pipeline.predict.options import LiftOptions, check_live
 from pipeline.skeleton import H36M17
 
 FOCAL = 1000.0
@@ -80,3 +81,12 @@ def test_joined_pieces_are_one_motion():
     assert whole.people[0].spans == [(0, 2), (4, 9)]
     assert whole.people[0].joints3d[5] == pytest.approx(people[5].joints3d[0])
     assert whole.fps == pytest.approx(25)
+
+
+@pytest.mark.parametrize(
+    "option", [{"frame": "world"}, {"order": "size"}, {"person": "A"}, {"smooth": "savgol"}]
+)
+def test_an_option_that_needs_the_whole_clip_is_an_error_in_live_use(option):
+    with pytest.raises(UsageError, match=f"{next(iter(option))} is .* needs the whole clip"):
+        check_live(LiftOptions(**option))
+    check_live(LiftOptions())
