@@ -155,6 +155,6 @@ def check_live(options: LiftOptions) -> None:
     }
     for name in (name for name, is_set in needs_whole.items() if is_set):
         raise UsageError(
-            f"{name} is {getattr(options, name)}, which needs the whole clip; leave it out for live "
-            "use and webcams"
+            f"{name} is {getattr(options, name)}, which needs the whole clip; leave it out for "
+            "live use and webcams"
         )

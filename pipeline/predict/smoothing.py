@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import signal
 
 from pipeline.errors import UsageError
+from pipeline.metrics.functional import MILLIMETRES
 from pipeline.skeleton import Skeleton
 
 Filter = Literal["none", "one-euro", "butterworth", "savgol"]
@@ -120,16 +121,27 @@ def filter_motion(
 
 
 def savgol_window(rate: float, cutoff: float) -> int:
-    """Length of the cubic Savitzky-Golay window whose gain is -3 dB at the cut-off, odd frames.
-
-    Source: Schafer, "What is a Savitzky-Golay filter?", 2011: f = (N + 1) / (3.2 M - 4.6) of the
-    Nyquist frequency, for order N and half-length M.
+    """Length of the cubic Savitzky-Golay window whose gain at the cut-off is nearest to -3 dB.
 
     >>> savgol_window(50.0, 5.0)
-    17
+    11
+
+    Args:
+        rate: Frames per second.
+        cutoff: Cut-off frequency, Hz, below half of the rate.
+
+    Returns:
+        An odd number of frames, at least 5.
     """
-    half = (4 / (2 * cutoff / rate) + 4.6) / 3.2
-    return 2 * max(1, round(half)) + 1
+    halves = range(2, max(3, round(2 * rate / cutoff)))
+    turn = 2 * np.pi * cutoff / rate
+
+    def distance(half: int) -> float:
+        weights = signal.savgol_coeffs(2 * half + 1, 3)
+        gain = abs((weights * np.cos(turn * np.arange(-half, half + 1))).sum())
+        return float(abs(gain - np.sqrt(0.5)))
+
+    return 2 * min(halves, key=distance) + 1
 
 
 def _keep_details(values: NDArray[np.float64], smooth: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -235,7 +247,7 @@ def mean_acceleration(joints3d: NDArray[np.floating]) -> float:
     """
     second = joints3d[2:] - 2 * joints3d[1:-1] + joints3d[:-2]
     length = np.linalg.norm(second, axis=-1)
-    return 1000 * float(np.nanmean(length)) if np.isfinite(length).any() else 0.0
+    return MILLIMETRES * float(np.nanmean(length)) if np.isfinite(length).any() else 0.0
 
 
 def bone_variation(joints3d: NDArray[np.floating], skeleton: Skeleton) -> float:
