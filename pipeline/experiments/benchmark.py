@@ -16,7 +16,7 @@ from pipeline.cli import launch
 from pipeline.cli.configs import find_config, plain_values
 from pipeline.cli.stage_check import check_fit
 from pipeline.detections.cache import load_detector
-from pipeline.errors import HeatliftError, UsageError
+from pipeline.errors import UsageError
 from pipeline.experiments.benchmark_errors import (
     RowErrors,
     measure_errors,
@@ -33,6 +33,7 @@ from pipeline.experiments.benchmark_page import (
 )
 from pipeline.experiments.benchmark_rows import ROWS, SMOOTH, Row, RowRun
 from pipeline.experiments.budget import PLANNED_SHARE, Plan, plan_steps, read_calibration
+from pipeline.experiments.chain import StepError
 from pipeline.files.digests import file_digest
 from pipeline.files.writing import write_atomically
 from pipeline.mocap.motion_capture import Mocap
@@ -71,7 +72,7 @@ def results(
 
     Raises:
         UsageError: If there is no row of a name, or the budget is not positive.
-        RowError: If a row fails.
+        StepError: If a row fails.
     """
     unknown = set(rows or ()) - {row.name for row in ROWS}
     if unknown:
@@ -98,21 +99,6 @@ def results(
     folders = [folder for row in ROWS if (folder := benchmark.finished(row.lifting_run()))]
     for line in describe_mixture({folder: run_state(folder) for folder in folders}):
         print_line(line)
-
-
-class RowError(HeatliftError):
-    """A row failed; its own error line is printed before.
-
-    Args:
-        name: Name of the run.
-        code: Exit code of the run.
-    """
-
-    def __init__(self, name: str, code: int) -> None:
-        super().__init__(
-            f"row {name} ended with exit code {code}; run the same command again to resume"
-        )
-        self.exit_code = code
 
 
 def _merge_options(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,7 +234,7 @@ class Benchmark:
         """Train a stage for the length of a plan.
 
         Raises:
-            RowError: If the run fails.
+            StepError: If the run fails.
         """
         trainer = {
             "callbacks+": "pipeline.experiments.budget.CpuTime",
@@ -266,7 +252,7 @@ class Benchmark:
         code = launch.run_stage(run.stage, [*options, *arguments, *self.options])
         os.environ.pop("HEATLIFT_RUN", None)
         if code:
-            raise RowError(name, code)
+            raise StepError(f"row {name}", code)
 
     def _plan(self, run: RowRun, arguments: Sequence[str]) -> Plan:
         """Plan the length of a training, from the costs in a short run; stored in a file."""

@@ -33,7 +33,7 @@ from pipeline.lift.losses import MixSTELoss, ZScoredMSE
 from pipeline.lift.martinez import ZScored
 from pipeline.lift.sequences import (
     PreparedSequence,
-    flip_joints,
+    lift_with_mirror,
     prediction_facts,
     require_joints3d,
 )
@@ -279,13 +279,13 @@ def _lift_with_flips(
     module: LiftModule, joints2d: Tensor, visible: Tensor, frames: Tensor | None
 ) -> Tensor:
     """Lift a clip, or the frames with these numbers, (K,), with the flip test of the module."""
-    lifted = lift_in_windows(module, module.net, joints2d, visible, frames=frames)
+
+    def lift(joints2d: Tensor, visible: Tensor) -> Tensor:
+        return lift_in_windows(module, module.net, joints2d, visible, frames=frames)
+
     if module.flip_test:
-        swap = module.swap
-        flipped2d, flipped_visible = flip_joints(joints2d, swap), visible[:, swap]
-        flipped = lift_in_windows(module, module.net, flipped2d, flipped_visible, frames=frames)
-        lifted = (lifted + flip_joints(flipped, swap)) / 2
-    return lifted
+        return lift_with_mirror(lift, joints2d, visible, module.swap)
+    return lift(joints2d, visible)
 
 
 def _evaluation_parts(module: LiftModule) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Any
@@ -201,6 +202,25 @@ def require_joints3d(prepared: PreparedSequence) -> NDArray[np.float32]:
             f"{prepared.sequence.name}: has no 3D joints, so it cannot be trained on or evaluated"
         )
     return prepared.joints3d
+
+
+def lift_with_mirror(
+    lift: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    joints2d: torch.Tensor,
+    visible: torch.Tensor,
+    swap: Many[int],
+) -> torch.Tensor:
+    """The flip test: mean of a lifted clip and its lifted mirror image, mirrored back.
+
+    Args:
+        lift: Function of 2D joints and their visibility that gives 3D joints, (..., J, 3).
+        joints2d: Normalised 2D, (..., J, C).
+        visible: Visibility of the joints, bool, (..., J).
+        swap: For each joint, the joint of the other side.
+    """
+    lifted = lift(joints2d, visible)
+    flipped = lift(flip_joints(joints2d, swap), visible[..., list(swap)])
+    return (lifted + flip_joints(flipped, swap)) / 2
 
 
 def flip_joints(joints: torch.Tensor, swap: Many[int]) -> torch.Tensor:

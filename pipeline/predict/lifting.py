@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from pipeline.export.motion import FILLED, MISSING, SEEN
 from pipeline.lift.clips import lift_overlapping
 from pipeline.lift.crop_camera import CropCamera, follow_person
 from pipeline.lift.module import LiftModule
-from pipeline.lift.sequences import flip_joints
+from pipeline.lift.sequences import lift_with_mirror
 from pipeline.predict.tracks import Track
 from pipeline.skeleton import Skeleton, make_conversion
 
@@ -166,11 +167,11 @@ def _lift_through(
     clip = torch.from_numpy(normalised.astype(np.float32)).to(module.device)
     seen = torch.from_numpy(visible).to(module.device)
     with torch.inference_mode():
-        lifted = lift_overlapping(module, module.net, clip, seen)
+        lift = partial(lift_overlapping, module, module.net)
         if module.flip_test:
-            swap = module.swap
-            flipped = lift_overlapping(module, module.net, flip_joints(clip, swap), seen[:, swap])
-            lifted = (lifted + flip_joints(flipped, swap)) / 2
+            lifted = lift_with_mirror(lift, clip, seen, module.swap)
+        else:
+            lifted = lift(clip, seen)
         lifted = lifted - lifted[:, module.net.skeleton.root, None]
     return crop.rotate_back(lifted.double().cpu().numpy())
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.export.motion import SEEN, Motion, PersonMotion
 from pipeline.lift.crop_camera import follow_person
 from pipeline.lift.module import LiftModule
-from pipeline.lift.sequences import flip_joints
+from pipeline.lift.sequences import lift_with_mirror
 from pipeline.predict.estimators import Estimator, PersonFinder
 from pipeline.predict.lifting import lifter_rate, resample_joints2d
 from pipeline.predict.media import Frame
@@ -169,11 +169,10 @@ class LiveLifter:
         window = torch.from_numpy(clip[rows].astype(np.float32)).to(self.module.device)[None]
         seen = torch.from_numpy(even_visible[rows]).to(self.module.device)[None]
         with torch.inference_mode():
-            lifted = self.module(window, seen)
             if self.module.flip_test:
-                swap = self.module.swap
-                flipped = self.module(flip_joints(window, swap), seen[:, :, swap])
-                lifted = (lifted + flip_joints(flipped, swap)) / 2
+                lifted = lift_with_mirror(self.module, window, seen, self.module.swap)
+            else:
+                lifted = self.module(window, seen)
         newest = lifted[0, -1].double().cpu().numpy()
         newest = newest - newest[net.skeleton.root]
         turned: NDArray[np.float64] = newest @ crop.rotation[-1]

@@ -61,7 +61,10 @@ def read_tracks(
     notes: list[str] = []
     if path.suffix.lower() == ".npz":
         skeleton, tracks, length, kind, found_size = _read_npz(path, joints, person, notes)
-        length = max(length, frames or 0)
+        if frames is not None and length > frames:
+            notes.append(f"{length - frames} frames after the end of the video are left out")
+            tracks = tuple(_cut(track, frames) for track in tracks)
+        length = frames or length
     else:
         video = read_people(path, skeleton=joints, frames=frames, first_frame=first_frame)
         skeleton, length, kind, found_size = video.skeleton, video.length, "2D file", None
@@ -97,6 +100,12 @@ def _track(name: str, found: Any) -> Track:
         np.where(seen[..., None], joints[..., :2], np.nan).astype(np.float32),
         np.where(seen, np.clip(joints[..., 2], 0, 1), 0).astype(np.float32),
     )
+
+
+def _cut(track: Track, frames: int) -> Track:
+    """A track without the frames after the end of the video."""
+    kept = track.frames < frames
+    return Track(track.id, track.frames[kept], track.joints2d[kept], track.score[kept])
 
 
 def _read_npz(

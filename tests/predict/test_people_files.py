@@ -211,3 +211,13 @@ def test_people_upside_down_are_said(tmp_path):
         records.append(alphapose(frame, joints))
     people = read(write_json(tmp_path / "a.json", records))
     assert any("stands on the head" in note for note in people.notes)
+
+
+def test_frames_of_an_archive_after_the_end_of_the_video_are_counted_and_left_out(tmp_path):
+    joints2d = np.stack([coco_person(200 + f)[:, :2] for f in range(7)]).astype(np.float32)
+    one = (joints2d, np.ones((7, 17), np.float32))
+    export_detections(Detections(COCO17, {"clip": one}, "x"), tmp_path / "own.npz")
+    people = read(tmp_path / "own.npz", frames=5)
+    assert (len(people.times), people.tracks[0].frames.tolist()) == (5, [0, 1, 2, 3, 4])
+    assert "2 frames after the end of the video are left out" in people.notes
+    assert len(read(tmp_path / "own.npz", frames=9).times) == 9
