@@ -38,7 +38,7 @@ def write_video(
         frames: At least one frame; the codec needs even sizes, so a white row or column is added
             to odd ones.
         fps: Frames per second, Hz.
-        codec: VP9, or VP8, which OpenCV encodes several times as fast; browsers play both.
+        codec: VP9, or VP8, which OpenCV encodes in less than half the time; browsers play both.
 
     Returns:
         Number of frames written.
