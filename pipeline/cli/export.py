@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pipeline.errors import StorageError, UsageError
 from pipeline.export.motion import FORMATS, Motion
 from pipeline.training.console import print_line
 
 
-def export(file: str, *, to: str = "csv", out: str | None = None, overwrite: bool = False) -> None:
+def export(
+    file: str,
+    *,
+    to: str = "csv",
+    out: str | None = None,
+    up: Literal["y", "z"] | None = None,
+    overwrite: bool = False,
+) -> None:
     """Write a motion in other formats, without running anything again.
 
     Args:
         file: The motion.npz of an earlier prediction.
         to: Formats, separated by commas: npz, json, csv, trc.
         out: Folder of the files; that of the motion by default.
+        up: Axis that points up in bvh, trc and c3d: y or z; by default what the programs of the
+            format expect, y in bvh and trc, z in c3d.
         overwrite: Replace files that are there already.
 
     Raises:
@@ -34,7 +44,7 @@ def export(file: str, *, to: str = "csv", out: str | None = None, overwrite: boo
                 f"{target}: is there already; give another folder with --out, or --overwrite true"
             )
     for target in targets:
-        for written in motion.save(target):
+        for written in motion.save(target, up=up):
             print_line(f"  {written}")
 
 

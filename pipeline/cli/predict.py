@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.cli.export import check_formats
 from pipeline.errors import DataError, HeatliftError, StorageError, UsageError, print_error
+from pipeline.export.options import ExportOptions
 from pipeline.predict.options import LiftOptions, SourceOptions, check_live
 from pipeline.training.console import LINE_INTERVAL, print_line, print_status
 from pipeline.training.processes import signal_handlers
@@ -64,7 +65,7 @@ def run(arguments: Sequence[str]) -> None:
         HeatliftError: If an input failed; the others are done all the same.
         StoppedBySignal: If the user stopped it; what was done so far is written.
     """
-    inputs, source, lift, output = parse(arguments)
+    inputs, source, lift, output, writing = parse(arguments)
     formats = check_formats(output.export)
     if output.live or any(text.isdecimal() for text in inputs):
         check_live(lift)
@@ -88,7 +89,9 @@ def run(arguments: Sequence[str]) -> None:
     with signal_handlers((signal.SIGTERM, signal.SIGINT), stop):
         for text, folder in zip(inputs, folders, strict=True):
             try:
-                _predict_one(heatlift, text, folder, flags, formats, output, command, stops)
+                _predict_one(
+                    heatlift, text, folder, flags, formats, output, writing, command, stops
+                )
             except HeatliftError as error:
                 if len(inputs) == 1:
                     raise
@@ -106,7 +109,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def parse(
     arguments: Sequence[str],
-) -> tuple[list[str], SourceOptions, LiftOptions, OutputOptions]:
+) -> tuple[list[str], SourceOptions, LiftOptions, OutputOptions, ExportOptions]:
     """Parse the arguments of the command.
 
     Raises:
@@ -128,10 +131,10 @@ def parse(
         return {field.name: found[field.name] for field in dataclasses.fields(options)}
 
     source, lift = SourceOptions(**select(SourceOptions)), LiftOptions(**select(LiftOptions))
-    output = OutputOptions(**select(OutputOptions))
+    output, writing = OutputOptions(**select(OutputOptions)), ExportOptions(**select(ExportOptions))
     if not found["inputs"]:
         raise UsageError("predict: no input; give a video, a folder of images or a 2D file")
-    return [str(text) for text in found["inputs"]], source, lift, output
+    return [str(text) for text in found["inputs"]], source, lift, output, writing
 
 
 def make_parser() -> jsonargparse.ArgumentParser:
@@ -152,6 +155,7 @@ def make_parser() -> jsonargparse.ArgumentParser:
         (OutputOptions, "results"),
         (SourceOptions, "input"),
         (LiftOptions, "motion"),
+        (ExportOptions, "files"),
     ):
         parser.add_class_arguments(options, None, as_group=True, help=title)
     return parser
@@ -230,6 +234,7 @@ def _predict_one(
     flags: dict[str, Any],
     formats: list[str],
     output: OutputOptions,
+    writing: ExportOptions,
     command: str,
     stops: list[int],
 ) -> None:
@@ -240,7 +245,9 @@ def _predict_one(
     else:
         motion = heatlift.predict(text, stop=lambda: bool(stops), **flags)
     motion = dataclasses.replace(motion, facts={**motion.facts, "command": command})
-    files = write_results(motion, folder, formats, heatlift, text, flags, video=output.video)
+    files = write_results(
+        motion, folder, formats, heatlift, text, flags, writing, video=output.video
+    )
     for line in summary(text, motion, files, time.monotonic() - began):
         print_line(line)
 
@@ -278,6 +285,7 @@ def write_results(
     heatlift: Heatlift,
     text: str,
     flags: dict[str, Any],
+    writing: ExportOptions,
     *,
     video: bool,
 ) -> list[str]:
@@ -288,7 +296,8 @@ def write_results(
 
     files = []
     for name in formats:
-        files += [file.name for file in motion.save(folder / f"motion.{name}")]
+        saved = motion.save(folder / f"motion.{name}", **dataclasses.asdict(writing))
+        files += [file.name for file in saved]
     if not video or text.isdecimal() or not len(motion):
         return files
     if not is_media(Path(text)):

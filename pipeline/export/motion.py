@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DataError, UsageError
 from pipeline.export.frames import FRAMES_OF_REFERENCE
 from pipeline.export.motion_data import FILLED, MISSING, SEEN, MotionData, PersonMotion
+from pipeline.export.options import ExportOptions
 from pipeline.export.tables import write_json, write_table
 from pipeline.export.trc import write_trc
 from pipeline.files.archive import Npz
@@ -24,14 +26,14 @@ __all__ = ["FILLED", "FORMATS", "MISSING", "SEEN", "Motion", "PersonMotion"]
 FORMAT = 1
 """Version of the layout of `motion.npz`."""
 
-WRITERS: dict[str, Callable[[MotionData, Path], list[Path]]] = {
-    ".json": write_json,
-    ".csv": write_table,
+WRITERS: dict[str, Callable[[MotionData, Path, ExportOptions], list[Path]]] = {
+    ".json": lambda motion, path, options: write_json(motion, path),
+    ".csv": lambda motion, path, options: write_table(motion, path),
     ".trc": write_trc,
 }
 """Ending of a file -> what writes it; `.npz` is written here."""
 
-FORMATS = ("npz", "json", "csv", "trc")
+FORMATS = ("npz", *(ending[1:] for ending in WRITERS))
 """Formats that a motion can be written in."""
 
 
@@ -41,22 +43,31 @@ class Motion(MotionData):
     See `MotionData` for its arguments and arrays.
     """
 
-    def save(self, path: str | Path) -> list[Path]:
+    def save(self, path: str | Path, **options: Any) -> list[Path]:
         """Write the motion to a file, whole or not at all; the ending of its name is the format.
 
         Formats that hold one person, as trc, get a file for each: `x_A.trc`, `x_B.trc`.
+
+        Args:
+            path: Path of the file.
+            **options: See `ExportOptions`.
 
         Returns:
             The files.
 
         Raises:
-            UsageError: If the ending is not a known format.
+            UsageError: If the ending is not a known format, or an option is unknown.
             StorageError: If the file cannot be written.
         """
         path = Path(path)
         ending = path.suffix.lower()
+        try:
+            chosen = ExportOptions(**options)
+        except TypeError:
+            known = ", ".join(field.name for field in dataclasses.fields(ExportOptions))
+            raise UsageError(f"save got {', '.join(options)}; known options are {known}") from None
         if ending in WRITERS:
-            return WRITERS[ending](self, path)
+            return WRITERS[ending](self, path, chosen)
         if ending != ".npz":
             known = ", ".join(FORMATS)
             raise UsageError(f"{path}: {path.suffix!r} is no format of motion; known are {known}")

@@ -1,4 +1,4 @@
-"""Motion as TRC files of OpenSim: marker positions in metres, y up, one file per person."""
+"""Motion as TRC files of OpenSim: marker positions in metres, one file per person."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pipeline.export.even import even_motion
 from pipeline.export.frames import Frame
 from pipeline.export.motion_data import MotionData, PersonMotion
+from pipeline.export.options import ExportOptions
 from pipeline.files.writing import write_atomically
 
 TO_OPENSIM: dict[Frame, NDArray[np.float64]] = {
@@ -18,8 +19,11 @@ TO_OPENSIM: dict[Frame, NDArray[np.float64]] = {
 }
 """Frame of reference -> rotation to OpenSim's axes: x ahead, y up, z right."""
 
+Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+"""Rotation from OpenSim's axes to x ahead, y left, z up."""
 
-def write_trc(motion: MotionData, path: Path) -> list[Path]:
+
+def write_trc(motion: MotionData, path: Path, options: ExportOptions) -> list[Path]:
     """Write a TRC file for each person.
 
     Missing markers are blanks: the text NaN makes OpenSim reject a file. A motion at an uneven
@@ -28,6 +32,7 @@ def write_trc(motion: MotionData, path: Path) -> list[Path]:
     Args:
         motion: The motion.
         path: Path of the file; with several people each file gets the id: `x_A.trc`.
+        options: Axis that points up; y by default.
 
     Returns:
         The files.
@@ -39,7 +44,7 @@ def write_trc(motion: MotionData, path: Path) -> list[Path]:
     files = []
     for person in even.people:
         file = person_path(path, person, even)
-        text = _text(even, person, file.name)
+        text = _text(even, person, file.name, options)
         write_atomically(file, lambda stream, text=text: stream.write(text.encode()))  # type: ignore[misc]
         files.append(file)
     return files
@@ -52,7 +57,7 @@ def person_path(path: Path, person: PersonMotion, motion: MotionData) -> Path:
     return path.with_name(f"{path.stem}_{person.id}{path.suffix}")
 
 
-def _text(motion: MotionData, person: PersonMotion, name: str) -> str:
+def _text(motion: MotionData, person: PersonMotion, name: str, options: ExportOptions) -> str:
     """The text of a file: 3 header lines, 2 of labels, a blank one, a line per frame."""
     T, J = len(motion), len(motion.skeleton)
     rate = f"{motion.fps:.6g}"
@@ -66,7 +71,10 @@ def _text(motion: MotionData, person: PersonMotion, name: str) -> str:
         "\t\t" + "\t".join(f"{axis}{n}" for n in range(1, J + 1) for axis in "XYZ"),
         "",
     ]
-    turned = person.positions.astype(np.float64) @ TO_OPENSIM[motion.frame].T
+    rotation = TO_OPENSIM[motion.frame]
+    if options.up == "z":
+        rotation = Z_UP @ rotation
+    turned = person.positions.astype(np.float64) @ rotation.T
     for frame in range(T):
         cells = [f"{x:.5f}" if np.isfinite(x) else "" for x in turned[frame].ravel()]
         lines.append("\t".join([str(frame + 1), f"{motion.times[frame]:.6f}", *cells]))

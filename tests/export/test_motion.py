@@ -202,3 +202,18 @@ def test_every_person_gets_a_trc_file_and_uneven_times_become_even(tmp_path):
     even = even_motion(motion).people[0]
     assert even.status.tolist() == [SEEN, MISSING, MISSING, SEEN]
     assert even.joints3d[0] == pytest.approx(motion.people[0].joints3d[0])
+
+
+def test_trc_with_z_up(tmp_path):
+    motion = made_up_motion(people=1)
+    (y_up,) = motion.save(tmp_path / "y.trc")
+    (z_up,) = motion.save(tmp_path / "z.trc", up="z")
+    first, second = (
+        np.genfromtxt(file, delimiter="\t", skip_header=6)[:, 2:5] for file in (y_up, z_up)
+    )
+    np.testing.assert_allclose(second, np.stack([first[:, 0], -first[:, 2], first[:, 1]], 1))
+
+
+def test_an_unknown_option_of_a_format_is_an_error(tmp_path):
+    with pytest.raises(UsageError, match=r"save got down; known options are up"):
+        made_up_motion().save(tmp_path / "x.trc", down="z")
