@@ -155,6 +155,11 @@ def main(args: Sequence[str] | None = None) -> int:
         similar = difflib.get_close_matches(name, [*STAGES, *COMMANDS], 1)
         hint = f"did you mean {similar[0]}?" if similar else "see `heatlift --help`"
         return print_error(f"{name}: no such stage or command; {hint}", 2)
+    if name in STAGES and any(option in ("-h", "--help", "help") for option in options):
+        from pipeline.cli.stage_help import SUBCOMMANDS, stage_help
+
+        print(stage_help(name, next((word for word in options if word in SUBCOMMANDS), None)))
+        return 0
     try:
         current_rank()  # checked first: Lightning reads these variables during its import
         with signal_handlers(STOP_SIGNALS, _stop):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections import Counter
@@ -39,11 +40,31 @@ def find_config(name: str) -> Path:
             if path.is_file():
                 read_yaml(path)
                 return path
-    shipped = sorted(
-        str(p.relative_to(shipped_configs()).with_suffix(""))
-        for p in shipped_configs().glob("*/*.yaml")
+    similar = similar_configs(name)
+    hint = (
+        f"did you mean {' or '.join(similar)}?" if similar else "`heatlift STAGE fit --help` lists"
     )
-    raise UsageError(f"{name}: no such config; shipped are {', '.join(shipped)}")
+    raise UsageError(f"{name}: no such config; {hint}{'' if similar else ' the shipped ones'}")
+
+
+def config_names() -> list[str]:
+    """Names of all shipped configs, such as `lift/mixste_small`."""
+    paths = shipped_configs().glob("*/*.yaml")
+    return sorted(path.relative_to(shipped_configs()).with_suffix("").as_posix() for path in paths)
+
+
+def similar_configs(name: str) -> list[str]:
+    """Shipped configs that somebody may mean by a name, at most three.
+
+    >>> similar_configs("martinez")
+    ['lift/martinez']
+    >>> similar_configs("lift/mixste_smal")[0]
+    'lift/mixste_small'
+    """
+    names = config_names()
+    name = name.removesuffix(".yaml")
+    same = [known for known in names if known.partition("/")[2] == name]
+    return same or difflib.get_close_matches(name, names, 3)
 
 
 def check_finite(value: Any, key: str = "") -> None:

@@ -39,6 +39,29 @@ MIXED_PRECISION = r"[tT]ype.*\b(BFloat16|Half)\b"
 """Pattern of torch's messages about operands of two precisions, as with bf16-true."""
 
 
+own_files: list[Path] = []
+"""Files of the user that --import has imported."""
+
+
+def own_traceback(error: BaseException) -> str:
+    """The part of a traceback that lies in the user's own files; empty if there is none.
+
+    Args:
+        error: The exception; its causes are looked at too.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, HeatliftError):
+            return ""
+    for cause in _causes(error):
+        if isinstance(cause, SyntaxError) and Path(cause.filename or "") in own_files:
+            return "".join(traceback.format_exception_only(cause))
+        frames = traceback.extract_tb(cause.__traceback__)
+        own = [frame for frame in frames if Path(frame.filename) in own_files]
+        if own:
+            return "".join(traceback.format_list(own))
+    return ""
+
+
 def explain_error(error: BaseException) -> tuple[str, int]:
     """Explain an exception in one line, and choose the exit code."""
     for cause in _causes(error):
@@ -66,6 +89,9 @@ def explain_error(error: BaseException) -> tuple[str, int]:
     if processes.is_process_loss(error):
         return "lost another process of this run; run the same command again to resume", 6
     line = " ".join(str(error).split())[:400]
+    if trace := own_traceback(error):
+        names = [file.name for file in own_files if str(file) in trace]
+        return f"{names[-1]}: {type(error).__name__}: {line}; correct the lines above", 2
     return (
         f"{type(error).__name__}: {line} (a bug, or something unforeseen; --debug shows where)",
         1,
@@ -85,6 +111,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+EXAMPLE = "heatlift STAGE fit -c CONFIG -c data/synthetic"
+"""Command in an error line, where the stage is not known; `StageCLI` writes that of its stage."""
+
+
 def explain_usage_error(message: str, known: Sequence[str] = ()) -> str:
     """Shorten an error message of jsonargparse to one line: key, error, nearest known key.
 
@@ -92,6 +122,10 @@ def explain_usage_error(message: str, known: Sequence[str] = ()) -> str:
         message: The message of jsonargparse.
         known: Known keys.
     """
+    if missing := re.search(r"arguments are required: (.*)", message):
+        names = [f"--{name.strip().partition('.')[2]}" for name in missing[1].split(",")]
+        if all(name in ("--model.net", "--data.source") for name in names):
+            return f"{' and '.join(names)}: not given; a config gives it, as in `{EXAMPLE}`"
     keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
     if denied := re.search(r"Importing '([^']+)' is not allowed", message):
         return (

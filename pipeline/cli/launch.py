@@ -51,6 +51,7 @@ def run_stage(name: str, arguments: Sequence[str], *, debug: bool = False) -> in
     """
 
     def run(resolved: list[str]) -> None:
+        resolved = ["--help" if word == "--help_all" else word for word in resolved]
         stops = StopSignals()
         with signal_handlers((*STOP_SIGNALS, signal.SIGALRM), stops.handle):
             StageCLI(load_stage(name), resolved, [name, *arguments], stops)
@@ -93,6 +94,8 @@ def _run(run: Callable[[list[str]], None], arguments: Sequence[str], *, debug: b
     except Exception as error:
         if debug:
             sys.stderr.write(printable(traceback.format_exc(), keep="\n"))
+        elif speaks_for_all():
+            sys.stderr.write(printable(explain.own_traceback(error), keep="\n"))
         return print_error(*explain.explain_error(error))
     except KeyboardInterrupt:
         return print_error("stopped by SIGINT", 130)
@@ -130,6 +133,7 @@ def import_own_files(arguments: Sequence[str]) -> list[str]:
         if not path.is_file():
             raise UsageError(f"--import {path}: no such file; give a Python file of your own")
         sys.path.insert(0, str(path.resolve().parent))
+        explain.own_files.append(path.resolve())
         module = importlib.import_module(path.stem)
         if Path(module.__file__ or "").resolve() != path.resolve():
             raise UsageError(

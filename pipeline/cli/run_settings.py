@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -15,13 +15,14 @@ from pipeline.cli.arguments import option_values, parse_arguments
 from pipeline.cli.configs import check_finite, plain_values, read_yaml
 from pipeline.cli.newest import resolve_newest
 from pipeline.cli.run_inputs import content_settings
-from pipeline.cli.trainer_options import (
-    DEFAULT_EPOCHS,
-    DEFAULT_STEPS,
-    NOT_ALLOWED,
-    check_options,
-    limit_length,
+from pipeline.cli.run_options import (
+    CHECKPOINT_HELP,
+    RUN_OPTIONS,
+    SEED_HELP,
+    TRAINER_HELP,
+    Option,
 )
+from pipeline.cli.trainer_options import NOT_ALLOWED, check_options, limit_length
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import UsageError
 from pipeline.files.digests import code_digests, file_digest, folder_digest
@@ -67,13 +68,10 @@ DEVICE_OPTIONS = (
 """Options of the Trainer that define where a run computes, not what it computes."""
 
 
-LIGHTNING_HELP = {
-    "seed_everything": "Seed of weights, shuffling, augmentation and noise.",
-    "trainer.max_epochs": "Epochs of the training; if no length is given at all, it takes "
-    f"{DEFAULT_EPOCHS} epochs or {DEFAULT_STEPS} steps, whichever is first.",
-    "trainer.max_steps": "Optimizer steps of the training; -1 for no limit in steps.",
+LIGHTNING_HELP = {"seed_everything": SEED_HELP, "ckpt_path": CHECKPOINT_HELP} | {
+    f"trainer.{name}": text for name, text in TRAINER_HELP.items()
 }
-"""Options of Lightning that Heatlift explains otherwise, because it treats them otherwise."""
+"""Options of Lightning that Heatlift explains in its own words."""
 
 
 SET_BY_HEATLIFT = tuple(f"trainer.{name}" for name in NOT_ALLOWED)
@@ -94,64 +92,18 @@ def add_run_options(parser: LightningArgumentParser, example_config: str) -> Non
     for action in parser_actions(parser):
         is_ours = action.dest.removesuffix(".help") in SET_BY_HEATLIFT
         action.help = argparse.SUPPRESS if is_ours else help_texts.get(action.dest, action.help)
-    parser.add_argument(
-        "--name",
-        type=str | None,
-        help="Name of the run; by default that of the network, unless a config names it, and the "
-        "names of the configs, joined by -.",
-    )
-    parser.add_argument(
-        "--runs",
-        type=str,
-        default="runs",
-        help="Folder of all runs; the run is in RUNS/STAGE/NAME.",
-    )
-    parser.add_argument(
-        "--wandb",
-        type=str,
-        default=os.environ.get("WANDB", "auto"),
-        help="W&B mode: auto (online if there is an API key), online, offline or off.",
-    )
-    parser.add_argument(
-        "--group", type=str | None, help="W&B group, shared by the stages of one chain."
-    )
-    parser.add_argument(
-        "--save_every",
-        type=int,
-        default=200,
-        help="Optimizer steps between two checkpoints to resume from.",
-    )
-    parser.add_argument(
-        "--weights",
-        type=Literal["best", "last"],
-        default="best",
-        help="Weights of a fit that are tested and passed on: the best of its validations, or the "
-        "last, as published code has it where the test split is the only one to validate on.",
-    )
-    parser.add_argument(
-        "--patience",
-        type=float,
-        default=1800.0,
-        help="Seconds that a process waits for the others before the run ends with an error.",
-    )
+    add_options(parser, RUN_OPTIONS)
 
 
-def add_fit_options(parser: LightningArgumentParser) -> None:
-    """Add the option that fit has besides those of a run."""
-    parser.add_argument(
-        "--resume_with_changed_code",
-        action="store_true",
-        help="Resume a run also if the code of Heatlift or of the --import files has changed.",
-    )
-
-
-def add_evaluation_options(parser: LightningArgumentParser) -> None:
-    """Add the options that validate, test and predict have besides those of a run."""
-    parser.add_argument(
-        "--untrained",
-        action="store_true",
-        help="Evaluate random weights, where no checkpoint is given.",
-    )
+def add_options(parser: LightningArgumentParser, options: Iterable[Option]) -> None:
+    """Add options to the parser of a subcommand."""
+    for option in options:
+        if option.type is None:
+            parser.add_argument(f"--{option.name}", action="store_true", help=option.help)
+        else:
+            parser.add_argument(
+                f"--{option.name}", type=option.type, default=option.default, help=option.help
+            )
 
 
 def check_weights(config: Any, command: str, run: Path) -> None:

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from pipeline.cli import explain
 from pipeline.cli.configs import plain_values
 from pipeline.cli.run_inputs import run_inputs
+from pipeline.cli.run_options import EVALUATION_OPTIONS, FIT_OPTIONS
 from pipeline.cli.run_report import (
     describe_weights,
     finish_run,
@@ -25,8 +26,7 @@ from pipeline.cli.run_report import (
     print_start,
 )
 from pipeline.cli.run_settings import (
-    add_evaluation_options,
-    add_fit_options,
+    add_options,
     add_run_options,
     check_weights,
     checkpoint_settings,
@@ -37,6 +37,7 @@ from pipeline.cli.run_settings import (
     run_name,
     run_settings,
 )
+from pipeline.cli.stage_help import example_command
 from pipeline.cli.stages import STAGES
 from pipeline.cli.trainer_options import (
     DEFAULT_SCHEDULE,
@@ -128,8 +129,8 @@ class StageCLI(LightningCLI):
         self.parsers: dict[str, LightningArgumentParser] = {}
         super().setup_parser(*args)
         for subcommand in self.subcommands():
-            add_options = add_fit_options if subcommand == "fit" else add_evaluation_options
-            add_options(self.parsers[subcommand])
+            options = FIT_OPTIONS if subcommand == "fit" else EVALUATION_OPTIONS
+            add_options(self.parsers[subcommand], options)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line.
@@ -142,7 +143,9 @@ class StageCLI(LightningCLI):
         except jsonargparse.ArgumentError as error:
             inner = self.parsers.get(args[0] if args else "", parser)
             known = explain.known_keys(inner, args)
-            raise UsageError(explain.explain_usage_error(str(error), known)) from error
+            message = explain.explain_usage_error(str(error), known)
+            example = example_command(self.stage.stage, args[0] if args else "fit")
+            raise UsageError(message.replace(explain.EXAMPLE, example)) from error
         check_seed(self.config[self.config.subcommand].seed_everything)
         self.subcommand = self.config.subcommand
         self.checkpoint = self.config[self.subcommand].ckpt_path

@@ -19,6 +19,8 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
+from pipeline.cli import explain
+from pipeline.cli.run_options import DEFAULT_EPOCHS, DEFAULT_STEPS
 from pipeline.dashboard.wandb_logger import WANDB_MODES, make_wandb_loggers
 from pipeline.errors import UsageError
 from pipeline.training.callbacks import (
@@ -30,9 +32,6 @@ from pipeline.training.callbacks import (
 )
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.shared_cores import SharedCores
-
-DEFAULT_EPOCHS, DEFAULT_STEPS = 50, 5000
-"""Length of a training whose command line and configs give none: what comes first."""
 
 DEFAULT_SCHEDULE = "pipeline.training.WarmupCosine"
 """Schedule of the learning rate where the command line and configs give none."""
@@ -174,15 +173,20 @@ def _check_launcher(trainer: Any) -> None:
 def report_wrong_values() -> Iterator[None]:
     """Turn errors of constructors into usage errors: their arguments are values of the config.
 
+    An error in the user's own files is no wrong value, and stays as it is.
+
     Raises:
         UsageError: If a class rejects its arguments.
     """
     try:
         yield
     except (ValueError, TypeError, ZeroDivisionError, MisconfigurationException) as error:
+        if explain.own_traceback(error):
+            raise
         raise UsageError(f"{join_lines(error)}; correct this value of the config") from error
     except RuntimeError as error:
-        if "allocate" in str(error) or "CUDA" in str(error):  # memory or the device
+        is_device = "allocate" in str(error) or "CUDA" in str(error)  # memory or the device
+        if is_device or explain.own_traceback(error):
             raise
         raise UsageError(f"{join_lines(error)}; correct the size in the config") from error
 

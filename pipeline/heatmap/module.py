@@ -63,7 +63,7 @@ class HeatmapModule(ImageStage):
     stage = "heatmap"
     data_class = HeatmapDataModule
     monitor, mode = "val/pck_0.1", "max"
-    example_config = "heatmap/hrnet_w32_coco"
+    example_config = "heatmap/hrnet_narrow"
     test_settings = ("flip_test", "decode")
     weights_from = ("heatmap",)
 

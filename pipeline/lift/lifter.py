@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
+from pipeline.errors import UsageError
 from pipeline.skeleton import H36M17, Skeleton
+
+OUTPUTS = ("every", "centre", "valid")
+"""Values of `Lifter.output`."""
 
 
 class Lifter(nn.Module):
@@ -65,3 +71,37 @@ class Lifter(nn.Module):
                 f"clips (B, {T}, {J}, {C}) do not fit a {type(self).__name__} built for "
                 f"(B, {self.frames}, {joints}, {channels})"
             )
+
+
+def check_lifter(net: Lifter) -> None:
+    """Check the attributes of a lifter, and that clips of its own size give what they promise.
+
+    One clip of zeros is lifted, without gradients; random numbers and modes stay as they were.
+
+    Raises:
+        UsageError: If an attribute is missing or wrong, or the output has another shape.
+    """
+    name = type(net).__name__
+    for attribute in ("frames", "receptive_field", "output"):
+        if not hasattr(net, attribute):
+            raise UsageError(f"{name}: has no attribute `{attribute}`; set it in __init__")
+    if net.output not in OUTPUTS:
+        raise UsageError(f"{name}: output is {net.output!r}; give one of {', '.join(OUTPUTS)}")
+    longest = math.inf if net.output == "every" else net.frames
+    if not 1 <= net.receptive_field <= longest:
+        raise UsageError(
+            f"{name}: receptive_field is {net.receptive_field}; give at least 1 and, with output "
+            f"{net.output!r}, at most the {net.frames} frames of a clip"
+        )
+    J = len(net.skeleton)
+    was_training = net.training
+    with torch.random.fork_rng(), torch.no_grad():
+        lifted = net.eval()(torch.zeros(1, net.frames, J, 2), torch.ones(1, net.frames, J).bool())
+    net.train(was_training)
+    T = {"every": net.frames, "centre": 1, "valid": net.frames - net.receptive_field + 1}
+    expected = (1, T[net.output], J, 3)
+    if tuple(lifted.shape) != expected:
+        raise UsageError(
+            f"{name}: a clip (1, {net.frames}, {J}, 2) gives {tuple(lifted.shape)}, and its output "
+            f"{net.output!r} needs {expected}; correct forward, or the attributes"
+        )

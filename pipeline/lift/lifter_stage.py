@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.dashboard import panels
 from pipeline.errors import UsageError
-from pipeline.lift.lifter import Lifter
+from pipeline.lift.lifter import Lifter, check_lifter
 from pipeline.lift.sequences import describe_unusual_sizes
 from pipeline.training.precision import network_type
 from pipeline.training.schedules import Schedule
@@ -49,8 +49,10 @@ class LifterStage(Stage):
         pretrained: str | None,
     ) -> None:
         super().__init__(optimizer, schedule, pretrained)
-        if net.frames < 1:
+        if getattr(net, "frames", 1) < 1:
             raise UsageError(f"frames of the network is {net.frames}; give at least 1")
+        if not type(net).__module__.startswith("pipeline."):
+            check_lifter(net)
         self.net = net
         self.mask_token = nn.Parameter(torch.zeros(1, 1, 2))
         self.swap = list(net.skeleton.swap)
