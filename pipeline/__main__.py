@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from pipeline.cli.command_table import Command
-from pipeline.cli.stages import STAGES
+from pipeline.cli.stages import STAGES, SUBCOMMANDS
 from pipeline.errors import UsageError, print_error
 from pipeline.training.processes import (
     STOP_SIGNALS,
@@ -151,12 +151,14 @@ def main(args: Sequence[str] | None = None) -> int:
 
         print(f"heatlift {version('heatlift')}")
         return 0
+    if name in SUBCOMMANDS and options and options[0] in STAGES:
+        return print_error(f"{name}: is no stage; did you mean `heatlift {options[0]} {name}`?", 2)
     if name not in STAGES and name not in COMMANDS:
         similar = difflib.get_close_matches(name, [*STAGES, *COMMANDS], 1)
         hint = f"did you mean {similar[0]}?" if similar else "see `heatlift --help`"
         return print_error(f"{name}: no such stage or command; {hint}", 2)
     if name in STAGES and any(option in ("-h", "--help", "help") for option in options):
-        from pipeline.cli.stage_help import SUBCOMMANDS, stage_help
+        from pipeline.cli.stage_help import stage_help
 
         print(stage_help(name, next((word for word in options if word in SUBCOMMANDS), None)))
         return 0

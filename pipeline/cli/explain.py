@@ -19,7 +19,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from pipeline.cli.arguments import option_values
-from pipeline.cli.configs import configured_classes, read_yaml
+from pipeline.cli.configs import configured_classes, read_yaml, similar_configs
+from pipeline.cli.stage_help import LOSSES, NETWORKS
 from pipeline.errors import HeatliftError
 from pipeline.training import processes
 from pipeline.training.private_names import parser_actions
@@ -115,6 +116,25 @@ EXAMPLE = "heatlift STAGE fit -c CONFIG -c data/synthetic"
 """Command in an error line, where the stage is not known; `StageCLI` writes that of its stage."""
 
 
+USUAL_NAMES = {
+    "lr": "model.optimizer.init_args.lr",
+    "learning_rate": "model.optimizer.init_args.lr",
+    "epochs": "trainer.max_epochs",
+    "max_epochs": "trainer.max_epochs",
+    "steps": "trainer.max_steps",
+    "gpus": "trainer.devices",
+    "devices": "trainer.devices",
+    "precision": "trainer.precision",
+    "seed": "seed_everything",
+    "resume": "name",
+    "checkpoint": "ckpt_path",
+    "ckpt": "ckpt_path",
+    "model": "model.net",
+    "data": "data.source",
+}
+"""Names that options have in other repositories -> their names here."""
+
+
 def explain_usage_error(message: str, known: Sequence[str] = ()) -> str:
     """Shorten an error message of jsonargparse to one line: key, error, nearest known key.
 
@@ -137,9 +157,11 @@ def explain_usage_error(message: str, known: Sequence[str] = ()) -> str:
     )
     if unknown:
         key = next(filter(None, unknown.groups())).removeprefix("--")
-        similar = difflib.get_close_matches(key, known, 1) or [
-            name for name in known if name.startswith(key)
-        ]
+        if "/" in key and (similar := similar_configs(key)):
+            return f"unknown argument {key}; did you mean -c {similar[0]}?"
+        usual = USUAL_NAMES.get(key)
+        similar = [usual] if usual else difflib.get_close_matches(key, known, 1)
+        similar = similar or [name for name in known if name.startswith(key)]
         if key in known:  # as a key of another class
             similar = []
         parent = f"{'.'.join(keys)}: " if keys else ""
@@ -148,12 +170,33 @@ def explain_usage_error(message: str, known: Sequence[str] = ()) -> str:
     wrong = re.search(r"Expected an? <class '(\w+)'>\. Got value: (.*)", message)
     if wrong and keys:
         return f"{'.'.join(keys)}: {wrong[2]!r} is not of type {wrong[1]}"
+    if keys and (no_class := re.search(r"Expected a dot import path string: (\S+)", message)):
+        return f"{keys[0]}: {no_class[1]} is no class; {_suggest_class(no_class[1])}"
+    if keys and keys[0].endswith("trainer.precision"):
+        value = re.search(r"Given value: (.*)", message)
+        return f"{keys[0]}: {value[1] if value else 'the value'} is none of {', '.join(PRECISIONS)}"
+    if 'expected "subcommand"' in message:
+        return f"give fit, validate, test or predict, as in `{EXAMPLE}`"
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
     causes = [line for line in lines if keys and not line.startswith(GENERAL_LINES)]
     if causes:
         return f"{'.'.join(keys)}: {'; '.join(map(_shorten_cause, causes[:2]))}"
     details = [line for line in lines[1:] if "rror" in line or "expected" in line.lower()]
     return "; ".join([*lines[:1], *details[-2:]])
+
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+"""Values of `--trainer.precision` that users need."""
+
+
+def _suggest_class(name: str) -> str:
+    """What to write instead of the name of a class without its module."""
+    paths = {n: f"pipeline.{folder}.{n}" for folder, names in NETWORKS.values() for n in names}
+    paths |= {n: f"pipeline.lift.losses.{n}" for names in LOSSES.values() for n in names}
+    similar = difflib.get_close_matches(name.rpartition(".")[2], paths, 1)
+    if similar:
+        return f"did you mean {paths[similar[0]]}?"
+    return "name it with its module, such as pipeline.lift.MixSTE"
 
 
 SOURCE_KINDS = {

@@ -119,11 +119,12 @@ def finish_run(
 
 
 def print_metrics(split: str, metrics: Mapping[str, Any]) -> None:
-    """Print the metrics of a split in one line."""
+    """Print the metrics of a split in one line; those of parts of it are in metrics.csv alone."""
+    parts = "action_mean|loss|subset|mean_pose"
     values = {
         name.removeprefix(f"{split}/"): float(value)
         for name, value in metrics.items()
-        if name.startswith(f"{split}/") and not re.search("action_mean|loss", name)
+        if name.startswith(f"{split}/") and not re.search(parts, name)
     }
     line = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
     print_line(f"  {split:<10} {line}")

@@ -144,7 +144,8 @@ class StageCLI(LightningCLI):
             inner = self.parsers.get(args[0] if args else "", parser)
             known = explain.known_keys(inner, args)
             message = explain.explain_usage_error(str(error), known)
-            example = example_command(self.stage.stage, args[0] if args else "fit")
+            subcommand = args[0] if args and args[0] in self.parsers else "fit"
+            example = example_command(self.stage.stage, subcommand)
             raise UsageError(message.replace(explain.EXAMPLE, example)) from error
         check_seed(self.config[self.config.subcommand].seed_everything)
         self.subcommand = self.config.subcommand

@@ -19,17 +19,9 @@ from pipeline.cli.run_options import (
     SEED_HELP,
     TRAINER_HELP,
 )
-from pipeline.cli.stages import STAGES
+from pipeline.cli.stages import STAGES, SUBCOMMANDS
 
 PACKAGE = Path(__file__).parents[1]
-
-SUBCOMMANDS = {
-    "fit": "train, validate and test",
-    "validate": "evaluate a checkpoint on the validation split",
-    "test": "evaluate a checkpoint on the test split",
-    "predict": "write the predictions of a checkpoint on the test split",
-}
-"""Subcommands of a stage, with their help."""
 
 NETWORKS = {
     "heatmap": ("heatmap", ("HRNet", "SimpleBaseline")),

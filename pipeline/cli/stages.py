@@ -38,6 +38,15 @@ STAGES = {
 }
 
 
+SUBCOMMANDS = {
+    "fit": "train, validate and test",
+    "validate": "evaluate a checkpoint on the validation split",
+    "test": "evaluate a checkpoint on the test split",
+    "predict": "write the predictions of a checkpoint on the test split",
+}
+"""Subcommands of a stage, with their help."""
+
+
 def load_stage(name: str) -> type[Stage]:
     """Import the LightningModule class of a stage."""
     module, _, class_name = STAGES[name].module_class.partition(":")

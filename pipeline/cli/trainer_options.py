@@ -64,10 +64,30 @@ def check_options(config: Any, *, fitting: bool) -> None:
         modes = ", ".join(WANDB_MODES)
         raise UsageError(f"--wandb {config.wandb}: no such mode; give one of {modes}")
     _check_launcher(config.trainer)
+    _check_device(config.trainer)
     if fitting and config.trainer.precision == "16-true":
         raise UsageError(
             "--trainer.precision 16-true: is for tests; steps of the optimizer are too small for "
             "weights in float16, use 16-mixed or bf16-mixed"
+        )
+
+
+def _check_device(trainer: Any) -> None:
+    """Check that the device that is asked for is there, and has the precision.
+
+    Raises:
+        UsageError: If not.
+    """
+    has_gpu = torch.cuda.is_available()
+    if trainer.accelerator in ("gpu", "cuda") and not has_gpu:
+        raise UsageError(
+            f"--trainer.accelerator {trainer.accelerator}: torch finds no GPU here; leave it out "
+            "or give cpu, and see `heatlift doctor`"
+        )
+    on_cpu = trainer.accelerator == "cpu" or not has_gpu
+    if on_cpu and str(trainer.precision) in ("16", "16-mixed"):
+        raise UsageError(
+            f"--trainer.precision {trainer.precision}: needs a GPU; on a CPU give bf16-mixed"
         )
 
 

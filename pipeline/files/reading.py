@@ -72,9 +72,7 @@ def _readable(path: Path) -> Iterator[int]:
             raise DataError(f"{path}: is empty; fetch it again")
         yield state.st_size
     except FileNotFoundError:
-        raise DataError(
-            f"{path}: not found; see docs/data.md for what the folder must hold"
-        ) from None
+        raise DataError(f"{path}: not found; check the path") from None
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); check its permissions"

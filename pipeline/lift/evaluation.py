@@ -13,7 +13,7 @@ from pipeline.errors import DataError
 from pipeline.lift.clips import frame_subset
 from pipeline.lift.windows import WholeSequences
 from pipeline.metrics.functional import mpjpe
-from pipeline.metrics.motion_table import QUANTITIES, TITLES, PoseErrorReport, PoseErrorTable
+from pipeline.metrics.motion_table import QUANTITIES, PoseErrorReport, PoseErrorTable
 from pipeline.metrics.pck import PCK3D
 from pipeline.skeleton import Skeleton
 from pipeline.sources import Split
@@ -161,12 +161,6 @@ class LiftEvaluation:
         if any(row.name for row in groups.rows):
             yield "per group of sequences:"
             yield groups.text()
-        subset: PoseErrorReport = self.tables["subset"].compute()
-        known = _known(SUBSET_QUANTITIES, subset)
-        if known:
-            titles = ", ".join(TITLES[quantity] for quantity in known)
-            numbers = ", ".join(f"{subset.frame_mean[quantity]:.2f}" for quantity in known)
-            yield f"frames 0 and 1 of every 16: {titles} {numbers} mm"
         if self.pck is not None:
             shares = self.pck.compute()
             yield (
@@ -175,13 +169,13 @@ class LiftEvaluation:
             )
         if mean_pose_known:
             baseline = self.tables["mean_pose"].compute().frame_mean["mpjpe"]
-            ratio = report.frame_mean["mpjpe"] / baseline
+            error = report.frame_mean["mpjpe"]
             yield (
-                f"mean pose of the training split: {baseline:.1f} mm; "
-                f"this lifter has {ratio:.3f} of it"
+                f"always guessing the mean pose: {baseline:.1f} mm; "
+                f"this lifter: {error:.1f} mm ({100 * error / baseline:.0f} %)"
             )
         else:
-            yield "mean pose of the training split: not known to these weights"
+            yield "always guessing the mean pose: not known, as these weights come without it"
 
     def gather_errors(self, module: Stage) -> Tensor:
         """MPJPE of each sequence in millimetres, from all processes, (S,)."""

@@ -141,6 +141,26 @@ LINES = {
     "people in 3D, this needs images of people with labelled joints; use -c data/coco, ",
     (*INTEGRAL, "--data.source.class_path", "own.Narrow"): "own.Narrow is not of type ImageSource",
     (*INTEGRAL, "--model.schedule.class_path", "own.Narrow"): "own.Narrow is not of type Schedule",
+    ("lift", "fit"): "--model.net and --data.source: not given; a config gives it, as in `heatlift "
+    "lift fit -c lift/mixste_small -c data/synthetic`",
+    (
+        "lift",
+        "-c",
+        "lift.yaml",
+    ): "give fit, validate, test or predict, as in `heatlift lift fit -c ",
+    ("fit", "lift"): "fit: is no stage; did you mean `heatlift lift fit`?",
+    ("lift", "fit", "-c", "martinez"): "no such config; did you mean lift/martinez?",
+    ("lift", "fit", "lift/mixste_small"): "did you mean -c lift/mixste_small?",
+    (*FIT, "--lr", "0.1"): "unknown key lr, did you mean model.optimizer.init_args.lr?",
+    (*FIT, "--epochs", "3"): "unknown key epochs, did you mean trainer.max_epochs?",
+    (*FIT, "--batch_size", "3"): "unknown key batch_size, did you mean data.batch_size?",
+    (*FIT, "--gpus", "1"): "unknown key gpus, did you mean trainer.devices?",
+    (*FIT, "--trainer.precision", "fp16"): "trainer.precision: fp16 is none of 32-true, bf16-mixed",
+    (*FIT, "--trainer.precision", "16"): "--trainer.precision 16: needs a GPU; on a CPU give bf16-",
+    (*FIT, "--trainer.accelerator", "gpu"): "--trainer.accelerator gpu: torch finds no GPU here; ",
+    (*FIT, "--model.net", "MixST"): "MixST is no class; did you mean pipeline.lift.MixSTE?",
+    (*FIT, "--model.loss", "mse"): "mse is no class; name it with its module, such as ",
+    (*FIT, "--model.net.init_args.heads", "7"): "dim 16 is not a multiple of 7 heads; correct this",
     (*INTEGRAL, "--data.input_size", "[3, a]"): "data.input_size: 'a' is not of type int",
 }
 

@@ -12,11 +12,9 @@ from pipeline.cli import stage_help
 from pipeline.cli.configs import config_names, similar_configs
 from pipeline.cli.run_options import TRAINER_HELP
 from pipeline.cli.stage_cli import StageCLI
-from pipeline.cli.stages import STAGES, load_stage
+from pipeline.cli.stages import STAGES, SUBCOMMANDS, load_stage
 from pipeline.lift.lifter import Lifter
 from pipeline.training.private_names import parser_actions
-
-SUBCOMMANDS = tuple(stage_help.SUBCOMMANDS)
 
 
 @pytest.mark.parametrize("stage", STAGES)
