@@ -10,7 +10,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jsonargparse
@@ -20,7 +20,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from pipeline.cli.arguments import option_values
 from pipeline.cli.configs import configured_classes, read_yaml, similar_configs
-from pipeline.cli.stage_help import LOSSES, NETWORKS
+from pipeline.cli.stage_help import LOSSES, NETWORKS, example_command
+from pipeline.cli.stages import SUBCOMMANDS
 from pipeline.errors import HeatliftError
 from pipeline.training import processes
 from pipeline.training.private_names import parser_actions
@@ -261,6 +262,22 @@ def _source_kind(class_path: str) -> str | None:
     if "sequences" in methods:
         return "MotionSource"
     return "ImageSource" if "samples" in methods else None
+
+
+def explain_arguments(
+    message: str, stage: str, parsers: Mapping[str, LightningArgumentParser], args: Sequence[str]
+) -> str:
+    """Shorten an error message of jsonargparse about the arguments of a stage to one line.
+
+    Args:
+        message: The message of jsonargparse.
+        stage: Name of the stage.
+        parsers: Subcommand -> its parser.
+        args: Arguments after the name of the stage.
+    """
+    subcommand = next((word for word in args[:1] if word in SUBCOMMANDS), "fit")
+    line = explain_usage_error(message, known_keys(parsers[subcommand], args))
+    return line.replace(EXAMPLE, example_command(stage, subcommand))
 
 
 def known_keys(parser: LightningArgumentParser, arguments: Sequence[str]) -> list[str]:

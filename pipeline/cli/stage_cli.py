@@ -37,7 +37,6 @@ from pipeline.cli.run_settings import (
     run_name,
     run_settings,
 )
-from pipeline.cli.stage_help import example_command
 from pipeline.cli.stages import STAGES
 from pipeline.cli.trainer_options import (
     DEFAULT_SCHEDULE,
@@ -141,12 +140,8 @@ class StageCLI(LightningCLI):
         try:
             super().parse_arguments(parser, args)
         except jsonargparse.ArgumentError as error:
-            inner = self.parsers.get(args[0] if args else "", parser)
-            known = explain.known_keys(inner, args)
-            message = explain.explain_usage_error(str(error), known)
-            subcommand = args[0] if args and args[0] in self.parsers else "fit"
-            example = example_command(self.stage.stage, subcommand)
-            raise UsageError(message.replace(explain.EXAMPLE, example)) from error
+            message = explain.explain_arguments(str(error), self.stage.stage, self.parsers, args)
+            raise UsageError(message) from error
         check_seed(self.config[self.config.subcommand].seed_everything)
         self.subcommand = self.config.subcommand
         self.checkpoint = self.config[self.subcommand].ckpt_path

@@ -37,7 +37,7 @@ def source(**changes):
 class Recorder(nn.Module):
     """Records its input and predicts zeros."""
 
-    skeleton, frames = net().skeleton, 4
+    skeleton, frames, receptive_field, output = net().skeleton, 4, 1, "every"
 
     def forward(self, joints2d, visible=None):
         self.joints2d, self.visible = joints2d, visible
