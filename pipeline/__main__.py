@@ -63,6 +63,11 @@ COMMANDS = {
             "verify": "pipeline.cli.weights:verify",
         },
     ),
+    "runs": Command(
+        "list runs, show one, or compare several on one page",
+        "pipeline.cli.runs:run",
+        own_parser=True,
+    ),
     "newest": Command(
         "print the checkpoint of the newest finished run of a stage", "pipeline.cli.newest:newest"
     ),

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import csv
 import datetime
-import html
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.dashboard import canvas
 from pipeline.dashboard.catalog import Metric
-from pipeline.errors import printable
-from pipeline.files import writing
+from pipeline.dashboard.html_parts import (
+    Points,
+    escape,
+    format_number,
+    section,
+    svg_chart,
+    table,
+    write_page,
+)
 from pipeline.training import metrics_file
-
-Points = list[tuple[float, float]]
-"""Pairs of (step, value), sorted by step."""
 
 _MEDIA_NAME = re.compile(r"(?P<name>.+)-(?P<step>\d{6,})\.(png|webm)")
 _MAX_ROWS = 60
-_WIDTH, _HEIGHT = 420, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 24
 
 
 def write_index(folder: Path, metrics: Sequence[Metric]) -> Path:
@@ -46,17 +46,19 @@ def write_index(folder: Path, metrics: Sequence[Metric]) -> Path:
     series = read_series(folder)
     state = read_json_or_empty(folder / "run.json")
     body = [
-        f"<h1>{_escape(_title(folder))}</h1>",
-        _facts_html(state),
-        _section_html("Metrics", _numbers_html(series, known)),
-        _section_html("Learning curves", _curves_html(series, known)),
-        _section_html("Images", _media_section_html(folder, ".png")),
-        _section_html("Videos", _media_section_html(folder, ".webm")),
-        _section_html("Tables", _tables_html(folder)),
-        _section_html("Files", _files_html(folder)),
+        f"<h1>{escape(_title(folder))}</h1>",
+        f'<p class="lead">{escape(headline(series, state))}</p>',
+        _headline_html(series, known),
+        section("Videos", _media_section_html(folder, ".webm")),
+        section("Images", _media_section_html(folder, ".png")),
+        section("Tables", _tables_html(folder)),
+        section("Learning curves", _curves_html(series, known)),
+        _folded("All metrics", _numbers_html(series, known)),
+        _folded("Settings and digests", _facts_html(state)),
+        _folded("Files", _files_html(folder)),
     ]
     path = folder / "index.html"
-    _write_page(path, _title(folder), body)
+    write_page(path, _title(folder), body)
     return path
 
 
@@ -83,14 +85,14 @@ def write_chain_index(folders: Sequence[Path], out: Path, metrics: Sequence[Metr
             else ""
         )
         cards.append(
-            f'<a class="card" href="{link}/index.html"><h2>{_escape(_title(folder))}</h2>'
+            f'<a class="card" href="{link}/index.html"><h2>{escape(_title(folder))}</h2>'
             f"{_headline_html(series, known)}{image}</a>"
         )
     body = [
         "<h1>Heatlift: from images to motion</h1>",
         f'<div class="cards">{"".join(cards)}</div>',
     ]
-    _write_page(out, "Heatlift", body)
+    write_page(out, "Heatlift", body)
     return out
 
 
@@ -149,32 +151,97 @@ def _facts_html(state: Mapping[str, Any]) -> str:
         if isinstance(value, (Mapping, list)) and value:
             text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
             nested.append(
-                f"<details><summary>{_escape(key)}</summary><pre>{_escape(text)}</pre></details>"
+                f"<details><summary>{escape(key)}</summary><pre>{escape(text)}</pre></details>"
             )
         else:
             if key == "finished" and isinstance(value, float):
                 value = f"{datetime.datetime.fromtimestamp(value, datetime.UTC):%Y-%m-%d %H:%M} UTC"
-            plain.append(f"<dt>{_escape(key.replace('_', ' '))}</dt><dd>{_escape(value)}</dd>")
+            plain.append(f"<dt>{escape(key.replace('_', ' '))}</dt><dd>{escape(value)}</dd>")
     return (f"<dl>{''.join(plain)}</dl>" if plain else "") + "".join(nested)
+
+
+PLAIN_NAMES = {
+    "mpjpe_mm": "mean error of a joint (MPJPE)",
+    "p_mpjpe_mm": "the same after alignment (P-MPJPE)",
+    "mpjve_mm": "error of velocities per frame (MPJVE)",
+    "pck_0.1": "joints within 0.1 of the person's box (PCK@0.1)",
+    "of_mean_pose": "of the error of the mean pose",
+    "loss": "loss",
+}
+"""Main metrics, without their split, and what they are in words; in the order of a page."""
+
+SPLITS = {"test": "test split", "val": "validation split", "train": "training batches"}
+"""Splits in words."""
+
+
+def headline(series: Mapping[str, Points], state: Mapping[str, Any]) -> str:
+    """What a run has reached, in one sentence, beside its baseline.
+
+    Args:
+        series: Metric -> its values; see `read_series`.
+        state: Content of run.json.
+    """
+    split = next((s for s in SPLITS if any(name.startswith(f"{s}/") for name in series)), None)
+    if split is None:
+        return "Nothing has been measured yet."
+    last = {
+        name.partition("/")[2]: p[-1][1] for name, p in series.items() if name.startswith(split)
+    }
+    step = max(points[-1][0] for points in series.values())
+    until = "" if state.get("state") == "finished" else f" Not finished: step {step:.0f} so far."
+    where = f"on the {SPLITS[split]}"
+    if "mpjpe_mm" in last:
+        error, share = last["mpjpe_mm"], last.get("of_mean_pose")
+        text = f"A predicted joint is {error:.1f} mm from its true place {where}, on average"
+        if share:
+            text += f"; always guessing the mean pose: {error / share:.1f} mm ({100 * share:.0f} %)"
+    elif "pck_0.1" in last:
+        text = (
+            f"{100 * last['pck_0.1']:.1f} % of the joints are found {where}: closer than a tenth "
+            "of the person's box"
+        )
+    elif "loss" in last:
+        text = f"The loss is {last['loss']:.4g} {where}"
+    else:
+        text = f"There are {len(last)} metrics {where}"
+    return f"{text}.{until}"
 
 
 def _headline_numbers(series: Mapping[str, Points]) -> list[tuple[str, float]]:
     """Name and last value of the main metrics: of test, else of validation, else of training."""
-    order = ("mpjpe_mm", "p_mpjpe_mm", "mpjve_mm", "pck_0.1", "of_mean_pose", "loss")
-    for split in ("test", "val", "train"):
-        names = [f"{split}/{name}" for name in order if f"{split}/{name}" in series]
+    for split in SPLITS:
+        names = [f"{split}/{name}" for name in PLAIN_NAMES if f"{split}/{name}" in series]
         if names:
-            return [(name, series[name][-1][1]) for name in names[:4]]
+            return [(name, series[name][-1][1]) for name in names[:5]]
     return []
 
 
 def _headline_html(series: Mapping[str, Points], known: Mapping[str, Metric]) -> str:
-    cards = [
-        f"<div><b>{_format_number(value)}</b> {_escape(_unit(name, known))}"
-        f"<br><small>{_escape(name)}</small></div>"
-        for name, value in _headline_numbers(series)
-    ]
-    return f'<div class="headline">{"".join(cards)}</div>'
+    cards = []
+    for name, value in _headline_numbers(series):
+        split, _, quantity = name.partition("/")
+        number = with_unit(value, known[name].unit if name in known else "")
+        cards.append(
+            f"<div><b>{escape(number)}</b><br><small>{escape(PLAIN_NAMES[quantity])}, "
+            f"{escape(SPLITS[split])}</small></div>"
+        )
+    return f'<div class="headline">{"".join(cards)}</div>' if cards else ""
+
+
+def with_unit(value: float, unit: str) -> str:
+    """A number with its unit; shares in percent.
+
+    >>> with_unit(0.9162, "share"), with_unit(37.412, "mm"), with_unit(2.5, "-")
+    ('91.6 %', '37.41 mm', '2.5')
+    """
+    if unit == "share":
+        return f"{100 * value:.1f} %"
+    return format_number(value) if unit in ("", "-") else f"{format_number(value)} {unit}"
+
+
+def _folded(title: str, content: str) -> str:
+    """A part of a page that is folded; nothing if it is empty."""
+    return f"<details><summary>{escape(title)}</summary>{content}</details>" if content else ""
 
 
 def _numbers_html(series: Mapping[str, Points], known: Mapping[str, Metric]) -> str:
@@ -188,15 +255,14 @@ def _numbers_html(series: Mapping[str, Points], known: Mapping[str, Metric]) -> 
         best = {"min": min, "max": max}.get(metric.goal or "") if metric else None
         rows.append(
             [
-                _escape(name),
-                _format_number(values[-1]),
-                _format_number(best(values)) if best else "",
-                _escape(_unit(name, known)),
-                _escape(metric.meaning if metric else ""),
+                escape(name),
+                format_number(values[-1]),
+                format_number(best(values)) if best else "",
+                escape(_unit(name, known)),
+                escape(metric.meaning if metric else ""),
             ]
         )
-    table = _table_html(["metric", "last", "best", "unit", "meaning"], rows, numeric=(1, 2))
-    return _headline_html(series, known) + table
+    return table(["metric", "last", "best", "unit", "meaning"], rows, numeric=(1, 2))
 
 
 def _curves_html(series: Mapping[str, Points], known: Mapping[str, Metric]) -> str:
@@ -222,63 +288,8 @@ def _curves_html(series: Mapping[str, Points], known: Mapping[str, Metric]) -> s
         lines = {split: p for split, p in quantities[quantity].items() if len(p) > 1}
         if lines:
             unit = _unit(f"{next(iter(lines))}/{quantity}", known)
-            charts.append(_svg_chart(quantity, unit, lines))
+            charts.append(svg_chart(quantity, unit, lines))
     return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
-
-
-def _svg_chart(title: str, unit: str, lines: Mapping[str, Points]) -> str:
-    """One chart with a line per split, as an HTML figure."""
-    xs = [x for points in lines.values() for x, _ in points]
-    ys = [y for points in lines.values() for _, y in points]
-    x_ticks, y_ticks = _round_ticks(min(xs), max(xs)), _round_ticks(min(ys), max(ys))
-    x0, x1 = min(xs), max(max(xs), min(xs) + 1e-12)
-    y0, y1 = min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys), y_ticks[0] + 1e-12)
-    width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-
-    def to_svg(x: float, y: float) -> tuple[float, float]:
-        return _LEFT + (x - x0) / (x1 - x0) * width, _TOP + (y1 - y) / (y1 - y0) * height
-
-    parts = []
-    for tick in y_ticks:
-        y = to_svg(x0, tick)[1]
-        parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in x_ticks:
-        if x0 <= tick <= x1:
-            x = to_svg(tick, y0)[0]
-            parts.append(
-                f'<text x="{x:.1f}" y="{_HEIGHT - 6}" text-anchor="middle">{tick:g}</text>'
-            )
-    legend = ""
-    for split, points in lines.items():
-        path = "L".join("{:.1f} {:.1f}".format(*to_svg(x, y)) for x, y in _subsample(points))
-        parts.append(f'<path class="line {_escape(split)}" d="M{path}"/>')
-        x, y = to_svg(*points[-1])
-        parts.append(f'<circle class="{_escape(split)}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
-        last = _format_number(points[-1][1])
-        legend += f' <span class="{_escape(split)}">{_escape(split)} {last}</span>'
-    label = f"{title} ({unit})" if unit not in ("", "-") else title
-    return (
-        f"<figure><figcaption><b>{_escape(label)}</b>{legend}</figcaption>"
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img"'
-        f' aria-label="{_escape(label)} over steps">'
-        f"{''.join(parts)}</svg></figure>"
-    )
-
-
-def _subsample(points: Points) -> Points:
-    """At most about 600 points, evenly spaced, including the last one."""
-    every = max(1, len(points) // 600)
-    return points[: len(points) - 1 : every] + points[-1:]
-
-
-def _round_ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers that cover a range."""
-    span = high - low if high > low else abs(high) or 1.0
-    power = 10.0 ** math.floor(math.log10(span / 4))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10) if span / (power * m) <= 5)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
 
 
 def _media_section_html(folder: Path, suffix: str) -> str:
@@ -294,8 +305,8 @@ def _media_section_html(folder: Path, suffix: str) -> str:
             )
         caption = str(captions.get(newest.name, ""))
         figures.append(
-            f"<figure>{_media_html(newest)}<figcaption><b>{_escape(name)}</b> "
-            f"{_escape(caption)}{earlier}</figcaption></figure>"
+            f"<figure>{_media_html(newest)}<figcaption><b>{escape(name)}</b> "
+            f"{escape(caption)}{earlier}</figcaption></figure>"
         )
     return f'<div class="images">{"".join(figures)}</div>' if figures else ""
 
@@ -304,11 +315,11 @@ def _media_html(path: Path) -> str:
     source = f"images/{quote(path.name)}"
     if path.suffix == ".webm":
         return f'<video src="{source}" controls loop muted playsinline preload="metadata"></video>'
-    return f'<a href="{source}"><img src="{source}" alt="{_escape(path.stem)}" loading="lazy"></a>'
+    return f'<a href="{source}"><img src="{source}" alt="{escape(path.stem)}" loading="lazy"></a>'
 
 
 def _link_html(path: Path) -> str:
-    return f'<a href="images/{quote(path.name)}">{_escape(path.name)}</a>'
+    return f'<a href="images/{quote(path.name)}">{escape(path.name)}</a>'
 
 
 def _tables_html(folder: Path) -> str:
@@ -321,11 +332,11 @@ def _tables_html(folder: Path) -> str:
             for i in range(len(head))
             if rows and all(len(row) > i and _is_number(row[i]) for row in rows)
         ]
-        cells = [[_escape(cell) for cell in row] for row in rows[:_MAX_ROWS]]
+        cells = [[escape(cell) for cell in row] for row in rows[:_MAX_ROWS]]
         more = "" if len(rows) <= _MAX_ROWS else f" (the first {_MAX_ROWS} of {len(rows)} rows)"
         parts.append(
-            f'<h3><a href="tables/{quote(path.name)}">{_escape(path.stem)}</a>{more}</h3>'
-            + _table_html(head, cells, numeric=numeric)
+            f'<h3><a href="tables/{quote(path.name)}">{escape(path.stem)}</a>{more}</h3>'
+            + table(head, cells, numeric=numeric)
         )
     return "".join(parts)
 
@@ -342,96 +353,11 @@ def _files_html(folder: Path) -> str:
             name = path.relative_to(folder).as_posix()
             megabytes = path.stat().st_size / 1e6
             rows.append(
-                [f'<a href="{quote(os.fsencode(name))}">{_escape(name)}</a>', f"{megabytes:.2f}"]
+                [f'<a href="{quote(os.fsencode(name))}">{escape(name)}</a>', f"{megabytes:.2f}"]
             )
-    return _table_html(["file", "MB"], rows, numeric=(1,)) if rows else ""
-
-
-# ---- HTML ---------------------------------------------------------------------------------------
-
-
-def _escape(text: object) -> str:
-    return html.escape(printable(text, keep="\n\t"))
-
-
-def _format_number(value: float) -> str:
-    return f"{value:.2f}" if 10 <= abs(value) < 1e5 else f"{value:.4g}"
+    return table(["file", "MB"], rows, numeric=(1,)) if rows else ""
 
 
 def _unit(name: str, known: Mapping[str, Metric]) -> str:
     unit = known[name].unit if name in known else ""
     return "" if unit == "-" else unit
-
-
-def _section_html(title: str, content: str) -> str:
-    return f"<section><h2>{_escape(title)}</h2>{content}</section>" if content else ""
-
-
-def _table_html(
-    head: Iterable[str], rows: Iterable[Sequence[str]], *, numeric: Sequence[int] = ()
-) -> str:
-    """A table; cells of `rows` are HTML, those of `head` plain text."""
-
-    def row(cells: Iterable[str], tag: str) -> str:
-        columns = []
-        for i, cell in enumerate(cells):
-            right_aligned = ' class="n"' if i in numeric else ""
-            columns.append(f"<{tag}{right_aligned}>{cell}</{tag}>")
-        return f"<tr>{''.join(columns)}</tr>"
-
-    body = "".join(row(cells, "td") for cells in rows)
-    return f'<div class="wide"><table>{row(map(_escape, head), "th")}{body}</table></div>'
-
-
-def _css_colour(colour: canvas.Colour) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
-_STYLE = f"""
-:root {{ color-scheme: light dark; --ink: #222730; --soft: #6a7280; --line: #e4e7ec;
-  --card: #f6f7f9; --paper: #fff;
-  --train: {_css_colour(canvas.LEFT)}; --val: {_css_colour(canvas.RIGHT)}; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e6e9ef; --soft: #9aa3b2; --line: #343b47;
-  --card: #20252e; --paper: #171b22; --val: #62a5f5; }} }}
-body {{ font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ font-size: 1.6rem; margin: 0 0 1rem; }} h2 {{ font-size: 1.15rem; margin: 2.2rem 0 .6rem; }}
-h3 {{ font-size: 1rem; margin: 1.2rem 0 .3rem; }} small, figcaption, dt {{ color: var(--soft); }}
-figcaption b {{ color: var(--ink); }} a {{ color: var(--val); }}
-dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 0 0 .6rem; }}
-dd {{ margin: 0; overflow-wrap: anywhere; }}
-pre {{ overflow: auto; background: var(--card); padding: .6rem; }}
-.headline {{ display: flex; flex-wrap: wrap; gap: .8rem; margin-bottom: 1rem; }}
-.headline div {{ background: var(--card); border-radius: .5rem; padding: .5rem .9rem; }}
-.headline b {{ font-size: 1.35rem; }}
-.wide {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .9rem; }}
-th, td {{ text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--line); }}
-.n {{ text-align: right; font-variant-numeric: tabular-nums; }}
-.charts {{ display: grid;
-  grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 1.2rem; }}
-figure {{ margin: 0; }} svg {{ width: 100%; height: auto; }}
-svg text {{ font-size: 11px; fill: var(--soft); }} .grid {{ stroke: var(--line); }}
-.line {{ fill: none; stroke-width: 1.8; stroke-linejoin: round; }}
-.line.train {{ stroke: var(--train); }} .line.val {{ stroke: var(--val); }}
-circle.train {{ fill: var(--train); }} circle.val {{ fill: var(--val); }}
-span.train {{ color: var(--train); }} span.val {{ color: var(--val); }}
-.images {{ display: grid; gap: 1.6rem; }}
-img, video {{ max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: .4rem;
-  background: #fff; }}
-.cards {{ display: grid;
-  grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 1.2rem; }}
-.card {{ color: inherit; text-decoration: none; border: 1px solid var(--line); border-radius: .7rem;
-  padding: 1rem; }} .card h2 {{ margin-top: 0; }}
-"""
-
-
-def _write_page(path: Path, title: str, body: Iterable[str]) -> None:
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_escape(title)} · Heatlift</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</body></html>\n"
-    )
-    with writing.atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")

@@ -249,7 +249,7 @@ def test_a_run_writes_a_page_with_its_metrics_curves_images_videos_and_tables(tr
     trainer.test(module, batches(), verbose=False)
     page = (folder / "index.html").read_text()
     assert "<h1>lift/demo</h1>" in page
-    assert "<b>61.38</b> mm" in page
+    assert "<b>61.38 mm</b>" in page
     assert len(re.findall(r'class="line (?:train|val)"', page)) == 4
     for link in re.findall(r'(?:src|href)="([^"#]+)"', page):
         assert (folder / link).is_file()
@@ -292,7 +292,7 @@ def test_the_page_of_a_chain_leads_to_each_stage(tmp_path, trainer):
     out = callback.write_chain_index([heatmap, lift], tmp_path / "runs" / "index.html")
     page = out.read_text()
     assert page.index("heatmap/a%20b/index.html") < page.index("lift/demo/index.html")
-    assert "<b>0.9125</b>" in page
+    assert "<b>91.2 %</b>" in page
     assert 'src="lift/demo/images/test-poses-000000.png"' in page
 
 
