@@ -23,14 +23,14 @@ class System:
 
     Args:
         name: Name in the table.
-        paper: Numbers of the papers that propose or compare it.
+        source: Authors and year of the paper that proposes it.
         class_path: Class path of the network.
         arguments: Arguments of the network.
         image: Width and height of the input of a 2D network, pixels; None for lifters.
     """
 
     name: str
-    paper: str
+    source: str
     class_path: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     image: tuple[int, int] | None = None
@@ -57,37 +57,42 @@ def _detectors() -> list[System]:
     san = "pipeline.integral.SAN"
     modules = ((1, 1), (1, 2), (2, 1), (3, 1))
     return [
-        System("HRNet-W32", "000, 003", hrnet, {"width": 32}, (192, 256)),
-        System("HRNet-W32", "002", hrnet, {"width": 32}, (256, 256)),
-        System("HRNet-W48", "000", hrnet, {"width": 48}, (192, 256)),
-        System("HRNet-W32 + AM", "003", hrnet, {"attention": modules}, (192, 256)),
-        System("SimpleBaseline-50", "002, 004", baseline, {"layers": 50}, (256, 256)),
-        System("SimpleBaseline-101", "-", baseline, {"layers": 101}, (256, 256)),
-        System("SimpleBaseline-152", "004", baseline, {"layers": 152}, (256, 256)),
-        System("ResNet-50, 3D", "004", san, {"attention": False}, (256, 256)),
-        System("ResNet-50 + SAN", "004", san, {}, (256, 256)),
-        System("ResNet-152 + SAN", "004", san, {"layers": 152, "depth_bins": 72}, (288, 384)),
+        System("HRNet-W32", "Sun et al. 2019", hrnet, {"width": 32}, (192, 256)),
+        System("HRNet-W32", "Sun et al. 2019", hrnet, {"width": 32}, (256, 256)),
+        System("HRNet-W48", "Sun et al. 2019", hrnet, {"width": 48}, (192, 256)),
+        System("HRNet-W32 + AM", "Tran et al.", hrnet, {"attention": modules}, (192, 256)),
+        System("SimpleBaseline-50", "Xiao et al. 2018", baseline, {"layers": 50}, (256, 256)),
+        System("SimpleBaseline-101", "Xiao et al. 2018", baseline, {"layers": 101}, (256, 256)),
+        System("SimpleBaseline-152", "Xiao et al. 2018", baseline, {"layers": 152}, (256, 256)),
+        System("ResNet-50, 3D", "Sun et al. 2018", san, {"attention": False}, (256, 256)),
+        System("ResNet-50 + SAN", "SAN 2021", san, {}, (256, 256)),
+        System("ResNet-152 + SAN", "SAN 2021", san, {"layers": 152, "depth_bins": 72}, (288, 384)),
     ]
 
 
 def _lifters() -> list[System]:
     package = "pipeline.lift"
     systems = [
-        System("combined deep learner", "000", f"{package}.CombinedDeepLearner"),
-        System("cascade", "000", f"{package}.Cascade"),
-        System("residual MLP", "002, 000", f"{package}.Martinez"),
+        System("combined deep learner", "Tran et al.", f"{package}.CombinedDeepLearner"),
+        System("cascade", "Tran et al.", f"{package}.Cascade"),
+        System("residual MLP", "Martinez et al. 2017", f"{package}.Martinez"),
     ]
     for levels in (3, 4, 5):
         widths = {"widths": (3,) * levels}
         name = f"VideoPose3D, {3**levels}"
-        systems.append(System(name, "001, 003", f"{package}.VideoPose3D", widths))
+        systems.append(System(name, "Pavllo et al. 2019", f"{package}.VideoPose3D", widths))
     for suffix, attention in (("", {}), (" + SAM + TAM", {"group_attention": True})):
         for frames in (9, 27, 81, 243):
             arguments = {**attention, "frames": frames}
             name = f"PoseFormer{suffix}, {frames}"
-            systems.append(System(name, "003", f"{package}.PoseFormer", arguments))
+            source = "Tran et al." if attention else "Zheng et al. 2021"
+            systems.append(System(name, source, f"{package}.PoseFormer", arguments))
     for frames in (81, 243):
-        systems.append(System(f"MixSTE, {frames}", "001", f"{package}.MixSTE", {"frames": frames}))
+        systems.append(
+            System(
+                f"MixSTE, {frames}", "Zhang et al. 2022", f"{package}.MixSTE", {"frames": frames}
+            )
+        )
     return systems
 
 
@@ -95,7 +100,7 @@ SYSTEMS = (*_detectors(), *_lifters())
 """Rows of `heatlift models`. Source: sections and tables of the papers, as in docs/papers.md."""
 
 
-COLUMNS = ("system", "paper", "input", "frames", "parameters", "MACs", "as 004 counts")
+COLUMNS = ("system", "source", "input", "frames", "parameters", "MACs", "as SAN counts")
 """Columns of the table; frames are those that a lifter takes and returns."""
 
 
@@ -154,7 +159,7 @@ def table_row(system: System) -> tuple[str, ...]:
         paper004_cost = _format_count(count_as_paper004(net, example))
     cost = _format_count(count_multiply_adds(net, example))
     parameters = f"{count_parameters(net):,}"
-    return system.name, system.paper, size, frames, parameters, cost, paper004_cost
+    return system.name, system.source, size, frames, parameters, cost, paper004_cost
 
 
 def models() -> None:
@@ -164,7 +169,9 @@ def models() -> None:
     print_line(
         "Input: width x height of images; frames x joints x 2 of clips. MACs: multiply-adds of"
     )
-    print_line("one sample, by torch's counter; as 004 counts: as in table 2 of paper 004, where")
+    print_line(
+        "one sample, by torch's counter; as SAN counts: as in table 2 of the paper on SAN, where"
+    )
     print_line("transposed convolutions are counted by their output, and norms are counted.")
 
 

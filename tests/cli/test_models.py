@@ -124,7 +124,7 @@ def test_the_table_has_a_line_for_each_system(capsys, monkeypatch):
     monkeypatch.setattr("pipeline.cli.models.SYSTEMS", few)
     models()
     head, rule, mlp, san, *_ = capsys.readouterr().out.splitlines()
-    assert cells(head)[:4] == ["system", "paper", "input", "frames"]
+    assert cells(head)[:4] == ["system", "source", "input", "frames"]
     assert set(rule) == {"-", "+"}
     assert cells(mlp)[-3:] == ["4,293,680", "4.3 M", ""]
     assert cells(san)[-3:] == ["39,536,833", "8.770 G", "14.430 G"]
