@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import select
 import signal
 import sys
 import traceback
@@ -92,6 +94,8 @@ def _run(run: Callable[[list[str]], None], arguments: Sequence[str], *, debug: b
             print_error(stop.message, stop.exit_code)
         return stop.exit_code
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _is_output_closed():
+            return 128 + signal.SIGPIPE
         if debug:
             sys.stderr.write(printable(traceback.format_exc(), keep="\n"))
         elif speaks_for_all():
@@ -104,6 +108,16 @@ def _run(run: Callable[[list[str]], None], arguments: Sequence[str], *, debug: b
             return end.code
         return 2 if end.code else 0
     return 0
+
+
+def _is_output_closed() -> bool:
+    """Whether nobody reads the output any more, as in `heatlift models | head -1`."""
+    poll = select.poll()
+    poll.register(sys.stdout, select.POLLOUT)
+    is_closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if is_closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+    return is_closed
 
 
 def quieten_libraries() -> None:

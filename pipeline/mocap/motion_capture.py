@@ -61,9 +61,10 @@ class Mocap:
     Args:
         root: Folder with the recordings at any depth (.bvh, .bvh.gz, or .npz with positions), or a
             converted set from the cache; `$HEATLIFT_DATA/mocap` by default.
-        mapping: Joint mapping: `cmu`, the name of a skeleton, or a YAML file; see `read_mapping`.
-        splits: Table of splits: `cmu`, or a CSV file; see `read_splits`. With `cmu` the recordings
-            must have the digests of the release.
+        mapping: Joint mapping: `cmu`, the name of a skeleton, or a YAML file, also one in the
+            folder of the recordings; see `read_mapping`.
+        splits: Table of splits: `cmu`, or a CSV file, also one in the folder of the recordings; see
+            `read_splits`. With `cmu` the recordings must have the digests of the release.
         cameras: Placement of the four cameras: `virtual` puts cameras like Human3.6M's around each
             recording; `human36m` centres the recording in the capture volume of a Human3.6M subject
             and uses that subject's cameras.
@@ -124,6 +125,13 @@ class Mocap:
             "`heatlift data get cmu` for the recordings"
         )
 
+    def _find_table(self, name: str) -> str:
+        """Path of a table of splits or a mapping: as given, else in the folder of the data."""
+        if Path(name).is_file() or not (self.root or os.environ.get("HEATLIFT_DATA")):
+            return name
+        beside = self.folder / name
+        return str(beside) if beside.is_file() else name
+
     def recordings(self, split: Split) -> list[Recording]:
         """The recordings of a split, in the order of the table of splits."""
         return [recording for recording in self._splits if recording.split == split]
@@ -159,7 +167,8 @@ class Mocap:
 
     def input_files(self, splits: Collection[Split], detections: str = "") -> list[Path]:
         """Files that the source reads; see `pipeline.sources.SourceWithFiles`."""
-        tables = [Path(name) for name in (self.splits, self.mapping) if Path(name).is_file()]
+        names = (self._find_table(self.splits), self._find_table(self.mapping))
+        tables = [Path(name) for name in names if Path(name).is_file()]
         if (self.folder / "manifest.json").is_file():  # it has the digests of the arrays
             return [self.folder / "manifest.json", *tables]
         wanted = [recording for recording in self._splits if recording.split != "exclude"]
@@ -230,12 +239,12 @@ class Mocap:
     @functools.cached_property
     def _mapping(self) -> JointMapping:
         """The joint mapping, read once."""
-        return read_mapping(self.mapping)
+        return read_mapping(self._find_table(self.mapping))
 
     @functools.cached_property
     def _splits(self) -> list[Recording]:
         """The table of splits, read once."""
-        recordings = read_splits(self.splits)
+        recordings = read_splits(self._find_table(self.splits))
         if shared := shared_subjects(recordings):
             listed = ", ".join(shared[:5]) + (", …" if len(shared) > 5 else "")
             _log.warning(

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,12 @@ def test_an_error_about_a_config_prints_nothing_of_a_file(reader, run_with_error
         code, line = run_with_error(*FILE_READERS[reader])
         assert code == 2
         assert "canary" not in line, line
+
+
+def test_a_reader_that_closes_the_output_is_no_bug():
+    command = [sys.executable, "-m", "pipeline", "cache", "ls"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    child = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert (child.returncode, child.stderr) == (141, "")

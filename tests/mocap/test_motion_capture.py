@@ -130,11 +130,13 @@ def test_another_skeleton_loads_through_a_mapping_alone(tmp_path):
     (tmp_path / "s.csv").write_text("sequence,subject,split,floor_mm\ndance,Ann,test,-100\n")
     found = Mocap(
         tmp_path,
-        mapping=str(tmp_path / "biped.yaml"),
-        splits=str(tmp_path / "s.csv"),
+        mapping="biped.yaml",  # both are found beside the data
+        splits="s.csv",
         fps=30,
         bodies="recorded",
-    ).sequences("test")
+    )
+    assert tmp_path / "s.csv" in found.input_files(["test"])
+    found = found.sequences("test")
     assert [s.name for s in found] == ["dance.0", "dance.1", "dance.2", "dance.3"]
     place, turn = {}, {}
     for name, parent in BIPED.items():
