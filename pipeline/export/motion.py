@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError, UsageError
+from pipeline.export.c3d import write_c3d
 from pipeline.export.frames import FRAMES_OF_REFERENCE
 from pipeline.export.motion_data import FILLED, MISSING, SEEN, MotionData, PersonMotion
 from pipeline.export.options import ExportOptions
@@ -30,6 +31,7 @@ WRITERS: dict[str, Callable[[MotionData, Path, ExportOptions], list[Path]]] = {
     ".json": lambda motion, path, options: write_json(motion, path),
     ".csv": lambda motion, path, options: write_table(motion, path),
     ".trc": write_trc,
+    ".c3d": write_c3d,
 }
 """Ending of a file -> what writes it; `.npz` is written here."""
 
