@@ -71,7 +71,10 @@ def _content(motion: MotionData, person: PersonMotion, options: ExportOptions) -
     points = np.zeros((T, J, 4), "<f4")
     points[..., :3] = _hold(person.positions.astype(np.float64) @ rotation.T)
     points[..., 3] = np.where(np.isfinite(person.positions).all(-1), 0, -1)
-    return header + _parameters(motion, options, start) + _fill_block(points.tobytes())
+    data = points.tobytes()
+    if T < MOST_FRAMES:  # ezc3d reads longer recordings up to the end of the file
+        data = _fill_block(data)
+    return header + _parameters(motion, options, start) + data
 
 
 def _hold(positions: NDArray[np.float64]) -> NDArray[np.float64]:
