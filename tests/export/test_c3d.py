@@ -4,7 +4,6 @@ import warnings
 
 import numpy as np
 import pytest
-
 from random_motions import random_motion
 
 from pipeline.errors import UsageError
