@@ -21,15 +21,15 @@ HINGES = {
 }
 """Joint that turns about one axis only -> the axis at rest, (3,), and its range in degrees."""
 _LEVER = 0.03
-"""Distance from the line of a limb at which its middle joint counts as much as one frame, metres;
-nearer ones count less."""
-_STRAIGHT, _SMOOTHING = 0.3, 0.2
+"""Distance of a hand or foot from the line of the upper bone at which it has weight 1, metres."""
+_STRAIGHT, _SMOOTHING = 0.1, 0.2
 """Weight of the parent in the twist of a straight limb, and the seconds over which it takes hold."""
 _FARTHEST = {"Arm": 150.0, "UpLeg": 120.0, "Neck": 110.0}
 """Largest twist of a bone from where its parent has it, degrees; measured ones beyond it are
 errors of the joints: a knee that bends ahead."""
-_CLEAR = 0.06
-"""An arm whose elbow is farther from its line than this is believed whatever its twist, metres."""
+_CLEAR, _HANGING = 0.06, -0.3
+"""An arm is believed whatever its twist if its hand is farther than this from the line of the upper
+arm, metres, or if the upper arm does not hang: the cosine of its angle to the spine."""
 
 
 def bone_frames(joints3d: Array, rest: RestSkeleton, fps: float) -> tuple[Array, Array]:
@@ -122,7 +122,7 @@ def _limb(
     side = upper.removeprefix("Left").removeprefix("Right")
     far = np.abs(np.angle(turn)) > np.radians(_FARTHEST[side])
     if side == "Arm":
-        far &= lever < _CLEAR
+        far &= (lever < _CLEAR) & ((along * parent[..., 1]).sum(-1) < _HANGING)
     weight = np.where(far, 0.0, (lever / _LEVER) ** 2)
     twist = np.angle(_smooth(turn, weight, fps))[:, None]
     frame = _turn(rest_along, axis, first, np.cos(twist) * e1 + np.sin(twist) * e2)
