@@ -15,6 +15,7 @@ from pipeline.errors import DataError, UsageError
 from pipeline.export.bvh import write_bvh
 from pipeline.export.c3d import write_c3d
 from pipeline.export.frames import FRAMES_OF_REFERENCE
+from pipeline.export.glb import write_glb
 from pipeline.export.motion_data import FILLED, MISSING, SEEN, MotionData, PersonMotion
 from pipeline.export.options import ExportOptions
 from pipeline.export.tables import write_json, write_table
@@ -34,6 +35,7 @@ WRITERS: dict[str, Callable[[MotionData, Path, ExportOptions], list[Path]]] = {
     ".trc": write_trc,
     ".bvh": write_bvh,
     ".c3d": write_c3d,
+    ".glb": write_glb,
 }
 """Ending of a file -> what writes it; `.npz` is written here."""
 
