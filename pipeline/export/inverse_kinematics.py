@@ -30,7 +30,7 @@ FLOOR_QUANTILE = 0.05
 
 _TRUST = 0.01
 """Error of the joints that turns a bone by one radian from where it began, metres."""
-_TRUST_TWIST = 0.03
+_TRUST_TWIST = 0.02
 """The same about the line of upper arms and thighs, whose twist is seen only where they bend."""
 _TRUST_PITCH = 0.1
 """The same for hips that tilt forward or back: else they would fold where the spine seems short."""
