@@ -23,7 +23,7 @@ HINGES = {
 _LEVER = 0.03
 """Distance of a hand or foot from the line of the upper bone at which it has weight 1, metres."""
 _STRAIGHT, _SMOOTHING = 0.1, 0.2
-"""Weight of the parent in the twist of a straight limb, and the seconds over which it takes hold."""
+"""Weight of the parent in the twist of a straight limb, and the seconds until it has its effect."""
 _FARTHEST = {"Arm": 150.0, "UpLeg": 120.0, "Neck": 110.0}
 """Largest twist of a bone from where its parent has it, degrees; measured ones beyond it are
 errors of the joints: a knee that bends ahead."""
@@ -62,7 +62,9 @@ def bone_frames(joints3d: Array, rest: RestSkeleton, fps: float) -> tuple[Array,
     for side in ("Left", "Right"):
         rest_bone = offset[f"{side}Arm"]
         bone = at[f"{side.lower()}_shoulder"] - at["thorax"]
-        world[f"{side}Shoulder"][:] = world["Chest"] @ _shortest_turn(rest_bone, world["Chest"], bone)
+        world[f"{side}Shoulder"][:] = world["Chest"] @ _shortest_turn(
+            rest_bone, world["Chest"], bone
+        )
     limbs = [("Neck", "Head", "Chest", ("thorax", "nose", "head"), offset["Head"])]
     for side in ("Left", "Right"):
         own = side.lower()
@@ -184,7 +186,6 @@ def hold_last(good: NDArray[np.bool_]) -> NDArray[np.int64]:
     index = np.where(good, np.arange(len(good)), -1)
     held = np.maximum.accumulate(index)
     return np.where(held < 0, np.argmax(good), held)
-
 
 
 def _shortest_turn(rest_bone: Array, parent: Array, bone: Array) -> Array:

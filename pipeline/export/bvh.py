@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from pipeline.export.body_names import read_names
 from pipeline.export.even import even_motion
 from pipeline.export.inverse_kinematics import (
-    PLACES,
     TO_Y_UP,
     BodyMotion,
     fit_body,
@@ -21,6 +20,7 @@ from pipeline.export.inverse_kinematics import (
 )
 from pipeline.export.motion_data import FILLED, MotionData, PersonMotion
 from pipeline.export.options import ExportOptions
+from pipeline.export.rest_skeleton import PLACES
 from pipeline.export.trc import person_path
 from pipeline.files.json_documents import read_json
 from pipeline.files.writing import write_atomically
@@ -71,9 +71,7 @@ def write_bvh(motion: MotionData, path: Path, options: ExportOptions) -> list[Pa
     for person in even.people:
         body = fit_body(even, person)
         file = person_path(path, person, even)
-        text = bvh_text(
-            body, even.fps, names=names, unit=options.bvh_unit, up=options.up or "y"
-        )
+        text = bvh_text(body, even.fps, names=names, unit=options.bvh_unit, up=options.up or "y")
         facts = _facts(even, person, body, file.name, names, options)
         facts["resampled"] = even is not motion
         beside = file.with_name(f"{file.name}.json")
@@ -94,14 +92,12 @@ def bvh_errors(files: Iterable[Path]) -> list[str]:
         if file.suffix.lower() != ".bvh":
             continue
         facts = read_json(file.with_name(f"{file.name}.json"))
-        error = facts["error_mm"]
-        if error["mean"] is None:
-            lines.append(f"bvh {facts['person']}: nobody in any frame; the file has the rest pose")
+        mean, worst = facts["error_mm"]["mean"], facts["error_mm"]["worst"]
+        if mean is None:
+            found = "nobody in any frame; the file has the rest pose"
         else:
-            lines.append(
-                f"bvh {facts['person']}: mean {error['mean']:.0f} mm, worst {error['worst']:.0f} mm "
-                "from the joints"
-            )
+            found = f"mean {mean:.0f} mm, worst {worst:.0f} mm from the joints"
+        lines.append(f"bvh {facts['person']}: {found}")
     return lines
 
 
@@ -119,9 +115,12 @@ def _facts(
     source = motion.facts.get("source")
     source = source if isinstance(source, Mapping) else {}
     error = 1000 * body.error
-    known = np.isfinite(error)
-    worst = np.unravel_index(np.argmax(np.where(known, error, -1)), error.shape) if known.any() else None
-    filled = person.status == FILLED
+    known = np.asarray(np.isfinite(error))
+    worst = (
+        np.unravel_index(np.argmax(np.where(known, error, -1)), error.shape)
+        if known.any()
+        else None
+    )
     return {
         "format": "heatlift bvh 1",
         "file": name,
@@ -146,8 +145,8 @@ def _facts(
             "worst_joint": H36M17.joints[worst[1]] if worst else None,
             "worst_frame": int(worst[0]) if worst else None,
         },
-        "missing_frames": _spans(~known.any(axis=1)),
-        "filled_frames": _spans(filled),
+        "missing_frames": _spans(np.asarray(~known.any(axis=1))),
+        "filled_frames": _spans(np.asarray(person.status == FILLED)),
         "missing": "frames that hold the pose before them, at the beginning the first pose",
     }
 
@@ -190,7 +189,9 @@ def bvh_text(
     lines = ["HIERARCHY"]
     offsets = body.offsets @ turn.T * scale
     offsets[0] = 0.0
-    _write_joint(lines, 0, body, offsets, {j: e @ turn.T * scale for j, e in body.ends.items()}, names)
+    _write_joint(
+        lines, 0, body, offsets, {j: e @ turn.T * scale for j, e in body.ends.items()}, names
+    )
     quaternions = body.rotations.copy()
     quaternions[..., 1:] = quaternions[..., 1:] @ turn.T
     angles = np.degrees(euler_angles(quaternions, [_channels(name) for name in body.joints]))

@@ -30,7 +30,7 @@ FLOOR_QUANTILE = 0.05
 
 _TRUST = 0.01
 """Error of the joints that turns a bone by one radian from where it began, metres."""
-_TRUST_TWIST = 0.03
+_TRUST_TWIST = 0.02
 """The same about the line of upper arms and thighs, whose twist is seen only where they bend."""
 _TRUST_PITCH = 0.1
 """The same for hips that tilt forward or back: else they would fold where the spine seems short."""
@@ -249,7 +249,7 @@ def _fit(points: Array, rest: RestSkeleton, fps: float) -> tuple[Array, Array]:
 
 
 def _freedoms() -> tuple[NDArray[np.int64], Array, Array, dict[int, int]]:
-    """Freedoms of the body to turn: joint, (N,), axis, (N, 3), trust, (N,); freedom -> its hinge."""
+    """Freedoms of joints to turn: joint, (N,), axis, (N, 3), trust, (N,); freedom -> its hinge."""
     rows: list[tuple[int, Array, float]] = []
     hinges = {}
     for index, name in enumerate(JOINTS):
@@ -263,8 +263,8 @@ def _freedoms() -> tuple[NDArray[np.int64], Array, Array, dict[int, int]]:
             elif name == "Hips":
                 trust[0] = _TRUST_PITCH
             rows += [(index, np.eye(3)[axis], trust[axis]) for axis in range(3)]
-    joint, axis, trust = zip(*rows, strict=True)
-    return np.array(joint), np.array(axis), np.array(trust), hinges
+    joints, axes, trusts = ([row[i] for row in rows] for i in range(3))
+    return np.array(joints), np.array(axes), np.array(trusts), hinges
 
 
 _JOINT, _AXIS, _PRIOR, _HINGE = _freedoms()
@@ -324,7 +324,7 @@ def _refine(points: Array, rest: RestSkeleton, root: Array, local: Array, hinges
         step = np.linalg.solve(A, np.where(fixed, 0.0, gradient)[..., None])[..., 0]
         step[:, own] = np.clip(bent + step[:, own], low, high) - bent
         new_root, new_turned = root[busy] + step[:, :3], turned[busy] + step[:, 3:]
-        new_local = _turn_joints(local[busy], step[:, 3:])
+        new_local = _turn_joints(local[busy], np.asarray(step[:, 3:]))
         new_state = _forward(new_root, new_local, rest.offsets)
         new_cost = _cost(*new_state, rest, wanted[busy], known[busy], new_turned)
         better = new_cost <= cost[busy]
@@ -370,6 +370,6 @@ def _derivatives(positions: Array, world: Array, rest: RestSkeleton) -> Array:
 
 def _turn_joints(local: Array, steps: Array) -> Array:
     """Rotations, (T, B, 3, 3), turned about the axes of all freedoms by angles, (T, N)."""
-    vectors = np.zeros((*local.shape[:2], 3))
-    np.add.at(vectors, (slice(None), _JOINT), steps[..., None] * _AXIS)
-    return local @ rotation(vectors)
+    vectors = np.zeros((len(local), len(_JOINT), len(JOINTS), 3))
+    vectors[:, np.arange(len(_JOINT)), _JOINT] = steps[..., None] * _AXIS
+    return local @ rotation(vectors.sum(axis=1))

@@ -58,7 +58,7 @@ PROPORTIONS = {bone: length / _HEIGHT for bone, length in _MEAN.items()}
 ANKLE_HEIGHT, FOOT, HAND = _ANKLE / _HEIGHT, 0.09, 0.05
 """Height of the ankle above the floor, length of the foot ahead of the ankle, and of the hand, as
 shares of the height; these are not measured."""
-SPINE_START = 0.1
+SPINE_START = 0.02
 """Where the spine begins to bend, above the pelvis, as a share of the bone from pelvis to spine.
 Small, so that the bone keeps its length; not zero, because some programs drop empty bones."""
 _SHORTEST = 0.01  # metres
