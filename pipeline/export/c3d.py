@@ -80,6 +80,8 @@ def _content(motion: MotionData, person: PersonMotion, options: ExportOptions) -
 def _hold(positions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Positions, (T, J, 3), with those that are NaN replaced by the last, or else first, found."""
     T, J, _ = positions.shape
+    if T == 0:
+        return positions
     found = np.isfinite(positions).all(-1)
     frames = np.where(found, np.arange(T)[:, None], -1)
     last = np.maximum.accumulate(frames, 0)
