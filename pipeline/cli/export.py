@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import StorageError, UsageError
 from pipeline.export.bvh import bvh_errors
 from pipeline.export.motion import FORMATS, Motion
+from pipeline.export.options import ExportOptions
 from pipeline.export.trc import person_path
 from pipeline.training.console import print_line
 
@@ -41,6 +43,7 @@ def export(
         StorageError: If a file is there already, or cannot be written.
     """
     formats = check_formats(to)
+    options = ExportOptions(up=up, bvh_unit=bvh_unit, bvh_names=bvh_names)
     source = Path(file)
     motion = Motion.load(source)
     folder = source.parent if out is None else Path(out)
@@ -52,7 +55,7 @@ def export(
                 f"{target}: is there already; give another folder with --out, or --overwrite true"
             )
     for target in targets:
-        saved = motion.save(target, up=up, bvh_unit=bvh_unit, bvh_names=bvh_names)
+        saved = motion.save(target, **dataclasses.asdict(options))
         for line in [*(f"  {file}" for file in saved), *bvh_errors(saved)]:
             print_line(line)
 

@@ -147,6 +147,8 @@ def _smooth(turn: NDArray[np.complex128], weight: Array, fps: float) -> NDArray[
     minimum of weight * |result - turn|² + straight * |result - 1|² + smoothing * |change|².
     """
     count = len(turn)
+    if count == 1:
+        return weight * turn + _STRAIGHT  # only the direction matters
     stiff = _STRAIGHT * (_SMOOTHING * fps) ** 2
     bands = np.zeros((2, count))
     bands[1] = weight + _STRAIGHT

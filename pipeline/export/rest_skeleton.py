@@ -100,9 +100,9 @@ def rest_skeleton(joints3d: NDArray[np.floating], height: float) -> RestSkeleton
     lengths = {
         bone: max(found.get(bone, share * height), _SHORTEST) for bone, share in PROPORTIONS.items()
     }
-    hips = _beside(lengths["hip"], at["pelvis"], at["left_hip"], at["right_hip"], 0.0)
+    hips = _beside(lengths["hip"], at, "pelvis", "hip", at["spine"] - at["pelvis"], 0.0)
     shoulders = _beside(
-        lengths["shoulder"], at["thorax"], at["left_shoulder"], at["right_shoulder"], _SHOULDER_DROP
+        lengths["shoulder"], at, "thorax", "shoulder", at["thorax"] - at["spine"], _SHOULDER_DROP
     )
     up = np.array([0.0, 1.0, 0.0])
     nose, top = _head(lengths, _median(at["head"] - at["thorax"]))
@@ -153,19 +153,25 @@ def _median_length(points: Array, bone: str) -> float:
     return float(np.mean(known)) if known else np.nan
 
 
-def _beside(length: float, middle: Array, left: Array, right: Array, drop: float) -> Array:
+def _beside(
+    length: float, at: Mapping[str, Array], middle: str, part: str, up: Array, drop: float
+) -> Array:
     """Offset of the left one of two joints from the joint between them, (3,): left, then down.
 
     Args:
         length: Length of the bone, metres.
-        middle: The joint between them, (T, 3).
-        left: The left joint, (T, 3).
-        right: The right joint, (T, 3).
+        at: Joint -> its positions, (T, 3).
+        middle: Name of the joint between them.
+        part: Their name without the side.
+        up: Direction along the spine, any length, (T, 3).
         drop: Share of the length by which they are lower, where that cannot be measured.
     """
-    measured = _median((left + right) / 2 - middle)
-    down = min(measured if np.isfinite(measured) else drop * length, 0.7 * length)
-    return np.array([np.sqrt(length**2 - down**2), -down, 0.0])
+    lower = at[middle] - (at[f"left_{part}"] + at[f"right_{part}"]) / 2
+    down = (lower * up).sum(-1) / np.maximum(np.linalg.norm(up, axis=-1), 1e-9)
+    down = down[np.isfinite(down)]
+    found = float(np.median(down)) if len(down) else drop * length
+    found = float(np.clip(found, -0.7 * length, 0.7 * length))
+    return np.array([np.sqrt(length**2 - found**2), -found, 0.0])
 
 
 def _head(lengths: Mapping[str, float], reach: float) -> tuple[Array, Array]:
