@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from made_up_motions import random_motion
+from random_motions import random_motion
 
 from pipeline.errors import UsageError
 from pipeline.export.motion import Motion, PersonMotion

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas
 import pytest
-from made_up_motions import random_motion
+from random_motions import random_motion
 
 from pipeline.skeleton import H36M17
 

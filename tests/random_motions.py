@@ -1,6 +1,7 @@
 """Motion of random numbers and of synthetic people, for tests of files that it is written to."""
 
 import numpy as np
+from made_motions import motion_of, person_of
 
 from pipeline.export.motion import MISSING, SEEN, Motion, PersonMotion
 from pipeline.mocap import Synthetic
@@ -34,17 +35,10 @@ def walking_motion(people=1, frames=40, missing=(), times=None, frame="world"):
         positions = positions @ np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float32).T
     status = np.full(frames, SEEN, np.uint8)
     status[list(missing)] = MISSING
-
-    def person(number):
-        root = positions[:, 0] + np.array([number, 0, 0], np.float32)
-        joints3d = positions - positions[:, :1]
-        for part in (joints3d, root):
-            part[status == MISSING] = np.nan
-        score = np.ones((frames, 17), np.float32)
-        return PersonMotion("ABC"[number], joints3d, root, joints3d[..., :2], score, status, 1.7)
-
+    to_the_right = np.array([1.0, 0, 0], np.float32)
+    walkers = [
+        person_of(positions + number * to_the_right, "ABC"[number], status=status)
+        for number in range(people)
+    ]
     times = np.arange(frames) / sequence.fps if times is None else times
-    return Motion(
-        tuple(person(number) for number in range(people)),
-        *(sequence.skeleton, times, sequence.fps, (640, 480), 500.0, (320, 240), frame),
-    )
+    return motion_of(*walkers, fps=sequence.fps, frame=frame, times=times)
