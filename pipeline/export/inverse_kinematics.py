@@ -32,8 +32,6 @@ _TRUST = 0.01
 """Error of the joints that turns a bone by one radian from where it began, metres."""
 _TRUST_TWIST = 0.02
 """The same about the line of upper arms and thighs, whose twist is seen only where they bend."""
-_TRUST_PITCH = 0.1
-"""The same for hips that tilt forward or back: else they would fold where the spine seems short."""
 _ITERATIONS, _DONE = 12, 1e-5
 _FRAMES_AT_ONCE = 256  # bounds the memory of the derivatives
 _FALLBACK_HEIGHT = 1.7
@@ -260,8 +258,6 @@ def _freedoms() -> tuple[NDArray[np.int64], Array, Array, dict[int, int]]:
             trust = np.full(3, _TRUST)
             if name.endswith(("Arm", "UpLeg")):
                 trust[0 if name.endswith("Arm") else 1] = _TRUST_TWIST
-            elif name == "Hips":
-                trust[0] = _TRUST_PITCH
             rows += [(index, np.eye(3)[axis], trust[axis]) for axis in range(3)]
     joints, axes, trusts = ([row[i] for row in rows] for i in range(3))
     return np.array(joints), np.array(axes), np.array(trusts), hinges

@@ -9,11 +9,13 @@ from made_motions import as_camera, motion_of, person_of, standing, world_joints
 from scipy.spatial.transform import Rotation
 
 from pipeline.__main__ import main
+from pipeline.cli.predict import write_results
 from pipeline.errors import DataError, UsageError
 from pipeline.export.body_names import SHIPPED, read_names
 from pipeline.export.bvh import TO_Z_UP, bvh_errors, bvh_text, euler_angles
 from pipeline.export.inverse_kinematics import TO_Y_UP, fit_body, forward_positions
 from pipeline.export.motion import FILLED, MISSING, SEEN
+from pipeline.export.options import ExportOptions
 from pipeline.export.rest_skeleton import JOINTS, PLACES
 from pipeline.mocap.bvh import read_bvh
 from pipeline.mocap.choreography import CHANNELS
@@ -358,3 +360,15 @@ def test_the_command_writes_bvh_and_prints_its_error(tmp_path, capsys):
     assert main([*arguments, "--overwrite", "true"]) == 0
     assert main(["export", str(npz), "--to", "json,trc"]) == 0  # no file of bvh is in the way
     assert main(["export", str(npz), "--to", "bvh", "--bvh_names", "mixamp"]) == 2
+
+
+def test_predict_prints_it_too(tmp_path, capsys):
+    formats, options = ["npz", "bvh"], ExportOptions(bvh_unit="m")
+    files = write_results(
+        motion_of(WORLD), tmp_path, formats, None, "joints.json", {}, options, video=False
+    )
+    assert files == ["motion.npz", "motion.bvh", "motion.bvh.json"]
+    assert re.fullmatch(
+        r"bvh A: mean \d mm, worst \d mm from the joints\n", capsys.readouterr().out
+    )
+    assert ours(tmp_path / "motion.bvh")["Hips"][0, 1] < 1.1

@@ -361,3 +361,11 @@ def test_facing_is_what_the_tests_take_it_for():
     nose, neck = (world_joints(*standing(1))[0, H36M17.index(n)] for n in ("nose", "thorax"))
     assert (nose - neck)[1] < -0.03
     assert FACING == -90
+
+
+def test_hips_do_not_fold_where_noise_makes_the_spine_short():
+    joints = world_joints(*standing(60))
+    noise = np.random.default_rng(6).normal(scale=0.008, size=joints.shape)
+    body = fit(joints + noise)
+    up = world_rotations(body)["Hips"].apply([0, 1, 0])
+    assert up[:, 1].min() > 0.97  # of the 8 mm at 24 cm follow some degrees
