@@ -187,6 +187,16 @@ def test_the_files_beside_the_packages_are_the_seven():
     assert flat == FLAT
 
 
+def test_the_one_module_beside_the_package_is_its_short_name():
+    """`import heatlift` is what users type; it only passes on names of `pipeline`."""
+    assert [path.name for path in ROOT.glob("*.py")] == ["heatlift.py"]
+    text = (ROOT / "heatlift.py").read_text()
+    assert {place for place in named("heatlift", ast.parse(text)) if "." in place} == {
+        "export.motion.Motion",
+        "predict.heatlift.Heatlift",
+    }
+
+
 def test_every_package_is_planned_and_none_is_deeper_than_two():
     assert {name.split(".")[0] for name in FILES} - FLAT <= LEVELS.keys()
     assert max(name.count(".") for name in FILES) == 1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from importlib.metadata import entry_points, version
@@ -17,7 +19,10 @@ import pipeline.published
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from runs import COMMANDS, TINY
 
+import heatlift
+import pipeline
 import pipeline.weights
 
 ROOT = Path(__file__).parents[1]
@@ -41,15 +46,63 @@ def python(*arguments, cwd):
 def wheel(tmp_path_factory):
     """The wheel, built from a copy, so that no files are left in the project."""
     copy = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
+    return build("wheel", copy_project(copy))
+
+
+def copy_project(folder):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "heatlift.py"):
+        shutil.copy(ROOT / name, folder)
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("pipeline", "configs"):
-        shutil.copytree(ROOT / name, copy / name, ignore=ignored)
-    built = python("-c", "from setuptools.build_meta import build_wheel as b; b('.')", cwd=copy)
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    return folder
+
+
+def build(kind, folder):
+    """Path of the wheel or of the editable wheel of a copy of the project."""
+    code = f"from setuptools.build_meta import build_{kind} as b; b('.')"
+    built = python("-c", code, cwd=folder)
     assert built.returncode == 0, built.stderr
     assert "absent from the `packages` configuration" not in built.stdout + built.stderr
-    return next(copy.glob("*.whl"))
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A folder with what pip installs from the wheel: the packages, and `bin/heatlift`."""
+    folder = tmp_path_factory.mktemp("site")
+    options = ("--no-deps", "--no-index", "--no-compile", "--target", str(folder))
+    done = python("-m", "pip", "install", "--quiet", *options, str(wheel), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def elsewhere(installed, tmp_path):
+    """Run programs of an installed wheel in a folder that has an own package `pipeline`."""
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "__init__.py").write_text("raise SystemExit('the local folder')\n")
+    programs = (installed / "bin", Path(sys.executable).parent)
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != "HEATLIFT_SHARED"},
+        "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]]),
+        "PYTHONPATH": str(installed),
+        "HEATLIFT_CACHE": str(tmp_path / "cache"),
+        "WANDB": "off",
+    }
+
+    def run(*words):
+        return subprocess.run(
+            words,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+
+    return run
 
 
 def test_the_wheel_has_all_modules_configs_and_data_files(wheel):
@@ -61,14 +114,17 @@ def test_the_wheel_has_all_modules_configs_and_data_files(wheel):
     }
     configs = {
         f"pipeline/{path.relative_to(ROOT).as_posix()}"
-        for path in (ROOT / "configs").rglob("*.yaml")
+        for path in (ROOT / "configs").rglob("*")
+        if path.is_file()
     }
+    assert any(not name.endswith(".py") for name in files)
     assert files | configs <= inside
 
 
 def test_the_wheel_has_nothing_else(wheel):
     inside = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0].split("-")[0] for name in inside} == {"pipeline", "heatlift"}
+    tops = {name.split("/")[0].split("-")[0] for name in inside}
+    assert tops == {"pipeline", "heatlift.py", "heatlift"}  # the last one: heatlift-0.1.0.dist-info
 
 
 def test_shipped_configs_are_found_from_anywhere(wheel, tmp_path):
@@ -78,6 +134,78 @@ def test_shipped_configs_are_found_from_anywhere(wheel, tmp_path):
     code += "from pipeline.cli.configs import find_config; print(find_config('lift/mixste_small'))"
     found = python("-c", code, cwd=tmp_path / "elsewhere")
     assert Path(found.stdout.strip()).is_relative_to(tmp_path / "site"), found.stderr
+
+
+def test_commands_of_an_installed_wheel_work_in_any_folder(elsewhere):
+    assert elsewhere("heatlift", "--version").stdout == f"heatlift {version('heatlift')}\n"
+    listed = elsewhere("heatlift", "weights", "ls")
+    assert listed.returncode == 0, listed.stderr
+    assert "blazepose" in listed.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["models", "lift fit -c lift/mixste_small -c data/synthetic"])
+def test_configs_and_networks_of_an_installed_wheel_are_found_in_any_folder(elsewhere, command):
+    more = ("--print_config",) if "-c" in command else ()
+    done = elsewhere("heatlift", *command.split(), *more)
+    assert done.returncode == 0, done.stderr
+    assert "MixSTE" in done.stdout
+
+
+def test_a_local_folder_named_pipeline_is_what_python_runs_as_a_module(elsewhere, installed):
+    """So the docs name the ways that work: the command, and `python -P -m`."""
+    assert "the local folder" in elsewhere("python", "-m", "pipeline", "--version").stderr
+    assert elsewhere("python", "-P", "-m", "pipeline", "--version").returncode == 0
+    where = elsewhere("python", "-P", "-c", "import pipeline; print(pipeline.__file__)").stdout
+    assert Path(where.strip()).is_relative_to(installed)
+
+
+@pytest.mark.slow
+def test_torchrun_trains_beside_a_local_folder_named_pipeline(elsewhere, tmp_path):
+    (tmp_path / "lift.yaml").write_text(TINY["lift"])
+    torchrun = ("torchrun", "--nproc_per_node", "1", "--no-python", "heatlift")
+    done = elsewhere(*torchrun, *COMMANDS["lift"], "--trainer.fast_dev_run", "true")
+    assert done.returncode == 0, done.stderr
+    module = ("torchrun", "--nproc_per_node", "1", "-m", "pipeline")
+    assert "the local folder" in elsewhere(*module, "--version").stderr
+
+
+SHORT = """
+import sys
+import heatlift
+assert not {heavy} & set(sys.modules), sys.modules
+print(heatlift.__file__, dir(heatlift), heatlift.__version__)
+from heatlift import Motion
+assert Motion.__module__ == "pipeline.export.motion"
+"""
+
+
+def check_short_name(printed, place):
+    assert printed.returncode == 0, printed.stderr
+    names = "['Heatlift', 'Motion', '__version__']"
+    assert printed.stdout.strip() == f"{place / 'heatlift.py'} {names} {version('heatlift')}"
+
+
+def test_the_short_name_of_an_installed_wheel(elsewhere, installed):
+    check_short_name(elsewhere("python", "-P", "-c", SHORT.format(heavy=set(HEAVY))), installed)
+
+
+def test_the_short_name_of_an_editable_install(tmp_path):
+    """As `pip install -e` makes it; -S leaves out the editable install that runs these tests."""
+    project, site = tmp_path / "project", tmp_path / "site"
+    project.mkdir()
+    zipfile.ZipFile(build("editable", copy_project(project))).extractall(site)
+    packages = sysconfig.get_paths()["purelib"]
+    paths = f"import sys, site; site.addsitedir({str(site)!r}); sys.path.append({packages!r})"
+    code = f"{paths}\n{SHORT.format(heavy=set(HEAVY))}"
+    check_short_name(python("-I", "-S", "-c", code, cwd=tmp_path), project)
+
+
+def test_the_short_name_has_the_api_and_no_other_names():
+    assert (heatlift.Heatlift, heatlift.Motion) == (pipeline.Heatlift, pipeline.Motion)
+    with pytest.raises(AttributeError, match="has no attribute 'MixSTE'"):
+        _ = heatlift.MixSTE
+    assert all(name.startswith("_") for name in vars(heatlift))
 
 
 @pytest.mark.parametrize("code", ["import pipeline", "import pipeline.lift, pipeline.heatmap"])

@@ -39,7 +39,7 @@ class OutputOptions:
         estimator: What finds 2D joints: blazepose, blazepose-lite, blazepose-heavy, or a file: our
             checkpoint, .onnx or .tflite. By default blazepose.
         device: Device of the networks: auto, cpu or cuda.
-        export: Formats of the motion, separated by commas: npz, json, csv, trc.
+        export: Formats of the motion, separated by commas: npz, json, csv, trc, bvh.
         video: Write overlay.webm and side_by_side.webm.
         live: Predict frame by frame without looking ahead, as for a webcam, and print the latency.
         overwrite: Replace earlier results in the folder.
@@ -290,6 +290,7 @@ def write_results(
     video: bool,
 ) -> list[str]:
     """Write the files of a motion into a folder; returns their names."""
+    from pipeline.export.bvh import bvh_errors
     from pipeline.export.overlay import write_overlay, write_side_by_side
     from pipeline.predict.heatlift import split_flags
     from pipeline.predict.media import is_media
@@ -298,6 +299,8 @@ def write_results(
     for name in formats:
         saved = motion.save(folder / f"motion.{name}", **dataclasses.asdict(writing))
         files += [file.name for file in saved]
+        for line in bvh_errors(saved):
+            print_line(line)
     if not video or text.isdecimal() or not len(motion):
         return files
     if not is_media(Path(text)):

@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError, UsageError
+from pipeline.export.bvh import write_bvh
+from pipeline.export.c3d import write_c3d
 from pipeline.export.frames import FRAMES_OF_REFERENCE
+from pipeline.export.glb import write_glb
 from pipeline.export.motion_data import FILLED, MISSING, SEEN, MotionData, PersonMotion
 from pipeline.export.options import ExportOptions
 from pipeline.export.tables import write_json, write_table
@@ -30,6 +33,9 @@ WRITERS: dict[str, Callable[[MotionData, Path, ExportOptions], list[Path]]] = {
     ".json": lambda motion, path, options: write_json(motion, path),
     ".csv": lambda motion, path, options: write_table(motion, path),
     ".trc": write_trc,
+    ".bvh": write_bvh,
+    ".c3d": write_c3d,
+    ".glb": write_glb,
 }
 """Ending of a file -> what writes it; `.npz` is written here."""
 
@@ -46,7 +52,7 @@ class Motion(MotionData):
     def save(self, path: str | Path, **options: Any) -> list[Path]:
         """Write the motion to a file, whole or not at all; the ending of its name is the format.
 
-        Formats that hold one person, as trc, get a file for each: `x_A.trc`, `x_B.trc`.
+        Formats that hold one person, as trc and bvh, get a file for each: `x_A.trc`, `x_B.trc`.
 
         Args:
             path: Path of the file.
