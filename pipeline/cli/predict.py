@@ -39,7 +39,7 @@ class OutputOptions:
         estimator: What finds 2D joints: blazepose, blazepose-lite, blazepose-heavy, or a file: our
             checkpoint, .onnx or .tflite. By default blazepose.
         device: Device of the networks: auto, cpu or cuda.
-        export: Formats of the motion, separated by commas: npz, json, csv, trc, bvh.
+        export: Formats of the motion, separated by commas: npz, json, csv, trc, bvh, c3d, glb.
         video: Write overlay.webm and side_by_side.webm.
         live: Predict frame by frame without looking ahead, as for a webcam, and print the latency.
         overwrite: Replace earlier results in the folder.

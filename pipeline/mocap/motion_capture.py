@@ -26,10 +26,10 @@ from pipeline.mocap.preparation import find_good_frames, floor_height, read_reco
 from pipeline.mocap.recordings import (
     Recording,
     assign_human36m_subjects,
-    cmu_digests,
+    check_released,
     file_digests,
+    find_table,
     read_splits,
-    released_name,
     select_recordings,
     shared_subjects,
 )
@@ -116,21 +116,19 @@ class Mocap:
         Raises:
             DataError: If neither `root` nor $HEATLIFT_DATA is set.
         """
-        if self.root is not None:
-            return Path(self.root).expanduser()
-        if data := os.environ.get("HEATLIFT_DATA"):
-            return Path(data).expanduser() / "mocap"
+        if self._known_folder is not None:
+            return self._known_folder
         raise DataError(
             "mocap: no folder is named; give ROOT= or set HEATLIFT_DATA, and see "
             "`heatlift data get cmu` for the recordings"
         )
 
-    def _find_table(self, name: str) -> str:
-        """Path of a table of splits or a mapping: as given, else in the folder of the data."""
-        if Path(name).is_file() or not (self.root or os.environ.get("HEATLIFT_DATA")):
-            return name
-        beside = self.folder / name
-        return str(beside) if beside.is_file() else name
+    @property
+    def _known_folder(self) -> Path | None:
+        if self.root is not None:
+            return Path(self.root).expanduser()
+        data = os.environ.get("HEATLIFT_DATA")
+        return Path(data).expanduser() / "mocap" if data else None
 
     def recordings(self, split: Split) -> list[Recording]:
         """The recordings of a split, in the order of the table of splits."""
@@ -167,7 +165,7 @@ class Mocap:
 
     def input_files(self, splits: Collection[Split], detections: str = "") -> list[Path]:
         """Files that the source reads; see `pipeline.sources.SourceWithFiles`."""
-        names = (self._find_table(self.splits), self._find_table(self.mapping))
+        names = (find_table(name, self.folder) for name in (self.splits, self.mapping))
         tables = [Path(name) for name in names if Path(name).is_file()]
         if (self.folder / "manifest.json").is_file():  # it has the digests of the arrays
             return [self.folder / "manifest.json", *tables]
@@ -239,12 +237,12 @@ class Mocap:
     @functools.cached_property
     def _mapping(self) -> JointMapping:
         """The joint mapping, read once."""
-        return read_mapping(self._find_table(self.mapping))
+        return read_mapping(find_table(self.mapping, self._known_folder))
 
     @functools.cached_property
     def _splits(self) -> list[Recording]:
         """The table of splits, read once."""
-        recordings = read_splits(self._find_table(self.splits))
+        recordings = read_splits(find_table(self.splits, self._known_folder))
         if shared := shared_subjects(recordings):
             listed = ", ".join(shared[:5]) + (", …" if len(shared) > 5 else "")
             _log.warning(
@@ -277,7 +275,7 @@ def _read_or_convert(
     files = select_recordings(wanted, folder)
     digests = file_digests(files)
     if source.splits == "cmu":
-        _check_released(files, digests)
+        check_released(files, digests)
     names = [recording.name for recording in wanted]
     entry = convert_recordings(names, files, digests, mapping, source.fps)
     return unpack_recordings(entry, mapping, source.fps)
@@ -348,21 +346,6 @@ def _as_h36m17(joints3d: NDArray[np.float32], skeleton: Skeleton) -> NDArray[np.
     converted = make_conversion(skeleton, H36M17, allow_missing=True).joints(joints3d)
     highest = np.take_along_axis(joints3d, joints3d[..., 2:].argmax(axis=1, keepdims=True), 1)
     return np.where(np.isnan(converted), highest, converted)
-
-
-def _check_released(files: Many[Path], digests: Many[str]) -> None:
-    """Compare digests of files with those of the CMU release.
-
-    Raises:
-        DataError: If a file is not the released one.
-    """
-    released = cmu_digests()
-    for file, digest in zip(files, digests, strict=True):
-        if released.get(released_name(file)) != digest:
-            raise DataError(
-                f"{file}: is not the released recording (its digest differs); "
-                "fetch it again, see `heatlift data get cmu`"
-            )
 
 
 def convert_recordings(

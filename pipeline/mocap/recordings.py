@@ -59,6 +59,18 @@ class Recording:
     floor: float | None = None
 
 
+def find_table(name: str, folder: Path | None) -> str:
+    """Path of a table of splits or a mapping: as given, else in the folder of the recordings.
+
+    Args:
+        name: Name of a shipped table, or path of a file.
+        folder: Folder of the recordings, if it is known.
+    """
+    if folder is None or Path(name).is_file() or not (folder / name).is_file():
+        return name
+    return str(folder / name)
+
+
 def read_splits(source: str | Path) -> list[Recording]:
     """Read a table of splits.
 
@@ -349,3 +361,18 @@ def get_cmu(root: Path) -> str:
             "ROOT= or $HEATLIFT_DATA/mocap to a folder that has them."
         )
     return "\n".join(lines)
+
+
+def check_released(files: Many[Path], digests: Many[str]) -> None:
+    """Compare digests of files with those of the CMU release.
+
+    Raises:
+        DataError: If a file is not the released one.
+    """
+    released = cmu_digests()
+    for file, digest in zip(files, digests, strict=True):
+        if released.get(released_name(file)) != digest:
+            raise DataError(
+                f"{file}: is not the released recording (its digest differs); "
+                "fetch it again, see `heatlift data get cmu`"
+            )
