@@ -15,6 +15,7 @@ from pipeline.errors import DataError, UsageError
 from pipeline.export.frames import FRAMES_OF_REFERENCE
 from pipeline.export.motion_data import FILLED, MISSING, SEEN, MotionData, PersonMotion
 from pipeline.export.options import ExportOptions
+from pipeline.export.report import write_report
 from pipeline.export.tables import write_json, write_table
 from pipeline.export.trc import write_trc
 from pipeline.files.archive import Npz
@@ -30,6 +31,7 @@ WRITERS: dict[str, Callable[[MotionData, Path, ExportOptions], list[Path]]] = {
     ".json": lambda motion, path, options: write_json(motion, path),
     ".csv": lambda motion, path, options: write_table(motion, path),
     ".trc": write_trc,
+    ".html": lambda motion, path, options: write_report(motion, path),
 }
 """Ending of a file -> what writes it; `.npz` is written here."""
 

@@ -16,6 +16,17 @@ from pipeline.skeleton import Skeleton
 MISSING, SEEN, FILLED = 0, 1, 2
 """Status of a frame of a person: not there, found in the image, or filled in between two such."""
 
+PERSON_COLOURS: tuple[tuple[int, int, int], ...] = (
+    (213, 94, 0),
+    (0, 114, 178),
+    (0, 158, 115),
+    (204, 121, 167),
+    (230, 159, 0),
+    (86, 180, 233),
+)
+"""Colours of the people in their order, RGB: those of Okabe and Ito (2008), which can be told apart
+with every common colour blindness."""
+
 
 @dataclass(frozen=True, eq=False)
 class PersonMotion:

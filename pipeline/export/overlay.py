@@ -23,6 +23,7 @@ from pipeline.dashboard.canvas import (
 from pipeline.dashboard.media import write_video
 from pipeline.dashboard.skeletons import draw_joints2d
 from pipeline.export.motion import FILLED, MISSING, Motion, PersonMotion
+from pipeline.export.motion_data import PERSON_COLOURS
 
 MAX_HEIGHT = 720
 """Height of the overlay in pixels; larger sources are drawn smaller."""
@@ -35,16 +36,6 @@ VIEW_AZIMUTH = 35.0
 
 VIEW_ELEVATION = 15.0
 """Angle at which the 3D view looks down, degrees."""
-
-# Colours of Okabe and Ito (2008), which can be told apart with every common colour blindness.
-PERSON_COLOURS: tuple[Colour, ...] = (
-    (213, 94, 0),
-    (0, 114, 178),
-    (0, 158, 115),
-    (204, 121, 167),
-    (230, 159, 0),
-    (86, 180, 233),
-)
 
 
 def person_colour(motion: Motion, person: PersonMotion) -> Colour:
