@@ -162,7 +162,8 @@ def draw_page(page: Path, image: Path) -> None:
         return
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1320, "height": 900})
+        size = {"width": 1320, "height": 900}
+        tab = browser.new_page(viewport=size, bypass_csp=True)  # to wait for expressions
         tab.goto(page.as_uri())
         tab.wait_for_function("document.body.dataset.video")
         tab.evaluate("document.getElementById('scrubber').value = 70")

@@ -383,16 +383,18 @@ def summary(text: str, motion: Motion, files: Sequence[str], seconds: float) -> 
 
 def _quality_rows(identity: str, facts: Mapping[str, Any]) -> list[str]:
     """Lines about the quality of a person's motion."""
-    quality = facts.get("quality", {}).get(identity)
-    if quality is None:
-        return []
-    text = (
-        f"jitter {quality['jitter_before']:.0f} -> {quality['jitter']:.0f} mm/frame2; bones vary "
-        f"{100 * quality['bone_variation_before']:.0f} -> {100 * quality['bone_variation']:.0f} %"
-    )
+    quality, parts = facts.get("quality", {}).get(identity, {}), []
+    if "jitter" in quality:  # live use has none
+        before, after = quality["bone_variation_before"], quality["bone_variation"]
+        parts += [
+            f"jitter {quality['jitter_before']:.0f} -> {quality['jitter']:.0f} mm/frame2",
+            f"bones vary {100 * before:.0f} -> {100 * after:.0f} %",
+        ]
     if quality.get("foot_slide") is not None:
-        text += f"; feet slide {100 * quality['foot_slide']:.0f} cm"
-    rows = [_row(f"motion {identity}", text)]
+        parts.append(f"feet slide {100 * quality['foot_slide']:.0f} cm")
+    if not parts:
+        return []
+    rows = [_row(f"motion {identity}", "; ".join(parts))]
     if not is_usable(quality):
         rows.append(_row("warning", f"{identity}: this is not usable motion; see the video"))
     return rows

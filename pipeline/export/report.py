@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.export.measures import (
+    LOOSE_BONES,
+    LOW_SCORE,
     TO_UPRIGHT,
     foot_slide,
     horizontal_speed,
@@ -93,9 +95,7 @@ def make_page(
         "style": style,
         "source": html.escape(name),
         "verdict": html.escape(sentence),
-        "alarms": "".join(
-            _alarm(motion, person, files) for person in motion.people if person.id not in usable
-        ),
+        "alarms": _alarm(motion, usable, files),
         "facts": _facts(motion),
         "people": _people(motion),
         "bones": _bones(motion),
@@ -158,17 +158,25 @@ def _json(data: Mapping[str, Any]) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _alarm(motion: MotionData, person: PersonMotion, files: Sequence[str]) -> str:
-    """The banner about a person whose motion is not usable."""
-    quality = _quality(motion, person)
+def _alarm(motion: MotionData, usable: Sequence[str], files: Sequence[str]) -> str:
+    """The banner about people whose motion is not usable; empty if there are none."""
     place = "overlay.webm" if "overlay.webm" in files else "the 2D joints below"
-    reasons = [
-        f"the 2D joints are {100 * quality.get('median_score', 1):.0f} % sure",
-        f"the bones change their length by {100 * quality.get('bone_variation_before', 0):.0f} %",
-    ]
+    reasons = []
+    for person in motion.people:
+        quality, why = _quality(motion, person), []
+        if person.id in usable:
+            continue
+        if quality.get("median_score", 1) < LOW_SCORE:
+            why.append(f"the 2D joints are only {100 * quality['median_score']:.0f} % sure")
+        if quality.get("bone_variation_before", 0) > LOOSE_BONES:
+            percent = 100 * quality["bone_variation_before"]
+            why.append(f"before smoothing the bones change their length by {percent:.0f} %")
+        reasons.append(f"<small>{html.escape(f'{person.id}: {_list(why)}.')}</small>")
+    if not reasons:
+        return ""
     return (
-        f'<p class="alarm" role="alert">{html.escape(person.id)}: this is not usable motion; look '
-        f"at {place}<small>{html.escape(' and '.join(reasons))}.</small></p>"
+        f'<div class="alarm" role="alert">This is not usable motion; look at {place}.'
+        f"{''.join(reasons)}</div>"
     )
 
 
@@ -197,7 +205,7 @@ def _people(motion: MotionData) -> str:
     """The table of the people."""
     if not motion.people:
         return "<p>Nobody was found. Give boxes around the people, or lower the threshold.</p>"
-    heads = "", "there", "filled in", "unsure", "2D joints", "height", "way on the floor", "speed"
+    heads = "", "there", "filled in", "unsure", "2D joints", "height", "path on the floor", "speed"
     rows = [_row([*heads, "feet slide", "usable"], head=True)]
     for index, person in enumerate(motion.people):
         upright = person.positions.astype(np.float64) @ TO_UPRIGHT[motion.frame].T

@@ -17,6 +17,9 @@ from pipeline.files.videos import VideoFile
 LARGEST = 13_500_000
 """Largest video in a page, bytes; it needs a third more as text."""
 
+SOFT = 0.75
+"""Share of the height below which what is drawn in a video is blurred."""
+
 LOWEST_HEIGHT = 180
 """A video that must be lower than this, pixels, is left out."""
 
@@ -36,7 +39,7 @@ class SmallVideo:
         data: The webm file.
         fps: Its frame rate, Hz.
         frames: Number of its frames.
-        is_soft: Whether it is smaller and softer than its source.
+        is_soft: Whether it is so much smaller than its source that the joints in it are blurred.
     """
 
     data: bytes
@@ -65,7 +68,7 @@ def shrink_video(
     """
     size = path.stat().st_size
     if size <= largest:
-        return SmallVideo(path.read_bytes(), fps, frames, is_soft=False)
+        return SmallVideo(path.read_bytes(), fps, frames, False)
     video = VideoFile(path)
     share = largest / size / BLUR_SHARE
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +80,7 @@ def shrink_video(
             count = write_video(target, _smaller_frames(video, height), fps, codec="VP80")
             size = target.stat().st_size
             if size <= largest:
-                return SmallVideo(target.read_bytes(), fps, count, is_soft=True)
+                return SmallVideo(target.read_bytes(), fps, count, height < SOFT * video.size[1])
             share *= 0.9 * largest / size
     return None
 

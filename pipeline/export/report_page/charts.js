@@ -116,7 +116,7 @@ function makeTimelines(place, motion, seek) {
     const badge = element("span", label, {class: "badge", text: person.id});
     badge.style.backgroundColor = css(person.colour);
     const count = status => person.status.filter(s => s === status).length;
-    element("small", label, {text: `${count(SEEN)} of ${motion.frames} frames seen`});
+    element("small", label, {text: `${count(SEEN)} of ${motion.frames} frames`});
     const canvas = element("canvas", row, {role: "img", "aria-label": `Scores of ${person.id} over time`});
     seekOnClick(canvas, motion, STRIP, seek);
     return {canvas, person};

@@ -34,7 +34,7 @@ function readMotion(text) {
     for (const name of Object.keys(person.angles)) person.angles[name] = scaled(person.angles[name], Int16Array, 0.1, -32768);
     person.speed = scaled(person.speed, Int16Array, 0.001, -32768);
     person.mean = Float32Array.from({length: motion.frames}, (_, t) => {
-      if (person.status[t] === MISSING) return NaN;
+      if (person.status[t] !== SEEN) return NaN;
       let sum = 0;
       for (let j = 0; j < J; j++) sum += person.score[t * J + j];
       return sum / J;
@@ -278,6 +278,7 @@ function drawScene(canvas, motion, view, frame, theme) {
   const bodies = there.map(person => ({person, parts: bodyParts(motion, person, frame)}));
   for (const person of motion.people) drawPath(context, project, motion, view, person, frame);
   drawShadows(context, project, motion, bodies, theme);
+  for (const {person, parts} of bodies) drawHeight(context, project, motion, view, person, parts, frame);
   const queue = [];
   for (const {person, parts} of bodies) for (const part of parts) {
     const p = project(part.p), q = project(part.q);
@@ -335,6 +336,20 @@ function drawPath(context, project, motion, view, person, frame) {
   context.strokeStyle = css(person.colour); context.lineWidth = 2.5;
   context.globalAlpha = 0.22; context.stroke(whole);
   context.globalAlpha = 0.75; context.stroke(done);
+  context.globalAlpha = 1;
+}
+
+/* A dotted line down to the floor, under somebody who stands or hangs above it. */
+function drawHeight(context, project, motion, view, person, parts, frame) {
+  const low = Math.min(...parts.map(part => Math.min(part.p[2], part.q[2])));
+  if (!(low > motion.floor + 0.4)) return;
+  const [x, y] = view.rootOf(person, frame), p = project([x, y, low]), q = project([x, y, motion.floor]);
+  if (p.z < 0.2 || q.z < 0.2) return;
+  context.strokeStyle = css(person.colour); context.lineWidth = 2; context.globalAlpha = 0.6;
+  context.setLineDash([2, 6]);
+  context.beginPath(); context.moveTo(p.x, p.y); context.lineTo(q.x, q.y); context.stroke();
+  context.setLineDash([]);
+  context.beginPath(); context.arc(q.x, q.y, 4, 0, 2 * Math.PI); context.stroke();
   context.globalAlpha = 1;
 }
 
