@@ -162,13 +162,13 @@ def draw_page(page: Path, image: Path) -> None:
         return
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        size = {"width": 1320, "height": 900}
+        size = {"width": 1320, "height": 1010}
         tab = browser.new_page(viewport=size, bypass_csp=True)  # to wait for expressions
         tab.goto(page.as_uri())
         tab.wait_for_function("document.body.dataset.video")
-        tab.evaluate("document.getElementById('scrubber').value = 70")
+        tab.evaluate("document.getElementById('scrubber').value = 50")
         tab.dispatch_event("#scrubber", "input")
-        tab.wait_for_function("document.body.dataset.frame === '70'")
+        tab.wait_for_function("document.body.dataset.frame === '50'")
         tab.wait_for_timeout(300)
         tab.screenshot(path=image)
         browser.close()

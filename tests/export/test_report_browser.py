@@ -84,7 +84,7 @@ def open_page(browser, tmp_path, tmp_path_factory):
 
 
 def wait_until(tab, expression):
-    """Wait until an expression is true; playwright's own function needs eval, which pages forbid."""
+    """Wait until an expression is true; playwright's own function needs eval, which is off."""
     for _ in range(600):
         if tab.evaluate(expression):
             return
@@ -170,6 +170,7 @@ def test_video_and_3d_show_the_same_frame_after_scrubbing(open_page):
         assert tab.evaluate("document.getElementById('scrubber').value") == str(frame)
 
 
+@pytest.mark.slow
 def test_video_and_3d_show_the_same_frame_when_playing_stops(open_page):
     tab, _ = open_page()
     tab.click("[data-speed='0.5']")
@@ -182,6 +183,7 @@ def test_video_and_3d_show_the_same_frame_when_playing_stops(open_page):
         assert frame_in_video(tab) == frame_of(tab)
 
 
+@pytest.mark.slow
 def test_uneven_times_are_played_in_step(open_page):
     times = np.arange(FRAMES) / FPS
     times[20:] += 0.7  # the camera paused
@@ -215,7 +217,7 @@ def test_keys_go_frame_by_frame_and_to_the_ends(open_page):
 
 
 def test_drag_turns_wheel_zooms_and_buttons_choose_the_view(open_page):
-    tab, _ = open_page()
+    tab, _ = open_page(reduced_motion="reduce")
     box = tab.locator("#scene").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     seen = [look_at(tab)]
@@ -230,7 +232,6 @@ def test_drag_turns_wheel_zooms_and_buttons_choose_the_view(open_page):
     seen.append(look_at(tab))
     for name in ("front", "side", "top"):
         tab.click(f"[data-view='{name}']")
-        tab.wait_for_timeout(600)
         assert tab.get_attribute(f"[data-view='{name}']", "aria-pressed") == "true"
         seen.append(look_at(tab))
     assert len(set(seen)) == len(seen)
