@@ -28,7 +28,7 @@ def export(
 
     Args:
         file: The motion.npz of an earlier prediction.
-        to: Formats, separated by commas: npz, json, csv, trc, bvh, c3d, glb.
+        to: Formats, separated by commas: npz, json, csv, trc, bvh, c3d, glb, html.
         out: Folder of the files; that of the motion by default.
         up: Axis that points up in bvh, trc and c3d: y or z; by default what the programs of the
             format expect, y in bvh and trc, z in c3d.

@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.cli.export import check_formats
 from pipeline.errors import DataError, HeatliftError, StorageError, UsageError, print_error
+from pipeline.export.measures import add_foot_slide, is_usable
 from pipeline.export.options import ExportOptions
 from pipeline.predict.options import LiftOptions, SourceOptions, check_live
 from pipeline.training.console import LINE_INTERVAL, print_line, print_status
@@ -39,8 +40,10 @@ class OutputOptions:
         estimator: What finds 2D joints: blazepose, blazepose-lite, blazepose-heavy, or a file: our
             checkpoint, .onnx or .tflite. By default blazepose.
         device: Device of the networks: auto, cpu or cuda.
-        export: Formats of the motion, separated by commas: npz, json, csv, trc, bvh, c3d, glb.
+        export: Formats of the motion, separated by commas: npz, json, csv, trc, bvh, c3d, glb,
+            html.
         video: Write overlay.webm and side_by_side.webm.
+        report: Write report.html, a page that shows the result in any browser without a network.
         live: Predict frame by frame without looking ahead, as for a webcam, and print the latency.
         overwrite: Replace earlier results in the folder.
     """
@@ -51,6 +54,7 @@ class OutputOptions:
     device: str = "auto"
     export: str = "npz"
     video: bool = True
+    report: bool = True
     live: bool = False
     overwrite: bool = False
 
@@ -162,7 +166,7 @@ def make_parser() -> jsonargparse.ArgumentParser:
 
 
 _SHORT = {"-o": "--out", "-c": "--config"}
-_SWITCHES = ("video", "live", "overwrite")
+_SWITCHES = ("video", "report", "live", "overwrite")
 _SEVERAL = {"--time": 2, "--height": None}
 """Options with several values: number of values, None for all numbers that follow."""
 
@@ -245,9 +249,13 @@ def _predict_one(
     else:
         motion = heatlift.predict(text, stop=lambda: bool(stops), **flags)
     motion = dataclasses.replace(motion, facts={**motion.facts, "command": command})
+    upright = _upright(motion, flags)
+    motion = dataclasses.replace(motion, facts=add_foot_slide(motion, upright))
     files = write_results(
         motion, folder, formats, heatlift, text, flags, writing, video=output.video
     )
+    if output.report:
+        files.append(_write_report(upright, folder, files))
     for line in summary(text, motion, files, time.monotonic() - began):
         print_line(line)
 
@@ -315,6 +323,26 @@ def write_results(
     return files
 
 
+def _upright(motion: Motion, flags: Mapping[str, Any]) -> Motion:
+    """The motion in a world with z up; itself if it is in one already."""
+    from pipeline.predict.heatlift import split_flags
+    from pipeline.predict.motion_maker import to_world
+
+    return motion if motion.frame == "world" else to_world(motion, split_flags(dict(flags))[1])
+
+
+def _write_report(upright: Motion, folder: Path, files: Sequence[str]) -> str:
+    """Write the page about a motion beside its files; returns its name."""
+    from pipeline.export.report import write_report
+    from pipeline.export.small_video import shrink_video
+
+    video = None
+    if "overlay.webm" in files:
+        video = shrink_video(folder / "overlay.webm", upright.fps, len(upright))
+    write_report(upright, folder / "report.html", video=video, files=files)
+    return "report.html"
+
+
 def summary(text: str, motion: Motion, files: Sequence[str], seconds: float) -> list[str]:
     """The lines that the command prints about a motion."""
     facts = motion.facts
@@ -359,16 +387,18 @@ def summary(text: str, motion: Motion, files: Sequence[str], seconds: float) -> 
 
 def _quality_rows(identity: str, facts: Mapping[str, Any]) -> list[str]:
     """Lines about the quality of a person's motion."""
-    from pipeline.predict.motion_maker import is_usable
-
-    quality = facts.get("quality", {}).get(identity)
-    if quality is None:
+    quality, parts = facts.get("quality", {}).get(identity, {}), []
+    if "jitter" in quality:  # live use has none
+        before, after = quality["bone_variation_before"], quality["bone_variation"]
+        parts += [
+            f"jitter {quality['jitter_before']:.0f} -> {quality['jitter']:.0f} mm/frame2",
+            f"bones vary {100 * before:.0f} -> {100 * after:.0f} %",
+        ]
+    if quality.get("foot_slide") is not None:
+        parts.append(f"feet slide {100 * quality['foot_slide']:.0f} cm")
+    if not parts:
         return []
-    text = (
-        f"jitter {quality['jitter_before']:.0f} -> {quality['jitter']:.0f} mm/frame2; bones vary "
-        f"{100 * quality['bone_variation_before']:.0f} -> {100 * quality['bone_variation']:.0f} %"
-    )
-    rows = [_row(f"motion {identity}", text)]
+    rows = [_row(f"motion {identity}", "; ".join(parts))]
     if not is_usable(quality):
         rows.append(_row("warning", f"{identity}: this is not usable motion; see the video"))
     return rows

@@ -18,6 +18,7 @@ from pipeline.export.frames import FRAMES_OF_REFERENCE
 from pipeline.export.glb import write_glb
 from pipeline.export.motion_data import FILLED, MISSING, SEEN, MotionData, PersonMotion
 from pipeline.export.options import ExportOptions
+from pipeline.export.report import write_report
 from pipeline.export.tables import write_json, write_table
 from pipeline.export.trc import write_trc
 from pipeline.files.archive import Npz
@@ -36,6 +37,7 @@ WRITERS: dict[str, Callable[[MotionData, Path, ExportOptions], list[Path]]] = {
     ".bvh": write_bvh,
     ".c3d": write_c3d,
     ".glb": write_glb,
+    ".html": lambda motion, path, options: write_report(motion, path),
 }
 """Ending of a file -> what writes it; `.npz` is written here."""
 

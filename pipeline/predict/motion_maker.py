@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UsageError
+from pipeline.export.measures import LOW_SCORE
 from pipeline.export.motion import MISSING, SEEN, Motion, PersonMotion
 from pipeline.lift.module import LiftModule
 from pipeline.predict.lifting import (
@@ -39,9 +40,6 @@ from pipeline.predict.smoothing import (
 )
 from pipeline.predict.tracks import Track, TrackedPeople
 from pipeline.skeleton import Skeleton
-
-LOW_SCORE, LOOSE_BONES = 0.4, 0.2
-"""Median score of the 2D joints and change of bone lengths beyond which a motion is not usable."""
 
 
 def make_motion(
@@ -210,12 +208,6 @@ def _smooth_part(
         smooth = hold_bone_lengths(smooth, skeleton, lengths)
         root = smooth_root(root, rate)
     return smooth - smooth[:, skeleton.root, None], root
-
-
-def is_usable(quality: dict[str, Any]) -> bool:
-    """Whether the 2D joints of a person were good enough for a usable motion."""
-    score, change = quality["median_score"], quality["bone_variation_before"]
-    return bool(score >= LOW_SCORE and change <= LOOSE_BONES)
 
 
 def to_world(motion: Motion, options: LiftOptions) -> Motion:

@@ -289,7 +289,7 @@ def test_a_motion_is_exported_later_without_running_anything_again(tmp_path, lif
     motion = str(tmp_path / "out" / "motion.npz")
     assert main(["export", motion, "--to", "csv,trc"]) == 0
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
-        "motion.npz", "motion.json", "motion.csv", "motion.trc",
+        "motion.npz", "motion.json", "motion.csv", "motion.trc", "report.html",
     }  # fmt: skip
     assert main(["export", motion, "--to", "csv"]) == 5
     assert "--overwrite true" in capsys.readouterr().err

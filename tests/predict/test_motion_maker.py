@@ -5,8 +5,9 @@ import pytest
 from planar import SIZE, planar_module, tracked, walking_clip
 
 from pipeline.errors import UsageError
+from pipeline.export.measures import is_usable
 from pipeline.export.motion import FILLED, MISSING, SEEN, Motion
-from pipeline.predict.motion_maker import is_usable, make_motion, to_world
+from pipeline.predict.motion_maker import make_motion, to_world
 from pipeline.predict.options import LiftOptions
 from pipeline.predict.root import measure_height, pitch_up, upright_rotation
 from pipeline.predict.tracks import TrackedPeople
