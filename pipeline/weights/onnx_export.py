@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -135,13 +134,14 @@ def require_exporter(path: str) -> None:
     Raises:
         UsageError: If it is not.
     """
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            raise UsageError(
-                f"{path}: its export needs {name}; pip install 'heatlift[onnx]'"
-            ) from None
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"{path}: its export needs {error.name}; pip install 'heatlift[onnx]'"
+        ) from None
 
 
 def find_facts(module: LiftModule | HeatmapModule | IntegralModule, licence: str = "") -> Facts:
