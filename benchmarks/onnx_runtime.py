@@ -1,8 +1,9 @@
 """Networks in torch and in onnxruntime: outputs equal first, then the time of each.
 
-Run as `python benchmarks/onnx_runtime.py [rounds]`. One thread each; both runtimes alternate, so that other
-load on the machine slows both; medians of CPU time. Ratios above 1: onnxruntime is faster. Lifters
-lift a clip of 1000 frames as `predict` does, without flip test; 2D networks get one crop and eight.
+Run as `python benchmarks/onnx_runtime.py [rounds]`. One thread each; both runtimes alternate, so
+that other load on the machine slows both; medians of CPU time. Ratios above 1: onnxruntime is
+faster. Lifters lift a clip of 1000 frames as `predict` does, without flip test; 2D networks get one
+crop and eight.
 """
 
 from __future__ import annotations
