@@ -55,12 +55,13 @@ COMMANDS = {
         },
     ),
     "weights": Command(
-        "list, get, import or verify published weights",
+        "list, get, import or verify published weights, export networks to ONNX",
         {
             "ls": "pipeline.cli.weights:ls",
             "get": "pipeline.cli.weights:get",
             "import": "pipeline.cli.weights:import_file",
             "verify": "pipeline.cli.weights:verify",
+            "export": "pipeline.cli.weights:export",
         },
     ),
     "runs": Command(

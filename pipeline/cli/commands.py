@@ -23,7 +23,11 @@ from pipeline.training.console import print_text
 from pipeline.training.signals import StoppedBySignal
 from pipeline.training.transfer import WeightsReport
 
-VALUES = {"--skip_bad": "1000000000", "--resume_with_changed_code": "true"}
+VALUES = {
+    "--skip_bad": "1000000000",
+    "--resume_with_changed_code": "true",
+    "--overwrite": "true",
+}
 """Options that may be given without a value -> the value that they have then."""
 
 SOURCE_OPTION = "--data.source.init_args."
@@ -45,9 +49,9 @@ def run_plain_command(name: str, command: Command, arguments: Sequence[str]) -> 
     while isinstance(functions, dict) and rest and rest[0] in functions.keys() - {GROUP_HELP}:
         called.append(rest.pop(0))
         functions = functions[called[-1]]
-    is_import = called == ["weights", "import"]
-    if is_import:
-        rest = weights_import_options(rest)
+    has_output = called in (["weights", "import"], ["weights", "export"])
+    if has_output:
+        rest = weights_file_options(rest)
     if name == "detect" and processes.current_rank() is None and _device_count(rest) > 1:
         _supervise(_device_count(rest), [name, *rest])
         return
@@ -64,9 +68,9 @@ def run_plain_command(name: str, command: Command, arguments: Sequence[str]) -> 
         "config_help": _config_help(components),
         "prog": " ".join(["heatlift", *called]),
     }
-    if is_import and {"-h", "--help"} & {*rest}:
+    if has_output and {"-h", "--help"} & {*rest}:
         text = jsonargparse.auto_parser(components, **parser_settings).format_help()
-        print_text(_rename_import_options(text))
+        print_text(_rename_file_options(text))
         return
     options = expand_configs(normalise_options(rest))
     result = jsonargparse.auto_cli(components, args=options, **parser_settings)
@@ -144,10 +148,10 @@ def normalise_options(arguments: Sequence[str]) -> list[str]:
     return to_words(found)
 
 
-def weights_import_options(arguments: Sequence[str]) -> list[str]:
-    """Convert `FILE --as NETWORK -o OUT` to the parameters of `import_file`.
+def weights_file_options(arguments: Sequence[str]) -> list[str]:
+    """Convert `FILE --as NETWORK -o OUT` to the parameters of `import_file` and `export`.
 
-    >>> weights_import_options(["a.bin", "--as", "mixste", "-o", "b.ckpt"])
+    >>> weights_file_options(["a.bin", "--as", "mixste", "-o", "b.ckpt"])
     ['a.bin', '--as_', 'mixste', '--output', 'b.ckpt']
     """
     parameters = {"--as": "--as_", "-o": "--output"}
@@ -157,8 +161,8 @@ def weights_import_options(arguments: Sequence[str]) -> list[str]:
     )
 
 
-def _rename_import_options(text: str) -> str:
-    """Replace parameters of `import_file` in its help; reverse of `weights_import_options`."""
+def _rename_file_options(text: str) -> str:
+    """Replace parameters of `import_file` and `export` in their help, as they are given."""
     options = {"--as_ AS_": "--as NETWORK", "--output OUTPUT": "-o OUTPUT"}
     for parameter, option in options.items():
         text = text.replace(f"{parameter:<22}", f"{option:<22}").replace(parameter, option)

@@ -19,7 +19,7 @@ from pipeline.cli.export import check_formats
 from pipeline.errors import DataError, HeatliftError, StorageError, UsageError, print_error
 from pipeline.export.measures import add_foot_slide, is_usable
 from pipeline.export.options import ExportOptions
-from pipeline.predict.options import LiftOptions, SourceOptions, check_live
+from pipeline.predict.options import LiftOptions, Runtime, SourceOptions, check_live
 from pipeline.training.console import LINE_INTERVAL, print_line, print_status
 from pipeline.training.processes import signal_handlers
 from pipeline.training.signals import StoppedBySignal
@@ -36,10 +36,13 @@ class OutputOptions:
     Args:
         out: Folder of the results; one folder per input is made in it if there are several. By
             default NAME_heatlift beside the input.
-        lifter: Checkpoint of a lifter; by default the newest finished one in ./runs.
+        lifter: Checkpoint of a lifter, or its .onnx file; by default the newest finished checkpoint
+            in ./runs.
         estimator: What finds 2D joints: blazepose, blazepose-lite, blazepose-heavy, or a file: our
             checkpoint, .onnx or .tflite. By default blazepose.
         device: Device of the networks: auto, cpu or cuda.
+        runtime: What computes the networks of checkpoints: torch, or onnx for onnxruntime, after an
+            export that is made once. ONNX files are always computed by onnxruntime.
         export: Formats of the motion, separated by commas: npz, json, csv, trc, bvh, c3d, glb,
             html.
         video: Write overlay.webm and side_by_side.webm.
@@ -52,6 +55,7 @@ class OutputOptions:
     lifter: str | None = None
     estimator: str | None = None
     device: str = "auto"
+    runtime: Runtime = "torch"
     export: str = "npz"
     video: bool = True
     report: bool = True
@@ -79,7 +83,9 @@ def run(arguments: Sequence[str]) -> None:
 
     if len(inputs) == 1:
         require_source(inputs[0])  # before the networks are loaded
-    heatlift = Heatlift.load(output.lifter, output.estimator, device=output.device)
+    heatlift = Heatlift.load(
+        output.lifter, output.estimator, device=output.device, runtime=output.runtime
+    )
     stops: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""`heatlift weights`: list, get, import and verify published weights."""
+"""`heatlift weights`: list, get, import and verify published weights; export networks to ONNX."""
 
 from __future__ import annotations
 
@@ -104,6 +104,39 @@ def verify() -> None:
             f"{weights_folder()}: damaged: {', '.join(damaged)}; run heatlift weights get NAME, or "
             "import the file again"
         )
+
+
+def export(
+    checkpoint: str, output: str | None = None, licence: str = "", overwrite: bool = False
+) -> None:
+    """Write the network of a checkpoint as an ONNX file, for onnxruntime and other programs.
+
+    The file needs nothing else: a lifter has its mask token, a 2D network its normalisation, and
+    the metadata tell the joint set, the shapes and the units. It is compared with torch before it
+    is written. Needs pip install 'heatlift[onnx]'.
+
+    Args:
+        checkpoint: Checkpoint of a lifter, or of the stage heatmap or integral.
+        output: Path of the ONNX file to write; by default that of the checkpoint with .onnx.
+        licence: Licence of the weights, for the metadata.
+        overwrite: Replace an older file.
+
+    Raises:
+        DataError: If the checkpoint is damaged, or of another stage.
+        StorageError: If the file is there already, or cannot be written.
+        UsageError: If the exporter is not installed.
+    """
+    from pipeline.weights.onnx_export import export_checkpoint
+    from pipeline.weights.onnx_facts import LifterFacts
+
+    path = Path(checkpoint).with_suffix(".onnx") if output is None else Path(output)
+    facts = export_checkpoint(Path(checkpoint), path, licence=licence, overwrite=overwrite)
+    size = format_bytes(path.stat().st_size)
+    use = "lifter" if isinstance(facts, LifterFacts) else "estimator"
+    print_line(
+        f"{path}: {facts.network}, {facts.joints} ({size}); the same numbers as torch; use it with "
+        f"heatlift predict --{use} {path}"
+    )
 
 
 def _print_stored(paths: list[Path]) -> None:

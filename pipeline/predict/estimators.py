@@ -127,7 +127,8 @@ class StageEstimator:
         digest: Digest of its weights.
     """
 
-    licence = ""
+    licence: str = ""
+    notes: tuple[str, ...] = ()
 
     def __init__(self, module: ImageStage, name: str, digest: str) -> None:
         self.module, self.name, self.digest = module, name, digest

@@ -22,12 +22,14 @@ from pipeline.predict.live import LiveLifter
 from pipeline.predict.load_estimator import load_estimator
 from pipeline.predict.media import Media, is_media, open_media
 from pipeline.predict.motion_maker import make_motion
-from pipeline.predict.options import LiftOptions, SourceOptions, check_live
+from pipeline.predict.onnx_own import OnnxLifter, load_onnx_lifter
+from pipeline.predict.options import LiftOptions, Runtime, SourceOptions, check_live
 from pipeline.predict.people_files import read_tracks
 from pipeline.predict.tracking import Stop, StoppedEarlyError, track_media
 from pipeline.predict.tracks import TrackedPeople
 from pipeline.training.checkpoints import load_module, weights_digest
 from pipeline.training.run_folder import newest_finished_run
+from pipeline.weights.onnx_export import exported_checkpoint
 
 _SOURCE_FIELDS = {field.name for field in dataclasses.fields(SourceOptions)}
 _LIFT_FIELDS = {field.name for field in dataclasses.fields(LiftOptions)}
@@ -46,15 +48,24 @@ class Heatlift:
         estimator: Name or file of the estimator; None for the default one. It is loaded when the
             first video or image is predicted.
         device: Device of torch.
+        runtime: What computes the network of an estimator's checkpoint.
     """
 
     def __init__(
-        self, lifter: LiftModule, name: str, estimator: str | None, device: torch.device
+        self,
+        lifter: LiftModule,
+        name: str,
+        estimator: str | None,
+        device: torch.device,
+        runtime: Runtime = "torch",
     ) -> None:
-        self.lifter, self.device = lifter.to(device), device
+        self.lifter, self.device, self.runtime = lifter.to(device), device, runtime
         self._estimator_name = estimator
         self._estimator: tuple[Estimator, Any] | None = None
-        self._lifter_facts = lifter_facts(lifter, name, weights_digest(lifter))
+        net = lifter.net
+        digest = net.digest if isinstance(net, OnnxLifter) else weights_digest(lifter)
+        self._lifter_facts = lifter_facts(lifter, name, digest)
+        self._notes = net.network.notes if isinstance(net, OnnxLifter) else []
 
     @classmethod
     def load(
@@ -63,25 +74,30 @@ class Heatlift:
         estimator: str | None = None,
         *,
         device: str = "auto",
+        runtime: Runtime = "torch",
     ) -> Heatlift:
         """Load the networks.
 
         Args:
-            lifter: Checkpoint of a lifter; the newest finished one in ./runs by default.
+            lifter: Checkpoint of a lifter, or its ONNX file; the newest finished one in ./runs by
+                default.
             estimator: Name (`blazepose`, `blazepose-lite`, …) or file (our checkpoint, .onnx,
                 .tflite) of the estimator of 2D joints; `blazepose` by default.
             device: Device of torch; `auto` takes a GPU if there is one.
+            runtime: `onnx` computes the networks of checkpoints by onnxruntime; each is exported
+                once. An ONNX file is always computed by onnxruntime.
 
         Raises:
             DataError: If there is no lifter, or a file is damaged.
+            UsageError: If what `runtime` needs is not installed.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         path = find_lifter() if lifter is None else Path(lifter)
         if not path.is_file():
             raise DataError(f"{path}: no such file; give the checkpoint of a lifter")
-        module = load_module(path, (LiftModule,))
-        return cls(module, path.name, estimator, torch.device(device))
+        module = load_lifter(path, device, runtime)
+        return cls(module, path.name, estimator, torch.device(device), runtime)
 
     def predict(
         self, source: str | Path | int, *, stop: Stop = lambda: False, **flags: Any
@@ -102,7 +118,10 @@ class Heatlift:
         facts = {
             "weights": {"lifter": self._lifter_facts, "estimator": dict(people.estimator)},
             "versions": versions(),
-            "warnings": ["stopped by the user; the rest of the source is missing"] * stopped,
+            "warnings": [
+                *(f"lifter: {note}" for note in self._notes),
+                *["stopped by the user; the rest of the source is missing"] * stopped,
+            ],
         }
         return make_motion(people, self.lifter, lift_options, facts)
 
@@ -141,7 +160,9 @@ class Heatlift:
     def networks(self, options: SourceOptions) -> tuple[Estimator, PersonFinder]:
         """The estimator of 2D joints and what finds people, loaded once."""
         if self._estimator is None:
-            self._estimator = load_estimator(self._estimator_name, str(self.device), options.joints)
+            self._estimator = load_estimator(
+                self._estimator_name, str(self.device), options.joints, self.runtime
+            )
         estimator, make_finder = self._estimator
         if options.boxes is not None:
             return estimator, read_boxes(Path(options.boxes))
@@ -199,6 +220,20 @@ def find_lifter() -> Path:
             "--lifter"
         )
     return Path(found)
+
+
+def load_lifter(path: Path, device: str, runtime: Runtime) -> LiftModule:
+    """Load a lifter from a checkpoint or from an ONNX file that Heatlift exported.
+
+    Raises:
+        DataError: If the file is damaged, or no lifter.
+        UsageError: If what `runtime` needs is not installed.
+    """
+    if path.suffix != ".onnx" and runtime == "torch":
+        module: LiftModule = load_module(path, (LiftModule,))
+        return module
+    exported = path if path.suffix == ".onnx" else exported_checkpoint(path)
+    return load_onnx_lifter(exported, device)
 
 
 def versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from pipeline.lift.clips import lift_overlapping
 from pipeline.lift.crop_camera import CropCamera, follow_person
 from pipeline.lift.module import LiftModule
 from pipeline.lift.sequences import lift_with_mirror
+from pipeline.predict.onnx_own import OnnxLifter
 from pipeline.predict.tracks import Track
 from pipeline.skeleton import Skeleton, make_conversion
 
@@ -242,10 +243,14 @@ def lifter_rate(module: LiftModule) -> float:
 def lifter_facts(module: LiftModule, name: str, digest: str) -> dict[str, Any]:
     """Facts of a lifter for the file of a motion."""
     net = module.net
+    network = type(getattr(net, "net", net)).__name__
+    exported = net.facts if isinstance(net, OnnxLifter) else None
     return {
         "name": name,
         "digest": digest,
-        "class": type(getattr(net, "net", net)).__name__,
+        "class": exported.network if exported else network,
+        "runtime": "onnxruntime" if exported else "torch",
+        "licence": exported.licence if exported else "",
         "frames": net.frames,
         "flip_test": module.flip_test,
         "rate": lifter_rate(module),

@@ -25,9 +25,11 @@ from pipeline.predict.onnx_estimators import (
     WholeImageOnnxEstimator,
     load_onnx,
 )
+from pipeline.predict.options import Runtime
 from pipeline.predict.person_detector import load_person_detector
 from pipeline.training.checkpoints import load_module, weights_digest
 from pipeline.weights.catalogue import find_weights
+from pipeline.weights.onnx_export import exported_checkpoint
 
 DEFAULT = "blazepose"
 """Estimator that is used where none is named."""
@@ -48,7 +50,7 @@ MakeFinder = Callable[[float], PersonFinder]
 
 
 def load_estimator(
-    name: str | None, device: str, joints: str | None = None
+    name: str | None, device: str, joints: str | None = None, runtime: Runtime = "torch"
 ) -> tuple[Estimator, MakeFinder]:
     """Load an estimator of 2D joints and what finds people for it.
 
@@ -62,6 +64,7 @@ def load_estimator(
             (.tflite). None is `blazepose`.
         device: Device of torch.
         joints: Joint set of an ONNX file that does not name its joints.
+        runtime: What computes the network of a checkpoint.
 
     Raises:
         DataError: If the weights are not there or damaged; the message has the command that gets
@@ -79,7 +82,7 @@ def load_estimator(
             )
         estimator = BlazePoseEstimator(load_blazepose(path, device), BLAZEPOSE[name])
     else:
-        estimator = _load_file(Path(name), device, joints)
+        estimator = _load_file(Path(name), device, joints, runtime)
     if isinstance(estimator, WholeImageOnnxEstimator):
         whole = estimator
         return whole, lambda threshold: OwnPeopleFinder(whole, threshold)
@@ -90,7 +93,7 @@ def load_estimator(
     return estimator, lambda threshold: BlazePoseFinder(network, threshold)
 
 
-def _load_file(path: Path, device: str, joints: str | None) -> Estimator:
+def _load_file(path: Path, device: str, joints: str | None, runtime: Runtime) -> Estimator:
     """An estimator from a file."""
     known = ", ".join(BLAZEPOSE)
     if path.suffix not in (".ckpt", ".onnx", ".tflite"):
@@ -101,6 +104,8 @@ def _load_file(path: Path, device: str, joints: str | None) -> Estimator:
         raise DataError(f"{path}: no such file; estimators with a name are {known}")
     if path.suffix == ".tflite":
         return BlazePoseEstimator(load_blazepose(path, device), path.stem)
+    if path.suffix == ".ckpt" and runtime == "onnx":
+        path = exported_checkpoint(path)
     if path.suffix == ".onnx":
         return load_onnx(path, device, joints)
     module = load_module(path, (HeatmapModule, IntegralModule))

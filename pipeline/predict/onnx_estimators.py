@@ -18,12 +18,14 @@ from pipeline.heatmap.crop import apply_affine, crop_matrix, cut_image, invert_a
 from pipeline.predict.estimators import (
     Estimates,
     Estimator,
+    StageEstimator,
     crop_matrices,
     nobody,
     upright_crops,
     upright_estimates,
 )
 from pipeline.predict.onnx_network import OnnxNetwork, import_onnxruntime
+from pipeline.predict.onnx_own import make_own_estimator
 from pipeline.predict.onnx_spec import OnnxSpec, recognise
 from pipeline.predict.person_detector import box_overlaps
 from pipeline.predict.square_crops import Floats
@@ -314,8 +316,8 @@ class OwnPeopleFinder:
 
 def load_onnx(
     path: Path, device: str, joints: str | None = None
-) -> CropOnnxEstimator | WholeImageOnnxEstimator:
-    """Load an ONNX file as an estimator.
+) -> CropOnnxEstimator | WholeImageOnnxEstimator | StageEstimator:
+    """Load an ONNX file as an estimator: one that Heatlift exported, or one of others.
 
     Args:
         path: The file; `FILE.yaml` beside `FILE.onnx` tells what it is, if it is there.
@@ -329,6 +331,8 @@ def load_onnx(
     import_onnxruntime(str(path))
     file = read_onnx(path)
     network = OnnxNetwork(file, device)
+    if own := make_own_estimator(network, file):
+        return own
     spec, notes = recognise(network, joints)
     kind = WholeImageOnnxEstimator if spec.finds_people else CropOnnxEstimator
     estimator = kind(network, spec, path.stem, file.digest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,14 +149,29 @@ class OnnxNetwork:
                 batch = np.concatenate([batch, np.repeat(batch[-1:], fixed - count, axis=0)])
             if port.kind == "tensor(float16)":
                 batch = batch.astype(np.float16)
-            found.append([part[:count] for part in self._run(port.name, batch, names)])
+            found.append([part[:count] for part in self.run_arrays({port.name: batch}, names)])
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
-    def _run(
-        self, name: str, batch: NDArray[np.float32], names: Sequence[str]
+    def run_arrays(
+        self, inputs: Mapping[str, NDArray[Any]], names: Sequence[str]
     ) -> list[NDArray[np.float32]]:
+        """Outputs of the network for its inputs, all at once.
+
+        Args:
+            inputs: Name -> array, of the type that the network takes; the first axis is the batch.
+            names: Names of the outputs.
+
+        Returns:
+            The outputs, float32.
+
+        Raises:
+            DataError: If onnxruntime fails, or an output has another batch.
+            StorageError: If it needs too much memory.
+        """
+        batch = next(iter(inputs.values()))
+        arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         try:
-            outputs = self._session.run(list(names), {name: np.ascontiguousarray(batch)})
+            outputs = self._session.run(list(names), arrays)
         except Exception as error:  # onnxruntime has a class of its own for each kind
             if "Available memory" in str(error) or isinstance(error, MemoryError):
                 raise StorageError(

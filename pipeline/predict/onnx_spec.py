@@ -61,7 +61,7 @@ _KEYS = (
 )
 """Keys of the YAML file, and of the JSON object under `heatlift` in the metadata."""
 
-ADVICE = 'see docs/predict.md, "ONNX files"'
+ADVICE = 'see docs/predict.md, "ONNX files of others"'
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from pipeline.errors import UsageError
 from pipeline.export.frames import Frame
 from pipeline.predict.smoothing import Filter
 
+Runtime = Literal["torch", "onnx"]
+"""What computes the networks of checkpoints: torch, or onnxruntime after an export."""
+
 DEFAULT_HEIGHT = 1.70
 """Height of a person where none is given, metres."""
 

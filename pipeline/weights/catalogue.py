@@ -154,6 +154,10 @@ LICENCE_TEXTS = {
 """Licence -> what is kept beside weights whose package does not have its text."""
 
 
+EXPORTS = "onnx"
+"""Folder in the folder of weights with the ONNX files that were exported when they were needed."""
+
+
 def weights_folder() -> Path:
     """Folder of weights: `$HEATLIFT_WEIGHTS`, else `~/.cache/heatlift/weights`."""
     given = os.environ.get("HEATLIFT_WEIGHTS")

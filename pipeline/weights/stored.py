@@ -18,6 +18,7 @@ from pipeline.files.writing import atomic_path, write_atomically
 from pipeline.weights.architectures import NETWORKS, network_names
 from pipeline.weights.catalogue import (
     CATALOGUE,
+    EXPORTS,
     LICENCE_TEXTS,
     CatalogueEntry,
     weights_folder,
@@ -233,7 +234,7 @@ def list_files() -> Iterator[StoredFile]:
         )
     known = {entry.file for entry in CATALOGUE.values()}
     for path in sorted(folder.glob("[!.]*")):
-        if path.name in known or path.name.endswith((LICENCE_ENDING, DIGEST_ENDING)):
+        if path.name in {*known, EXPORTS} or path.name.endswith((LICENCE_ENDING, DIGEST_ENDING)):
             continue
         state = _check(path, _noted_digest(path))
         yield StoredFile(path.name, "imported", path, state, _size(path), "unknown", "a file")

@@ -17,7 +17,7 @@ from pipeline.cli.commands import (
     VALUES,
     expand_configs,
     normalise_options,
-    weights_import_options,
+    weights_file_options,
 )
 from pipeline.cli.configs import resolve_configs
 from pipeline.errors import UsageError
@@ -111,7 +111,7 @@ def test_options_are_renamed_where_they_are_options():
 
 def test_weights_import_takes_its_options_in_both_spellings():
     given = ["a.bin", "--as=mixste", "-o", "--as x"]
-    assert weights_import_options(given) == [*("a.bin", "--as_=mixste", "--output", "--as x")]
+    assert weights_file_options(given) == [*("a.bin", "--as_=mixste", "--output", "--as x")]
 
 
 @pytest.mark.parametrize("given", [("--detector", "newest"), ("--detector=newest",)])
