@@ -34,6 +34,9 @@ SHAPES = ((16, 9), (16, 9), (4, 3), (1, 1), (3, 4), (9, 16))
 LONGER_SIDE = 1000
 """Longer side of an image, pixels."""
 
+BIAS = (-0.2, 1.2)
+"""Range of the factor on the bias of the measured detector, because detectors differ."""
+
 LEAST_JOINTS = 4
 """Frames with fewer visible joints do not show the person."""
 
@@ -191,13 +194,13 @@ class AnyVideo:
         camera = self._place_camera(world, random)
         fov = float(np.degrees(2 * np.arctan(LONGER_SIDE / 2 / camera.focal[0])))
         in_camera = add_ears(world_to_camera(world, camera))
-        level = 0.0 if random.random() < self.clean else random.uniform(*self.noise)
-        bias, offset = (random.uniform(-0.2, 1.2), 0.012) if level else (0.0, 0.0)
-        error, missing = fitted_noise().sample(
-            random, in_camera, self.rate, bias=bias, level=level, offset=offset
-        )
-        noisy = in_camera.copy()
-        noisy[..., :2] += error
+        noisy, missing = in_camera.copy(), np.zeros(in_camera.shape[:2], bool)
+        if random.random() >= self.clean:
+            bias, level = random.uniform(*BIAS), random.uniform(*self.noise)
+            error, missing = fitted_noise().sample(
+                random, in_camera, self.rate, bias=bias, level=level, missing=random.random()
+            )
+            noisy[..., :2] += error
         pixels = np.asarray(project(noisy, camera), np.float64)
         exact = np.asarray(project(in_camera, camera), np.float64)
         missing |= ((exact < 0) | (exact > np.array(camera.size) - 1)).any(axis=-1)

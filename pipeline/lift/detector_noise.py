@@ -75,8 +75,10 @@ class DetectorNoise:
 
     Args:
         bias: Mean error of each joint in the axes of `joint_axes`, (19, 3).
-        drift: Standard deviation of the error that changes slowly, in x and in y, (19,).
-        flicker: Standard deviation of the error of each frame alone, (19,).
+        constant: Standard deviation, in x and in y, of the error that stays the same in a clip,
+            (19,).
+        drift: Likewise of the error that changes slowly, (19,).
+        flicker: Likewise of the error of each frame alone, (19,).
         outlier: Share of frames with a far wrong joint, (19,).
         missing: Share of frames in which the joint has too low a score, (19,).
         memory: Time after which the correlation of the drift has fallen to 1/e, seconds.
@@ -86,6 +88,7 @@ class DetectorNoise:
     """
 
     bias: Floats
+    constant: Floats
     drift: Floats
     flicker: Floats
     outlier: Floats
@@ -97,12 +100,18 @@ class DetectorNoise:
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> DetectorNoise:
-        """Noise from a table such as detector_noise.yaml, where sides share a row."""
-        rows = [table["joints"][name.split("_")[-1]] for name in WITH_EARS.joints]
-        columns = {
-            name: np.array([row[name] for row in rows], np.float64)
-            for name in ("bias", "drift", "flicker", "outlier", "missing")
-        }
+        """Noise from a table such as detector_noise.yaml, where both sides share a row.
+
+        Rendered people are easier than photographs, so no measured spread or share counts for less
+        than its floor in the table.
+        """
+        names = [name.split("_")[-1] for name in WITH_EARS.joints]
+        columns = {"bias": np.array([table["joints"][name]["bias"] for name in names])}
+        for part in ("constant", "drift", "flicker", "outlier", "missing"):
+            measured, floor = (
+                [table[rows][name][part] for name in names] for rows in ("joints", "floors")
+            )
+            columns[part] = np.maximum(measured, floor)
         swap = np.array([table["swap"][limb] for limb in _LIMBS])
         times = {"memory": table["memory"], "burst": table["burst_seconds"]}
         return cls(**columns, **times, swap=swap, swap_burst=table["swap"]["seconds"])
@@ -115,7 +124,7 @@ class DetectorNoise:
         *,
         bias: float = 1.0,
         level: float = 1.0,
-        offset: float = 0.0,
+        missing: float = 1.0,
     ) -> tuple[Floats, NDArray[np.bool_]]:
         """Draw the errors of one clip.
 
@@ -124,8 +133,8 @@ class DetectorNoise:
             joints3d: Joints with ears in the camera frame, metres, (T, 19, 3).
             rate: Frames per second.
             bias: Factor on the bias.
-            level: Factor on everything else but `offset`.
-            offset: Standard deviation of a further error that is constant over the clip, metres.
+            level: Factor on spread, outliers and swaps.
+            missing: Factor on the share of missing joints.
 
         Returns:
             Errors to add to x and y of the joints, metres at the depth of the joint, (T, 19, 2);
@@ -133,7 +142,7 @@ class DetectorNoise:
         """
         T, J, _ = joints3d.shape
         error = bias * np.einsum("tjab,ja->tjb", joint_axes(joints3d), self.bias)[..., :2]
-        error += offset * random.standard_normal((J, 2))
+        error += level * self.constant[:, None] * random.standard_normal((J, 2))
         memory = float(np.exp(-1 / (self.memory * rate)))
         drift = autoregressive(random.standard_normal((T, J, 2)), memory)
         flicker = random.standard_normal((T, J, 2))
@@ -151,8 +160,8 @@ class DetectorNoise:
             right = [WITH_EARS.index(f"right_{name}") for name in names]
             here, there = np.ix_(column, left + right), np.ix_(column, right + left)
             error[here] = error[there] + joints3d[there][..., :2] - joints3d[here][..., :2]
-        missing, _ = draw_bursts(random, np.minimum(level * self.missing, 0.9), length, T)
-        return error, missing
+        gone, _ = draw_bursts(random, np.minimum(missing * self.missing, 0.9), length, T)
+        return error, gone
 
 
 @functools.cache
