@@ -20,22 +20,20 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
+from pipeline.experiments.rendered_people import find_on_renders
 from pipeline.files.writing import write_atomically
 from pipeline.lift.any_video import AnyVideo, VideoPart
 from pipeline.lift.corruption import NOISE_DEVIATION, NOISE_WHITE
 from pipeline.lift.crop_camera import CROP_SCALE
 from pipeline.lift.detector_noise import WITH_EARS, add_ears, joint_axes
 from pipeline.mocap import Mocap, Synthetic
-from pipeline.mocap.render import RenderedSequence
-from pipeline.predict.estimators import Estimator
-from pipeline.predict.load_estimator import load_estimator
-from pipeline.skeleton import H36M17, make_conversion
+from pipeline.predict.blazepose import BlazePose, load_blazepose
+from pipeline.skeleton import BLAZEPOSE33, H36M17, make_conversion
+from pipeline.weights.catalogue import find_weights
 
 TABLE = Path(__file__).parents[1] / "pipeline/lift/detector_noise.yaml"
 THRESHOLD = 0.3
 """Score below which `heatlift predict` does not use a joint."""
-PRESENT = 0.5
-"""Presence below which the person is looked for again."""
 SWAP = 0.12
 """Mean error of a limb from which it may be exchanged with the other side, metres."""
 LAGS = 10
@@ -80,35 +78,20 @@ def record_clips(root: str | None, count: int, seconds: float) -> list[VideoPart
     return clips
 
 
-def find_joints(part: VideoPart, estimator: Estimator, number: int) -> FoundClip:
+def find_joints(part: VideoPart, network: BlazePose, number: int) -> FoundClip:
     """Run the network on a rendered clip, from crop to crop."""
-    camera, T = part.camera, len(part.joints3d)
-    world = part.joints3d @ camera.rotation + camera.centre
-    images = RenderedSequence(world, camera, appearance_seed=number, background_seed=number + 1000)
-    whole = np.array([[1.0, 0, 0], [0, 1, 0]])
+    camera = part.camera
     in_camera = add_ears(part.joints3d)
     exact = in_camera[..., :2] / in_camera[..., 2:] * camera.focal + camera.principal
-    convert = make_conversion(estimator.skeleton, WITH_EARS, allow_missing=True, extrapolate=True)
-    found, score = np.full((T, len(WITH_EARS), 2), np.nan), np.zeros((T, len(WITH_EARS)))
-    crop = None
-    for frame in range(T):
-        if crop is None:
-            low, high = exact[frame].min(axis=0), exact[frame].max(axis=0)
-            margin = 0.1 * (high - low).max()
-            crop = estimator.crops_of_boxes(np.r_[low - margin, high - low + 2 * margin][None])
-        estimates = estimator.estimate(images.crop(frame, whole, camera.size), crop)
-        present = estimates.presence[0] >= PRESENT
-        crop = estimates.next_crops if present else None
-        if present:
-            found[frame] = convert.joints(estimates.joints2d[0].astype(np.float64))
-            score[frame] = convert.score(estimates.score[0])
-    size = np.array(camera.size)
+    detected = find_on_renders(part, network, number)
+    convert = make_conversion(BLAZEPOSE33, WITH_EARS, allow_missing=True, extrapolate=True)
+    found, score = convert.joints(detected.joints2d), convert.score(detected.score)
     return FoundClip(
         (found - exact) * in_camera[..., 2:] / camera.focal,
         in_camera[..., :2],
         joint_axes(in_camera),
         (score >= THRESHOLD) & np.isfinite(found).all(-1),
-        ((exact >= 0) & (exact <= size - 1)).all(-1),
+        ((exact >= 0) & (exact <= np.array(camera.size) - 1)).all(-1),
     )
 
 
@@ -226,7 +209,7 @@ def rounded(value: Any) -> Any:
     return round(float(value), 4)
 
 
-def main() -> None:
+def main() -> str | None:
     """Measure, fit, write and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", help="folder of the CMU recordings")
@@ -235,18 +218,21 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, help=f"usually {TABLE.name}")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    estimator, _ = load_estimator(None, "cpu")
+    weights = find_weights("blazepose-full")
+    if weights is None:
+        return "no weights of blazepose-full; run heatlift weights get blazepose"
+    network = load_blazepose(weights)
     parts = record_clips(options.root, options.clips, options.seconds)
     clips = []
     for number, part in enumerate(parts):
-        clips.append(find_joints(part, estimator, number))
+        clips.append(find_joints(part, network, number))
         error = np.linalg.norm(clips[-1].error, axis=-1)[clips[-1].seen & clips[-1].inside]
         print(f"clip {number + 1} of {len(parts)}: {part.name}, {len(part.joints3d)} frames, "
               f"median error {1000 * np.median(error):.0f} mm", flush=True)  # fmt: skip
     table = rounded(fit_table(clips, parts[0].rate))
     frames = sum(len(part.joints3d) for part in parts)
     head = (
-        f"# Errors of {estimator.name} on {frames} frames of {len(parts)} rendered clips, metres "
+        f"# Errors of blazepose-full on {frames} frames of {len(parts)} rendered clips, metres "
         "of the person. Written by\n# python benchmarks/detector_noise.py"
         f"{' --root FOLDER' if options.root else ''} --clips {options.clips} --seconds "
         f"{options.seconds:g}\n# floors: spread on real images (MotionBERT's table), because "
@@ -256,6 +242,7 @@ def main() -> None:
     print(text)
     if options.out is not None:
         write_atomically(options.out, lambda file: file.write(text.encode()))
+    return None
 
 
 if __name__ == "__main__":
