@@ -109,8 +109,9 @@ def report(
     out: str | None = None,
     every: int = 1,
 ) -> None:
-    """Measure a lifter on people in any video, and write docs/box.md; of the one in the box also
-    its model card.
+    """Measure a lifter on people in any video, and write docs/box.md.
+
+    Of the lifter in the box it also writes the model card.
 
     Args:
         checkpoint: Checkpoint of a lifter; by default the one in the box.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.camera import world_to_camera
 from pipeline.experiments.rendered_people import find_on_renders
-from pipeline.lift.any_video import ASSUMED_FOV, AnyVideo, VideoPart, resample_motion
+from pipeline.lift.any_video import AnyVideo, VideoPart, resample_motion
 from pipeline.lift.corruption import add_detection_noise
 from pipeline.lift.module import LiftModule
 from pipeline.lift.sequences import exact_joints2d
@@ -25,7 +25,13 @@ from pipeline.skeleton import BLAZEPOSE33, H36M17, make_conversion
 from pipeline.sources import Sequence as MotionSequence
 from pipeline.training.console import print_line
 
-PLAIN = {"clean": 1.0, "hidden": 0.0, "fov_known": 1.0, "bodies": False, "tempo": (1.0, 1.0)}
+PLAIN: dict[str, Any] = {
+    "clean": 1.0,
+    "hidden": 0.0,
+    "fov_known": 1.0,
+    "bodies": False,
+    "tempo": (1.0, 1.0),
+}
 """Arguments of `AnyVideo` for exact 2D of the source's own bodies by cameras that are known."""
 
 PITCHES = ((-30, -15), (-15, 0), (0, 15), (15, 30))
@@ -188,8 +194,8 @@ class BoxReport:
         self.exact: list[PartErrors] = []
 
     def record(self, **arguments: Any) -> list[VideoPart]:
-        """Parts of all recordings by random cameras, the same for all arguments but those of them."""
-        video = AnyVideo(**{**PLAIN, "joint_sets": ("H36M17",), **arguments})  # type: ignore[arg-type]
+        """Parts of all recordings; the cameras depend only on the arguments about cameras."""
+        video = AnyVideo(**{**PLAIN, "joint_sets": ("H36M17",), **arguments})
         recordings = {id(s.joints3d): s for s in reversed(self.sequences)}
         return [part for s in recordings.values() for part in video.record(s, self.seed, 0)]
 

@@ -331,10 +331,12 @@ def view_like_predict(
     Raises:
         DataError: If the sequence has no 3D joints, or not the frame rate of the lifter.
     """
-    if sequence.joints3d is None or sequence.fps != rate:
+    if sequence.joints3d is None:
+        raise DataError(f"{sequence.name}: has no 3D joints, so it cannot be evaluated")
+    if sequence.fps != rate:
         raise DataError(
-            f"{sequence.name}: has {sequence.fps:g} Hz and {'no ' if sequence.joints3d is None else ''}"
-            f"3D joints; the lifter needs 3D joints at {rate:g} Hz: set fps of the data source"
+            f"{sequence.name}: has {sequence.fps:g} Hz, the lifter {rate:g} Hz; set fps of the data "
+            "source, or rate of the video"
         )
     visible = np.isfinite(joints2d).all(axis=-1) & (score > 0)
     world = make_conversion(sequence.skeleton, skeleton).joints(sequence.joints3d)

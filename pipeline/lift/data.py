@@ -64,8 +64,9 @@ class LiftDataModule(StageData):
         unseen: Names of the lifter's joints that the detections do not have.
 
     Raises:
-        UsageError: If `augment_every` or `video` is set and the 2D input is neither exact nor noisy,
-            or both are set, or `first_frame` or `person` is set and the 2D input is not from a file of another tool.
+        UsageError: If `augment_every` or `video` is set and the 2D input is neither exact nor
+            noisy, or both are set; or if `first_frame` or `person` is set and the 2D input is not
+            from a file of another tool.
 
     Differs from the papers: the published code of MixSTE, PoseFormer and VideoPose3D trains on
     every window and on its mirror image in each epoch; here each epoch draws one of the two, so it

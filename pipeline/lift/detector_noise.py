@@ -45,8 +45,8 @@ def joint_axes(joints3d: Floats) -> Floats:
     """Axes at each joint in which the bias of a detector is constant, (T, 19, 3 axes, 3).
 
     The first axis runs along the bone that ends at the joint, from its parent; for the pelvis, up
-    the spine. The second one is at right angles to it, as near as possible to the person's left,
-    or outwards at paired joints; at hips, shoulders and ears, whose bones run outwards, to the spine.
+    the spine. The second one is at right angles to it, as near as possible to the person's left, or
+    outwards at paired joints; at hips, shoulders and ears, whose bones run outwards, to the spine.
     The third one is at right angles to both, mirrored at right joints, so that the two sides of a
     body share their bias.
 
