@@ -122,13 +122,9 @@ def lift_part(
     module: LiftModule, part: VideoPart, score: NDArray[np.floating] | None = None
 ) -> NDArray[np.float64]:
     """Lift a part as `heatlift predict` does, without smoothing: (T, 17, 3), camera frame."""
-    found = np.isfinite(part.joints2d).all(axis=-1)
-    track = Track(
-        "A",
-        np.arange(len(found)),
-        part.joints2d.astype(np.float32),
-        (found if score is None else np.where(found, score, 0.0)).astype(np.float32),
-    )
+    found: NDArray[np.bool_] = np.asarray(np.isfinite(part.joints2d).all(axis=-1))
+    known = np.where(found, 1.0 if score is None else score, 0.0).astype(np.float32)
+    track = Track("A", np.arange(len(found)), part.joints2d.astype(np.float32), known)
     lifted = lift_track(
         track,
         part.skeleton,
@@ -154,7 +150,8 @@ def own_cameras(
         assert sequence.joints3d is not None
         joints2d = exact_joints2d(sequence)
         if noisy:
-            joints2d = add_detection_noise(joints2d, sequence.fps, 0, sequence.name)[0]
+            found = add_detection_noise(joints2d, sequence.fps, 0, sequence.name)[0]
+            joints2d = found.astype(np.float64)
         in_camera = world_to_camera(sequence.joints3d, sequence.camera)
         valid = np.ones(len(in_camera), bool) if sequence.valid is None else sequence.valid
         edges = np.flatnonzero(np.diff(np.r_[False, valid, False].astype(np.int8)))
@@ -259,7 +256,7 @@ class BoxReport:
             found = find_on_renders(part, network, number)
             detected = VideoPart(part.name, part.action, part.rate, BLAZEPOSE33, found.joints2d,
                                  part.joints3d, part.camera, part.fov)  # fmt: skip
-            own.append(compare(part, to_h36m.joints(found.joints3d)))
+            own.append(compare(part, to_h36m.joints(found.joints3d).astype(np.float64)))
             lifted.append(compare(part, lift_part(self.module, detected, found.score)))
         self.add("rendered people, found by BlazePose", "BlazePose's own 3D", own)
         self.add("rendered people, found by BlazePose", "this lifter, same 2D", lifted)

@@ -309,6 +309,7 @@ def view_through_crop(
         turned.astype(np.float32),
         np.ones(len(visible), bool) if valid is None else valid,
         visible.astype(np.float32),
+        crop,
     )
 
 
@@ -335,8 +336,8 @@ def view_like_predict(
         raise DataError(f"{sequence.name}: has no 3D joints, so it cannot be evaluated")
     if sequence.fps != rate:
         raise DataError(
-            f"{sequence.name}: has {sequence.fps:g} Hz, the lifter {rate:g} Hz; set fps of the data "
-            "source, or rate of the video"
+            f"{sequence.name}: has {sequence.fps:g} Hz, the lifter {rate:g} Hz; set fps of the "
+            "data source, or rate of the video"
         )
     visible = np.isfinite(joints2d).all(axis=-1) & (score > 0)
     world = make_conversion(sequence.skeleton, skeleton).joints(sequence.joints3d)
@@ -357,11 +358,11 @@ def resample_motion(
     joints3d: NDArray[np.floating], rate: float, new_rate: float
 ) -> NDArray[np.float64]:
     """Motion, (T, J, 3), at another frame rate, by cubic splines through the frames."""
-    joints3d = np.asarray(joints3d, np.float64)
-    if rate == new_rate or len(joints3d) < 4:
-        return joints3d
-    times = np.arange(0, (len(joints3d) - 1) / rate + 1e-9, 1 / new_rate)
-    return np.asarray(CubicSpline(np.arange(len(joints3d)) / rate, joints3d)(times))
+    motion: NDArray[np.float64] = joints3d.astype(np.float64)
+    if rate == new_rate or len(motion) < 4:
+        return motion
+    times = np.arange(0, (len(motion) - 1) / rate + 1e-9, 1 / new_rate)
+    return np.asarray(CubicSpline(np.arange(len(motion)) / rate, motion)(times), np.float64)
 
 
 def _runs(shown: NDArray[np.bool_]) -> list[slice]:

@@ -42,6 +42,12 @@ class CropCamera:
         turned = np.einsum("tab,tjb->tja", self.rotation, rays)
         return turned[..., :2] / turned[..., 2:] * self.zoom[:, None, None]
 
+    def uncrop_joints(self, cropped: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Pixels of the real camera from joints as the virtual one sees them, (T, J, 2)."""
+        rays = _rays(np.asarray(cropped) / self.zoom[:, None, None], 1.0, np.zeros(2))
+        turned = self.rotate_back(rays)
+        return turned[..., :2] / turned[..., 2:] * self.focal + self.principal
+
     def rotate_back(self, joints3d: NDArray[np.floating]) -> NDArray[np.float64]:
         """Joints in the real camera frame from those in the virtual one, (T, J, 3)."""
         return np.einsum("tba,tjb->tja", self.rotation, joints3d)

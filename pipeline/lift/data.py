@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.detections.cache import load_or_detect
 from pipeline.detections.exchange import report_detections
@@ -231,12 +232,12 @@ class LiftDataModule(StageData):
         """Prepare a sequence with exact or noisy 2D; `noise_key` is the key of the noise."""
         skeleton = self.lifter.skeleton
         exact = make_conversion(sequence.skeleton, skeleton).joints(exact_joints2d(sequence))
-        joints2d, score = exact, np.ones(exact.shape[:2])
+        found: tuple[NDArray[np.floating], NDArray[np.floating]] = (exact, np.ones(exact.shape[:2]))
         if self.detections.kind == "noisy":
-            joints2d, score = add_detection_noise(exact, sequence.fps, self.seed, noise_key)
+            found = add_detection_noise(exact, sequence.fps, self.seed, noise_key)
         if self.video is not None:
-            return view_like_predict(sequence, skeleton, joints2d, score, self.video.rate)
-        return prepare_sequence(sequence, skeleton, joints2d, score)
+            return view_like_predict(sequence, skeleton, *found, self.video.rate)
+        return prepare_sequence(sequence, skeleton, *found)
 
     def _record(self, video: AnyVideo, rendering: int) -> list[PreparedSequence]:
         """The training split as videos."""

@@ -106,15 +106,22 @@ class DetectorNoise:
         than its floor in the table.
         """
         names = [name.split("_")[-1] for name in WITH_EARS.joints]
-        columns = {"bias": np.array([table["joints"][name]["bias"] for name in names])}
+        columns: dict[str, Any] = {
+            "bias": np.array([table["joints"][name]["bias"] for name in names])
+        }
         for part in ("constant", "drift", "flicker", "outlier", "missing"):
             measured, floor = (
                 [table[rows][name][part] for name in names] for rows in ("joints", "floors")
             )
             columns[part] = np.maximum(measured, floor)
         swap = np.array([table["swap"][limb] for limb in _LIMBS])
-        times = {"memory": table["memory"], "burst": table["burst_seconds"]}
-        return cls(**columns, **times, swap=swap, swap_burst=table["swap"]["seconds"])
+        return cls(
+            **columns,
+            memory=float(table["memory"]),
+            burst=float(table["burst_seconds"]),
+            swap=swap,
+            swap_burst=float(table["swap"]["seconds"]),
+        )
 
     def sample(
         self,
