@@ -159,9 +159,9 @@ def prediction_facts(prepared: PreparedSequence, skeleton: Skeleton) -> dict[str
 
     Returns:
         Name, subject and action of the sequence; its joint set; unit and frame of reference of
-        `joints3d` (for a crop camera also its rotations, `crop_rotation`, (T, 3, 3)); `fps` and the `time` of each frame, seconds; the 2D input, `joints2d` in pixels
-        (NaN where missing) and `score`; `valid`, frames that an evaluation counts; the camera of
-        the data source.
+        `joints3d` (for a crop camera also its rotations, `crop_rotation`, (T, 3, 3)); `fps` and the
+        `time` of each frame, seconds; the 2D input, `joints2d` in pixels (NaN where missing) and
+        `score`; `valid`, frames that an evaluation counts; the camera of the data source.
     """
     sequence, T = prepared.sequence, len(prepared.joints2d)
     frame, turned = CAMERA_FRAME, {}

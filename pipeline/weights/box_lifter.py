@@ -40,9 +40,9 @@ def find_box() -> Path | None:
     return path
 
 
-def box_digest(folder: Path = BOX) -> str:
-    """SHA-256 that the checkpoint must have; "" if it is not there."""
-    path = folder / f"{FILE}.sha256"
+def box_digest(folder: Path | None = None) -> str:
+    """SHA-256 that the checkpoint in a folder, by default the box, must have; "" if unknown."""
+    path = (folder or BOX) / f"{FILE}.sha256"
     return path.read_text("utf-8").split(" ")[0] if path.is_file() else ""
 
 
