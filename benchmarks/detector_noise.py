@@ -187,11 +187,11 @@ def fit_table(clips: list[FoundClip], rate: float) -> dict[str, Any]:
         "burst_seconds": max(burst_length(gone), 1.0) / rate,
         "swap": swap,
         "joints": {kind: rows[kind] for kind in kinds},
-        "floors": {kind: floor_of(kind) for kind in kinds},
+        "least": {kind: least_of(kind) for kind in kinds},
     }
 
 
-def floor_of(kind: str) -> dict[str, float]:
+def least_of(kind: str) -> dict[str, float]:
     """Least spread of a joint on real images: that of MotionBERT's noise, fitted to Human3.6M."""
     like = "nose" if kind == "ear" else kind
     columns = [j for j, name in enumerate(H36M17.joints) if name.split("_")[-1] == like]
@@ -235,7 +235,7 @@ def main() -> str | None:
         f"# Errors of blazepose-full on {frames} frames of {len(parts)} rendered clips, metres "
         "of the person. Written by\n# python benchmarks/detector_noise.py"
         f"{' --root FOLDER' if options.root else ''} --clips {options.clips} --seconds "
-        f"{options.seconds:g}\n# floors: spread on real images (MotionBERT's table), because "
+        f"{options.seconds:g}\n# least: spread on real images (MotionBERT's table), because "
         "rendered people are easier than photographs.\n"
     )
     text = head + yaml.safe_dump(table, sort_keys=False, default_flow_style=None, width=120)

@@ -143,6 +143,17 @@ class AnyVideo:
             f"{more}"
         )
 
+    def collect_motion(self, source: MotionSource) -> list[Sequence]:
+        """Training sequences of a data source and of `also`.
+
+        Raises:
+            DataError: If there are none.
+        """
+        sequences = [*source.sequences("train")]
+        if not sequences:
+            raise DataError(f"{source.describe()}: no sequences in split train")
+        return sequences if self.also is None else [*sequences, *self.also.sequences("train")]
+
     def training_sequences(
         self, sequences: Many[Sequence], skeleton: Skeleton, seed: int, rendering: int
     ) -> list[PreparedSequence]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -62,6 +60,7 @@ class LiftDataModule(StageData):
 
     Attributes:
         prepared: Split -> its prepared sequences, once they are read.
+        motion: Sequences that videos are made of, once they are read.
         unseen: Names of the lifter's joints that the detections do not have.
 
     Raises:
@@ -116,6 +115,7 @@ class LiftDataModule(StageData):
                 "detections to exact or noisy"
             )
         self.prepared: dict[Split, list[PreparedSequence]] = {}
+        self.motion: list[Sequence] = []
         self.unseen: tuple[str, ...] = ()
 
     @property
@@ -241,14 +241,6 @@ class LiftDataModule(StageData):
 
     def _record(self, video: AnyVideo, rendering: int) -> list[PreparedSequence]:
         """The training split as videos."""
-        sequences = self._all_motion
-        if not sequences:
-            raise DataError(f"{self.source.describe()}: no sequences in split train")
-        return video.training_sequences(sequences, self.lifter.skeleton, self.seed, rendering)
-
-    @functools.cached_property
-    def _all_motion(self) -> list[Sequence]:
-        """The motion that videos are made of, read once."""
-        also = self.video.also if self.video is not None else None
-        more = also.sequences("train") if also is not None else []
-        return [*self.source.sequences("train"), *more]
+        if not self.motion:
+            self.motion = video.collect_motion(self.source)
+        return video.training_sequences(self.motion, self.lifter.skeleton, self.seed, rendering)

@@ -103,7 +103,7 @@ class DetectorNoise:
         """Noise from a table such as detector_noise.yaml, where both sides share a row.
 
         Rendered people are easier than photographs, so no measured spread or share counts for less
-        than its floor in the table.
+        than its row in `least`.
         """
         names = [name.split("_")[-1] for name in WITH_EARS.joints]
         columns: dict[str, Any] = {
@@ -111,7 +111,7 @@ class DetectorNoise:
         }
         for part in ("constant", "drift", "flicker", "outlier", "missing"):
             measured, floor = (
-                [table[rows][name][part] for name in names] for rows in ("joints", "floors")
+                [table[rows][name][part] for name in names] for rows in ("joints", "least")
             )
             columns[part] = np.maximum(measured, floor)
         swap = np.array([table["swap"][limb] for limb in _LIMBS])

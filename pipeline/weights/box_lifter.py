@@ -72,7 +72,9 @@ def pack_lifter(checkpoint: Path, folder: Path) -> Path:
     if path.stat().st_size > LARGEST:
         size = path.stat().st_size
         path.unlink()
-        raise DataError(f"{checkpoint}: needs {size:,} bytes; the box has room for {LARGEST:,}")
+        raise DataError(
+            f"{checkpoint}: needs {size:,} bytes, more than {LARGEST:,}; train a smaller lifter"
+        )
     line = f"{file_digest(path)}  {FILE}\n".encode()
     write_atomically(path.with_name(f"{FILE}.sha256"), lambda file: file.write(line))
     return path

@@ -229,15 +229,17 @@ def list_files() -> Iterator[StoredFile]:
     """
     folder = weights_folder()
     box = box_lifter.BOX / box_lifter.FILE
-    yield StoredFile(
-        box_lifter.NAME,
-        "the lifter in the box",
-        box,
-        _check(box, (box_lifter.box_digest(),)),
-        _size(box),
-        box_lifter.LICENCE,
-        "this package",
-    )
+    if box.exists():
+        state = _check(box, (box_lifter.box_digest(),))
+        yield StoredFile(
+            box_lifter.NAME,
+            "the lifter in the box",
+            box,
+            state,
+            _size(box),
+            box_lifter.LICENCE,
+            "this package",
+        )
     for entry in CATALOGUE.values():
         path = folder / entry.file
         state = _check(path, entry.digests)

@@ -145,7 +145,7 @@ def test_what_is_no_lifter_or_too_large_is_not_packed(packed, tmp_path, monkeypa
     with pytest.raises(DataError, match="is of stage heatmap; give the checkpoint of a lifter"):
         box_lifter.pack_lifter(tmp_path / "other.ckpt", tmp_path / "out")
     monkeypatch.setattr(box_lifter, "LARGEST", 1000)
-    with pytest.raises(DataError, match="the box has room for 1,000"):
+    with pytest.raises(DataError, match="more than 1,000; train a smaller lifter"):
         box_lifter.pack_lifter(tmp_path / "run.ckpt", tmp_path / "out")
     assert not (tmp_path / "out" / box_lifter.FILE).exists()
 

@@ -25,7 +25,7 @@ def table(rows=None, **changes):
         joints[name] = joints[name] | row
     swap = {"legs": 0.0, "arms": 0.0, "seconds": 0.2}
     values = {"memory": 0.1, "burst_seconds": 0.2, "swap": swap, "joints": joints}
-    return values | {"floors": dict.fromkeys(NAMES, SILENT)} | changes
+    return values | {"least": dict.fromkeys(NAMES, SILENT)} | changes
 
 
 def body(frames):
