@@ -338,30 +338,42 @@ def view_like_predict(
         skeleton: Joint set of the lifter, H36M17.
         joints2d: 2D joints in that joint set, pixels, (T, J, 2); NaN where missing.
         score: Score of each joint, (T, J); 0 where missing.
-        rate: Frame rate of the lifter, Hz.
+        rate: Frame rate of the lifter, Hz; of a sequence with twice the rate, every second frame is
+            used, and so on.
 
     Raises:
-        DataError: If the sequence has no 3D joints, or not the frame rate of the lifter.
+        DataError: If the sequence has no 3D joints, or its rate is no multiple of the lifter's.
     """
     if sequence.joints3d is None:
         raise DataError(f"{sequence.name}: has no 3D joints, so it cannot be evaluated")
-    if sequence.fps != rate:
+    every = round(sequence.fps / rate)
+    if abs(every * rate - sequence.fps) > 1e-6:
         raise DataError(
             f"{sequence.name}: has {sequence.fps:g} Hz, the lifter {rate:g} Hz; set fps of the "
             "data source, or rate of the video"
         )
+    valid = None if sequence.valid is None else sequence.valid[::every]
+    thinned = replace(
+        sequence,
+        fps=rate,
+        joints3d=sequence.joints3d[::every],
+        joints2d=None if sequence.joints2d is None else sequence.joints2d[::every],
+        images=None if every > 1 else sequence.images,
+        valid=valid,
+    )
+    joints2d, score = joints2d[::every], score[::every]
     visible = np.isfinite(joints2d).all(axis=-1) & (score > 0)
-    world = make_conversion(sequence.skeleton, skeleton).joints(sequence.joints3d)
+    world = make_conversion(sequence.skeleton, skeleton).joints(sequence.joints3d[::every])
     camera = sequence.camera
     return view_through_crop(
-        sequence,
+        thinned,
         skeleton,
         joints2d,
         visible,
         world_to_camera(world, camera),
         focal=float(np.mean(camera.focal)),
         principal=(float(camera.principal[0]), float(camera.principal[1])),
-        valid=sequence.valid,
+        valid=valid,
     )
 
 

@@ -174,8 +174,12 @@ def test_evaluation_sees_the_cameras_of_the_source_as_predict_does():
     facts = prediction_facts(view, H36M17)
     assert facts["joints2d"] == pytest.approx(exact, abs=0.01)
     assert facts["frame"].startswith("crop camera")
-    with pytest.raises(DataError, match="has 50 Hz, the lifter 25 Hz; set fps"):
-        view_like_predict(sequence, H36M17, exact, np.ones(exact.shape[:2]), 25.0)
+    half = view_like_predict(sequence, H36M17, exact, np.ones(exact.shape[:2]), 25.0)
+    assert half.sequence.fps == 25.0
+    assert half.crop.rotate_back(half.joints3d) == pytest.approx(relative[::2], abs=1e-5)
+    assert prediction_facts(half, H36M17)["joints2d"] == pytest.approx(exact[::2], abs=0.01)
+    with pytest.raises(DataError, match="has 50 Hz, the lifter 30 Hz; set fps"):
+        view_like_predict(sequence, H36M17, exact, np.ones(exact.shape[:2]), 30.0)
 
 
 def test_windows_of_every_rendering_fit_the_epoch():
