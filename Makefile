@@ -40,7 +40,7 @@ root = $(if $(ROOT),--data.source.init_args.root $(call quoted,$(ROOT)))
 name = $(if $(NAME),--name $(call quoted,$(NAME)))
 input = $(or $(DETECTOR),$(DETECTIONS),$(if $(filter mocap,$(DATA)),noisy,$(if $(filter synthetic,$(DATA)),newest,exact)))
 
-.PHONY: help install demo heatmap detect pretrain lift predict results test test-all test-lowest soak bench lint docs notebooks clean
+.PHONY: help install demo heatmap detect pretrain lift predict results box test test-all test-lowest soak bench lint docs notebooks clean
 
 help: ## Show this help
 	@echo "make TARGET [DATA=synthetic|mocap|FILE.yaml] [CONFIG=stage/name] [ROOT=folder] [DETECTIONS=exact|noisy|file]"
@@ -77,6 +77,9 @@ predict: install ## Predict the 3D motion of the people in a video: make predict
 
 results: install ## Train the lifters of the open benchmark and write docs/results.md
 	$(HEATLIFT) results $(data) $(root) $(ARGS)
+
+box: install ## Train the lifter in the box on the CMU recordings (ROOT=), and measure it
+	$(HEATLIFT) box train $(if $(ROOT),--root $(call quoted,$(ROOT))) $(ARGS)
 
 test: install ## Run the tests, at most 12 minutes on 2 cores
 	$(PYTEST) -n 2 --dist worksteal -m 'not slow and not soak' -q $(ARGS)

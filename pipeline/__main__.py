@@ -86,6 +86,11 @@ COMMANDS = {
         "pipeline.experiments.benchmark:results",
         options_only=True,
     ),
+    "box": Command(
+        "train or measure the lifter in the box",
+        {"train": "pipeline.experiments.box:train", "report": "pipeline.experiments.box:report"},
+        options_only=True,
+    ),
     "robustness": Command(
         "measure a lifter on hidden joints, dropped frames and noise",
         "pipeline.experiments.robustness:robustness",

@@ -28,6 +28,7 @@ from pipeline.datasets import (
 )
 from pipeline.heatmap import HRNet
 from pipeline.lift import MixSTE, PoseFormer
+from pipeline.lift.any_video import AnyVideo
 from pipeline.lift.evaluation import LiftEvaluation
 from pipeline.lift.losses import MPJPELoss
 from pipeline.mocap import Mocap
@@ -88,6 +89,7 @@ CHANGES = {
         "data.detections": "noisy",
         "data.first_frame": 3,
         "data.person": "2",
+        "data.video": AnyVideo(rate=50.0),
         "data.seed": 5,
         "model.evaluated": 14,
         "model.root_evaluated": False,

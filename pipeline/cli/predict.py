@@ -36,8 +36,8 @@ class OutputOptions:
     Args:
         out: Folder of the results; one folder per input is made in it if there are several. By
             default NAME_heatlift beside the input.
-        lifter: Checkpoint of a lifter, or its .onnx file; by default the newest finished checkpoint
-            in ./runs.
+        lifter: Checkpoint of a lifter, or its .onnx file; newest for the newest finished one in
+            ./runs. By default the lifter in the box.
         estimator: What finds 2D joints: blazepose, blazepose-lite, blazepose-heavy, or a file: our
             checkpoint, .onnx or .tflite. By default blazepose.
         device: Device of the networks: auto, cpu or cuda.

@@ -12,6 +12,7 @@ from pipeline.files.writing import format_bytes
 from pipeline.training.console import print_line, print_status
 from pipeline.training.transfer import WeightsReport
 from pipeline.weights import fetching, importing, stored
+from pipeline.weights.box_lifter import NAME
 from pipeline.weights.catalogue import BUNDLES, CATALOGUE, weights_folder
 
 _COLUMNS = ("name", "what", "state", "size", "licence", "from")
@@ -100,10 +101,10 @@ def verify() -> None:
     _print_files(files)
     damaged = [file.name for file in files if file.is_damaged]
     if damaged:
-        raise DataError(
-            f"{weights_folder()}: damaged: {', '.join(damaged)}; run heatlift weights get NAME, or "
-            "import the file again"
-        )
+        mend = "run heatlift weights get NAME, or import the file again"
+        if NAME in damaged:
+            mend = f"install heatlift again for {NAME}; for others {mend}"
+        raise DataError(f"{weights_folder()}: damaged: {', '.join(damaged)}; {mend}")
 
 
 def export(

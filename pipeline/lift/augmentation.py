@@ -64,6 +64,9 @@ def rerender(sequences: Many[Sequence], seed: int, rendering: int) -> list[Seque
 class RerenderedWindows:
     """Training windows that are made again from a new rendering every `epochs` epochs.
 
+    Each epoch has as many samples as rendering 0 has windows. In a rendering with more or fewer
+    windows (`AnyVideo` changes the length of motion) they are taken at even distances.
+
     Args:
         make_windows: Function that makes the windows of a rendering from its number.
         epochs: Epochs that use one rendering.
@@ -72,13 +75,15 @@ class RerenderedWindows:
     def __init__(self, make_windows: Callable[[int], TrainingWindows], epochs: int) -> None:
         self.make_windows, self.epochs = make_windows, epochs
         self.rendering, self.windows = 0, make_windows(0)
+        self.count = len(self.windows)
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return self.count
 
     def __getitem__(self, key: BatchKey) -> dict[str, Any]:
         """A batch of windows, see `TrainingWindows`."""
         rendering = key[0] // self.epochs
         if rendering != self.rendering:
             self.rendering, self.windows = rendering, self.make_windows(rendering)
-        return self.windows[key]
+        epoch, indices = key
+        return self.windows[epoch, indices * len(self.windows) // self.count]

@@ -199,13 +199,13 @@ def add_detection_noise(
     sigma, weight = np.array(table).T
     scale = _box_height(exact) / 330
     random = rng.make_generator(*key, "detection noise")
-    drift = _autoregressive(random.standard_normal((T, J, 2)), 0.85 ** (1 / rate))
+    drift = autoregressive(random.standard_normal((T, J, 2)), 0.85 ** (1 / rate))
     flicker = random.standard_normal((T, J, 2))
     constant = random.standard_normal((J, 2))
     error = sigma[:, None] * (0.8 * drift + 0.35 * flicker + 0.5 * constant)
     error += _draw_outliers(random, 0.02 * weight, 6 * rate, T)
     swapped = _swap_limbs(random, exact, 8 * rate)
-    missing, _ = _draw_bursts(random, 0.02 * weight, 8 * rate, T)
+    missing, _ = draw_bursts(random, 0.02 * weight, 8 * rate, T)
     noisy = (swapped + scale * error).astype(np.float32)
     noisy[missing] = np.nan
     return noisy, (~missing).astype(np.float32)
@@ -221,7 +221,7 @@ def _box_height(joints2d: NDArray[np.float64]) -> float:
     return float(np.median(np.ptp(rows, axis=1))) if len(rows) else 0.0
 
 
-def _autoregressive(white: NDArray[np.float64], memory: float) -> NDArray[np.float64]:
+def autoregressive(white: NDArray[np.float64], memory: float) -> NDArray[np.float64]:
     """Turn white noise, (T, ...), into AR(1) noise with the same variance in every frame."""
     from scipy.signal import lfilter
 
@@ -229,7 +229,7 @@ def _autoregressive(white: NDArray[np.float64], memory: float) -> NDArray[np.flo
     return lfilter([gain], [1, -memory], white, axis=0, zi=(1 - gain) * white[:1])[0]
 
 
-def _draw_bursts(
+def draw_bursts(
     random: np.random.Generator, share: NDArray[np.float64], length: float, frames: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Draw bursts, runs of frames of geometric length that cover a share of all frames.
@@ -258,7 +258,7 @@ def _draw_outliers(
     random: np.random.Generator, share: NDArray[np.float64], length: float, frames: int
 ) -> NDArray[np.float64]:
     """Draw bursts of constant offset: exponential, mean 30, at most 120 pixels, any direction."""
-    inside, first = _draw_bursts(random, share, length, frames)
+    inside, first = draw_bursts(random, share, length, frames)
     size = np.minimum(random.exponential(30.0, inside.shape), 120.0)
     angle = random.uniform(0, 2 * np.pi, inside.shape)
     offset = size[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
@@ -270,7 +270,7 @@ def _swap_limbs(
 ) -> NDArray[np.float64]:
     """Exchange left and right leg, or left and right arm, in bursts of frames."""
     swapped = joints2d.copy()
-    inside, _ = _draw_bursts(random, np.array(list(_LIMBS)), length, len(joints2d))
+    inside, _ = draw_bursts(random, np.array(list(_LIMBS)), length, len(joints2d))
     for column, names in zip(inside.T, _LIMBS.values(), strict=True):
         left = [H36M17.index(f"left_{name}") for name in names]
         right = [H36M17.index(f"right_{name}") for name in names]

@@ -42,6 +42,12 @@ class CropCamera:
         turned = np.einsum("tab,tjb->tja", self.rotation, rays)
         return turned[..., :2] / turned[..., 2:] * self.zoom[:, None, None]
 
+    def uncrop_joints(self, cropped: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Pixels of the real camera from joints as the virtual one sees them, (T, J, 2)."""
+        rays = _rays(np.asarray(cropped) / self.zoom[:, None, None], 1.0, np.zeros(2))
+        turned = self.rotate_back(rays)
+        return turned[..., :2] / turned[..., 2:] * self.focal + self.principal
+
     def rotate_back(self, joints3d: NDArray[np.floating]) -> NDArray[np.float64]:
         """Joints in the real camera frame from those in the virtual one, (T, J, 3)."""
         return np.einsum("tba,tjb->tja", self.rotation, joints3d)
@@ -116,10 +122,26 @@ def _size_of_metre(
     reference = np.array([np.mean(BONES[skeleton.joints[c].split("_")[-1]]) for c in children])
     length = np.linalg.norm(rays[:, children] - rays[:, parents], axis=-1) / reference
     length[~(visible[:, children] & visible[:, parents])] = np.nan
-    size = np.full(len(rays), np.nan)
-    known = np.isfinite(length).sum(axis=1) >= 2
-    size[known] = np.nanpercentile(length[known], 80, axis=1)
+    size = _percentile_of_known(length, 80, at_least=2)
     return np.where(size > 0, size, np.nan)
+
+
+def _percentile_of_known(
+    values: NDArray[np.float64], percent: float, *, at_least: int
+) -> NDArray[np.float64]:
+    """Percentile of the finite values of each row, (T, N) -> (T,); NaN with too few of them.
+
+    `np.nanpercentile` takes 25 times as long, because it treats each row on its own.
+    """
+    ordered = np.sort(np.where(np.isfinite(values), values, np.inf), axis=1)
+    count = np.isfinite(values).sum(axis=1)
+    place = np.maximum(count - 1, 0) * percent / 100
+    below = place.astype(np.int64)
+    above = np.minimum(below + 1, np.maximum(count - 1, 0))
+    low, high = (np.take_along_axis(ordered, i[:, None], axis=1)[:, 0] for i in (below, above))
+    enough = count >= at_least
+    low, high = np.where(enough, low, 0.0), np.where(enough, high, 0.0)
+    return np.where(enough, low + (place - below) * (high - low), np.nan)
 
 
 def _fill_missing(values: NDArray[np.float64]) -> NDArray[np.float64]:

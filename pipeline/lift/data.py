@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.detections.cache import load_or_detect
 from pipeline.detections.exchange import report_detections
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import DataError, UsageError
+from pipeline.lift.any_video import AnyVideo, view_like_predict
 from pipeline.lift.augmentation import RerenderedWindows, rerender
 from pipeline.lift.corruption import add_detection_noise
 from pipeline.lift.lifter import Lifter
@@ -46,6 +48,9 @@ class LiftDataModule(StageData):
         frame_mask: Share of whole frames that are hidden in training windows, 0 to 1.
         augment_every: Epochs after which the training motion is re-rendered with new bodies,
             cameras and detection noise; 0 for never. For exact and noisy 2D of motion with a floor.
+        video: Makes the training split look like people in any video, new in each epoch, for
+            lifters that `heatlift predict` uses: `pipeline.lift.any_video.AnyVideo`. Validation and
+            test then use the cameras of the source and `detections`, seen through the crop camera.
         workers: DataLoader workers while training.
         seed: Seed of shuffling, flips, noise, masks and re-rendering.
         first_frame: Number that the first frame of a video has in the files of other tools, where
@@ -55,11 +60,13 @@ class LiftDataModule(StageData):
 
     Attributes:
         prepared: Split -> its prepared sequences, once they are read.
+        motion: Sequences that videos are made of, once they are read.
         unseen: Names of the lifter's joints that the detections do not have.
 
     Raises:
-        UsageError: If `augment_every` is set and the 2D input is neither exact nor noisy, or
-            `first_frame` or `person` is set and the 2D input is not from a file of another tool.
+        UsageError: If `augment_every` or `video` is set and the 2D input is neither exact nor
+            noisy, or both are set; or if `first_frame` or `person` is set and the 2D input is not
+            from a file of another tool.
 
     Differs from the papers: the published code of MixSTE, PoseFormer and VideoPose3D trains on
     every window and on its mirror image in each epoch; here each epoch draws one of the two, so it
@@ -80,6 +87,7 @@ class LiftDataModule(StageData):
         joint_mask: float = 0.0,
         frame_mask: float = 0.0,
         augment_every: int = 0,
+        video: AnyVideo | None = None,
         workers: int = 0,
         seed: int = 0,
         first_frame: int | None = None,
@@ -99,7 +107,15 @@ class LiftDataModule(StageData):
                 f"augment_every is {augment_every} and detections are {detections}: only exact or "
                 "noisy 2D can be made of re-rendered motion; set augment_every to 0"
             )
+        self.video = video
+        if video is not None and (augment_every or not self.detections.is_projected):
+            raise UsageError(
+                f"video is set, augment_every is {augment_every} and detections are {detections}: "
+                "videos are new in each epoch, from the motion alone; set augment_every to 0 and "
+                "detections to exact or noisy"
+            )
         self.prepared: dict[Split, list[PreparedSequence]] = {}
+        self.motion: list[Sequence] = []
         self.unseen: tuple[str, ...] = ()
 
     @property
@@ -109,7 +125,8 @@ class LiftDataModule(StageData):
 
     def describe(self) -> str:
         """Data and 2D input, in one line."""
-        return f"{self.source.describe()}; 2D input {self.detections}"
+        video = "" if self.video is None else f"; {self.video.describe()}"
+        return f"{self.source.describe()}; 2D input {self.detections}{video}"
 
     def prepare_data(self) -> None:
         """On rank 0: make the detections that the cache does not have.
@@ -124,8 +141,8 @@ class LiftDataModule(StageData):
 
     def training_set(self) -> BatchSet:
         """Windows of the training split, re-rendered every `augment_every` epochs."""
-        if self.augment_every:
-            return RerenderedWindows(self._training_windows, self.augment_every)
+        if every := self.augment_every or (1 if self.video else 0):
+            return RerenderedWindows(self._training_windows, every)
         return self._training_windows(0)
 
     def evaluation_set(self, split: Split) -> BatchSet:
@@ -135,7 +152,9 @@ class LiftDataModule(StageData):
     def _training_windows(self, rendering: int) -> TrainingWindows:
         """Training windows of one rendering; rendering 0 is the source as it is."""
         sequences = self._prepared_sequences("train")
-        if rendering:
+        if rendering and self.video is not None:
+            sequences = self._record(self.video, rendering)
+        elif rendering:
             rerendered = rerender([s.sequence for s in sequences], self.seed, rendering)
             # "take" is part of the key of the random numbers: with another word they change.
             sequences = [self._project(s, f"take {rendering} of {s.name}") for s in rerendered]
@@ -175,6 +194,8 @@ class LiftDataModule(StageData):
 
     def frame_rate(self) -> float:
         """Median frame rate of the training sequences, Hz."""
+        if self.video is not None:
+            return self.video.rate
         rates = [prepared.sequence.fps for prepared in self._prepared_sequences("train")]
         return float(np.median(rates))
 
@@ -190,6 +211,8 @@ class LiftDataModule(StageData):
         Raises:
             DataError: If the split has no sequences, or detections of another tool do not fit it.
         """
+        if split == "train" and self.video is not None:
+            return self._record(self.video, 0)
         sequences = self.source.sequences(split)
         if not sequences:
             raise DataError(f"{self.source.describe()}: no sequences in split {split}")
@@ -209,7 +232,15 @@ class LiftDataModule(StageData):
         """Prepare a sequence with exact or noisy 2D; `noise_key` is the key of the noise."""
         skeleton = self.lifter.skeleton
         exact = make_conversion(sequence.skeleton, skeleton).joints(exact_joints2d(sequence))
-        if self.detections.kind == "exact":
-            return prepare_sequence(sequence, skeleton, exact, np.ones(exact.shape[:2]))
-        noisy, score = add_detection_noise(exact, sequence.fps, self.seed, noise_key)
-        return prepare_sequence(sequence, skeleton, noisy, score)
+        found: tuple[NDArray[np.floating], NDArray[np.floating]] = (exact, np.ones(exact.shape[:2]))
+        if self.detections.kind == "noisy":
+            found = add_detection_noise(exact, sequence.fps, self.seed, noise_key)
+        if self.video is not None:
+            return view_like_predict(sequence, skeleton, *found, self.video.rate)
+        return prepare_sequence(sequence, skeleton, *found)
+
+    def _record(self, video: AnyVideo, rendering: int) -> list[PreparedSequence]:
+        """The training split as videos."""
+        if not self.motion:
+            self.motion = video.collect_motion(self.source)
+        return video.training_sequences(self.motion, self.lifter.skeleton, self.seed, rendering)

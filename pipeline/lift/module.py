@@ -297,6 +297,7 @@ def _evaluation_parts(module: LiftModule) -> dict[str, str]:
         "data.detections": f"2D {request}{unseen}",
         "data.first_frame": "" if request.first_frame is None else f"from {request.first_frame}",
         "data.person": "" if request.person is None else f"person {request.person}",
+        "data.video": f"crop camera, {data.video.rate:g} Hz" if data.video else "",
         "data.seed": f"noise seed {data.seed}" if request.kind == "noisy" else "",
         "model.evaluated": f"{len(module.evaluated)} joints, root-relative, mm",
         "model.root_evaluated": f"root {'' if module.root_evaluated else 'not '}counted",

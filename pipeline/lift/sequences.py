@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.camera import CAMERA_FRAME, denormalise, normalise, project, world_to_camera
 from pipeline.errors import DataError
+from pipeline.lift.crop_camera import CropCamera
 from pipeline.skeleton import Skeleton, make_conversion
 from pipeline.sources import Sequence
 
@@ -30,6 +31,7 @@ class PreparedSequence:
             unknown.
         valid: Frames used in training and evaluation, (T,).
         score: Score of each 2D joint, (T, J), float32; 0 where not visible.
+        crop: Crop camera that the joints are seen through; None for the camera of the sequence.
     """
 
     sequence: Sequence
@@ -38,6 +40,7 @@ class PreparedSequence:
     joints3d: NDArray[np.float32] | None
     valid: NDArray[np.bool_]
     score: NDArray[np.float32]
+    crop: CropCamera | None = None
 
 
 def exact_joints2d(sequence: Sequence) -> NDArray[np.float64]:
@@ -156,12 +159,18 @@ def prediction_facts(prepared: PreparedSequence, skeleton: Skeleton) -> dict[str
 
     Returns:
         Name, subject and action of the sequence; its joint set; unit and frame of reference of
-        `joints3d`; `fps` and the `time` of each frame, seconds; the 2D input, `joints2d` in pixels
-        (NaN where missing) and `score`; `valid`, frames that an evaluation counts; the camera of
-        the data source.
+        `joints3d` (for a crop camera also its rotations, `crop_rotation`, (T, 3, 3)); `fps` and the
+        `time` of each frame, seconds; the 2D input, `joints2d` in pixels (NaN where missing) and
+        `score`; `valid`, frames that an evaluation counts; the camera of the data source.
     """
     sequence, T = prepared.sequence, len(prepared.joints2d)
-    pixels = denormalise(prepared.joints2d, sequence.camera.size)
+    frame, turned = CAMERA_FRAME, {}
+    if prepared.crop is None:
+        pixels = denormalise(prepared.joints2d, sequence.camera.size)
+    else:
+        pixels = prepared.crop.uncrop_joints(prepared.joints2d).astype(np.float32)
+        frame = f"crop camera, turned from the camera by crop_rotation: {CAMERA_FRAME}"
+        turned = {"crop_rotation": prepared.crop.rotation}
     camera = dataclasses.asdict(sequence.camera)
     return {
         "name": sequence.name,
@@ -169,7 +178,8 @@ def prediction_facts(prepared: PreparedSequence, skeleton: Skeleton) -> dict[str
         "action": sequence.action,
         **skeleton.facts(),
         "unit": "m",
-        "frame": f"{CAMERA_FRAME}; relative to {skeleton.joints[skeleton.root]}",
+        "frame": f"{frame}; relative to {skeleton.joints[skeleton.root]}",
+        **turned,
         "fps": sequence.fps,
         "time": np.arange(T) / sequence.fps,
         "joints2d": np.where(prepared.visible[..., None], pixels, np.float32(np.nan)),

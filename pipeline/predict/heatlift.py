@@ -29,6 +29,7 @@ from pipeline.predict.tracking import Stop, StoppedEarlyError, track_media
 from pipeline.predict.tracks import TrackedPeople
 from pipeline.training.checkpoints import load_module, weights_digest
 from pipeline.training.run_folder import newest_finished_run
+from pipeline.weights.box_lifter import find_box
 from pipeline.weights.onnx_export import exported_checkpoint
 
 _SOURCE_FIELDS = {field.name for field in dataclasses.fields(SourceOptions)}
@@ -79,8 +80,8 @@ class Heatlift:
         """Load the networks.
 
         Args:
-            lifter: Checkpoint of a lifter, or its ONNX file; the newest finished one in ./runs by
-                default.
+            lifter: Checkpoint of a lifter, or its ONNX file; `newest` for the newest finished one
+                in ./runs. By default the lifter in the box.
             estimator: Name (`blazepose`, `blazepose-lite`, …) or file (our checkpoint, .onnx,
                 .tflite) of the estimator of 2D joints; `blazepose` by default.
             device: Device of torch; `auto` takes a GPU if there is one.
@@ -94,6 +95,8 @@ class Heatlift:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         path = find_lifter() if lifter is None else Path(lifter)
+        if lifter == "newest":
+            path = newest_lifter()
         if not path.is_file():
             raise DataError(f"{path}: no such file; give the checkpoint of a lifter")
         module = load_lifter(path, device, runtime)
@@ -208,7 +211,16 @@ def split_flags(flags: dict[str, Any]) -> tuple[SourceOptions, LiftOptions]:
 
 
 def find_lifter() -> Path:
-    """The lifter that is used where none is named: the newest finished one in ./runs.
+    """The lifter that is used where none is named: the one in the box.
+
+    Raises:
+        DataError: If it is damaged; or if this package has none, and no lifter was trained either.
+    """
+    return find_box() or newest_lifter()
+
+
+def newest_lifter() -> Path:
+    """The newest finished lifter in ./runs.
 
     Raises:
         DataError: If there is none.

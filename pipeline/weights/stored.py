@@ -15,6 +15,7 @@ from pipeline.files.digests import bytes_digest, file_digest
 from pipeline.files.reading import read_bytes, read_start
 from pipeline.files.tflite import read_tflite
 from pipeline.files.writing import atomic_path, write_atomically
+from pipeline.weights import box_lifter
 from pipeline.weights.architectures import NETWORKS, network_names
 from pipeline.weights.catalogue import (
     CATALOGUE,
@@ -223,8 +224,23 @@ def _copy(old: IO[bytes], new: IO[bytes]) -> str:
 
 
 def list_files() -> Iterator[StoredFile]:
-    """All files of the catalogue, there or not, then the imported ones; each is checked."""
+    """The lifter in the box, all files of the catalogue, there or not, then the imported ones.
+
+    Each is checked.
+    """
     folder = weights_folder()
+    box = box_lifter.BOX / box_lifter.FILE
+    if box.exists():
+        state = _check(box, (box_lifter.box_digest(),))
+        yield StoredFile(
+            box_lifter.NAME,
+            "the lifter in the box",
+            box,
+            state,
+            _size(box),
+            box_lifter.LICENCE,
+            "this package",
+        )
     for entry in CATALOGUE.values():
         path = folder / entry.file
         state = _check(path, entry.digests)
