@@ -13,17 +13,20 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import jsonargparse
-import numpy as np
 
 from pipeline.cli.export import check_formats
-from pipeline.errors import DataError, HeatliftError, StorageError, UsageError, print_error
+from pipeline.cli.predict_live import check_show, predict_live
+from pipeline.errors import HeatliftError, StorageError, UsageError, print_error
 from pipeline.export.options import ExportOptions
 from pipeline.predict.options import LiftOptions, SourceOptions, check_live
-from pipeline.training.console import LINE_INTERVAL, print_line, print_status
+from pipeline.training.console import print_line
 from pipeline.training.processes import signal_handlers
 from pipeline.training.signals import StoppedBySignal
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pipeline.export.motion import Motion
     from pipeline.predict.heatlift import Heatlift
 
@@ -42,6 +45,8 @@ class OutputOptions:
         export: Formats of the motion, separated by commas: npz, json, csv, trc.
         video: Write overlay.webm and side_by_side.webm.
         live: Predict frame by frame without looking ahead, as for a webcam, and print the latency.
+        show: Show the people in a window while predicting, for live use and webcams; the key q ends
+            it as Ctrl-C does.
         overwrite: Replace earlier results in the folder.
     """
 
@@ -52,6 +57,7 @@ class OutputOptions:
     export: str = "npz"
     video: bool = True
     live: bool = False
+    show: bool = False
     overwrite: bool = False
 
 
@@ -67,8 +73,11 @@ def run(arguments: Sequence[str]) -> None:
     """
     inputs, source, lift, output, writing = parse(arguments)
     formats = check_formats(output.export)
-    if output.live or any(text.isdecimal() for text in inputs):
+    is_live = output.live or any(text.isdecimal() for text in inputs)
+    if is_live:
         check_live(lift)
+    if output.show:
+        check_show(is_live)
     folders = _choose_folders(inputs, output)
     from pipeline.predict.heatlift import Heatlift
     from pipeline.predict.media import require_source
@@ -162,7 +171,7 @@ def make_parser() -> jsonargparse.ArgumentParser:
 
 
 _SHORT = {"-o": "--out", "-c": "--config"}
-_SWITCHES = ("video", "live", "overwrite")
+_SWITCHES = ("video", "live", "show", "overwrite")
 _SEVERAL = {"--time": 2, "--height": None}
 """Options with several values: number of values, None for all numbers that follow."""
 
@@ -241,41 +250,16 @@ def _predict_one(
     """Predict one input, write its files and print its summary."""
     began = time.monotonic()
     if output.live or text.isdecimal():
-        motion = _predict_live(heatlift, text, flags, stops)
+        motion = predict_live(heatlift, text, flags, stops, show=output.show)
     else:
         motion = heatlift.predict(text, stop=lambda: bool(stops), **flags)
     motion = dataclasses.replace(motion, facts={**motion.facts, "command": command})
     files = write_results(
         motion, folder, formats, heatlift, text, flags, writing, video=output.video
     )
+    files = [str(folder / files[0]), *files[1:]]
     for line in summary(text, motion, files, time.monotonic() - began):
         print_line(line)
-
-
-def _predict_live(heatlift: Heatlift, text: str, flags: dict[str, Any], stops: list[int]) -> Motion:
-    """Predict frame by frame; the pieces are joined, and the latency is printed."""
-    from pipeline.export.joining import join_motions
-
-    pieces, latencies = [], []
-    last = printed = time.perf_counter()
-    for piece in heatlift.stream(text, **flags):
-        now = time.perf_counter()
-        latencies.append(1000 * (now - last))
-        pieces.append(piece)
-        seen = ", ".join(person.id for person in piece.people) or "nobody"
-        if now - printed > LINE_INTERVAL:
-            printed = now
-            print_status(f"{piece.times[0]:7.2f} s  {seen:<20} {latencies[-1]:5.0f} ms")
-        if stops:
-            break
-        last = time.perf_counter()
-    if not pieces:
-        raise DataError(f"{text}: has no frame")
-    print_line(
-        f"latency      median {np.median(latencies):.0f} ms, 95 % below "
-        f"{np.quantile(latencies, 0.95):.0f} ms per frame, 2D network included"
-    )
-    return join_motions(pieces)
 
 
 def write_results(
@@ -330,17 +314,38 @@ def summary(text: str, motion: Motion, files: Sequence[str], seconds: float) -> 
         f"{' …' if len(p.spans) > 3 else ''}"
         for p in motion.people
     ]
+    between = ", " if all(len(p.spans) == 1 for p in motion.people) else "; "
     lines.append(
-        _row("people", f"{len(people)} found: {'; '.join(people)}" if people else "nobody")
+        _row("people", f"{len(people)} found: {between.join(people)}" if people else "nobody")
     )
     weights = facts.get("weights", {})
     scores = [f"{p.id} {p.mean_score:.2f}" for p in motion.people]
+    if len(scores) == 1:
+        scores = [f"{motion.people[0].mean_score:.2f}"]
+    unsure = sum(quality["unsure_frames"] for quality in facts.get("quality", {}).values())
     estimator = weights.get("estimator", {}).get("name", "")
-    lines.append(_row("2D", f"{estimator}, mean score {', '.join(scores) or '-'}"))
+    lines.append(
+        _row(
+            "2D",
+            f"{estimator}, mean score {', '.join(scores) or '-'}"
+            + f"; {unsure} {'frame' if unsure == 1 else 'frames'} unsure" * bool(unsure),
+        )
+    )
     lifter = weights.get("lifter", {})
-    lines.append(_row("3D", f"{lifter.get('name', '')} ({lifter.get('class', '')})"))
-    for note in facts.get("assumptions", ()):
-        lines.append(_row("assumed" if "--" in note else "note", str(note)))
+    resampled = _is_resampled(motion.times, lifter.get("rate"))
+    lines.append(
+        _row(
+            "3D",
+            f"{lifter.get('name', '')} ({lifter.get('class', '')})"
+            + f", resampled to {lifter.get('rate', 0):g} Hz and back" * resampled,
+        )
+    )
+    notes = [str(note) for note in facts.get("assumptions", ())]
+    camera = [note for note in notes if note.startswith(("field of view", "height"))]
+    if camera:
+        lines.append(_row("camera", f"not known, assumed: {'; '.join(camera)}"))
+    for note in (note for note in notes if note not in camera):
+        lines.append(_row("assumed" if "--" in note else "note", note))
     lines += [line for person in motion.people for line in _quality_rows(person.id, facts)]
     for warning in facts.get("warnings", ()):
         lines.append(_row("warning", str(warning)))
@@ -350,8 +355,30 @@ def summary(text: str, motion: Motion, files: Sequence[str], seconds: float) -> 
                 "warning", f"nobody found in {len(motion)} frames; give --boxes or lower --det_thr"
             )
         )
+    better = _advice(motion, camera, unsure)
+    if better:
+        lines.append(_row("better with", "; ".join(better)))
     lines.append("  " + "  ".join(files))
     return lines
+
+
+def _is_resampled(times: NDArray[np.float64], rate: float | None) -> bool:
+    """Whether frames at these times are resampled to the rate of the lifter."""
+    from pipeline.predict.lifting import resampled_times
+
+    return rate is not None and len(times) > 1 and resampled_times(times, rate) is not times
+
+
+def _advice(motion: Motion, assumed: Sequence[str], unsure: int) -> list[str]:
+    """What the user can do for a better motion."""
+    found = [option for option in ("--height", "--fov") if any(option in note for note in assumed)]
+    advice = [f"{' and '.join(found)} of your own"] if found and motion.people else []
+    seen = sum(int((person.status == 1).sum()) for person in motion.people)
+    if unsure > 0.1 * seen:
+        advice.append("a nearer camera, more light, or --estimator blazepose-heavy")
+    if any("whole image" in str(note) for note in motion.facts.get("assumptions", ())):
+        advice.append("boxes of the people (--boxes, or heatlift weights get blazepose)")
+    return advice
 
 
 def _quality_rows(identity: str, facts: Mapping[str, Any]) -> list[str]:
@@ -361,11 +388,13 @@ def _quality_rows(identity: str, facts: Mapping[str, Any]) -> list[str]:
     quality = facts.get("quality", {}).get(identity)
     if quality is None:
         return []
-    text = (
-        f"jitter {quality['jitter_before']:.0f} -> {quality['jitter']:.0f} mm/frame2; bones vary "
-        f"{100 * quality['bone_variation_before']:.0f} -> {100 * quality['bone_variation']:.0f} %"
-    )
-    rows = [_row(f"motion {identity}", text)]
+    jitter, bones = f"{quality['jitter']:.0f}", f"{100 * quality['bone_variation']:.0f}"
+    if "jitter_before" in quality:  # live use does not know it
+        jitter = f"{quality['jitter_before']:.0f} -> {jitter}"
+        bones = f"{100 * quality['bone_variation_before']:.0f} -> {bones}"
+    text = f"jitter {jitter} mm/frame2; bones vary {bones} %; the path along the floor is a guess"
+    name = "motion" if len(facts["quality"]) == 1 else f"motion {identity}"
+    rows = [_row(name, text)]
     if not is_usable(quality):
         rows.append(_row("warning", f"{identity}: this is not usable motion; see the video"))
     return rows

@@ -27,7 +27,7 @@ from pipeline.predict.onnx_estimators import (
 )
 from pipeline.predict.person_detector import load_person_detector
 from pipeline.training.checkpoints import load_module, weights_digest
-from pipeline.weights.catalogue import find_weights
+from pipeline.weights.catalogue import BUNDLES, CATALOGUE, find_weights
 
 DEFAULT = "blazepose"
 """Estimator that is used where none is named."""
@@ -73,9 +73,12 @@ def load_estimator(
     if name in BLAZEPOSE:
         path = find_weights(BLAZEPOSE[name])
         if path is None:
+            entry = CATALOGUE[BLAZEPOSE[name]]
+            kept = sum(CATALOGUE[part].size for part in BUNDLES[name])
             raise DataError(
-                "no 2D network for real people yet: run heatlift weights get "
-                f"{name if name != 'blazepose-full' else DEFAULT} (6 MB, Apache-2.0)"
+                f"no 2D network for real people yet: run heatlift weights get {name} "
+                f"({kept / 1e6:.0f} MB from a download of {entry.package.size / 1e6:.0f} MB, "
+                f"{entry.licence})"
             )
         estimator = BlazePoseEstimator(load_blazepose(path, device), BLAZEPOSE[name])
     else:

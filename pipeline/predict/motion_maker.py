@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -169,15 +169,6 @@ def _finish_person(
     lost = ~np.isfinite(root).all(axis=1)
     status = np.where(lost, MISSING, lifted.status).astype(np.uint8)
     joints3d[lost], root[lost] = np.nan, np.nan
-    seen = lifted.score[lifted.status == SEEN]
-    quality = {
-        "jitter_before": mean_acceleration(raw),
-        "jitter": mean_acceleration(joints3d),
-        "bone_variation_before": bone_variation(raw, skeleton),
-        "bone_variation": bone_variation(joints3d, skeleton),
-        "median_score": float(np.median(seen)) if seen.size else 0.0,
-        "unsure_frames": int((np.median(lifted.score, axis=1) < LOW_SCORE)[status == SEEN].sum()),
-    }
     person = PersonMotion(
         lifted.id,
         joints3d.astype(np.float32),
@@ -187,7 +178,28 @@ def _finish_person(
         status,
         height,
     )
+    quality = {
+        "jitter_before": mean_acceleration(raw),
+        "bone_variation_before": bone_variation(raw, skeleton),
+        **rate_result(person, skeleton),
+    }
     return person, quality
+
+
+def rate_result(person: PersonMotion, skeleton: Skeleton) -> dict[str, Any]:
+    """Quality of a finished motion as numbers: jitter, change of the bones, scores of its 2D.
+
+    Args:
+        person: The motion.
+        skeleton: Its joint set.
+    """
+    seen = person.score[person.status == SEEN]
+    return {
+        "jitter": mean_acceleration(person.joints3d),
+        "bone_variation": bone_variation(person.joints3d, skeleton),
+        "median_score": float(np.median(seen)) if seen.size else 0.0,
+        "unsure_frames": int((np.median(seen, axis=1) < LOW_SCORE).sum()) if seen.size else 0,
+    }
 
 
 def _smooth_part(
@@ -212,9 +224,10 @@ def _smooth_part(
     return smooth - smooth[:, skeleton.root, None], root
 
 
-def is_usable(quality: dict[str, Any]) -> bool:
+def is_usable(quality: Mapping[str, Any]) -> bool:
     """Whether the 2D joints of a person were good enough for a usable motion."""
-    score, change = quality["median_score"], quality["bone_variation_before"]
+    score = quality["median_score"]
+    change = quality.get("bone_variation_before", quality["bone_variation"])
     return bool(score >= LOW_SCORE and change <= LOOSE_BONES)
 
 

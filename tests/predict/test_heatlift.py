@@ -214,7 +214,7 @@ def test_one_bad_input_does_not_stop_the_others(tmp_path, lifter, capsys):
     assert "1 of 2 inputs failed" in errors
 
 
-def test_nobody_in_the_file_gives_valid_empty_results_and_a_line(tmp_path, lifter, capsys):
+def test_row_12_nobody_in_the_file_gives_valid_empty_results_and_a_line(tmp_path, lifter, capsys):
     path = tmp_path / "joints.json"
     path.write_text("[]")
     options = ["--size", "1280x720", "--frames", "9", "--no_video"]
@@ -296,3 +296,60 @@ def test_a_motion_is_exported_later_without_running_anything_again(tmp_path, lif
     assert main(["export", motion, "--to", "fbx"]) == 2
     assert main(["export", str(path)]) == 4
     assert "is no npz file" in capsys.readouterr().err
+
+
+def test_live_use_gives_the_facts_of_predict_but_for_those_that_need_the_whole_clip(
+    reader, tmp_path
+):
+    clip = write_mp4(tmp_path / "clip.mp4", 12)
+    whole, live = reader.predict(clip), reader.predict_live(clip)
+    missing = whole.facts.keys() - live.facts.keys()
+    assert missing == set()
+    assert live.facts["source"] == whole.facts["source"]
+    assert live.facts["assumptions"] == whole.facts["assumptions"]
+    assert live.facts["versions"] == whole.facts["versions"]
+    assert live.facts["weights"]["estimator"] == whole.facts["weights"]["estimator"]
+    assert live.facts["weights"]["lifter"]["digest"] == whole.facts["weights"]["lifter"]["digest"]
+    assert live.facts["weights"]["lifter"]["flip_test"] is False
+    assert live.facts["smoothing"] == {"filter": "one-euro", "cutoff_hz": 1.5}
+    assert live.facts["latency_ms"]["median"] > 0
+    assert {"jitter", "bone_variation", "median_score"} <= live.facts["quality"]["A"].keys()
+    live.save(tmp_path / "live.npz")
+    assert Motion.load(tmp_path / "live.npz").facts == json.loads(json.dumps(live.facts))
+    first = next(reader.stream(clip))
+    assert {"weights", "versions", "assumptions", "source"} <= first.facts.keys()
+
+
+def test_live_use_that_is_stopped_early_says_so(reader, tmp_path):
+    seen = []
+    clip = write_mp4(tmp_path / "clip.mp4", 12)
+    live = reader.predict_live(
+        clip, stop=lambda: len(seen) == 4, each=lambda frame, piece: seen.append(frame.index)
+    )
+    assert (len(live), seen) == (4, [0, 1, 2, 3])
+    assert any("stopped by the user" in line for line in live.facts["warnings"])
+
+
+def test_a_person_who_never_comes_is_said_in_live_use(reader, tmp_path):
+    live = reader.predict_live(write_mp4(tmp_path / "clip.mp4", 6), person="C")
+    assert live.people == ()
+    assert live.facts["warnings"] == ["person is C; there was A"]
+
+
+@pytest.mark.parametrize("where", ["without a display", "without windows", "not live"])
+def test_a_window_that_cannot_be_shown_is_one_line_and_exit_code_2(
+    tmp_path, lifter, monkeypatch, capsys, where
+):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    if where == "without windows":
+        text = "  GUI:                           NONE\n"
+        monkeypatch.setattr("cv2.getBuildInformation", lambda: text)
+    clip = write_mp4(tmp_path / "clip.mp4", 3)
+    options = ["--show"] if where == "not live" else ["--live", "--show"]
+    assert predict(clip, *options, lifter=lifter) == 2
+    error = capsys.readouterr().err
+    words = {"without a display": "no display", "without windows": "headless", "not live": "--live"}
+    assert words[where] in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "clip_heatlift").exists()
