@@ -77,8 +77,7 @@ def load_estimator(
             kept = sum(CATALOGUE[part].size for part in BUNDLES[name])
             raise DataError(
                 f"no 2D network for real people yet: run heatlift weights get {name} "
-                f"({kept / 1e6:.0f} MB from a download of {entry.package.size / 1e6:.0f} MB, "
-                f"{entry.licence})"
+                f"({kept / 1e6:.0f} MB, {entry.licence})"
             )
         estimator = BlazePoseEstimator(load_blazepose(path, device), BLAZEPOSE[name])
     else:
