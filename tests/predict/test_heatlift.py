@@ -10,6 +10,7 @@ from videos import SIZE, read_number, write_mp4
 from pipeline import Heatlift, Motion
 from pipeline.__main__ import main
 from pipeline.errors import DataError, UsageError
+from pipeline.export.motion import PersonMotion
 from pipeline.predict.estimators import Estimates, WholeImage
 from pipeline.predict.heatlift import split_flags
 from pipeline.predict.options import SourceOptions
@@ -353,3 +354,55 @@ def test_a_window_that_cannot_be_shown_is_one_line_and_exit_code_2(
     assert words[where] in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "clip_heatlift").exists()
+
+
+def test_the_key_q_in_the_window_ends_live_use_as_ctrl_c_does(
+    reader, tmp_path, lifter, monkeypatch, capsys
+):
+    shown, pressed = [], iter([-1, -1, ord("q")])
+    monkeypatch.setattr("pipeline.export.window.check_window", lambda: None)
+    monkeypatch.setattr("cv2.imshow", lambda name, image: shown.append(image.shape))
+    monkeypatch.setattr("cv2.waitKey", lambda milliseconds: next(pressed))
+    monkeypatch.setattr("cv2.getWindowProperty", lambda name, which: 1.0)
+    monkeypatch.setattr("cv2.destroyAllWindows", lambda: shown.append("closed"))
+    monkeypatch.setattr("pipeline.predict.heatlift.Heatlift.load", lambda *a, **k: reader)
+    clip = write_mp4(tmp_path / "clip.mp4", 12)
+    assert predict(clip, "--live", "--show", "--no_video", lifter=lifter) == 130
+    assert shown == [(*SIZE[::-1], 3)] * 3 + ["closed"]
+    assert len(Motion.load(tmp_path / "clip_heatlift" / "motion.npz")) == 3
+    assert "what was done so far is in" in capsys.readouterr().err
+
+
+def test_the_summary_says_what_was_unsure_and_what_could_be_done_better():
+    from pipeline.cli.predict import summary
+
+    times = np.arange(30) / 30
+    score = np.full((30, 17), 0.9, np.float32)
+    score[3:7] = 0.2
+    still = np.zeros((30, 17, 3), np.float32)
+    person = PersonMotion(
+        "A", still, still[:, 0], still[..., :2], score, np.ones(30, np.uint8), 1.7
+    )
+    quality = {"jitter_before": 31.2, "jitter": 6.1, "bone_variation_before": 0.09,
+               "bone_variation": 0.0, "median_score": 0.9, "unsure_frames": 4}  # fmt: skip
+    facts = {
+        "weights": {"estimator": {"name": "blazepose-full"},
+                    "lifter": {"name": "quick", "class": "MixSTE", "rate": 50.0}},
+        "assumptions": ["field of view 55 degrees (--fov or --focal)", "height 1.70 m (--height)"],
+        "quality": {"A": quality},
+        "warnings": [],
+    }  # fmt: skip
+    motion = Motion((person,), H36M17, times, 30.0, (96, 64), 90.0, (47.5, 31.5), facts=facts)
+    assert summary("x/walk.mp4", motion, ["out/motion.npz", "overlay.webm"], 2.0) == [
+        "walk.mp4     30 frames, 30 fps, 96x64, 1.0 s (15.0 frames/s)",
+        "people       1 found: A frames 0-29",
+        "2D           blazepose-full, mean score 0.81; 4 frames unsure",
+        "3D           quick (MixSTE), resampled to 50 Hz and back",
+        "camera       not known, assumed: field of view 55 degrees (--fov or --focal); "
+        "height 1.70 m (--height)",
+        "motion       jitter 31 -> 6 mm/frame2; bones vary 9 -> 0 %; the path along the floor is a "
+        "guess",
+        "better with  --height and --fov of your own; a nearer camera, more light, or --estimator "
+        "blazepose-heavy",
+        "  out/motion.npz  overlay.webm",
+    ]
