@@ -406,3 +406,30 @@ def test_the_summary_says_what_was_unsure_and_what_could_be_done_better():
         "blazepose-heavy",
         "  out/motion.npz  overlay.webm",
     ]
+
+
+class Nobody(WholeImage):
+    """A finder that finds nobody."""
+
+    notes = ()
+
+    def settings(self):
+        return {"finder": "nobody"}
+
+    def find(self, image, index, estimator):
+        return np.zeros((0, 4))
+
+
+@pytest.mark.parametrize("live", [[], ["--live"]])
+def test_row_12_nobody_in_the_video_gives_valid_empty_results_and_exit_code_0(
+    reader, tmp_path, lifter, monkeypatch, capsys, live
+):
+    reader._estimator = (Reader(), lambda threshold: Nobody())
+    monkeypatch.setattr("pipeline.predict.heatlift.Heatlift.load", lambda *a, **k: reader)
+    clip = write_mp4(tmp_path / "clip.mp4", 7)
+    assert predict(clip, *live, "--export", "npz,json", lifter=lifter) == 0
+    motion = Motion.load(tmp_path / "clip_heatlift" / "motion.npz")
+    assert (len(motion), motion.people) == (7, ())
+    assert json.loads((tmp_path / "clip_heatlift" / "motion.json").read_text())
+    printed = capsys.readouterr().out
+    assert printed.count("nobody found in 7 frames; give --boxes or lower --det_thr") == 1
