@@ -43,15 +43,17 @@ def main() -> None:
                 f"{name}: {len(motion.people)} found, {path.stat().st_size / 1e6:.1f} MB of video"
             )
             found[name] = crossing.measure_errors(motion, truths)
-    print("| person | video | frames | filled in | MPJPE, mm | root across, mm | root depth, mm |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| person | video | ids | frames | filled | MPJPE, mm | root across, mm | root depth, mm |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for number, name in enumerate(("first", "second")):
         alone, both = found[name][0], found["both"][number]
         where = ("in front", "behind")[number]
         for label, e in (("alone", alone), ("crossing", both)):
             print(
-                f"| {where} | {label} | {e.frames} | {e.filled} | {e.mpjpe:.0f} | {e.across:.0f} | "
-                f"{e.depth:.0f} |"
+                f"| {where} | {label} | {e.ids} | {e.frames} | {e.filled} | {e.mpjpe:.0f} | "
+                f"{e.across:.0f} | {e.depth:.0f} |"
             )
         ratio = both.mpjpe / alone.mpjpe
         print(f"{where}: crossing / alone {ratio:.2f} (aim: below 1.20)", file=sys.stderr)

@@ -104,6 +104,7 @@ def write_videos(folder, frames=150):
 class Errors:
     """Errors of a person's motion: millimetres, and frames in which it is there or filled in."""
 
+    ids: int
     frames: int
     filled: int
     mpjpe: float
@@ -113,33 +114,37 @@ class Errors:
 
 
 def measure_errors(motion, truths):
-    """Errors of the person who is nearest to each true one; root-relative MPJPE, and the root.
+    """Errors of each true person's longest track: root-relative MPJPE, and the root.
+
+    `ids` is the number of tracks that show this person: 1 if the id stays.
 
     Args:
         motion: Predicted motion, camera frame.
         truths: True joints of each person, world metres, (T, 17, 3).
     """
-    return [_errors_of(_nearest(motion, truth), truth) for truth in truths]
+    return [_errors_of(_tracks_of(motion, truth), truth) for truth in truths]
 
 
-def _nearest(motion, truth):
-    """The person whose 2D root is nearest to the true one, by the median over time."""
+def _tracks_of(motion, truth):
+    """The people whose 2D root is near the true one, by the median over time, in pixels."""
     root2d = joints2d_of(truth)[: len(motion), H36M17.root]
 
     def apart(person):
         gap = person.joints2d[:, H36M17.root] - root2d
         return float(np.nanmedian(np.linalg.norm(gap, axis=-1)))
 
-    return min(motion.people, key=apart)
+    return [person for person in motion.people if apart(person) < 40]
 
 
-def _errors_of(person, truth):
+def _errors_of(people, truth):
+    person = max(people, key=lambda person: person.present.sum())
     truth = world_to_camera(truth, camera())[: len(person.status)]
     shown = person.present
     root = truth[:, H36M17.root]
     body = person.joints3d - (truth - root[:, None])
     offset = 1000 * np.abs(person.root - root)[shown].mean(axis=0)
     return Errors(
+        len(people),
         int(shown.sum()),
         int((person.status == FILLED).sum()),
         1000 * float(np.linalg.norm(body[shown], axis=-1).mean()),
