@@ -309,38 +309,9 @@ def summary(text: str, motion: Motion, files: Sequence[str], seconds: float) -> 
             f"({speed:.1f} frames/s)",
         )
     ]
-    people = [
-        f"{p.id} frames {', '.join(f'{a}-{b}' for a, b in p.spans[:3])}"
-        f"{' …' if len(p.spans) > 3 else ''}"
-        for p in motion.people
-    ]
-    between = ", " if all(len(p.spans) == 1 for p in motion.people) else "; "
-    lines.append(
-        _row("people", f"{len(people)} found: {between.join(people)}" if people else "nobody")
-    )
-    weights = facts.get("weights", {})
-    scores = [f"{p.id} {p.mean_score:.2f}" for p in motion.people]
-    if len(scores) == 1:
-        scores = [f"{motion.people[0].mean_score:.2f}"]
-    unsure = sum(quality["unsure_frames"] for quality in facts.get("quality", {}).values())
-    estimator = weights.get("estimator", {}).get("name", "")
-    lines.append(
-        _row(
-            "2D",
-            f"{estimator}, mean score {', '.join(scores) or '-'}"
-            + f"; {unsure} {'frame' if unsure == 1 else 'frames'} unsure" * bool(unsure),
-        )
-    )
-    lifter = weights.get("lifter", {})
-    resampled = _is_resampled(motion.times, lifter.get("rate"))
-    lines.append(
-        _row(
-            "3D",
-            f"{lifter.get('name', '')} ({lifter.get('class', '')})"
-            + f", resampled to {lifter.get('rate', 0):g} Hz and back" * resampled,
-        )
-    )
+    lines += _network_rows(motion)
     notes = [str(note) for note in facts.get("assumptions", ())]
+    unsure = _unsure_frames(facts)
     camera = [note for note in notes if note.startswith(("field of view", "height"))]
     if camera:
         lines.append(_row("camera", f"not known, assumed: {'; '.join(camera)}"))
@@ -360,6 +331,48 @@ def summary(text: str, motion: Motion, files: Sequence[str], seconds: float) -> 
         lines.append(_row("better with", "; ".join(better)))
     lines.append("  " + "  ".join(files))
     return lines
+
+
+def _network_rows(motion: Motion) -> list[str]:
+    """Lines about the people and about the networks that found and lifted them."""
+    facts, rows = motion.facts, list[str]()
+    people = [
+        f"{p.id} frames {', '.join(f'{a}-{b}' for a, b in p.spans[:3])}"
+        f"{' …' if len(p.spans) > 3 else ''}"
+        for p in motion.people
+    ]
+    between = ", " if all(len(p.spans) == 1 for p in motion.people) else "; "
+    rows.append(
+        _row("people", f"{len(people)} found: {between.join(people)}" if people else "nobody")
+    )
+    weights = facts.get("weights", {})
+    scores = [f"{p.id} {p.mean_score:.2f}" for p in motion.people]
+    if len(scores) == 1:
+        scores = [f"{motion.people[0].mean_score:.2f}"]
+    unsure = _unsure_frames(facts)
+    estimator = weights.get("estimator", {}).get("name", "")
+    rows.append(
+        _row(
+            "2D",
+            f"{estimator}, mean score {', '.join(scores) or '-'}"
+            + f"; {unsure} {'frame' if unsure == 1 else 'frames'} unsure" * bool(unsure),
+        )
+    )
+    lifter = weights.get("lifter", {})
+    resampled = _is_resampled(motion.times, lifter.get("rate"))
+    rows.append(
+        _row(
+            "3D",
+            f"{lifter.get('name', '')} ({lifter.get('class', '')})"
+            + f", resampled to {lifter.get('rate', 0):g} Hz and back" * resampled,
+        )
+    )
+    return rows
+
+
+def _unsure_frames(facts: Mapping[str, Any]) -> int:
+    """Number of frames in which the 2D joints of a person have low scores, of all people."""
+    return sum(int(quality["unsure_frames"]) for quality in facts.get("quality", {}).values())
 
 
 def _is_resampled(times: NDArray[np.float64], rate: float | None) -> bool:

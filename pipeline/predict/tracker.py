@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import string
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,7 @@ from pipeline.predict.square_crops import Floats
 from pipeline.predict.tracks import Track
 from pipeline.skeleton import Skeleton
 
-VERSION = 2
+VERSION = 1
 """Version of the code here that affects tracks; part of the key of the cache."""
 
 EVERY = 10
@@ -30,10 +29,6 @@ PATIENCE = 1.0
 
 PRESENT = 0.5
 """Presence from which a person counts as found by an estimator that tells it."""
-
-VELOCITY_SECONDS = 0.5
-"""Seconds over which the median velocity of a person is taken: a crop that slides onto somebody
-else for some frames does not count."""
 
 SAME = 0.6
 """Similarity of two poses in one frame from which they are one person."""
@@ -57,7 +52,6 @@ class _Person:
     frames: list[int] = field(default_factory=list)
     joints2d: list[NDArray[np.float32]] = field(default_factory=list)
     score: list[NDArray[np.float32]] = field(default_factory=list)
-    steps: deque[tuple[float, Floats]] = field(default_factory=deque)
     velocity: Floats = field(default_factory=lambda: np.zeros(2))
     time: float = 0.0
     colour: NDArray[np.float64] | None = None
@@ -230,10 +224,8 @@ class Tracker:
         if person.frames:
             step = frame.time - person.time
             velocity = (middle - _middle(person.pose, self.estimator.skeleton)) / max(step, 1e-3)
-            person.steps.append((frame.time, velocity))
-            while person.steps[0][0] < frame.time - VELOCITY_SECONDS:
-                person.steps.popleft()
-            person.velocity = np.median([v for _, v in person.steps], axis=0)
+            share = 1 - np.exp(-step / 0.15)
+            person.velocity = share * velocity + (1 - share) * person.velocity
         person.crop, person.time = found.next_crops, frame.time
         person.frames.append(frame.index)
         person.joints2d.append(found.joints2d)

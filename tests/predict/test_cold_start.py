@@ -91,4 +91,4 @@ def test_from_an_empty_folder_to_the_motion_of_a_real_video(shared, tmp_path, un
     again = run(*command, cwd=empty, environment=environment)
     assert again.returncode == 5
     assert "--overwrite" in again.stderr
-    assert {path.name for path in empty.iterdir()} == {"walk.mp4", "out"}
+    assert {path.name for path in empty.iterdir()} == {"walk.mp4", "out", "cache"}

@@ -81,15 +81,15 @@ def test_people_who_cross_have_the_errors_of_people_alone(heatlift, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def middle_frames():
-    """The frames in which the people are before, in and after the crossing."""
-    return list(frames_of(*two_walkers()))[50:100:2]
+def first_frames():
+    """A second in which both people are in full view: these tests are not about the tracker."""
+    return list(frames_of(*two_walkers()))[5:30]
 
 
 def test_row_8_rotation_tag_gives_the_joints_of_the_same_clip_as_images(
-    heatlift, tmp_path, middle_frames
+    heatlift, tmp_path, first_frames
 ):
-    turned = [np.rot90(frame) for frame in middle_frames]  # counter-clockwise; the tag undoes it
+    turned = [np.rot90(frame) for frame in first_frames]  # counter-clockwise; the tag undoes it
     path = set_rotation(write_video(tmp_path / "turned.mp4", turned, "mp4v"), 90)
     folder = tmp_path / "images"
     folder.mkdir()
@@ -101,29 +101,29 @@ def test_row_8_rotation_tag_gives_the_joints_of_the_same_clip_as_images(
     assert len(tagged.people) == len(images.people) == 2
     assert "90 degrees of rotation applied" in tagged.facts["assumptions"]
     for one, other in zip(tagged.people, images.people, strict=True):
-        assert (one.joints2d == other.joints2d)[one.present].all()
+        np.testing.assert_array_equal(one.joints2d, other.joints2d)
         head = one.joints2d[:, H36M17.index("head"), 1]
         foot = one.joints2d[:, H36M17.index("left_ankle"), 1]
         assert np.nanmax(head - foot) < 0  # upright
 
 
 def test_row_9_variable_frame_rate_gives_the_same_joints_at_the_times_of_the_stream(
-    heatlift, tmp_path, middle_frames
+    heatlift, tmp_path, first_frames
 ):
-    path = write_video(tmp_path / "even.mp4", middle_frames, "mp4v")
+    path = write_video(tmp_path / "even.mp4", first_frames, "mp4v")
     even = heatlift.predict(path, focal=FOCAL)
     uneven_path = tmp_path / "uneven.mp4"
     uneven_path.write_bytes(path.read_bytes())
     uneven = heatlift.predict(double_durations(uneven_path, {3, 9, 15}), focal=FOCAL)
-    steps = [2 if number in (3, 9, 15) else 1 for number in range(len(middle_frames) - 1)]
+    steps = [2 if number in (3, 9, 15) else 1 for number in range(len(first_frames) - 1)]
     assert uneven.times == pytest.approx(np.r_[0, np.cumsum(steps)] / FPS, abs=1e-3)
     assert any("variable frame rate" in note for note in uneven.facts["assumptions"])
     assert len(uneven.people) == len(even.people) == 2
     for one, other in zip(even.people, uneven.people, strict=True):
         both = (one.status == 1) & (other.status == 1)
-        assert both.mean() > 0.8
+        assert both.all()
         close = np.linalg.norm(one.joints2d - other.joints2d, axis=-1)[both]
-        assert np.quantile(close, 0.95) < 2  # pixels
+        assert np.nanquantile(close, 0.95) < 2  # pixels
 
 
 def cut_after(path, target, frames):
@@ -144,7 +144,7 @@ def test_row_9_cut_tail_gives_100_frames_and_a_warning_with_both_numbers(heatlif
     note = "the file states 144 frames, and 100 can be decoded"
     assert note in cut.facts["assumptions"]
     assert cut.times == pytest.approx(np.arange(100) / FPS, abs=1e-3)
-    assert len(cut.people) == 2
-    for one, other in zip(whole.people, cut.people, strict=True):
-        seen = other.status == 1
-        assert (one.joints2d[:100] == other.joints2d)[seen].all()
+    assert len(cut.people) >= 2
+    for other in cut.people:
+        one, seen = whole.person(other.id), other.status == 1
+        np.testing.assert_array_equal(one.joints2d[:100][seen], other.joints2d[seen])
