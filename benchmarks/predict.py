@@ -123,6 +123,7 @@ def main() -> None:
     tracks = tracker.tracks(times)[:1]
     people = TrackedPeople(loaded.skeleton, tracks, times, FPS, media.size)  # type: ignore[arg-type]
     making = milliseconds(lambda: make_motion(people, module, LiftOptions(), {}), count)
+    lifted_memory = resident()
     live = LiveLifter(module, loaded, make_finder(0.5), LiftOptions())
     spent = [
         milliseconds(
@@ -143,6 +144,11 @@ def main() -> None:
     vp8, vp9 = encoding["VP80"], encoding["VP90"]
     print(f"encoding VP8 and VP9             {vp8:7.1f}, {vp9:.1f} ms/frame, ratio {vp9 / vp8:.1f}")
     print(f"memory, every sixth of the clip  {', '.join(f'{m:.0f}' for m in memory)} MB")
+    third = memory[len(memory) // 3]
+    print(
+        f"growth, whole and after a third  {memory[-1] - memory[0]:7.0f}, {memory[-1] - third:.0f} "
+        f"MB (aim: below 300, 10); {lifted_memory - memory[-1]:.0f} MB more to lift the whole clip"
+    )
 
 
 if __name__ == "__main__":

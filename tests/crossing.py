@@ -1,13 +1,19 @@
 """A rendered video of two people who cross: the truth of both, and frames with either alone."""
 
+from dataclasses import dataclass
+
+import cv2
 import numpy as np
 
 from pipeline.camera import LEVEL_ROTATION, Camera, project, world_to_camera
+from pipeline.export.motion import FILLED
 from pipeline.mocap.render import RenderedSequence
 from pipeline.mocap.synthetic import make_motion
+from pipeline.skeleton import H36M17
 
 SIZE, FPS = (960, 540), 25.0
 FOCAL = 900.0
+SECOND_SEED = 77
 
 
 def camera():
@@ -41,7 +47,7 @@ class TwoPeople(RenderedSequence):
     second = None
 
     def _second_person(self, index):
-        return None if self.second is None else (self.second[index], 77)
+        return None if self.second is None else (self.second[index], SECOND_SEED)
 
 
 def two_walkers(frames=150):
@@ -54,9 +60,9 @@ def two_walkers(frames=150):
     )
 
 
-def frames_of(first, second=None):
-    """The frames of a video, RGB, (H, W, 3), one by one."""
-    images = TwoPeople(first, camera(), appearance_seed=5, background_seed=9)
+def frames_of(first, second=None, seed=5):
+    """The frames of a video, RGB, (H, W, 3), one by one; `seed` is that of the first's clothes."""
+    images = TwoPeople(first, camera(), appearance_seed=seed, background_seed=9)
     images.second = second
     whole = np.array([[1.0, 0, 0], [0, 1, 0]])
     for index in range(len(first)):
@@ -66,3 +72,83 @@ def frames_of(first, second=None):
 def joints2d_of(joints3d):
     """Exact 2D joints, pixels, (T, 17, 2)."""
     return project(world_to_camera(joints3d, camera()), camera())
+
+
+def write_video(path, frames, codec="MJPG"):
+    """Write RGB frames to a video; returns its path."""
+    writer = None
+    for frame in frames:
+        if writer is None:
+            writer = cv2.VideoWriter(
+                str(path), cv2.VideoWriter.fourcc(*codec), FPS, frame.shape[1::-1]
+            )
+        writer.write(np.ascontiguousarray(frame[..., ::-1]))
+    writer.release()
+    return path
+
+
+def write_videos(folder, frames=150):
+    """Videos of both people, and of each alone in the same clothes, with their true joints."""
+    first, second = two_walkers(frames)
+    return {
+        "both": (write_video(folder / "both.avi", frames_of(first, second)), (first, second)),
+        "first": (write_video(folder / "first.avi", frames_of(first)), (first,)),
+        "second": (
+            write_video(folder / "second.avi", frames_of(second, seed=SECOND_SEED)),
+            (second,),
+        ),
+    }
+
+
+@dataclass
+class Errors:
+    """Errors of a person's motion: millimetres, and frames in which it is there or filled in."""
+
+    ids: int
+    frames: int
+    filled: int
+    mpjpe: float
+    across: float
+    depth: float
+    motion: object
+
+
+def measure_errors(motion, truths):
+    """Errors of each true person's longest track: root-relative MPJPE, and the root.
+
+    `ids` is the number of tracks that show this person: 1 if the id stays.
+
+    Args:
+        motion: Predicted motion, camera frame.
+        truths: True joints of each person, world metres, (T, 17, 3).
+    """
+    return [_errors_of(_tracks_of(motion, truth), truth) for truth in truths]
+
+
+def _tracks_of(motion, truth):
+    """The people whose 2D root is near the true one, by the median over time, in pixels."""
+    root2d = joints2d_of(truth)[: len(motion), H36M17.root]
+
+    def apart(person):
+        gap = person.joints2d[:, H36M17.root] - root2d
+        return float(np.nanmedian(np.linalg.norm(gap, axis=-1)))
+
+    return [person for person in motion.people if apart(person) < 40]
+
+
+def _errors_of(people, truth):
+    person = max(people, key=lambda person: person.present.sum())
+    truth = world_to_camera(truth, camera())[: len(person.status)]
+    shown = person.present
+    root = truth[:, H36M17.root]
+    body = person.joints3d - (truth - root[:, None])
+    offset = 1000 * np.abs(person.root - root)[shown].mean(axis=0)
+    return Errors(
+        len(people),
+        int(shown.sum()),
+        int((person.status == FILLED).sum()),
+        1000 * float(np.linalg.norm(body[shown], axis=-1).mean()),
+        float(np.hypot(offset[0], offset[1])),
+        float(offset[2]),
+        person,
+    )

@@ -13,14 +13,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import jsonargparse
-import numpy as np
 
 from pipeline.cli.export import check_formats
-from pipeline.errors import DataError, HeatliftError, StorageError, UsageError, print_error
-from pipeline.export.measures import add_foot_slide, is_usable
+from pipeline.cli.predict_live import check_show, predict_live
+from pipeline.cli.predict_summary import summary
+from pipeline.errors import HeatliftError, StorageError, UsageError, print_error
+from pipeline.export.measures import add_foot_slide
 from pipeline.export.options import ExportOptions
 from pipeline.predict.options import LiftOptions, Runtime, SourceOptions, check_live
-from pipeline.training.console import LINE_INTERVAL, print_line, print_status
+from pipeline.training.console import print_line
 from pipeline.training.processes import signal_handlers
 from pipeline.training.signals import StoppedBySignal
 
@@ -48,6 +49,8 @@ class OutputOptions:
         video: Write overlay.webm and side_by_side.webm.
         report: Write report.html, a page that shows the result in any browser without a network.
         live: Predict frame by frame without looking ahead, as for a webcam, and print the latency.
+        show: Show the people in a window while predicting, for live use and webcams; the key q ends
+            it as Ctrl-C does.
         overwrite: Replace earlier results in the folder.
     """
 
@@ -60,6 +63,7 @@ class OutputOptions:
     video: bool = True
     report: bool = True
     live: bool = False
+    show: bool = False
     overwrite: bool = False
 
 
@@ -75,8 +79,11 @@ def run(arguments: Sequence[str]) -> None:
     """
     inputs, source, lift, output, writing = parse(arguments)
     formats = check_formats(output.export)
-    if output.live or any(text.isdecimal() for text in inputs):
+    is_live = output.live or any(text.isdecimal() for text in inputs)
+    if is_live:
         check_live(lift)
+    if output.show:
+        check_show(is_live)
     folders = _choose_folders(inputs, output)
     from pipeline.predict.heatlift import Heatlift
     from pipeline.predict.media import require_source
@@ -172,7 +179,7 @@ def make_parser() -> jsonargparse.ArgumentParser:
 
 
 _SHORT = {"-o": "--out", "-c": "--config"}
-_SWITCHES = ("video", "report", "live", "overwrite")
+_SWITCHES = ("video", "report", "live", "show", "overwrite")
 _SEVERAL = {"--time": 2, "--height": None}
 """Options with several values: number of values, None for all numbers that follow."""
 
@@ -251,7 +258,7 @@ def _predict_one(
     """Predict one input, write its files and print its summary."""
     began = time.monotonic()
     if output.live or text.isdecimal():
-        motion = _predict_live(heatlift, text, flags, stops)
+        motion = predict_live(heatlift, text, flags, stops, show=output.show)
     else:
         motion = heatlift.predict(text, stop=lambda: bool(stops), **flags)
     motion = dataclasses.replace(motion, facts={**motion.facts, "command": command})
@@ -262,34 +269,9 @@ def _predict_one(
     )
     if output.report:
         files.append(_write_report(upright, folder, files))
+    files = [str(folder / files[0]), *files[1:]]
     for line in summary(text, motion, files, time.monotonic() - began):
         print_line(line)
-
-
-def _predict_live(heatlift: Heatlift, text: str, flags: dict[str, Any], stops: list[int]) -> Motion:
-    """Predict frame by frame; the pieces are joined, and the latency is printed."""
-    from pipeline.export.joining import join_motions
-
-    pieces, latencies = [], []
-    last = printed = time.perf_counter()
-    for piece in heatlift.stream(text, **flags):
-        now = time.perf_counter()
-        latencies.append(1000 * (now - last))
-        pieces.append(piece)
-        seen = ", ".join(person.id for person in piece.people) or "nobody"
-        if now - printed > LINE_INTERVAL:
-            printed = now
-            print_status(f"{piece.times[0]:7.2f} s  {seen:<20} {latencies[-1]:5.0f} ms")
-        if stops:
-            break
-        last = time.perf_counter()
-    if not pieces:
-        raise DataError(f"{text}: has no frame")
-    print_line(
-        f"latency      median {np.median(latencies):.0f} ms, 95 % below "
-        f"{np.quantile(latencies, 0.95):.0f} ms per frame, 2D network included"
-    )
-    return join_motions(pieces)
 
 
 def write_results(
@@ -347,68 +329,3 @@ def _write_report(upright: Motion, folder: Path, files: Sequence[str]) -> str:
         video = shrink_video(folder / "overlay.webm", upright.fps, len(upright))
     write_report(upright, folder / "report.html", video=video, files=files)
     return "report.html"
-
-
-def summary(text: str, motion: Motion, files: Sequence[str], seconds: float) -> list[str]:
-    """The lines that the command prints about a motion."""
-    facts = motion.facts
-    span = motion.times[-1] - motion.times[0] if len(motion) else 0.0
-    width, height = motion.size
-    speed = len(motion) / max(seconds, 1e-9)
-    lines = [
-        _row(
-            Path(text).name,
-            f"{len(motion)} frames, {motion.fps:.4g} fps, {width}x{height}, {span:.1f} s "
-            f"({speed:.1f} frames/s)",
-        )
-    ]
-    people = [
-        f"{p.id} frames {', '.join(f'{a}-{b}' for a, b in p.spans[:3])}"
-        f"{' …' if len(p.spans) > 3 else ''}"
-        for p in motion.people
-    ]
-    lines.append(
-        _row("people", f"{len(people)} found: {'; '.join(people)}" if people else "nobody")
-    )
-    weights = facts.get("weights", {})
-    scores = [f"{p.id} {p.mean_score:.2f}" for p in motion.people]
-    estimator = weights.get("estimator", {}).get("name", "")
-    lines.append(_row("2D", f"{estimator}, mean score {', '.join(scores) or '-'}"))
-    lifter = weights.get("lifter", {})
-    lines.append(_row("3D", f"{lifter.get('name', '')} ({lifter.get('class', '')})"))
-    for note in facts.get("assumptions", ()):
-        lines.append(_row("assumed" if "--" in note else "note", str(note)))
-    lines += [line for person in motion.people for line in _quality_rows(person.id, facts)]
-    for warning in facts.get("warnings", ()):
-        lines.append(_row("warning", str(warning)))
-    if not motion.people:
-        lines.append(
-            _row(
-                "warning", f"nobody found in {len(motion)} frames; give --boxes or lower --det_thr"
-            )
-        )
-    lines.append("  " + "  ".join(files))
-    return lines
-
-
-def _quality_rows(identity: str, facts: Mapping[str, Any]) -> list[str]:
-    """Lines about the quality of a person's motion."""
-    quality, parts = facts.get("quality", {}).get(identity, {}), []
-    if "jitter" in quality:  # live use has none
-        before, after = quality["bone_variation_before"], quality["bone_variation"]
-        parts += [
-            f"jitter {quality['jitter_before']:.0f} -> {quality['jitter']:.0f} mm/frame2",
-            f"bones vary {100 * before:.0f} -> {100 * after:.0f} %",
-        ]
-    if quality.get("foot_slide") is not None:
-        parts.append(f"feet slide {100 * quality['foot_slide']:.0f} cm")
-    if not parts:
-        return []
-    rows = [_row(f"motion {identity}", "; ".join(parts))]
-    if not is_usable(quality):
-        rows.append(_row("warning", f"{identity}: this is not usable motion; see the video"))
-    return rows
-
-
-def _row(name: str, text: str) -> str:
-    return f"{name[:24]:<12} {text}"

@@ -86,7 +86,8 @@ def is_usable(quality: Mapping[str, Any]) -> bool:
     Args:
         quality: Entry of a person in `facts["quality"]`; what it does not hold counts as good.
     """
-    score, change = quality.get("median_score", 1.0), quality.get("bone_variation_before", 0.0)
+    score = quality.get("median_score", 1.0)
+    change = quality.get("bone_variation_before", quality.get("bone_variation", 0.0))
     return bool(score >= LOW_SCORE and change <= LOOSE_BONES)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +97,14 @@ def _blank_images(motion: Motion) -> Iterator[Image]:
         yield blank
 
 
-def draw_overlay(motion: Motion, index: int, image: Image, *, height: int) -> Image:
+def draw_overlay(
+    motion: Motion,
+    index: int,
+    image: Image,
+    *,
+    height: int,
+    colours: Mapping[str, Colour] | None = None,
+) -> Image:
     """A frame of the source with the people in it: joints, and id above the head.
 
     Args:
@@ -105,13 +112,14 @@ def draw_overlay(motion: Motion, index: int, image: Image, *, height: int) -> Im
         index: Number of the frame.
         image: RGB, (H, W, 3), upright.
         height: Height of the result in pixels.
+        colours: Colour of each id; by default by the place of the person in the motion.
     """
     canvas = resize_to_height(image, height)
     scale = height / motion.size[1]
     for person in motion.people:
         if person.status[index] == MISSING:
             continue
-        colour = person_colour(motion, person)
+        colour = person_colour(motion, person) if colours is None else colours[person.id]
         joints2d = (person.joints2d[index].astype(np.float64) + 0.5) * scale - 0.5
         score = person.score[index] if person.status[index] != FILLED else None
         canvas = draw_joints2d(canvas, joints2d, motion.skeleton, score, colour=colour)

@@ -81,6 +81,16 @@ class Estimator(Protocol):
         ...
 
 
+def estimator_facts(estimator: Estimator) -> dict[str, str]:
+    """Facts of an estimator for the file of a motion."""
+    return {
+        "name": estimator.name,
+        "digest": estimator.digest,
+        "licence": estimator.licence,
+        "joints": estimator.skeleton.name,
+    }
+
+
 class BlazePoseEstimator:
     """A landmark network of BlazePose as an estimator.
 

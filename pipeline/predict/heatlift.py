@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,11 @@ from pipeline.errors import DataError, UsageError
 from pipeline.export.motion import Motion
 from pipeline.lift.module import LiftModule
 from pipeline.predict.boxes_file import read_boxes
-from pipeline.predict.estimators import Estimator, PersonFinder
+from pipeline.predict.estimators import Estimator, PersonFinder, estimator_facts
 from pipeline.predict.lifting import lifter_facts
-from pipeline.predict.live import LiveLifter
+from pipeline.predict.live import LiveLifter, describe_latency, finish_live
 from pipeline.predict.load_estimator import load_estimator
-from pipeline.predict.media import Media, is_media, open_media
+from pipeline.predict.media import Frame, Media, is_media, open_media
 from pipeline.predict.motion_maker import make_motion
 from pipeline.predict.onnx_own import OnnxLifter, load_onnx_lifter
 from pipeline.predict.options import LiftOptions, Runtime, SourceOptions, check_live
@@ -45,7 +47,7 @@ class Heatlift:
 
     Args:
         lifter: Trained lifter.
-        name: Name of its checkpoint.
+        name: Name of its run or its checkpoint.
         estimator: Name or file of the estimator; None for the default one. It is loaded when the
             first video or image is predicted.
         device: Device of torch.
@@ -100,7 +102,8 @@ class Heatlift:
         if not path.is_file():
             raise DataError(f"{path}: no such file; give the checkpoint of a lifter")
         module = load_lifter(path, device, runtime)
-        return cls(module, path.name, estimator, torch.device(device), runtime)
+        run = path.parent.parent.name if path.parent.name == "checkpoints" else ""
+        return cls(module, run or path.name, estimator, torch.device(device), runtime)
 
     def predict(
         self, source: str | Path | int, *, stop: Stop = lambda: False, **flags: Any
@@ -182,15 +185,76 @@ class Heatlift:
             flags: Options of the command, see `SourceOptions` and `LiftOptions`.
 
         Yields:
-            The people of each frame.
+            The people of each frame, with the facts of `predict` that are known by then.
         """
+        media, live = self._open_live(source, flags)
+        for frame in media:
+            yield live.lift(frame)
+
+    def predict_live(
+        self,
+        source: str | Path | int,
+        *,
+        stop: Stop = lambda: False,
+        each: Callable[[Frame, Motion], None] = lambda frame, piece: None,
+        **flags: Any,
+    ) -> Motion:
+        """Motion of a source frame by frame, as `stream`, joined to one motion at the end.
+
+        Args:
+            source: Video, folder of images or number of a webcam.
+            stop: Asked after each frame whether to stop.
+            each: Called after each frame with the frame and the people in it.
+            flags: Options of the command, see `SourceOptions` and `LiftOptions`.
+
+        Returns:
+            The motion of all frames; its facts have `latency_ms`, the time from a frame to its
+            motion, the 2D network included.
+
+        Raises:
+            DataError: If the source cannot be read, or has no frame.
+            UsageError: If an option needs the whole clip.
+        """
+        media, live = self._open_live(source, flags)
+        pieces, latency, stopped = list[Motion](), list[float](), False
+        with contextlib.closing(iter(media)) as frames:  # type: ignore[type-var]
+            for frame in frames:
+                start = time.perf_counter()
+                pieces.append(live.lift(frame))
+                latency.append(1000 * (time.perf_counter() - start))
+                each(frame, pieces[-1])
+                if stop():
+                    stopped = media.kind != "webcam"
+                    break
+        if not pieces:
+            raise DataError(f"{source}: has no frame")
+        warnings = ["stopped by the user; the rest of the source is missing"] * stopped
+        facts = {
+            "source": media.facts(),
+            "assumptions": [*pieces[-1].facts["assumptions"], *media.notes],
+            "warnings": [*warnings, *live.warn_about_person()],
+            "latency_ms": describe_latency(latency),
+        }
+        return finish_live(pieces, facts)
+
+    def _open_live(
+        self, source: str | Path | int, flags: dict[str, Any]
+    ) -> tuple[Media, LiveLifter]:
+        """The frames of a source, and what lifts them one by one."""
         source_options, lift_options = split_flags(flags)
         check_live(lift_options)
         media = self.open(source, source_options)
         estimator, finder = self.networks(source_options)
-        live = LiveLifter(self.lifter, estimator, finder, lift_options)
-        for frame in media:
-            yield live.lift(frame)
+        facts = {
+            "source": {"name": media.name, "kind": media.kind},
+            "weights": {
+                "lifter": {**self._lifter_facts, "flip_test": False},
+                "estimator": estimator_facts(estimator),
+            },
+            "versions": versions(),
+            "warnings": [],
+        }
+        return media, LiveLifter(self.lifter, estimator, finder, lift_options, facts)
 
 
 def split_flags(flags: dict[str, Any]) -> tuple[SourceOptions, LiftOptions]:
@@ -228,8 +292,8 @@ def newest_lifter() -> Path:
     found = newest_finished_run(Path("runs"), "lift", lambda settings: True)
     if found is None:
         raise DataError(
-            "runs/lift: no trained lifter yet; train one (make lift) or give its checkpoint with "
-            "--lifter"
+            "runs/lift: no trained lifter in this folder yet; give its checkpoint with --lifter, "
+            "or train one: heatlift chain (in a checkout: make lift)"
         )
     return Path(found)
 

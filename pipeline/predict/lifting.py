@@ -216,10 +216,12 @@ def resample_joints2d(
     exact = np.abs(times[after] - grid) < 1e-6
     shown = visible[after] & (visible[before] | exact[:, None])
     resampled = np.zeros((len(grid), *joints2d.shape[1:]))
-    for joint in range(joints2d.shape[1]):
-        known = visible[:, joint]
+    patterns, pattern_of = np.unique(visible, axis=1, return_inverse=True)
+    for number, known in enumerate(patterns.T):  # joints seen in the same frames go together
+        joints = np.flatnonzero(pattern_of == number)
         if known.any():
-            resampled[:, joint] = interpolate_times(joints2d[known, joint], times[known], grid)
+            together = joints2d[known][:, joints]
+            resampled[:, joints] = interpolate_times(together, times[known], grid)
     return np.where(shown[..., None], resampled, 0.0), shown
 
 

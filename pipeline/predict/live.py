@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.export.joining import join_motions
 from pipeline.export.motion import SEEN, Motion, PersonMotion
 from pipeline.lift.crop_camera import follow_person
 from pipeline.lift.module import LiftModule
-from pipeline.lift.sequences import lift_with_mirror
 from pipeline.predict.estimators import Estimator, PersonFinder
 from pipeline.predict.lifting import lifter_rate, resample_joints2d
 from pipeline.predict.media import Frame
+from pipeline.predict.motion_maker import rate_result
 from pipeline.predict.options import LiftOptions
 from pipeline.predict.root import locate_root, measure_height
-from pipeline.predict.smoothing import CUTOFFS, OneEuro
+from pipeline.predict.smoothing import CUTOFFS, Filter, OneEuro
 from pipeline.predict.tracker import Tracker, letters
 from pipeline.skeleton import make_conversion
 
@@ -43,14 +45,16 @@ class LiveLifter:
     """Lifts the people of one frame after the other; each result depends on no later frame.
 
     The last second or so of every person is kept, resampled to the lifter's rate so that it ends
-    with the new frame, and lifted; the newest pose is smoothed by One-Euro. Where the lifter looks
-    ahead, the newest frame stands for those that are not there yet.
+    with the new frame, and lifted, without the flip test, which would double the time of the
+    lifter; the newest pose is smoothed by One-Euro. Where the lifter looks ahead, the newest frame
+    stands for those that are not there yet.
 
     Args:
         module: Trained lifter.
         estimator: Estimator of the 2D joints.
         finder: What finds people.
         options: How 2D joints become 3D motion; `smooth` is always One-Euro here, or none.
+        facts: Facts for `Motion.facts`; those about root, smoothing and assumptions are added here.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class LiveLifter:
         estimator: Estimator,
         finder: PersonFinder,
         options: LiftOptions,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.module, self.options, self.rate = module.eval(), options, lifter_rate(module)
         self.estimator = estimator
@@ -68,16 +73,36 @@ class LiveLifter:
         )
         net = module.net
         self.length = net.receptive_field if net.output != "every" else net.frames
+        self.seen: set[str] = set()
         self._people: dict[int, _Buffer] = {}
-        self._count = 0
+        smooth: Filter = "none" if options.smooth == "none" else "one-euro"
+        self.facts = {
+            **(facts or {}),
+            "root": "fitted to 2D by weighted least squares in each frame, then smoothed without "
+            "looking ahead; the path along the floor is a guess",
+            "smoothing": {"filter": smooth, "cutoff_hz": options.cutoff or CUTOFFS[smooth]},
+            "assumptions": [
+                *options.assumptions(),
+                *getattr(estimator, "notes", ()),
+                *getattr(finder, "notes", ()),
+            ],
+        }
+
+    def warn_about_person(self) -> list[str]:
+        """A warning if the only person that is kept was never seen, as a list of at most one."""
+        person = self.options.person
+        if person is None or person in self.seen:
+            return []
+        return [f"person is {person}; there was {', '.join(sorted(self.seen)) or 'nobody'}"]
 
     def lift(self, frame: Frame) -> Motion:
         """The people of the next frame, as a motion of one frame."""
         people = []
-        for number, joints2d, score in self.tracker.follow(frame):
-            person = self.lift_pose(number, joints2d, score, frame.time, frame.image.shape[1::-1])
-            people.append(person)
         size = (frame.image.shape[1], frame.image.shape[0])
+        for number, joints2d, score in self.tracker.follow(frame):
+            self.seen.add(letters(number))
+            if self.options.person in (None, letters(number)):
+                people.append(self.lift_pose(number, joints2d, score, frame.time, size))
         return Motion(
             tuple(people),
             self.module.net.skeleton,
@@ -86,7 +111,7 @@ class LiveLifter:
             size,
             self.options.focal_length(size),
             ((size[0] - 1) / 2, (size[1] - 1) / 2),
-            facts={"assumptions": self.options.assumptions()},
+            facts=self.facts,
         )
 
     def lift_pose(
@@ -169,11 +194,26 @@ class LiveLifter:
         window = torch.from_numpy(clip[rows].astype(np.float32)).to(self.module.device)[None]
         seen = torch.from_numpy(even_visible[rows]).to(self.module.device)[None]
         with torch.inference_mode():
-            if self.module.flip_test:
-                lifted = lift_with_mirror(self.module, window, seen, self.module.swap)
-            else:
-                lifted = self.module(window, seen)
+            lifted = self.module(window, seen)
         newest = lifted[0, -1].double().cpu().numpy()
         newest = newest - newest[net.skeleton.root]
         turned: NDArray[np.float64] = newest @ crop.rotation[-1]
         return turned
+
+
+def describe_latency(latency: Sequence[float]) -> dict[str, float]:
+    """Median and 95 % quantile of times in milliseconds."""
+    return {"median": float(np.median(latency)), "95 %": float(np.quantile(latency, 0.95))}
+
+
+def finish_live(pieces: Sequence[Motion], facts: Mapping[str, Any]) -> Motion:
+    """Join the motions of single frames, and measure the quality of the whole.
+
+    Args:
+        pieces: Motions of `LiveLifter.lift`, at least one.
+        facts: Facts that are known at the end, such as `source`; they are added to those of the
+            pieces.
+    """
+    motion = join_motions(pieces)
+    quality = {person.id: rate_result(person, motion.skeleton) for person in motion.people}
+    return replace(motion, facts={**motion.facts, **facts, "quality": quality})

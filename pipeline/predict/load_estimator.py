@@ -28,7 +28,7 @@ from pipeline.predict.onnx_estimators import (
 from pipeline.predict.options import Runtime
 from pipeline.predict.person_detector import load_person_detector
 from pipeline.training.checkpoints import load_module, weights_digest
-from pipeline.weights.catalogue import find_weights
+from pipeline.weights.catalogue import BUNDLES, CATALOGUE, find_weights
 from pipeline.weights.onnx_export import exported_checkpoint
 
 DEFAULT = "blazepose"
@@ -76,9 +76,11 @@ def load_estimator(
     if name in BLAZEPOSE:
         path = find_weights(BLAZEPOSE[name])
         if path is None:
+            entry = CATALOGUE[BLAZEPOSE[name]]
+            kept = sum(CATALOGUE[part].size for part in BUNDLES[name])
             raise DataError(
-                "no 2D network for real people yet: run heatlift weights get "
-                f"{name if name != 'blazepose-full' else DEFAULT} (6 MB, Apache-2.0)"
+                f"no 2D network for real people yet: run heatlift weights get {name} "
+                f"({kept / 1e6:.0f} MB, {entry.licence})"
             )
         estimator = BlazePoseEstimator(load_blazepose(path, device), BLAZEPOSE[name])
     else:

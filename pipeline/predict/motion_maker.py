@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UsageError
-from pipeline.export.measures import LOW_SCORE
+from pipeline.export.measures import unsure_frames
 from pipeline.export.motion import MISSING, SEEN, Motion, PersonMotion
 from pipeline.lift.module import LiftModule
 from pipeline.predict.lifting import (
@@ -167,15 +167,6 @@ def _finish_person(
     lost = ~np.isfinite(root).all(axis=1)
     status = np.where(lost, MISSING, lifted.status).astype(np.uint8)
     joints3d[lost], root[lost] = np.nan, np.nan
-    seen = lifted.score[lifted.status == SEEN]
-    quality = {
-        "jitter_before": mean_acceleration(raw),
-        "jitter": mean_acceleration(joints3d),
-        "bone_variation_before": bone_variation(raw, skeleton),
-        "bone_variation": bone_variation(joints3d, skeleton),
-        "median_score": float(np.median(seen)) if seen.size else 0.0,
-        "unsure_frames": int((np.median(lifted.score, axis=1) < LOW_SCORE)[status == SEEN].sum()),
-    }
     person = PersonMotion(
         lifted.id,
         joints3d.astype(np.float32),
@@ -185,7 +176,28 @@ def _finish_person(
         status,
         height,
     )
+    quality = {
+        "jitter_before": mean_acceleration(raw),
+        "bone_variation_before": bone_variation(raw, skeleton),
+        **rate_result(person, skeleton),
+    }
     return person, quality
+
+
+def rate_result(person: PersonMotion, skeleton: Skeleton) -> dict[str, Any]:
+    """Quality of a finished motion as numbers: jitter, change of the bones, scores of its 2D.
+
+    Args:
+        person: The motion.
+        skeleton: Its joint set.
+    """
+    seen = person.score[person.status == SEEN]
+    return {
+        "jitter": mean_acceleration(person.joints3d),
+        "bone_variation": bone_variation(person.joints3d, skeleton),
+        "median_score": float(np.median(seen)) if seen.size else 0.0,
+        "unsure_frames": int(unsure_frames(person).sum()),
+    }
 
 
 def _smooth_part(

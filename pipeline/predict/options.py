@@ -153,7 +153,6 @@ def check_live(options: LiftOptions) -> None:
     needs_whole = {
         "frame": options.frame != "camera",
         "order": options.order != "appearance",
-        "person": options.person is not None,
         "smooth": options.smooth == "savgol",
     }
     for name in (name for name, is_set in needs_whole.items() if is_set):

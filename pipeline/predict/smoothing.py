@@ -261,5 +261,9 @@ def bone_variation(joints3d: NDArray[np.floating], skeleton: Skeleton) -> float:
     length = np.linalg.norm(joints3d[:, children] - joints3d[:, parents], axis=-1)
     if not np.isfinite(length).any():
         return 0.0
-    change = np.abs(length / np.nanmedian(length, axis=0) - 1)
+    median = np.nanmedian(length, axis=0)
+    known = median > 0  # two joints that are never seen may be lifted to one place
+    if not known.any():
+        return 0.0
+    change = np.abs(length[:, known] / median[known] - 1)
     return float(np.nanquantile(change, 0.9))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.files.entries import CacheSpecification
 from pipeline.files.store import Shards, Store, default_store
-from pipeline.predict.estimators import Estimator, PersonFinder
+from pipeline.predict.estimators import Estimator, PersonFinder, estimator_facts
 from pipeline.predict.media import Media
 from pipeline.predict.tracker import Tracker
 from pipeline.predict.tracks import Track, TrackedPeople
@@ -133,8 +133,6 @@ def _people(
     estimator, finder = tracker.estimator, tracker.finder
     if media.size is None:
         raise ValueError("the size of a source is known after its first frame")
-    facts = {"name": estimator.name, "digest": estimator.digest, "licence": estimator.licence,
-             "joints": estimator.skeleton.name}  # fmt: skip
     return TrackedPeople(
         estimator.skeleton,
         tracks,
@@ -142,6 +140,6 @@ def _people(
         media.fps,
         media.size,
         media.facts(),
-        facts,
+        estimator_facts(estimator),
         (*media.notes, *getattr(estimator, "notes", ()), *getattr(finder, "notes", ())),
     )

@@ -10,6 +10,7 @@ from videos import SIZE, read_number, write_mp4
 from pipeline import Heatlift, Motion
 from pipeline.__main__ import main
 from pipeline.errors import DataError, UsageError
+from pipeline.export.motion import PersonMotion
 from pipeline.predict.estimators import Estimates, WholeImage
 from pipeline.predict.heatlift import split_flags
 from pipeline.predict.options import SourceOptions
@@ -214,7 +215,7 @@ def test_one_bad_input_does_not_stop_the_others(tmp_path, lifter, capsys):
     assert "1 of 2 inputs failed" in errors
 
 
-def test_nobody_in_the_file_gives_valid_empty_results_and_a_line(tmp_path, lifter, capsys):
+def test_row_12_nobody_in_the_file_gives_valid_empty_results_and_a_line(tmp_path, lifter, capsys):
     path = tmp_path / "joints.json"
     path.write_text("[]")
     options = ["--size", "1280x720", "--frames", "9", "--no_video"]
@@ -296,3 +297,139 @@ def test_a_motion_is_exported_later_without_running_anything_again(tmp_path, lif
     assert main(["export", motion, "--to", "fbx"]) == 2
     assert main(["export", str(path)]) == 4
     assert "is no npz file" in capsys.readouterr().err
+
+
+def test_live_use_gives_the_facts_of_predict_but_for_those_that_need_the_whole_clip(
+    reader, tmp_path
+):
+    clip = write_mp4(tmp_path / "clip.mp4", 12)
+    whole, live = reader.predict(clip), reader.predict_live(clip)
+    missing = whole.facts.keys() - live.facts.keys()
+    assert missing == set()
+    assert live.facts["source"] == whole.facts["source"]
+    assert live.facts["assumptions"] == whole.facts["assumptions"]
+    assert live.facts["versions"] == whole.facts["versions"]
+    assert live.facts["weights"]["estimator"] == whole.facts["weights"]["estimator"]
+    assert live.facts["weights"]["lifter"]["digest"] == whole.facts["weights"]["lifter"]["digest"]
+    assert live.facts["weights"]["lifter"]["flip_test"] is False
+    assert live.facts["smoothing"] == {"filter": "one-euro", "cutoff_hz": 1.5}
+    assert live.facts["latency_ms"]["median"] > 0
+    assert {"jitter", "bone_variation", "median_score"} <= live.facts["quality"]["A"].keys()
+    live.save(tmp_path / "live.npz")
+    assert Motion.load(tmp_path / "live.npz").facts == json.loads(json.dumps(live.facts))
+    first = next(reader.stream(clip))
+    assert {"weights", "versions", "assumptions", "source"} <= first.facts.keys()
+
+
+def test_live_use_that_is_stopped_early_says_so(reader, tmp_path):
+    seen = []
+    clip = write_mp4(tmp_path / "clip.mp4", 12)
+    live = reader.predict_live(
+        clip, stop=lambda: len(seen) == 4, each=lambda frame, piece: seen.append(frame.index)
+    )
+    assert (len(live), seen) == (4, [0, 1, 2, 3])
+    assert any("stopped by the user" in line for line in live.facts["warnings"])
+
+
+def test_a_person_who_never_comes_is_said_in_live_use(reader, tmp_path):
+    live = reader.predict_live(write_mp4(tmp_path / "clip.mp4", 6), person="C")
+    assert live.people == ()
+    assert live.facts["warnings"] == ["person is C; there was A"]
+
+
+@pytest.mark.parametrize("where", ["without a display", "without windows", "not live"])
+def test_a_window_that_cannot_be_shown_is_one_line_and_exit_code_2(
+    tmp_path, lifter, monkeypatch, capsys, where
+):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    if where == "without windows":
+        text = "  GUI:                           NONE\n"
+        monkeypatch.setattr("cv2.getBuildInformation", lambda: text)
+    clip = write_mp4(tmp_path / "clip.mp4", 3)
+    options = ["--show"] if where == "not live" else ["--live", "--show"]
+    assert predict(clip, *options, lifter=lifter) == 2
+    error = capsys.readouterr().err
+    words = {"without a display": "no display", "without windows": "headless", "not live": "--live"}
+    assert words[where] in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "clip_heatlift").exists()
+
+
+def test_the_key_q_in_the_window_ends_live_use_as_ctrl_c_does(
+    reader, tmp_path, lifter, monkeypatch, capsys
+):
+    shown, pressed = [], iter([-1, -1, ord("q")])
+    monkeypatch.setattr("pipeline.export.window.check_window", lambda: None)
+    monkeypatch.setattr("cv2.imshow", lambda name, image: shown.append(image.shape))
+    monkeypatch.setattr("cv2.waitKey", lambda milliseconds: next(pressed))
+    monkeypatch.setattr("cv2.getWindowProperty", lambda name, which: 1.0)
+    monkeypatch.setattr("cv2.destroyAllWindows", lambda: shown.append("closed"))
+    monkeypatch.setattr("pipeline.predict.heatlift.Heatlift.load", lambda *a, **k: reader)
+    clip = write_mp4(tmp_path / "clip.mp4", 12)
+    assert predict(clip, "--live", "--show", "--no_video", lifter=lifter) == 130
+    assert shown == [(*SIZE[::-1], 3)] * 3 + ["closed"]
+    assert len(Motion.load(tmp_path / "clip_heatlift" / "motion.npz")) == 3
+    assert "what was done so far is in" in capsys.readouterr().err
+
+
+def test_the_summary_says_what_was_unsure_and_what_could_be_done_better():
+    from pipeline.cli.predict_summary import summary
+
+    times = np.arange(30) / 30
+    score = np.full((30, 17), 0.9, np.float32)
+    score[3:7] = 0.2
+    still = np.zeros((30, 17, 3), np.float32)
+    person = PersonMotion(
+        "A", still, still[:, 0], still[..., :2], score, np.ones(30, np.uint8), 1.7
+    )
+    quality = {"jitter_before": 31.2, "jitter": 6.1, "bone_variation_before": 0.09,
+               "bone_variation": 0.0, "median_score": 0.9, "unsure_frames": 4}  # fmt: skip
+    facts = {
+        "weights": {"estimator": {"name": "blazepose-full"},
+                    "lifter": {"name": "quick", "class": "MixSTE", "rate": 50.0}},
+        "assumptions": ["field of view 55 degrees (--fov or --focal)", "height 1.70 m (--height)"],
+        "quality": {"A": quality},
+        "warnings": [],
+    }  # fmt: skip
+    motion = Motion((person,), H36M17, times, 30.0, (96, 64), 90.0, (47.5, 31.5), facts=facts)
+    assert summary("x/walk.mp4", motion, ["out/motion.npz", "overlay.webm"], 2.0) == [
+        "walk.mp4     30 frames, 30 fps, 96x64, 1.0 s (15.0 frames/s)",
+        "people       1 found: A frames 0-29",
+        "2D           blazepose-full, mean score 0.81; 4 frames unsure",
+        "3D           quick (MixSTE), resampled to 50 Hz and back",
+        "camera       not known, assumed: field of view 55 degrees (--fov or --focal); "
+        "height 1.70 m (--height)",
+        "motion       jitter 31 -> 6 mm/frame2; bones vary 9 -> 0 %; the path along the floor is a "
+        "guess",
+        "better with  --height and --fov of your own; a nearer camera, more light, or --estimator "
+        "blazepose-heavy",
+        "  out/motion.npz  overlay.webm",
+    ]
+
+
+class Nobody(WholeImage):
+    """A finder that finds nobody."""
+
+    notes = ()
+
+    def settings(self):
+        return {"finder": "nobody"}
+
+    def find(self, image, index, estimator):
+        return np.zeros((0, 4))
+
+
+@pytest.mark.parametrize("live", [[], ["--live"]])
+def test_row_12_nobody_in_the_video_gives_valid_empty_results_and_exit_code_0(
+    reader, tmp_path, lifter, monkeypatch, capsys, live
+):
+    reader._estimator = (Reader(), lambda threshold: Nobody())
+    monkeypatch.setattr("pipeline.predict.heatlift.Heatlift.load", lambda *a, **k: reader)
+    clip = write_mp4(tmp_path / "clip.mp4", 7)
+    assert predict(clip, *live, "--export", "npz,json", lifter=lifter) == 0
+    motion = Motion.load(tmp_path / "clip_heatlift" / "motion.npz")
+    assert (len(motion), motion.people) == (7, ())
+    assert json.loads((tmp_path / "clip_heatlift" / "motion.json").read_text())
+    printed = capsys.readouterr().out
+    assert printed.count("nobody found in 7 frames; give --boxes or lower --det_thr") == 1

@@ -6,6 +6,7 @@ from pipeline.errors import UsageError
 from pipeline.export.joining import join_motions
 from pipeline.predict.estimators import WholeImage
 from pipeline.predict.live import LiveLifter
+from pipeline.predict.media import Frame
 from pipeline.predict.options import LiftOptions, check_live
 from pipeline.skeleton import H36M17
 
@@ -83,10 +84,17 @@ def test_joined_pieces_are_one_motion():
     assert whole.fps == pytest.approx(25)
 
 
-@pytest.mark.parametrize(
-    "option", [{"frame": "world"}, {"order": "size"}, {"person": "A"}, {"smooth": "savgol"}]
-)
+@pytest.mark.parametrize("option", [{"frame": "world"}, {"order": "size"}, {"smooth": "savgol"}])
 def test_an_option_that_needs_the_whole_clip_is_an_error_in_live_use(option):
     with pytest.raises(UsageError, match=f"{next(iter(option))} is .* needs the whole clip"):
         check_live(LiftOptions(**option))
     check_live(LiftOptions())
+
+
+def test_only_the_chosen_person_is_lifted_and_everybody_is_followed():
+    live = LiveLifter(planar_module(), Stub(), WholeImage(), LiftOptions(focal=FOCAL, person="B"))
+    pose, score = project(walking_clip(np.zeros(1))[1], FOCAL)[0], np.full(17, 0.9)
+    live.tracker.follow = lambda frame: [(0, pose, score), (1, pose + 40, score)]
+    image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    assert [person.id for person in live.lift(Frame(0, 0.0, image)).people] == ["B"]
+    assert live.seen == {"A", "B"}

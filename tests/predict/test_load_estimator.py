@@ -75,3 +75,18 @@ def test_a_network_without_a_joint_set_is_told_how_to_import_it(tmp_path):
     import_weights(tmp_path / "theirs.pth", "hrnet", tmp_path / "net.ckpt")
     with pytest.raises(DataError, match="import a whole 2D network with its --skeleton"):
         load_estimator(str(tmp_path / "net.ckpt"), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (None, r"get blazepose \(9 MB, Apache-2\.0\)"),
+        ("blazepose-full", r"get blazepose-full \(9 MB, "),
+        ("blazepose-lite", r"get blazepose-lite \(6 MB, "),
+        ("blazepose-heavy", r"get blazepose-heavy \(31 MB, "),
+    ],
+)
+def test_the_line_about_missing_weights_has_their_size(tmp_path, monkeypatch, name, words):
+    monkeypatch.setenv("HEATLIFT_WEIGHTS", str(tmp_path))
+    with pytest.raises(DataError, match=words):
+        load_estimator(name, "cpu")

@@ -42,7 +42,7 @@ def test_a_video_can_be_read_twice(tmp_path):
 
 
 @pytest.mark.parametrize(("degrees", "corner"), [(90, (0, -1)), (180, (-1, -1)), (270, (-1, 0))])
-def test_a_rotation_tag_is_applied_and_said(tmp_path, degrees, corner):
+def test_row_8_a_rotation_tag_is_applied_and_said(tmp_path, degrees, corner):
     path = set_rotation(write_mp4(tmp_path / "a.mp4", 3), degrees)
     media = open_media(path)
     image = next(iter(media)).image
@@ -54,7 +54,7 @@ def test_a_rotation_tag_is_applied_and_said(tmp_path, degrees, corner):
     assert f"{degrees} degrees of rotation applied" in media.notes
 
 
-def test_variable_frame_rate_uses_the_times_of_the_stream(tmp_path):
+def test_row_9_variable_frame_rate_uses_the_times_of_the_stream(tmp_path):
     path = double_durations(write_mp4(tmp_path / "a.mp4", 12), {2, 5})
     media = open_media(path)
     times = [frame.time for frame in media]
@@ -63,7 +63,7 @@ def test_variable_frame_rate_uses_the_times_of_the_stream(tmp_path):
     assert any("variable frame rate" in note for note in media.notes)
 
 
-def test_a_cut_off_video_warns_with_both_numbers(tmp_path):
+def test_row_9_a_cut_off_video_warns_with_both_numbers(tmp_path):
     path = write_mp4(tmp_path / "a.avi", 0)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, SIZE)
     for number in range(40):
@@ -110,7 +110,7 @@ def test_the_frame_rate_of_images_is_assumed_and_said(tmp_path):
     assert media.notes == ["30 frames per second (--fps)"]
 
 
-def test_the_same_clip_as_images_gives_the_same_frames(tmp_path):
+def test_row_8_the_same_clip_as_images_gives_the_same_frames(tmp_path):
     path = set_rotation(write_mp4(tmp_path / "a.mp4", 4), 90)
     folder = tmp_path / "clip"
     folder.mkdir()

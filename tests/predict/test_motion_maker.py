@@ -42,7 +42,7 @@ def test_a_person_is_found_where_he_is_at_any_frame_rate(rate):
     assert np.linalg.norm(person.root - root, axis=1)[5:-5].mean() < 0.05
 
 
-def test_variable_frame_rate_gives_the_same_motion_as_regular_frames():
+def test_row_9_variable_frame_rate_gives_the_same_motion_as_regular_frames():
     times, _, positions = clip(30.0)
     kept = np.sort(np.random.default_rng(3).permutation(len(times))[: len(times) * 3 // 4])
     uneven = predict(tracked(positions[kept], times[kept], FOCAL)).people[0].positions
@@ -50,7 +50,7 @@ def test_variable_frame_rate_gives_the_same_motion_as_regular_frames():
     assert np.linalg.norm(uneven - even, axis=-1)[4:-4].mean() < 0.02
 
 
-def test_ten_frames_and_a_window_of_243_give_ten_poses_and_a_jump_stays_where_it_is():
+def test_row_13_ten_frames_and_a_window_of_243_give_ten_poses_and_a_jump_stays():
     times = np.arange(10) / 50
     _, positions = walking_clip(times)
     positions[7:] += (0.8, 0, 0)
@@ -81,7 +81,7 @@ def test_short_gaps_are_filled_and_marked_and_long_gaps_split():
     assert filled.mean() < 0.2
 
 
-def test_a_clip_that_begins_with_nobody_is_missing_there_and_the_same_after():
+def test_row_10_a_clip_that_begins_with_nobody_is_missing_there_and_the_same_after():
     times, _, positions = clip(25.0)
     late = predict(tracked(positions, times, FOCAL, range(30, 100))).people[0]
     alone = predict(tracked(positions[30:], times[30:], FOCAL)).people[0]
@@ -200,7 +200,7 @@ def test_without_smoothing_nothing_is_changed_over_time():
     times, _, positions = clip(50.0, 1.0)
     people = tracked(positions, times, FOCAL)
     quality = predict(people, smooth="none").facts["quality"]["A"]
-    assert quality["jitter"] == pytest.approx(quality["jitter_before"])
+    assert quality["jitter"] == pytest.approx(quality["jitter_before"], rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_the_joints_of_another_detector_give_the_same_motion_but_for_what_it_lac
     assert np.delete(error, made_up).max() < 0.02
 
 
-def test_portrait_and_landscape_give_the_same_motion():
+def test_row_6_portrait_and_landscape_give_the_same_motion():
     times, _, positions = clip(25.0, 2.0)
     wide = tracked(positions, times, FOCAL)
     shift = (np.array(SIZE[::-1]) - SIZE) / 2

@@ -274,7 +274,7 @@ def test_the_option_exports_a_checkpoint_once_and_gives_its_motion(
     np.testing.assert_allclose(b.people[0].joints3d, a.people[0].joints3d, atol=1e-4)
     assert c.people[0].joints3d.tobytes() == b.people[0].joints3d.tobytes()
     assert [m.facts["weights"]["lifter"]["runtime"] for m in (a, b)] == ["torch", "onnxruntime"]
-    assert b.facts["weights"]["lifter"]["name"] == "best.ckpt"
+    assert b.facts["weights"]["lifter"]["name"] == "lift"
     (exported,) = (tmp_path / "weights").glob("**/*.onnx")
     assert exported.name == "best.onnx"
     capsys.readouterr()

@@ -37,7 +37,7 @@ def read(path, **options):
     return read_tracks(path, **{"size": SIZE, "fps": 25.0, **options})
 
 
-def test_frames_that_alphapose_leaves_out_stay_empty_and_frame_3_stays_at_its_time(tmp_path):
+def test_row_1_frames_that_alphapose_leaves_out_stay_empty_and_frame_3_keeps_its_time(tmp_path):
     records = [alphapose(frame, coco_person(200 + frame)) for frame in (0, 1, 3, 4)]
     people = read(write_json(tmp_path / "a.json", records), frames=8)
     (track,) = people.tracks
@@ -47,7 +47,7 @@ def test_frames_that_alphapose_leaves_out_stay_empty_and_frame_3_stays_at_its_ti
     assert track.joints2d[2, 11] == pytest.approx(coco_person(203)[11, :2])
 
 
-def test_without_a_length_the_highest_frame_ends_the_video_and_this_is_said(tmp_path):
+def test_row_1_without_a_length_the_highest_frame_ends_the_video_and_this_is_said(tmp_path):
     records = [alphapose(frame, coco_person(200)) for frame in (0, 1, 6)]
     people = read(write_json(tmp_path / "a.json", records))
     assert len(people.times) == 7
@@ -59,7 +59,7 @@ def test_without_a_length_the_highest_frame_ends_the_video_and_this_is_said(tmp_
     [(1, 2), ([1.0], [2.0]), ([[7.0], [7.0]], [[8.0], [8.0]]), (None, None), (5, 5),
      ([[0.0], [1.0]], [[0.0], [1.0]])],
 )  # fmt: skip
-def test_two_people_in_any_order_with_any_ids_are_two_tracks(tmp_path, ids):
+def test_row_2_two_people_in_any_order_with_any_ids_are_two_tracks(tmp_path, ids):
     records = []
     for frame in range(6):
         two = [(coco_person(150 + 3 * frame), ids[0]), (coco_person(450 - 3 * frame), ids[1])]
@@ -88,7 +88,7 @@ def openpose_folder(folder, key):
 
 
 @pytest.mark.parametrize("key", ["pose_keypoints_2d", "pose_keypoints"])
-def test_openpose_zeros_are_missing_and_empty_frames_stay(tmp_path, key):
+def test_row_3_openpose_zeros_are_missing_and_empty_frames_stay(tmp_path, key):
     people = read(openpose_folder(tmp_path / "clip", key))
     (track,) = people.tracks
     assert people.skeleton == BODY25
@@ -116,7 +116,7 @@ def detectron2(path, frames, with_boxes=True, metadata=None):
 
 
 @pytest.mark.parametrize("with_boxes", [True, False])
-def test_detectron2_with_object_arrays_and_without_boxes(tmp_path, with_boxes):
+def test_row_4_detectron2_with_object_arrays_and_without_boxes(tmp_path, with_boxes):
     frames = [[coco_person(200)], [], [coco_person(203), coco_person(420)]]
     path = detectron2(tmp_path / "d.npz", frames, with_boxes, {"w": 640, "h": 480})
     people = read_tracks(path, fps=25.0)
@@ -126,7 +126,7 @@ def test_detectron2_with_object_arrays_and_without_boxes(tmp_path, with_boxes):
     assert people.tracks[0].score[0, 3] == pytest.approx(0.9)
 
 
-def test_the_size_of_the_image_is_asked_for_and_never_guessed(tmp_path):
+def test_row_4_and_row_6_the_size_of_the_image_is_asked_for_and_never_guessed(tmp_path):
     path = detectron2(tmp_path / "d.npz", [[coco_person(200)]])
     with pytest.raises(UsageError, match=r"give --size WIDTHxHEIGHT"):
         read_tracks(path, fps=25.0)
@@ -173,14 +173,14 @@ def test_the_joint_set_of_unnamed_joints_is_said(tmp_path):
     assert "17 joints without names are COCO17 (--joints)" in people.notes
 
 
-def test_18_joints_are_refused_with_what_is_known(tmp_path):
+def test_row_7_18_joints_are_refused_with_what_is_known(tmp_path):
     path = write_json(tmp_path / "a.json", [alphapose(0, np.ones((18, 3)))])
     with pytest.raises(DataError, match=r"18 joints.*COCO17 \(17\).*BODY25 \(25\)"):
         read(path)
 
 
 @pytest.mark.parametrize("content", [{"keypoints": [1, 2]}, {"frames": []}, 7, "text"])
-def test_a_wrong_envelope_is_one_line(tmp_path, content):
+def test_row_7_a_wrong_envelope_is_one_line(tmp_path, content):
     with pytest.raises(DataError) as caught:
         read(write_json(tmp_path / "a.json", content))
     assert "a.json" in str(caught.value)

@@ -143,3 +143,11 @@ def test_jitter_of_a_parabola_is_its_acceleration():
     assert mean_acceleration(clip) == pytest.approx(3.0)
     clip[9] = np.nan
     assert mean_acceleration(clip) == pytest.approx(3.0)
+
+
+def test_a_bone_of_no_length_does_not_count_for_the_change_of_the_bones():
+    joints = np.random.default_rng(2).normal(size=(6, 17, 3))
+    expected = bone_variation(joints, H36M17)
+    joints[:, 10] = joints[:, 9]  # nose and head at one place
+    assert 0.5 * expected < bone_variation(joints, H36M17) < 2 * expected
+    assert bone_variation(np.zeros((6, 17, 3)), H36M17) == 0.0
