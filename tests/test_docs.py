@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import collections
 import doctest
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 
+import cv2
 import fabricate
 import numpy as np
+import onnx_files
 import pytest
 from pages import NOT_RUN, PAGES, ROOT, anchors, read_blocks, reason_not_run
 from runs import COMMANDS
 
+from pipeline.camera import project, world_to_camera
 from pipeline.mocap.synthetic import Synthetic
-from pipeline.skeleton import H36M17
-
-FAST = ("numbers.md", "own_lifter.md")
-"""Pages whose commands take seconds; the others are slow tests."""
+from pipeline.skeleton import COCO17, H36M17
 
 CUTS = {
     "fit": (
@@ -60,7 +61,7 @@ def shortened(words):
         return [*words, *exact, also + " " + shlex.join(CUTS["fit"])]
     if words[:1] == ["predict"]:  # BlazePose's weights need a network
         lifter = ["--lifter", "best.ckpt"] * ("--lifter" not in words)
-        return [*words, *lifter, *["--estimator", "detector.ckpt"] * ("--estimator" not in words)]
+        return [*words, *lifter, *["--estimator", "people.onnx"] * ("--estimator" not in words)]
     return words
 
 if __name__ == "__main__":
@@ -70,10 +71,13 @@ if __name__ == "__main__":
 """
 """The program `heatlift` of the copy."""
 
+FROM_H36M17 = [H36M17.joints.index(n) if n in H36M17.joints else 9 for n in COCO17.joints]
+"""Index of each joint of COCO17 in H36M17; the nose stands for eyes and ears."""
+
 PREAMBLE = """
 import functools
 from pipeline import Heatlift
-Heatlift.load = functools.partial(Heatlift.load, estimator="detector.ckpt")
+Heatlift.load = functools.partial(Heatlift.load, estimator="people.onnx")
 """
 """What runs before each Python block: BlazePose's weights need a network."""
 
@@ -125,18 +129,12 @@ def test_sessions_of_python_print_what_the_page_shows(page):
 
 
 @pytest.fixture(scope="module")
-def weights(heatlift_in, tmp_path_factory):
-    """A tiny lifter and a tiny 2D stage."""
-    folder = tmp_path_factory.mktemp("weights")
-    start = heatlift_in(folder)
-    children = [start(*COMMANDS[stage], "--trainer.max_epochs", "1") for stage in ("lift",)]
-    assert all(child.wait() == 0 for child in children), children[0].stderr
-    child = start(*COMMANDS["heatmap"], "--trainer.max_epochs", "1")
+def lifter(heatlift_in, tmp_path_factory):
+    """A checkpoint of a tiny lifter."""
+    folder = tmp_path_factory.mktemp("lifter")
+    child = heatlift_in(folder)(*COMMANDS["lift"], "--trainer.max_epochs", "1")
     assert child.wait() == 0, child.stderr
-    return {
-        "best.ckpt": folder / "runs/lift/lift/checkpoints/best.ckpt",
-        "detector.ckpt": folder / "runs/heatmap/heatmap/checkpoints/best.ckpt",
-    }
+    return folder / "runs/lift/lift/checkpoints/best.ckpt"
 
 
 @pytest.fixture
@@ -160,16 +158,23 @@ def copy(tmp_path):
     return folder
 
 
-def write_video(path):
-    """A rendered person as a video, 20 frames of 160 x 160."""
-    import cv2
-
+def write_video(video, estimator):
+    """A rendered person as a video of 160 x 160, and an ONNX file that finds them in frame 0."""
     person = Synthetic(1, 1, 1, actions=("wave",), seconds=2.0).sequences("test")[0]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25.0, (160, 160))
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"mp4v"), 25.0, (160, 160))
     smaller = np.array([[0.16, 0, 0], [0, 0.16, 0]])
     for frame in range(0, 40, 2):
         writer.write(person.images.crop(frame, smaller, (160, 160))[..., ::-1])
     writer.release()
+    joints2d = 0.64 * seen_joints(person)[0]  # the input of RTMO is 640 x 640
+    box = [*joints2d.min(axis=0) - 20, *joints2d.max(axis=0) + 20, 0.9]
+    joints = np.c_[joints2d[FROM_H36M17], np.full(17, 0.9)]
+    onnx_files.constants_of(estimator, {"dets": [[box]], "keypoints": joints[None, None]})
+
+
+def seen_joints(person):
+    """Joints of a person in pixels of an image of 1000 x 1000, H36M17, (T, 17, 2)."""
+    return project(world_to_camera(person.joints3d, person.camera), person.camera)
 
 
 def write_recordings(folder):
@@ -189,18 +194,11 @@ def write_recordings(folder):
 
 def write_joints(path):
     """2D joints of one person in 40 frames, as AlphaPose writes them."""
-    import json
-
-    from pipeline.camera import project, world_to_camera
-    from pipeline.skeleton import COCO17
-
-    person = Synthetic(1, 1, 1, actions=("wave",), seconds=2.0).sequences("test")[0]
-    joints2d = project(world_to_camera(person.joints3d, person.camera), person.camera)
-    index = [H36M17.joints.index(n) if n in H36M17.joints else 9 for n in COCO17.joints]
+    joints2d = seen_joints(Synthetic(1, 1, 1, actions=("wave",), seconds=2.0).sequences("test")[0])
     people = [
         {
             "image_id": f"{frame}.jpg",
-            "keypoints": np.c_[joints2d[frame, index], np.full(17, 0.9)].ravel().tolist(),
+            "keypoints": np.c_[joints2d[frame, FROM_H36M17], np.full(17, 0.9)].ravel().tolist(),
             "score": 0.9,
         }
         for frame in range(40)
@@ -208,11 +206,10 @@ def write_joints(path):
     path.write_text(json.dumps(people))
 
 
-def prepare(folder, weights):
+def prepare(folder, lifter):
     """Write the files that the pages name: a reader has their own."""
-    for name, path in weights.items():
-        shutil.copy(path, folder / name)
-    write_video(folder / "clip.mp4")
+    shutil.copy(lifter, folder / "best.ckpt")
+    write_video(folder / "clip.mp4", folder / "people.onnx")
     write_recordings(folder / "own")
     write_joints(folder / "alphapose.json")
     fabricate.human36m(folder / "human36m")
@@ -278,13 +275,10 @@ def run_page(page, folder):
             printed = None
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(p, marks=() if p.name in FAST else pytest.mark.slow, id=p.name) for p in PAGES],
-)
-def test_a_page_runs_from_top_to_bottom(page, copy, weights):
-    prepare(copy, weights)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_runs_from_top_to_bottom(page, copy, lifter):
+    prepare(copy, lifter)
     run_page(page, copy)
 
 
