@@ -20,7 +20,7 @@ NOT_RUN = {
     r"docker|apptainer": "needs a container engine",
     r"heatlift predict 0\b": "needs a camera",
 }
-"""Pattern of a command -> why the tests do not run it. Its arguments are parsed all the same."""
+"""Pattern of a command -> why the tests do not run it. `test_readme.py` parses `heatlift` and `make`."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 A page is one session: bash blocks run in bash, Python blocks in Python, and a block that begins
 with the name of a file becomes that file. Trainings are cut to two batches by the `heatlift` of the
-copy (`CUTS`). What is not run has its reason in `pages.NOT_RUN`; `test_readme.py` has its arguments
-parsed. Text that follows a bash block must have been printed by it.
+copy (`CUTS`). What is not run has its reason in `pages.NOT_RUN`; `test_readme.py` has the
+arguments of `heatlift` and `make` parsed. A `text` block must have been printed by the block before
+it, but for its numbers. Three stand-ins: `people.onnx` for BlazePose, whose weights need a network;
+exact 2D in `heatlift chain`, where a 2D stage would be trained; fewer people in `data/synthetic`.
 """
 
 from __future__ import annotations
