@@ -17,10 +17,9 @@ NOT_RUN = {
     r"heatlift lift test .*runs/lift/NAME/": "NAME stands for a run",
     r"../shared/data/photos": "needs the photographs that its table was measured on",
     r"sbatch|srun|--nnodes|--nproc_per_node 4": "needs a cluster",
-    r"docker|apptainer": "needs a container engine",
     r"heatlift predict 0\b": "needs a camera",
 }
-"""Pattern of a command -> why the tests do not run it. `test_readme.py` parses `heatlift` and `make`."""
+"""Pattern of a command -> why it is not run. `test_readme.py` parses `heatlift` and `make`."""
 
 
 @dataclass(frozen=True)
