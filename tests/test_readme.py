@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pages
 import pytest
 
 from pipeline.__main__ import COMMANDS, STAGES, main
@@ -24,7 +25,9 @@ PROMISED = re.findall(
     "help install demo heatmap detect pretrain lift results test test-all soak bench lint docs "
     "notebooks clean",
 )
-PROGRAMS = ("make", "heatlift", ".venv/bin/heatlift", "torchrun", "python", ".venv/bin/python")
+PROGRAMS = (
+    *("make", "heatlift", ".venv/bin/heatlift", "torchrun", "srun", "python", ".venv/bin/python"),
+)
 
 
 def blocks(text):
@@ -56,8 +59,9 @@ OF_MAKE = [(page, words) for page, words in TYPED if words[0] == "make"]
 
 def heatlift_words(words):
     """Arguments of `heatlift`, with any way to start it; None for other programs."""
-    if words[0].endswith("heatlift"):
-        return list(words[1:])
+    for place, word in enumerate(words):  # also after torchrun or srun
+        if word.endswith("heatlift"):
+            return list(words[place + 1 :])
     if "pipeline" in words:
         return list(words[words.index("pipeline") + 1 :])
     return None
@@ -72,17 +76,13 @@ def ids(pairs):
 
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
-    """An empty folder with the Python files that the pages import."""
-    for name in ("my_lifter", "my_video"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    """An empty folder with the files that the pages have as blocks."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "my_lifter.py").write_text(
-        "from pipeline.lift import Martinez\n\n\nclass MyLifter(Martinez):\n    pass\n"
-    )
-    page = (ROOT / "docs" / "data.md").read_text()
-    example = re.search(r"```python\n(# my_video\.py\n.*?)```", page, re.DOTALL)[1]
-    (tmp_path / "my_video.py").write_text(example)
+    for block in (block for page in pages.PAGES for block in pages.read_blocks(page)):
+        if block.file:
+            (tmp_path / block.file).write_text(block.text)
+            monkeypatch.delitem(sys.modules, Path(block.file).stem, raising=False)
 
 
 def test_readme_has_commands():
@@ -118,7 +118,7 @@ def test_heatlift_accepts_the_commands_of_the_pages(page, words, capsys):
     assert code == 0, printed.err
     if command not in STAGES:
         for option in (word.partition("=")[0] for word in rest if word.startswith("--")):
-            assert option.split(".")[0] in printed.out
+            assert option == "--import" or option.split(".")[0] in printed.out
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

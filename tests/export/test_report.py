@@ -312,6 +312,7 @@ def test_the_command_writes_the_report_after_the_videos_and_lists_it(tmp_path, m
     assert Motion.load(tmp_path / "out" / "motion.npz").frame == "camera"
     assert np.array(data_of(page)["upright"]).tolist() == np.eye(3).tolist()  # it stands upright
     printed = capsys.readouterr().out
-    assert printed.splitlines()[-1].split() == ["motion.npz", "report.html"]
+    last = printed.splitlines()[-1].split()
+    assert last == [str(tmp_path / "out" / "motion.npz"), "report.html"]
     predict.run([str(clip), "-o", str(tmp_path / "no"), "--no_video", "--no_report"])
     assert [path.name for path in (tmp_path / "no").iterdir()] == ["motion.npz"]
