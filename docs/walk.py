@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import Heatlift, Motion
+from heatlift import Heatlift, Motion
 from pipeline.dashboard.canvas import Image, blank_canvas, contact_sheet
 from pipeline.dashboard.media import write_png
 from pipeline.errors import DataError
