@@ -51,6 +51,7 @@ class CentredLifter(Lifter):
         self.net, self.focal, self.zoom = net, focal, zoom
         self.skeleton, self.frames = net.skeleton, net.frames
         self.receptive_field, self.output, self.causal = net.receptive_field, net.output, net.causal
+        self.slides = net.slides
 
     def forward(self, joints2d: Tensor, visible: Tensor | None = None) -> Tensor:
         """Lift clips, (B, T, J, C) -> (B, T', J, 3); see `Lifter.forward`."""

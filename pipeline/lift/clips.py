@@ -12,6 +12,10 @@ from torch import Tensor
 
 from pipeline.lift.lifter import Lifter
 
+_PIECE = 4096
+"""Frames of a clip that a lifter with output `valid` lifts at once; long against its receptive
+field, of which each piece repeats the frames around it."""
+
 
 class PaddedClips:
     """Many clips in one array, each edge-padded, so that any window is one contiguous slice.
@@ -121,7 +125,8 @@ def lift_in_windows(
     Output `every`: the clip is cut into windows one after the other. The last window is the last T
     frames, of which only those not yet predicted are kept. A clip shorter than T is padded with its
     last frame. Output `centre` and `valid`: the clip is padded with its first and last frame so
-    that each frame is the centre of one window; for a causal lifter it is padded in front only.
+    that each frame is the centre of one window; for a causal lifter it is padded in front only. It
+    is lifted in pieces, so that memory does not grow with the clip.
 
     Args:
         lift: Function (B, T, J, C), (B, T, J) -> (B, T', J, 3): the lifter with its mask token.
@@ -150,8 +155,15 @@ def lift_in_windows(
         after = lifter.receptive_field - 1 - before
         padded2d = _pad_frames(joints2d, before, after)
         padded_visible = _pad_frames(visible, before, after)
-        if lifter.output == "valid":
-            return lift(padded2d[None], padded_visible[None])[0, wanted]
+        if lifter.output == "valid" or (lifter.slides and frames is None):
+            length = _PIECE if lifter.output == "valid" else at_once
+            return torch.cat(
+                [
+                    lift(padded2d[None, part], padded_visible[None, part])[0]
+                    for start in range(0, N, length)
+                    for part in [slice(start, min(start + length, N) + before + after)]
+                ]
+            )[wanted]
         starts = torch.arange(N)[wanted]
     index = (starts[:, None] + torch.arange(T)).to(joints2d.device)
     lifted = torch.cat(

@@ -25,6 +25,8 @@ class Lifter(nn.Module):
         output: Predicted frames among the T: `every` (T' = T), `centre` (T' = 1), or `valid`
             (T' = T - receptive_field + 1).
         causal: Whether an output frame depends on no later frame.
+        slides: Whether a lifter with output `centre` also takes a clip of more than T frames, and
+            predicts the centre of every window in it: (B, N, J, C) -> (B, N - T + 1, J, 3).
     """
 
     skeleton: Skeleton = H36M17
@@ -32,6 +34,7 @@ class Lifter(nn.Module):
     receptive_field: int
     output: Literal["every", "centre", "valid"]
     causal: bool = False
+    slides: bool = False
 
     @property
     def first_frame(self) -> int:

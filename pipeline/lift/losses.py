@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import UsageError
 from pipeline.lift.martinez import SMALLEST_3D, Statistics
 from pipeline.skeleton import H36M17
 
@@ -132,12 +133,13 @@ class MixSTELoss(nn.Module):
         """Loss of a batch of clips; arguments as in `MPJPELoss.forward`, J = 17.
 
         Raises:
-            ValueError: If J is not 17.
+            UsageError: If J is not 17.
         """
         J = predicted.shape[-2]
         if len(self.weights) != J:
-            raise ValueError(
-                f"MixSTELoss has weights for the {len(self.weights)} joints of H36M17, not for {J}"
+            raise UsageError(
+                f"MixSTELoss: has weights for the {len(self.weights)} joints of H36M17, not for "
+                f"{J}; give --model.loss pipeline.lift.losses.MPJPELoss"
             )
         predicted, target = predicted.float(), fill_invalid(target.float(), valid)
         distance = torch.linalg.vector_norm(predicted - target, dim=-1)

@@ -136,6 +136,7 @@ class PoseFormer(Lifter):
     """
 
     output: Literal["every", "centre", "valid"] = "centre"
+    slides = True
 
     def __init__(
         self,
@@ -184,19 +185,27 @@ class PoseFormer(Lifter):
     def forward(self, joints2d: Tensor, visible: Tensor | None = None) -> Tensor:
         """Lift clips, (B, T, J, channels) -> (B, 1, J, 3); see `Lifter.forward`.
 
+        A longer clip, (B, N, J, channels), gives the centres of all its windows, (B, N - T + 1, J,
+        3). Attention over joints is then computed once per frame, not once per window.
+
         Raises:
-            ValueError: If T, J or the channels are not those the network was built for.
+            ValueError: If J or the channels are not those the network was built for, or the clip is
+                shorter than T.
         """
-        self.check_clips(joints2d, self.joints, self.channels)
-        B, T, J, _ = joints2d.shape
+        B, N, J, _ = joints2d.shape
+        T = self.frames
+        self.check_clips(joints2d if N < T else joints2d[:, :T], self.joints, self.channels)
         tokens = self.Spatial_patch_to_embedding(joints2d)
         tokens = self.dropout(tokens + self.Spatial_pos_embed.to(tokens.dtype))
         for block in self.Spatial_blocks:
             tokens = block(tokens, "joints")
-        tokens = self.Spatial_norm(tokens).view(B, T, 1, -1)
+        tokens = self.Spatial_norm(tokens).flatten(2)
+        if N > T:
+            tokens = tokens.unfold(1, T, 1).mT.flatten(0, 1)
+        tokens = tokens[:, :, None]
         tokens = self.dropout(tokens + self.Temporal_pos_embed[:, :, None].to(tokens.dtype))
         for block in self.blocks:
             tokens = block(tokens, "frames")
         features = self.Temporal_norm(tokens).flatten(2)
         mean = F.linear(features.mT, self.weighted_mean.weight[:, :, 0], self.weighted_mean.bias)
-        return self.head(mean.mT).view(B, 1, J, 3)
+        return self.head(mean.mT).view(B, N - T + 1, J, 3)

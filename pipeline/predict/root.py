@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipeline.errors import UsageError
 from pipeline.skeleton import Skeleton
 
 FOOT_HEIGHT = 0.08
@@ -25,11 +26,22 @@ def measure_height(joints3d: NDArray[np.floating], skeleton: Skeleton) -> float:
 
     Args:
         joints3d: Joints, metres, (T, J, 3); NaN where missing.
-        skeleton: H36M17.
+        skeleton: H36M17, or another set with pelvis, spine, thorax, head and the joints of the
+            legs.
 
     Returns:
         The sum of the median bone lengths of an upright body; NaN if a bone is never there.
+
+    Raises:
+        UsageError: If the set lacks one of these joints.
     """
+    sides = [f"{side}_{name}" for side in ("left", "right") for name in ("hip", "knee", "ankle")]
+    needed = ("pelvis", "spine", "thorax", "head", *sides)
+    if missing := [name for name in needed if name not in skeleton.joints]:
+        raise UsageError(
+            f"{skeleton.name}: lacks {', '.join(missing)}, which give the height of a person; "
+            "predict with a lifter that has them"
+        )
 
     def length(start: str, end: str) -> float:
         bone = joints3d[:, skeleton.index(end)] - joints3d[:, skeleton.index(start)]

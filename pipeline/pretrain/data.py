@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.camera import random_cameras
-from pipeline.errors import DataError
+from pipeline.errors import DataError, UsageError
 from pipeline.lift.clips import PaddedClips, window_starts
 from pipeline.lift.corruption import sample_pretraining_masks, sample_pretraining_noise
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.windows import mirror_samples, sample_mirrored
-from pipeline.skeleton import Skeleton, make_conversion
+from pipeline.skeleton import H36M17, Skeleton, make_conversion
 from pipeline.sources import MotionSource, Split
 from pipeline.training.loader import BatchKey, BatchSet
 from pipeline.training.stage import StageData
@@ -86,13 +86,14 @@ class ProjectedClips:
             mirror_samples(exact2d, mirrored, self.swap)
             mirror_samples(joints3d, mirrored, self.swap)
         B, T, J, _ = exact2d.shape
-        noise = self.noise * sample_pretraining_noise(T, self.seed, epoch, indices)
+        corrupted = exact2d
+        if self.noise:
+            noise = sample_pretraining_noise(T, self.seed, epoch, indices)
+            corrupted = exact2d + torch.from_numpy(self.noise * noise)
         visible = sample_pretraining_masks(
             T, J, self.seed, epoch, indices, joints=self.joint_mask, frames=self.frame_mask
         )
-        joints2d = torch.where(
-            torch.from_numpy(visible)[..., None], exact2d + torch.from_numpy(noise), 0.0
-        )
+        joints2d = torch.where(torch.from_numpy(visible)[..., None], corrupted, 0.0)
         return {
             "joints2d": joints2d.float(),
             "visible": torch.from_numpy(visible),
@@ -169,9 +170,15 @@ class PretrainDataModule(StageData):
 
         Raises:
             DataError: If a sequence has no 3D joints, or there are no sequences.
+            UsageError: If there is noise, and the lifter has other joints than H36M17.
         """
         recordings = {}
         skeleton = self.lifter.skeleton
+        if self.noise and skeleton.joints != H36M17.joints:
+            raise UsageError(
+                f"noise is known for the joints of H36M17, not for {skeleton.name}; give "
+                "--data.noise 0"
+            )
         for sequence in self.source.sequences(split):
             if sequence.joints3d is None:
                 raise DataError(

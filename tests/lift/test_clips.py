@@ -4,6 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.lift import clips
+from pipeline.lift.centred import CentredLifter
 from pipeline.lift.clips import (
     PaddedClips,
     frame_subset,
@@ -13,6 +15,8 @@ from pipeline.lift.clips import (
     window_starts,
 )
 from pipeline.lift.lifter import Lifter
+from pipeline.lift.poseformer import PoseFormer
+from pipeline.lift.videopose3d import VideoPose3D
 
 T, R = 6, 5
 
@@ -171,3 +175,48 @@ def test_windows_that_disagree_are_blended_without_a_step():
     stitched = lift_in_windows(lifter, lifter, joints2d, visible)[:, 0, 1].diff().abs().max()
     assert stitched == 5
     assert blended < 1.1
+
+
+@pytest.mark.parametrize("group_attention", [False, True])
+@pytest.mark.parametrize("centred", [False, True])
+def test_poseformer_lifts_a_clip_in_pieces_as_it_lifts_its_windows(group_attention, centred):
+    torch.manual_seed(3)
+    net = PoseFormer(frames=5, dim=8, depth=2, heads=2, group_attention=group_attention).eval()
+    for parameter in net.parameters():  # the group modules begin as the identity
+        torch.nn.init.normal_(parameter, std=0.2)
+    lifter = CentredLifter(net) if centred else net
+    joints2d = torch.rand(19, 17, 2) * 2 - 1
+    visible = torch.rand(19, 17) < 0.8
+    with torch.no_grad():
+        pieces = lift_in_windows(lifter, lifter, joints2d, visible, at_once=8)
+        lifter.slides = False
+        windows = lift_in_windows(lifter, lifter, joints2d, visible, at_once=8)
+    assert pieces.shape == (19, 17, 3)
+    assert pieces.std() > 0.01
+    torch.testing.assert_close(pieces, windows, atol=2e-6, rtol=2e-6)
+
+
+def test_poseformer_takes_no_shorter_clip():
+    with pytest.raises(ValueError, match="do not fit"):
+        PoseFormer(frames=5, dim=8, depth=1, heads=2)(torch.zeros(1, 4, 17, 2))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_long_clips_are_lifted_in_pieces_with_the_same_result(causal, monkeypatch):
+    torch.manual_seed(0)
+    net = VideoPose3D(widths=(3, 3), channels=16, causal=causal).eval()
+    joints2d, visible = torch.rand(50, 17, 2), torch.ones(50, 17, dtype=torch.bool)
+    lengths = []
+
+    def lift(clip, visible):
+        lengths.append(clip.shape[1])
+        return net(clip)
+
+    with torch.no_grad():
+        whole = lift_in_windows(lift, net, joints2d, visible)
+        monkeypatch.setattr(clips, "_PIECE", 21)
+        pieces = lift_in_windows(lift, net, joints2d, visible)
+        some = lift_in_windows(lift, net, joints2d, visible, frames=torch.tensor([20, 21, 49]))
+    assert lengths[:4] == [58, 29, 29, 16]
+    torch.testing.assert_close(pieces, whole, atol=1e-6, rtol=1e-6)
+    assert torch.equal(some, pieces[[20, 21, 49]])

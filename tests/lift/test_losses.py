@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipeline.errors import UsageError
 from pipeline.lift.losses import (
     MIXSTE_WEIGHTS,
     MixSTELoss,
@@ -153,7 +154,7 @@ def test_loss_of_an_exact_single_frame_in_half_precision_is_zero_in_float32(loss
 
 
 def test_mixste_loss_of_16_joints_is_an_error():
-    with pytest.raises(ValueError, match="not for 16"):
+    with pytest.raises(UsageError, match=r"not for 16; give --model.loss "):
         MixSTELoss()(torch.zeros(1, 2, 16, 3), torch.zeros(1, 2, 16, 3))
 
 

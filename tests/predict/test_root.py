@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from pipeline.errors import UsageError
 from pipeline.mocap.synthetic import Synthetic
 from pipeline.predict.root import (
     FOOT_HEIGHT,
@@ -12,7 +13,7 @@ from pipeline.predict.root import (
     smooth_root,
     upright_rotation,
 )
-from pipeline.skeleton import H36M17
+from pipeline.skeleton import H36M17, Skeleton
 
 FOCAL, PRINCIPAL = 1100.0, (620.0, 390.0)
 
@@ -119,3 +120,9 @@ def test_a_rotation_to_upright_is_a_rotation_and_maps_up_to_z():
 def test_the_floor_is_under_the_lower_ankles(walk):
     ankles = walk[:, [3, 6], 2]
     assert floor_height(ankles + 0.5) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_joint_set_without_the_trunk_is_named():
+    limbs = Skeleton("LIMBS", H36M17.joints[:7], H36M17.parents[:7])
+    with pytest.raises(UsageError, match=r"LIMBS: lacks spine, thorax, head, which give the heigh"):
+        measure_height(np.zeros((2, 7, 3)), limbs)

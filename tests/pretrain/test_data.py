@@ -3,12 +3,13 @@ import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
+from pipeline.errors import UsageError
 from pipeline.lift import MixSTE
 from pipeline.lift.sequences import flip_joints
 from pipeline.mocap.synthetic import Synthetic
 from pipeline.pretrain import PretrainDataModule, PretrainModule
 from pipeline.pretrain.data import ProjectedClips
-from pipeline.skeleton import H36M17
+from pipeline.skeleton import H36M17, Skeleton
 
 
 def projections(**changes):
@@ -94,3 +95,23 @@ def test_a_recording_with_four_cameras_is_used_once(trainer):
     data.setup("fit")
     assert len(data.train_set.world.starts) == 2 == len(source.sequences("train")) // 4
     assert set(data.evaluation_sets) == {"val"}
+
+
+@pytest.mark.parametrize("noise", [1.0, 0.0])
+def test_another_joint_set_is_pretrained_without_noise_only(noise, trainer):
+    legs = Skeleton("LEGS", H36M17.joints[:7], H36M17.parents[:7])
+    net = MixSTE(joints=7, frames=9, dim=16, depth=1, heads=2)
+    net.skeleton = legs
+    data = PretrainDataModule(Synthetic(1, 1, 1, seconds=1.0, actions=("walk",)), noise=noise)
+    data.trainer = trainer()
+    data.trainer.strategy.connect(PretrainModule(net))
+    data.trainer.state.fn = TrainerFn.FITTING
+    if noise:
+        with pytest.raises(UsageError, match="not for LEGS; give --data.noise 0"):
+            data.setup("fit")
+    else:
+        data.setup("fit")
+        batch = data.train_set[0, np.array([0, 1])]
+        assert batch["joints2d"].shape == (2, 9, 7, 2)
+        seen = batch["visible"]
+        assert torch.equal(batch["joints2d"][seen], batch["exact2d"][seen])
