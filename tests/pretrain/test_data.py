@@ -107,7 +107,7 @@ def test_another_joint_set_is_pretrained_without_noise_only(noise, trainer):
     data.trainer.strategy.connect(PretrainModule(net))
     data.trainer.state.fn = TrainerFn.FITTING
     if noise:
-        with pytest.raises(UsageError, match="not for LEGS; give --data.noise 0"):
+        with pytest.raises(UsageError, match="not for LEGS"):
             data.setup("fit")
     else:
         data.setup("fit")
