@@ -112,9 +112,9 @@ def write_index(folder: Path) -> Path:
     return page.write_index(folder, METRICS)
 
 
-def write_chain_index(folders: Sequence[Path], out: Path) -> Path:
-    """Write one page with links to the runs of a chain; see `page.write_chain_index`."""
-    return page.write_chain_index(folders, out, METRICS)
+def write_chain_index(folders: Sequence[Path], out: Path, **texts: Any) -> Path:
+    """Write one page about the runs of a chain; see `page.write_chain_index`."""
+    return page.write_chain_index(folders, out, METRICS, **texts)
 
 
 def _batch_size(batch: Any) -> int:

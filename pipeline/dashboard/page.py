@@ -62,38 +62,59 @@ def write_index(folder: Path, metrics: Sequence[Metric]) -> Path:
     return path
 
 
-def write_chain_index(folders: Sequence[Path], out: Path, metrics: Sequence[Metric]) -> Path:
-    """Write one page with links to the runs of a chain, in the given order.
+def write_chain_index(
+    folders: Sequence[Path],
+    out: Path,
+    metrics: Sequence[Metric],
+    *,
+    titles: Sequence[str] = (),
+    rows: Sequence[Sequence[str]] = (),
+) -> Path:
+    """Write one page that tells what the runs of a chain have reached, in the given order.
 
     Args:
         folders: Run folders, each with its own `index.html`.
         out: Path of the page.
         metrics: Units and meanings of the metrics.
+        titles: What each run is, in words; its name without them.
+        rows: Table at the end: metric, value and remark.
 
     Returns:
         Path of the page, `out`.
     """
     known = {metric.name: metric for metric in metrics}
-    cards = []
-    for folder in folders:
+    steps = []
+    for number, folder in enumerate(folders):
         link = quote(Path(os.path.relpath(folder, out.parent)).as_posix())
-        series = read_series(folder)
-        images = [newest for _, (newest, *_) in _versions_by_name(folder, ".png")]
-        image = (
-            f'<img src="{link}/images/{quote(images[0].name)}" alt="" loading="lazy">'
-            if images
-            else ""
+        series, state = read_series(folder), read_json_or_empty(folder / "run.json")
+        title = titles[number] if titles else _title(folder)
+        image = _main_image(folder)
+        picture = ""
+        if image:
+            picture = f'<img src="{link}/images/{quote(image.name)}" alt="" loading="lazy"><br>'
+        steps.append(
+            f"<section><h2>{number + 1}. {escape(title)}</h2>"
+            f'<p class="lead">{escape(headline(series, state))}</p>'
+            f"{_headline_html(series, known)}"
+            f'<a href="{link}/index.html">{picture}all of {escape(_title(folder))}'
+            "</a></section>"
         )
-        cards.append(
-            f'<a class="card" href="{link}/index.html"><h2>{escape(_title(folder))}</h2>'
-            f"{_headline_html(series, known)}{image}</a>"
-        )
-    body = [
-        "<h1>Heatlift: from images to motion</h1>",
-        f'<div class="cards">{"".join(cards)}</div>',
-    ]
+    cells = [[escape(cell) for cell in row] for row in rows]
+    body = ["<h1>Heatlift: from images to motion</h1>", *steps]
+    if rows:
+        body.append(section("In short", table(["metric", "value", "remark"], cells, numeric=(1,))))
     write_page(out, "Heatlift", body)
     return out
+
+
+_MAIN_IMAGES = ("test-heatmaps", "test-recovered", "test-poses")
+"""Images that show best what a run does: of a 2D stage, of pretraining, of a lifter."""
+
+
+def _main_image(folder: Path) -> Path | None:
+    """The image that shows best what a run does, else its first one."""
+    images = {name: newest for name, (newest, *_) in _versions_by_name(folder, ".png")}
+    return next((images[n] for n in _MAIN_IMAGES if n in images), next(iter(images.values()), None))
 
 
 # ---- content of a run folder --------------------------------------------------------------------

@@ -196,7 +196,8 @@ def _print_summary(runs: Path, folders: Sequence[Path]) -> None:
             relative_error(detected),
         ),
     ]
-    page = callback.write_chain_index(folders, runs / "demo.html")
+    titles = [step.description for step in STEPS]
+    page = callback.write_chain_index(folders, runs / "demo.html", titles=titles, rows=rows)
     print_line("")
     columns = ("metric", "value", "remark")
     print_table(columns, rows, "people of the synthetic test split:", right=("value",))

@@ -289,8 +289,16 @@ def test_the_page_of_a_chain_leads_to_each_stage(tmp_path, trainer):
     heatmap.mkdir(parents=True)
     (heatmap / "metrics.csv").write_text("step,name,value\n9,test/pck_0.1,0.9125\n")
     show.log_image(trainer, "test/poses", np.zeros((8, 8, 3), np.uint8))
-    out = callback.write_chain_index([heatmap, lift], tmp_path / "runs" / "index.html")
+    out = callback.write_chain_index(
+        [heatmap, lift],
+        tmp_path / "runs" / "index.html",
+        titles=["images to <2D>", "2D to 3D"],
+        rows=[("joints", "91.2 %", "found")],
+    )
     page = out.read_text()
+    assert "<h2>1. images to &lt;2D&gt;</h2>" in page
+    assert "91.2 % of the joints are found on the test split" in page
+    assert page.index("<h2>2. 2D to 3D</h2>") < page.index("<td>found</td>")
     assert page.index("heatmap/a%20b/index.html") < page.index("lift/demo/index.html")
     assert "<b>91.2 %</b>" in page
     assert 'src="lift/demo/images/test-poses-000000.png"' in page
