@@ -38,7 +38,7 @@ def test_two_readers_find_the_positions_of_the_motion(tmp_path, up):
     np.testing.assert_allclose(second[there][:, :3], expected[there], atol=1e-5)
 
 
-def test_two_readers_find_rate_units_labels_and_scale(tmp_path):
+def test_row_20_two_readers_find_rate_units_labels_and_scale(tmp_path):
     random_motion().save(tmp_path / "m.c3d")
     file = ezc3d.c3d(str(tmp_path / "m.c3d"))
     point = {name: entry["value"] for name, entry in file["parameters"]["POINT"].items() if
@@ -55,7 +55,7 @@ def test_two_readers_find_rate_units_labels_and_scale(tmp_path):
     assert (reader.point_scale, reader.first_frame, reader.last_frame) == (-1, 1, 6)
 
 
-def test_a_missing_point_has_residual_minus_one_and_is_neither_zero_nor_nan(tmp_path):
+def test_row_20_a_missing_point_has_residual_minus_one_and_is_neither_zero_nor_nan(tmp_path):
     made = random_motion()
     made.save(tmp_path / "m.c3d")
     missing = ~np.isfinite(made.people[0].positions).all(-1)
@@ -99,7 +99,7 @@ def test_the_head_is_up_and_the_file_tells_which_axis_that_is(tmp_path, up, axes
     assert pelvis == pytest.approx([4, -0.2, 0.1] if up == "y" else [4, -0.1, -0.2])
 
 
-def test_every_person_gets_a_file_and_uneven_times_become_even(tmp_path):
+def test_row_21_every_person_gets_a_file_and_uneven_times_become_even(tmp_path):
     made = random_motion(people=2, fps=5 / 0.21, times=np.array([0, 0.04, 0.1, 0.12, 0.16, 0.21]))
     files = made.save(tmp_path / "m.c3d")
     assert [file.name for file in files] == ["m_A.c3d", "m_B.c3d"]

@@ -35,7 +35,7 @@ def test_pandas_reads_back_units_rate_markers_times_and_positions(tmp_path):
 
 
 @pytest.mark.parametrize("joint", [0, 16])
-def test_missing_markers_are_blanks_and_never_the_text_nan(tmp_path, joint):
+def test_row_20_missing_markers_are_blanks_and_never_the_text_nan(tmp_path, joint):
     motion = random_motion(people=2)
     for person in motion.people:
         person.joints3d[5, joint] = np.nan

@@ -125,7 +125,7 @@ def test_what_is_assumed_is_said():
 
 @pytest.mark.parametrize("pitch", [-20.0, 10.0])
 @pytest.mark.parametrize("given", [True, False])
-def test_the_world_is_upright_within_3_degrees(pitch, given):
+def test_row_22_the_world_is_upright_within_3_degrees(pitch, given):
     times = np.arange(60) / 25
     body = np.stack([p - r for r, p in [walking_clip(np.array([t])) for t in times]])[:, 0]
     tilt = upright_rotation(pitch_up(pitch)) @ upright_rotation(pitch_up(0.0)).T
