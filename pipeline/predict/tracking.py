@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.files.entries import CacheSpecification
 from pipeline.files.store import Shards, Store, default_store
 from pipeline.predict.estimators import Estimator, PersonFinder, estimator_facts
+from pipeline.predict.joined_tracks import join_tracks
 from pipeline.predict.media import Media
 from pipeline.predict.tracker import Tracker
 from pipeline.predict.tracks import Track, TrackedPeople
@@ -63,7 +64,8 @@ def track_media(
     """
     tracker = Tracker(estimator, finder, max_people=max_people)
     if media.kind == "webcam":
-        return _people(media, tracker, *_follow(media, tracker, stop))
+        found, moments = _follow(media, tracker, stop)
+        return _people(media, tracker, join_tracks(found, moments), moments)
     store = store or default_store()
     key = {"tracks": 1, "media": media.key(), **tracker.settings()}
     specification = CacheSpecification(f"predict-{Path(media.name).stem}", key)
@@ -99,7 +101,8 @@ def track_media(
         )
         for n, identity in enumerate(ids)
     )
-    return _people(media, tracker, tracks, np.asarray(arrays["times"]))
+    moments = np.asarray(arrays["times"])
+    return _people(media, tracker, join_tracks(tracks, moments), moments)
 
 
 def _joined(parts: list[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
