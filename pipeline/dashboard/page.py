@@ -89,14 +89,14 @@ def write_chain_index(
         series, state = read_series(folder), read_json_or_empty(folder / "run.json")
         title = titles[number] if titles else _title(folder)
         image = _main_image(folder)
-        picture = ""
+        shown = ""
         if image:
-            picture = f'<img src="{link}/images/{quote(image.name)}" alt="" loading="lazy"><br>'
+            shown = f'<img src="{link}/images/{quote(image.name)}" alt="" loading="lazy"><br>'
         steps.append(
             f"<section><h2>{number + 1}. {escape(title)}</h2>"
             f'<p class="lead">{escape(headline(series, state))}</p>'
             f"{_headline_html(series, known)}"
-            f'<a href="{link}/index.html">{picture}all of {escape(_title(folder))}'
+            f'<a href="{link}/index.html">{shown}all of {escape(_title(folder))}'
             "</a></section>"
         )
     cells = [[escape(cell) for cell in row] for row in rows]
