@@ -114,10 +114,10 @@ def test_predict_uses_the_lifter_in_the_box_where_none_is_named(packed, tmp_path
     assert find_lifter() == path
     heatlift = Heatlift.load(device="cpu")
     assert weights_digest(heatlift.lifter) == weights_digest(module)
-    with pytest.raises(DataError, match="runs/lift: no trained lifter yet"):
+    with pytest.raises(DataError, match="runs/lift: no trained lifter in this folder yet"):
         Heatlift.load("newest", device="cpu")
     path.unlink()
-    with pytest.raises(DataError, match="runs/lift: no trained lifter yet"):
+    with pytest.raises(DataError, match="runs/lift: no trained lifter in this folder yet"):
         find_lifter()
 
 
@@ -202,3 +202,18 @@ def test_all_rows_have_the_same_cameras(packed):
     one, two = report.record(), report.record(joint_sets=("COCO17",), clean=0.0, noise=(1.0, 1.0))
     assert [p.camera.rotation.tolist() for p in one] == [p.camera.rotation.tolist() for p in two]
     assert one[0].joints3d == pytest.approx(two[0].joints3d)
+
+
+def test_the_shipped_lifter_is_the_one_of_its_card_and_lifts_unknown_people():
+    path = box_lifter.BOX / box_lifter.FILE
+    card = (box_lifter.BOX / box_lifter.CARD).read_text()
+    assert path.stat().st_size < 5e6
+    assert find_lifter() == path
+    assert f"SHA-256 of the file {file_digest(path)}" in card
+    module = load_module(path, (LiftModule,))
+    assert weights_digest(module) in card
+    people = Synthetic(train=1, val=1, test=2, seconds=2.0, seed=5).sequences("test")[::4]
+    video = AnyVideo(**PLAIN, joint_sets=("COCO17",), height=(0.3, 0.6), aim=0.3)
+    parts = [part for n, s in enumerate(people) for part in video.record(s, n, 0)]
+    errors = [compare(part, lift_part(module.eval(), part)) for part in parts]
+    assert make_row("table", "name", errors).mpjpe < 70

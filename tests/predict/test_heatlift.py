@@ -15,6 +15,7 @@ from pipeline.predict.estimators import Estimates, WholeImage
 from pipeline.predict.heatlift import split_flags
 from pipeline.predict.options import SourceOptions
 from pipeline.skeleton import H36M17
+from pipeline.weights import box_lifter
 
 
 class Reader:
@@ -144,6 +145,7 @@ def test_a_size_that_is_none_is_a_usage_error(size):
 
 def test_a_missing_lifter_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(box_lifter, "BOX", tmp_path)  # a package without a lifter
     with pytest.raises(DataError, match="make lift"):
         Heatlift.load()
     with pytest.raises(DataError, match=r"none\.ckpt: no such file"):
