@@ -113,7 +113,7 @@ def _body_parts(body: BodyMotion) -> list[_Part]:
             _Part(hand, at[hand], fingers, _WRIST, _FINGERS),
             _Part(foot, heel, toes, _HEEL, _TOES),
         ]
-    return [part._replace(near=part.near * height, far=part.far * height) for part in parts]
+    return [_Part(p.joint, p.start, p.end, p.near * height, p.far * height, p.depth) for p in parts]
 
 
 def _capsule(part: _Part) -> tuple[Array, Array, NDArray[np.int64]]:

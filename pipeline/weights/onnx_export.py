@@ -239,7 +239,7 @@ def _fix_stages(graph: nn.Module) -> None:
     for part in graph.modules():
         if isinstance(part, Cascade):
             count = int(part.stage) + 1
-            del part._buffers["stage"]
+            del part.stage
             part.stages = part.stages[:count]
             part.__dict__["stage"] = count - 1
 

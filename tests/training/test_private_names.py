@@ -123,7 +123,7 @@ import sys, torch.utils.data.dataloader
 import {module}
 del {owner}.{name}
 from pipeline.__main__ import main
-sys.exit(main(["lift", "fit", "--help"]))
+sys.exit(main(["lift", "fit", "--help_all"]))
 """
 
 
