@@ -2,25 +2,29 @@
 
 Usage: python benchmarks/export_error.py [folder with recordings] [--mapping cmu] [--count 8]
 
-Recorded joints become a motion as they are, and with every bone held at one length as `predict`
-leaves them. Both are written to BVH and read again with our reader; the distance between the joints
-is what the export adds. Without a folder the first of $ROOT, $HEATLIFT_DATA/mocap and
-$HEATLIFT_SHARED/data/cmu_mocap that exists is used, else the embedded people. Prints a table in
-Markdown; one process, CPU time.
+Recorded joints become a motion in three ways: as they are; with every bone held at one length, as
+`predict` leaves them; and by `predict` with the lifter in the box, from their exact 2D joints in one
+camera. Each is written to BVH and read again with our reader. The distance between the joints of a
+motion and of its file is what the export adds. Without a folder the first of $ROOT,
+$HEATLIFT_DATA/mocap and $HEATLIFT_SHARED/data/cmu_mocap that exists is used, else the embedded
+people. Prints a table in Markdown; one process, CPU time.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from heatlift import Heatlift
+from pipeline.camera import project, ring_of_cameras, world_to_camera
 from pipeline.export.motion import SEEN, Motion, PersonMotion
 from pipeline.export.rest_skeleton import PLACES
 from pipeline.mocap.bvh import read_bvh
@@ -44,21 +48,24 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8)
     options = parser.parse_args()
     head = ("recording", "frames", "as recorded: mean mm", "worst mm", "constant bones: mean mm",
-            "worst mm", "frames/s")  # fmt: skip
+            "worst mm", "after predict: mean mm", "worst mm", "frames/s")  # fmt: skip
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    kept: list[Array] = []
-    held: list[Array] = []
+    heatlift = Heatlift.load()
+    rows: list[list[Array]] = []
     seconds = 0.0
     for name, joints3d, fps in recordings(options.root, options.mapping, options.count):
         lengths = bone_lengths(joints3d, H36M17)
-        one, first = export_error(joints3d, fps)
-        other, second = export_error(hold_bone_lengths(joints3d, H36M17, lengths), fps)
-        print_row(name, one, other, 2 * len(one) / (first + second))
-        kept.append(one)
-        held.append(other)
-        seconds += first + second
-    both = np.concatenate(kept), np.concatenate(held)
-    print_row("all", *both, 2 * len(both[0]) / seconds)
+        world = [joints3d, hold_bone_lengths(joints3d, H36M17, lengths)]
+        motions = [
+            *(as_motion(joints, fps) for joints in world),
+            predicted(heatlift, joints3d, fps),
+        ]
+        errors, times = zip(*map(export_error, motions), strict=True)
+        print_row(name, errors, sum(map(len, errors)) / sum(times))
+        rows.append(list(errors))
+        seconds += sum(times)
+    together = [np.concatenate(column) for column in zip(*rows, strict=True)]
+    print_row("all", together, sum(map(len, together)) / seconds)
 
 
 def default_root() -> Path | None:
@@ -85,8 +92,8 @@ def recordings(root: Path | None, mapping: str, count: int) -> Iterator[tuple[st
         yield file.name.split(".")[0], joints3d[:LONGEST], fps
 
 
-def export_error(joints3d: Array, fps: float) -> tuple[Array, float]:
-    """Distances of joints from those that a BVH file gives, mm, (T, 17), and the CPU seconds."""
+def as_motion(joints3d: Array, fps: float) -> Motion:
+    """World joints, metres, (T, 17, 3), as a motion of one person."""
     count = len(joints3d)
     joints = joints3d.astype(np.float32)
     person = PersonMotion(
@@ -99,13 +106,42 @@ def export_error(joints3d: Array, fps: float) -> tuple[Array, float]:
         1.7,
     )
     times = np.arange(count) / fps
-    motion = Motion((person,), H36M17, times, fps, (1000, 1000), 1000.0, (500.0, 500.0), "world")
+    return Motion((person,), H36M17, times, fps, (1000, 1000), 1000.0, (500.0, 500.0), "world")
+
+
+def predicted(heatlift: Heatlift, joints3d: Array, fps: float) -> Motion:
+    """Motion that `predict` makes of the exact 2D joints of world joints, (T, 17, 3)."""
+    camera = ring_of_cameras(0, "export", joints3d=joints3d)[0]
+    joints2d = project(world_to_camera(joints3d, camera), camera)
+    rows = [
+        {
+            "image_id": f"{frame}.png",
+            "category_id": 1,
+            "keypoints": np.c_[points, np.ones(len(points))].ravel().tolist(),
+            "score": 1.0,
+        }
+        for frame, points in enumerate(joints2d)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "joints.json")
+        file.write_text(json.dumps(rows))
+        size = "x".join(map(str, camera.size))
+        focal = float(camera.focal.mean())
+        return heatlift.predict(
+            file, joints="H36M17", size=size, fps=fps, focal=focal, frame="world"
+        )
+
+
+def export_error(motion: Motion) -> tuple[Array, float]:
+    """Distances of the joints of a BVH file from its motion's, mm, (T, 17), and CPU seconds."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
-        motion.save(Path(folder, "motion.bvh"), up="z", bvh_unit="m")
+        file, _ = motion.save(Path(folder, "motion.bvh"), up="z", bvh_unit="m")
         seconds = time.process_time() - start
-        found = read_joints(Path(folder, "motion.bvh"))
-    return 1000 * np.linalg.norm(found - joints, axis=-1), seconds
+        found = read_joints(file)
+    (person,) = motion.people
+    there = person.present
+    return 1000 * np.linalg.norm((found - person.positions)[there], axis=-1), seconds
 
 
 def read_joints(file: Path) -> Array:
@@ -117,10 +153,10 @@ def read_joints(file: Path) -> Array:
     return positions
 
 
-def print_row(name: str, one: Array, other: Array, speed: float) -> None:
+def print_row(name: str, errors: Sequence[Array], speed: float) -> None:
     """Print a row of the table."""
-    cells = [f"{numbers:.2f}" for e in (one, other) for numbers in (e.mean(), e.max())]
-    print(f"| {name} | {len(one)} | {' | '.join(cells)} | {speed:.0f} |", flush=True)
+    cells = [f"{number:.2f}" for error in errors for number in (error.mean(), error.max())]
+    print(f"| {name} | {len(errors[0])} | {' | '.join(cells)} | {speed:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

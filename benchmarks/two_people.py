@@ -1,9 +1,10 @@
 """Two rendered people who cross behind each other, against the same people rendered alone.
 
-Usage: python benchmarks/two_people.py LIFTER.ckpt [--frames 150]
+Usage: python benchmarks/two_people.py [--lifter CHECKPOINT] [--frames 150]
 
 Root-relative MPJPE and error of the root with BlazePose (`heatlift weights get blazepose`), on the
 same motion, clothes, camera and background. The focal length and the mean of the heights are given.
+Without --lifter, the lifter in the box lifts.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ crossing = importlib.import_module("crossing")  # the renderer of the test
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("lifter")
+    parser.add_argument("--lifter", type=Path)
     parser.add_argument("--frames", type=int, default=150)
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -96,9 +96,24 @@ def bvh_errors(files: Iterable[Path]) -> list[str]:
         if mean is None:
             found = "nobody in any frame; the file has the rest pose"
         else:
-            found = f"mean {mean:.0f} mm, worst {worst:.0f} mm from the joints"
+            found = f"mean {mean:.0f} mm, worst {worst:.0f} mm from the joints{_where(facts)}"
         lines.append(f"bvh {facts['person']}: {found}")
     return lines
+
+
+FAR = 50.0
+"""Error of a joint from which its place is printed, mm."""
+
+
+def _where(facts: Mapping[str, Any]) -> str:
+    """Joint and time of the worst error, if it is a large one."""
+    error = facts["error_mm"]
+    if error["worst"] < FAR:
+        return ""
+    frame = error["worst_frame"]
+    filled = any(first <= frame <= last for first, last in facts["filled_frames"])
+    joint = error["worst_joint"].replace("_", " ")
+    return f" ({joint} at {frame / facts['fps']:.1f} s{', filled in' if filled else ''})"
 
 
 def _facts(
@@ -137,7 +152,7 @@ def _facts(
         ),
         "fps": motion.fps,
         "frames": len(motion),
-        "source": {key: source.get(key) for key in ("name", "digest")},
+        "source": {key: source.get(key) for key in ("name", "sha256")},
         "names": dict(names),
         "error_mm": {
             "mean": round(float(error[known].mean()), 2) if worst else None,

@@ -23,9 +23,9 @@ def join_tracks(tracks: Sequence[Track], times: NDArray[np.float64]) -> tuple[Tr
     """Put a track into the gap of another one, if it is the person who is missing there.
 
     When two people part after one hid the other, the joints of a person can follow the other one
-    for a moment. The person then gets a new id until the old one is found again. A track that lies
-    in such a gap, ends where the old one goes on, and has the same size, is the same person. If
-    several fit into one gap, the one that ends nearest is taken.
+    for a moment. The person then gets a new id until the old one is found again. A track that
+    begins in such a gap, ends where the old one goes on or follows the same body from there, and
+    has the same size, is the same person. If several fit into one gap, the nearest one is taken.
 
     Args:
         tracks: Tracks in order of appearance.
@@ -59,32 +59,47 @@ def _best_pair(tracks: Sequence[Track], times: NDArray[np.float64]) -> tuple[int
 def _distance_in_gap(whole: Track, part: Track, times: NDArray[np.float64]) -> float | None:
     """Distance of the end of a track from the other one, where it goes on; None if it fits not."""
     after = int(np.searchsorted(whole.frames, part.frames[0]))
-    if not 0 < after < len(whole.frames) or whole.frames[after] <= part.frames[-1]:
+    if not 0 < after < len(whole.frames) or whole.frames[after] == part.frames[0]:
         return None
-    before = after - 1
+    before, last = after - 1, int(np.searchsorted(part.frames, whole.frames[after], "right")) - 1
     waits = (
         times[part.frames[0]] - times[whole.frames[before]],
-        times[whole.frames[after]] - times[part.frames[-1]],
+        times[whole.frames[after]] - times[part.frames[last]],
     )
-    if max(waits) > PATIENCE or whole.frames[before] == part.frames[0]:
+    if max(waits) > PATIENCE or not _is_seen_twice(whole, part, after):
         return None
-    sizes = [_size(whole.joints2d[after]), _size(part.joints2d[-1])]
+    sizes = [_size(whole.joints2d[after]), _size(part.joints2d[last])]
     if max(sizes) > SIZE_RATIO * min(sizes):
         return None
     start = _apart(whole.joints2d[before], part.joints2d[0]) / sizes[0]
-    end = _apart(whole.joints2d[after], part.joints2d[-1]) / sizes[0]
+    end = _apart(whole.joints2d[after], part.joints2d[last]) / sizes[0]
     return float(end) if start <= NEAR_BEFORE and end <= NEAR_AFTER else None
 
 
+def _is_seen_twice(whole: Track, part: Track, after: int) -> bool:
+    """Whether a track is where the other one is, in each of its frames after the gap.
+
+    When a person is found again, both ids can follow the same body for some frames, in turns.
+    """
+    for k in np.flatnonzero(part.frames >= whole.frames[after]):
+        i = int(np.searchsorted(whole.frames, part.frames[k]))
+        if i == len(whole.frames) or _apart(
+            whole.joints2d[i], part.joints2d[k]
+        ) > NEAR_AFTER * _size(whole.joints2d[i]):
+            return False
+    return True
+
+
 def _merge(whole: Track, part: Track) -> Track:
-    """Both tracks in order of their frames, under the id of the first."""
-    frames = np.concatenate([whole.frames, part.frames])
-    order = np.argsort(frames, kind="stable")
+    """Both tracks in order of their frames, under the id of the first, whose frames come first."""
+    new = ~np.isin(part.frames, whole.frames)
+    frames = np.concatenate([whole.frames, part.frames[new]])
+    order = np.argsort(frames)
     return Track(
         whole.id,
         frames[order],
-        np.concatenate([whole.joints2d, part.joints2d])[order],
-        np.concatenate([whole.score, part.score])[order],
+        np.concatenate([whole.joints2d, part.joints2d[new]])[order],
+        np.concatenate([whole.score, part.score[new]])[order],
     )
 
 

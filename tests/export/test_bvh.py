@@ -236,12 +236,12 @@ def test_one_frame_and_nobody(tmp_path):
 def test_the_file_beside_it_explains_everything(tmp_path):
     status = [MISSING, SEEN, FILLED, FILLED, MISSING, SEEN]
     joints = as_camera(WORLD, height=1.0)
-    source = {"name": "walk.mp4", "digest": "ab12", "kind": "video"}
+    source = {"name": "walk.mp4", "sha256": "ab12", "kind": "video"}
     motion = motion_of(person_of(joints, status=status), frame="camera", source=source)
     file, beside = motion.save(tmp_path / "motion.bvh", up="z", bvh_unit="m", bvh_names="cmu")
     facts = json.loads(beside.read_text())
     assert (facts["unit"], facts["up"], facts["fps"], facts["frames"]) == ("m", "z", 50.0, 6)
-    assert facts["source"] == {"name": "walk.mp4", "digest": "ab12"}
+    assert facts["source"] == {"name": "walk.mp4", "sha256": "ab12"}
     assert (facts["missing_frames"], facts["filled_frames"]) == ([[0, 0], [4, 4]], [[2, 3]])
     assert facts["names"]["Spine"] == "LowerBack"
     assert list(facts["names"].values()) == list(read_bvh(file).joints)
@@ -254,6 +254,18 @@ def test_the_file_beside_it_explains_everything(tmp_path):
     assert facts["error_mm"]["worst"] == pytest.approx(1000 * np.nanmax(body.error), abs=0.01)
     shown = "bvh A: mean {mean:.0f} mm, worst {worst:.0f} mm from the joints"
     assert bvh_errors([file, beside]) == [shown.format(**facts["error_mm"])]
+
+
+def test_the_place_of_a_large_error_is_printed(tmp_path):
+    joints = np.array(WORLD)
+    wrist = H36M17.index("left_wrist")
+    joints[3, wrist] += (0.0, 0.0, 0.6)  # longer than the forearm
+    status = [SEEN, SEEN, SEEN, FILLED, SEEN, SEEN]
+    for filled, ending in ((False, ""), (True, ", filled in")):
+        person = person_of(joints, status=status if filled else [SEEN] * 6)
+        files = motion_of(person).save(tmp_path / "motion.bvh")
+        (line,) = bvh_errors(files)
+        assert line.endswith(f" from the joints (left wrist at 0.1 s{ending})")
 
 
 def test_it_does_not_replace_the_json_of_the_motion(tmp_path):

@@ -44,11 +44,26 @@ def test_nothing_changes_where_nothing_fits():
     assert join_tracks(tracks, TIMES) == tracks
 
 
+def test_two_ids_that_follow_one_body_in_turns_are_the_same_person():
+    old = track("A", [*range(40), 56, 58, *range(60, 90)])
+    (whole,) = join_tracks([old, track("C", [*range(41, 58), 59])], TIMES)
+    assert whole.frames.tolist() == [*range(40), *range(41, 90)]
+
+
+def test_a_new_id_that_follows_the_same_body_for_some_frames_more_is_the_same_person():
+    (whole,) = join_tracks([A, track("C", range(41, 60), x=3.0)], TIMES)
+    assert whole.frames.tolist() == [*range(40), *range(41, 90)]
+    np.testing.assert_array_equal(whole.joints2d[whole.frames == 56][0], A.joints2d[40])
+    assert whole.joints2d[whole.frames == 55][0, 0, 0] == 3.0 + 2 * 55
+
+
 STRANGERS = {
     "far away": {"x": 160.0},
     "twice as large": {"size": 2.0},
     "at the same time": {"frames": range(38, 50)},
     "after the end": {"frames": range(91, 99)},
+    "follows another body from there": {"frames": range(41, 66), "speed": 12.0, "x": -560.0},
+    "beyond the person's last frame": {"frames": range(41, 95)},
 }
 
 
