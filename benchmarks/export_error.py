@@ -3,11 +3,11 @@
 Usage: python benchmarks/export_error.py [folder with recordings] [--mapping cmu] [--count 8]
 
 Recorded joints become a motion in three ways: as they are; with every bone held at one length, as
-`predict` leaves them; and by `predict` with the lifter in the box, from their exact 2D joints in one
-camera. Each is written to BVH and read again with our reader. The distance between the joints of a
-motion and of its file is what the export adds. Without a folder the first of $ROOT,
-$HEATLIFT_DATA/mocap and $HEATLIFT_SHARED/data/cmu_mocap that exists is used, else the embedded
-people. Prints a table in Markdown; one process, CPU time.
+`predict` leaves them; and by `predict` with the lifter in the box, from their exact 2D joints seen
+by one camera. Each is written to BVH and read again with our reader. The distance between the
+joints of a motion and of its file is what the export adds. Without a folder the first of
+$ROOT, $HEATLIFT_DATA/mocap and $HEATLIFT_SHARED/data/cmu_mocap that exists is used, else the
+embedded people. Prints a table in Markdown; one process, CPU time.
 """
 
 from __future__ import annotations
