@@ -101,8 +101,10 @@ class Child:
             time.sleep(0.01)
         raise AssertionError(f"no {text!r}: {self.stdout}{self.stderr}")
 
-    def send(self, number: int) -> None:
-        os.kill(self.process.pid, number)
+    def send(self, number: int, *, to_all: bool = False) -> None:
+        """Send a signal to it or to its whole group; then the fault `wait` ends."""
+        (os.killpg if to_all else os.kill)(self.process.pid, number)
+        (self.folder / "sent").touch()
 
     def alive(self) -> list[int]:
         """Ids of the running processes of its session."""
@@ -132,7 +134,7 @@ def _starter(server, folder, children):
 
     def start(*arguments, faults=(), env=None, limits=None):
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("stdout.txt", "stderr.txt"):
+        for name in ("stdout.txt", "stderr.txt", "sent"):
             (folder / name).unlink(missing_ok=True)
         for stage, text in TINY.items():
             if not (folder / f"{stage}.yaml").exists():

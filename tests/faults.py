@@ -83,6 +83,16 @@ def _raise():
 ACTS["raise"] = _raise
 
 
+def _wait_for_signal():
+    """Wait until the test has sent its signal, so that the run cannot end before it."""
+    end = time.monotonic() + 60
+    while not os.path.exists("sent") and time.monotonic() < end:
+        time.sleep(0.005)
+
+
+ACTS["wait"] = _wait_for_signal
+
+
 def at(place, step, act, rank=None):
     """Print HERE and do one of `ACTS` at a place of a run; see `ActAt`."""
     _add_callback(ActAt(place, step, ACTS[act], rank))

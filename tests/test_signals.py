@@ -27,7 +27,7 @@ def stop(child, number, seconds=10):
 @pytest.mark.parametrize("number", CODES)
 def test_a_signal_in_training_saves_and_ends(number, heatlift, uninterrupted, tmp_path):
     arguments = (*COMMANDS["pretrain"], "--save_every", "100")
-    child = heatlift(*arguments, faults=[("at", "batch", 2, "print"), ("slow",)])
+    child = heatlift(*arguments, faults=[("at", "batch", 2, "wait"), ("slow",)])
     assert stop(child, number) == CODES[number]
     last = child.stderr.splitlines()[-1]
     assert last.startswith(f"heatlift: error: stopped by {number.name}; saved at step ")
@@ -86,10 +86,10 @@ TO_ALL = [
 @pytest.mark.parametrize(("number", "more"), TO_ALL)
 def test_a_signal_to_all_processes_of_a_group_saves_the_run(number, more, heatlift):
     arguments = (*COMMANDS["lift"], *more, "--save_every", "100")
-    child = heatlift(*arguments, faults=[("slow",), ("at", "batch", 3, "print")])
+    child = heatlift(*arguments, faults=[("slow",), ("at", "batch", 3, "wait")])
     child.wait_for("HERE")
     os.killpg(child.process.pid, number)
-    os.killpg(child.process.pid, number)  # `timeout` sends it twice
+    child.send(number, to_all=True)  # `timeout` sends it twice
     assert child.wait(10) == 128 + number, child.stderr
     assert child.orphans() == []
     assert re.search(rf"stopped by {number.name}; saved at step \d+;", child.stderr)
@@ -98,7 +98,7 @@ def test_a_signal_to_all_processes_of_a_group_saves_the_run(number, more, heatli
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU])
 def test_signals_of_terminals_and_of_slurm_save_the_run(number, heatlift):
     arguments = (*COMMANDS["pretrain"], "--save_every", "100")
-    child = heatlift(*arguments, faults=[("at", "batch", 2, "print"), ("slow",)])
+    child = heatlift(*arguments, faults=[("at", "batch", 2, "wait"), ("slow",)])
     assert stop(child, number) == 128 + number
     last = child.stderr.splitlines()[-1]
     assert last.startswith(f"heatlift: error: stopped by {number.name}; saved at step ")
@@ -126,7 +126,7 @@ def test_a_signal_after_the_end_changes_nothing(heatlift, uninterrupted, tmp_pat
 
 def test_sigterm_stops_two_processes_at_the_same_batch(heatlift, tmp_path):
     arguments = (*COMMANDS["lift"], *TWO_RANKS, "--save_every", "100")
-    child = heatlift(*arguments, faults=[("at", "batch", 2, "print"), ("slow",)])
+    child = heatlift(*arguments, faults=[("at", "batch", 2, "wait"), ("slow",)])
     assert stop(child, signal.SIGTERM) == 143
     assert "stopped by SIGTERM; saved at step" in child.stderr.splitlines()[-1]
     assert list((tmp_path / "runs/lift/lift/checkpoints").glob("step-*.ckpt"))
@@ -138,7 +138,7 @@ def test_sigterm_stops_two_processes_at_the_same_batch(heatlift, tmp_path):
 @pytest.mark.parametrize("more", [(), TWO_RANKS], ids=["one", "two"])
 def test_every_stage_stops_and_resumes(stage, number, more, heatlift, uninterrupted, tmp_path):
     expected = uninterrupted(stage, *more)
-    child = heatlift(*COMMANDS[stage], *more, faults=[("at", "batch", 1, "print"), ("slow",)])
+    child = heatlift(*COMMANDS[stage], *more, faults=[("at", "batch", 1, "wait"), ("slow",)])
     assert stop(child, number) == CODES[number]
     assert heatlift(*COMMANDS[stage], *more).wait() == 0
     assert differences(outcome(tmp_path, stage), expected) == []

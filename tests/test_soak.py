@@ -226,7 +226,7 @@ def test_signals(stage, number, more, uninterrupted, heatlift_in, tmp_path, soak
         folder = tmp_path / str(turn)
         start = heatlift_in(folder)
         step = 1 + turn % (2 if more else 4)  # pretraining has 3 and 6
-        faults = [("at", "batch", step, "print"), ("slow",)]
+        faults = [("at", "batch", step, "wait"), ("slow",)]
         child = start(*COMMANDS[stage], *more, faults=faults)
         child.wait_for("HERE")
         child.send(number)
@@ -245,10 +245,10 @@ def test_signals_to_a_group_with_workers(number, uninterrupted, heatlift_in, tmp
     for turn in row.times(5):
         more = ("--data.workers", str(1 + turn % 2))
         start = heatlift_in(tmp_path / str(turn))
-        faults = [("at", "batch", 1 + turn, "print"), ("slow",)]
+        faults = [("at", "batch", 1 + turn, "wait"), ("slow",)]
         child = start(*COMMANDS["lift"], *more, faults=faults)
         child.wait_for("HERE")
-        os.killpg(child.process.pid, number)
+        child.send(number, to_all=True)
         code = child.wait(30)
         bad = code != 128 + number or "saved at step" not in child.stderr
         other = bad and (code, child.stderr[-200:])
