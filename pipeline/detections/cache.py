@@ -37,7 +37,7 @@ from pipeline.integral.module import IntegralModule
 from pipeline.sources import MotionSource, Sequence, SourceWithDetections, Split
 from pipeline.training import checkpoints, processes
 from pipeline.training.console import print_status
-from pipeline.training.signals import StoppedBySignal
+from pipeline.training.processes import StoppedBySignal
 
 VERSION = 1
 """Version of the code in `cache.py` and `build.py` that affects detections.

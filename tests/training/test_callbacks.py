@@ -20,7 +20,7 @@ from pipeline import rng
 from pipeline.files import torch_files
 from pipeline.training import callbacks, saving, signals
 from pipeline.training.callbacks import PredictionWriter
-from pipeline.training.metrics_file import read_metrics
+from pipeline.training.metrics_rows import read_metrics
 from pipeline.training.run_folder import Run, read_state, step_in_name
 
 MPJPE = "val/mpjpe_mm"
