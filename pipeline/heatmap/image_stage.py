@@ -67,6 +67,7 @@ class ImageStage(Stage):
         published_cells: Pixel x belongs to heatmap cell x/4, as in published networks.
         flip_test: Detect in each crop and in its mirror image and average the results.
         channels_last: Store weights and features with channels last, which is faster.
+        reduced_decoding: Detect in crops of images that are decoded as in training, see the data.
         pretrained: Checkpoint whose weights a fresh fit starts from.
 
     Attributes:
@@ -77,7 +78,7 @@ class ImageStage(Stage):
             pixels of the crop, score, name.
     """
 
-    linked_arguments = ("skeleton", "input_size", "padding")
+    linked_arguments = ("skeleton", "input_size", "padding", "reduced_decoding")
     not_in_protocol = NOT_IN_PROTOCOL | {
         "model.channels_last": "the layout of memory, not the result",
         "data.augmentation": "training crops only",
@@ -98,6 +99,7 @@ class ImageStage(Stage):
         published_cells: bool,
         flip_test: bool,
         channels_last: bool,
+        reduced_decoding: bool,
         pretrained: str | None,
     ) -> None:
         super().__init__(optimizer, schedule, pretrained)
@@ -107,7 +109,7 @@ class ImageStage(Stage):
         self.input_size, self.padding, self.flip_test = input_size, padding, flip_test
         self.offset = targets.PUBLISHED_CELLS if published_cells else targets.EXACT_CELLS
         self.normalise = ImageNormaliser()
-        self.has_folded_norms = False
+        self.has_folded_norms, self.reduced_decoding = False, reduced_decoding
         self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
         joints = self.skeleton.joints
         self.hits = nn.ModuleDict({"val": PCK(joints), "test": PCK(joints)})
@@ -135,6 +137,7 @@ class ImageStage(Stage):
             "data.midpoints": "" if self.data_module.midpoints else "midpoints unlabelled",
             "data.input_size": f"{width}x{height} {self.normalise.expected.channels}",
             "data.padding": f"padding {self.padding:g}",
+            "data.reduced_decoding": "reduced decoding" if self.reduced_decoding else "",
             "model.published_cells": f"{'published' if published else 'exact'} cells",
             "model.flip_test": f"flip test {'on' if self.flip_test else 'off'}",
         }
@@ -180,7 +183,7 @@ class ImageStage(Stage):
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch of crops."""
         loss = self.loss(self(batch["image"]), batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
+        self.log_in_training("train/loss", loss)
         return loss
 
     def begin(self, split: Split) -> None:
@@ -261,6 +264,7 @@ class ImageStage(Stage):
     def settings(self) -> dict[str, Any]:
         """All settings besides the weights that affect a detection, as plain types."""
         folded = {"norms": "folded"} if self.has_folded_norms else {}
+        reduced = {"decoding": "reduced"} if self.reduced_decoding else {}
         return {
             "version": DETECTION_VERSION,
             "joints": self.skeleton.name,
@@ -270,6 +274,7 @@ class ImageStage(Stage):
             "decode": self.decoding,
             "flip_test": self.flip_test,
             **folded,
+            **reduced,
         }
 
     @property
