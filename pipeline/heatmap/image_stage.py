@@ -137,7 +137,9 @@ class ImageStage(Stage):
             "data.midpoints": "" if self.data_module.midpoints else "midpoints unlabelled",
             "data.input_size": f"{width}x{height} {self.normalise.expected.channels}",
             "data.padding": f"padding {self.padding:g}",
-            "data.reduced_decoding": "reduced decoding" if self.reduced_decoding else "",
+            "data.reduced_decoding": "reduced decoding"
+            if self.data_module.reduced_decoding
+            else "",
             "model.published_cells": f"{'published' if published else 'exact'} cells",
             "model.flip_test": f"flip test {'on' if self.flip_test else 'off'}",
         }
