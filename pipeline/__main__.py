@@ -176,10 +176,14 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         current_rank()  # checked first: Lightning reads these variables during its import
         with signal_handlers(STOP_SIGNALS, _stop):
-            from pipeline.training import private_names
+            if name in STAGES:
+                from pipeline.training import private_names
 
-            del private_names  # imported first: it checks names that Lightning imports, too
-            from pipeline.cli import launch  # takes seconds, so it is not imported for --help
+                del private_names  # imported first: it checks names that Lightning imports, too
+                from pipeline.cli import stage_cli  # takes seconds, so commands do without
+
+                del stage_cli
+            from pipeline.cli import launch  # not imported for --help
     except UsageError as error:
         return print_error(str(error), error.exit_code)
     except KeyboardInterrupt as stop:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.training.metrics_file import read_metrics
+from pipeline.training.metrics_rows import read_metrics
 from pipeline.training.run_folder import read_state
 
 MOTION = """

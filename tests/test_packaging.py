@@ -222,6 +222,25 @@ def test_help_and_version_load_nothing_heavy(tmp_path):
         assert not set(HEAVY) & set(result.stdout.splitlines()[-1].split()), result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "unwanted"),
+    [
+        (["cache", "ls"], 0, {"torch", "lightning", "matplotlib", "scipy", "wandb"}),
+        (["weights", "ls"], 0, {"torch", "lightning", "matplotlib", "scipy", "wandb"}),
+        (["runs", "ls"], 2, {"torch", "lightning", "matplotlib", "scipy", "wandb"}),
+        (["newest", "lift"], 2, {"torch", "lightning", "matplotlib", "scipy", "wandb"}),
+        (["lift", "fit", "-c", "lift/demo", "--print_config"], 0, {"wandb", "pipeline.predict"}),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_a_command_imports_what_it_needs(arguments, code, unwanted, tmp_path):
+    run = f"from pipeline.__main__ import main; code = main({arguments!r}); "
+    result = python("-c", f"{run} import sys; print(code, *sys.modules)", cwd=tmp_path)
+    found, *modules = result.stdout.splitlines()[-1].split()
+    assert int(found) == code, result.stderr
+    assert not unwanted & set(modules)
+
+
 def test_the_console_command_is_main():
     (command,) = entry_points(group="console_scripts", name="heatlift")
     assert command.value == PROJECT["scripts"]["heatlift"] == "pipeline.__main__:main"

@@ -12,7 +12,7 @@ from runs import USER_CODE
 from pipeline.__main__ import main
 from pipeline.dashboard.catalog import METRICS, PANELS
 from pipeline.heatmap import HeatmapModule
-from pipeline.training.metrics_file import read_metrics
+from pipeline.training.metrics_rows import read_metrics
 
 PEOPLE = """
     class_path: pipeline.mocap.Synthetic

@@ -65,6 +65,7 @@ IMAGES = {
     "data.input_size": (96, 64),
     "data.padding": 1.5,
     "data.midpoints": False,
+    "data.reduced_decoding": True,
     "model.published_cells": True,
     "model.flip_test": True,
 }

@@ -13,7 +13,7 @@ from runs import LIFT, TINY, USER_CODE
 from pipeline.__main__ import main
 from pipeline.camera import Camera
 from pipeline.cli.stages import STAGES, StageEntry, load_stage
-from pipeline.training.metrics_file import read_metrics
+from pipeline.training.metrics_rows import read_metrics
 from pipeline.training.run_folder import read_state
 from pipeline.training.stage import SPLITS, Stage, StageData
 

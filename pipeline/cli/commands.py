@@ -20,8 +20,7 @@ from pipeline.cli.newest import newest_detector, with_root
 from pipeline.errors import HeatliftError, UsageError
 from pipeline.training import processes
 from pipeline.training.console import print_text
-from pipeline.training.signals import StoppedBySignal
-from pipeline.training.transfer import WeightsReport
+from pipeline.training.processes import StoppedBySignal
 
 VALUES = {
     "--skip_bad": "1000000000",
@@ -74,7 +73,7 @@ def run_plain_command(name: str, command: Command, arguments: Sequence[str]) -> 
         return
     options = expand_configs(normalise_options(rest))
     result = jsonargparse.auto_cli(components, args=options, **parser_settings)
-    if isinstance(result, WeightsReport):
+    if result is not None:  # the report of `weights import`
         print_text(str(result))
 
 
@@ -115,7 +114,11 @@ def _load_functions(functions: Any) -> Any:
             for name, inner in functions.items()
         }
     module, _, name = functions.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except (AttributeError, ImportError):
+        importlib.import_module("pipeline.training.private_names")  # a missing name is the cause?
+        raise
     return function
 
 

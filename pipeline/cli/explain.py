@@ -12,11 +12,9 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jsonargparse
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import LightningArgumentParser
 
 from pipeline.cli.arguments import option_values
 from pipeline.cli.configs import configured_classes, read_yaml, similar_configs
@@ -24,7 +22,9 @@ from pipeline.cli.stage_help import LOSSES, NETWORKS, example_command
 from pipeline.cli.stages import SUBCOMMANDS
 from pipeline.errors import HeatliftError
 from pipeline.training import processes
-from pipeline.training.private_names import parser_actions
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningArgumentParser
 
 STORAGE_ERRORS = (
     errno.ENOSPC,
@@ -71,9 +71,9 @@ def explain_error(error: BaseException) -> tuple[str, int]:
             return str(cause), cause.exit_code
     if isinstance(error, jsonargparse.ArgumentError):
         return explain_usage_error(str(error)), 2
-    if isinstance(error, MisconfigurationException):
+    if _is_of(error, "lightning.fabric.utilities.exceptions", "MisconfigurationException"):
         return " ".join(str(error).split()), 2
-    if isinstance(error, torch.cuda.OutOfMemoryError):
+    if _is_of(error, "torch.cuda", "OutOfMemoryError"):
         return "out of GPU memory; lower --data.batch_size", 5
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "out of memory; lower --data.batch_size or --data.workers", 5
@@ -98,6 +98,11 @@ def explain_error(error: BaseException) -> tuple[str, int]:
         f"{type(error).__name__}: {line} (a bug, or something unforeseen; --debug shows where)",
         1,
     )
+
+
+def _is_of(error: BaseException, module: str, name: str) -> bool:
+    """Whether an exception is of a class of another package, which is not imported for this."""
+    return isinstance(error, getattr(sys.modules.get(module), name, ()))
 
 
 def _raised_in(error: BaseException) -> str:
@@ -282,6 +287,8 @@ def explain_arguments(
 
 def known_keys(parser: LightningArgumentParser, arguments: Sequence[str]) -> list[str]:
     """List the keys of a parser and the arguments of all classes in the given configs."""
+    from pipeline.training.private_names import parser_actions  # imports torch
+
     keys = [action.dest for action in parser_actions(parser)]
     for path in option_values(arguments, "-c", "--config"):
         for class_path in configured_classes(read_yaml(Path(path))):

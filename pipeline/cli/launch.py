@@ -18,13 +18,15 @@ from pipeline.cli import commands, explain
 from pipeline.cli.arguments import parse_arguments
 from pipeline.cli.command_table import Command
 from pipeline.cli.configs import resolve_configs
-from pipeline.cli.stage_cli import StageCLI
 from pipeline.cli.stages import load_stage
 from pipeline.errors import UsageError, print_error, printable
-from pipeline.training import checkpoints
 from pipeline.training.console import escape_log_records
-from pipeline.training.processes import STOP_SIGNALS, signal_handlers, speaks_for_all
-from pipeline.training.signals import StoppedBySignal, StopSignals
+from pipeline.training.processes import (
+    STOP_SIGNALS,
+    StoppedBySignal,
+    signal_handlers,
+    speaks_for_all,
+)
 
 IGNORED_WARNINGS = (
     r".*LeafSpec.*",  # lightning 2.6 with torch 2.13
@@ -51,6 +53,8 @@ def run_stage(name: str, arguments: Sequence[str], *, debug: bool = False) -> in
     Returns:
         The exit code.
     """
+    from pipeline.cli.stage_cli import StageCLI  # takes seconds, so commands do without
+    from pipeline.training.signals import StopSignals
 
     def run(resolved: list[str]) -> None:
         resolved = ["--help" if word == "--help_all" else word for word in resolved]
@@ -143,6 +147,8 @@ def import_own_files(arguments: Sequence[str]) -> list[str]:
         if argument.option != "--import":
             rest += argument.words()
             continue
+        from pipeline.training.checkpoints import allow_import  # imports torch
+
         path = Path(argument.value or "")
         if not path.is_file():
             raise UsageError(f"--import {path}: no such file; give a Python file of your own")
@@ -153,5 +159,5 @@ def import_own_files(arguments: Sequence[str]) -> list[str]:
             raise UsageError(
                 f"--import {path}: there is another module {path.stem}; rename the file"
             )
-        checkpoints.allow_import(path.stem)
+        allow_import(path.stem)
     return rest

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pipeline.cli.configs import find_config, plain_values, read_source, same_source
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import UsageError
 from pipeline.training.console import print_line
 from pipeline.training.run_folder import newest_finished_run
-from pipeline.training.stage import Stage
+
+
+class StageClass(Protocol):
+    """What a `Stage` class tells about itself; the class is not imported here: it needs torch."""
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage."""
+        ...
+
+    @property
+    def newest_from(self) -> str | None:
+        """Stage whose newest run it can start from."""
+        ...
 
 
 def newest(
@@ -66,7 +79,7 @@ def newest_detector(runs: Path, source: Mapping[str, Any]) -> str:
     return str(found)
 
 
-def newest_weights(runs: Path, stage: type[Stage], config: Any) -> str:
+def newest_weights(runs: Path, stage: StageClass, config: Any) -> str:
     """Checkpoint of the newest finished run that a stage can start from.
 
     Args:
@@ -103,7 +116,7 @@ PLANNED_DETECTOR = "planned.ckpt"
 """Value of `--data.detections newest` in the check of a fit whose 2D stage is not trained yet."""
 
 
-def resolve_newest(stage: type[Stage], config: Any, planned: Collection[str] = ()) -> None:
+def resolve_newest(stage: StageClass, config: Any, planned: Collection[str] = ()) -> None:
     """Replace `newest` in a parsed config by the newest run that fits, and `none` by None.
 
     Args:

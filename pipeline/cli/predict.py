@@ -22,8 +22,7 @@ from pipeline.export.measures import add_foot_slide
 from pipeline.export.options import ExportOptions
 from pipeline.predict.options import LiftOptions, Runtime, SourceOptions, check_live
 from pipeline.training.console import print_line
-from pipeline.training.processes import signal_handlers
-from pipeline.training.signals import StoppedBySignal
+from pipeline.training.processes import StoppedBySignal, signal_handlers
 
 if TYPE_CHECKING:
     from pipeline.export.motion import Motion

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.tables import print_table
 from pipeline.errors import DataError, UsageError
 from pipeline.files.writing import format_bytes
 from pipeline.training.console import print_line, print_status
-from pipeline.training.transfer import WeightsReport
-from pipeline.weights import fetching, importing, stored
+from pipeline.weights import fetching, stored
 from pipeline.weights.box_lifter import NAME
 from pipeline.weights.catalogue import BUNDLES, CATALOGUE, weights_folder
+
+if TYPE_CHECKING:
+    from pipeline.training.transfer import WeightsReport
 
 _COLUMNS = ("name", "what", "state", "size", "licence", "from")
 
@@ -78,6 +80,8 @@ def import_file(
         StorageError: If a file cannot be written.
         UsageError: If options do not fit each other or the file.
     """
+    from pipeline.weights import importing  # imports torch
+
     if as_ is not None and output is not None:
         return importing.import_weights(file, as_, output, **options)
     if as_ is not None:

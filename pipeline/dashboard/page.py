@@ -23,7 +23,7 @@ from pipeline.dashboard.html_parts import (
     table,
     write_page,
 )
-from pipeline.training import metrics_file
+from pipeline.training.metrics_rows import read_metrics
 
 _MEDIA_NAME = re.compile(r"(?P<name>.+)-(?P<step>\d{6,})\.(png|webm)")
 _MAX_ROWS = 60
@@ -133,7 +133,7 @@ def read_series(folder: Path) -> dict[str, Points]:
     """The finite values of a run's `metrics.csv` by metric name; empty if there is no file."""
     series: dict[str, dict[float, float]] = {}
     path = folder / "metrics.csv"
-    for step, name, value in metrics_file.read_metrics(path) if path.is_file() else ():
+    for step, name, value in read_metrics(path) if path.is_file() else ():
         if math.isfinite(value):
             series.setdefault(name, {})[step] = value
     return {name: sorted(points.items()) for name, points in series.items()}

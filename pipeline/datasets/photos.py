@@ -7,6 +7,7 @@ import functools
 import logging
 from collections.abc import Sequence as Many
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +15,13 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DataError
 from pipeline.files.digests import FileVersion, bytes_digest, file_version
-from pipeline.files.images import image_size, read_image, turned_size
+from pipeline.files.images import (
+    DecodedImage,
+    image_size,
+    read_image,
+    read_reduced_image,
+    turned_size,
+)
 from pipeline.files.reading import read_bytes
 from pipeline.sources import GroundTruth, Images, Remarks, Samples
 
@@ -43,14 +50,20 @@ class Photographs:
         declared: Width and height of each image that its annotations or its camera have, (N, 2),
             NaN where unknown; none if they have none. An image of another size raises `DataError`
             when it is read.
+        reduced: Whether JPEG files are decoded at a reduced scale for crops that are far smaller.
     """
 
     def __init__(
-        self, paths: Many[Path | str], declared: NDArray[np.floating] | None = None
+        self,
+        paths: Many[Path | str],
+        declared: NDArray[np.floating] | None = None,
+        *,
+        reduced: bool = False,
     ) -> None:
         self.paths = tuple(str(path) for path in paths)
-        self.declared = declared
+        self.declared, self.reduced = declared, reduced
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._last: tuple[tuple[str, FileVersion, int], DecodedImage] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -95,11 +108,27 @@ class Photographs:
     ) -> NDArray[np.uint8]:
         """Crop of an image, RGB, (H, W, 3), bilinear, black outside."""
         path = self.paths[index]
-        image = read_image(Path(path))
-        self._sizes[path] = (image.shape[1], image.shape[0])
+        image = self._decode(path, choose_reduction(matrix) if self.reduced else 1)
+        self._sizes[path] = image.size
         self._check_size(index)
-        crop = cv2.warpAffine(image, np.asarray(matrix, np.float64), size, flags=cv2.INTER_LINEAR)
+        matrix = matrix_of_reduced(np.asarray(matrix, np.float64), image.reduction)
+        crop = cv2.warpAffine(image.pixels, matrix, size, flags=cv2.INTER_LINEAR)
         return cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+
+    def _decode(self, path: str, reduction: int) -> DecodedImage:
+        """An image; the last one is kept, because the next crop is often of the same."""
+        try:
+            key = (path, file_version(Path(path).stat()), reduction)
+        except OSError:
+            return read_reduced_image(Path(path), reduction)  # raises a DataError
+        if self._last is None or self._last[0] != key:
+            self._last = None  # two images at once need twice the memory
+            self._last = (key, read_reduced_image(Path(path), reduction))
+        return self._last[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without the last image, for DataLoader workers."""
+        return {**vars(self), "_last": None}
 
     def fingerprint(self, index: int) -> str:
         """SHA-256 of the file, cached while its version stays the same; see `file_version`."""
@@ -109,7 +138,44 @@ class Photographs:
         except OSError:
             read_bytes(path)  # raises a DataError
             raise
-        return _file_digest(str(path), file_version(state))
+        digest = _file_digest(str(path), file_version(state))
+        return f"{digest} reduced" if self.reduced else digest
+
+
+def choose_reduction(matrix: NDArray[np.float64]) -> int:
+    """Largest of 1, 2, 4 and 8 at which a crop still has no more pixels than its part of the image.
+
+    Args:
+        matrix: Similarity from pixels of the whole image to pixels of the crop, (2, 3).
+
+    >>> choose_reduction(np.array([[0.24, 0, 5], [0, 0.24, 7]]))
+    4
+    """
+    zoom = abs(np.linalg.det(np.asarray(matrix)[:, :2])) ** 0.5
+    return next((reduction for reduction in (8, 4, 2) if zoom * reduction <= 1), 1)
+
+
+def matrix_of_reduced(matrix: NDArray[np.float64], reduction: int) -> NDArray[np.float64]:
+    """Affine map to a crop from pixels of a reduced image; see `read_reduced_image`.
+
+    Args:
+        matrix: Affine map from pixels of the whole image to pixels of the crop, (2, 3).
+        reduction: Reduction of the image.
+
+    >>> matrix_of_reduced(np.array([[0.5, 0, 3], [0, 0.5, 4]]), 2).tolist()
+    [[1.0, 0.0, 3.25], [0.0, 1.0, 4.25]]
+    """
+    moved = matrix[:, :2] @ np.full(2, (reduction - 1) / 2)
+    return np.column_stack([matrix[:, :2] * reduction, matrix[:, 2] + moved])
+
+
+def with_reduced_decoding(images: Images) -> Images:
+    """The same images, of which photographs are decoded at a reduced scale for small crops."""
+    if isinstance(images, Photographs):
+        return Photographs(images.paths, images.declared, reduced=True)
+    if isinstance(images, ConcatenatedImages):
+        return ConcatenatedImages([with_reduced_decoding(part) for part in images.parts])
+    return images
 
 
 class ConcatenatedImages:
@@ -207,6 +273,7 @@ def select_samples(samples: Samples, indices: NDArray[np.integer]) -> Samples:
         images=Photographs(
             [images.paths[i] for i in indices],
             None if images.declared is None else images.declared[indices],
+            reduced=images.reduced,
         ),
         ids=None if samples.ids is None else tuple(samples.ids[i] for i in indices),
         actions=None if samples.actions is None else tuple(samples.actions[i] for i in indices),

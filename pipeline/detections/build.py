@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.camera import project, world_to_camera
+from pipeline.datasets.photos import with_reduced_decoding
 from pipeline.errors import DataError
 from pipeline.files.entries import CacheSpecification
 from pipeline.files.store import Shards, Store
@@ -133,6 +134,9 @@ class _CropDataset:
     def __init__(self, job: DetectionJob) -> None:
         self.sequences = job.sequences
         self.size, self.padding = job.detector.input_size, job.detector.padding
+        self.images: list[Any] = [sequence.images for sequence in job.sequences]
+        if getattr(job.detector, "reduced_decoding", False):
+            self.images = [with_reduced_decoding(images) for images in self.images]
         self.ends = np.cumsum([len(sequence) for sequence in job.sequences])
         self.boxes = np.concatenate([person_boxes(sequence) for sequence in job.sequences])
 
@@ -145,11 +149,8 @@ class _CropDataset:
         images = np.zeros((len(rows), size[1], size[0], 3), np.uint8)
         for index in np.flatnonzero(has_box):
             number = int(np.searchsorted(self.ends, rows[index], side="right"))
-            sequence = self.sequences[number]
-            frame = int(rows[index] - self.ends[number] + len(sequence))
-            images[index] = sequence.images.crop(  # type: ignore[union-attr]
-                frame, matrices[index], size
-            )
+            frame = int(rows[index] - self.ends[number] + len(self.sequences[number]))
+            images[index] = self.images[number].crop(frame, matrices[index], size)
         # Tensors go through shared memory; an array in a pipe is cut in two if its process dies.
         shared = {"images": torch.from_numpy(images), "matrices": torch.from_numpy(matrices)}
         return {**shared, "has_box": has_box, "pieces": pieces}

@@ -37,7 +37,7 @@ from pipeline.integral.module import IntegralModule
 from pipeline.sources import MotionSource, Sequence, SourceWithDetections, Split
 from pipeline.training import checkpoints, processes
 from pipeline.training.console import print_status
-from pipeline.training.signals import StoppedBySignal
+from pipeline.training.processes import StoppedBySignal
 
 VERSION = 1
 """Version of the code in `cache.py` and `build.py` that affects detections.
@@ -58,6 +58,14 @@ def load_detector(path: str | Path) -> Any:
         DataError: If the file is damaged or belongs to a stage that detects no 2D joints.
     """
     return checkpoints.load_module(path, (HeatmapModule, IntegralModule))
+
+
+def _load_folded(path: str | Path) -> tuple[Any, str]:
+    """The detector of a checkpoint with its norms folded, and the digest of its weights."""
+    module = load_detector(path)
+    digest = checkpoints.weights_digest(module)
+    module.fold_norms()
+    return module, digest
 
 
 def cache_specification(
@@ -172,8 +180,7 @@ def load_or_detect(
         return read_detections_file(
             request.path, sequences, first_frame=request.first_frame, person=request.person
         )
-    detector = load_detector(request.path)
-    digest = checkpoints.weights_digest(detector)
+    detector, digest = _load_folded(request.path)
     specification = cache_specification(
         sequences, detector, digest, precision=precision, stem=_entry_stem(source, split)
     )
@@ -229,8 +236,7 @@ def detect(
     """
     splits: tuple[Split, ...] = ("train", "val", "test") if split == "all" else (split,)
     with processes.signal_handlers(processes.STOP_SIGNALS, _raise_stopped):
-        module = load_detector(detector)
-        digest = checkpoints.weights_digest(module)
+        module, digest = _load_folded(detector)
         jobs = []
         for part in splits:
             sequences = source.sequences(part)

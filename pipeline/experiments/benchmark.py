@@ -40,7 +40,7 @@ from pipeline.mocap.motion_capture import Mocap
 from pipeline.mocap.recordings import SHIPPED
 from pipeline.sources import MotionSource
 from pipeline.training.console import print_line
-from pipeline.training.metrics_file import read_metrics
+from pipeline.training.metrics_rows import read_metrics
 from pipeline.training.run_changes import describe_mixture
 from pipeline.training.run_folder import newest_finished_run
 

@@ -22,7 +22,7 @@ from pipeline.experiments.benchmark_rows import MASKS, ROWS, SMOOTH, Row
 from pipeline.experiments.budget import cpu_seconds_used
 from pipeline.files.writing import write_atomically
 from pipeline.lift.clips import smoothing_reach
-from pipeline.training.metrics_file import read_metrics
+from pipeline.training.metrics_rows import read_metrics
 from pipeline.training.run_folder import read_state
 
 MARK = "<!-- What stands below this line is written by hand and kept. -->"

@@ -24,7 +24,7 @@ from pipeline.cli.tables import print_table
 from pipeline.errors import HeatliftError, StorageError, UsageError
 from pipeline.files.writing import write_csv
 from pipeline.training.console import print_line
-from pipeline.training.metrics_file import read_metrics
+from pipeline.training.metrics_rows import read_metrics
 from pipeline.training.run_changes import FINISHED, describe_mixture, finish_order
 from pipeline.training.run_folder import read_state
 

@@ -18,6 +18,7 @@ from pipeline.dashboard import show
 from pipeline.errors import UsageError, printable
 from pipeline.heatmap import targets
 from pipeline.heatmap.benchmark_metrics import BenchmarkMetric, make_benchmark_metrics
+from pipeline.heatmap.hrnet import HRNet
 from pipeline.heatmap.image_input import (
     NORMALISE,
     ImageInput,
@@ -25,6 +26,7 @@ from pipeline.heatmap.image_input import (
     check_stored_input,
     stored_input,
 )
+from pipeline.heatmap.resnet import ResNet, fold_norms
 from pipeline.metrics.pck import PCK, PCKPerSource
 from pipeline.skeleton import Skeleton, get_skeleton
 from pipeline.sources import Split
@@ -65,16 +67,18 @@ class ImageStage(Stage):
         published_cells: Pixel x belongs to heatmap cell x/4, as in published networks.
         flip_test: Detect in each crop and in its mirror image and average the results.
         channels_last: Store weights and features with channels last, which is faster.
+        reduced_decoding: Detect in crops of images that are decoded as in training, see the data.
         pretrained: Checkpoint whose weights a fresh fit starts from.
 
     Attributes:
         decoding: How joints are read from heatmaps, for `settings`.
+        has_folded_norms: Whether `fold_norms` changed the network.
         report: Values of `PCK` of the last validation or test.
         examples: A few crops of the last validation or test: image, heatmaps, joints2d and truth in
             pixels of the crop, score, name.
     """
 
-    linked_arguments = ("skeleton", "input_size", "padding")
+    linked_arguments = ("skeleton", "input_size", "padding", "reduced_decoding")
     not_in_protocol = NOT_IN_PROTOCOL | {
         "model.channels_last": "the layout of memory, not the result",
         "data.augmentation": "training crops only",
@@ -95,6 +99,7 @@ class ImageStage(Stage):
         published_cells: bool,
         flip_test: bool,
         channels_last: bool,
+        reduced_decoding: bool,
         pretrained: str | None,
     ) -> None:
         super().__init__(optimizer, schedule, pretrained)
@@ -104,6 +109,7 @@ class ImageStage(Stage):
         self.input_size, self.padding, self.flip_test = input_size, padding, flip_test
         self.offset = targets.PUBLISHED_CELLS if published_cells else targets.EXACT_CELLS
         self.normalise = ImageNormaliser()
+        self.has_folded_norms, self.reduced_decoding = False, reduced_decoding
         self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
         joints = self.skeleton.joints
         self.hits = nn.ModuleDict({"val": PCK(joints), "test": PCK(joints)})
@@ -131,6 +137,9 @@ class ImageStage(Stage):
             "data.midpoints": "" if self.data_module.midpoints else "midpoints unlabelled",
             "data.input_size": f"{width}x{height} {self.normalise.expected.channels}",
             "data.padding": f"padding {self.padding:g}",
+            "data.reduced_decoding": "reduced decoding"
+            if self.data_module.reduced_decoding
+            else "",
             "model.published_cells": f"{'published' if published else 'exact'} cells",
             "model.flip_test": f"flip test {'on' if self.flip_test else 'off'}",
         }
@@ -176,7 +185,7 @@ class ImageStage(Stage):
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch of crops."""
         loss = self.loss(self(batch["image"]), batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
+        self.log_in_training("train/loss", loss)
         return loss
 
     def begin(self, split: Split) -> None:
@@ -244,8 +253,20 @@ class ImageStage(Stage):
         joints, score, _ = self.find_joints(images, self(images))
         return joints[..., :2].contiguous(), score
 
+    def fold_norms(self) -> None:
+        """Fold the batch norms into the convolutions: faster, and from now on for detection only.
+
+        The digest of the weights is that of the network as trained, so take it before. A network
+        that is not from this package stays as it is: it may register norms in another order.
+        """
+        if isinstance(self.net, HRNet | ResNet):
+            self.net = fold_norms(self.net).to(memory_format=self.layout)  # type: ignore[call-overload]
+            self.has_folded_norms = True
+
     def settings(self) -> dict[str, Any]:
         """All settings besides the weights that affect a detection, as plain types."""
+        folded = {"norms": "folded"} if self.has_folded_norms else {}
+        reduced = {"decoding": "reduced"} if self.reduced_decoding else {}
         return {
             "version": DETECTION_VERSION,
             "joints": self.skeleton.name,
@@ -254,6 +275,8 @@ class ImageStage(Stage):
             "cell_offset": self.offset,
             "decode": self.decoding,
             "flip_test": self.flip_test,
+            **folded,
+            **reduced,
         }
 
     @property

@@ -51,6 +51,7 @@ class HeatmapModule(ImageStage):
         decode: Way to read joints from heatmaps.
         flip_test: Detect in each crop and in its mirror image and average the heatmaps.
         channels_last: Store weights and features with channels last, which is faster.
+        reduced_decoding: Detect in crops of images that are decoded as in training, see the data.
         pretrained: Checkpoint whose weights a fresh fit starts from: of an earlier run, or imported
             from a published file. One with all of `net` can be tested as it is. This run's
             checkpoints store its digest, not its path.
@@ -82,6 +83,7 @@ class HeatmapModule(ImageStage):
         decode: Decode = "quarter",
         flip_test: bool = False,
         channels_last: bool = True,
+        reduced_decoding: bool = False,
         pretrained: str | None = None,
     ) -> None:
         super().__init__(
@@ -94,6 +96,7 @@ class HeatmapModule(ImageStage):
             published_cells=published_cells,
             flip_test=flip_test,
             channels_last=channels_last,
+            reduced_decoding=reduced_decoding,
             pretrained=pretrained,
         )
         final = getattr(net, "final_layer", None)

@@ -160,6 +160,8 @@ class IntegralDataModule(HeatmapDataModule):
         seed: Seed of shuffling, pairing and augmentation.
         midpoints: Label spine and thorax also where a data set lacks them (MPII, COCO), as
             midpoints of other joints, which are not quite the same places; PoseNet does not.
+        reduced_decoding: Decode a JPEG at 1/2, 1/4 or 1/8 of its size where the crop is that much
+            smaller: faster, with other pixels than in published code.
 
     Raises:
         UsageError: If a size or a name is not valid.
@@ -179,6 +181,7 @@ class IntegralDataModule(HeatmapDataModule):
         workers: int = 0,
         seed: int = 0,
         midpoints: bool = True,
+        reduced_decoding: bool = False,
     ) -> None:
         super().__init__(
             source,
@@ -191,6 +194,7 @@ class IntegralDataModule(HeatmapDataModule):
             workers=workers,
             seed=seed,
             midpoints=midpoints,
+            reduced_decoding=reduced_decoding,
         )
         self.photographs = photographs
 
@@ -252,7 +256,7 @@ class IntegralDataModule(HeatmapDataModule):
         if split == "train" and self.photographs is not None:
             source = MixedSource([source, self.photographs], skeleton=self.skeleton.name)
         return CropsWithDepth(
-            source.samples(split),
+            self.decoded(source.samples(split)),
             self.skeleton,
             self.input_size,
             padding=self.padding,

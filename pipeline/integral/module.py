@@ -62,6 +62,7 @@ class IntegralModule(ImageStage):
             networks.
         flip_test: Detect in each crop and in its mirror image and average the joints.
         channels_last: Store weights and features with channels last, which is faster.
+        reduced_decoding: Detect in crops of images that are decoded as in training, see the data.
         pretrained: Checkpoint whose weights a fresh fit starts from: of an earlier run, of a 2D
             stage with the same trunk, or imported from a published file (an ImageNet ResNet). One
             with all of `net` can be tested as it is. This run's checkpoints store its digest, not
@@ -97,6 +98,7 @@ class IntegralModule(ImageStage):
         published_cells: bool = False,
         flip_test: bool = False,
         channels_last: bool = True,
+        reduced_decoding: bool = False,
         pretrained: str | None = None,
     ) -> None:
         super().__init__(
@@ -109,6 +111,7 @@ class IntegralModule(ImageStage):
             published_cells=published_cells,
             flip_test=flip_test,
             channels_last=channels_last,
+            reduced_decoding=reduced_decoding,
             pretrained=pretrained,
         )
         check_outputs(self.skeleton, getattr(net, "joints", len(self.skeleton)), "volumes")
@@ -162,7 +165,7 @@ class IntegralModule(ImageStage):
         """Loss of a batch of crops."""
         loss = super().training_step(batch, batch_idx)
         if self._delta is not None:
-            self.log("train/delta", self._delta)
+            self.log_in_training("train/delta", self._delta)
         return loss
 
     def begin(self, split: Split) -> None:

@@ -123,5 +123,5 @@ class LifterStage(Stage):
         """Loss of a batch of windows."""
         predicted = self(batch["joints2d"], batch["visible"])
         loss: Tensor = self.loss(predicted, batch["joints3d"], batch["valid"])
-        self.log("train/loss", loss, prog_bar=True)
+        self.log_in_training("train/loss", loss)
         return loss

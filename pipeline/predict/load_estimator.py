@@ -6,10 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import DataError, UsageError
-from pipeline.heatmap.hrnet import HRNet
 from pipeline.heatmap.module import HeatmapModule
-from pipeline.heatmap.resnet import fold_norms
-from pipeline.heatmap.simple_baseline import SimpleBaseline
 from pipeline.integral.module import IntegralModule
 from pipeline.predict.blazepose import load_blazepose
 from pipeline.predict.estimators import (
@@ -112,6 +109,5 @@ def _load_file(path: Path, device: str, joints: str | None, runtime: Runtime) ->
         return load_onnx(path, device, joints)
     module = load_module(path, (HeatmapModule, IntegralModule))
     digest = weights_digest(module)
-    if isinstance(module.net, HRNet | SimpleBaseline):  # others may register norms in another order
-        module.net = fold_norms(module.net)
+    module.fold_norms()
     return StageEstimator(module.to(device), path.stem, digest)

@@ -273,7 +273,9 @@ class ProgressLines(Callback):
         self._start_time = self._last_line = time.monotonic()
         self._start_step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
         """Print a line if one is due."""
         now = time.monotonic()
         steps = trainer.global_step - self._start_step
@@ -286,7 +288,7 @@ class ProgressLines(Callback):
         of_steps = f" of {progress.steps}" if progress.steps is not None else ""
         epochs = math.ceil((progress.steps or 0) / progress.steps_per_epoch)
         of_epochs = f" of {epochs}" if epochs else ""
-        loss = trainer.callback_metrics.get("train/loss")
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         loss_text = "" if loss is None else f", loss {float(loss):.4g}"
         print_line(
             f"  step {trainer.global_step}{of_steps}, "

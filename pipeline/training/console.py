@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
-
 from pipeline.errors import mask_secrets, printable
+from pipeline.training import processes
 
 LINE_INTERVAL = 10.0
 """Seconds between two progress lines of `count_progress` where there is no terminal."""
@@ -29,18 +28,18 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-@rank_zero_only
 def print_line(line: str) -> None:
     """Print one line on stdout, on rank 0 only; see `printable`."""
-    sys.stdout.write(printable(mask_secrets(line)) + "\n")
-    sys.stdout.flush()
+    if processes.is_rank_zero():
+        sys.stdout.write(printable(mask_secrets(line)) + "\n")
+        sys.stdout.flush()
 
 
-@rank_zero_only
 def print_text(text: str) -> None:
     """Print lines on stdout, on rank 0 only; whoever makes the lines escapes their line ends."""
-    sys.stdout.write(printable(mask_secrets(text), keep="\n") + "\n")
-    sys.stdout.flush()
+    if processes.is_rank_zero():
+        sys.stdout.write(printable(mask_secrets(text), keep="\n") + "\n")
+        sys.stdout.flush()
 
 
 def print_status(line: str) -> None:

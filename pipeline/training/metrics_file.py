@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import hashlib
 import io
 import math
@@ -15,10 +14,9 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
 from pipeline.errors import StorageError
-from pipeline.files import digests
 from pipeline.files.writing import csv_cell, flush_path, write_atomically
-from pipeline.training.console import print_status
-from pipeline.training.run_folder import mark_as_damaged, read_state
+from pipeline.training.metrics_rows import read_metrics, warn
+from pipeline.training.run_folder import mark_as_damaged
 
 HEADER = "step,name,value\n"
 
@@ -94,7 +92,7 @@ class MetricsFile(Logger):
             raise _cannot_be_written(self.path, error) from error
         found = max(0, content.count(b"\n") - 1)
         if found != self._rows:
-            _warn(self.path, f"has {found} rows, and this run wrote {self._rows}; it was changed")
+            warn(self.path, f"has {found} rows, and this run wrote {self._rows}; it was changed")
             self._rows = found
         return {"rows": found, "sha256": hashlib.sha256(content).hexdigest()}
 
@@ -131,7 +129,7 @@ class MetricsFile(Logger):
         problem = f"was changed after step {step} was saved; numbers in it may be wrong"
         if lost:
             problem = f"{lost} of {expected} rows before step {step} are lost, {len(rows)} are kept"
-        _warn(self.path, f"{problem}; the file as it was found is {self.path.name}.bad")
+        warn(self.path, f"{problem}; the file as it was found is {self.path.name}.bad")
         return lost
 
     def _begin(self) -> None:
@@ -155,42 +153,6 @@ def _cannot_be_written(path: Path, error: OSError) -> StorageError:
         f"{path}: cannot be written ({error.strerror}); free disk space or choose "
         "another disk, and run the same command again"
     )
-
-
-def read_metrics(path: Path) -> list[tuple[int, str, float]]:
-    """Read the lines of a metrics.csv: step, name, value.
-
-    A last line that is incomplete after a crash is left out. Damaged lines are left out with one
-    warning on stderr. There is also a warning if the file of a finished run was changed later.
-    """
-    if not path.exists():
-        return []
-    digest = (read_state(path.parent) or {}).get("metrics")
-    if digest is not None and digest != digests.file_digest(path):
-        _warn_once(path, "was changed after its run finished; numbers in it may be wrong")
-    rows, unreadable = [], 0
-    for line in path.read_text(errors="replace").splitlines(keepends=True)[1:]:
-        step, _, rest = line.partition(",")
-        name, _, value = rest.rpartition(",")
-        if not line.endswith("\n"):
-            continue
-        try:
-            if not (step.isdecimal() and name) or "\ufffd" in line:
-                raise ValueError(line)
-            rows.append((int(step), name, float(value)))
-        except ValueError:
-            unreadable += 1
-    if unreadable:
-        _warn_once(path, f"{unreadable} damaged line(s) left out")
-    return rows
-
-
-def _warn(path: Path, problem: str) -> None:
-    print_status(f"heatlift: warning: {path}: {problem}")
-
-
-_warn_once = functools.cache(_warn)
-"""Warns once of a problem, because a run reads its file several times."""
 
 
 def finite_or_none(value: Any) -> float | None:

@@ -63,6 +63,19 @@ _LOSS_MESSAGES = (
 """Parts of the messages, in lower case, by which torch.distributed reports a lost process."""
 
 
+class StoppedBySignal(SystemExit):
+    """A signal stopped the command. It is a SystemExit, so that no `except Exception` catches it.
+
+    Args:
+        number: Number of the signal.
+        message: Line for the user.
+    """
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(128 + number)
+        self.exit_code, self.message = 128 + number, message
+
+
 def current_rank() -> int | None:
     """Rank of this process as set by the launcher, also before the process group exists.
 
@@ -78,6 +91,18 @@ def current_rank() -> int | None:
         if not rank.isdecimal():
             raise UsageError(f"{name} is {rank!r}, not a number; unset it, or use torchrun")
     return int(next(iter(ranks.values()))) if ranks else None
+
+
+def is_rank_zero() -> bool:
+    """Whether this process is rank 0 or runs alone.
+
+    Lightning knows it also for processes that it has forked. It is asked where it is imported, and
+    not imported for this: that takes seconds.
+    """
+    lightning = sys.modules.get("lightning.fabric.utilities.rank_zero")
+    if known := getattr(lightning, "rank_zero_only", None):
+        return not known.rank
+    return not current_rank()
 
 
 def speaks_for_all() -> bool:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError, ProcessLostError, StorageError, UsageError
-from pipeline.files import torch_files
 from pipeline.files.writing import (
     process_start_time,
     remove_leftovers,
@@ -392,7 +391,9 @@ def _check_checkpoint(path: Path, digest: str) -> None:
     Raises:
         DataError: If it is not.
     """
-    content = torch_files.read_checkpoint(path)
+    from pipeline.files.torch_files import read_checkpoint  # imports torch
+
+    content = read_checkpoint(path)
     step = content.get("global_step")
     if step != step_in_name(path):
         raise DataError(f"{path}: is a checkpoint of step {step}; the file was renamed or copied")

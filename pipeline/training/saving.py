@@ -15,7 +15,8 @@ from pipeline.errors import DataError, NonFiniteError, ProcessLostError, UsageEr
 from pipeline.files import torch_files
 from pipeline.training.checkpoints import WEIGHTS_ONLY, weights_digest
 from pipeline.training.console import print_line
-from pipeline.training.metrics_file import MetricsFile, finite_or_none, read_metrics
+from pipeline.training.metrics_file import MetricsFile, finite_or_none
+from pipeline.training.metrics_rows import read_metrics
 from pipeline.training.protocol import chosen_by
 from pipeline.training.run_folder import (
     CALLBACK_STATE_KEY,

@@ -11,21 +11,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
 from pipeline.training.private_names import disable_signal_handlers
-from pipeline.training.processes import REPEAT_SECONDS
+from pipeline.training.processes import REPEAT_SECONDS, StoppedBySignal
 from pipeline.training.saving import CheckpointCallback, can_save
-
-
-class StoppedBySignal(SystemExit):
-    """A signal stopped the command. It is a SystemExit, so that no `except Exception` catches it.
-
-    Args:
-        number: Number of the signal.
-        message: Line for the user.
-    """
-
-    def __init__(self, number: int, message: str) -> None:
-        super().__init__(128 + number)
-        self.exit_code, self.message = 128 + number, message
 
 
 class StopSignals(Checkpoint):

@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.errors import DataError
 from pipeline.files.digests import file_digest
-from pipeline.files.torch_files import read_checkpoint
 from pipeline.files.writing import write_atomically
 
 BOX = Path(__file__).parent / "box"
@@ -61,6 +58,10 @@ def pack_lifter(checkpoint: Path, folder: Path) -> Path:
     Raises:
         DataError: If it is no checkpoint of a lifter, or larger than `LARGEST`.
     """
+    import torch  # takes seconds, and `weights ls` needs the names above
+
+    from pipeline.files.torch_files import read_checkpoint
+
     content = read_checkpoint(checkpoint)
     stage = content.get("heatlift", {}).get("stage")
     if stage != "lift":

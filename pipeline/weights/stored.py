@@ -16,7 +16,6 @@ from pipeline.files.reading import read_bytes, read_start
 from pipeline.files.tflite import read_tflite
 from pipeline.files.writing import atomic_path, write_atomically
 from pipeline.weights import box_lifter
-from pipeline.weights.architectures import NETWORKS, network_names
 from pipeline.weights.catalogue import (
     CATALOGUE,
     EXPORTS,
@@ -24,8 +23,6 @@ from pipeline.weights.catalogue import (
     CatalogueEntry,
     weights_folder,
 )
-from pipeline.weights.matching import rename_weights
-from pipeline.weights.published_files import open_weights
 
 LICENCE_ENDING = ".LICENSE"
 """Ending of the file beside a weight file that has its licence and where it comes from."""
@@ -172,6 +169,10 @@ def import_file(path: Path) -> list[Path]:
 
 def _name_networks(path: Path) -> str:
     """The line about a file of torch that is imported without the name of its network."""
+    from pipeline.weights.architectures import NETWORKS, network_names  # these import torch
+    from pipeline.weights.matching import rename_weights
+    from pipeline.weights.published_files import open_weights
+
     renamed, _ = rename_weights(open_weights(path).weights, str(path))
     names = [name for name, network in NETWORKS.items() if network.marker in renamed]
     likely = f"looks like {' or '.join(names)}" if names else f"give one of {network_names()}"

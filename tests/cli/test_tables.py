@@ -21,7 +21,8 @@ from pipeline.training.console import (
     print_status,
     progress_bar,
 )
-from pipeline.training.metrics_file import MetricsFile, read_metrics
+from pipeline.training.metrics_file import MetricsFile
+from pipeline.training.metrics_rows import read_metrics
 
 
 def test_long_cells_and_markup_are_printed_as_they_are(capsys):

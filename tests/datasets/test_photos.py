@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pickle
 
 import cv2
 import fabricate
@@ -9,13 +10,19 @@ import numpy as np
 import pytest
 from malformed import check_lines, damaged, error_line
 
+from pipeline.datasets import photos
 from pipeline.datasets.coco import Coco
 from pipeline.datasets.human36m_images import Human36MImages
 from pipeline.datasets.mpi_inf_3dhp import MpiInf3dhpImages
 from pipeline.datasets.mpii import Mpii
-from pipeline.datasets.photos import Photographs
+from pipeline.datasets.photos import (
+    ConcatenatedImages,
+    Photographs,
+    choose_reduction,
+    with_reduced_decoding,
+)
 from pipeline.errors import DataError
-from pipeline.files.images import read_image
+from pipeline.files.images import read_image, read_reduced_image
 from pipeline.heatmap.data import Crops
 from pipeline.sources import Images
 
@@ -30,6 +37,83 @@ def test_a_shifted_crop_is_the_part_of_the_image_in_rgb(tmp_path):
     assert images.size(0) == (64, 48)
     piece = images.crop(0, SHIFT, (20, 30))
     np.testing.assert_array_equal(piece, whole[5:35, 10:30, ::-1])
+
+
+DOTS = np.array([[163.0, 121.0], [460.0, 219.0], [302.5, 340.25]])
+
+
+def dots(path, quality=95):
+    """A photograph of 641 x 477 pixels with bright dots at `DOTS`."""
+    y, x = np.mgrid[:477, :641]
+    whole = sum(np.exp(-((x - a) ** 2 + (y - b) ** 2) / (2 * 12**2)) for a, b in DOTS)
+    image = np.repeat(np.round(20 + 200 * whole)[..., None], 3, axis=2).astype(np.uint8)
+    cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return path
+
+
+def found_dots(crop, expected, reach):
+    """Centres of the bright dots of a crop near the places where they should be."""
+    values = crop[..., 0].astype(float) - 20
+    y, x = np.mgrid[: crop.shape[0], : crop.shape[1]]
+    centres = []
+    for a, b in expected:
+        weight = values * (np.hypot(x - a, y - b) < reach)
+        centres.append([(weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()])
+    return np.array(centres)
+
+
+@pytest.mark.parametrize(("zoom", "reduction"), [(0.6, 1), (0.5, 2), (0.24, 4), (0.12, 8)])
+@pytest.mark.parametrize("degrees", [0, 20])
+def test_a_reduced_photograph_has_its_joints_at_the_same_place(tmp_path, zoom, reduction, degrees):
+    """With corners for pixel centres they would be off by zoom (r - 1) / 2: 0.25 to 0.42 pixels."""
+    path = dots(tmp_path / "a.jpg")
+    cosine, sine = zoom * np.cos(np.deg2rad(degrees)), zoom * np.sin(np.deg2rad(degrees))
+    matrix = np.array([[cosine, -sine, 130.0 * zoom], [sine, cosine, 17.5]])
+    size = (round(760 * zoom), round(760 * zoom))
+    assert choose_reduction(matrix) == reduction
+    assert read_reduced_image(path, reduction).pixels.shape[:2] == (
+        -(-477 // reduction),
+        -(-641 // reduction),
+    )
+    expected = DOTS @ matrix[:, :2].T + matrix[:, 2]
+    reach = 36 * zoom
+    for reduced in (False, True):
+        crop = Photographs([path], reduced=reduced).crop(0, matrix, size)
+        assert np.abs(found_dots(crop, expected, reach) - expected).max() < 0.06
+
+
+def test_a_png_is_decoded_whole(tmp_path):
+    path = dots(tmp_path / "a.png")
+    matrix = np.array([[0.2, 0, 3], [0, 0.2, 5]])
+    plain, reduced = (Photographs([path], reduced=reduced) for reduced in (False, True))
+    np.testing.assert_array_equal(
+        plain.crop(0, matrix, (99, 88)), reduced.crop(0, matrix, (99, 88))
+    )
+    assert read_reduced_image(path, 4).reduction == 1
+
+
+def test_the_fingerprint_tells_of_reduced_decoding(tmp_path):
+    path = dots(tmp_path / "a.jpg")
+    plain = Photographs([path])
+    both = with_reduced_decoding(ConcatenatedImages([plain, plain]))
+    assert both.fingerprint(1) == f"{plain.fingerprint(0)} reduced"
+
+
+def test_people_of_one_photograph_share_its_decoding(tmp_path, monkeypatch):
+    first, second = dots(tmp_path / "a.jpg"), dots(tmp_path / "b.jpg", quality=40)
+    decoded = []
+    original = photos.read_reduced_image
+    monkeypatch.setattr(
+        photos, "read_reduced_image", lambda *each: decoded.append(each) or original(*each)
+    )
+    images = Photographs([first, first, second, first])
+    crops = [images.crop(i, SHIFT, (50, 40)) for i in range(4)]
+    assert [path.name for path, _ in decoded] == ["a.jpg", "b.jpg", "a.jpg"]
+    np.testing.assert_array_equal(crops[0], crops[3])
+    cv2.imwrite(str(first), np.zeros((60, 70, 3), np.uint8))  # another file under this name
+    assert crops[3].min() > 15
+    assert images.crop(3, SHIFT, (50, 40)).max() == 0
+    assert len(pickle.dumps(images)) < 2000
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])

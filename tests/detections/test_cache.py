@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 import os
 import shlex
@@ -37,6 +38,7 @@ from pipeline.heatmap import HeatmapModule, HRNet
 from pipeline.skeleton import COCO17, H36M17
 from pipeline.sources import Sequence
 from pipeline.training import console
+from pipeline.training.checkpoints import weights_digest
 
 forked = multiprocessing.get_context("fork")
 CAMERA = Camera(
@@ -369,6 +371,20 @@ def test_training_makes_few_detections_itself_and_finds_those_of_the_command(tra
     assert detections.of("walk 2")[0].shape == (PIECE_SIZE + CPU_BATCH_SIZE + 5, 17, 2)
     detect(Walks("b"), trained, "test", accelerator="cpu", batch_size=7)
     assert content(Store(tmp_path / "cache")) == entry
+
+
+def test_norms_are_folded_and_the_key_tells_it(trained, tmp_path):
+    as_trained = cache.load_detector(trained)
+    found = load_or_detect(Walks("a"), DetectionRequest.parse(trained), "test")
+    digest = weights_digest(as_trained)
+    same = detect_sequences(walks(), as_trained, digest, store=Store(tmp_path / "as trained"))
+    for one in walks():
+        np.testing.assert_allclose(found.of(one.name)[0], same.of(one.name)[0], atol=1e-3)
+        np.testing.assert_allclose(found.of(one.name)[1], same.of(one.name)[1], atol=1e-6)
+    (path,) = (tmp_path / "cache").glob("walks-test-*")
+    key = json.loads((path / "manifest.json").read_text())["key"]
+    assert key["detector"] == digest
+    assert key["settings"] == {**as_trained.settings(), "norms": "folded"}
 
 
 def test_training_does_not_make_many_detections_but_prints_the_command(trained):

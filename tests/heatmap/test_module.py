@@ -90,6 +90,32 @@ def test_images_are_normalised_as_imagenet_was():
     np.testing.assert_allclose(seen[0, :, 0, 0], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_folded_norms_find_the_same_joints_and_the_settings_tell_it(channels_last):
+    module = HeatmapModule(narrow(), input_size=SMALL, channels_last=channels_last).eval()
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)
+            part.running_var.uniform_(0.5, 1.5)
+    images = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    settings, expected = module.settings(), module(images).detach()
+    module.fold_norms()
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in module.net.modules())
+    torch.testing.assert_close(module(images), expected, rtol=0, atol=1e-5 * expected.abs().max())
+    assert module.settings() == {**settings, "norms": "folded"}
+    weight = module.net.layer1[0].conv2.weight
+    assert weight.is_contiguous(memory_format=module.layout)
+
+
+def test_the_norms_of_an_unknown_network_stay():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 17, 3), torch.nn.BatchNorm2d(17))
+    module = HeatmapModule(net, input_size=SMALL)
+    settings = module.settings()
+    module.fold_norms()
+    assert module.net is net
+    assert module.settings() == settings
+
+
 def test_a_network_with_other_joints_than_the_skeleton_is_an_error():
     with pytest.raises(UsageError, match="16 heatmaps and COCO17 has 17"):
         HeatmapModule(narrow(16), skeleton="COCO17")

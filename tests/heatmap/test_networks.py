@@ -12,6 +12,7 @@ from pipeline.errors import UsageError
 from pipeline.heatmap import HRNet, SimpleBaseline
 from pipeline.heatmap.attention import PAPER003, POSITIONS, Attention
 from pipeline.heatmap.resnet import fold_norms
+from pipeline.integral import SAN
 
 GOLDEN = Path(os.environ.get("HEATLIFT_SHARED", "../shared")) / "golden"
 NARROW = {"width": 8, "stem": 16, "planes": 8, "blocks": 1, "modules": (1, 1, 1)}
@@ -152,8 +153,18 @@ def test_a_resnet_of_unknown_depth_is_an_error():
         SimpleBaseline(34)
 
 
-def test_folding_norms_leaves_the_heatmaps_and_the_original():
-    net = shaken(HRNet(joints=3, **NARROW))
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: HRNet(joints=3, **NARROW),
+        lambda: HRNet(joints=3, attention=((2, 2),), **NARROW),
+        lambda: SimpleBaseline(50, 3),
+        lambda: SAN(50, 3, 2),
+    ],
+    ids=["HRNet", "HRNet with attention", "SimpleBaseline", "SAN"],
+)
+def test_folding_norms_leaves_the_heatmaps_and_the_original(make):
+    net = shaken(make())
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():

@@ -67,6 +67,7 @@ def test_norms_are_folded_and_the_digest_is_that_of_the_weights(tmp_path):
     estimator, _ = load_estimator(str(tmp_path / "net.ckpt"), "cpu")
     kinds = {type(part) for part in estimator.module.net.modules()}
     assert torch.nn.BatchNorm2d not in kinds
+    assert estimator.settings()["norms"] == "folded"
     assert estimator.digest == weights_digest(load_module(tmp_path / "net.ckpt", (HeatmapModule,)))
 
 

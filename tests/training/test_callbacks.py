@@ -20,7 +20,7 @@ from pipeline import rng
 from pipeline.files import torch_files
 from pipeline.training import callbacks, saving, signals
 from pipeline.training.callbacks import PredictionWriter
-from pipeline.training.metrics_file import read_metrics
+from pipeline.training.metrics_rows import read_metrics
 from pipeline.training.run_folder import Run, read_state, step_in_name
 
 MPJPE = "val/mpjpe_mm"
@@ -249,13 +249,15 @@ def test_the_progress_lines_of_a_week_take_less_than_10_mb(monkeypatch, capsys):
     trainer = SimpleNamespace(global_step=0, is_global_zero=True, max_epochs=100, max_steps=-1)
     trainer.num_training_batches, trainer.accumulate_grad_batches = seconds, 1
     trainer.callbacks = []
-    trainer.current_epoch, trainer.callback_metrics = 0, {"train/loss": torch.tensor(0.1234567)}
+    trainer.current_epoch = 0
+    outputs = {"loss": torch.tensor(0.1234567)}
     progress = callbacks.ProgressLines()
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: 5.0 * trainer.global_step)
     progress.on_train_start(trainer, None)
     for trainer.global_step in range(1, seconds // 5):
-        progress.on_train_batch_end(trainer, None, None, None, 0)
+        progress.on_train_batch_end(trainer, None, outputs, None, 0)
     output = capsys.readouterr().out
+    assert ", loss 0.1235, " in output
     assert output.count("\n") == pytest.approx(seconds / 15, rel=0.01)
     assert len(output) < 10e6
 

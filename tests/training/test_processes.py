@@ -14,7 +14,7 @@ import pytest
 from runs import COMMANDS, DEATHS, TINY, TWO_RANKS, outlives_its_launcher
 
 from pipeline.training import processes
-from pipeline.training.metrics_file import read_metrics
+from pipeline.training.metrics_rows import read_metrics
 
 
 def wait_after_fault(child, seconds):

@@ -18,7 +18,8 @@ import torch
 from pipeline.errors import StorageError, UsageError
 from pipeline.files.digests import file_digest
 from pipeline.training import folder_lock, run_folder
-from pipeline.training.metrics_file import MetricsFile, finite_or_none, read_metrics
+from pipeline.training.metrics_file import MetricsFile, finite_or_none
+from pipeline.training.metrics_rows import read_metrics
 from pipeline.training.run_folder import (
     FINISHED,
     Run,

@@ -9,12 +9,15 @@ import time
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from pipeline.errors import DataError, ProcessLostError, UsageError
 from pipeline.training import loader, private_names
 from pipeline.training.loader import SeededSampler, make_loader
+from pipeline.training.metrics_file import MetricsFile
+from pipeline.training.metrics_rows import read_metrics
 from pipeline.training.schedules import EpochDecay, StepDecay, WarmupCosine
-from pipeline.training.stage import StageData
+from pipeline.training.stage import Stage, StageData
 
 
 class IndexDataset:
@@ -198,3 +201,33 @@ def test_step_decay_and_epoch_decay_depend_on_the_epoch():
 def test_batches_can_be_converted_to_tensors():
     batch = next(iter(make_loader(IndexDataset(4), 4, shuffle=False)))
     assert torch.equal(torch.as_tensor(batch["index"]), torch.from_numpy(np.arange(4)))
+
+
+class LoggingModel(BoringModel):
+    """Logs the number of the step as a stage logs its loss, and counts the calls of `log`."""
+
+    def __init__(self):
+        super().__init__()
+        self.logged_in = []
+
+    def log(self, name, value, **options):
+        self.logged_in.append(int(value))
+        super().log(name, value, **options)
+
+    def training_step(self, batch, batch_idx):
+        Stage.log_in_training(self, "train/loss", torch.tensor(float(self.global_step)))
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("bar", "calls"), [(False, [2, 4, 5, 8, 9]), (True, [*range(10)])])
+def test_a_loss_is_logged_in_the_steps_in_which_somebody_reads_it(trainer, tmp_path, bar, calls):
+    """Loggers read it every third step, callbacks at the end of an epoch, a bar always."""
+    module, file = LoggingModel(), MetricsFile(tmp_path / "metrics.csv")
+    settings = {"max_epochs": 2, "limit_train_batches": 5, "limit_val_batches": 0}
+    fit = trainer(log_every_n_steps=3, logger=file, enable_progress_bar=bar, **settings)
+    fit.fit(module)
+    rows = [(step, value) for step, name, value in read_metrics(file.path) if name == "train/loss"]
+    assert rows == [(2, 2.0), (5, 5.0), (8, 8.0)]
+    assert module.logged_in == calls
+    assert float(fit.callback_metrics["train/loss"]) == 9.0
