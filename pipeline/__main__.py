@@ -82,7 +82,7 @@ COMMANDS = {
         "pipeline.experiments.demo:demo",
     ),
     "results": Command(
-        "train the lifters of the open benchmark and write docs/results.md",
+        "train the lifters of the open benchmark and write a page of results",
         "pipeline.experiments.benchmark:results",
         options_only=True,
     ),
@@ -105,6 +105,11 @@ COMMANDS = {
     ),
     "doctor": Command(
         "check whether this machine has what Heatlift needs", "pipeline.cli.doctor:doctor"
+    ),
+    "docs": Command(
+        "print a page of the documentation, or the list of pages",
+        "pipeline.cli.docs:run",
+        own_parser=True,
     ),
 }
 """Plain commands, which are typed functions; the stages are in `pipeline.cli.stages`."""
@@ -134,6 +139,7 @@ def overview() -> str:
         "",
         "`heatlift STAGE fit --help` lists all options of a stage, `heatlift COMMAND --help` those",
         "of a command. -c takes a shipped config such as lift/mixste_small, or a YAML file.",
+        "`heatlift docs` lists the pages of the documentation by task.",
         "--debug shows the full traceback of an error. --version shows the version.",
         EXIT_CODES,
     ]

@@ -115,8 +115,16 @@ LINES = {
     (*FIT, "--data.batch_size", "0"): "batch_size is 0",
     (*FIT, "--import", "none.py"): "none.py: no such file",
     (*FIT, "--wandb", "maybe"): "no such mode",
-    (*FIT, "--model.pretrained", "newest"): "run `make pretrain`",
-    (*FIT, "--data.detections", "newest"): "run `make heatmap`",
+    (
+        *FIT,
+        "--model.pretrained",
+        "newest",
+    ): "train one first (`heatlift pretrain fit`), or give --model.pretrained none",
+    (
+        *FIT,
+        "--data.detections",
+        "newest",
+    ): "train one first (`heatlift heatmap fit`), or give --data.detections exact",
     ("heatmap", "fit", "-c", "heatmap.yaml", "--model.pretrained", "newest"): (
         "heatmap has no stage before it; give a checkpoint"
     ),

@@ -1,6 +1,6 @@
 """Draws docs/chain.png: a clip of a test person through all stages of a finished demo.
 
-.venv/bin/python docs/chain.py [--runs runs] [--image docs/chain.png]
+.venv/bin/python docs/drawings/chain.py [--runs runs] [--image docs/chain.png]
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
     """Draw the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--image", type=Path, default=Path(__file__).with_suffix(".png"))
+    parser.add_argument("--image", type=Path, default=Path(__file__).parents[1] / "chain.png")
     parser.add_argument("--action", default="jumping jack")
     parser.add_argument("--camera", type=int, default=3)
     parser.add_argument("--frames", type=int, nargs="+", default=[6, 22, 38])
