@@ -692,6 +692,25 @@ def test_other_processes_than_torchrun_started_are_an_error(
     assert (code, line.partition(",")[0]) == (2, "torchrun started 2 processes")
 
 
+@pytest.mark.parametrize(
+    ("started", "given", "taken"),
+    [
+        ((2, 2), ("auto", 1), (2, 1)),
+        ((6, 2), ("auto", 1), (2, 3)),
+        ((6, 2), ("auto", 3), (2, 3)),
+        ((6, 2), (2, 1), (2, 1)),  # given, so that the check finds it
+        (("", ""), ("auto", 1), ("auto", 1)),
+    ],
+)
+def test_devices_and_machines_are_those_that_torchrun_started(started, given, taken, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    for name, value in zip(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), started, strict=True):
+        monkeypatch.setenv(name, str(value))
+    trainer = SimpleNamespace(devices=given[0], num_nodes=given[1])
+    trainer_options.take_launched_processes(trainer)
+    assert (trainer.devices, trainer.num_nodes) == taken
+
+
 PROFILER = "lightning.pytorch.profilers.SimpleProfiler"
 
 
