@@ -114,6 +114,9 @@ COMMANDS = {
 }
 """Plain commands, which are typed functions; the stages are in `pipeline.cli.stages`."""
 
+VERBS = {"train": "fit", "eval": "test", "evaluate": "test"}
+"""Words of other programs -> the subcommand of a stage."""
+
 USAGE = (
     "usage: heatlift STAGE {fit,validate,test,predict} [options]\n       heatlift COMMAND [options]"
 )
@@ -168,8 +171,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
         print(f"heatlift {version('heatlift')}")
         return 0
-    if name in SUBCOMMANDS and options and options[0] in STAGES:
-        return print_error(f"{name}: is no stage; did you mean `heatlift {options[0]} {name}`?", 2)
+    verb = VERBS.get(name, name)
+    if verb in SUBCOMMANDS and options and options[0] in STAGES:
+        return print_error(f"{name}: is no stage; did you mean `heatlift {options[0]} {verb}`?", 2)
     if name not in STAGES and name not in COMMANDS:
         similar = difflib.get_close_matches(name, [*STAGES, *COMMANDS], 1)
         hint = f"did you mean {similar[0]}?" if similar else "see `heatlift --help`"

@@ -17,7 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
 from pipeline.cli import explain
 from pipeline.cli.run_options import DEFAULT_EPOCHS, DEFAULT_STEPS
@@ -73,7 +73,7 @@ def check_options(config: Any, *, fitting: bool) -> None:
 
 
 def _check_device(trainer: Any) -> None:
-    """Check that the device that is asked for is there, and has the precision.
+    """Check that device and strategy that are asked for are there, and fit the precision.
 
     Raises:
         UsageError: If not.
@@ -83,6 +83,11 @@ def _check_device(trainer: Any) -> None:
         raise UsageError(
             f"--trainer.accelerator {trainer.accelerator}: torch finds no GPU here; leave it out "
             "or give cpu, and see `heatlift doctor`"
+        )
+    names = ("auto", *StrategyRegistry.available_strategies())
+    if isinstance(trainer.strategy, str) and trainer.strategy not in names:
+        raise UsageError(
+            f"--trainer.strategy {trainer.strategy}: no such strategy; give auto or ddp"
         )
     on_cpu = trainer.accelerator == "cpu" or not has_gpu
     if on_cpu and str(trainer.precision) in ("16", "16-mixed"):

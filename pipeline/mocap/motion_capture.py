@@ -119,8 +119,8 @@ class Mocap:
         if self._known_folder is not None:
             return self._known_folder
         raise DataError(
-            "mocap: no folder is named; give ROOT= or set HEATLIFT_DATA, and see "
-            "`heatlift data get cmu` for the recordings"
+            "mocap: no folder is given; give --data.source.init_args.root FOLDER (make: ROOT=) or "
+            "set HEATLIFT_DATA; `heatlift data get cmu` tells where the recordings come from"
         )
 
     @property

@@ -44,20 +44,6 @@ READERS = {
 }
 
 
-@pytest.fixture
-def run_with_error(tmp_path, monkeypatch, capsys):
-    """Run `heatlift ARGUMENTS` in an empty folder; return the exit code and the error line."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        code = main(list(arguments))
-        err = capsys.readouterr().err
-        assert err.count("\n") == 1, err
-        return code, err.removeprefix("heatlift: error: ").strip()
-
-    return run
-
-
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("text", ODD)
 def test_every_reader_of_configs_names_a_wrong_config(reader, text, run_with_error, tmp_path):

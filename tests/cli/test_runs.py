@@ -101,9 +101,6 @@ def test_the_comparison_has_numbers_settings_curves_and_tables(runs, capsys):
 
 
 MISTAKES = {
-    ("ls", "--runs", "none"): "none: has no runs; train one",
-    ("show", "lift/x"): "lift/x: is no run; `heatlift runs ls` lists them",
-    ("compare", "lift/a"): "give two runs or more",
     ("compare", "lift/a", "lift/x"): "lift/x: is no run",
     ("list",): "invalid choice: 'list'",
     (): "required: command",
