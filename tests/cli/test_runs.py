@@ -77,8 +77,8 @@ def test_a_run_is_shown_with_its_baseline(runs, capsys):
     assert main(["runs", "show", "lift/a"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(
-        "A predicted joint is 37.4 mm from its true place on the test split, on average; always "
-        "guessing the mean pose: 222.7 mm (17 %)."
+        "A predicted joint is 37.4 mm from its true place on the test split, on average. That is "
+        "17 % of the error of always guessing the mean pose (222.7 mm)."
     )
     assert main(["runs", "show", str(runs / "runs/pretrain/c")]) == 0
     assert "Not finished: step 10 so far." in capsys.readouterr().out

@@ -254,10 +254,16 @@ def test_a_run_writes_a_page_with_its_metrics_curves_images_videos_and_tables(tr
     for link in re.findall(r'(?:src|href)="([^"#]+)"', page):
         assert (folder / link).is_file()
     charts = re.findall(r'aria-label="([^"]+) over steps"', page)
-    assert charts == ["mpjpe_mm (mm)", "loss", "lr", "samples_per_s (1/s)"]
+    assert charts == ["MPJPE, mm", "loss", "learning rate", "training samples, 1/s"]
     for name in ("poses", "motion", "per_action", "per_joint"):
         assert f'src="images/test-{name}-000006.png"' in page
     assert '<video src="images/test-worst_clip_1-000006.webm"' in page
+    for text in (
+        "<b>worst clip 1, test split</b>",
+        "per action, test split</a>",
+        ">MPJPE, mm</th>",
+    ):
+        assert text in page
     assert "mean over actions" in page
     assert not warnings_in(caplog)
     assert "http" not in re.sub(r"<style>.*</style>", "", page)
