@@ -219,10 +219,12 @@ def _describe_content(source: Source) -> str:
         return _describe_first(source.root)
     if isinstance(source, Positions):
         file, (frames, fps, joints), bad = _read_first(source.files())
-        mapping = find_mapping(joints, file).name
+        try:
+            mapping = f"mapping {find_mapping(joints, file).name}"
+        except DataError:
+            mapping = f"`heatlift data mapping {source.root}` proposes a mapping for them"
         return (
-            f"{file.name} has {frames} frames at {fps:g} Hz, {len(joints)} joints, mapping "
-            f"{mapping}{bad}"
+            f"{file.name} has {frames} frames at {fps:g} Hz, {len(joints)} joints, {mapping}{bad}"
         )
     splits = list(present_splits(source))
     split = splits[-1]

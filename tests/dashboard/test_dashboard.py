@@ -300,9 +300,10 @@ def test_the_page_of_a_chain_leads_to_each_stage(tmp_path, trainer):
         tmp_path / "runs" / "index.html",
         titles=["images to <2D>", "2D to 3D"],
         rows=[("joints", "91.2 %", "found")],
+        image=tmp_path / "runs" / "demo.png",
     )
     page = out.read_text()
-    assert "<h2>1. images to &lt;2D&gt;</h2>" in page
+    assert page.index('<img src="demo.png"') < page.index("<h2>1. images to &lt;2D&gt;</h2>")
     assert "91.2 % of the joints are found on the test split" in page
     assert page.index("<h2>2. 2D to 3D</h2>") < page.index("<td>found</td>")
     assert page.index("heatmap/a%20b/index.html") < page.index("lift/demo/index.html")
