@@ -111,7 +111,7 @@ lint: install ## Check format, lint and types
 	$(VENV)/bin/mypy
 
 docs: install ## Draw the images in docs/
-	@for script in docs/*.py; do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done
+	@for script in docs/drawings/*.py; do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done
 
 notebooks: install ## Execute the notebooks
 	$(PYTEST) --nbmake notebooks -q

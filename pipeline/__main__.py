@@ -82,7 +82,7 @@ COMMANDS = {
         "pipeline.experiments.demo:demo",
     ),
     "results": Command(
-        "train the lifters of the open benchmark and write docs/results.md",
+        "train the lifters of the open benchmark and write a page of results",
         "pipeline.experiments.benchmark:results",
         options_only=True,
     ),
@@ -106,8 +106,16 @@ COMMANDS = {
     "doctor": Command(
         "check whether this machine has what Heatlift needs", "pipeline.cli.doctor:doctor"
     ),
+    "docs": Command(
+        "print a page of the documentation, or the list of pages",
+        "pipeline.cli.docs:run",
+        own_parser=True,
+    ),
 }
 """Plain commands, which are typed functions; the stages are in `pipeline.cli.stages`."""
+
+VERBS = {"train": "fit", "eval": "test", "evaluate": "test"}
+"""Words of other programs -> the subcommand of a stage."""
 
 USAGE = (
     "usage: heatlift STAGE {fit,validate,test,predict} [options]\n       heatlift COMMAND [options]"
@@ -134,6 +142,7 @@ def overview() -> str:
         "",
         "`heatlift STAGE fit --help` lists all options of a stage, `heatlift COMMAND --help` those",
         "of a command. -c takes a shipped config such as lift/mixste_small, or a YAML file.",
+        "`heatlift docs` lists the pages of the documentation by task.",
         "--debug shows the full traceback of an error. --version shows the version.",
         EXIT_CODES,
     ]
@@ -162,8 +171,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
         print(f"heatlift {version('heatlift')}")
         return 0
-    if name in SUBCOMMANDS and options and options[0] in STAGES:
-        return print_error(f"{name}: is no stage; did you mean `heatlift {options[0]} {name}`?", 2)
+    verb = VERBS.get(name, name)
+    if verb in SUBCOMMANDS and options and options[0] in STAGES:
+        return print_error(f"{name}: is no stage; did you mean `heatlift {options[0]} {verb}`?", 2)
     if name not in STAGES and name not in COMMANDS:
         similar = difflib.get_close_matches(name, [*STAGES, *COMMANDS], 1)
         hint = f"did you mean {similar[0]}?" if similar else "see `heatlift --help`"

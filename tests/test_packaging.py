@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import os
@@ -53,7 +54,7 @@ def copy_project(folder):
     for name in ("pyproject.toml", "README.md", "LICENSE", "heatlift.py"):
         shutil.copy(ROOT / name, folder)
     ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("pipeline", "configs"):
+    for name in ("pipeline", "configs", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     return folder
 
@@ -117,8 +118,10 @@ def test_the_wheel_has_all_modules_configs_and_data_files(wheel):
         for path in (ROOT / "configs").rglob("*")
         if path.is_file()
     }
+    pages = {f"pipeline/docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
     assert any(not name.endswith(".py") for name in files)
-    assert files | configs <= inside
+    assert files | configs | pages <= inside
+    assert not [name for name in inside if name.endswith(".png") or "drawings" in name]
 
 
 def test_the_wheel_has_nothing_else(wheel):
@@ -141,6 +144,34 @@ def test_commands_of_an_installed_wheel_work_in_any_folder(elsewhere):
     listed = elsewhere("heatlift", "weights", "ls")
     assert listed.returncode == 0, listed.stderr
     assert "blazepose" in listed.stdout
+    page = elsewhere("heatlift", "docs", "own_data")
+    assert page.stdout == (ROOT / "docs" / "own_data.md").read_text(), page.stderr
+
+
+CHECKOUT = re.compile(r"docs/\w+\.md|\b(run|Next: ).?make \w+|pipeline/\w+\.py")
+"""What somebody who installed the wheel does not have."""
+
+FOR_CHECKOUTS = {"pipeline/experiments/box.py", "pipeline/experiments/benchmark_page.py"}
+"""Modules that write pages of the documentation."""
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "pipeline").rglob("*.py")), ids=lambda path: path.stem
+)
+def test_messages_and_help_name_commands_and_no_files_of_a_checkout(path):
+    pages = {page.stem for page in (ROOT / "docs").glob("*.md")}
+    tree = ast.parse(path.read_text())
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    comments = [ast.get_docstring(tree)] + [  # of modules and of constants
+        node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ]
+    for text in map(str, texts):
+        assert {*re.findall(r"`heatlift docs (\w+)`", text)} <= pages, text
+        if path.relative_to(ROOT).as_posix() in FOR_CHECKOUTS or text in comments:
+            continue
+        assert not CHECKOUT.search(text), text
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def doctor() -> None:
         try:
             rows.append((package, version(package), True))
         except PackageNotFoundError:
-            rows.append((package, "missing: run `make install`", False))
+            rows.append((package, "missing: install Heatlift again", False))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     rows.append(("cpu", f"{cores} cores, {torch.get_num_threads()} threads", True))
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -43,7 +43,11 @@ def doctor() -> None:
     rows.append(("disk", f"{free:.1f} GiB free here", free > 2))
     pinned = "MALLOC_MMAP_MAX_" in os.environ
     rows.append(
-        ("allocator", "pinned" if pinned else "not pinned: 1.3x slower on CPU; make does it", True)
+        (
+            "allocator",
+            "pinned" if pinned else "not pinned: 1.3x slower on CPU (`heatlift docs performance`)",
+            True,
+        )
     )
     key = bool(os.environ.get("WANDB_API_KEY")) or (Path.home() / ".netrc").exists()
     rows.append(("W&B", "key found" if key else "no key: runs are logged offline", True))

@@ -118,6 +118,9 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+RESUMING = "the same command resumes its own unfinished run; leave this option out"
+"""What to do instead of asking for it."""
+
 EXAMPLE = "heatlift STAGE fit -c CONFIG -c data/synthetic"
 """Command in an error line, where the stage is not known; `StageCLI` writes that of its stage."""
 
@@ -132,11 +135,18 @@ USUAL_NAMES = {
     "devices": "trainer.devices",
     "precision": "trainer.precision",
     "seed": "seed_everything",
-    "resume": "name",
     "checkpoint": "ckpt_path",
     "ckpt": "ckpt_path",
     "model": "model.net",
+    "net": "model.net",
+    "loss": "model.loss",
     "data": "data.source",
+    "root": "data.source.init_args.root",
+    "data.root": "data.source.init_args.root",
+    "data.source.root": "data.source.init_args.root",
+    "device": "trainer.accelerator",
+    "output": "runs",
+    "output_dir": "runs",
 }
 """Names that options have in other repositories -> their names here."""
 
@@ -149,7 +159,10 @@ def explain_usage_error(message: str, known: Sequence[str] = ()) -> str:
         known: Known keys.
     """
     if missing := re.search(r"arguments are required: (.*)", message):
-        names = [f"--{name.strip().partition('.')[2]}" for name in missing[1].split(",")]
+        needed = [name.strip() for name in missing[1].split(",")]
+        names = [f"--{name.partition('.')[2]}" for name in needed]
+        if "source" in needed:
+            return f"{' and '.join(needed)}: not given; -c data/mocap gives a source, for example"
         if all(name in ("--model.net", "--data.source") for name in names):
             return f"{' and '.join(names)}: not given; a config gives it, as in `{EXAMPLE}`"
     keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
@@ -162,17 +175,7 @@ def explain_usage_error(message: str, known: Sequence[str] = ()) -> str:
         r"option '([^']+)'|Option '([^']+)' is|unrecognized arguments: (\S+)", message
     )
     if unknown:
-        key = next(filter(None, unknown.groups())).removeprefix("--")
-        if "/" in key and (similar := similar_configs(key)):
-            return f"unknown argument {key}; did you mean -c {similar[0]}?"
-        usual = USUAL_NAMES.get(key)
-        similar = [usual] if usual else difflib.get_close_matches(key, known, 1)
-        similar = similar or [name for name in known if name.startswith(key)]
-        if key in known:  # as a key of another class
-            similar = []
-        parent = f"{'.'.join(keys)}: " if keys else ""
-        hint = f", did you mean {similar[0]}?" if similar else ""
-        return f"{parent}unknown key {key}{hint}"
+        return _explain_unknown(next(filter(None, unknown.groups())), keys, known)
     wrong = re.search(r"Expected an? <class '(\w+)'>\. Got value: (.*)", message)
     if wrong and keys:
         return f"{'.'.join(keys)}: {wrong[2]!r} is not of type {wrong[1]}"
@@ -181,6 +184,10 @@ def explain_usage_error(message: str, known: Sequence[str] = ()) -> str:
     if keys and keys[0].endswith("trainer.precision"):
         value = re.search(r"Given value: (.*)", message)
         return f"{keys[0]}: {value[1] if value else 'the value'} is none of {', '.join(PRECISIONS)}"
+    if no_config := re.search(r"Unable to load config ['\"]?([^'\"\s]+)", message):
+        similar = similar_configs(no_config[1])
+        hint = f"; did you mean -c {similar[0]}?" if similar else "; give a class or a YAML file"
+        return f"{'.'.join(keys[:1])}: {no_config[1]} is no class and no config{hint}"
     if 'expected "subcommand"' in message:
         return f"give fit, validate, test or predict, as in `{EXAMPLE}`"
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
@@ -189,6 +196,32 @@ def explain_usage_error(message: str, known: Sequence[str] = ()) -> str:
         return f"{'.'.join(keys)}: {'; '.join(map(_shorten_cause, causes[:2]))}"
     details = [line for line in lines[1:] if "rror" in line or "expected" in line.lower()]
     return "; ".join([*lines[:1], *details[-2:]])
+
+
+def _explain_unknown(word: str, parents: list[str], known: Sequence[str]) -> str:
+    """One line about an unknown option, argument or key of a config, with what is meant instead.
+
+    Args:
+        word: The word as given.
+        parents: Keys that it stands below.
+        known: Known keys of a stage; none for a plain command.
+    """
+    key = word.removeprefix("--")
+    if re.search(r"[^-].*\.(mp4|mov|avi|mkv|webm|jpe?g|png|json)$", word.lower()):
+        return f"unknown argument {key}; did you mean `heatlift predict {key}`?"
+    if "/" in key and (similar := similar_configs(key)):
+        return f"unknown argument {key}; did you mean -c {similar[0]}?"
+    if key.startswith("resume") and known:
+        return f"unknown key {key}; {RESUMING}"
+    if parents and f"{parents[0]}.{key}" in USUAL_NAMES:
+        key, parents = f"{parents[0]}.{key}", []
+    usual = USUAL_NAMES.get(key) if known else None
+    similar = [usual] if usual else difflib.get_close_matches(key, known, 1)
+    similar = similar or [name for name in known if name.startswith(key)]
+    if key in known and not usual:  # as a key of another class
+        similar = []
+    hint = f", did you mean {similar[0]}?" if similar else ""
+    return f"{'.'.join(parents)}: unknown key {key}{hint}".removeprefix(": ")
 
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")

@@ -53,7 +53,10 @@ def newest(
         Path(runs), stage, lambda settings: same_source(settings["data"]["source"], source)
     )
     if found is None:
-        raise UsageError(f"{Path(runs) / stage}: no finished run on {data}; run `make {stage}`")
+        raise UsageError(
+            f"{Path(runs) / stage}: no finished run on {data}; train one first, as "
+            f"in `heatlift {stage} fit -c CONFIG -c {data}`"
+        )
     print_line(str(found))
 
 
@@ -73,8 +76,9 @@ def newest_detector(runs: Path, source: Mapping[str, Any]) -> str:
     )
     if found is None:
         raise UsageError(
-            f"{runs / 'heatmap'}: no finished 2D stage on this data; run `make heatmap` first, "
-            "or set DETECTIONS=exact or noisy, or DETECTOR= to a checkpoint"
+            f"{runs / 'heatmap'}: no finished 2D stage on this data; train one first "
+            "(`heatlift heatmap fit`), or give --data.detections exact, noisy or a checkpoint "
+            "(with make: DETECTIONS=, DETECTOR=)"
         )
     return str(found)
 
@@ -107,7 +111,8 @@ def newest_weights(runs: Path, stage: StageClass, config: Any) -> str:
     if found is None:
         raise UsageError(
             f"{runs / source_stage}: no finished {source_stage} run of this network on this data; "
-            f"run `make {source_stage}` first, or set PRETRAINED=none to start from scratch"
+            f"train one first (`heatlift {source_stage} fit`), or give --model.pretrained none to "
+            "start from random weights (with make: PRETRAINED=none)"
         )
     return str(found)
 

@@ -182,6 +182,12 @@ _SWITCHES = ("video", "report", "live", "show", "overwrite")
 _SEVERAL = {"--time": 2, "--height": None}
 """Options with several values: number of values, None for all numbers that follow."""
 
+_EXAMPLES = {
+    "--time": "needs start and end in seconds, as in --time 2 5.5",
+    "--height": "needs metres, one number for each person, as in --height 1.75",
+}
+"""Option with several values -> what to write instead of something else."""
+
 
 def _plain_values(arguments: Sequence[str]) -> list[str]:
     """Arguments as jsonargparse takes them: switches with a value, several values as a list.
@@ -202,6 +208,9 @@ def _plain_values(arguments: Sequence[str]) -> list[str]:
             values = value.split(",") if equals else []
             while rest and _is_number(rest[0]) and len(values) < (_SEVERAL[name] or 99):
                 values.append(rest.pop(0))
+            if len(values) != (_SEVERAL[name] or len(values) or 1):
+                given = f" {rest[0]}" if rest and not values else ""
+                raise UsageError(f"{name}{given}: {_EXAMPLES[name]}")
             found.append(f"{name}=[{','.join(values)}]")
         else:
             found.append(name + equals + value)

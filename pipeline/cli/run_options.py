@@ -84,7 +84,7 @@ TRAINER_HELP = {
     f"{DEFAULT_EPOCHS} epochs or {DEFAULT_STEPS} steps, whichever is first.",
     "max_steps": "Optimizer steps of the training; -1 for no limit in steps.",
     "max_time": "Time after which a training ends, as DD:HH:MM:SS.",
-    "devices": "Number of processes, each with a GPU or a share of the CPU cores.",
+    "devices": "Number of processes, each with a GPU or a share of the CPU; torchrun sets it.",
     "num_nodes": "Number of machines, started by torchrun or SLURM.",
     "accelerator": "auto, cpu or cuda.",
     "precision": "32-true, or bf16-mixed or 16-mixed for the network alone.",

@@ -22,7 +22,12 @@ from pipeline.cli.run_options import (
     TRAINER_HELP,
     Option,
 )
-from pipeline.cli.trainer_options import NOT_ALLOWED, check_options, limit_length
+from pipeline.cli.trainer_options import (
+    NOT_ALLOWED,
+    check_options,
+    limit_length,
+    take_launched_processes,
+)
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import UsageError
 from pipeline.files.digests import code_digests, file_digest, folder_digest
@@ -152,6 +157,7 @@ def complete_config(
         config.model.pretrained = None  # the checkpoint has all weights
     if subcommand in ("validate", "test"):
         config.verbose = False  # `print_metrics` prints the metrics
+    take_launched_processes(config.trainer)
     check_options(config, fitting=fitting)
     resolve_newest(stage, config, planned)
 

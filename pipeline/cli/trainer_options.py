@@ -17,7 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
 from pipeline.cli import explain
 from pipeline.cli.run_options import DEFAULT_EPOCHS, DEFAULT_STEPS
@@ -73,7 +73,7 @@ def check_options(config: Any, *, fitting: bool) -> None:
 
 
 def _check_device(trainer: Any) -> None:
-    """Check that the device that is asked for is there, and has the precision.
+    """Check that device and strategy that are asked for are there, and fit the precision.
 
     Raises:
         UsageError: If not.
@@ -83,6 +83,11 @@ def _check_device(trainer: Any) -> None:
         raise UsageError(
             f"--trainer.accelerator {trainer.accelerator}: torch finds no GPU here; leave it out "
             "or give cpu, and see `heatlift doctor`"
+        )
+    names = ("auto", *StrategyRegistry.available_strategies())
+    if isinstance(trainer.strategy, str) and trainer.strategy not in names:
+        raise UsageError(
+            f"--trainer.strategy {trainer.strategy}: no such strategy; give auto or ddp"
         )
     on_cpu = trainer.accelerator == "cpu" or not has_gpu
     if on_cpu and str(trainer.precision) in ("16", "16-mixed"):
@@ -171,21 +176,42 @@ def _check_files(trainer: Any) -> None:
             raise UsageError(f"--trainer.{name}: filename is a path; give a name alone")
 
 
+def take_launched_processes(trainer: Any) -> None:
+    """Set devices and machines to those that torchrun started, where no option gives them.
+
+    Args:
+        trainer: Options of the Trainer; they are changed.
+    """
+    world, local = _launched_processes()
+    if local and trainer.devices == "auto":
+        trainer.devices = local
+        if trainer.num_nodes == 1:
+            trainer.num_nodes = max(1, world // local)
+
+
+def _launched_processes() -> tuple[int, int]:
+    """Processes that torchrun started, in all and on this machine; zeros without torchrun."""
+    counts = [os.environ.get(name, "") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")]
+    if "TORCHELASTIC_RUN_ID" not in os.environ or not all(map(str.isdecimal, counts)):
+        return 0, 0
+    return int(counts[0]), int(counts[1])
+
+
 def _check_launcher(trainer: Any) -> None:
-    """Check that torchrun or SLURM started as many processes as the Trainer is told to have.
+    """Check that torchrun started as many processes as the Trainer is told to have.
 
     Raises:
         UsageError: If it started others.
     """
-    world, local = os.environ.get("WORLD_SIZE"), os.environ.get("LOCAL_WORLD_SIZE")
-    if "TORCHELASTIC_RUN_ID" not in os.environ or not world or trainer.devices == "auto":
+    world, local = _launched_processes()
+    if not world:
         return
     devices = process_count(trainer)
-    if str(devices * trainer.num_nodes) != world or (local and str(devices) != local):
+    if (devices * trainer.num_nodes, devices) != (world, local):
         raise UsageError(
             f"torchrun started {world} processes, {local} on this machine, and --trainer.devices "
             f"{trainer.devices} with --trainer.num_nodes {trainer.num_nodes} are "
-            f"{devices * trainer.num_nodes}; make them equal"
+            f"{devices * trainer.num_nodes}; make them equal, or leave both options out"
         )
 
 

@@ -14,12 +14,20 @@ from pipeline.dashboard.html_parts import (
     Points,
     escape,
     format_number,
+    plain_name,
     section,
     svg_chart,
     table,
     write_page,
 )
-from pipeline.dashboard.page import PLAIN_NAMES, SPLITS, read_json_or_empty, read_series, with_unit
+from pipeline.dashboard.page import (
+    PLAIN_NAMES,
+    SPLITS,
+    read_json_or_empty,
+    read_series,
+    shown_name,
+    with_unit,
+)
 
 _MOST_CHARTS = 12
 """Largest number of charts on the page."""
@@ -52,7 +60,7 @@ def write_comparison(folders: Sequence[Path], out: Path, metrics: Sequence[Metri
         f"<h1>{len(folders)} runs compared</h1>",
         _numbers_html(series, links, known),
         section("Different settings", _settings_html(names, states)),
-        section("Learning curves", _curves_html(series, known)),
+        section("Learning curves, over steps of the optimizer", _curves_html(series, known)),
         section("Tables", _tables_html(folders, names)),
     ]
     write_page(out, "Runs compared", body)
@@ -128,7 +136,8 @@ def _curves_html(series: Mapping[str, Mapping[str, Points]], known: Mapping[str,
     for name in order:
         lines = {run: p[name] for run, p in series.items() if len(p.get(name, ())) > 1}
         if len(lines) > 1:
-            charts.append(svg_chart(name, known[name].unit, lines))
+            split, _, quantity = name.partition("/")
+            charts.append(svg_chart(f"{SPLITS[split]}: {quantity}", known[name].unit, lines))
     return f'<div class="charts">{"".join(charts[:_MOST_CHARTS])}</div>' if charts else ""
 
 
@@ -148,8 +157,8 @@ def _tables_html(folders: Sequence[Path], names: Sequence[str]) -> str:
         for key in dict.fromkeys(key for column in columns.values() for key in column):
             values = [column.get(key) for column in columns.values()]
             cells = ["" if value is None else format_number(value) for value in values]
-            rows.append([escape(key), *cells])
-        heads = [f"{Path(file).stem}: {title}", *columns]
+            rows.append([escape(plain_name(key)), *cells])
+        heads = [f"{shown_name(Path(file).stem)}: {plain_name(title)}", *columns]
         parts.append(table(heads, rows, numeric=range(1, len(heads))))
     return "".join(parts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def svg_chart(title: str, unit: str, lines: Mapping[str, Points]) -> str:
         parts.append(f'<circle class="{colours[split]}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
         last = format_number(points[-1][1])
         legend += f' <span class="{colours[split]}">{escape(split)} {last}</span>'
-    label = f"{title} ({unit})" if unit not in ("", "-") else title
+    label = plain_name(title, unit)
     return (
         f"<figure><figcaption><b>{escape(label)}</b>{legend}</figcaption>"
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img"'
@@ -94,6 +95,33 @@ def escape(text: object) -> str:
 def format_number(value: float) -> str:
     """A number with about four digits."""
     return f"{value:.2f}" if 10 <= abs(value) < 1e5 else f"{value:.4g}"
+
+
+_WORDS = {
+    "lr": "learning rate",
+    "grad_norm": "norm of the gradient",
+    "samples_per_s": "training samples",
+    "cpu_s": "processor time",
+    "of_mean_pose": "share of the error of the mean pose",
+}
+"""Names of metrics that are not plain words."""
+
+
+def plain_name(name: str, unit: str = "") -> str:
+    """The name of a metric, a column or a joint in words; its unit stands behind a comma.
+
+    >>> plain_name("p_mpjpe_mm"), plain_name("right_hip"), plain_name("lr")
+    ('P-MPJPE, mm', 'right hip', 'learning rate')
+
+    Args:
+        name: The name.
+        unit: Unit of the values, if the name does not end with it; - for none.
+    """
+    if name.endswith("_mm"):
+        name, unit = name.removesuffix("_mm"), "mm"
+    words = _WORDS.get(name, name).replace("n_mpjpe", "N-MPJPE").replace("p_mpjpe", "P-MPJPE")
+    words = re.sub(r"mpj[pv]e|auc|pckh?(?=@|_|\d|\b)", lambda found: found[0].upper(), words)
+    return words.replace("_", " ") + (f", {unit}" if unit not in ("", "-") else "")
 
 
 def section(title: str, content: str) -> str:
@@ -148,13 +176,15 @@ figcaption b {{ color: var(--ink); }} a {{ color: var(--val); }}
 dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 0 0 .6rem; }}
 dd {{ margin: 0; overflow-wrap: anywhere; }}
 pre {{ overflow: auto; background: var(--card); padding: .6rem; }}
-.headline {{ display: flex; flex-wrap: wrap; gap: .8rem; margin-bottom: 1rem; }}
+.headline {{ display: grid; gap: .8rem; margin-bottom: 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }}
 .headline div {{ background: var(--card); border-radius: .5rem; padding: .5rem .9rem; }}
 .headline b {{ font-size: 1.35rem; }}
 .lead {{ font-size: 1.15rem; margin: 0 0 1rem; }}
 details {{ margin-top: 1.4rem; }} summary {{ cursor: pointer; font-weight: 600; }}
 @media (max-width: 520px) {{ body {{ margin: 1rem auto; }} dl {{ grid-template-columns: 1fr; }}
-  .charts {{ grid-template-columns: 1fr; }} }}
+  .charts {{ grid-template-columns: 1fr; }} .strip {{ display: block; overflow-x: auto; }}
+  .strip img {{ max-width: none; width: 900px; }} th, td {{ padding-right: .6rem; }} }}
 .wide {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .9rem; }}
 th, td {{ text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--line); }}
 .n {{ text-align: right; font-variant-numeric: tabular-nums; }}

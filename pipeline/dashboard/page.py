@@ -18,6 +18,7 @@ from pipeline.dashboard.html_parts import (
     Points,
     escape,
     format_number,
+    plain_name,
     section,
     svg_chart,
     table,
@@ -52,7 +53,7 @@ def write_index(folder: Path, metrics: Sequence[Metric]) -> Path:
         section("Videos", _media_section_html(folder, ".webm")),
         section("Images", _media_section_html(folder, ".png")),
         section("Tables", _tables_html(folder)),
-        section("Learning curves", _curves_html(series, known)),
+        section("Learning curves, over steps of the optimizer", _curves_html(series, known)),
         _folded("All metrics", _numbers_html(series, known)),
         _folded("Settings and digests", _facts_html(state)),
         _folded("Files", _files_html(folder)),
@@ -69,6 +70,7 @@ def write_chain_index(
     *,
     titles: Sequence[str] = (),
     rows: Sequence[Sequence[str]] = (),
+    image: Path | None = None,
 ) -> Path:
     """Write one page that tells what the runs of a chain have reached, in the given order.
 
@@ -78,6 +80,7 @@ def write_chain_index(
         metrics: Units and meanings of the metrics.
         titles: What each run is, in words; its name without them.
         rows: Table at the end: metric, value and remark.
+        image: PNG image in the folder of the page, of one clip through all stages; or none.
 
     Returns:
         Path of the page, `out`.
@@ -88,19 +91,28 @@ def write_chain_index(
         link = quote(Path(os.path.relpath(folder, out.parent)).as_posix())
         series, state = read_series(folder), read_json_or_empty(folder / "run.json")
         title = titles[number] if titles else _title(folder)
-        image = _main_image(folder)
-        shown = ""
-        if image:
-            shown = f'<img src="{link}/images/{quote(image.name)}" alt="" loading="lazy"><br>'
+        main = _main_image(folder)
+        shown = kind = ""
+        if main:
+            kind = ' class="strip"' if _is_strip(main) else ""
+            shown = f'<img src="{link}/images/{quote(main.name)}" alt="" loading="lazy"><br>'
         steps.append(
             f"<section><h2>{number + 1}. {escape(title)}</h2>"
             f'<p class="lead">{escape(headline(series, state))}</p>'
             f"{_headline_html(series, known)}"
-            f'<a href="{link}/index.html">{shown}all of {escape(_title(folder))}'
+            f'<a{kind} href="{link}/index.html">{shown}all of {escape(_title(folder))}'
             "</a></section>"
         )
     cells = [[escape(cell) for cell in row] for row in rows]
-    body = ["<h1>Heatlift: from images to motion</h1>", *steps]
+    body = ["<h1>Heatlift: from images to motion</h1>"]
+    if image:
+        body.append(
+            '<p class="lead">One clip of a person whom no stage has seen in training: from the '
+            "image to heatmaps, from heatmaps to 2D joints, from 2D joints to 3D.</p>"
+            f'<a class="strip" href="{quote(image.name)}"><img src="{quote(image.name)}" '
+            'alt="image, heatmaps, 2D joints and 3D joints of one clip"></a>'
+        )
+    body += steps
     if rows:
         body.append(section("In short", table(["metric", "value", "remark"], cells, numeric=(1,))))
     write_page(out, "Heatlift", body)
@@ -215,7 +227,10 @@ def headline(series: Mapping[str, Points], state: Mapping[str, Any]) -> str:
         error, share = last["mpjpe_mm"], last.get("of_mean_pose")
         text = f"A predicted joint is {error:.1f} mm from its true place {where}, on average"
         if share:
-            text += f"; always guessing the mean pose: {error / share:.1f} mm ({100 * share:.0f} %)"
+            text += (
+                f". That is {100 * share:.0f} % of the error of always guessing the mean pose "
+                f"({error / share:.1f} mm)"
+            )
     elif "pck_0.1" in last:
         text = (
             f"{100 * last['pck_0.1']:.1f} % of the joints are found {where}: closer than a tenth "
@@ -313,6 +328,16 @@ def _curves_html(series: Mapping[str, Points], known: Mapping[str, Metric]) -> s
     return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
 
 
+def shown_name(name: str) -> str:
+    """The name of an image, video or table in words, with its split behind it.
+
+    >>> shown_name("test-per_action"), shown_name("predict-poses_1"), shown_name("weights")
+    ('per action, test split', 'poses 1, predict', 'weights')
+    """
+    split, dash, rest = name.partition("-")
+    return f"{plain_name(rest)}, {SPLITS.get(split, split)}" if dash else plain_name(name)
+
+
 def _media_section_html(folder: Path, suffix: str) -> str:
     """The newest image or video of each name with its caption; older steps as links."""
     captions = read_json_or_empty(folder / "images" / "captions.json")
@@ -326,7 +351,7 @@ def _media_section_html(folder: Path, suffix: str) -> str:
             )
         caption = str(captions.get(newest.name, ""))
         figures.append(
-            f"<figure>{_media_html(newest)}<figcaption><b>{escape(name)}</b> "
+            f"<figure>{_media_html(newest)}<figcaption><b>{escape(shown_name(name))}</b> "
             f"{escape(caption)}{earlier}</figcaption></figure>"
         )
     return f'<div class="images">{"".join(figures)}</div>' if figures else ""
@@ -336,7 +361,17 @@ def _media_html(path: Path) -> str:
     source = f"images/{quote(path.name)}"
     if path.suffix == ".webm":
         return f'<video src="{source}" controls loop muted playsinline preload="metadata"></video>'
-    return f'<a href="{source}"><img src="{source}" alt="{escape(path.stem)}" loading="lazy"></a>'
+    strip = ' class="strip"' if _is_strip(path) else ""
+    image = f'<img src="{source}" alt="{escape(path.stem)}" loading="lazy">'
+    return f'<a{strip} href="{source}">{image}</a>'
+
+
+def _is_strip(path: Path) -> bool:
+    """Whether a PNG image is so wide that a phone shows it in part, and lets it be moved."""
+    with path.open("rb") as file:
+        start = file.read(24)
+    width, height = (int.from_bytes(start[i : i + 4], "big") for i in (16, 20))
+    return width > 2.5 * height > 0
 
 
 def _link_html(path: Path) -> str:
@@ -353,13 +388,25 @@ def _tables_html(folder: Path) -> str:
             for i in range(len(head))
             if rows and all(len(row) > i and _is_number(row[i]) for row in rows)
         ]
-        cells = [[escape(cell) for cell in row] for row in rows[:_MAX_ROWS]]
+        cells = [[escape(_plain_cell(cell)) for cell in row] for row in rows[:_MAX_ROWS]]
         more = "" if len(rows) <= _MAX_ROWS else f" (the first {_MAX_ROWS} of {len(rows)} rows)"
         parts.append(
-            f'<h3><a href="tables/{quote(path.name)}">{escape(path.stem)}</a>{more}</h3>'
-            + table(head, cells, numeric=numeric)
+            f'<h3><a href="tables/{quote(path.name)}">{escape(shown_name(path.stem))}</a>{more}'
+            "</h3>" + table(map(plain_name, head), cells, numeric=numeric)
         )
     return "".join(parts)
+
+
+def _plain_cell(text: str) -> str:
+    """A cell of a table for people: few decimals, words without underscores.
+
+    >>> _plain_cell("359.9772"), _plain_cell("200"), _plain_cell("left_hip"), _plain_cell("0.0")
+    ('359.98', '200', 'left hip', '0')
+    """
+    value = _to_float(text, math.nan)
+    if math.isfinite(value) and "." in text:
+        return format_number(value)
+    return text.replace("_", " ") if text[:1].isalpha() else text
 
 
 def _is_number(text: str) -> bool:

@@ -64,7 +64,9 @@ def first_existing(root: Path, candidates: Many[str], what: str) -> Path:
     for candidate in candidates:
         if (root / candidate).exists():
             return root / candidate
-    raise DataError(f"{root}: has no {what} (looked for {', '.join(candidates)}); see docs/data.md")
+    raise DataError(
+        f"{root}: has no {what} (looked for {', '.join(candidates)}); see `heatlift docs data`"
+    )
 
 
 def make_samples(people: People, folder: Path, skeleton: Skeleton) -> Samples:

@@ -61,8 +61,8 @@ class Human36MImages:
     Args:
         root: Folder of the data set.
         protocol: Protocol of the split, 1 or 2; see `pipeline.datasets.Human36M`.
-        train_every: Step between training frames (paper 004: 5).
-        test_every: Step between test frames (paper 004: 64).
+        train_every: Step between training frames (5 in SAN).
+        test_every: Step between test frames (64 in SAN).
         skip_bad: Maximum number of missing or damaged images, which are left out.
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -55,7 +54,7 @@ class Positions:
         """Describe the folder in one line."""
         return (
             f"positions of {len(self.files())} recordings in {self.root}; to train on them, add a "
-            "mapping and a table of splits (docs/mocap.md)"
+            "mapping and a table of splits (`heatlift docs own_data`)"
         )
 
     def files(self) -> list[Path]:
@@ -156,8 +155,8 @@ def recognise_layouts(folder: Path) -> list[tuple[str, Source]]:
             found.setdefault(name, (name, source))
     if not found:
         raise DataError(
-            f"{folder}: has no known layout; docs/data.md lists the files of each data set, "
-            "docs/mocap.md those of own recordings (BVH, npz)"
+            f"{folder}: has no known layout; `heatlift docs data` has the files of each data set, "
+            "`heatlift docs own_data` those of own recordings (BVH, npz)"
         )
     return list(found.values())
 
@@ -214,16 +213,18 @@ def _describe_content(source: Source) -> str:
     """
     if isinstance(source, Mocap):
         count = len(find_recordings(source.folder))
-        first, whole = _describe_first(source.folder), _describe_completeness(source.folder)
+        first, whole = _describe_first(source.folder), describe_completeness(source.folder)
         return f"{count} recordings, {first}; {whole}"
     if isinstance(source, UnmappedBvh):
         return _describe_first(source.root)
     if isinstance(source, Positions):
         file, (frames, fps, joints), bad = _read_first(source.files())
-        mapping = find_mapping(joints, file).name
+        try:
+            mapping = f"mapping {find_mapping(joints, file).name}"
+        except DataError:
+            mapping = f"`heatlift data mapping {source.root}` proposes a mapping for them"
         return (
-            f"{file.name} has {frames} frames at {fps:g} Hz, {len(joints)} joints, mapping "
-            f"{mapping}{bad}"
+            f"{file.name} has {frames} frames at {fps:g} Hz, {len(joints)} joints, {mapping}{bad}"
         )
     splits = list(present_splits(source))
     split = splits[-1]
@@ -270,19 +271,25 @@ def _read_first(files: list[Path]) -> tuple[Path, tuple[int, float, list[str]], 
     raise errors[0]
 
 
-def _describe_completeness(folder: Path) -> str:
-    """Whether the recordings of the open benchmark are all in a folder."""
+def missing_recordings(folder: Path) -> set[str]:
+    """Names of the open benchmark's recordings that a folder lacks."""
     used = {recording.name for recording in read_splits("cmu") if recording.split != "exclude"}
-    missing = len(used - find_recordings(folder).keys())
-    if missing:
-        return f"{missing} of the benchmark's {len(used)} recordings are missing"
-    return "all those of the benchmark"
+    return used - find_recordings(folder).keys()
+
+
+def describe_completeness(folder: Path) -> str:
+    """Whether the recordings of the open benchmark are all in a folder."""
+    missing = len(missing_recordings(folder))
+    if not missing:
+        return "all recordings of the benchmark"
+    total = sum(recording.split != "exclude" for recording in read_splits("cmu"))
+    return f"{missing} of the benchmark's {total} recordings are missing"
 
 
 def find_mapping(names: list[str], path: Path) -> JointMapping:
     """Joint mapping whose source joints a recording has."""
     for name in CONVERTED_MAPPINGS:
-        mapping = dataclasses.replace(read_mapping(name), name=name)
+        mapping = read_mapping(name)
         if {source for point in mapping.points for source in point.sources} <= set(names):
             return mapping
     raise DataError(

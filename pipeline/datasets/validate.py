@@ -22,16 +22,20 @@ from pipeline.datasets.human36m_images import Human36MImages
 from pipeline.datasets.layouts import (
     Positions,
     UnmappedBvh,
+    describe_completeness,
     find_mapping,
     has_only_samples,
+    missing_recordings,
     present_splits,
     recognise_layouts,
 )
 from pipeline.datasets.mpii import Mpii
 from pipeline.datasets.photos import TooManyBadError, drop_unreadable
 from pipeline.errors import DataError, printable
+from pipeline.mocap.mapping import read_mapping
 from pipeline.mocap.motion_capture import Mocap
-from pipeline.mocap.preparation import read_positions
+from pipeline.mocap.preparation import read_positions, read_recording
+from pipeline.mocap.recordings import find_recordings
 from pipeline.sources import (
     ImageSource,
     MotionSource,
@@ -136,6 +140,11 @@ def _source_checks(
         for path in source.files():
             yield "", functools.partial(_check_positions, path)
         return
+    if isinstance(source, Mocap) and missing_recordings(source.folder):
+        for paths in find_recordings(source.folder).values():
+            yield from (("", functools.partial(_check_recording, path)) for path in paths)
+        yield "", functools.partial(_check_completeness, source.folder)
+        return
     for split in present_splits(source):
         yield (
             f"the {split} split",
@@ -155,6 +164,25 @@ def _check_positions(path: Path) -> list[Finding]:
     faults: list[str] = []
     check_body(joints3d, mapping.skeleton, facts, faults)
     return [Finding(path.stem, tuple(facts), tuple(faults))]
+
+
+def _check_recording(path: Path) -> list[Finding]:
+    """Check one recording of a folder that has some of CMU's."""
+    mapping = read_mapping("cmu")
+    joints3d, fps = read_recording(path, mapping)
+    facts = [f"{len(joints3d)} frames", f"{fps:g} Hz", "mapping cmu"]
+    faults: list[str] = []
+    check_body(joints3d, mapping.skeleton, facts, faults)
+    return [Finding(path.name.partition(".")[0], tuple(facts), tuple(faults))]
+
+
+def _check_completeness(folder: Path) -> list[Finding]:
+    """Say what a folder that has some of CMU's recordings can be used for."""
+    advice = (
+        "to train on these, write a table of splits (`heatlift docs own_data`); for the open "
+        "benchmark get the others (`heatlift data get cmu`)"
+    )
+    return [Finding("benchmark", (describe_completeness(folder),), doubts=(advice,))]
 
 
 def _check_split(

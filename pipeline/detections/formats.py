@@ -282,7 +282,8 @@ def _read_folder(folder: Path) -> _Content:
         return _read_images(folder)
     if not files:
         raise DataError(
-            f"{folder}: has no json file; give the folder that OpenPose or MMPose wrote"
+            f"{folder}: has no images and no json files; give a folder of images, or "
+            "the one that OpenPose or MMPose wrote"
         )
     for file in files:
         image = file.name.removesuffix("_keypoints.json")

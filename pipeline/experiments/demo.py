@@ -15,7 +15,9 @@ from pipeline.cli.doctor import has_fast_bf16
 from pipeline.cli.stage_check import check_fit
 from pipeline.cli.tables import print_table
 from pipeline.dashboard import callback
+from pipeline.dashboard.media import write_png
 from pipeline.errors import HeatliftError
+from pipeline.experiments.demo_image import draw_chain
 from pipeline.files.writing import write_atomically
 from pipeline.training.console import format_duration, print_line
 from pipeline.training.run_changes import FINISHED
@@ -197,7 +199,13 @@ def _print_summary(runs: Path, folders: Sequence[Path]) -> None:
         ),
     ]
     titles = [step.description for step in STEPS]
-    page = callback.write_chain_index(folders, runs / "demo.html", titles=titles, rows=rows)
+    checkpoints = [
+        folder / state["checkpoint"] for folder, state in zip(folders, states, strict=True)
+    ]
+    write_png(runs / "demo.png", draw_chain(checkpoints[0], checkpoints[-1]))
+    page = callback.write_chain_index(
+        folders, runs / "demo.html", titles=titles, rows=rows, image=runs / "demo.png"
+    )
     print_line("")
     columns = ("metric", "value", "remark")
     print_table(columns, rows, "people of the synthetic test split:", right=("value",))

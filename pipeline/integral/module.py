@@ -209,7 +209,7 @@ class IntegralModule(ImageStage):
             self.print(report.text())
             self.print(
                 "P-MPJPE: after the best rotation, shift and scale of each pose; rigid: MPJPE "
-                "after the best rotation and shift, the PA-MPJPE of Integral, PoseNet and paper 004"
+                "after the best rotation and shift, the PA-MPJPE of Integral, PoseNet and SAN"
             )
             skeleton = H36M17 if len(self.evaluated_joints) == len(H36M17) else self.skeleton
             panels.log_lift_panels(self.trainer, self.clips, report, skeleton, videos=0)

@@ -78,7 +78,7 @@ def follow_person(
         principal: Principal point, pixels.
 
     Source: measured on a real clip: lifters fail on people of another size in the image than in
-    training, see docs/results.md.
+    training (`heatlift docs results`).
     """
     centre_of_image = np.asarray(principal, np.float64)
     pixels = np.where(visible[..., None], joints2d, centre_of_image)

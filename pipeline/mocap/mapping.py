@@ -166,7 +166,8 @@ class JointMapping:
             suggestion = _suggestion(missing[0], joints)
             raise DataError(
                 f"{name}: has no joint {shorten(missing[0])}{suggestion}, which "
-                f"{self.name} names; it has {', '.join(joints[:60])}"
+                f"{self.name} names; `heatlift data mapping FOLDER` proposes another mapping. The "
+                f"file has {', '.join(joints[:60])}"
             )
         return sources
 
@@ -202,7 +203,9 @@ def read_mapping(source: str | Path) -> JointMapping:
     Raises:
         DataError: If the file is not such a mapping.
     """
-    source = SHIPPED.get(str(source), source)
+    if str(source) in SHIPPED:
+        path = SHIPPED[str(source)]
+        return _parse_mapping(read_yaml_document(path, "`heatlift docs mocap`"), str(source))
     if str(source) in SKELETONS:
         skeleton = SKELETONS[str(source)]
         return JointMapping(skeleton.name, skeleton, tuple(Point((j,)) for j in skeleton.joints))
@@ -212,13 +215,15 @@ def read_mapping(source: str | Path) -> JointMapping:
             f"{path}: no such mapping; name a YAML file, or one of {', '.join(SHIPPED)}; "
             "`heatlift data mapping FOLDER --output FILE.yaml` proposes one for own recordings"
         )
-    return _parse_mapping(read_yaml_document(path, "docs/mocap.md"), str(path))
+    return _parse_mapping(read_yaml_document(path, "`heatlift docs mocap`"), str(path))
 
 
 def _parse_mapping(table: Any, name: str) -> JointMapping:
     """The mapping that the content of a YAML file defines."""
     if not isinstance(table, dict):
-        raise DataError(f"{name}: a mapping with {', '.join(_KEYS)} is expected; see docs/mocap.md")
+        raise DataError(
+            f"{name}: a mapping with {', '.join(_KEYS)} is expected; see `heatlift docs mocap`"
+        )
     for key in table:
         if key not in _KEYS:
             raise DataError(
@@ -227,7 +232,7 @@ def _parse_mapping(table: Any, name: str) -> JointMapping:
             )
     for key in _REQUIRED_KEYS:
         if key not in table:
-            raise DataError(f"{name}: has no key {key}; see docs/mocap.md")
+            raise DataError(f"{name}: has no key {key}; see `heatlift docs mocap`")
     skeleton = str(table["skeleton"])
     if skeleton not in SKELETONS:
         raise DataError(f"{name}: skeleton: {shorten(skeleton)} is none of {', '.join(SKELETONS)}")
@@ -257,7 +262,7 @@ def _parse_points(table: Any, skeleton: Skeleton, name: str) -> tuple[Point, ...
         if key not in skeleton.joints:
             raise DataError(
                 f"{name}: joints: {skeleton.name} has no {shorten(str(key))}"
-                f"{_suggestion(str(key), skeleton.joints)}; see pipeline/skeleton.py"
+                f"{_suggestion(str(key), skeleton.joints)}; it has {', '.join(skeleton.joints)}"
             )
     missing = [joint for joint in skeleton.joints if joint not in table]
     if missing:

@@ -54,9 +54,9 @@ class Mocap:
     """Motion capture recordings as sequences, a `MotionSource`.
 
     Each recording becomes four sequences, one per camera, with the same joints. The config
-    data/mocap gives the benchmark of docs/mocap.md. `action` is the kind of motion; in val and
-    test, `group` is "seen" if the kind occurs in training and "unseen" if not; `valid` is false
-    for bad frames.
+    data/mocap gives the open benchmark (`heatlift docs mocap`). `action` is the kind of motion; in
+    val and test, `group` is "seen" if the kind occurs in training and "unseen" if not; `valid` is
+    false for bad frames.
 
     Args:
         root: Folder with the recordings at any depth (.bvh, .bvh.gz, or .npz with positions), or a
@@ -119,8 +119,8 @@ class Mocap:
         if self._known_folder is not None:
             return self._known_folder
         raise DataError(
-            "mocap: no folder is named; give ROOT= or set HEATLIFT_DATA, and see "
-            "`heatlift data get cmu` for the recordings"
+            "mocap: no folder is given; give --data.source.init_args.root FOLDER (make: ROOT=) or "
+            "set HEATLIFT_DATA; `heatlift data get cmu` tells where the recordings come from"
         )
 
     @property

@@ -88,7 +88,7 @@ def read_splits(source: str | Path) -> list[Recording]:
         needed = ", ".join(_REQUIRED_COLUMNS)
         raise DataError(
             f"{path}: no such table of splits; name a CSV file with the columns {needed} "
-            "(docs/mocap.md), or cmu"
+            "(`heatlift docs mocap`), or cmu"
         )
     try:
         text = read_bytes(path, MAX_TABLE_BYTES).decode("utf-8-sig")
@@ -210,7 +210,7 @@ def select_recordings(recordings: Iterable[Recording], root: Path) -> list[Path]
                 raise DataError(
                     f"{root}: has none of the {len(missing)} recordings of the table of splits "
                     f"({_first(missing)}), but {_first(sorted(found))}; name your own table with "
-                    "splits: (docs/mocap.md), or see `heatlift data get cmu`"
+                    "splits: (`heatlift docs own_data`), or see `heatlift data get cmu`"
                 )
             raise DataError(
                 f"{root}: lacks {len(missing)} of the recordings ({', '.join(missing[:5])}"
@@ -348,7 +348,10 @@ def get_cmu(root: Path) -> str:
     total = len(check.intact) + len(check.missing)
     if check.complete:
         lines.append(f"{root}: {len(check.intact)} of {total} recordings, every digest right.")
-        lines.append(f"Next: make pretrain DATA=mocap ROOT={root}")
+        lines.append(
+            f"Next: heatlift pretrain fit -c pretrain/mixste_small -c data/mocap "
+            f"--data.source.init_args.root {root}"
+        )
     else:
         needed = [name for name in check.missing if name not in check.unneeded]
         some = ", ".join(needed[:8]) + (", …" if len(needed) > 8 else "")

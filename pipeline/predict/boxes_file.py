@@ -50,7 +50,7 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
         text = read_bytes(path).decode("utf-8-sig")
         rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(text), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: is no csv file ({error}); see docs/predict.md") from None
+        raise DataError(f"{path}: is no csv file ({error}); see `heatlift docs predict`") from None
     return rows
 
 

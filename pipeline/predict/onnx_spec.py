@@ -61,7 +61,7 @@ _KEYS = (
 )
 """Keys of the YAML file, and of the JSON object under `heatlift` in the metadata."""
 
-ADVICE = 'see docs/predict.md, "ONNX files of others"'
+ADVICE = 'see `heatlift docs predict`, "ONNX files of others"'
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _told(network: OnnxNetwork) -> dict[str, Any]:
         told |= check_told(_json(own, place), place)
     beside = network.path.with_suffix(".yaml")
     if beside.exists():
-        told |= check_told(read_yaml_document(beside, "docs/predict.md"), str(beside))
+        told |= check_told(read_yaml_document(beside, "`heatlift docs predict`"), str(beside))
     return told
 
 

@@ -28,7 +28,7 @@ class SourceOptions:
         time: First and last second that are used.
         every: Use every n-th frame.
         fps: Frames per second, instead of those of the source.
-        boxes: File with people's boxes: csv or json, see docs/predict.md.
+        boxes: File with people's boxes: csv or json, see `heatlift docs predict`.
         det_thr: Lowest score of a person in the person detector.
         joints: Joint set of a 2D file, or of an estimator's ONNX file, that does not name its
             joints, such as COCO17.

@@ -16,6 +16,7 @@ from pipeline.detections.people import FoundPerson, follow_people
 from pipeline.errors import DataError, UsageError
 from pipeline.files.archive import Npz, check_array
 from pipeline.files.digests import file_digest, folder_digest
+from pipeline.files.reading import read_start
 from pipeline.predict.media import DEFAULT_FPS
 from pipeline.predict.tracks import Track, TrackedPeople
 from pipeline.skeleton import COCO17, H36M17, MPI3DHP17, Skeleton
@@ -66,6 +67,7 @@ def read_tracks(
             tracks = tuple(_cut(track, frames) for track in tracks)
         length = frames or length
     else:
+        _require_json(path)
         video = read_people(path, skeleton=joints, frames=frames, first_frame=first_frame)
         skeleton, length, kind, found_size = video.skeleton, video.length, "2D file", None
         tracks = tuple(_track(one.name, one.found) for one in video.people)
@@ -88,6 +90,19 @@ def read_tracks(
     return TrackedPeople(
         skeleton, tracks, np.arange(length) / rate, rate, size, source, estimator, tuple(notes)
     )
+
+
+def _require_json(path: Path) -> None:
+    """Check that a file which is neither a video nor an image can be one of 2D joints.
+
+    Raises:
+        DataError: If it is something else.
+    """
+    if path.is_file() and read_start(path, 64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in b"[{":
+        raise DataError(
+            f"{path}: is neither a video, an image nor a file of 2D joints (json, npz); copy a "
+            "video again, or convert it to mp4"
+        )
 
 
 def _track(name: str, found: Any) -> Track:

@@ -20,6 +20,7 @@ from pipeline.cli.commands import (
     weights_file_options,
 )
 from pipeline.cli.configs import resolve_configs
+from pipeline.cli.docs import docs_folder
 from pipeline.errors import UsageError
 from pipeline.experiments.demo import STEPS, _arguments, _finished_steps
 from pipeline.training.run_folder import FINISHED, Run, open_run
@@ -41,20 +42,6 @@ READERS = {
     "detect": ("detect", "--config=odd.yaml", "--detector", "newest"),
     "newest": ("newest", "heatmap", "--data", "odd.yaml"),
 }
-
-
-@pytest.fixture
-def run_with_error(tmp_path, monkeypatch, capsys):
-    """Run `heatlift ARGUMENTS` in an empty folder; return the exit code and the error line."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        code = main(list(arguments))
-        err = capsys.readouterr().err
-        assert err.count("\n") == 1, err
-        return code, err.removeprefix("heatlift: error: ").strip()
-
-    return run
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -264,3 +251,16 @@ def test_a_reader_that_closes_the_output_is_no_bug():
     child = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(writing)
     assert (child.returncode, child.stderr) == (141, "")
+
+
+def test_the_pages_of_the_documentation_are_printed_by_name(capsys):
+    assert main(["docs"]) == 0
+    assert "| write my own lifter | [own_lifter.md](own_lifter.md) |" in capsys.readouterr().out
+    assert main(["docs", "docs/own_lifter.md"]) == 0
+    assert capsys.readouterr().out == (docs_folder() / "own_lifter.md").read_text()
+
+
+def test_a_page_that_does_not_exist_is_one_line(run_with_error):
+    line = "own_lifer: no such page; did you mean own_lifter?"
+    assert run_with_error("docs", "own_lifer") == (2, line)
+    assert run_with_error("docs", "x") == (2, "x: no such page; `heatlift docs` lists the pages")

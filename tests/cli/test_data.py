@@ -1,5 +1,6 @@
 """`heatlift data`: its output, the files it writes, and one line for each bad input."""
 
+import gzip
 import re
 from pathlib import Path
 
@@ -274,6 +275,33 @@ def test_recordings_that_are_not_cmus_lead_to_a_mapping(data, tmp_path, shared):
         Mocap(folder).sequences("train")
 
 
+def test_some_of_cmus_recordings_are_checked_and_the_others_are_not_asked_for(
+    data, tmp_path, shared
+):
+    for name in ("02/02_01", "10/10_03"):
+        (tmp_path / Path(name).name).with_suffix(".bvh.gz").write_bytes(
+            (shared / CMU / f"{name}.bvh.gz").read_bytes()
+        )
+    code, printed, error = data("validate", tmp_path)
+    assert code == 0, error
+    assert "02_01: 334 frames, 120 Hz, mapping cmu, height 1.54 m" in printed
+    assert (
+        "127 of the benchmark's 129 recordings are missing -- CHECK: to train on these" in printed
+    )
+    code, printed, error = data(
+        "validate", tmp_path, "--mapping", "cmu", "--image", tmp_path / "a.png"
+    )
+    assert (code, "mapping cmu: 2 recordings" in printed) == (0, True), error
+
+
+def test_a_recording_with_the_name_of_one_of_cmus_leads_to_a_mapping(data, tmp_path, shared):
+    text = gzip.decompress((shared / CMU / "02" / "02_01.bvh.gz").read_bytes())
+    (tmp_path / "01_01.bvh").write_bytes(text.replace(b"lShin", b"Shank.L"))
+    code, _, error = data("validate", tmp_path)
+    assert code == 4
+    assert "which cmu names; `heatlift data mapping FOLDER` proposes another mapping" in error
+
+
 def test_one_frame_a_second_is_an_error_until_the_mapping_states_the_rate(data, tmp_path):
     positions = fabricate.motion(40)
     np.savez(tmp_path / "walk.npz", positions=positions, joints=H36M17.joints, fps=1.0)
@@ -305,7 +333,10 @@ def test_one_damaged_recording_does_not_hide_the_others(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        (["ls", "."], r"has no known layout; docs/data.md lists .* docs/mocap.md those of own"),
+        (
+            ["ls", "."],
+            r"has no known layout; `heatlift docs data` has .* `heatlift docs own_data` those",
+        ),
         (["mapping", "file.bvh"], "is a file; name the folder of your recordings"),
         (["mapping", "missing"], "not found; name the folder of your recordings"),
         (["validate", ".", "--mapping", "own.yaml"], "no such mapping; .* data mapping FOLDER"),

@@ -27,26 +27,6 @@ LIFT = TINY["lift"]
 pytestmark = pytest.mark.filterwarnings("default")  # `cli.launch` sets the filters
 
 
-@pytest.fixture
-def run_with_error(tmp_path, monkeypatch, capsys):
-    """Run `heatlift ARGUMENTS` in an empty folder; return the exit code and the error line."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HEATLIFT_CACHE", str(tmp_path / "cache"))
-    for stage, text in TINY.items():
-        (tmp_path / f"{stage}.yaml").write_text(text)
-
-    def run(*arguments, config=None):
-        if config is not None:
-            (tmp_path / "x.yaml").write_text(config)
-        code = main(list(arguments or ("lift", "fit", "-c", "x.yaml")))
-        err = capsys.readouterr().err
-        assert err.count("\n") == 1, err
-        assert err.startswith("heatlift: error: ")
-        return code, err.removeprefix("heatlift: error: ").strip()
-
-    return run
-
-
 CONFIGS = {
     "typo": (
         ("batch_size", "batch_sise"),
@@ -107,60 +87,16 @@ def test_a_class_outside_the_allow_list_is_never_imported(
 FIT = ("lift", "fit", "-c", "lift.yaml")
 INTEGRAL = COMMANDS["integral"]
 LINES = {
-    ("lfit", "fit"): "did you mean lift?",
     ("lift", "fit", "-c", "nowhere"): "nowhere: no such config",
     (*FIT, "--trainer.max_ep", "1"): "unknown key trainer.max_ep",
-    (*FIT, "--data.batch_sise", "1"): "did you mean data.batch_size?",
     (*FIT, "--model.optimizer.init_args.lr", ".nan"): "is not finite",
-    (*FIT, "--data.batch_size", "0"): "batch_size is 0",
-    (*FIT, "--import", "none.py"): "none.py: no such file",
-    (*FIT, "--wandb", "maybe"): "no such mode",
-    (*FIT, "--model.pretrained", "newest"): "run `make pretrain`",
-    (*FIT, "--data.detections", "newest"): "run `make heatmap`",
-    ("heatmap", "fit", "-c", "heatmap.yaml", "--model.pretrained", "newest"): (
-        "heatmap has no stage before it; give a checkpoint"
-    ),
     ("lift", "fitt"): "invalid choice: 'fitt'",
     ("cache", "xx"): "invalid choice: 'xx'",
-    (*FIT, "--trainer.max_epochs", "0"): "not a single step was trained; check --trainer.max_epo",
-    (*FIT, "--ckpt_path", "x.ckpt"): "--ckpt_path x.ckpt: fit resumes automatically",
-    (*FIT, "--name", "../../x"): "--name ../../x: is a path; give a name",
-    (*FIT, "--trainer.logger", "true"): "--trainer.logger: cannot be set",
-    (*FIT, "--trainer.default_root_dir", "x"): "--trainer.default_root_dir: cannot be set",
-    (*FIT, "--trainer.precision", "16-true"): "16-true: is for tests; steps of the optimizer are",
-    (*FIT, "--save_every", "-3"): "save_every is -3; give at least 1",
+    ("cache", "ls", "--seed", "1"): "unknown key seed",
     (*INTEGRAL, "--data.photographs", "pipeline.datasets.Coco"): "photographs: needs root",
     (*INTEGRAL, "--data.photographs.class_path", "own.None"): "'own' has no attribute 'None'",
-    (
-        *FIT,
-        "-c",
-        "data/coco",
-    ): "pipeline.datasets.Coco gives images of people with labelled joints, "
-    "this needs motion of people in 3D; use -c data/human36m, ",
-    ("heatmap", "fit", "-c", "heatmap.yaml", "-c", "data/human36m"): "Human36M gives motion of "
-    "people in 3D, this needs images of people with labelled joints; use -c data/coco, ",
     (*INTEGRAL, "--data.source.class_path", "own.Narrow"): "own.Narrow is not of type ImageSource",
     (*INTEGRAL, "--model.schedule.class_path", "own.Narrow"): "own.Narrow is not of type Schedule",
-    ("lift", "fit"): "--model.net and --data.source: not given; a config gives it, as in `heatlift "
-    "lift fit -c lift/mixste_small -c data/synthetic`",
-    (
-        "lift",
-        "-c",
-        "lift.yaml",
-    ): "give fit, validate, test or predict, as in `heatlift lift fit -c ",
-    ("fit", "lift"): "fit: is no stage; did you mean `heatlift lift fit`?",
-    ("lift", "fit", "-c", "martinez"): "no such config; did you mean lift/martinez?",
-    ("lift", "fit", "lift/mixste_small"): "did you mean -c lift/mixste_small?",
-    (*FIT, "--lr", "0.1"): "unknown key lr, did you mean model.optimizer.init_args.lr?",
-    (*FIT, "--epochs", "3"): "unknown key epochs, did you mean trainer.max_epochs?",
-    (*FIT, "--batch_size", "3"): "unknown key batch_size, did you mean data.batch_size?",
-    (*FIT, "--gpus", "1"): "unknown key gpus, did you mean trainer.devices?",
-    (*FIT, "--trainer.precision", "fp16"): "trainer.precision: fp16 is none of 32-true, bf16-mixed",
-    (*FIT, "--trainer.precision", "16"): "--trainer.precision 16: needs a GPU; on a CPU give bf16-",
-    (*FIT, "--trainer.accelerator", "gpu"): "--trainer.accelerator gpu: torch finds no GPU here; ",
-    (*FIT, "--model.net", "MixST"): "MixST is no class; did you mean pipeline.lift.MixSTE?",
-    (*FIT, "--model.loss", "mse"): "mse is no class; name it with its module, such as ",
-    (*FIT, "--model.net.init_args.heads", "7"): "dim 16 is not a multiple of 7 heads; correct this",
     (*INTEGRAL, "--data.input_size", "[3, a]"): "data.input_size: 'a' is not of type int",
 }
 
@@ -175,19 +111,6 @@ def test_an_error_in_a_command_line_is_one_line(arguments, run_with_error):
 def test_a_config_that_is_not_text_is_named(run_with_error, tmp_path):
     (tmp_path / "x.yaml").write_bytes(bytes(range(256)))
     assert run_with_error() == (2, "x.yaml: is not text (UTF-8); give a YAML file")
-
-
-def test_a_file_of_detections_that_is_not_there_is_named(run_with_error):
-    code, line = run_with_error(*FIT, "--data.detections", "found/none.json")
-    assert code == 4
-    assert line.startswith(
-        "--data.detections found/none.json: no such file or folder; give exact, "
-    )
-
-
-def test_a_file_that_is_not_there_ends_with_4(run_with_error):
-    arguments = ("lift", "test", "-c", "lift.yaml", "--ckpt_path", "no.ckpt")
-    assert run_with_error(*arguments) == (4, "no.ckpt: no such checkpoint; check the path")
 
 
 @pytest.mark.parametrize("subcommand", ["validate", "test", "predict"])
@@ -682,6 +605,25 @@ def test_other_processes_than_torchrun_started_are_an_error(
     given = ("--trainer.devices", str(devices), "--trainer.num_nodes", str(nodes))
     code, line = run_with_error(*COMMANDS["lift"], *given, "--trainer.accelerator", "cpu")
     assert (code, line.partition(",")[0]) == (2, "torchrun started 2 processes")
+
+
+@pytest.mark.parametrize(
+    ("started", "given", "taken"),
+    [
+        ((2, 2), ("auto", 1), (2, 1)),
+        ((6, 2), ("auto", 1), (2, 3)),
+        ((6, 2), ("auto", 3), (2, 3)),
+        ((6, 2), (2, 1), (2, 1)),  # given, so that the check finds it
+        (("", ""), ("auto", 1), ("auto", 1)),
+    ],
+)
+def test_devices_and_machines_are_those_that_torchrun_started(started, given, taken, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    for name, value in zip(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), started, strict=True):
+        monkeypatch.setenv(name, str(value))
+    trainer = SimpleNamespace(devices=given[0], num_nodes=given[1])
+    trainer_options.take_launched_processes(trainer)
+    assert (trainer.devices, trainer.num_nodes) == taken
 
 
 PROFILER = "lightning.pytorch.profilers.SimpleProfiler"

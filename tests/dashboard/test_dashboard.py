@@ -254,10 +254,16 @@ def test_a_run_writes_a_page_with_its_metrics_curves_images_videos_and_tables(tr
     for link in re.findall(r'(?:src|href)="([^"#]+)"', page):
         assert (folder / link).is_file()
     charts = re.findall(r'aria-label="([^"]+) over steps"', page)
-    assert charts == ["mpjpe_mm (mm)", "loss", "lr", "samples_per_s (1/s)"]
+    assert charts == ["MPJPE, mm", "loss", "learning rate", "training samples, 1/s"]
     for name in ("poses", "motion", "per_action", "per_joint"):
         assert f'src="images/test-{name}-000006.png"' in page
     assert '<video src="images/test-worst_clip_1-000006.webm"' in page
+    for text in (
+        "<b>worst clip 1, test split</b>",
+        "per action, test split</a>",
+        ">MPJPE, mm</th>",
+    ):
+        assert text in page
     assert "mean over actions" in page
     assert not warnings_in(caplog)
     assert "http" not in re.sub(r"<style>.*</style>", "", page)
@@ -294,9 +300,10 @@ def test_the_page_of_a_chain_leads_to_each_stage(tmp_path, trainer):
         tmp_path / "runs" / "index.html",
         titles=["images to <2D>", "2D to 3D"],
         rows=[("joints", "91.2 %", "found")],
+        image=tmp_path / "runs" / "demo.png",
     )
     page = out.read_text()
-    assert "<h2>1. images to &lt;2D&gt;</h2>" in page
+    assert page.index('<img src="demo.png"') < page.index("<h2>1. images to &lt;2D&gt;</h2>")
     assert "91.2 % of the joints are found on the test split" in page
     assert page.index("<h2>2. 2D to 3D</h2>") < page.index("<td>found</td>")
     assert page.index("heatmap/a%20b/index.html") < page.index("lift/demo/index.html")

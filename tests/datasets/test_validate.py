@@ -81,7 +81,9 @@ def test_a_sound_archive_has_no_fault_and_its_facts_are_reported(tmp_path):
 
 
 def test_the_error_about_an_unknown_folder_names_the_pages_with_the_layouts(tmp_path):
-    with pytest.raises(DataError, match=r"no known layout; docs/data\.md .* docs/mocap\.md"):
+    with pytest.raises(
+        DataError, match=r"no known layout; `heatlift docs data` .* `heatlift docs own_data`"
+    ):
         validate(tmp_path)
 
 

@@ -1,6 +1,6 @@
 """Draws docs/report.png: the report of two embedded people, as a browser shows it.
 
-    .venv/bin/python docs/report.py [--image docs/report.png] [--keep report.html]
+    .venv/bin/python docs/drawings/report.py [--image docs/report.png] [--keep report.html]
 
 It needs the Python package playwright and a Chromium on the PATH; without them it draws nothing.
 """
@@ -58,7 +58,7 @@ class TwoPeople(RenderedImages):
 def main() -> None:
     """Draw the image."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--image", type=Path, default=Path(__file__).with_suffix(".png"))
+    parser.add_argument("--image", type=Path, default=Path(__file__).parents[1] / "report.png")
     parser.add_argument("--keep", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

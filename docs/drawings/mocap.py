@@ -1,6 +1,6 @@
 """Draws docs/mocap.png: a recording from its four cameras, with exact and noisy 2D joints.
 
-    .venv/bin/python docs/mocap.py [folder with the CMU recordings] [--image docs/mocap.png]
+    .venv/bin/python docs/drawings/mocap.py [folder with the CMU recordings] [--image FILE]
 
 Without a folder it uses the first that exists of $ROOT, $HEATLIFT_DATA/mocap and
 ../shared/data/cmu_mocap.
@@ -25,7 +25,7 @@ from pipeline.skeleton import H36M17
 from pipeline.sources import Sequence
 
 EXACT = (0, 150, 80)
-FALLBACK_ROOT = Path(__file__).parents[2] / "shared" / "data" / "cmu_mocap"
+FALLBACK_ROOT = Path(__file__).parents[3] / "shared" / "data" / "cmu_mocap"
 SIDE = 270
 """Width and height of a crop on the sheet, pixels."""
 
@@ -34,7 +34,7 @@ def main() -> None:
     """Draw the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("root", type=Path, nargs="?", default=default_root())
-    parser.add_argument("--image", type=Path, default=Path(__file__).with_suffix(".png"))
+    parser.add_argument("--image", type=Path, default=Path(__file__).parents[1] / "mocap.png")
     parser.add_argument("--recording", default="10_03")
     parser.add_argument("--frames", type=int, nargs="+", default=[20, 50, 80, 110])
     arguments = parser.parse_args()

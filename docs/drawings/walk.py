@@ -1,6 +1,6 @@
 """Draws docs/walk.png: the people of a real video in 2D, and in the 3D view of the report.
 
-.venv/bin/python docs/walk.py [--lifter CHECKPOINT] [--image docs/walk.png]
+.venv/bin/python docs/drawings/walk.py [--lifter CHECKPOINT] [--image docs/walk.png]
 
 The video is ../shared/data/video/walk.mp4, or that in the folder $HEATLIFT_SHARED; its images are
 not drawn. The 3D view needs the Python package playwright and a Chromium on the PATH; without them
@@ -26,7 +26,7 @@ from pipeline.dashboard.media import write_png
 from pipeline.errors import DataError
 from pipeline.export.overlay import draw_overlay
 
-SHARED = Path(os.environ.get("HEATLIFT_SHARED", Path(__file__).parents[2] / "shared"))
+SHARED = Path(os.environ.get("HEATLIFT_SHARED", Path(__file__).parents[3] / "shared"))
 SIDE = 320
 """Width of an image on the sheet, pixels."""
 
@@ -37,7 +37,7 @@ def main() -> None:
     """Draw the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--lifter", type=Path)
-    parser.add_argument("--image", type=Path, default=Path(__file__).with_suffix(".png"))
+    parser.add_argument("--image", type=Path, default=Path(__file__).parents[1] / "walk.png")
     arguments = parser.parse_args()
     video = SHARED / "data" / "video" / "walk.mp4"
     browser = shutil.which("chromium") or shutil.which("google-chrome")
