@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from side_by_side import compare, restart_with_allocator
 from torch import Tensor, nn
 
+from pipeline.cli.doctor import has_fast_bf16
 from pipeline.lift.losses import MixSTELoss, MPJPELoss, ZScoredMSE
 from pipeline.lift.martinez import Martinez
 from pipeline.lift.mixste import MixSTE
@@ -221,6 +222,9 @@ def training_step(
 
 def measure(name: str, case: Case, rounds: int) -> bool:
     """Compare one case and print its line; returns whether the goal is reached."""
+    if case.bf16 and not has_fast_bf16():
+        print(f"{name:24s} not measured: this CPU has no bfloat16 instructions", flush=True)
+        return True
     torch.manual_seed(0)
     ours, other = case.ours(), case.other()
     other.load_state_dict(ours.state_dict())
