@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from collections.abc import Iterable
+from itertools import takewhile
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,13 +57,28 @@ The words of "generator" are the key of a Philox generator, whose numbers do not
 
 def _random_words(distribution: str, *key: Key, lanes: int) -> NDArray[np.uint64]:
     """Words for a key, as from `random_bits`, from the stream of a distribution."""
+    # The parts before the first array are the same in all batches of an epoch.
+    first: tuple[Any, ...] = tuple(takewhile(lambda part: not isinstance(part, np.ndarray), key))
+    rest = key[len(first) :]
+    state = _add_parts(_state_of(distribution, *first), rest)
     with np.errstate(over="ignore"):
-        state = np.full(1, _STREAMS[distribution], np.uint64)
-        for part in key:
-            state = _mix((state + np.uint64(0x9E3779B97F4A7C15)) ^ _mix(_word(part)))
         steps = np.arange(1, lanes + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         words = _mix(state[..., None] + steps)
-    return words if any(isinstance(part, np.ndarray) for part in key) else words[0]
+    return words if rest else words[0]
+
+
+@functools.lru_cache(maxsize=64)
+def _state_of(distribution: str, *parts: Key) -> NDArray[np.uint64]:
+    """State after the parts of a key that are numbers and names, (1,); nobody writes into it."""
+    return _add_parts(np.full(1, _STREAMS[distribution], np.uint64), parts)
+
+
+def _add_parts(state: NDArray[np.uint64], parts: Iterable[Key]) -> NDArray[np.uint64]:
+    """State after more parts of a key."""
+    with np.errstate(over="ignore"):
+        for part in parts:
+            state = _mix((state + np.uint64(0x9E3779B97F4A7C15)) ^ _mix(_word(part)))
+    return state
 
 
 def uniform(*key: Key, lanes: int, low: float = 0.0, high: float = 1.0) -> NDArray[np.float64]:

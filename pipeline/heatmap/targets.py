@@ -113,27 +113,26 @@ def decode_quarter(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     Source: Newell et al. 2016. Differs from HRNet's code: peaks one cell from the border are moved,
     too, and a joint without any positive value stays at its peak (its score is not positive).
     """
-    heatmaps = heatmaps.float()
-    x, y, score = _find_peaks(heatmaps)
     height, width = heatmaps.shape[-2:]
-    flat = heatmaps.flatten(-2)
-
-    def value(x: Tensor, y: Tensor) -> Tensor:
-        return flat.gather(-1, (y * width + x)[..., None])[..., 0]
-
-    right, left = value((x + 1).clamp(max=width - 1), y), value((x - 1).clamp(min=0), y)
-    below, above = value(x, (y + 1).clamp(max=height - 1)), value(x, (y - 1).clamp(min=0))
-    inside_x = (x > 0) & (x < width - 1)
-    inside_y = (y > 0) & (y < height - 1)
-    step_x = torch.sign(right - left) * inside_x
-    step_y = torch.sign(below - above) * inside_y
-    return torch.stack([x + 0.25 * step_x, y + 0.25 * step_y], dim=-1), score
+    flat = heatmaps.float().flatten(-2)
+    best = _find_peaks(flat)
+    cells = torch.stack([best % width, best // width], dim=-1)
+    # the peak, its right and left neighbour, the one below and the one above
+    steps = torch.tensor([0, 1, -1, width, -width], device=flat.device)
+    values = flat.gather(-1, (best[..., None] + steps).clamp_(0, height * width - 1))
+    last = torch.tensor([width - 1, height - 1], device=flat.device)
+    inside = (cells > 0) & (cells < last)
+    moves = torch.sign(values[..., 1::2] - values[..., 2::2]) * inside
+    return cells + 0.25 * moves, values[..., 0]
 
 
 def decode_argmax(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     """Joints at the peaks of heatmaps, as in paper 002; otherwise as `decode_quarter`."""
-    x, y, score = _find_peaks(heatmaps.float())
-    return torch.stack([x, y], dim=-1).float(), score
+    width = heatmaps.shape[-1]
+    flat = heatmaps.float().flatten(-2)
+    best = _find_peaks(flat)
+    cells = torch.stack([best % width, best // width], dim=-1).float()
+    return cells, flat.gather(-1, best[..., None])[..., 0]
 
 
 def decode_expectation(heatmaps: Tensor, *, sharpness: float = 20.0) -> tuple[Tensor, Tensor]:
@@ -158,15 +157,11 @@ def decode_expectation(heatmaps: Tensor, *, sharpness: float = 20.0) -> tuple[Te
     return torch.stack([x, y], dim=-1), heatmaps.flatten(-2).amax(dim=-1)
 
 
-def _find_peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Column, row and value of each highest cell, (B, J)."""
-    flat = heatmaps.flatten(-2)
+def _find_peaks(flat: Tensor) -> Tensor:
+    """Number of the highest cell of each heatmap, (..., H W) -> (...)."""
     if flat.device.type == "cpu":  # NumPy's argmax is ten times as fast there
-        best = torch.from_numpy(flat.detach().numpy().argmax(axis=-1))
-    else:
-        best = flat.argmax(dim=-1)
-    width = heatmaps.shape[-1]
-    return best % width, best // width, flat.gather(-1, best[..., None])[..., 0]
+        return torch.from_numpy(flat.detach().numpy().argmax(axis=-1))
+    return flat.argmax(dim=-1)
 
 
 def flip_back(heatmaps: Tensor, swap: Sequence[int], *, columns: int = 0) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,12 @@ from pipeline.lift.lifter import Lifter
 _PIECE = 4096
 """Frames of a clip that a lifter with output `valid` lifts at once; long against its receptive
 field, of which each piece repeats the frames around it."""
+
+_SLIDE = 128
+"""Windows that a lifter that slides lifts at once."""
+
+_FRAMES = {"cpu": 1024}
+"""Type of device -> frames in all windows that are lifted at once; 16,384 for other types."""
 
 
 class PaddedClips:
@@ -118,15 +124,16 @@ def lift_in_windows(
     visible: Tensor,
     *,
     frames: Tensor | None = None,
-    at_once: int = 64,
+    at_once: int | None = None,
 ) -> Tensor:
     """Lift a clip of any length so that every frame is predicted exactly once.
 
     Output `every`: the clip is cut into windows one after the other. The last window is the last T
     frames, of which only those not yet predicted are kept. A clip shorter than T is padded with its
     last frame. Output `centre` and `valid`: the clip is padded with its first and last frame so
-    that each frame is the centre of one window; for a causal lifter it is padded in front only. It
-    is lifted in pieces, so that memory does not grow with the clip.
+    that each frame is the centre of one window; for a causal lifter it is padded in front only.
+
+    The clip is lifted in pieces, so that only memory for joints grows with it.
 
     Args:
         lift: Function (B, T, J, C), (B, T, J) -> (B, T', J, 3): the lifter with its mask token.
@@ -135,7 +142,7 @@ def lift_in_windows(
         visible: Visibility of the joints, bool, (N, J).
         frames: Numbers of the frames to return, (K,), on the CPU; None for all. A lifter with
             output `centre` lifts only these.
-        at_once: Windows in one forward pass.
+        at_once: Windows in one forward pass; None for as many as keep the memory small.
 
     Returns:
         Root-relative joints, metres, (N, J, 3), or (K, J, 3).
@@ -156,7 +163,7 @@ def lift_in_windows(
         padded2d = _pad_frames(joints2d, before, after)
         padded_visible = _pad_frames(visible, before, after)
         if lifter.output == "valid" or (lifter.slides and frames is None):
-            length = _PIECE if lifter.output == "valid" else at_once
+            length = _PIECE if lifter.output == "valid" else at_once or _SLIDE
             return torch.cat(
                 [
                     lift(padded2d[None, part], padded_visible[None, part])[0]
@@ -165,9 +172,11 @@ def lift_in_windows(
                 ]
             )[wanted]
         starts = torch.arange(N)[wanted]
-    index = (starts[:, None] + torch.arange(T)).to(joints2d.device)
     lifted = torch.cat(
-        [lift(padded2d[part], padded_visible[part]) for part in index.split(at_once)]
+        [
+            lift(padded2d[part], padded_visible[part])
+            for part in _window_parts(starts, T, at_once, joints2d.device)
+        ]
     )
     if lifter.output == "centre":
         return lifted[:, 0]
@@ -184,7 +193,7 @@ def lift_overlapping(
     joints2d: Tensor,
     visible: Tensor,
     *,
-    at_once: int = 64,
+    at_once: int | None = None,
 ) -> Tensor:
     """Lift a clip of any length in windows that overlap by half, blended where they do.
 
@@ -197,7 +206,7 @@ def lift_overlapping(
         lifter: Lifter that sets T and the frames that are predicted.
         joints2d: Normalised 2D, (N, J, C).
         visible: Visibility of the joints, bool, (N, J).
-        at_once: Windows in one forward pass.
+        at_once: Windows in one forward pass; None for as many as keep the memory small.
 
     Returns:
         Root-relative joints, metres, (N, J, 3).
@@ -208,17 +217,25 @@ def lift_overlapping(
     starts = torch.unique(
         torch.cat([torch.arange(0, N - T + 1, (T + 1) // 2), torch.tensor([N - T])])
     )
-    index = (starts[:, None] + torch.arange(T)).to(joints2d.device)
     rising = torch.arange(1, T + 1, dtype=torch.float32, device=joints2d.device)
     weight = torch.minimum(rising, rising.flip(0))
     total = joints2d.new_zeros((N, J * 3), dtype=torch.float32)
     weights = joints2d.new_zeros(N, dtype=torch.float32)
-    for part in index.split(at_once):
+    for part in _window_parts(starts, T, at_once, joints2d.device):
         lifted = lift(joints2d[part], visible[part]).float()
         rows = part.flatten()
         total.index_add_(0, rows, (lifted * weight[:, None, None]).reshape(len(rows), -1))
         weights.index_add_(0, rows, weight.repeat(len(part)))
     return (total / weights[:, None]).view(N, J, 3)
+
+
+def _window_parts(
+    starts: Tensor, frames: int, at_once: int | None, device: torch.device
+) -> Iterator[Tensor]:
+    """Frame numbers of the windows that begin at `starts`, (n, frames), some windows at a time."""
+    windows = at_once or max(1, _FRAMES.get(device.type, 16384) // frames)
+    for part in starts.split(windows):
+        yield (part[:, None] + torch.arange(frames)).to(device)
 
 
 def smooth(clip: Tensor, deviation: float) -> Tensor:
@@ -234,8 +251,10 @@ def smooth(clip: Tensor, deviation: float) -> Tensor:
     reach = smoothing_reach(deviation)
     weights = [math.exp(-0.5 * (k / deviation) ** 2) for k in range(-reach, reach + 1)]
     padded = _pad_frames(clip, reach, reach)
-    parts = [weight * padded[k : k + len(clip)] for k, weight in enumerate(weights)]
-    return torch.stack(parts).sum(0) / sum(weights)
+    total = torch.zeros_like(clip)
+    for k, weight in enumerate(weights):
+        total.add_(padded[k : k + len(clip)], alpha=weight)
+    return total / sum(weights)
 
 
 def smoothing_reach(deviation: float) -> int:

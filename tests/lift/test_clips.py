@@ -61,6 +61,19 @@ def test_every_frame_is_predicted_exactly_once(output, causal, frames):
     assert lifted[:, 1, 2].tolist() == list(range(1, frames + 1))
 
 
+@pytest.mark.parametrize("lift_clip", [lift_in_windows, lift_overlapping])
+@pytest.mark.parametrize("output", ["every", "centre"])
+def test_a_pass_has_few_frames_however_long_the_clip_is(lift_clip, output):
+    net, sizes = FrameNumbers(output), []
+
+    def lift(joints2d, visible):
+        sizes.append(joints2d.shape[0] * joints2d.shape[1])
+        return net(joints2d)
+
+    lift_clip(lift, net, *numbered(3000))
+    assert 900 < max(sizes) <= 1024
+
+
 def test_a_clip_shorter_than_a_window_is_filled_with_its_last_frame():
     net = FrameNumbers("every")
     lift_in_windows(net, net, *numbered(4))
