@@ -54,6 +54,7 @@ from pipeline.lift.data import LiftDataModule
 from pipeline.lift.module import LiftModule
 from pipeline.mocap import Mocap, Synthetic
 from pipeline.training.metrics_file import read_metrics
+from pipeline.training.run_folder import step_in_name
 from pipeline.training.stage import Stage, StageData, make_optimizer
 
 ROOT = Path(__file__).parents[1]
@@ -686,17 +687,16 @@ def train(chosen: list[Training], folder: Path, clock: Clock, *, tiny: bool, res
 
 
 def training_cells(training: Training, run: Path) -> tuple[str, str, str]:
-    """Steps, steps per second and validation of a run, from its metrics."""
+    """Steps, steps per second and validation of a run, from its checkpoints and metrics."""
     rows = read_metrics(run / "metrics.csv")
-    steps = 1 + max(step for step, _, _ in rows)
+    steps = max((step_in_name(path) for path in run.glob("checkpoints/step-*.ckpt")), default=0)
     speeds = [value for _, name, value in rows if name == "train/samples_per_s"]
     speed = f"{statistics.median(speeds) / training.batch:.2f}" if speeds else "-"
     values = [value for _, name, value in rows if name == training.metric]
     if not values:
         return str(steps), speed, "none"
-    unit = "mm" if training.metric.endswith("_mm") else ""
-    shown = f"{training.metric} {training.best(values):.4g} {unit}".rstrip()
-    return str(steps), speed, f"{shown} (best of {len(values)})"
+    best = f"{training.metric} {training.best(values):.4g}"
+    return str(steps), speed, f"{best} (best of {len(values)})"
 
 
 # ---- DDP -------------------------------------------------------------------------------------
@@ -744,7 +744,8 @@ def measure_ddp(processes: int, folder: Path, clock: Clock, *, tiny: bool) -> in
         difference = weights_difference(folder / "lift/one", folder / "lift/ddp", (8, 12))
         equal = difference <= WEIGHT_TOLERANCE
         table.failures += not equal
-        table.add(title, backend_of(printed), "12", f"{difference:.1e}", "yes" if equal else "NO")
+        backend = "gloo" if tiny else nccl_version(printed)
+        table.add(title, backend, "12", f"{difference:.1e}", "yes" if equal else "NO")
     return table.failures
 
 
@@ -762,17 +763,15 @@ def weights_difference(one: Path, other: Path, steps: tuple[int, int]) -> float:
 
 def weights_at(run: Path, step: int) -> Tensor:
     """All weights of a run after a step, one vector, float64."""
-    path = run / "checkpoints" / f"step-{step:09d}.ckpt"
+    path = run / f"checkpoints/step-{step:09d}.ckpt"
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     return torch.cat([value.double().flatten() for value in state.values()])
 
 
-def backend_of(printed: str) -> str:
-    """Backend of the process group, from what a run with DDP printed."""
-    if found := re.search(r"NCCL version ([\w.+]+)", printed):
-        return f"nccl {found[1]}"
-    found = re.search(r"distributed_backend=(\w+)", printed)
-    return found[1] if found else "unknown"
+def nccl_version(printed: str) -> str:
+    """Version of NCCL in what a run printed; NCCL prints it when the processes join."""
+    found = re.search(r"NCCL version ([\w.+]+)", printed)
+    return f"nccl {found[1]}" if found else "NCCL not seen"
 
 
 # ---- the command -----------------------------------------------------------------------------
@@ -821,6 +820,11 @@ def main() -> int:
     parser.add_argument("--photos", type=Path, help="Photographs, as in docs/data.md; or none.")
     parser.add_argument("--tiny", action="store_true", help="Tiny networks on the CPU.")
     given = parser.parse_args()
+    for name in ("root", "photos"):
+        folder = getattr(given, name)
+        if folder is not None and not folder.is_dir():
+            parser.error(f"--{name} {folder}: is no folder; give the one with the files")
+    root, photos = (path and path.resolve() for path in (given.root, given.photos))
     if not given.tiny and not torch.cuda.is_available():
         print(
             f"gpu: torch {torch.__version__} finds no GPU here, so nothing is measured; --tiny "
@@ -832,7 +836,6 @@ def main() -> int:
     tiny: bool = given.tiny
     device = torch.device("cpu" if tiny else "cuda")
     peak = print_heading(device, shlex.join(["python", *sys.argv]))
-    root, photos = (path and path.resolve(strict=True) for path in (given.root, given.photos))
     failures = 0
     with tempfile.TemporaryDirectory(prefix="heatlift-gpu-") as name:
         folder = Path(name)

@@ -107,9 +107,11 @@ def test_a_training_is_described_by_its_metrics(gpu, tmp_path):
     rows = ["0,train/samples_per_s,30", "9,train/samples_per_s,60", "19,train/samples_per_s,90"]
     rows += ["9,val/mpjpe_mm,80.25", "19,val/mpjpe_mm,71.5", "29,val/mpjpe_mm,72.0"]
     (tmp_path / "metrics.csv").write_text("\n".join(["step,name,value", *rows, ""]))
+    for step in (20, 30):
+        save_weights(tmp_path, step, [0.0])
     training = gpu.Training("mixste", "lift", "lift/mixste_mocap", [], "people", batch=4)
     cells = gpu.training_cells(training, tmp_path)
-    assert cells == ("30", "15.00", "val/mpjpe_mm 71.5 mm (best of 3)")
+    assert cells == ("30", "15.00", "val/mpjpe_mm 71.5 (best of 3)")
 
 
 def test_weights_are_compared_with_how_far_they_have_moved(gpu, tmp_path):
@@ -126,16 +128,10 @@ def save_weights(run, step, weights):
     torch.save({"state_dict": state}, run / f"checkpoints/step-{step:09d}.ckpt")
 
 
-@pytest.mark.parametrize(
-    ("printed", "backend"),
-    [
-        ("NCCL version 2.27.3+cuda13.0", "nccl 2.27.3+cuda13.0"),
-        ("distributed_backend=gloo", "gloo"),
-        ("done", "unknown"),
-    ],
-)
-def test_the_backend_is_read_from_what_was_printed(gpu, printed, backend):
-    assert gpu.backend_of(f"a line\n{printed}\n") == backend
+def test_nccl_is_named_if_it_has_printed_its_version(gpu):
+    printed = "a line\nNCCL version 2.27.3+cuda13.0\n"
+    assert gpu.nccl_version(printed) == "nccl 2.27.3+cuda13.0"
+    assert gpu.nccl_version("a line\n") == "NCCL not seen"
 
 
 # ---- the command -------------------------------------------------------------------------------
@@ -147,6 +143,13 @@ def test_without_a_gpu_it_prints_one_line_and_make_bench_goes_on(gpu, monkeypatc
     assert gpu.main() == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert "finds no GPU here, so nothing is measured" in line
+
+
+def test_a_folder_that_is_not_there_is_named(gpu, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--root", str(tmp_path / "none")])
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main()
+    assert f"--root {tmp_path / 'none'}: is no folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -178,7 +181,7 @@ def test_all_parts_run_with_tiny_networks(tmp_path):
     for row in trained:
         assert row[2] == "3"
         assert float(row[3]) > 0
-        assert re.match(r"val/(mpjpe_mm|pck_0.1) [\d.e-]+( mm)? \(best of \d\)$", row[4])
+        assert re.match(r"val/(mpjpe_mm|pck_0.1) [\d.e-]+ \(best of \d\)$", row[4])
     ((title, backend, count, difference, equal),) = ddp
     assert (title, count, equal) == ("2 processes against one without DDP", "12", "yes")
     assert backend == "gloo"
