@@ -660,20 +660,7 @@ def train(chosen: list[Training], folder: Path, clock: Clock, *, tiny: bool, res
             if seconds < 60:
                 raise NoTimeLeft("no time left (--minutes)")
             run = folder / training.stage / "gpu"
-            limits: dict[str, Any] = {"trainer__max_epochs": -1, "trainer__limit_test_batches": 1}
-            if tiny:
-                limits |= {"trainer__max_steps": 3, "trainer__accelerator": "cpu"}
-                limits |= {"trainer__limit_val_batches": 1, "trainer__log_every_n_steps": 1}
-                limits |= {"trainer__val_check_interval": 3}
-            else:  # the start, the last validation and the test take time, too
-                minutes, rest = divmod(max(10, int(0.75 * seconds - 25)), 60)
-                limits["trainer__max_time"] = f"00:00:{minutes:02d}:{rest:02d}"
-            if training.stage == "lift":
-                limits["model__pretrained"] = pretrained
-            arguments = [training.stage, "fit", "-c", training.config, *training.arguments]
-            arguments += options(
-                runs=str(folder), name="gpu", trainer__precision="bf16-mixed", **limits
-            )
+            arguments = fit_arguments(training, folder, pretrained, None if tiny else seconds)
             start = time.monotonic()
             try:
                 _, stopped = run_heatlift(arguments, folder / f"{training.stage}.log", seconds)
@@ -684,6 +671,32 @@ def train(chosen: list[Training], folder: Path, clock: Clock, *, tiny: bool, res
             taken = f"{(time.monotonic() - start) / 60:.1f}{', stopped' if stopped else ''}"
             table.add(name, training.data, *training_cells(training, run), taken)
     return table.failures
+
+
+def fit_arguments(
+    training: Training, folder: Path, pretrained: str, seconds: float | None
+) -> list[str]:
+    """Arguments of `heatlift` for a training.
+
+    Args:
+        training: The training.
+        folder: Folder of the runs.
+        pretrained: Weights that `lift` starts from, or none.
+        seconds: Time of the command; None for three steps on the CPU.
+    """
+    limits: dict[str, Any] = {"trainer__max_epochs": -1, "trainer__limit_test_batches": 1}
+    if seconds is None:
+        limits |= {"trainer__max_steps": 3, "trainer__accelerator": "cpu"}
+        limits |= {"trainer__limit_val_batches": 1, "trainer__log_every_n_steps": 1}
+        limits |= {"trainer__val_check_interval": 3}
+    else:  # the start, the last validation and the test take time, too
+        minutes, rest = divmod(max(10, int(0.75 * seconds - 25)), 60)
+        limits["trainer__max_time"] = f"00:00:{minutes:02d}:{rest:02d}"
+    if training.stage == "lift":
+        limits["model__pretrained"] = pretrained
+    limits |= {"runs": str(folder), "name": "gpu", "trainer__precision": "bf16-mixed"}
+    words = [training.stage, "fit", "-c", training.config, *training.arguments]
+    return words + options(**limits)
 
 
 def training_cells(training: Training, run: Path) -> tuple[str, str, str]:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
+from pipeline.__main__ import main
 from pipeline.lift import MixSTE
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks/gpu.py"
@@ -112,6 +114,30 @@ def test_a_training_is_described_by_its_metrics(gpu, tmp_path):
     training = gpu.Training("mixste", "lift", "lift/mixste_mocap", [], "people", batch=4)
     cells = gpu.training_cells(training, tmp_path)
     assert cells == ("30", "15.00", "val/mpjpe_mm 71.5 (best of 3)")
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_the_trainings_on_a_gpu_are_commands_that_heatlift_accepts(gpu, capsys, tmp_path, number):
+    training = gpu.trainings(tmp_path, tmp_path, tiny=False)[number]
+    arguments = gpu.fit_arguments(training, tmp_path, "none", 300.0)
+    assert main([*arguments, "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["trainer"]["max_time"] == "00:00:03:20"
+    assert config["trainer"]["precision"] == "bf16-mixed"
+    assert config["data"]["batch_size"] == training.batch
+    net = config["model"]["net"]["init_args"]
+    if training.network == "mixste":
+        sizes = {"frames": 243, "dim": 512, "depth": 8, "heads": 8}
+        assert sizes.items() <= net["net"]["init_args"].items()
+    elif training.network == "hrnet":
+        assert net["width"] == 32
+        sources = config["data"]["source"]["init_args"]["sources"]
+        assert [each["class_path"].rpartition(".")[2] for each in sources] == [
+            *("Synthetic", "Coco", "Mpii")
+        ]
+    else:
+        assert net["layers"] == 50
+        assert len(config["data"]["photographs"]["init_args"]["sources"]) == 2
 
 
 def test_weights_are_compared_with_how_far_they_have_moved(gpu, tmp_path):
