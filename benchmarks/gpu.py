@@ -450,7 +450,7 @@ def measure_steps(
                             peak=peak,
                             seconds=seconds,
                         )
-                        table.add(*names, form.name, *row, f"{feeding:.1f}")
+                        table.add(*names, form.name, *row, f"{feeding:.3g}")
                         check_outputs(form, results, OUTPUT_TOLERANCE[key])
     return table.failures
 
@@ -481,10 +481,10 @@ def measure_form(
     ratio = difference = "-"
     if FORMS[0] in results:
         reference_rate, reference = results[FORMS[0]]
-        ratio = f"{rate / reference_rate:.2f}"
+        ratio = f"{rate / reference_rate:.3g}"
         difference = f"{relative_difference(output, reference):.1e}"
     share = f"{100 * flops * rate / peak:.1f} %"
-    return f"{rate:.2f}", ratio, f"{flops * rate / 1e12:.3g}", share, memory, difference
+    return f"{rate:.3g}", ratio, f"{flops * rate / 1e12:.3g}", share, memory, difference
 
 
 def relative_difference(output: Tensor, reference: Tensor) -> float:
@@ -704,7 +704,7 @@ def training_cells(training: Training, run: Path) -> tuple[str, str, str]:
     rows = read_metrics(run / "metrics.csv")
     steps = max((step_in_name(path) for path in run.glob("checkpoints/step-*.ckpt")), default=0)
     speeds = [value for _, name, value in rows if name == "train/samples_per_s"]
-    speed = f"{statistics.median(speeds) / training.batch:.2f}" if speeds else "-"
+    speed = f"{statistics.median(speeds) / training.batch:.3g}" if speeds else "-"
     values = [value for _, name, value in rows if name == training.metric]
     if not values:
         return str(steps), speed, "none"
