@@ -59,7 +59,8 @@ def published_drop_path(block: Block, branch: Tensor) -> Tensor:
     if not (block.training and block.drop_path):
         return branch
     keep = 1 - block.drop_path
-    mask = (keep + torch.rand((len(branch), 1, 1))).floor_()
+    random = torch.rand((len(branch), 1, 1), dtype=branch.dtype, device=branch.device)
+    mask = (keep + random).floor_()
     return branch.div(keep) * mask
 
 
@@ -69,11 +70,13 @@ class PublishedMixSTE(MixSTE):
     def forward(self, joints2d: Tensor, visible: Tensor | None = None) -> Tensor:
         """Lift clips, (B, T, J, 2) -> (B, T, J, 3)."""
         B, T, J, _ = joints2d.shape
-        x = self.Spatial_patch_to_embedding(joints2d.reshape(B * T, J, 2)) + self.Spatial_pos_embed
+        x = self.Spatial_patch_to_embedding(joints2d.reshape(B * T, J, 2))
+        x += self.Spatial_pos_embed  # in place, which keeps the type under autocast
         for i, (spatial, temporal) in enumerate(zip(self.STEblocks, self.TTEblocks, strict=True)):
             x = self.Spatial_norm(published_block(spatial, x))
             x = x.reshape(B, T, J, -1).permute(0, 2, 1, 3).reshape(B * J, T, -1)
-            x = x + self.Temporal_pos_embed if i == 0 else x
+            if i == 0:
+                x += self.Temporal_pos_embed
             x = self.Temporal_norm(published_block(temporal, x))
             x = x.reshape(B, J, T, -1).permute(0, 2, 1, 3).reshape(B * T, J, -1)
         return self.head(x).view(B, T, J, 3)

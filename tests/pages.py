@@ -16,6 +16,7 @@ NOT_RUN = {
     r"heatlift weights import FILE|model\.pretrained mixste\.ckpt": "needs published weights",
     r"heatlift lift test .*runs/lift/NAME/": "NAME stands for a run",
     r"../shared/data/photos": "needs the photographs that its table was measured on",
+    r"benchmarks/gpu\.py": "measures for minutes where there is a GPU",
     r"sbatch|srun|--nnodes|--nproc_per_node 4": "needs a cluster",
     r"heatlift predict 0\b": "needs a camera",
 }
