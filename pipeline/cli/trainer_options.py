@@ -294,10 +294,6 @@ def process_count(trainer: Any) -> int:
     return 1
 
 
-EXCHANGE = {"gradient_as_bucket_view": True}
-"""How processes exchange gradients: without copies of them."""
-
-
 def make_ddp_strategy(trainer: Any, patience: float) -> DDPStrategy:
     """Make the DDP strategy, with a time limit for waiting for other processes.
 
@@ -309,7 +305,6 @@ def make_ddp_strategy(trainer: Any, patience: float) -> DDPStrategy:
     return DDPStrategy(
         timeout=datetime.timedelta(seconds=patience),
         process_group_backend="gloo" if on_cpu else None,
-        **EXCHANGE,
     )
 
 
