@@ -138,7 +138,7 @@ FREE = {"dropout", "drop_path", "heads", "spread"}
 def cost(class_path, arguments, image=None):
     """Multiply-adds of one sample of a network as a config or `models` names it."""
     name = class_path.rpartition(".")[2]
-    if name == "CentredLifter":
+    if name in ("CentredLifter", "StridedLifter"):
         return cost(arguments["net"]["class_path"], arguments["net"].get("init_args", {}))
     known = {key: value for key, value in arguments.items() if key not in FREE}
     return COSTS[name](*([image] if image else []), **known)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
@@ -86,7 +87,7 @@ ACTS["raise"] = _raise
 def _wait_for_signal():
     """Wait until the test has sent its signal, so that the run cannot end before it."""
     end = time.monotonic() + 60
-    while not os.path.exists("sent") and time.monotonic() < end:
+    while not Path("sent").exists() and time.monotonic() < end:
         time.sleep(0.005)
 
 

@@ -25,6 +25,7 @@ MEMORISED_IN = {
     "PoseFormer": "lift/test_poseformer.py",
     "VideoPose3D": "lift/test_videopose3d.py",
     "CentredLifter": "lift/test_centred.py",
+    "StridedLifter": "lift/test_strided.py",
     "Martinez": "lift/test_martinez.py",
     "CombinedDeepLearner": "lift/test_combined.py",
     "Cascade": "test_learning.py",

@@ -37,6 +37,7 @@ NETWORKS = {
             "PoseFormer",
             "MixSTE",
             "CentredLifter",
+            "StridedLifter",
         ),
     ),
 }

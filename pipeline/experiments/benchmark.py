@@ -6,6 +6,11 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,7 @@ from pipeline.cli import launch
 from pipeline.cli.configs import find_config, plain_values
 from pipeline.cli.stage_check import check_fit
 from pipeline.detections.cache import load_detector
-from pipeline.errors import UsageError
+from pipeline.errors import HeatliftError, UsageError, print_error
 from pipeline.experiments.benchmark_errors import (
     RowErrors,
     measure_errors,
@@ -41,8 +46,9 @@ from pipeline.mocap.recordings import SHIPPED
 from pipeline.sources import MotionSource
 from pipeline.training.console import print_line
 from pipeline.training.metrics_rows import read_metrics
+from pipeline.training.processes import LOST_CODE, exit_with
 from pipeline.training.run_changes import describe_mixture
-from pipeline.training.run_folder import newest_finished_run
+from pipeline.training.run_folder import newest_checkpoint, newest_finished_run
 
 
 def results(
@@ -50,12 +56,14 @@ def results(
     *,
     seconds: float = 420.0,
     rows: list[str] | None = None,
+    seeds: int = 3,
+    workers: int | None = None,
     detector: str | None = None,
     runs: str = "runs",
     docs: str | None = None,
     resume_with_changed_code: bool = False,
 ) -> None:
-    """Train the lifters of the open benchmark row by row and write `results.md` with its images.
+    """Train the lifters of the open benchmark and write `results.md` with its images.
 
     Each row gets the same CPU time of one thread. A finished row is kept, an interrupted one is
     resumed, and the page is written after each row.
@@ -64,6 +72,8 @@ def results(
         source: Data source (class_path and init_args), usually given by a config: `-c data/mocap`.
         seconds: Budget of a row, CPU seconds; pretraining has the same budget in addition.
         rows: Names of the rows to train; all by default.
+        seeds: Number of trainings, with seeds 0, 1, …, of each row whose differences are discussed.
+        workers: Number of rows that are trained at once; by default one per core.
         detector: Checkpoint of a 2D stage; with it, three test recordings are rendered, detected
             and lifted, and a table of these errors is added to the page.
         runs: Folder of all runs.
@@ -71,7 +81,7 @@ def results(
         resume_with_changed_code: Whether a row is resumed also if the code of Heatlift has changed.
 
     Raises:
-        UsageError: If there is no row of a name, or the budget is not positive.
+        UsageError: If there is no row of a name, or a number is not positive.
         StepError: If a row fails.
     """
     unknown = set(rows or ()) - {row.name for row in ROWS}
@@ -80,6 +90,13 @@ def results(
         raise UsageError(f"--rows: no row {min(unknown)}; there are {names}")
     if seconds <= 0:
         raise UsageError(f"--seconds {seconds:g}: give a budget above 0")
+    if seeds < 1:
+        raise UsageError(f"--seeds {seeds}: give at least 1")
+    if workers is None:
+        has_affinity = hasattr(os, "sched_getaffinity")
+        workers = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: give at least 1")
     if detector:
         load_detector(detector)  # used last, so it is checked first
     torch.set_num_threads(1)
@@ -87,18 +104,60 @@ def results(
     page_folder = Path(docs) if docs else _page_folder(source, Path(runs))
     benchmark = Benchmark(source, seconds, Path(runs), page_folder)
     benchmark.options = ["--resume_with_changed_code"] if resume_with_changed_code else []
-    chosen = [row for row in ROWS if not rows or row.name in rows]
-    benchmark.check(chosen)
-    for row in ROWS:
-        if row in chosen:
-            benchmark.train(row)
-            benchmark.write_page()
+    trainings = list_trainings([row for row in ROWS if not rows or row.name in rows], seeds)
+    benchmark.check(trainings)
+    benchmark.train_all(trainings, workers)
     if detector:
         benchmark.measure_chain(detector)
     benchmark.write_page()
-    folders = [folder for row in ROWS if (folder := benchmark.finished(row.lifting_run()))]
+    folders = [folder for row in ROWS for folder in benchmark.finished_seeds(row).values()]
     for line in describe_mixture({folder: run_state(folder) for folder in folders}):
         print_line(line)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of the benchmark, with its measurement.
+
+    Args:
+        row: The row.
+        seed: Its seed.
+        pretraining: Whether it is the pretraining of the row, and not the row itself.
+    """
+
+    row: Row
+    seed: int = 0
+    pretraining: bool = False
+
+    @property
+    def run(self) -> RowRun:
+        """Its run."""
+        run = self.row.pretraining_run(self.seed) if self.pretraining else None
+        return run or self.row.lifting_run(self.seed)
+
+    def needs(self) -> RowRun | None:
+        """The pretraining that has to be finished before it begins."""
+        return None if self.pretraining else self.row.pretraining_run(self.seed)
+
+
+def list_trainings(rows: Sequence[Row], seeds: int) -> list[Training]:
+    """List the trainings of rows in the order in which they begin: seed by seed.
+
+    Pretrainings come first, so that no row waits long for its own. Rows share them.
+
+    Args:
+        rows: The rows.
+        seeds: Number of seeds of the rows that are repeated.
+    """
+    trainings: dict[RowRun, Training] = {}
+    for seed in range(seeds):
+        part = [row for row in rows if row.repeated or not seed]
+        for training in (
+            *(Training(row, seed, pretraining=True) for row in part if row.pretraining),
+            *(Training(row, seed) for row in part),
+        ):
+            trainings.setdefault(training.run, training)
+    return list(trainings.values())
 
 
 def _merge_options(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,29 +199,95 @@ class Benchmark:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.data_config, lambda file: file.write(text.encode()))
 
-    def check(self, rows: Sequence[Row]) -> None:
-        """Check the first row that is not finished: all rows have its data.
+    def check(self, trainings: Sequence[Training]) -> None:
+        """Check the first training that is not finished: all of them have its data.
 
         Raises:
             HeatliftError: If it cannot be trained.
         """
-        runs = [run for row in rows for run in (row.pretraining_run(), row.lifting_run()) if run]
+        runs = [training.run for training in trainings]
         for run in [run for run in runs if self.finished(run) is None][:1]:
             options = ["fit", "-c", run.config, "-c", str(self.data_config), *run.arguments]
             check_fit(run.stage, [*options, "--runs", str(self.runs), "--wandb", "off"])
 
-    def train(self, row: Row) -> None:
-        """Train a row, if needed with its pretraining first, and measure it."""
+    def train(self, training: Training) -> None:
+        """Train a row and measure it, or train a pretraining, unless that is done."""
+        run, row = training.run, training.row
+        if training.pretraining:
+            self._fit(run)
+            return
         pretrained = "none"
-        if pretraining := row.pretraining_run():
-            pretrained = str(self._checkpoint(self._fit(pretraining)))
-        folder = self._fit(row.lifting_run(), "--model.pretrained", pretrained)
+        if needed := training.needs():
+            pretrained = str(self._checkpoint(self._fit(needed)))
+        folder = self._fit(run, "--model.pretrained", pretrained)
         smooth = SMOOTH[row.detections]
         if read_errors(folder, smooth) is None:
-            print_line(f"  {row.name}: test without and with smoothing, and on corrupted 2D")
-            source = make_source(self.source)
-            errors = measure_row(self._checkpoint(folder), source, row.detections, smooth)
+            print_line(f"  {run.name}: test without and with smoothing, and on corrupted 2D")
+            errors = measure_row(
+                self._checkpoint(folder),
+                newest_checkpoint(folder),
+                make_source(self.source),
+                row.detections,
+                smooth,
+                corrupted=not training.seed,
+            )
             write_errors(folder, errors)
+
+    def train_all(self, trainings: Sequence[Training], workers: int) -> None:
+        """Train and measure rows and write the page after each; see `train`.
+
+        Args:
+            trainings: What to train, in order.
+            workers: Number of processes; 1 for this one.
+
+        Raises:
+            StepError: If a row fails; the others that have begun are stopped.
+        """
+        open_trainings = [training for training in trainings if not self._is_done(training)]
+        if workers == 1 or len(open_trainings) < 2:
+            for training in trainings:
+                self.train(training)
+                self.write_page()
+            return
+        running: dict[Training, BaseProcess] = {}
+        try:
+            while open_trainings or running:
+                self._start(open_trainings, running, workers)
+                wait([process.sentinel for process in running.values()])
+                for training, process in list(running.items()):
+                    if process.exitcode is None:
+                        continue
+                    del running[training]
+                    if code := process.exitcode:
+                        name = f"row {self.run_name(training.run)}"
+                        raise StepError(name, code if code > 0 else LOST_CODE)
+                    self.write_page()
+        finally:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.join()
+
+    def _start(
+        self, waiting: list[Training], running: dict[Training, BaseProcess], workers: int
+    ) -> None:
+        """Start those trainings that wait for no pretraining, up to a number of processes."""
+        for training in list(waiting):
+            needed = training.needs()
+            if len(running) < workers and (needed is None or self.finished(needed)):
+                process = get_context("spawn").Process(
+                    target=_train_in_process, args=(self, training, os.getpid())
+                )
+                process.start()
+                running[training] = process
+                waiting.remove(training)
+
+    def _is_done(self, training: Training) -> bool:
+        """Whether a training is finished, and measured if it is that of a row."""
+        folder = self.finished(training.run)
+        if folder is None or training.pretraining:
+            return folder is not None
+        return read_errors(folder, SMOOTH[training.row.detections]) is not None
 
     def measure_chain(self, detector: str) -> None:
         """Render and detect the recordings in `CHAIN`, and lift them with the first row.
@@ -212,6 +337,13 @@ class Benchmark:
         """Folder of a finished run; None if there is none."""
         found = newest_finished_run(self.runs, run.stage, lambda _: True, self.run_name(run))
         return found.parents[1] if found else None
+
+    def finished_seeds(self, row: Row) -> dict[int, Path]:
+        """Seed -> folder of the finished run of a row, from seed 0 to the first that is missing."""
+        folders: dict[int, Path] = {}
+        while folder := self.finished(row.lifting_run(len(folders))):
+            folders[len(folders)] = folder
+        return folders
 
     def _checkpoint(self, folder: Path) -> Path:
         """Best weights of a finished run."""
@@ -276,20 +408,31 @@ class Benchmark:
         """Write the page and its images from the rows that are finished."""
         finished: dict[Row, Path] = {}
         pretraining: dict[Row, Path] = {}
-        errors: dict[Row, RowErrors] = {}
+        errors: dict[Row, list[RowErrors]] = {}
         for row in ROWS:
-            folder = self.finished(row.lifting_run())
-            if folder is None:
+            folders = self.finished_seeds(row)
+            if not folders:
                 continue
-            finished[row] = folder
-            if measured := read_errors(folder, SMOOTH[row.detections]):
-                errors[row] = measured
+            finished[row] = folders[0]
+            found = [read_errors(folder, SMOOTH[row.detections]) for folder in folders.values()]
+            if measured := list(takewhile(bool, found)):
+                errors[row] = measured  # type: ignore[assignment]  # no None before the first
             run = row.pretraining_run()
             if run and (source := self.finished(run)):
                 pretraining[row] = source
         data = make_source(self.source).describe()
         content = PageContent(finished, errors, pretraining, self.seconds, data, self.folder)
         write_page(self.docs, content)
+
+
+def _train_in_process(benchmark: Benchmark, training: Training, parent: int) -> None:
+    """Train in a process of its own, which ends when the command ends."""
+    exit_with(parent)
+    torch.set_num_threads(1)
+    try:
+        benchmark.train(training)
+    except HeatliftError as error:
+        raise SystemExit(print_error(str(error), error.exit_code)) from error
 
 
 def make_source(source: Mapping[str, Any]) -> MotionSource:

@@ -35,6 +35,7 @@ class RowErrors:
         unsmoothed: Metric -> error of what the lifter predicts, as `LiftModule` logs it.
         smoothed: The same of the smoothed predictions.
         points: Errors on corrupted 2D, without smoothing and with it.
+        last: As `unsmoothed`, but of the weights at the end of the training.
     """
 
     frames: int
@@ -42,6 +43,7 @@ class RowErrors:
     unsmoothed: Mapping[str, float]
     smoothed: Mapping[str, float]
     points: Sequence[Point] = ()
+    last: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def of(self, *, smoothed: bool) -> Mapping[str, float]:
         """Metric -> error, without or with smoothing."""
@@ -53,21 +55,51 @@ class RowErrors:
 
 
 def measure_row(
-    checkpoint: Path, source: MotionSource, detections: str, smooth: float
+    best: Path,
+    last: Path | None,
+    source: MotionSource,
+    detections: str,
+    smooth: float,
+    *,
+    corrupted: bool = True,
 ) -> RowErrors:
-    """Measure the weights of a row, also on corrupted 2D.
+    """Measure the weights of a row.
 
     Args:
-        checkpoint: Its best weights.
+        best: Weights of its best validation.
+        last: Weights at the end of its training; None if there are none.
         source: Data source of the motion.
         detections: 2D input: exact or noisy.
         smooth: Standard deviation of the Gaussian of the smoothed predictions, frames.
+        corrupted: Whether to measure them on corrupted 2D, too.
     """
-    unsmoothed = measure_errors(checkpoint, source, detections, 0.0)
-    smoothed = measure_errors(checkpoint, source, detections, smooth)
-    module = _load_lifter(checkpoint, 0.0)
-    points = measure_robustness(module, source, detections=detections, smooth=(0.0, smooth))
-    return RowErrors(module.net.receptive_field, smooth, unsmoothed, smoothed, points)
+    unsmoothed = measure_errors(best, source, detections, 0.0)
+    smoothed = measure_errors(best, source, detections, smooth)
+    module, points = _load_lifter(best, 0.0), list[Point]()
+    if corrupted:
+        points = measure_robustness(module, source, detections=detections, smooth=(0.0, smooth))
+    of_last = measure_errors(last, source, detections, 0.0) if last else {}
+    return RowErrors(module.net.receptive_field, smooth, unsmoothed, smoothed, points, of_last)
+
+
+def average_errors(errors: Sequence[RowErrors]) -> RowErrors:
+    """Errors of a row that was trained with several seeds: the mean of each error over them.
+
+    Args:
+        errors: Errors with each seed, that of seed 0 first; it alone gives the errors on corrupted
+            2D.
+    """
+    first, *_ = errors
+
+    def mean(numbers: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        return {key: sum(found[key] for found in numbers) / len(numbers) for key in numbers[0]}
+
+    return dataclasses.replace(
+        first,
+        unsmoothed=mean([found.unsmoothed for found in errors]),
+        smoothed=mean([found.smoothed for found in errors]),
+        last=mean([found.last for found in errors]),
+    )
 
 
 def measure_errors(

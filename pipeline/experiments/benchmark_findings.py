@@ -8,25 +8,19 @@ from pipeline.experiments.benchmark_errors import RowErrors
 from pipeline.experiments.benchmark_rows import Row
 
 SAME_MM = 2.0
-"""MPJPE that differ by less are called equal: each row is one training with one seed."""
+"""MPJPE that differ by less are called equal: it is more than seeds alone change."""
+
+ONE_BUDGET = ("videopose3d", "martinez", "mixste")
+"""Beginnings of the names of the rows of one budget."""
 
 GOALS = (
-    ("MixSTE from scratch, noisy 2D, MPJPE", ("mixste-noisy",), "mpjpe", 50.0),
-    (
-        "best row of one budget, noisy 2D, MPJPE",
-        ("videopose3d-noisy", "martinez-noisy", "mixste-noisy"),
-        "mpjpe",
-        40.0,
-    ),
-    (
-        "best row of one budget, exact 2D, MPJPE",
-        ("videopose3d-exact", "martinez-exact", "mixste-exact"),
-        "mpjpe",
-        33.0,
-    ),
-    ("MixSTE from scratch, noisy 2D, MPJVE", ("mixste-noisy",), "mpjve", 5.0),
+    ("best row of one budget, noisy 2D, MPJPE", ONE_BUDGET, "noisy", "mpjpe", 45.0),
+    ("the same, as far as we can hope", ONE_BUDGET, "noisy", "mpjpe", 40.0),
+    ("MixSTE from scratch, noisy 2D, MPJVE", ("mixste",), "noisy", "mpjve", 5.0),
+    ("MixSTE pretrained, noisy 2D, MPJPE", ("mixste-pretrained",), "noisy", "mpjpe", 42.0),
+    ("best row of one budget, exact 2D, MPJPE", ONE_BUDGET, "exact", "mpjpe", 33.0),
 )
-"""Goals of the budgets: title, rows of which the best counts, quantity, largest error."""
+"""Goals: title, beginnings of the rows of which the best counts, 2D, quantity, largest error."""
 
 PRETRAINED, SAME_TIME = "mixste-pretrained", "mixste-total"
 """Beginnings of the names of the rows that spend a budget on pretraining, or on more lifting."""
@@ -157,7 +151,8 @@ def _kinds(errors: Mapping[Row, RowErrors]) -> Iterator[str]:
 def _goals(errors: Mapping[Row, RowErrors]) -> Iterator[str]:
     """The goals of the budgets, and what the best of their rows reach."""
     table = []
-    for title, names, quantity, limit in GOALS:
+    for title, begin, detections, quantity, limit in GOALS:
+        names = [f"{name}-{detections}" for name in begin]
         rows = [found for row, found in errors.items() if row.name in names]
         if rows:
             best = [min(_error(row, quantity, smoothed) for row in rows) for smoothed in (0, 1)]

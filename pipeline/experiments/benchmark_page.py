@@ -16,7 +16,7 @@ import torch
 
 from pipeline.dashboard import charts, media
 from pipeline.experiments import robustness
-from pipeline.experiments.benchmark_errors import PRECISION, RowErrors
+from pipeline.experiments.benchmark_errors import PRECISION, RowErrors, average_errors
 from pipeline.experiments.benchmark_findings import SAME_MM, write_findings
 from pipeline.experiments.benchmark_rows import MASKS, ROWS, SMOOTH, Row
 from pipeline.experiments.budget import cpu_seconds_used
@@ -55,16 +55,19 @@ COLUMNS = (
 HEAD = """\
 # Results on the open benchmark
 
-`make results DATA=mocap ROOT=folder` trains these rows one by one and writes this page. An
-interrupted run is resumed, and finished rows are kept.
+`make results DATA=mocap ROOT=folder` trains these rows, one per core at once, and writes this page.
+An interrupted run is resumed, and finished rows are kept.
 
 - **Written** {date} on {hardware}.
 - **Budget** in CPU seconds of one thread, for training only: batches, steps and saving, without
   validation. A short run measures the time of a step; the number of steps follows from it, so that
   the schedule knows its length. *used* is the time of a row's lifting. VideoPose3D, Martinez and
   MixSTE have {seconds:g} each. Pretraining has the same budget again; one more row of MixSTE uses
-  both for lifting. The other lifters have {twice:g} and are compared with that row. Each row is one
-  training with one seed; differences below {same:g} mm are called equal.
+  both for lifting. The other lifters have {twice:g} and are compared with that row.
+- **Seeds** Rows whose differences are discussed are trained with several seeds, which give their
+  first weights, the order of windows, masks, bodies, cameras and noise of the training. Their
+  errors are means over the seeds; errors on corrupted 2D are those of seed 0. The other rows are
+  one training each. Differences below {same:g} mm are called equal.
 - **Data** {data}.
 - **Protocol** test split, frames outside bad ranges, 4 cameras, every frame lifted once, no flip
   test; prediction and truth relative to the root, 17 joints with the root counted as zero, mean
@@ -98,7 +101,7 @@ class PageContent:
 
     Args:
         finished: Row -> run folder.
-        errors: Row -> errors of its best weights, for the rows that are measured.
+        seeds: Row -> errors with each seed, for the rows that are measured.
         pretraining: Row -> run folder of its pretraining, for rows that have one.
         seconds: Budget of a row, CPU seconds.
         data: Description of the data.
@@ -106,11 +109,16 @@ class PageContent:
     """
 
     finished: Mapping[Row, Path]
-    errors: Mapping[Row, RowErrors]
+    seeds: Mapping[Row, Sequence[RowErrors]]
     pretraining: Mapping[Row, Path]
     seconds: float
     data: str
     folder: Path
+
+    @property
+    def errors(self) -> dict[Row, RowErrors]:
+        """Row -> errors, means over its seeds."""
+        return {row: average_errors(found) for row, found in self.seeds.items()}
 
 
 def write_page(docs: Path, content: PageContent) -> None:
@@ -123,7 +131,8 @@ def write_page(docs: Path, content: PageContent) -> None:
     page = docs / "results.md"
     old_text = page.read_text() if page.is_file() else ""
     kept = old_text.partition(MARK)[2] or "\n"
-    parts = [_head(content), *error_tables(content), *settings_table(content)]
+    parts = [_head(content), *error_tables(content), *seeds_table(content.seeds)]
+    parts += settings_table(content)
     parts += [*_learning_section(docs, content), *_robustness_section(docs, content)]
     parts += [*_chain_section(content.folder / CHAIN_FILE), *write_findings(content.errors)]
     text = "\n\n".join(parts) + f"\n\n{MARK}{kept}"
@@ -198,6 +207,27 @@ def _corrupted_table(
             cells = [f"{point.mpjpe:.1f}" if point else "-" for point in found]
             lines.append(_markdown_row([row.label, "yes" if smoothed else "no", *cells]))
     return "\n".join(lines)
+
+
+def seeds_table(seeds: Mapping[Row, Sequence[RowErrors]]) -> Iterable[str]:
+    """Table of the errors with each seed, and with the last weights instead of the best ones."""
+    if not seeds:
+        return
+    columns = ("2D", "best weights: MPJPE", "last weights: MPJPE", "best: MPJVE", "last: MPJVE")
+    lines = [
+        "## Seeds, best and last weights\n",
+        "Without smoothing, on the test split, with each seed. *Best* are the weights of the best "
+        "validation, which all other tables have; *last* are those at the end of the training.\n",
+        *_header("lifter", *columns),
+    ]
+    for row, found in seeds.items():
+        cells = [
+            ", ".join(f"{numbers[f'test/{key}_mm']:.{digits}f}" for numbers in group if numbers)
+            for key, digits in (("mpjpe", 1), ("mpjve", 2))
+            for group in ([e.unsmoothed for e in found], [e.last for e in found])
+        ]
+        lines.append(_markdown_row([row.label, row.detections, *(cell or "-" for cell in cells)]))
+    yield "\n".join(lines)
 
 
 def settings_table(content: PageContent) -> Iterable[str]:

@@ -51,6 +51,8 @@ class Row:
         pretraining: Config of its pretraining, which has a separate budget; None without one.
         frames: Frames that choose the best weights in validation, all or subset; see `LiftModule`.
             The errors of the table are on all frames.
+        repeated: Whether it is trained with several seeds, because its difference to other rows is
+            discussed.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Row:
     share: float = 1.0
     pretraining: str | None = None
     frames: str = "all"
+    repeated: bool = False
 
     @property
     def total(self) -> float:
@@ -72,17 +75,29 @@ class Row:
         """Title that is different for rows on one 2D input."""
         return f"{self.title} x {self.share:g}" if self.share > 1 else self.title
 
-    def lifting_run(self) -> RowRun:
+    def lifting_run(self, seed: int = 0) -> RowRun:
         """Training of the lifter. Without smoothing, so that it does not choose the weights."""
-        arguments = (
+        name, arguments = _with_seed(
+            self.name,
+            seed,
             *("--data.detections", self.detections, "--model.flip_test", "false"),
             *("--model.smooth=0.0", f"--model.frames={self.frames}"),
         )
-        return RowRun("lift", self.name, self.config, self.share, arguments, self.pretraining)
+        return RowRun("lift", name, self.config, self.share, arguments, self.pretraining)
 
-    def pretraining_run(self) -> RowRun | None:
+    def pretraining_run(self, seed: int = 0) -> RowRun | None:
         """Training that the lifter starts from; rows with the same pretraining share it."""
-        return RowRun("pretrain", "pretraining", self.pretraining) if self.pretraining else None
+        if self.pretraining is None:
+            return None
+        name, arguments = _with_seed("pretraining", seed)
+        return RowRun("pretrain", name, self.pretraining, arguments=arguments)
+
+
+def _with_seed(name: str, seed: int, *arguments: str) -> tuple[str, tuple[str, ...]]:
+    """Name and arguments of a run with this seed; those of seed 0 do not name it."""
+    if not seed:
+        return name, arguments
+    return f"{name}-seed{seed}", (*arguments, f"--seed_everything={seed}")
 
 
 def _main_rows(detections: str) -> tuple[Row, ...]:
@@ -90,15 +105,25 @@ def _main_rows(detections: str) -> tuple[Row, ...]:
     mixste, pretraining = "lift/mixste_mocap", "pretrain/mixste_mocap"
     mixste_size = "27 frames, 64 channels, 4 pairs of blocks"
     rows = (
-        ("videopose3d", "VideoPose3D", "27 frames, 512 channels", "lift/videopose3d_mocap"),
-        ("martinez", "Martinez", "1024 channels", "lift/martinez_mocap"),
-        ("mixste", "MixSTE from scratch", mixste_size, mixste),
-        ("mixste-pretrained", "MixSTE pretrained", mixste_size, mixste, 1.0, pretraining),
-        ("mixste-total", "MixSTE from scratch", mixste_size, mixste, 2.0),
+        (
+            "videopose3d",
+            "VideoPose3D",
+            "27 frames, 512 channels",
+            "lift/videopose3d_mocap",
+            1,
+            None,
+        ),
+        ("martinez", "Martinez", "1024 channels", "lift/martinez_mocap", 1, None),
+        ("mixste", "MixSTE from scratch", mixste_size, mixste, 1, None),
+        ("mixste-pretrained", "MixSTE pretrained", mixste_size, mixste, 1, pretraining),
+        ("mixste-total", "MixSTE from scratch", mixste_size, mixste, 2, None),
     )
     return tuple(
-        Row(f"{name}-{detections}", title, size, config, detections, *more)
-        for name, title, size, config, *more in rows
+        Row(
+            *(f"{name}-{detections}", title, size, config, detections, share, start),
+            repeated=name.startswith("mixste") and detections == "noisy",
+        )
+        for name, title, size, config, share, start in rows
     )
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "Martinez",
     "MixSTE",
     "PoseFormer",
+    "StridedLifter",
     "VideoPose3D",
 ]
 
@@ -27,6 +28,7 @@ __getattr__ = lazy_names(
         "Martinez": "martinez",
         "MixSTE": "mixste",
         "PoseFormer": "poseformer",
+        "StridedLifter": "strided",
         "VideoPose3D": "videopose3d",
     },
 )

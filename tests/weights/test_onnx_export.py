@@ -27,6 +27,7 @@ from pipeline.lift import (
     Martinez,
     MixSTE,
     PoseFormer,
+    StridedLifter,
     VideoPose3D,
 )
 from pipeline.lift.module import LiftModule
@@ -58,6 +59,9 @@ LIFTERS = {
     "cascade": lambda: Cascade(width=16, blocks=1),
     "centred mixste": lambda: CentredLifter(MixSTE(frames=9, dim=16, depth=1, heads=2)),
     "centred videopose3d": lambda: CentredLifter(VideoPose3D(widths=(3, 3), channels=16)),
+    "strided mixste": lambda: StridedLifter(MixSTE(frames=3, dim=16, depth=1, heads=2)),
+    "strided poseformer": lambda: StridedLifter(PoseFormer(frames=3, dim=8, depth=1, heads=2)),
+    "strided videopose3d": lambda: StridedLifter(VideoPose3D(widths=(3, 3), channels=16)),
     "centred martinez": lambda: CentredLifter(Martinez(width=16)),
 }
 FAST = ("mixste", "videopose3d", "cascade")
