@@ -20,12 +20,13 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
+from pipeline.experiments.detection_errors import find_swaps
 from pipeline.experiments.rendered_people import find_on_renders
 from pipeline.files.writing import write_atomically
 from pipeline.lift.any_video import AnyVideo, VideoPart
 from pipeline.lift.corruption import NOISE_DEVIATION, NOISE_WHITE
 from pipeline.lift.crop_camera import CROP_SCALE
-from pipeline.lift.detector_noise import WITH_EARS, add_ears, joint_axes
+from pipeline.lift.detector_noise import LIMBS, WITH_EARS, add_ears, joint_axes
 from pipeline.mocap import Mocap, Synthetic
 from pipeline.predict.blazepose import BlazePose, load_blazepose
 from pipeline.skeleton import BLAZEPOSE33, H36M17, make_conversion
@@ -40,7 +41,6 @@ LAGS = 10
 """Frames over which the correlation of the errors is fitted."""
 MADE_UP = {"pelvis": "hip", "spine": "hip", "thorax": "shoulder", "head": "nose"}
 """Joint that BlazePose lacks -> joint whose spread it gets in the table, without bias."""
-LIMBS = {"legs": ("hip", "knee", "ankle"), "arms": ("shoulder", "elbow", "wrist")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,17 +95,6 @@ def find_joints(part: VideoPart, network: BlazePose, number: int) -> FoundClip:
     )
 
 
-def find_swaps(clip: FoundClip, names: tuple[str, ...]) -> NDArray[np.bool_]:
-    """Frames in which a pair of limbs is nearer to its truth when the sides are exchanged, (T,)."""
-    left = [WITH_EARS.index(f"left_{name}") for name in names]
-    right = [WITH_EARS.index(f"right_{name}") for name in names]
-    here, there = left + right, right + left
-    found = clip.exact + clip.error
-    direct = np.linalg.norm(clip.error[:, here], axis=-1).mean(axis=1)
-    other = np.linalg.norm(found[:, here] - clip.exact[:, there], axis=-1).mean(axis=1)
-    return (direct > SWAP) & (other < 0.5 * direct)
-
-
 def burst_length(inside: list[NDArray[np.bool_]]) -> float:
     """Mean length of the runs of frames, frames."""
     starts = sum(int((np.diff(np.r_[False, part].astype(int)) == 1).sum()) for part in inside)
@@ -148,7 +137,13 @@ def autocovariance(rests: list[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 def fit_table(clips: list[FoundClip], rate: float) -> dict[str, Any]:
     """The table of all joints."""
-    swaps = {limb: [find_swaps(clip, names) for clip in clips] for limb, names in LIMBS.items()}
+    swaps = {
+        limb: [
+            find_swaps(clip.exact + clip.error, clip.exact, WITH_EARS, names, SWAP)
+            for clip in clips
+        ]
+        for limb, names in LIMBS.items()
+    }
     kinds = list(dict.fromkeys(name.split("_")[-1] for name in WITH_EARS.joints))
     rows: dict[str, dict[str, Any]] = {}
     curves, gone = {}, []

@@ -71,6 +71,7 @@ def write_chain_index(
     titles: Sequence[str] = (),
     rows: Sequence[Sequence[str]] = (),
     image: Path | None = None,
+    details: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = (),
 ) -> Path:
     """Write one page that tells what the runs of a chain have reached, in the given order.
 
@@ -81,6 +82,8 @@ def write_chain_index(
         titles: What each run is, in words; its name without them.
         rows: Table at the end: metric, value and remark.
         image: PNG image in the folder of the page, of one clip through all stages; or none.
+        details: More tables after it, each with a title, the names of its columns, and its rows;
+            all columns but the first are numbers.
 
     Returns:
         Path of the page, `out`.
@@ -115,6 +118,9 @@ def write_chain_index(
     body += steps
     if rows:
         body.append(section("In short", table(["metric", "value", "remark"], cells, numeric=(1,))))
+    for title, columns, detail in details:
+        cells = [[escape(cell) for cell in row] for row in detail]
+        body.append(section(title, table(columns, cells, numeric=range(1, len(columns)))))
     write_page(out, "Heatlift", body)
     return out
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli import launch
+from pipeline.cli.configs import find_config, read_source
 from pipeline.cli.doctor import has_fast_bf16
 from pipeline.cli.stage_check import check_fit
 from pipeline.cli.tables import print_table
@@ -18,7 +19,17 @@ from pipeline.dashboard import callback
 from pipeline.dashboard.media import write_png
 from pipeline.errors import HeatliftError
 from pipeline.experiments.demo_image import draw_chain
+from pipeline.experiments.detection_errors import (
+    ALL,
+    EXACT,
+    PARTS,
+    load_detected_clips,
+    measure_inputs,
+)
 from pipeline.files.writing import write_atomically
+from pipeline.lift.module import LiftModule
+from pipeline.mocap import Synthetic
+from pipeline.training.checkpoints import load_module
 from pipeline.training.console import format_duration, print_line
 from pipeline.training.run_changes import FINISHED
 from pipeline.training.run_folder import mark_as_damaged, newest_finished_run, read_state
@@ -198,18 +209,55 @@ def _print_summary(runs: Path, folders: Sequence[Path]) -> None:
             relative_error(detected),
         ),
     ]
+    columns, detail = _gap_table(folders)
+    gap = ("From exact to detected 2D", columns, detail)
     titles = [step.description for step in STEPS]
     checkpoints = [
         folder / state["checkpoint"] for folder, state in zip(folders, states, strict=True)
     ]
     write_png(runs / "demo.png", draw_chain(checkpoints[0], checkpoints[-1]))
     page = callback.write_chain_index(
-        folders, runs / "demo.html", titles=titles, rows=rows, image=runs / "demo.png"
+        folders,
+        runs / "demo.html",
+        titles=titles,
+        rows=rows,
+        image=runs / "demo.png",
+        details=[gap],
     )
     print_line("")
-    columns = ("metric", "value", "remark")
-    print_table(columns, rows, "people of the synthetic test split:", right=("value",))
+    heads = ("metric", "value", "remark")
+    print_table(heads, rows, "people of the synthetic test split:", right=("value",))
+    print_line("")
+    print_table(columns, detail, f"{gap[0].lower()}, test split:", right=columns[1:])
     print_line("")
     _print_durations("time taken:", [state["seconds"] for state in states])
     print_line("")
     print_line(f"images and curves: {page}")
+
+
+def _gap_table(folders: Sequence[Path]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Columns and rows of a table of what the errors of the detector cost the two lifters.
+
+    Args:
+        folders: Run folders of all steps.
+    """
+    detector, _, *lifters = [folder / "checkpoints" / "best.ckpt" for folder in folders]
+    names = ("lifter on exact 2D", "lifter on detections")
+    modules = {
+        name: load_module(path, (LiftModule,)) for name, path in zip(names, lifters, strict=True)
+    }
+    source = Synthetic(**read_source(find_config("lift/demo"))["init_args"])
+    clips = load_detected_clips(source, detector)
+    words = {EXACT: "exact 2D", ALL: "all: the detections"}
+    words |= {part: f"exact 2D and {text}" for part, text in PARTS.items()}
+    rows = [
+        (
+            words[row.name],
+            f"{100 * row.affected:.1f} %",
+            f"{row.pixels:.2f} px",
+            f"{100 * row.relative:.2f} %",
+            *(f"{row.mpjpe[name]:.1f} mm" for name in names),
+        )
+        for row in measure_inputs(clips, modules)
+    ]
+    return ("2D input", "joints", "2D error in the crop", "of the person", *names), rows

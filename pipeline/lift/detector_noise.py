@@ -28,7 +28,8 @@ EAR_HEIGHT, EAR_WIDTH = 0.6, 0.075
 OUTLIER = 0.12
 """Mean length of an outlier, metres of the person."""
 
-_LIMBS = {"legs": ("hip", "knee", "ankle"), "arms": ("shoulder", "elbow", "wrist")}
+LIMBS = {"legs": ("hip", "knee", "ankle"), "arms": ("shoulder", "elbow", "wrist")}
+"""Limbs that a detector exchanges with those of the other side -> their joints."""
 
 
 def add_ears(joints3d: NDArray[np.floating]) -> Floats:
@@ -114,7 +115,7 @@ class DetectorNoise:
                 [table[rows][name][part] for name in names] for rows in ("joints", "least")
             )
             columns[part] = np.maximum(measured, floor)
-        swap = np.array([table["swap"][limb] for limb in _LIMBS])
+        swap = np.array([table["swap"][limb] for limb in LIMBS])
         return cls(
             **columns,
             memory=float(table["memory"]),
@@ -162,7 +163,7 @@ class DetectorNoise:
         error += inside[..., None] * np.take_along_axis(jump, first[..., None], axis=0)
         share = np.minimum(level * self.swap, 0.9)
         swapped, _ = draw_bursts(random, share, self.swap_burst * rate, T)
-        for column, names in zip(swapped.T, _LIMBS.values(), strict=True):
+        for column, names in zip(swapped.T, LIMBS.values(), strict=True):
             left = [WITH_EARS.index(f"left_{name}") for name in names]
             right = [WITH_EARS.index(f"right_{name}") for name in names]
             here, there = np.ix_(column, left + right), np.ix_(column, right + left)
