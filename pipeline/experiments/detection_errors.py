@@ -115,8 +115,9 @@ def split_errors(found: Floats, exact: Floats, size: Floats) -> dict[str, Floats
     swaps = np.zeros_like(exact)
     for joints in LIMBS.values():
         here, there = _sides(H36M17, joints)
-        rows = find_swaps(found, exact, H36M17, joints, MISSED / 2 * size)
-        swaps[np.ix_(rows, here)] = exact[np.ix_(rows, there)] - exact[np.ix_(rows, here)]
+        swapped = find_swaps(found, exact, H36M17, joints, MISSED / 2 * size)
+        rows = np.flatnonzero(swapped)[:, None]
+        swaps[rows, here] = exact[rows, there] - exact[rows, here]
     rest = np.where(seen, found - exact - swaps, 0.0)
     missed = np.linalg.norm(rest, axis=-1, keepdims=True) > MISSED * size[:, None, None]
     kept = seen & ~missed
@@ -197,7 +198,9 @@ def _measure(
     all_lengths = np.concatenate(length)
     metrics = {lifter: MPJPE() for lifter in lifters}
     for clip, given in zip(clips, joints2d, strict=True):
-        prepared = prepare_sequence(clip.sequence, H36M17, given, np.isfinite(given).all(-1))
+        prepared = prepare_sequence(
+            clip.sequence, H36M17, given, np.isfinite(given).all(-1).astype(float)
+        )
         target = torch.from_numpy(require_joints3d(prepared))
         inputs = torch.from_numpy(prepared.joints2d), torch.from_numpy(prepared.visible)
         for lifter, module in lifters.items():
