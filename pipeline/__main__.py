@@ -187,12 +187,7 @@ def main(args: Sequence[str] | None = None) -> int:
         current_rank()  # checked first: Lightning reads these variables during its import
         with signal_handlers(STOP_SIGNALS, _stop):
             if name in STAGES:
-                from pipeline.training import private_names
-
-                del private_names  # imported first: it checks names that Lightning imports, too
-                from pipeline.cli import stage_cli  # takes seconds, so commands do without
-
-                del stage_cli
+                _import_stages()
             from pipeline.cli import launch  # not imported for --help
     except UsageError as error:
         return print_error(str(error), error.exit_code)
@@ -208,6 +203,16 @@ def main(args: Sequence[str] | None = None) -> int:
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
     return code
+
+
+def _import_stages() -> None:
+    """Import what stages need, which takes seconds; plain commands do without."""
+    from pipeline.training import private_names
+
+    del private_names  # imported first: it checks names that Lightning imports, too
+    from pipeline.cli import stage_cli
+
+    del stage_cli
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

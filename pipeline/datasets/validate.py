@@ -177,7 +177,7 @@ def _check_recording(path: Path) -> list[Finding]:
 
 
 def _check_completeness(folder: Path) -> list[Finding]:
-    """Say what a folder that has some of CMU's recordings can be used for."""
+    """Print what a folder that has some of CMU's recordings can be used for."""
     advice = (
         "to train on these, write a table of splits (`heatlift docs own_data`); for the open "
         "benchmark get the others (`heatlift data get cmu`)"

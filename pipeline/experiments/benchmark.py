@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from pipeline.cli import launch
-from pipeline.cli.configs import find_config, plain_values
+from pipeline.cli.configs import find_config
 from pipeline.cli.stage_check import check_fit
 from pipeline.detections.cache import load_detector
 from pipeline.errors import HeatliftError, UsageError, print_error
@@ -37,13 +37,12 @@ from pipeline.experiments.benchmark_page import (
     write_page,
 )
 from pipeline.experiments.benchmark_rows import ROWS, SMOOTH, Row, RowRun
+from pipeline.experiments.benchmark_source import complete_source, make_source, select_splits
 from pipeline.experiments.budget import PLANNED_SHARE, Plan, plan_steps, read_calibration
 from pipeline.experiments.chain import StepError
 from pipeline.files.digests import file_digest
 from pipeline.files.writing import write_atomically
 from pipeline.mocap.motion_capture import Mocap
-from pipeline.mocap.recordings import SHIPPED
-from pipeline.sources import MotionSource
 from pipeline.training.console import print_line
 from pipeline.training.metrics_rows import read_metrics
 from pipeline.training.processes import LOST_CODE, exit_with
@@ -192,9 +191,8 @@ class Benchmark:
 
     def __init__(self, source: dict[str, Any], seconds: float, runs: Path, docs: Path) -> None:
         self.source, self.seconds, self.runs, self.docs = source, seconds, runs, docs
-        self.folder = runs / "results"
+        self.folder, self.data_config = runs / "results", runs / "results" / "data.yaml"
         self.options: list[str] = []  # more of each run
-        self.data_config = self.folder / "data.yaml"
         text = yaml.safe_dump({"data": {"source": complete_source(source)}})
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.data_config, lambda file: file.write(text.encode()))
@@ -205,8 +203,8 @@ class Benchmark:
         Raises:
             HeatliftError: If it cannot be trained.
         """
-        runs = [training.run for training in trainings]
-        for run in [run for run in runs if self.finished(run) is None][:1]:
+        unfinished = [t.run for t in trainings if self.finished(t.run) is None]
+        for run in unfinished[:1]:
             options = ["fit", "-c", run.config, "-c", str(self.data_config), *run.arguments]
             check_fit(run.stage, [*options, "--runs", str(self.runs), "--wandb", "off"])
 
@@ -243,7 +241,7 @@ class Benchmark:
         Raises:
             StepError: If a row fails; the others that have begun are stopped.
         """
-        open_trainings = [training for training in trainings if not self._is_done(training)]
+        open_trainings = [training for training in trainings if not _is_done(self, training)]
         if workers == 1 or len(open_trainings) < 2:
             for training in trainings:
                 self.train(training)
@@ -252,42 +250,19 @@ class Benchmark:
         running: dict[Training, BaseProcess] = {}
         try:
             while open_trainings or running:
-                self._start(open_trainings, running, workers)
+                _start_trainings(self, open_trainings, running, workers)
                 wait([process.sentinel for process in running.values()])
-                for training, process in list(running.items()):
-                    if process.exitcode is None:
-                        continue
-                    del running[training]
-                    if code := process.exitcode:
-                        name = f"row {self.run_name(training.run)}"
-                        raise StepError(name, code if code > 0 else LOST_CODE)
+                ended = [t for t, process in running.items() if process.exitcode is not None]
+                for training in ended:
+                    if code := running.pop(training).exitcode:
+                        name, code = self.run_name(training.run), code if code > 0 else LOST_CODE
+                        raise StepError(f"row {name}", code)
                     self.write_page()
         finally:
             for process in running.values():
                 process.terminate()
             for process in running.values():
                 process.join()
-
-    def _start(
-        self, waiting: list[Training], running: dict[Training, BaseProcess], workers: int
-    ) -> None:
-        """Start those trainings that wait for no pretraining, up to a number of processes."""
-        for training in list(waiting):
-            needed = training.needs()
-            if len(running) < workers and (needed is None or self.finished(needed)):
-                process = get_context("spawn").Process(
-                    target=_train_in_process, args=(self, training, os.getpid())
-                )
-                process.start()
-                running[training] = process
-                waiting.remove(training)
-
-    def _is_done(self, training: Training) -> bool:
-        """Whether a training is finished, and measured if it is that of a row."""
-        folder = self.finished(training.run)
-        if folder is None or training.pretraining:
-            return folder is not None
-        return read_errors(folder, SMOOTH[training.row.detections]) is not None
 
     def measure_chain(self, detector: str) -> None:
         """Render and detect the recordings in `CHAIN`, and lift them with the first row.
@@ -302,7 +277,7 @@ class Benchmark:
         if folder is None:
             raise UsageError(f"row {ROWS[0].name} is not finished; train it first")
         splits = self.folder / "chain.csv"
-        write_atomically(splits, lambda file: file.write(_select_splits(CHAIN).encode()))
+        write_atomically(splits, lambda file: file.write(select_splits(CHAIN).encode()))
         changes = {"splits": str(splits), "images": True}
         source = make_source({**self.source, "init_args": {**self.source["init_args"], **changes}})
         smoothings = (0.0, SMOOTH[ROWS[0].detections])
@@ -425,6 +400,32 @@ class Benchmark:
         write_page(self.docs, content)
 
 
+def _start_trainings(
+    benchmark: Benchmark,
+    waiting: list[Training],
+    running: dict[Training, BaseProcess],
+    workers: int,
+) -> None:
+    """Start those trainings that wait for no pretraining, up to a number of processes."""
+    for training in list(waiting):
+        needed = training.needs()
+        if len(running) < workers and (needed is None or benchmark.finished(needed)):
+            process = get_context("spawn").Process(
+                target=_train_in_process, args=(benchmark, training, os.getpid())
+            )
+            process.start()
+            running[training] = process
+            waiting.remove(training)
+
+
+def _is_done(benchmark: Benchmark, training: Training) -> bool:
+    """Whether a training is finished, and measured if it is that of a row."""
+    folder = benchmark.finished(training.run)
+    if folder is None or training.pretraining:
+        return folder is not None
+    return read_errors(folder, SMOOTH[training.row.detections]) is not None
+
+
 def _train_in_process(benchmark: Benchmark, training: Training, parent: int) -> None:
     """Train in a process of its own, which ends when the command ends."""
     exit_with(parent)
@@ -433,34 +434,3 @@ def _train_in_process(benchmark: Benchmark, training: Training, parent: int) -> 
         benchmark.train(training)
     except HeatliftError as error:
         raise SystemExit(print_error(str(error), error.exit_code)) from error
-
-
-def make_source(source: Mapping[str, Any]) -> MotionSource:
-    """Make a data source from its class_path and init_args."""
-    parser = _source_parser()
-    return parser.instantiate(parser.parse_object({"source": dict(source)})).source
-
-
-def complete_source(source: Mapping[str, Any]) -> dict[str, Any]:
-    """The class_path and all init_args of a data source, also those with their default.
-
-    A config of a row may set init_args of the same class; those that are left out here would keep
-    the row's value in training, and have the default in the tests.
-    """
-    return plain_values(_source_parser().parse_object({"source": dict(source)}))["source"]
-
-
-def _source_parser() -> Any:
-    """Parser of a data source."""
-    import jsonargparse
-
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--source", type=MotionSource)
-    return parser
-
-
-def _select_splits(names: Sequence[str]) -> str:
-    """Text of the benchmark's table of splits, with these recordings only."""
-    head, *lines = (SHIPPED / "splits.csv").read_text("utf-8").splitlines()
-    selected = [line for line in lines if line.split(",")[0] in names]
-    return "\n".join([head, *selected]) + "\n"

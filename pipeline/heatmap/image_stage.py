@@ -121,28 +121,12 @@ class ImageStage(Stage):
     def prediction_facts(self, index: NDArray[np.int64]) -> dict[str, Any]:
         """Joint set, frame of reference, names of the samples if they have some."""
         samples = self.data_module.evaluation_sets["test"]
-        names = {"ids": [samples.ids[i] for i in index]} if samples.ids else {}
-        return {**self.skeleton.facts(), "unit": "pixel", "frame": PIXEL_FRAME, **names}
+        facts = {**self.skeleton.facts(), "unit": "pixel", "frame": PIXEL_FRAME}
+        return facts | ({"ids": [samples.ids[i] for i in index]} if samples.ids else {})
 
     def protocol_parts(self, split: Split) -> dict[str, str]:
         """See `Stage.protocol_parts`."""
-        width, height = self.input_size
-        published = self.offset == targets.PUBLISHED_CELLS
-        parts = super().protocol_parts(split)
-        images = self.data_module.evaluation_sets.get(split)  # known after setup
-        content = f": {images.describe()}" if images else ""
-        return parts | {
-            "data.source": f"{parts['data.source']}{content}",
-            "data.skeleton": self.skeleton.name,
-            "data.midpoints": "" if self.data_module.midpoints else "midpoints unlabelled",
-            "data.input_size": f"{width}x{height} {self.normalise.expected.channels}",
-            "data.padding": f"padding {self.padding:g}",
-            "data.reduced_decoding": "reduced decoding"
-            if self.data_module.reduced_decoding
-            else "",
-            "model.published_cells": f"{'published' if published else 'exact'} cells",
-            "model.flip_test": f"flip test {'on' if self.flip_test else 'off'}",
-        }
+        return _protocol_parts(self, super().protocol_parts(split), split)
 
     def normalised(self, images: Tensor) -> Tensor:
         """Input of the network from crops: uint8 (B, H, W, 3) -> (B, 3, H, W)."""
@@ -184,8 +168,7 @@ class ImageStage(Stage):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch of crops."""
-        loss = self.loss(self(batch["image"]), batch)
-        self.log_in_training("train/loss", loss)
+        self.log_in_training("train/loss", loss := self.loss(self(batch["image"]), batch))
         return loss
 
     def begin(self, split: Split) -> None:
@@ -254,20 +237,16 @@ class ImageStage(Stage):
         return joints[..., :2].contiguous(), score
 
     def fold_norms(self) -> None:
-        """Fold the batch norms into the convolutions: faster, and from now on for detection only.
-
-        The digest of the weights is that of the network as trained, so take it before. A network
-        that is not from this package stays as it is: it may register norms in another order.
-        """
-        if isinstance(self.net, HRNet | ResNet):
+        """Fold the batch norms of our networks into the convolutions; take the digest before."""
+        self.has_folded_norms = isinstance(self.net, HRNet | ResNet)
+        if self.has_folded_norms:
             self.net = fold_norms(self.net).to(memory_format=self.layout)  # type: ignore[call-overload]
-            self.has_folded_norms = True
 
     def settings(self) -> dict[str, Any]:
         """All settings besides the weights that affect a detection, as plain types."""
-        folded = {"norms": "folded"} if self.has_folded_norms else {}
-        reduced = {"decoding": "reduced"} if self.reduced_decoding else {}
-        return {
+        changed = {"norms": "folded"} if self.has_folded_norms else {}
+        changed |= {"decoding": "reduced"} if self.reduced_decoding else {}
+        return changed | {
             "version": DETECTION_VERSION,
             "joints": self.skeleton.name,
             "input_size": list(self.input_size),
@@ -275,8 +254,6 @@ class ImageStage(Stage):
             "cell_offset": self.offset,
             "decode": self.decoding,
             "flip_test": self.flip_test,
-            **folded,
-            **reduced,
         }
 
     @property
@@ -286,6 +263,25 @@ class ImageStage(Stage):
         Cell c mirrors to W/4-1-c exactly, and to W/4-1/4-c where pixel x is in cell x/4.
         """
         return round((targets.EXACT_CELLS - self.offset) * 2 / targets.STRIDE)
+
+
+def _protocol_parts(stage: ImageStage, parts: dict[str, str], split: Split) -> dict[str, str]:
+    """Parts of the protocol line of all 2D stages, besides those of every stage."""
+    width, height = stage.input_size
+    published = stage.offset == targets.PUBLISHED_CELLS
+    data = stage.data_module
+    images = data.evaluation_sets.get(split)  # known after setup
+    content = f": {images.describe()}" if images else ""
+    return parts | {
+        "data.source": f"{parts['data.source']}{content}",
+        "data.skeleton": stage.skeleton.name,
+        "data.midpoints": "" if data.midpoints else "midpoints unlabelled",
+        "data.input_size": f"{width}x{height} {stage.normalise.expected.channels}",
+        "data.padding": f"padding {stage.padding:g}",
+        "data.reduced_decoding": "reduced decoding" if data.reduced_decoding else "",
+        "model.published_cells": f"{'published' if published else 'exact'} cells",
+        "model.flip_test": f"flip test {'on' if stage.flip_test else 'off'}",
+    }
 
 
 def check_outputs(skeleton: Skeleton, count: int, what: str) -> None:

@@ -317,8 +317,7 @@ class Stage(_PrintingModule):
             value: The number, a scalar.
         """
         trainer: Any = self.trainer
-        has_bar = trainer.progress_bar_callback is not None
-        every = trainer.log_every_n_steps
+        has_bar, every = trainer.progress_bar_callback is not None, trainer.log_every_n_steps
         is_due = bool(every) and (trainer.global_step + 1) % every == 0
         if is_due or has_bar or trainer.is_last_batch or trainer.fast_dev_run:
             self.log(name, value, prog_bar=has_bar)

@@ -19,7 +19,7 @@ from stick_figures import motion, tree
 from pipeline.camera import human36m_cameras, project, world_to_camera
 from pipeline.cli.configs import find_config, shipped_configs
 from pipeline.errors import DataError, UsageError
-from pipeline.experiments.benchmark import make_source
+from pipeline.experiments.benchmark_source import make_source
 from pipeline.mocap.bodies import BONES, apply_bone_lengths, sample_bone_lengths
 from pipeline.mocap.mapping import read_mapping
 from pipeline.mocap.motion_capture import Mocap
