@@ -117,6 +117,21 @@ def newest_weights(runs: Path, stage: StageClass, config: Any) -> str:
     return str(found)
 
 
+def newest_checkpoint(runs: Path, stage: str) -> str:
+    """Checkpoint of the newest finished run of a stage, for an evaluation.
+
+    Raises:
+        UsageError: If there is no such run.
+    """
+    found = newest_finished_run(runs, stage, lambda settings: True)
+    if found is None:
+        raise UsageError(
+            f"--ckpt_path newest: {runs / stage} has no finished run; train one, or give a "
+            "checkpoint"
+        )
+    return str(found)
+
+
 PLANNED_DETECTOR = "planned.ckpt"
 """Value of `--data.detections newest` in the check of a fit whose 2D stage is not trained yet."""
 

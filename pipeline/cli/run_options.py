@@ -73,7 +73,9 @@ EVALUATION_OPTIONS = (
 )
 """Options that validate, test and predict have besides."""
 
-CHECKPOINT_HELP = "Checkpoint to evaluate, or newest: that of the newest finished run that fits."
+CHECKPOINT_HELP = (
+    "Checkpoint to evaluate, or newest: that of the newest finished run of this stage."
+)
 """Help of `--ckpt_path`, which is an option of evaluations."""
 
 SEED_HELP = "Seed of weights, shuffling, augmentation and noise."

@@ -20,6 +20,9 @@ UNITS = {metric.name: metric.unit for metric in METRICS}
 MAIN_METRICS = ("mpjpe_mm", "pck_0.1", "loss")
 """Metrics of the column `headline`: the first one that a run has."""
 
+HIDDEN = ("subset_", "mean_pose_")
+"""Beginnings of the metrics that `show` leaves out: the page and metrics.csv have them."""
+
 
 def run(arguments: Sequence[str]) -> None:
     """Run `heatlift runs`.
@@ -84,7 +87,9 @@ def show(run: str) -> None:
     rows = [
         (name, with_unit(points[-1][1], UNITS.get(name, "")))
         for name, points in sorted(series.items())
-        if name.startswith(("test/", "val/")) and "action_mean" not in name
+        if name.startswith(("test/", "val/"))
+        and not name.partition("/")[2].startswith(HIDDEN)
+        and "action_mean" not in name
     ]
     if rows:
         print_table(("metric", "last value"), rows, right=("last value",))

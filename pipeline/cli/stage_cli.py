@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 
 from pipeline.cli import explain
 from pipeline.cli.configs import plain_values
+from pipeline.cli.newest import newest_checkpoint
 from pipeline.cli.run_inputs import run_inputs
 from pipeline.cli.run_options import EVALUATION_OPTIONS, FIT_OPTIONS
 from pipeline.cli.run_report import (
@@ -145,6 +146,9 @@ class StageCLI(LightningCLI):
         check_seed(self.config[self.config.subcommand].seed_everything)
         self.subcommand = self.config.subcommand
         self.checkpoint = self.config[self.subcommand].ckpt_path
+        if self.checkpoint == "newest" and self.subcommand != "fit":
+            runs = Path(self.config[self.subcommand].runs)
+            self.checkpoint = newest_checkpoint(runs, self.stage.stage)
         self.config[self.subcommand].ckpt_path = None  # Lightning would read it without checks
         if self.checkpoint:
             self.take_settings(self.checkpoint)

@@ -115,7 +115,8 @@ def _settings_html(names: Sequence[str], states: Sequence[Mapping[str, Any]]) ->
     for key in keys:
         values = [str(settings.get(key, "")) for settings in flat]
         if len(set(values)) > 1:
-            rows.append([escape(key), *map(escape, values)])
+            name = key.replace(".init_args.", ".")
+            rows.append([escape(name), *(escape(value) or "-" for value in values)])
     return table(["setting", *names], rows) if rows else ""
 
 
@@ -137,7 +138,8 @@ def _curves_html(series: Mapping[str, Mapping[str, Points]], known: Mapping[str,
         lines = {run: p[name] for run, p in series.items() if len(p.get(name, ())) > 1}
         if len(lines) > 1:
             split, _, quantity = name.partition("/")
-            charts.append(svg_chart(f"{SPLITS[split]}: {quantity}", known[name].unit, lines))
+            title = f"{plain_name(quantity, known[name].unit)}, {SPLITS[split]}"
+            charts.append(svg_chart(title, lines))
     return f'<div class="charts">{"".join(charts[:_MOST_CHARTS])}</div>' if charts else ""
 
 

@@ -22,12 +22,11 @@ _WIDTH, _HEIGHT = 420, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 24
 
 
-def svg_chart(title: str, unit: str, lines: Mapping[str, Points]) -> str:
+def svg_chart(title: str, lines: Mapping[str, Points]) -> str:
     """One chart as an HTML figure, drawn as SVG.
 
     Args:
-        title: Title of the chart.
-        unit: Unit of the values; - for none.
+        title: Title of the chart, with the unit of the values.
         lines: Name of each line -> its points. `train` and `val` have colours of their own, all
             others get the next colour of the page.
     """
@@ -63,11 +62,10 @@ def svg_chart(title: str, unit: str, lines: Mapping[str, Points]) -> str:
         parts.append(f'<circle class="{colours[split]}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
         last = format_number(points[-1][1])
         legend += f' <span class="{colours[split]}">{escape(split)} {last}</span>'
-    label = plain_name(title, unit)
     return (
-        f"<figure><figcaption><b>{escape(label)}</b>{legend}</figcaption>"
+        f"<figure><figcaption><b>{escape(title)}</b>{legend}</figcaption>"
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img"'
-        f' aria-label="{escape(label)} over steps">'
+        f' aria-label="{escape(title)} over steps">'
         f"{''.join(parts)}</svg></figure>"
     )
 
@@ -185,12 +183,13 @@ details {{ margin-top: 1.4rem; }} summary {{ cursor: pointer; font-weight: 600; 
 @media (max-width: 520px) {{ body {{ margin: 1rem auto; }} dl {{ grid-template-columns: 1fr; }}
   .charts {{ grid-template-columns: 1fr; }} .strip {{ display: block; overflow-x: auto; }}
   .strip img {{ max-width: none; width: 900px; }} th, td {{ padding-right: .6rem; }} }}
-.wide {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .9rem; }}
+.wide {{ overflow-x: auto; }} .wide + .wide {{ margin-top: 1.4rem; }}
+table {{ border-collapse: collapse; font-size: .9rem; }}
 th, td {{ text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--line); }}
 .n {{ text-align: right; font-variant-numeric: tabular-nums; }}
 .charts {{ display: grid;
   grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 1.2rem; }}
-figure {{ margin: 0; }} svg {{ width: 100%; height: auto; }}
+figure {{ margin: 0; min-width: 0; }} svg {{ width: 100%; height: auto; }}
 svg text {{ font-size: 11px; fill: var(--soft); }} .grid {{ stroke: var(--line); }}
 .line {{ fill: none; stroke-width: 1.8; stroke-linejoin: round; }}
 .line.train {{ stroke: var(--train); }} .line.val {{ stroke: var(--val); }}

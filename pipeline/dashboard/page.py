@@ -317,7 +317,7 @@ def _curves_html(series: Mapping[str, Points], known: Mapping[str, Metric]) -> s
     quantities: dict[str, dict[str, Points]] = {}
     for name, points in series.items():
         split, _, quantity = name.partition("/")
-        if split in ("train", "val") and quantity:
+        if split in ("train", "val") and quantity and "action_mean" not in quantity:
             quantities.setdefault(quantity, {})[split] = points
     order = list(dict.fromkeys(name.partition("/")[2] for name in known))
 
@@ -330,7 +330,7 @@ def _curves_html(series: Mapping[str, Points], known: Mapping[str, Metric]) -> s
         lines = {split: p for split, p in quantities[quantity].items() if len(p) > 1}
         if lines:
             unit = _unit(f"{next(iter(lines))}/{quantity}", known)
-            charts.append(svg_chart(quantity, unit, lines))
+            charts.append(svg_chart(plain_name(quantity, unit), lines))
     return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
 
 

@@ -25,6 +25,20 @@ SHARING = 4
 """Largest ratio of the bytes of all tensors to those of all storages; tied weights share one."""
 
 
+def suggest_checkpoint(path: Path, otherwise: str) -> str:
+    """What to give instead of a path that is no file: the weights of the run that it names.
+
+    Args:
+        path: Folder of a run, or its name, such as lift/mixste_small.
+        otherwise: Advice if it is neither.
+    """
+    for folder in (path, Path("runs") / path):
+        for name in ("best.ckpt", "last.ckpt"):
+            if (found := folder / "checkpoints" / name).is_file():
+                return f"did you mean {found}?"
+    return otherwise
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint, verified and loaded without running code from it.
 
@@ -34,10 +48,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         StorageError: If it does not fit into memory.
     """
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such checkpoint; check the path")
     if not path.is_file():
-        raise DataError(f"{path}: is not a file; give the .ckpt inside it")
+        problem = "is not a file" if path.exists() else "no such checkpoint"
+        otherwise = "give the .ckpt inside it" if path.exists() else "check the path"
+        raise DataError(f"{path}: {problem}; {suggest_checkpoint(path, otherwise)}")
     try:
         if _first_bytes(path) != b"PK\x03\x04":
             size = path.stat().st_size

@@ -16,6 +16,7 @@ import torch
 
 from pipeline.errors import DataError, UsageError
 from pipeline.export.motion import Motion
+from pipeline.files.torch_files import suggest_checkpoint
 from pipeline.lift.module import LiftModule
 from pipeline.predict.boxes_file import read_boxes
 from pipeline.predict.estimators import Estimator, PersonFinder, estimator_facts
@@ -100,7 +101,8 @@ class Heatlift:
         if lifter == "newest":
             path = newest_lifter()
         if not path.is_file():
-            raise DataError(f"{path}: no such file; give the checkpoint of a lifter")
+            advice = suggest_checkpoint(path, "give the checkpoint of a lifter")
+            raise DataError(f"{path}: no such file; {advice}")
         module = load_lifter(path, device, runtime)
         run = path.parent.parent.name if path.parent.name == "checkpoints" else ""
         return cls(module, run or path.name, estimator, torch.device(device), runtime)

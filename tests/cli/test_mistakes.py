@@ -117,6 +117,9 @@ a test without weights
 a checkpoint that is not there
     $ heatlift lift test -c lift.yaml --ckpt_path no.ckpt
     4: no.ckpt: no such checkpoint; check the path
+a test of the newest run without a run
+    $ heatlift lift test -c lift.yaml --ckpt_path newest
+    2: --ckpt_path newest: runs/lift has no finished run; train one, or give a checkpoint
 a path as a name
     $ heatlift lift fit -c lift.yaml --name ../../x
     2: --name ../../x: is a path; give a name

@@ -17,7 +17,8 @@ from soak import SEED
 
 from pipeline.__main__ import main
 from pipeline.cli import explain, run_settings, trainer_options
-from pipeline.errors import print_error
+from pipeline.cli.newest import newest_checkpoint
+from pipeline.errors import DataError, print_error
 from pipeline.files import digests, torch_files
 from pipeline.training.callbacks import OpenProgressBar, ProgressLines
 from pipeline.training.console import print_line
@@ -226,6 +227,18 @@ def test_a_checkpoint_is_tested_without_the_pretrained_weights_of_its_run(heatli
     child = heatlift(*arguments, "--ckpt_path", best)
     assert child.wait() == 0, child.stderr
     assert f"weights    {best}" in child.stdout
+
+
+def test_the_newest_run_is_tested_by_that_word_and_a_run_that_is_named_is_suggested(
+    uninterrupted, monkeypatch
+):
+    uninterrupted("lift")
+    run = uninterrupted.folders["lift",]
+    monkeypatch.chdir(run.parents[2])
+    assert newest_checkpoint(Path("runs"), "lift") == "runs/lift/lift/checkpoints/best.ckpt"
+    for given in ("lift/lift", "runs/lift/lift"):
+        with pytest.raises(DataError, match="did you mean runs"):
+            torch_files.read_checkpoint(given)
 
 
 def test_the_name_of_a_test_is_its_folder_and_never_another_run(heatlift, uninterrupted, tmp_path):
