@@ -1,13 +1,28 @@
 from __future__ import annotations
 
+import platform
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+import pipeline.lift.linear as layers
 from pipeline.lift.linear import Linear, linear
+from pipeline.training.private_names import onednn_product
+
+has_onednn = platform.machine() in ("x86_64", "AMD64") and onednn_product is not None
 
 
+@pytest.fixture(
+    params=[False, pytest.param(True, marks=pytest.mark.skipif(not has_onednn, reason="no oneDNN"))]
+)
+def either_product(request, monkeypatch):
+    """torch's product and oneDNN's, whatever CPU this is."""
+    monkeypatch.setattr(layers, "_HAS_ONEDNN", request.param)
+
+
+@pytest.mark.usefixtures("either_product")
 def test_product_and_gradients_are_those_of_torch():
     torch.manual_seed(0)
     x, weight, bias = torch.randn(2, 5, 7), torch.randn(3, 7), torch.randn(3)
@@ -20,6 +35,7 @@ def test_product_and_gradients_are_those_of_torch():
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("either_product")
 def test_gradients_are_right_where_only_some_are_needed():
     x, weight = torch.randn(4, 3, dtype=torch.float32), torch.randn(2, 3)
     assert not linear(x, weight).requires_grad
