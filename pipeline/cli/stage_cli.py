@@ -145,11 +145,10 @@ class StageCLI(LightningCLI):
             raise UsageError(message) from error
         check_seed(self.config[self.config.subcommand].seed_everything)
         self.subcommand = self.config.subcommand
-        self.checkpoint = self.config[self.subcommand].ckpt_path
+        config = self.config[self.subcommand]
+        self.checkpoint, config.ckpt_path = config.ckpt_path, None  # Lightning would not check it
         if self.checkpoint == "newest" and self.subcommand != "fit":
-            runs = Path(self.config[self.subcommand].runs)
-            self.checkpoint = newest_checkpoint(runs, self.stage.stage)
-        self.config[self.subcommand].ckpt_path = None  # Lightning would read it without checks
+            self.checkpoint = newest_checkpoint(Path(config.runs), self.stage.stage)
         if self.checkpoint:
             self.take_settings(self.checkpoint)
 
@@ -166,10 +165,9 @@ class StageCLI(LightningCLI):
         before = self.config[self.subcommand].model.as_dict()
         self.config = self.parser.parse_object({self.subcommand: {"model": settings}}, self.config)
         after = self.config[self.subcommand].model.as_dict()
-        changed = sorted(key for key, value in after.items() if before.get(key) != value)
-        if changed:
-            names = ", ".join(changed)
-            print_line(f"{self.stage.stage}: {names} as in {path}, not as on the command line")
+        if changed := sorted(key for key, value in after.items() if before.get(key) != value):
+            what = f"{self.stage.stage}: {', '.join(changed)}"
+            print_line(f"{what} as in {path}, not as on the command line")
 
     def before_instantiate_classes(self) -> None:
         """Resolve `newest`, open the run or the evaluation folder, start several processes."""

@@ -228,7 +228,7 @@ def _print_summary(runs: Path, folders: Sequence[Path]) -> None:
     heads = ("metric", "value", "remark")
     print_table(heads, rows, "people of the synthetic test split:", right=("value",))
     print_line("")
-    print_table(columns, detail, f"{gap[0].lower()}, test split:", right=columns[1:])
+    print_table(columns, detail, "from exact to detected 2D, test split:", right=columns[1:])
     print_line("")
     _print_durations("time taken:", [state["seconds"] for state in states])
     print_line("")
