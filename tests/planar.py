@@ -29,6 +29,20 @@ class PlanarLifter(Lifter):
         return joints3d - joints3d[:, :, :1]
 
 
+class FlatLifter(Lifter):
+    """Returns the 2D joints times `scale` as metres, with depth zero."""
+
+    output = "every"
+
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.frames = self.receptive_field = 1
+        self.scale = scale
+
+    def forward(self, joints2d, visible=None):
+        return torch.nn.functional.pad(self.scale * joints2d, (0, 1))
+
+
 def planar_module(frames=9, flip_test=True):
     return LiftModule(PlanarLifter(frames), flip_test=flip_test).eval()
 

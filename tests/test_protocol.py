@@ -226,7 +226,6 @@ SOURCES = {
         "val": 5,
         "test": 5,
         "actions": ("wave",),
-        "evaluation_seconds": 3.0,
         "seconds": 2.0,
         "images": 90,
         "share": "lifter",

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
+
+from pipeline.errors import UsageError
 
 FLAGS = ("-h", "--help", "--print_config", "--untrained", "--debug")
 """Options without a value."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parser of a plain command, and of its subcommands; a wrong argument is a `UsageError`.
+
+    Its first argument is the program: `heatlift` and the name of the command.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the error that argparse has found."""
+        name = self.prog.split()[1]
+        raise UsageError(f"{name}: {message}; see `heatlift {name} --help`")
 
 
 class Argument(NamedTuple):

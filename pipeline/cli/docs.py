@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from pipeline.cli.arguments import CommandParser
 from pipeline.errors import UsageError
 from pipeline.training.console import print_text
 
@@ -21,13 +20,10 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         UsageError: If they are wrong, or there is no such page.
     """
-    parser = argparse.ArgumentParser(
-        "heatlift docs", description="Print a page of the documentation."
-    )
+    parser = CommandParser("heatlift docs", description="Print a page of the documentation.")
     parser.add_argument(
         "page", nargs="?", default="README", help="name of the page [the list of all pages]"
     )
-    parser.error = _raise_usage_error  # type: ignore[method-assign]
     page = parser.parse_args(list(arguments)).page
     names = {path.stem.lower(): path for path in docs_folder().glob("*.md")}
     wanted = page.rpartition("/")[2].removesuffix(".md").lower()
@@ -42,7 +38,3 @@ def docs_folder() -> Path:
     """Folder of the pages: in the package, or beside it in a checkout."""
     installed = Path(__file__).parents[1] / "docs"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "docs"
-
-
-def _raise_usage_error(message: str) -> NoReturn:
-    raise UsageError(f"docs: {message}; see `heatlift docs --help`")

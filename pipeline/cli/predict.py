@@ -208,7 +208,7 @@ def _plain_values(arguments: Sequence[str]) -> list[str]:
             values = value.split(",") if equals else []
             while rest and _is_number(rest[0]) and len(values) < (_SEVERAL[name] or 99):
                 values.append(rest.pop(0))
-            if len(values) != (_SEVERAL[name] or len(values) or 1):
+            if not values or len(values) != (_SEVERAL[name] or len(values)):
                 given = f" {rest[0]}" if rest and not values else ""
                 raise UsageError(f"{name}{given}: {_EXAMPLES[name]}")
             found.append(f"{name}=[{','.join(values)}]")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from pipeline.cli.arguments import CommandParser
 from pipeline.cli.stages import STAGES
 from pipeline.cli.tables import print_table
 from pipeline.dashboard.catalog import METRICS
@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         UsageError: If they are wrong, or there is no such run.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "heatlift runs", description="List runs, show one, or compare several on one page."
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -44,15 +44,9 @@ def run(arguments: Sequence[str]) -> None:
     comparing = commands.add_parser("compare", help="write one page that compares runs")
     comparing.add_argument("runs", nargs="+", help="folders of runs, or their names")
     comparing.add_argument("--out", default="comparison.html", help="the page [comparison.html]")
-    for each in (parser, listing, showing, comparing):
-        each.error = _raise_usage_error  # type: ignore[method-assign]
     options = vars(parser.parse_args(list(arguments)))
     commands_by_name: dict[str, Callable[..., None]] = {"ls": ls, "show": show, "compare": compare}
     commands_by_name[options.pop("command")](**options)
-
-
-def _raise_usage_error(message: str) -> NoReturn:
-    raise UsageError(f"runs: {message}; see `heatlift runs --help`")
 
 
 def ls(runs: str = "runs") -> None:

@@ -209,12 +209,12 @@ def _print_summary(runs: Path, folders: Sequence[Path]) -> None:
             relative_error(detected),
         ),
     ]
-    columns, detail = _gap_table(folders)
-    gap = ("From exact to detected 2D", columns, detail)
-    titles = [step.description for step in STEPS]
     checkpoints = [
         folder / state["checkpoint"] for folder, state in zip(folders, states, strict=True)
     ]
+    columns, detail = _gap_table(checkpoints)
+    gap = ("From exact to detected 2D", columns, detail)
+    titles = [step.description for step in STEPS]
     write_png(runs / "demo.png", draw_chain(checkpoints[0], checkpoints[-1]))
     page = callback.write_chain_index(
         folders,
@@ -235,13 +235,13 @@ def _print_summary(runs: Path, folders: Sequence[Path]) -> None:
     print_line(f"images and curves: {page}")
 
 
-def _gap_table(folders: Sequence[Path]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _gap_table(checkpoints: Sequence[Path]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Columns and rows of a table of what the errors of the detector cost the two lifters.
 
     Args:
-        folders: Run folders of all steps.
+        checkpoints: Weights of all steps.
     """
-    detector, _, *lifters = [folder / "checkpoints" / "best.ckpt" for folder in folders]
+    detector, _, *lifters = checkpoints
     names = ("lifter on exact 2D", "lifter on detections")
     modules = {
         name: load_module(path, (LiftModule,)) for name, path in zip(names, lifters, strict=True)

@@ -40,6 +40,9 @@ AXES = {
 }
 """Axis that points up -> the axes of a file in words."""
 
+FAR = 50.0
+"""Error of a joint from which its place is printed, mm."""
+
 _DECIMALS = 6
 _FLAT = 1e-7
 """Cosine of the middle angle below which only the sum of the two others is known."""
@@ -99,10 +102,6 @@ def bvh_errors(files: Iterable[Path]) -> list[str]:
             found = f"mean {mean:.0f} mm, worst {worst:.0f} mm from the joints{_where(facts)}"
         lines.append(f"bvh {facts['person']}: {found}")
     return lines
-
-
-FAR = 50.0
-"""Error of a joint from which its place is printed, mm."""
 
 
 def _where(facts: Mapping[str, Any]) -> str:

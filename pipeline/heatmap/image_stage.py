@@ -121,8 +121,8 @@ class ImageStage(Stage):
     def prediction_facts(self, index: NDArray[np.int64]) -> dict[str, Any]:
         """Joint set, frame of reference, names of the samples if they have some."""
         samples = self.data_module.evaluation_sets["test"]
-        facts = {**self.skeleton.facts(), "unit": "pixel", "frame": PIXEL_FRAME}
-        return facts | ({"ids": [samples.ids[i] for i in index]} if samples.ids else {})
+        names = {"ids": [samples.ids[i] for i in index]} if samples.ids else {}
+        return {**self.skeleton.facts(), "unit": "pixel", "frame": PIXEL_FRAME, **names}
 
     def protocol_parts(self, split: Split) -> dict[str, str]:
         """See `Stage.protocol_parts`."""
@@ -168,7 +168,8 @@ class ImageStage(Stage):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch of crops."""
-        self.log_in_training("train/loss", loss := self.loss(self(batch["image"]), batch))
+        loss = self.loss(self(batch["image"]), batch)
+        self.log_in_training("train/loss", loss)
         return loss
 
     def begin(self, split: Split) -> None:

@@ -18,8 +18,8 @@ _HAS_ONEDNN = (
     and onednn_product is not None
     and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 )
-"""Whether torch has oneDNN's product of dense matrices, on a CPU where it is faster than MKL's: one
-with AVX-512. With AVX2 alone MKL takes 0.8 to 1.1 times as long."""
+"""Whether torch has oneDNN's product of dense matrices, and the CPU has AVX-512; other CPUs use
+torch's own product."""
 
 
 def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

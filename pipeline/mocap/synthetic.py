@@ -214,8 +214,6 @@ class Synthetic:
         actions: Names of the actions, as in `ACTIONS`; all actions by default.
         seconds: Length of a training motion in seconds; validation and test motions are half as
             long.
-        evaluation_seconds: Length of a validation or test motion in seconds; by default half of
-            `seconds`.
         images: Number of single images in the training split; validation and test have a thirtieth
             of it.
         share: Part of the training subjects: all, the first half (detector) or the second half
@@ -234,7 +232,6 @@ class Synthetic:
         *,
         actions: tuple[str, ...] | None = None,
         seconds: float = 8.0,
-        evaluation_seconds: float | None = None,
         images: int = 60_000,
         share: Literal["all", "detector", "lifter"] = "all",
         seed: int = 0,
@@ -242,18 +239,14 @@ class Synthetic:
         self.people = {"train": train, "val": val, "test": test}
         self.actions = tuple(actions) if actions is not None else tuple(ACTIONS)
         self.seconds, self.images, self.share, self.seed = seconds, images, share, seed
-        self.evaluation_seconds = seconds / 2 if evaluation_seconds is None else evaluation_seconds
 
     def describe(self) -> str:
         """Summary of the source in one line, for the log of a run."""
         train, val, test = self.people.values()
         names = "" if self.actions == tuple(ACTIONS) else f" ({', '.join(self.actions)})"
-        length = f"{self.seconds:g} s"
-        if self.evaluation_seconds != self.seconds / 2:
-            length += f" (val and test {self.evaluation_seconds:g} s)"
         return (
             f"synthetic: {train}/{val}/{test} embedded people (train/val/test), "
-            f"share {self.share}, {len(self.actions)} actions{names} of {length}, "
+            f"share {self.share}, {len(self.actions)} actions{names} of {self.seconds:g} s, "
             f"{self.images} images, seed {self.seed}"
         )
 
@@ -269,11 +262,8 @@ class Synthetic:
         if split == "train" and self.share != "all":
             half = (len(names) + 1) // 2
             names = names[:half] if self.share == "detector" else names[half:]
-        if min(self.seconds, self.evaluation_seconds) <= 0:
-            raise UsageError(
-                f"seconds is {self.seconds:g} and evaluation_seconds {self.evaluation_seconds:g}; "
-                "give more than 0"
-            )
+        if self.seconds <= 0:
+            raise UsageError(f"seconds is {self.seconds}; give more than 0")
         if not names:
             raise UsageError(
                 f"synthetic: no subjects in {split} ({self.share}); raise --data.{split}"
@@ -282,8 +272,7 @@ class Synthetic:
 
     def _motions(self, split: Split) -> list[tuple[str, str, NDArray[np.float32]]]:
         """Subject, action and world joints of each motion of a split."""
-        seconds = self.seconds if split == "train" else self.evaluation_seconds
-        frames = max(2, round(seconds * FPS))
+        frames = max(2, round(self.seconds * FPS / (1 if split == "train" else 2)))
         return [
             (subject, action, make_motion(self.seed, subject, action, frames))
             for subject in self.subjects(split)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from planar import FlatLifter
 
 from pipeline.experiments.detection_errors import (
     ALL,
@@ -13,7 +14,6 @@ from pipeline.experiments.detection_errors import (
     measure_inputs,
     split_errors,
 )
-from pipeline.lift.lifter import Lifter
 from pipeline.lift.module import LiftModule
 from pipeline.lift.sequences import exact_joints2d
 from pipeline.mocap import Synthetic
@@ -79,18 +79,6 @@ def test_limbs_are_exchanged_only_if_they_fit_the_other_side_much_better():
     assert not find_swaps(found, exact, H36M17, names, 1e3).any()
 
 
-class Flat(Lifter):
-    """Lifter that returns the 2D joints as metres, with depth zero."""
-
-    def __init__(self):
-        super().__init__()
-        self.frames = self.receptive_field = 1
-        self.output = "every"
-
-    def forward(self, joints2d, visible=None):
-        return torch.nn.functional.pad(joints2d, (0, 1))
-
-
 def test_each_part_reaches_the_lifters_alone():
     sequence = Synthetic(1, 1, 1, seconds=0.8, actions=("walk",)).sequences("test")[0]
     exact = exact_joints2d(sequence)
@@ -99,7 +87,7 @@ def test_each_part_reaches_the_lifters_alone():
     found[:, NOSE] += [5.0, 0.0]
     found[3, RIGHT_WRIST] = np.nan
     clip = DetectedClip(sequence, exact, found, size, np.full(len(exact), 0.5))
-    module = LiftModule(Flat(), flip_test=False).eval()
+    module = LiftModule(FlatLifter(), flip_test=False).eval()
     with torch.no_grad():
         module.mask_token.fill_(9.0)
     rows = {row.name: row for row in measure_inputs([clip], {"flat": module})}

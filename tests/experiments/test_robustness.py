@@ -1,5 +1,5 @@
 import pytest
-import torch
+from planar import FlatLifter
 
 from pipeline.errors import UsageError
 from pipeline.experiments import robustness
@@ -9,26 +9,13 @@ from pipeline.experiments.robustness import (
     measure_robustness,
     write_points,
 )
-from pipeline.lift.lifter import Lifter
 from pipeline.lift.module import LiftModule
 from pipeline.mocap.synthetic import Synthetic
 
 
-class Flat(Lifter):
-    """Lifter that returns twice the 2D joints as metres, with depth zero."""
-
-    def __init__(self):
-        super().__init__()
-        self.frames = self.receptive_field = 1
-        self.output = "every"
-
-    def forward(self, joints2d, visible=None):
-        return torch.nn.functional.pad(2.0 * joints2d, (0, 1))
-
-
 def measured(**changes):
     source = Synthetic(1, 1, 1, seconds=2.0, actions=("walk", "wave"))
-    module = LiftModule(Flat(), flip_test=False).eval()
+    module = LiftModule(FlatLifter(2.0), flip_test=False).eval()
     return {(p.corruption, p.level): p for p in measure_robustness(module, source, **changes)}
 
 
@@ -64,13 +51,13 @@ def test_points_are_written_as_a_table_with_their_smoothing(tmp_path):
 def test_points_without_and_with_smoothing_come_from_the_same_predictions():
     source = Synthetic(1, 1, 1, seconds=2.0, actions=("walk", "wave"))
     levels = {"joints hidden": (0.2,), "noise": (1.0,)}
-    both = LiftModule(Flat(), flip_test=False, smooth=9.0).eval()
+    both = LiftModule(FlatLifter(2.0), flip_test=False, smooth=9.0).eval()
     points = measure_robustness(both, source, smooth=(0.0, 2.0), levels=levels)
     assert [(p.corruption, p.smooth) for p in points] == [
         (name, deviation) for name in levels for deviation in (0.0, 2.0)
     ]
     for deviation in (0.0, 2.0):
-        one = LiftModule(Flat(), flip_test=False, smooth=deviation).eval()
+        one = LiftModule(FlatLifter(2.0), flip_test=False, smooth=deviation).eval()
         alone = measure_robustness(one, source, levels=levels)
         assert alone == [p for p in points if p.smooth == deviation]
     assert points[1].mpjve < points[0].mpjve / 2
@@ -88,7 +75,9 @@ def test_a_step_below_1_raises_an_error(every):
 
 
 def test_the_command_prints_a_table_and_the_path_of_its_file(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(robustness, "load_module", lambda path, classes: LiftModule(Flat()).eval())
+    monkeypatch.setattr(
+        robustness, "load_module", lambda path, classes: LiftModule(FlatLifter(2.0)).eval()
+    )
     source = Synthetic(1, 1, 1, seconds=1.0, actions=("walk",))
     robustness.robustness(source, str(tmp_path / "checkpoints" / "best.ckpt"))
     protocol, header, rule, *rows, last = capsys.readouterr().out.splitlines()
