@@ -260,6 +260,8 @@ def test_help_and_version_load_nothing_heavy(tmp_path):
         (["weights", "ls"], 0, {"torch", "lightning", "matplotlib", "scipy", "wandb"}),
         (["runs", "ls"], 2, {"torch", "lightning", "matplotlib", "scipy", "wandb"}),
         (["newest", "lift"], 2, {"torch", "lightning", "matplotlib", "scipy", "wandb"}),
+        (["predict", "--help"], 0, {"torch", "lightning", "matplotlib", "scipy", "wandb", "cv2"}),
+        (["export", "--help"], 0, {"torch", "lightning", "matplotlib", "scipy", "wandb", "cv2"}),
         (["lift", "fit", "-c", "lift/demo", "--print_config"], 0, {"wandb", "pipeline.predict"}),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",

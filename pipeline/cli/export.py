@@ -6,11 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import StorageError, UsageError
-from pipeline.export.bvh import bvh_errors
-from pipeline.export.motion import FORMATS, Motion
-from pipeline.export.options import ExportOptions
-from pipeline.export.trc import person_path
+from pipeline.errors import StorageError
+from pipeline.export.options import ExportOptions, check_formats
 from pipeline.training.console import print_line
 
 
@@ -42,6 +39,10 @@ def export(
         UsageError: If a format is unknown, or cannot hold the joints of the motion.
         StorageError: If a file is there already, or cannot be written.
     """
+    from pipeline.export.bvh import bvh_errors
+    from pipeline.export.motion import Motion
+    from pipeline.export.trc import person_path
+
     formats = check_formats(to)
     options = ExportOptions(up=up, bvh_unit=bvh_unit, bvh_names=bvh_names)
     source = Path(file)
@@ -58,18 +59,3 @@ def export(
         saved = motion.save(target, **dataclasses.asdict(options))
         for line in [*(f"  {file}" for file in saved), *bvh_errors(saved)]:
             print_line(line)
-
-
-def check_formats(text: str) -> list[str]:
-    """Formats in a text like `json,csv`.
-
-    Raises:
-        UsageError: If one is unknown, or there is none.
-    """
-    formats = [name.strip().lower() for name in text.split(",") if name.strip()]
-    for name in formats:
-        if name not in FORMATS:
-            raise UsageError(f"export is {name}; known formats are {', '.join(FORMATS)}")
-    if not formats:
-        raise UsageError(f"no format to export; known formats are {', '.join(FORMATS)}")
-    return formats

@@ -14,56 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
-from pipeline.cli.export import check_formats
 from pipeline.cli.predict_live import check_show, predict_live
 from pipeline.cli.predict_summary import summary
 from pipeline.errors import HeatliftError, StorageError, UsageError, print_error
 from pipeline.export.measures import add_foot_slide
-from pipeline.export.options import ExportOptions
-from pipeline.predict.options import LiftOptions, Runtime, SourceOptions, check_live
+from pipeline.export.options import ExportOptions, check_formats
+from pipeline.predict.options import LiftOptions, OutputOptions, SourceOptions, check_live
 from pipeline.training.console import print_line
 from pipeline.training.processes import StoppedBySignal, signal_handlers
 
 if TYPE_CHECKING:
     from pipeline.export.motion import Motion
     from pipeline.predict.heatlift import Heatlift
-
-
-@dataclasses.dataclass(frozen=True)
-class OutputOptions:
-    """What is written, and where.
-
-    Args:
-        out: Folder of the results; one folder per input is made in it if there are several. By
-            default NAME_heatlift beside the input.
-        lifter: Checkpoint of a lifter, or its .onnx file; newest for the newest finished one in
-            ./runs. By default the lifter in the box.
-        estimator: What finds 2D joints: blazepose, blazepose-lite, blazepose-heavy, or a file: our
-            checkpoint, .onnx or .tflite. By default blazepose.
-        device: Device of the networks: auto, cpu or cuda.
-        runtime: What computes the networks of checkpoints: torch, or onnx for onnxruntime, after an
-            export that is made once. ONNX files are always computed by onnxruntime.
-        export: Formats of the motion, separated by commas: npz, json, csv, trc, bvh, c3d, glb,
-            html.
-        video: Write overlay.webm and side_by_side.webm.
-        report: Write report.html, a page that shows the result in any browser without a network.
-        live: Predict frame by frame without looking ahead, as for a webcam, and print the latency.
-        show: Show the people in a window while predicting, for live use and webcams; the key q ends
-            it as Ctrl-C does.
-        overwrite: Replace earlier results in the folder.
-    """
-
-    out: str | None = None
-    lifter: str | None = None
-    estimator: str | None = None
-    device: str = "auto"
-    runtime: Runtime = "torch"
-    export: str = "npz"
-    video: bool = True
-    report: bool = True
-    live: bool = False
-    show: bool = False
-    overwrite: bool = False
 
 
 def run(arguments: Sequence[str]) -> None:

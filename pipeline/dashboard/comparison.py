@@ -131,8 +131,11 @@ def _flatten(settings: Any, key: str = "") -> list[tuple[str, object]]:
 
 
 def _curves_html(series: Mapping[str, Mapping[str, Points]], known: Mapping[str, Metric]) -> str:
-    """A chart for each metric of validation and training that two runs have, with a line each."""
-    order = [name for name in known if name.partition("/")[0] in ("val", "train")]
+    """A chart for each metric of validation and training that two runs have, with a line each.
+
+    Means over actions are left out: they look like the means over frames.
+    """
+    order = [n for n in known if n.startswith(("val/", "train/")) and "action_mean" not in n]
     charts = []
     for name in order:
         lines = {run: p[name] for run, p in series.items() if len(p.get(name, ())) > 1}

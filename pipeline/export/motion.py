@@ -17,7 +17,7 @@ from pipeline.export.c3d import write_c3d
 from pipeline.export.frames import FRAMES_OF_REFERENCE
 from pipeline.export.glb import write_glb
 from pipeline.export.motion_data import FILLED, MISSING, SEEN, MotionData, PersonMotion
-from pipeline.export.options import ExportOptions
+from pipeline.export.options import FORMATS, ExportOptions
 from pipeline.export.report import write_report
 from pipeline.export.tables import write_json, write_table
 from pipeline.export.trc import write_trc
@@ -25,7 +25,7 @@ from pipeline.files.archive import Npz
 from pipeline.files.writing import write_atomically
 from pipeline.skeleton import SKELETONS, Skeleton
 
-__all__ = ["FILLED", "FORMATS", "MISSING", "SEEN", "Motion", "PersonMotion"]
+__all__ = ["FILLED", "MISSING", "SEEN", "Motion", "PersonMotion"]
 
 FORMAT = 1
 """Version of the layout of `motion.npz`."""
@@ -40,9 +40,6 @@ WRITERS: dict[str, Callable[[MotionData, Path, ExportOptions], list[Path]]] = {
     ".html": lambda motion, path, options: write_report(motion, path),
 }
 """Ending of a file -> what writes it; `.npz` is written here."""
-
-FORMATS = ("npz", *(ending[1:] for ending in WRITERS))
-"""Formats that a motion can be written in."""
 
 
 class Motion(MotionData):

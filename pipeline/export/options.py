@@ -8,6 +8,9 @@ from typing import Literal
 from pipeline.errors import UsageError
 from pipeline.export.body_names import read_names
 
+FORMATS = ("npz", "json", "csv", "trc", "bvh", "c3d", "glb", "html")
+"""Formats that a motion can be written in."""
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -35,3 +38,18 @@ class ExportOptions:
         if self.bvh_unit not in ("cm", "m"):
             raise UsageError(f"bvh_unit is {self.bvh_unit!r}; give cm or m")
         read_names(self.bvh_names)  # before anything is predicted or written
+
+
+def check_formats(text: str) -> list[str]:
+    """Formats in a text like `json,csv`.
+
+    Raises:
+        UsageError: If one is unknown, or there is none.
+    """
+    formats = [name.strip().lower() for name in text.split(",") if name.strip()]
+    for name in formats:
+        if name not in FORMATS:
+            raise UsageError(f"export is {name}; known formats are {', '.join(FORMATS)}")
+    if not formats:
+        raise UsageError(f"no format to export; known formats are {', '.join(FORMATS)}")
+    return formats

@@ -21,7 +21,7 @@ from pipeline.predict.media import Frame
 from pipeline.predict.motion_maker import rate_result
 from pipeline.predict.options import LiftOptions
 from pipeline.predict.root import locate_root, measure_height
-from pipeline.predict.smoothing import CUTOFFS, Filter, OneEuro
+from pipeline.predict.smoothing import CUTOFFS, OneEuro
 from pipeline.predict.tracker import Tracker, letters
 from pipeline.skeleton import make_conversion
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import signal
 
 from pipeline.errors import UsageError
 from pipeline.metrics.functional import MILLIMETRES
+from pipeline.predict.options import Filter
 from pipeline.skeleton import Skeleton
-
-Filter = Literal["none", "one-euro", "butterworth", "savgol"]
 
 CUTOFFS: dict[Filter, float] = {"none": 1.0, "one-euro": 1.5, "butterworth": 5.0, "savgol": 5.0}
 """Cut-off frequency of each filter where none is given, Hz: walking has its energy below 5 Hz.

@@ -2,12 +2,13 @@
 
 from pipeline import lazy_names
 
-__all__ = ["EpochDecay", "Schedule", "Stage", "StageData", "StepDecay", "WarmupCosine"]
+__all__ = ["EpochDecay", "Muon", "Schedule", "Stage", "StageData", "StepDecay", "WarmupCosine"]
 
 __getattr__ = lazy_names(
     __name__,
     {
         "EpochDecay": "schedules",
+        "Muon": "muon",
         "Schedule": "schedules",
         "Stage": "stage",
         "StageData": "stage",

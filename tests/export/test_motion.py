@@ -6,7 +6,8 @@ import pytest
 
 from pipeline.errors import DataError, UsageError
 from pipeline.export.even import even_motion
-from pipeline.export.motion import FILLED, MISSING, SEEN, Motion, PersonMotion
+from pipeline.export.motion import FILLED, MISSING, SEEN, WRITERS, Motion, PersonMotion
+from pipeline.export.options import FORMATS
 from pipeline.skeleton import H36M17, Skeleton
 
 
@@ -217,3 +218,7 @@ def test_trc_with_z_up(tmp_path):
 def test_an_unknown_option_of_a_format_is_an_error(tmp_path):
     with pytest.raises(UsageError, match=r"save got down; known options are up"):
         made_up_motion().save(tmp_path / "x.trc", down="z")
+
+
+def test_each_format_that_is_offered_has_its_writer():
+    assert FORMATS == ("npz", *(ending.removeprefix(".") for ending in WRITERS))

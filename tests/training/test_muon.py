@@ -1,0 +1,98 @@
+"""Muon: which weights each of the two optimizers gets, and that one state holds both."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from pipeline.lift import MixSTE
+from pipeline.training import Muon
+
+
+def small_net() -> nn.Module:
+    """Matrices of 24 x 34 and 3 x 24, and biases."""
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(34, 24), nn.GELU(), nn.Linear(24, 3))
+
+
+def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int, seed: int) -> None:
+    """Make steps on a fixed regression."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        inputs = torch.randn(8, 34, generator=generator)
+        loss = (net(inputs) - inputs[:, :3].sin()).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    """Whether all weights are the same bits."""
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_hidden_matrices_get_torchs_muon_and_the_rest_adamw() -> None:
+    """The steps are those of the two optimizers of torch, made by hand."""
+    ours, theirs = small_net(), small_net()
+    train(ours, Muon(ours.parameters(), lr=0.01, weight_decay=0.02, momentum=0.9), 5, 7)
+    matrix, *rest = theirs.parameters()
+    settings = {"lr": 0.01, "weight_decay": 0.02}
+    muon = torch.optim.Muon([matrix], **settings, momentum=0.9, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(rest, **settings)
+
+    class Both:
+        def zero_grad(self) -> None:
+            muon.zero_grad(), adamw.zero_grad()
+
+        def step(self) -> None:
+            muon.step(), adamw.step()
+
+    train(theirs, Both(), 5, 7)  # type: ignore[arg-type]
+    assert equal(ours, theirs)
+
+
+def test_coordinates_and_positions_are_no_hidden_matrices() -> None:
+    net = MixSTE(frames=9, dim=32, depth=2, heads=4)
+    optimizer = Muon(net.parameters())
+    hidden = {id(p) for p in optimizer.param_groups[0]["params"]}
+    shapes = {name: p.shape for name, p in net.named_parameters() if id(p) in hidden}
+    assert all(len(shape) == 2 and min(shape) >= 16 for shape in shapes.values())
+    assert len(shapes) == 2 * 2 * 4  # two depths of two blocks: qkv, projection, two of the MLP
+    trained = sum(len(group["params"]) for group in optimizer.param_groups)
+    assert trained == len(list(net.parameters()))
+
+
+def test_a_restored_optimizer_goes_on_with_the_same_bits() -> None:
+    net = small_net()
+    optimizer = Muon(net.parameters(), lr=0.01)
+    train(net, optimizer, 4, 1)
+    restored = small_net()
+    restored.load_state_dict(copy.deepcopy(net.state_dict()))
+    other = Muon(restored.parameters(), lr=0.5)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(net, optimizer, 4, 2)
+    train(restored, other, 4, 2)
+    assert equal(net, restored)
+
+
+def test_a_schedule_changes_the_learning_rate_of_both() -> None:
+    net = small_net()
+    optimizer = Muon(net.parameters(), lr=0.01, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0 if step else 1.0)
+    train(net, optimizer, 1, 1)
+    schedule.step()
+    before = copy.deepcopy(net)
+    train(net, optimizer, 3, 2)
+    assert equal(net, before)
+    assert len(optimizer.param_groups) == 2
+
+
+def test_a_network_of_matrices_or_of_biases_alone_is_trained_too() -> None:
+    for parameter in (nn.Parameter(torch.ones(20, 17)), nn.Parameter(torch.ones(9))):
+        optimizer = Muon([parameter], lr=0.1)
+        (parameter * torch.arange(parameter.numel()).view_as(parameter)).sum().backward()
+        optimizer.step()
+        assert len(optimizer.param_groups) == 1
+        assert bool((parameter != 1).any())
