@@ -50,7 +50,8 @@ class Muon(torch.optim.Optimizer):
                 )
             )
         if others:
-            self._parts.append(torch.optim.AdamW(others, lr=lr, weight_decay=weight_decay))
+            adamw = torch.optim.AdamW(others, lr=lr, weight_decay=weight_decay, fused=True)
+            self._parts.append(adamw)
         super().__init__([group for part in self._parts for group in part.param_groups], {})
         self._share()
 
