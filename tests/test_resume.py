@@ -41,7 +41,9 @@ KILLS = {
 """Stage -> fault that kills it: in a batch, after saving, in a validation, while saving."""
 
 
-@pytest.mark.parametrize("stage", TINY)
+@pytest.mark.parametrize(
+    "stage", [pytest.param(s, marks=pytest.mark.slow if s == "integral" else ()) for s in TINY]
+)
 def test_a_killed_run_ends_bit_equal_to_an_uninterrupted_one(
     stage, uninterrupted, heatlift, tmp_path
 ):
@@ -52,6 +54,7 @@ def test_a_killed_run_ends_bit_equal_to_an_uninterrupted_one(
     assert differences(outcome(tmp_path, stage), uninterrupted(stage)) == []
 
 
+@pytest.mark.slow
 def test_without_seeds_per_batch_a_killed_run_would_give_other_weights(
     uninterrupted, heatlift, tmp_path
 ):
@@ -73,7 +76,10 @@ ACCUMULATED = ("--trainer.accumulate_grad_batches", "2")
     ("more", "every", "fault"),
     [
         ((), "100", ("at", "batch", 1, "term")),
-        (("--trainer.val_check_interval", "4"), "2", ("at", "saved", 3, "kill")),
+        pytest.param(
+            *(("--trainer.val_check_interval", "4"), "2", ("at", "saved", 3, "kill")),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["SIGTERM", "kill"],
 )
@@ -220,6 +226,7 @@ def test_a_killed_run_of_three_processes_with_many_buckets_ends_bit_equal(
     assert differences(*outcomes) == []
 
 
+@pytest.mark.slow
 def test_a_run_always_has_a_valid_checkpoint(heatlift, tmp_path):
     arguments = (*COMMANDS["lift"], "--save_every", "1", "--trainer.max_epochs", "8")
     child = heatlift(*arguments, faults=[("slow",)])
@@ -255,6 +262,7 @@ def test_damaged_checkpoints_are_renamed_and_do_not_replace_valid_ones(heatlift,
     assert "resumed from step-000000002.ckpt" in child.stdout
 
 
+@pytest.mark.slow
 def test_damaged_best_weights_are_reported_and_the_last_weights_are_used(heatlift, tmp_path):
     folder = tmp_path / "runs" / "lift" / "lift"
     assert heatlift(*COMMANDS["lift"], faults=[("at", "test", 0, "kill")]).wait() == -signal.SIGKILL
@@ -342,6 +350,7 @@ def test_a_run_whose_time_was_over_when_its_state_was_saved_takes_one_more_step(
     assert (tmp_path / "runs/lift/lift/checkpoints/last.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_the_patience_of_early_stopping_counts_the_last_epoch_before_a_kill(heatlift_in, tmp_path):
     stopping = "--trainer.callbacks"
     more = (stopping, "lightning.pytorch.callbacks.EarlyStopping")
@@ -368,6 +377,7 @@ def test_other_data_under_the_same_name_raise_an_error(heatlift, tmp_path):
     assert re.search(r"has 3 samples in val, and had \d+ when runs/lift/lift began", child.stderr)
 
 
+@pytest.mark.slow
 def test_swapped_data_of_the_same_count_are_named_and_never_mixed(heatlift, tmp_path):
     write_people(tmp_path / "people", 1.0)
     assert heatlift(*STORED, faults=[("at", "saved", 4, "kill")]).wait() == -signal.SIGKILL
@@ -385,6 +395,7 @@ def test_swapped_data_of_the_same_count_are_named_and_never_mixed(heatlift, tmp_
     assert one["numbers"]["test/mpjpe_mm"] < other["numbers"]["test/mpjpe_mm"]
 
 
+@pytest.mark.slow
 def test_a_moved_data_folder_is_the_same_data(heatlift, tmp_path):
     write_people(tmp_path / "people", 1.0)
     assert heatlift(*STORED, faults=[("at", "saved", 4, "kill")]).wait() == -signal.SIGKILL
@@ -407,6 +418,7 @@ def test_a_process_that_sees_other_data_is_named_at_the_start(heatlift, tmp_path
     assert not (tmp_path / "runs" / "lift" / "lift").exists()
 
 
+@pytest.mark.slow
 def test_user_callbacks_are_settings_of_the_run(heatlift, tmp_path):
     assert (
         heatlift(*COMMANDS["lift"], faults=[("at", "saved", 4, "kill")]).wait() == -signal.SIGKILL

@@ -35,7 +35,7 @@ def test_a_signal_in_training_saves_and_ends(number, heatlift, uninterrupted, tm
     assert differences(outcome(tmp_path, "pretrain"), uninterrupted("pretrain")) == []
 
 
-@pytest.mark.parametrize("place", ["validation", "test"])
+@pytest.mark.parametrize("place", ["validation", pytest.param("test", marks=pytest.mark.slow)])
 def test_a_signal_outside_training_never_ends_with_0(place, heatlift, uninterrupted, tmp_path):
     child = heatlift(*COMMANDS["lift"], faults=[("at", place, 1, "linger")])
     assert stop(child, signal.SIGTERM) == 143

@@ -120,7 +120,7 @@ def test_every_stage_runs_in_every_precision(stage, precision, trained, capsys):
     assert "goes on" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("plugin", ["bf16-true", "16-true"])
+@pytest.mark.parametrize("plugin", [pytest.param("bf16-true", marks=pytest.mark.slow), "16-true"])
 def test_half_precision_does_not_round_the_truth(plugin, trained, capsys):
     _, folder, arguments = trained("lift")
     best = run_folder(folder, "lift") / "checkpoints" / "best.ckpt"

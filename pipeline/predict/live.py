@@ -19,7 +19,7 @@ from pipeline.predict.estimators import Estimator, PersonFinder
 from pipeline.predict.lifting import lifter_rate, resample_joints2d
 from pipeline.predict.media import Frame
 from pipeline.predict.motion_maker import rate_result
-from pipeline.predict.options import LiftOptions
+from pipeline.predict.options import Filter, LiftOptions
 from pipeline.predict.root import locate_root, measure_height
 from pipeline.predict.smoothing import CUTOFFS, OneEuro
 from pipeline.predict.tracker import Tracker, letters

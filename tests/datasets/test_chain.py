@@ -116,7 +116,13 @@ def numbers(printed):
     return re.findall(r"\d+\.\d+", re.split(r"\n  test |[─━┏]", printed[start:])[0])
 
 
-@pytest.mark.parametrize("name", FORMATS)
+FAST_FORMATS = ("human36m", "p_stmo", "coco", "mpii")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in FAST_FORMATS else pytest.mark.slow) for n in FORMATS],
+)
 def test_a_fabricated_set_is_validated_trained_on_and_tested_on(name, heatlift, tmp_path):
     stage, make, source = FORMATS[name]
     folder = make(tmp_path / "set")
@@ -264,7 +270,7 @@ def fit_on_detections(heatlift, tmp_path, folder, detections):
 @pytest.mark.parametrize(
     "tool_format",
     [
-        pytest.param(name, marks=pytest.mark.slow if number % 2 else ())
+        pytest.param(name, marks=pytest.mark.slow if number % 4 else ())
         for number, name in enumerate(TOOL_FORMATS)
     ],
 )
@@ -293,6 +299,7 @@ def test_detections_of_other_tools_are_validated(heatlift, tmp_path, capsys):
     assert "train split: not read -- WRONG: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_videopose3ds_archives_in_another_folder_are_lifted(heatlift, tmp_path):
     folder = fabricate.human36m(tmp_path / "set", ("S1", "S9"), ("Walking 1",))
     moved = tmp_path / "found.npz"
@@ -300,6 +307,7 @@ def test_videopose3ds_archives_in_another_folder_are_lifted(heatlift, tmp_path):
     assert f"2D {moved}; 17 joints" in fit_on_detections(heatlift, tmp_path, folder, moved)
 
 
+@pytest.mark.slow
 def test_evaluated_joints_and_overlaps_change_the_number_and_are_printed(heatlift, tmp_path):
     folder = fabricate.human36m(tmp_path / "set", ("S1", "S9"), ("Walking 1",))
     words = ["-c", small(shipped_configs() / "lift" / "mixste_small.yaml", tmp_path)]

@@ -221,4 +221,4 @@ def test_an_unknown_option_of_a_format_is_an_error(tmp_path):
 
 
 def test_each_format_that_is_offered_has_its_writer():
-    assert FORMATS == ("npz", *(ending.removeprefix(".") for ending in WRITERS))
+    assert ("npz", *(ending.removeprefix(".") for ending in WRITERS)) == FORMATS

@@ -321,6 +321,7 @@ def test_a_fit_can_start_from_a_2d_stage_with_the_same_trunk(tmp_path):
     assert not report["kept"]
 
 
+@pytest.mark.slow
 def test_pretrained_weights_that_are_tested_give_the_numbers_of_their_checkpoint(tmp_path):
     torch.manual_seed(3)
     module = IntegralModule(SAN(50, 18, 2), input_size=(64, 64))

@@ -312,6 +312,7 @@ BOMBS = {
 """Pickle operations that would take over 1 GiB, or minutes, if they were run or listed."""
 
 
+@pytest.mark.slow
 def test_short_pickles_take_no_memory(tmp_path):
     names = list(BOMBS)
     files = [

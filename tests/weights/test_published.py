@@ -293,6 +293,7 @@ def rejected_bombs(folder: Path) -> dict[Path, str]:
     }
 
 
+@pytest.mark.slow
 def test_small_files_take_no_memory(tmp_path):
     bombs = rejected_bombs(tmp_path)
     code = (
