@@ -34,7 +34,8 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         smallest: int = 16,
     ) -> None:
-        matrices, others = [], []
+        matrices: list[Tensor] = []
+        others: list[Tensor] = []
         for parameter in params:
             hidden = parameter.ndim == 2 and min(parameter.shape) >= smallest
             (matrices if hidden else others).append(parameter)
