@@ -203,7 +203,7 @@ def draw_text(
 
 def _fixed_point(point: NDArray[np.float64]) -> tuple[int, int] | None:
     """Pixels as OpenCV's fixed-point integers; None if not finite or too far away."""
-    if not np.isfinite(point).all() or np.abs(point).max() > _MAX_COORDINATE:
+    x, y = float(point[0]), float(point[1])
+    if not (abs(x) <= _MAX_COORDINATE and abs(y) <= _MAX_COORDINATE):  # false for NaN, too
         return None
-    x, y = np.round(point * 2**_FRACTION_BITS).astype(int).tolist()
-    return x, y
+    return round(x * 2**_FRACTION_BITS), round(y * 2**_FRACTION_BITS)

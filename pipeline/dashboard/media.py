@@ -29,16 +29,16 @@ def write_png(path: Path, image: Image) -> None:
 
 
 def write_video(
-    path: Path, frames: Iterable[Image], fps: float, *, codec: Literal["VP90", "VP80"] = "VP90"
+    path: Path, frames: Iterable[Image], fps: float, *, codec: Literal["VP80", "VP90"] = "VP80"
 ) -> int:
-    """Write RGB frames of one size, (H, W, 3), as a VP9 or VP8 video, atomically.
+    """Write RGB frames of one size, (H, W, 3), as a VP8 or VP9 video, atomically.
 
     Args:
         path: Path of the video, ending in .webm.
         frames: At least one frame; the codec needs even sizes, so a white row or column is added
             to odd ones.
         fps: Frames per second, Hz.
-        codec: VP9, or VP8, which OpenCV encodes in less than half the time; browsers play both.
+        codec: VP8, or VP9, which takes OpenCV more than twice as long; browsers play both.
 
     Returns:
         Number of frames written.

@@ -61,7 +61,7 @@ def write_overlay(motion: Motion, images: Iterable[Image], path: Path) -> int:
     frames = (
         draw_overlay(motion, index, image, height=height) for index, image in enumerate(images)
     )
-    return write_video(path, frames, motion.fps, codec="VP80")
+    return write_video(path, frames, motion.fps)
 
 
 def write_side_by_side(motion: Motion, images: Iterable[Image] | None, path: Path) -> int:
@@ -85,7 +85,7 @@ def write_side_by_side(motion: Motion, images: Iterable[Image] | None, path: Pat
             left = draw_overlay(motion, index, image, height=SIDE_HEIGHT)
             yield np.concatenate([left, scene.draw(index, SIDE_HEIGHT)], axis=1)
 
-    return write_video(path, frames(), motion.fps, codec="VP80")
+    return write_video(path, frames(), motion.fps)
 
 
 def _blank_images(motion: Motion) -> Iterator[Image]:

@@ -77,7 +77,7 @@ def shrink_video(
             height = round(video.size[1] * min(1.0, 0.95 * share**0.5))
             if height < LOWEST_HEIGHT:
                 return None
-            count = write_video(target, _smaller_frames(video, height), fps, codec="VP80")
+            count = write_video(target, _smaller_frames(video, height), fps)
             size = target.stat().st_size
             if size <= largest:
                 return SmallVideo(target.read_bytes(), fps, count, height < SOFT * video.size[1])

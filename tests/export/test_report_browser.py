@@ -37,7 +37,7 @@ def grey_level(index):
 def numbered_video(folder):
     """A video whose frames have the grey level of their number."""
     frames = (np.full((96, 128, 3), grey_level(i), np.uint8) for i in range(FRAMES))
-    write_video(folder / "v.webm", frames, FPS, codec="VP80")
+    write_video(folder / "v.webm", frames, FPS)
     return shrink_video(folder / "v.webm", FPS, FRAMES)
 
 
