@@ -175,9 +175,9 @@ def _open_capture(path: Path) -> Any:
 @contextlib.contextmanager
 def _no_messages() -> Iterator[None]:
     """Silence OpenCV's own warnings, which name no file; this package prints one line instead."""
-    logging = cv2.utils.logging
+    logging: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 moved these functions
     level = logging.getLogLevel()
-    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    logging.setLogLevel(0)
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `
 pytest.importorskip("onnx", reason="onnx, which makes the files, is not installed")
 
 import onnx_files
-from onnx import helper
+from onnx import TensorProto, helper
 
 RTM_SCORES = (
     (255 - 123.675) / 58.395 / 4,
@@ -389,8 +389,11 @@ def test_cuda_that_is_not_there_is_noted(tmp_path):
 
 
 def test_a_network_that_wants_too_much_memory_is_one_line(tmp_path):
-    nodes = [
-        helper.make_node("ConstantOfShape", ["huge"], ["zeros"]),
+    nodes = [  # the size depends on the images, so that it is not computed when the file is loaded
+        helper.make_node("ReduceMin", ["images"], ["low"], keepdims=0),
+        helper.make_node("Cast", ["low"], ["more"], to=TensorProto.INT64),
+        helper.make_node("Add", ["huge", "more"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
         helper.make_node("ReduceMax", ["zeros"], ["most"], keepdims=0),
         helper.make_node("Add", ["images", "most"], ["maps0"]),
         helper.make_node("AveragePool", ["maps0"], ["maps"], kernel_shape=[4, 4], strides=[4, 4]),
