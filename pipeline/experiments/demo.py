@@ -71,7 +71,7 @@ STEPS = (
         "lifter on detections of the 2D stage, from the weights of the lifter before",
         (
             *("--data.detections", "newest", "--data.source.init_args.share", "lifter"),
-            *("--data.step", "3", "--trainer.max_epochs", "3"),
+            *("--data.step", "3", "--data.augment_every", "0", "--trainer.max_epochs", "2"),
             *("--model.optimizer.init_args.lr", "1e-3"),
         ),
     ),
