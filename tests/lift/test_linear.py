@@ -70,3 +70,23 @@ def test_an_input_without_rows_is_no_error():
 
 def test_layer_has_the_parameter_names_of_torchs_layer():
     assert list(Linear(3, 2).state_dict()) == ["weight", "bias"]
+
+
+@pytest.mark.parametrize(
+    ("windows", "linux", "intel"),
+    [
+        ("Intel64 Family 6 Model 154 Stepping 3, GenuineIntel", None, True),
+        ("AMD64 Family 25 Model 17 Stepping 1, AuthenticAMD", None, False),
+        ("", "processor\t: 0\nvendor_id\t: GenuineIntel\n", True),
+        ("x86_64", "processor\t: 0\nvendor_id\t: AuthenticAMD\n", False),
+    ],
+)
+def test_the_maker_of_the_cpu_is_known(windows, linux, intel, monkeypatch):
+    def read(path, **options):
+        if linux is None:
+            raise FileNotFoundError(path)
+        return linux
+
+    monkeypatch.setattr(platform, "processor", lambda: windows)
+    monkeypatch.setattr("pathlib.Path.read_text", read)
+    assert layers._is_intel() == intel
