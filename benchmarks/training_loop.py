@@ -80,7 +80,8 @@ class BareLoop:
 
     def train(self, steps: int) -> None:
         """Make so many steps."""
-        parameters = list(self.module.parameters())
+        # in the order of the Trainer, because the sum of the squares depends on it
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for _ in range(steps):
             epoch, number, batch = next(self.batches)
             torch.default_generator.manual_seed(
