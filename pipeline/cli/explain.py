@@ -90,6 +90,10 @@ def explain_error(error: BaseException) -> tuple[str, int]:
             return "a DataLoader worker was killed (out of memory?); lower the number of workers", 6
     if processes.is_process_loss(error):
         return "lost another process of this run; run the same command again to resume", 6
+    if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
+        from pipeline.training.checkpoints import describe_mismatch
+
+        return f"--ckpt_path: {describe_mismatch(str(error))}", 2
     line = " ".join(str(error).split())[:400]
     if trace := own_traceback(error):
         names = [file.name for file in own_files if str(file) in trace]

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
+from torch import nn
 
 from pipeline.dashboard.callback import update_index
 from pipeline.dashboard.show import log_artifact
@@ -20,22 +21,36 @@ from pipeline.training.run_folder import Run
 from pipeline.training.stage import Stage
 
 
-def print_start(title: str, trainer: pl.Trainer, data: str, weights: str, length: str = "") -> None:
+def print_start(
+    title: str, trainer: pl.Trainer, data: str, network: str, weights: str, length: str = ""
+) -> None:
     """Print the first lines of a run.
 
     Args:
         title: Command and folder of the run.
         trainer: Trainer of the run.
         data: Description of the data.
+        network: Description of the network.
         weights: Description of the weights at the start.
         length: Length of the training; "" if nothing is trained.
     """
     print_line(title)
     print_line(f"  data       {data}")
+    print_line(f"  network    {network}")
     print_line(f"  weights    {weights}")
     print_line(f"  device     {describe_device(trainer)}")
     if length:
         print_line(f"  length     {length}")
+
+
+def describe_network(module: Any) -> str:
+    """Describe the network of a stage in one line: its class, what wraps it, and its size."""
+    names, net = [], module.net
+    while isinstance(net, nn.Module):
+        names.append(type(net).__name__)
+        net = getattr(net, "net", None)
+    size = sum(parameter.numel() for parameter in module.net.parameters())
+    return f"{' in '.join(reversed(names))}, {size / 1e6:.2f} M parameters"
 
 
 def describe_weights(run: Run | None, config: Any, settings: Mapping[str, Any]) -> str:

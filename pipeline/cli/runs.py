@@ -126,7 +126,9 @@ def find_run(name: str) -> Path:
     for folder in (Path(name), Path("runs") / name):
         if (folder / "run.json").is_file():
             return folder
-    raise UsageError(f"{name}: is no run; `heatlift runs ls` lists them")
+    named = [f"{path.parent.name}/{name}" for path in find_runs(Path("runs")) if path.name == name]
+    hint = f"did you mean {' or '.join(named)}?" if named else "`heatlift runs ls` lists them"
+    raise UsageError(f"{name}: is no run; {hint}")
 
 
 def describe_run(folder: Path) -> tuple[str, ...]:

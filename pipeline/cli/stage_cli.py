@@ -19,6 +19,7 @@ from pipeline.cli.newest import newest_checkpoint
 from pipeline.cli.run_inputs import run_inputs
 from pipeline.cli.run_options import EVALUATION_OPTIONS, FIT_OPTIONS
 from pipeline.cli.run_report import (
+    describe_network,
     describe_weights,
     finish_run,
     finite_metrics,
@@ -251,6 +252,7 @@ class StageCLI(LightningCLI):
             f"heatlift {self.stage.stage} {self.subcommand}: {self.folder}",
             self.trainer,
             data=self.datamodule.describe(),
+            network=describe_network(self.model),
             weights=describe_weights(self.run, config, self.settings),
             length=describe_length(config.trainer) if self.subcommand == "fit" else "",
         )

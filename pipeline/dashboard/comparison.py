@@ -51,6 +51,10 @@ def write_comparison(folders: Sequence[Path], out: Path, metrics: Sequence[Metri
     names = short_names(folders)
     series = dict(zip(names, map(read_series, folders), strict=True))
     states = [read_json_or_empty(folder / "run.json") for folder in folders]
+    protocols = [str(state.get("protocol") or "") for state in states]
+    same_loss = (
+        len({str(state.get("settings", {}).get("model", {}).get("loss")) for state in states}) < 2
+    )
     links = [
         f'<a href="{quote(Path(os.path.relpath(folder, out.parent)).as_posix())}/index.html">'
         f"{escape(name)}</a>"
@@ -58,9 +62,14 @@ def write_comparison(folders: Sequence[Path], out: Path, metrics: Sequence[Metri
     ]
     body = [
         f"<h1>{len(folders)} runs compared</h1>",
-        _numbers_html(series, links, known),
+        *_protocols_html(names, protocols),
+        _numbers_html(
+            series, links, known, comparable=len(set(map(_without_weights, protocols))) < 2
+        ),
         section("Different settings", _settings_html(names, states)),
-        section("Learning curves, over steps of the optimizer", _curves_html(series, known)),
+        section(
+            "Learning curves, over steps of the optimizer", _curves_html(series, known, same_loss)
+        ),
         section("Tables", _tables_html(folders, names)),
     ]
     write_page(out, "Runs compared", body)
@@ -77,10 +86,37 @@ def short_names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
+def _without_weights(protocol: str) -> str:
+    """A protocol line without its last part, which names the weights."""
+    return protocol.partition("; weights:")[0]
+
+
+def _protocols_html(names: Sequence[str], protocols: Sequence[str]) -> list[str]:
+    """The protocol of all runs in a line; a warning and a line for each where they differ."""
+    found = dict.fromkeys(filter(None, map(_without_weights, protocols)))
+    if len(found) < 2:
+        return [f"<p>Protocol: {escape(protocol)}</p>" for protocol in found]
+    rows = [
+        [escape(name), escape(protocol)] for name, protocol in zip(names, protocols, strict=True)
+    ]
+    return [
+        "<p><b>The tests of these runs differ, so their numbers are not comparable.</b> Test them "
+        "on the same data, with the same 2D and options.</p>",
+        table(["run", "protocol of its test"], rows),
+    ]
+
+
 def _numbers_html(
-    series: Mapping[str, Mapping[str, Points]], links: Sequence[str], known: Mapping[str, Metric]
+    series: Mapping[str, Mapping[str, Points]],
+    links: Sequence[str],
+    known: Mapping[str, Metric],
+    *,
+    comparable: bool,
 ) -> str:
-    """A row for each run: main metrics of the test, else of the validation; the best is bold."""
+    """A row for each run: main metrics of the test, else of the validation.
+
+    The best value of each column is bold, if the values are comparable.
+    """
     columns = [
         f"{split}/{name}"
         for split in ("test", "val")
@@ -93,7 +129,8 @@ def _numbers_html(
     for name in columns:
         values = [points[name][-1][1] for points in series.values() if name in points]
         goal = known[name].goal if name in known else None
-        best[name] = {"min": min, "max": max}[goal](values) if goal and len(values) > 1 else None
+        has_best = comparable and goal and len(values) > 1
+        best[name] = {"min": min, "max": max}[goal](values) if goal and has_best else None
     rows = []
     for link, points in zip(links, series.values(), strict=True):
         cells = [link]
@@ -130,12 +167,21 @@ def _flatten(settings: Any, key: str = "") -> list[tuple[str, object]]:
     return pairs
 
 
-def _curves_html(series: Mapping[str, Mapping[str, Points]], known: Mapping[str, Metric]) -> str:
+def _curves_html(
+    series: Mapping[str, Mapping[str, Points]], known: Mapping[str, Metric], same_loss: bool
+) -> str:
     """A chart for each metric of validation and training that two runs have, with a line each.
 
-    Means over actions are left out: they look like the means over frames.
+    Means over actions are left out: they look like the means over frames. So are losses that are
+    not the same function.
     """
-    order = [n for n in known if n.startswith(("val/", "train/")) and "action_mean" not in n]
+    order = [
+        name
+        for name in known
+        if name.startswith(("val/", "train/"))
+        and "action_mean" not in name
+        and (same_loss or not name.endswith("/loss"))
+    ]
     charts = []
     for name in order:
         lines = {run: p[name] for run, p in series.items() if len(p.get(name, ())) > 1}

@@ -70,7 +70,9 @@ STEPS = (
         2.5,
         "lifter on detections of the 2D stage, from the weights of the lifter before",
         (
+            # half of 8 people: those whom the detector has not seen
             *("--data.detections", "newest", "--data.source.init_args.share", "lifter"),
+            *("--data.source.init_args.train", "8"),
             *("--data.step", "3", "--data.augment_every", "0", "--trainer.max_epochs", "2"),
             *("--model.optimizer.init_args.lr", "1e-3"),
         ),

@@ -36,6 +36,8 @@ def suggest_checkpoint(path: Path, otherwise: str) -> str:
         for name in ("best.ckpt", "last.ckpt"):
             if (found := folder / "checkpoints" / name).is_file():
                 return f"did you mean {found}?"
+    if others := sorted(path.parent.glob("*.ckpt")):
+        return f"{path.parent} has {', '.join(other.name for other in others[-4:])}"
     return otherwise
 
 

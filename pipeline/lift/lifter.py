@@ -79,10 +79,11 @@ class Lifter(nn.Module):
 def check_lifter(net: Lifter) -> None:
     """Check the attributes of a lifter, and that clips of its own size give what they promise.
 
-    One clip of zeros is lifted, without gradients; random numbers and modes stay as they were.
+    Two made-up clips are lifted, without gradients; random numbers and modes stay as they were.
 
     Raises:
-        UsageError: If an attribute is missing or wrong, or the output has another shape.
+        UsageError: If an attribute is missing or wrong, or the output has another shape or is not
+            finite.
     """
     name = type(net).__name__
     for attribute in ("frames", "receptive_field", "output"):
@@ -99,12 +100,15 @@ def check_lifter(net: Lifter) -> None:
     J = len(net.skeleton)
     was_training = net.training
     with torch.random.fork_rng(), torch.no_grad():
-        lifted = net.eval()(torch.zeros(1, net.frames, J, 2), torch.ones(1, net.frames, J).bool())
+        clips = torch.linspace(-0.5, 0.5, 2 * net.frames * J * 2).view(2, net.frames, J, 2)
+        lifted = net.eval()(clips, torch.ones(2, net.frames, J).bool())
     net.train(was_training)
     T = {"every": net.frames, "centre": 1, "valid": net.frames - net.receptive_field + 1}
-    expected = (1, T[net.output], J, 3)
+    expected = (2, T[net.output], J, 3)
     if tuple(lifted.shape) != expected:
         raise UsageError(
-            f"{name}: a clip (1, {net.frames}, {J}, 2) gives {tuple(lifted.shape)}, and its output "
+            f"{name}: clips (2, {net.frames}, {J}, 2) give {tuple(lifted.shape)}, and its output "
             f"{net.output!r} needs {expected}; correct forward, or the attributes"
         )
+    if not lifted.isfinite().all():
+        raise UsageError(f"{name}: gives NaN or infinite numbers; correct forward")

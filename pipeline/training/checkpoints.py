@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -42,6 +43,32 @@ jsonargparse.set_parsing_settings(
 def allow_import(name: str) -> None:
     """Allow configs and checkpoints to name classes of a module that --import named."""
     jsonargparse.set_parsing_settings(import_path_allowlist=[name])
+
+
+def describe_mismatch(message: str) -> str | None:
+    """One line about weights that do not fit a network, from torch's error; None for another error.
+
+    Args:
+        message: Text of the error.
+    """
+    if "loading state_dict" not in message:
+        return None
+    parts = []
+    for kind, words in (("Missing", "missing"), ("Unexpected", "unknown")):
+        if found := re.search(
+            rf"{kind} key\(s\) in state_dict: ([^\n]*?)\.\s*(?:\n|$|size|Unex)", message
+        ):
+            names = re.findall(r'"([^"]+)"', found[1])
+            parts.append(f"{len(names)} {'is' if len(names) == 1 else 'are'} {words} ({names[0]})")
+    shapes = re.findall(r"mismatch for (\S+):.*?Size\((.*?)\) from.*?Size\((.*?)\)", message, re.S)
+    if shapes:
+        name, there, here = shapes[0]
+        verb = "has" if len(shapes) == 1 else "have"
+        parts.append(f"{len(shapes)} {verb} another shape ({name}: {there} there, {here} here)")
+    return (
+        f"its weights do not fit the network: {', '.join(parts)}; it has other arguments, or its "
+        "code has changed since the training"
+    )
 
 
 def checkpoint_stage(content: Mapping[str, Any], path: str | Path) -> str:
@@ -188,6 +215,13 @@ def load_module(path: str | Path, classes: Sequence[type[Any]]) -> Any:
         module.on_load_checkpoint(content)
         module.load_state_dict(content["state_dict"])
     except Exception as error:
+        if mismatch := describe_mismatch(str(error)):
+            raise DataError(f"{path}: {mismatch}") from error
+        if denied := re.search(r"Importing '([^']+)' is not allowed", str(error)):
+            raise DataError(
+                f"{path}: is a checkpoint of {denied[1]}, which is not part of Heatlift; give the "
+                "file of the class with --import FILE.py"
+            ) from error
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"{path}: cannot be loaded as a {cls.__name__} ({reason})") from error
     return module.eval()

@@ -63,10 +63,10 @@ class StageData(pl.LightningDataModule):
 
     def __init__(self, *, batch_size: int, workers: int, seed: int) -> None:
         super().__init__()
-        if batch_size < 1 or workers < 0:
-            raise UsageError(
-                f"batch_size is {batch_size} and workers is {workers}; give at least 1 and 0"
-            )
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}; give at least 1")
+        if workers < 0:
+            raise UsageError(f"workers is {workers}; give at least 0")
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
         self.evaluation_sets: dict[str, BatchSet] = {}
 

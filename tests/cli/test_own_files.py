@@ -36,11 +36,20 @@ MISTAKES = {
         "RuntimeError: mat1 and mat2 shapes cannot be multiplied",
         "return self.layers(joints2d.flatten(2))",
     ),
-    "two coordinates": (("51", "34"), "RuntimeError: shape '[1, 5, 17, 3]' is invalid", "view"),
+    "two coordinates": (("51", "34"), "RuntimeError: shape '[2, 5, 17, 3]' is invalid", "view"),
     "one frame of every": (
         ("view(B, T, J, 3)", "view(B, T, J, 3)[:, :1]"),
-        "Mine: a clip (1, 5, 17, 2) gives (1, 1, 17, 3), and its output 'every' needs "
-        "(1, 5, 17, 3)",
+        "Mine: clips (2, 5, 17, 2) give (2, 1, 17, 3), and its output 'every' needs (2, 5, 17, 3)",
+        None,
+    ),
+    "one clip alone": (
+        ("flatten(2)", "reshape(1, T, -1)"),
+        "RuntimeError: mat1 and mat2 shapes cannot be multiplied",
+        "reshape(1, T, -1)",
+    ),
+    "not finite": (
+        ("view(B, T, J, 3)", "view(B, T, J, 3) * float('nan')"),
+        "Mine: gives NaN or infinite numbers; correct forward",
         None,
     ),
     "unknown output": (('"every"', '"center"'), "output is 'center'; give one of every", None),
@@ -119,5 +128,5 @@ def test_the_check_of_a_lifter_changes_nothing():
     assert torch.equal(torch.random.get_rng_state(), state)
     assert net.training
     Noisy.output = "centre"
-    with pytest.raises(UsageError, match=r"needs \(1, 1, 17, 3\)"):
+    with pytest.raises(UsageError, match=r"needs \(2, 1, 17, 3\)"):
         check_lifter(net)

@@ -100,8 +100,38 @@ def test_the_comparison_has_numbers_settings_curves_and_tables(runs, capsys):
     assert "http" not in re.sub(r"http-equiv", "", page)
 
 
+@pytest.mark.parametrize(
+    ("second", "differ"), [("; weights: last (step 9)", False), ("; 2D noisy; weights: best", True)]
+)
+def test_numbers_of_different_tests_are_not_ranked(second, differ, runs):
+    for name, end, value in (("p", "; weights: best", 10.25), ("q", second, 11.5)):
+        make_run(runs / f"runs/lift/{name}", test=value)
+        path = runs / f"runs/lift/{name}/run.json"
+        state = {**json.loads(path.read_text()), "protocol": f"test split of some{end}"}
+        path.write_text(json.dumps(state))
+    assert main(["runs", "compare", "lift/p", "lift/q"]) == 0
+    page = (runs / "comparison.html").read_text()
+    assert ("numbers are not comparable" in page) == differ
+    assert ("<b>10.25 mm</b>" in page) != differ
+    assert ("<p>Protocol: test split of some</p>" in page) != differ
+    assert ("<td>test split of some; 2D noisy; weights: best</td>" in page) == differ
+
+
+def test_losses_that_differ_are_not_in_one_chart(runs):
+    for name, loss in (("p", "A"), ("q", "B"), ("r", "B")):
+        make_run(runs / f"runs/lift/{name}", settings={"model": {"loss": loss}})
+        rows = "".join(f"{step},train/loss,{step / 3}\n" for step in (1, 2, 3))
+        with (runs / f"runs/lift/{name}/metrics.csv").open("a") as file:
+            file.write(rows)
+    assert main(["runs", "compare", "lift/p", "lift/q", "--out", "a.html"]) == 0
+    assert main(["runs", "compare", "lift/q", "lift/r", "--out", "b.html"]) == 0
+    charts = [(runs / page).read_text().count("<svg") for page in ("a.html", "b.html")]
+    assert charts[1] == charts[0] + 1
+
+
 MISTAKES = {
     ("compare", "lift/a", "lift/x"): "lift/x: is no run",
+    ("compare", "a", "lift/b"): "a: is no run; did you mean lift/a?",
     ("list",): "invalid choice: 'list'",
     (): "required: command",
 }

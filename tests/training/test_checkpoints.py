@@ -28,6 +28,7 @@ from soak import SEED
 from pipeline.errors import DataError, StorageError
 from pipeline.files import torch_files, writing
 from pipeline.training import checkpoints
+from pipeline.training.checkpoints import describe_mismatch
 from pipeline.training.run_folder import newest_checkpoint
 
 RANDOM = random.Random(20261120)
@@ -650,3 +651,19 @@ def test_bombs(whole, tmp_path, soak):
         row.look(
             number, **ran(lambda path=path: torch_files.read_checkpoint(path), tmp_path / "canary")
         )
+
+
+def test_weights_of_another_network_are_told_in_one_line():
+    """From torch's own message: what is missing, what is unknown, which shape differs."""
+    ours = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 5), torch.nn.Linear(5, 2))
+    theirs = torch.nn.Sequential(torch.nn.Linear(3, 6), torch.nn.Linear(4, 5))
+    state = theirs.state_dict() | {"extra.weight": torch.ones(2)}
+    with pytest.raises(RuntimeError) as raised:
+        ours.load_state_dict(state)
+    line = describe_mismatch(str(raised.value))
+    assert line == (
+        "its weights do not fit the network: 2 are missing (2.weight), 1 is unknown "
+        "(extra.weight), 2 have another shape (0.weight: [6, 3] there, [4, 3] here); it has other "
+        "arguments, or its code has changed since the training"
+    )
+    assert describe_mismatch("another error") is None
