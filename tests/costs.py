@@ -139,6 +139,10 @@ def cost(class_path, arguments, image=None):
     """Multiply-adds of one sample of a network as a config or `models` names it."""
     name = class_path.rpartition(".")[2]
     if name in ("CentredLifter", "StridedLifter"):
-        return cost(arguments["net"]["class_path"], arguments["net"].get("init_args", {}))
+        inner = arguments["net"].get("init_args", {})
+        groups, between = inner.get("frames", 0), 0
+        if name == "StridedLifter":  # each frame from all groups, 17 joints, 3 coordinates
+            between = groups * arguments["stride"] * groups * 17 * 3
+        return cost(arguments["net"]["class_path"], inner) + between
     known = {key: value for key, value in arguments.items() if key not in FREE}
     return COSTS[name](*([image] if image else []), **known)

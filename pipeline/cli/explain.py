@@ -196,6 +196,7 @@ def explain_usage_error(message: str, known: Sequence[str] = ()) -> str:
         return f"give fit, validate, test or predict, as in `{EXAMPLE}`"
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
     causes = [line for line in lines if keys and not line.startswith(GENERAL_LINES)]
+    causes = [line for line in causes if not line.startswith("Expected a path")] or causes
     if causes:
         return f"{'.'.join(keys)}: {'; '.join(map(_shorten_cause, causes[:2]))}"
     details = [line for line in lines[1:] if "rror" in line or "expected" in line.lower()]
@@ -280,6 +281,11 @@ methods need the arguments and the types of pipeline.sources.ImageSource'
         if given and wrong[2] in SOURCE_KINDS and given is not SOURCE_KINDS[wrong[2]]:
             needed, configs = SOURCE_KINDS[wrong[2]]
             return f"{wrong[1]} gives {given[0]}, this needs {needed}; use -c {configs}"
+    if missing := re.search(r"module '([^']+)' has no attribute '([^']+)'", cause):
+        names = [name for name in dir(sys.modules.get(missing[1])) if not name.startswith("_")]
+        similar = difflib.get_close_matches(missing[2], names, 1)
+        hint = f"; did you mean {missing[1]}.{similar[0]}?" if similar else ""
+        return f"{missing[1]} has no class {missing[2]}{hint}"
     cause = re.sub(
         r"Import path (\S+) does not implement protocol (\S+)",
         r"\1 is not of type \2: a method or argument is missing or has another type; its methods "

@@ -215,7 +215,9 @@ class LiftDataModule(StageData):
             return self._record(self.video, 0)
         sequences = self.source.sequences(split)
         if not sequences:
-            raise DataError(f"{self.source.describe()}: no sequences in split {split}")
+            raise DataError(
+                f"{self.source.describe()}: no sequences in split {split}; give it to some of them"
+            )
         if self.detections.is_projected:
             return [self._project(s, s.name) for s in sequences]
         skeleton = self.lifter.skeleton

@@ -190,7 +190,9 @@ class PretrainDataModule(StageData):
                 valid = np.ones(len(world), bool) if sequence.valid is None else sequence.valid
                 recordings[digest] = (world.astype(np.float32), valid)
         if not recordings:
-            raise DataError(f"{self.source.describe()}: no sequences in split {split}")
+            raise DataError(
+                f"{self.source.describe()}: no sequences in split {split}; give it to some of them"
+            )
         motions, valid_frames = zip(*recordings.values(), strict=True)
         return ProjectedClips(
             motions,

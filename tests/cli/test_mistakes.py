@@ -43,6 +43,14 @@ a config without -c
 --lr
     $ heatlift lift fit -c lift.yaml --lr 0.1
     2: unknown key lr, did you mean model.optimizer.init_args.lr?
+a class that is not there
+    $ heatlift lift fit -c lift.yaml --model.loss pipeline.lift.losses.MPJPE
+    2: model.loss: pipeline.lift.losses has no class MPJPE; did you mean
+      pipeline.lift.losses.MPJPELoss?
+a folder of motion capture that is not there
+    $ heatlift lift fit -c lift/martinez -c data/mocap --data.source.init_args.root nowhere
+      --data.source.init_args.splits nowhere/splits.csv --data.detections exact
+    4: nowhere: no such folder of motion capture; check root
 --epochs
     $ heatlift lift fit -c lift.yaml --epochs 3
     2: unknown key epochs, did you mean trainer.max_epochs?
