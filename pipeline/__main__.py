@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -163,7 +164,7 @@ def main(args: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(overview())
+        _print(overview())
         return 0 if arguments else 2
     name, *options = arguments
     if name in ("--version", "version"):
@@ -181,7 +182,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if name in STAGES and any(option in ("-h", "--help", "help") for option in options):
         from pipeline.cli.stage_help import stage_help
 
-        print(stage_help(name, next((word for word in options if word in SUBCOMMANDS), None)))
+        _print(stage_help(name, next((word for word in options if word in SUBCOMMANDS), None)))
         return 0
     try:
         current_rank()  # checked first: Lightning reads these variables during its import
@@ -203,6 +204,14 @@ def main(args: Sequence[str] | None = None) -> int:
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
     return code
+
+
+def _print(text: str) -> None:
+    """Print a text; a program that reads only its beginning, such as `head`, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _import_stages() -> None:

@@ -118,3 +118,9 @@ def test_a_config_of_a_wrong_name_is_found():
     assert similar_configs("lift/mixste_smal.yaml")[0] == "lift/mixste_small"
     assert similar_configs("xyz") == []
     assert "data/mocap" in config_names()
+
+
+def test_a_reader_that_has_ended_gets_no_traceback():
+    command = f"set -o pipefail; {sys.executable} -m pipeline lift fit --help | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
