@@ -55,7 +55,8 @@ def draw_pages(runs: Path, lifters: list[Path], folder: Path, browser: str) -> N
         gap = np.full((DESKTOP[1], 24, 3), 255, np.uint8)
         write_png(folder / "page_run.png", np.concatenate([wide, gap, narrow], axis=1))
         whole = shoot(opened, runs / "demo.html", DESKTOP, whole=True)
-        write_png(folder / "page_demo.png", whole)
+        size = (768, round(768 * whole.shape[0] / whole.shape[1]))
+        write_png(folder / "page_demo.png", cv2.resize(whole, size, interpolation=cv2.INTER_AREA))
         write_png(folder / "page_compare.png", shoot(opened, compared, DESKTOP))
         opened.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from pipeline.dashboard.page import (
     shown_name,
     with_unit,
 )
+
+_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
+"""A SHA-256, of which the page shows the beginning."""
 
 _MOST_CHARTS = 12
 """Largest number of charts on the page."""
@@ -150,7 +154,7 @@ def _settings_html(names: Sequence[str], states: Sequence[Mapping[str, Any]]) ->
     keys = sorted({key for settings in flat for key in settings})
     rows = []
     for key in keys:
-        values = [str(settings.get(key, "")) for settings in flat]
+        values = [_DIGEST.sub(r"\1…", str(settings.get(key, ""))) for settings in flat]
         if len(set(values)) > 1:
             name = key.replace(".init_args.", ".")
             rows.append([escape(name), *(escape(value) or "-" for value in values)])

@@ -154,6 +154,14 @@ def test_names_of_runs_are_as_short_as_they_can_be(tmp_path):
     ]
 
 
+def test_digests_are_shown_by_their_beginning(runs):
+    for name, digit in (("p", "a"), ("q", "b")):
+        make_run(runs / f"runs/lift/{name}", settings={"weights": 12 * digit + 52 * "0"})
+    assert main(["runs", "compare", "lift/p", "lift/q"]) == 0
+    page = (runs / "comparison.html").read_text()
+    assert f"<td>{12 * 'a'}…</td><td>{12 * 'b'}…</td>" in page
+
+
 def test_html_in_names_and_settings_is_text(runs):
     make_run(
         runs / "runs/lift/<b>x",
