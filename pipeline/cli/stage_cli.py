@@ -247,14 +247,13 @@ class StageCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Print the first lines of the run."""
-        config = self.config[self.subcommand]
         print_start(
             f"heatlift {self.stage.stage} {self.subcommand}: {self.folder}",
             self.trainer,
             data=self.datamodule.describe(),
             network=describe_network(self.model),
-            weights=describe_weights(self.run, config, self.settings),
-            length=describe_length(config.trainer) if self.subcommand == "fit" else "",
+            weights=describe_weights(self.run, self.config[self.subcommand], self.settings),
+            length=describe_length(self.config.fit.trainer) if self.subcommand == "fit" else "",
         )
 
     before_validate = before_test = before_predict = before_fit

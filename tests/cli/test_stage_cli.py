@@ -95,7 +95,7 @@ LINES = {
     ("cache", "xx"): "invalid choice: 'xx'",
     ("cache", "ls", "--seed", "1"): "unknown key seed",
     (*INTEGRAL, "--data.photographs", "pipeline.datasets.Coco"): "photographs: needs root",
-    (*INTEGRAL, "--data.photographs.class_path", "own.None"): "'own' has no attribute 'None'",
+    (*INTEGRAL, "--data.photographs.class_path", "own.None"): "own has no class None",
     (*INTEGRAL, "--data.source.class_path", "own.Narrow"): "own.Narrow is not of type ImageSource",
     (*INTEGRAL, "--model.schedule.class_path", "own.Narrow"): "own.Narrow is not of type Schedule",
     (*INTEGRAL, "--data.input_size", "[3, a]"): "data.input_size: 'a' is not of type int",
