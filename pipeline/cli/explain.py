@@ -93,7 +93,7 @@ def explain_error(error: BaseException) -> tuple[str, int]:
     if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
         from pipeline.training.checkpoints import describe_mismatch
 
-        return f"--ckpt_path: {describe_mismatch(str(error))}", 2
+        return f"the checkpoint: {describe_mismatch(str(error))}", 2
     line = " ".join(str(error).split())[:400]
     if trace := own_traceback(error):
         names = [file.name for file in own_files if str(file) in trace]

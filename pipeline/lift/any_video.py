@@ -151,7 +151,7 @@ class AnyVideo:
         """
         sequences = [*source.sequences("train")]
         if not sequences:
-            raise DataError(f"{source.describe()}: no sequences in split train")
+            raise DataError(f"{source.describe()}: no sequences in split train; check its splits")
         return sequences if self.also is None else [*sequences, *self.also.sequences("train")]
 
     def training_sequences(

@@ -216,7 +216,7 @@ class LiftDataModule(StageData):
         sequences = self.source.sequences(split)
         if not sequences:
             raise DataError(
-                f"{self.source.describe()}: no sequences in split {split}; give it to some of them"
+                f"{self.source.describe()}: no sequences in split {split}; check its splits"
             )
         if self.detections.is_projected:
             return [self._project(s, s.name) for s in sequences]

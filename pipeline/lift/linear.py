@@ -65,8 +65,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     torch gives float32 products to MKL, which does not use AVX-512 on CPUs that are not Intel's:
     103 against 225 GFLOP/s on one core of an AMD EPYC. On an Intel Xeon MKL is 1.1 to 1.9 times as
-    fast as oneDNN, so it stays. Anything but plain float32 on a CPU (a GPU,
-    autocast, tracing, a dispatch mode) goes to torch's function.
+    fast as oneDNN, so it stays. Anything but plain float32 on a CPU (a GPU, autocast, tracing, a
+    dispatch mode) goes to torch's function.
     """
     if (
         not _HAS_ONEDNN

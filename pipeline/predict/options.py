@@ -1,4 +1,4 @@
-"""Options of `predict`, the same for the command and the Python API."""
+"""Options of `predict`: those of both the command and the Python API, and those of the command."""
 
 from __future__ import annotations
 

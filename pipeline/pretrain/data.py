@@ -191,7 +191,7 @@ class PretrainDataModule(StageData):
                 recordings[digest] = (world.astype(np.float32), valid)
         if not recordings:
             raise DataError(
-                f"{self.source.describe()}: no sequences in split {split}; give it to some of them"
+                f"{self.source.describe()}: no sequences in split {split}; check its splits"
             )
         motions, valid_frames = zip(*recordings.values(), strict=True)
         return ProjectedClips(

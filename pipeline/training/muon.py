@@ -12,8 +12,8 @@ from torch import Tensor
 class Muon(torch.optim.Optimizer):
     """Muon for the matrices of hidden layers, AdamW for all other weights, with one learning rate.
 
-    Both are those of `torch.optim`. Muon needs fewer steps than AdamW to the same error and has one
-    momentum per matrix (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural
+    Both are those of `torch.optim`. Muon has one momentum for each matrix
+    (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural
     networks"). Its steps are scaled to the size of those of AdamW (Liu et al. 2025, "Muon is
     scalable for LLM training", equation 4), so that a learning rate fits both.
 

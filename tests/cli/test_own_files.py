@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from runs import TINY
@@ -93,6 +95,20 @@ def fit(tmp_path, monkeypatch, capsys, request):
 def test_a_good_lifter_trains(fit):
     code, err = fit(GOOD)
     assert code == 0, err
+
+
+def test_a_lifter_that_was_changed_after_its_training_is_told_so(fit, tmp_path, capsys):
+    assert fit(GOOD)[0] == 0
+    (file,) = tmp_path.glob("mine_*.py")
+    file.write_text(GOOD.replace("width: int = 8", "width: int = 9"))
+    (best,) = tmp_path.glob("runs/lift/*/checkpoints/last.ckpt") or tmp_path.glob("**/*.ckpt")
+    for name in [name for name in sys.modules if name == file.stem]:
+        del sys.modules[name]
+    options = ("-c", "lift.yaml", "--import", file.name, "--ckpt_path", str(best))
+    assert main(["lift", "test", *options]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "the checkpoint: its weights do not fit the network: " in line
+    assert "[8, 34] there, [9, 34] here" in line
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -40,7 +40,7 @@ def test_hidden_matrices_get_torchs_muon_and_the_rest_adamw() -> None:
     matrix, *rest = theirs.parameters()
     settings = {"lr": 0.01, "weight_decay": 0.02}
     muon = torch.optim.Muon([matrix], **settings, momentum=0.9, adjust_lr_fn="match_rms_adamw")
-    adamw = torch.optim.AdamW(rest, **settings)
+    adamw = torch.optim.AdamW(rest, **settings, fused=True)
 
     class Both:
         def zero_grad(self) -> None:
