@@ -242,7 +242,10 @@ class Mocap:
     @functools.cached_property
     def _splits(self) -> list[Recording]:
         """The table of splits, read once."""
-        recordings = read_splits(find_table(self.splits, self._known_folder))
+        folder = self._known_folder
+        if self.splits != "cmu" and folder is not None and not folder.is_dir():
+            raise DataError(f"{folder}: no such folder of motion capture; check root")
+        recordings = read_splits(find_table(self.splits, folder))
         if shared := shared_subjects(recordings):
             listed = ", ".join(shared[:5]) + (", …" if len(shared) > 5 else "")
             _log.warning(

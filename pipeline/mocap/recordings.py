@@ -84,8 +84,6 @@ def read_splits(source: str | Path) -> list[Recording]:
         DataError: If the file is not such a table.
     """
     path = SHIPPED / "splits.csv" if source == "cmu" else Path(source)
-    if not path.exists() and source != "cmu" and not path.parent.is_dir():
-        raise DataError(f"{path.parent}: no such folder of motion capture; check root")
     if not path.exists():
         needed = ", ".join(_REQUIRED_COLUMNS)
         raise DataError(

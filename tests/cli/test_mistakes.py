@@ -49,7 +49,7 @@ a class that is not there
       pipeline.lift.losses.MPJPELoss?
 a folder of motion capture that is not there
     $ heatlift lift fit -c lift/martinez -c data/mocap --data.source.init_args.root nowhere
-      --data.source.init_args.splits nowhere/splits.csv --data.detections exact
+      --data.source.init_args.splits splits.csv --data.detections exact
     4: nowhere: no such folder of motion capture; check root
 --epochs
     $ heatlift lift fit -c lift.yaml --epochs 3

@@ -100,10 +100,11 @@ def test_a_good_lifter_trains(fit):
 def test_a_lifter_that_was_changed_after_its_training_is_told_so(fit, tmp_path, capsys):
     assert fit(GOOD)[0] == 0
     (file,) = tmp_path.glob("mine_*.py")
-    file.write_text(GOOD.replace("width: int = 8", "width: int = 9"))
-    (best,) = tmp_path.glob("runs/lift/*/checkpoints/last.ckpt") or tmp_path.glob("**/*.ckpt")
-    for name in [name for name in sys.modules if name == file.stem]:
-        del sys.modules[name]
+    file.write_text(
+        GOOD.replace("(34, width)", "(34, width + 1)").replace("(width, 51", "(width + 1, 51")
+    )
+    (best, *_) = sorted(tmp_path.glob("runs/lift/*/checkpoints/*.ckpt"))
+    del sys.modules[file.stem]
     options = ("-c", "lift.yaml", "--import", file.name, "--ckpt_path", str(best))
     assert main(["lift", "test", *options]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
