@@ -55,19 +55,19 @@ class Step:
 
 
 STEPS = (
-    Step("heatmap", "demo", 15.0, "2D stage: rendered people to heatmaps to joints"),
-    Step("pretrain", "demo", 4.0, "pretraining: motion from masked, noisy projections"),
+    Step("heatmap", "demo", 11.0, "2D stage: rendered people to heatmaps to joints"),
+    Step("pretrain", "demo", 2.0, "pretraining: motion from masked, noisy projections"),
     Step(
         "lift",
         "demo-exact",
-        3.0,
+        2.0,
         "lifter on exact 2D, from the pretrained weights",
         ("--data.detections", "exact", "--model.pretrained", "newest"),
     ),
     Step(
         "lift",
         "demo-detected",
-        4.0,
+        3.0,
         "lifter on detections of the 2D stage, from the weights of the lifter before",
         (
             # half of 8 people: those whom the detector has not seen
