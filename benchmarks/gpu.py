@@ -573,8 +573,8 @@ class Training:
     best: Callable[[list[float]], float] = min
 
 
-def source(class_path: str, **arguments: Any) -> dict[str, Any]:
-    """A data source as a value of the command line."""
+def class_of(class_path: str, **arguments: Any) -> dict[str, Any]:
+    """A class of `pipeline` with its arguments, as a value of the command line."""
     return {"class_path": f"pipeline.{class_path}", "init_args": arguments}
 
 
@@ -592,18 +592,19 @@ def options(**values: Any) -> list[str]:
 
 def trainings(root: Path | None, photos: Path | None, *, tiny: bool) -> list[Training]:
     """The short trainings, in order; `lift` starts from the weights of `pretrain`."""
-    rendered = source("mocap.Synthetic", **(FEW | {"images": 64} if tiny else {"images": IMAGES}))
-    recorded = source("mocap.Mocap", root=str(root), bodies="random_adults")
-    photographs = [source(f"datasets.{name}", root=str(photos)) for name in ("Coco", "Mpii")]
+    rendered = class_of("mocap.Synthetic", **(FEW | {"images": 64} if tiny else {"images": IMAGES}))
+    recorded = class_of("mocap.Mocap", root=str(root), bodies="random_adults")
+    photographs = [class_of(f"datasets.{name}", root=str(photos)) for name in ("Coco", "Mpii")]
     motion, images = ("CMU recordings" if root else "embedded people"), "rendered people"
     sizes = TINY_MIXSTE if tiny else {"frames": 243, "dim": 512, "depth": 8, "heads": 8}
+    net = class_of("lift.MixSTE", **sizes, drop_path=0.0, spread=0.5)
     clips, crops = (4, 4) if tiny else (16, 64)
-    net = "model__net__init_args__net__init_args__"
+    adamw = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 2e-4, "weight_decay": 0.01}}
     mixste = options(
         data__source=recorded if root else rendered,
         data__batch_size=clips,
-        model__optimizer__init_args__lr=2e-4,
-        **{f"{net}{name}": value for name, value in sizes.items()},
+        model__net=class_of("lift.CentredLifter", net=net),
+        model__optimizer=adamw,
     )
     both = {
         "data__workers": 0 if tiny else min(16, len(os.sched_getaffinity(0))),
@@ -616,8 +617,8 @@ def trainings(root: Path | None, photos: Path | None, *, tiny: bool) -> list[Tra
         hrnet["model__net"] = {"class_path": "pipeline.heatmap.HRNet", "init_args": TINY_HRNET}
         san["model__net__init_args__depth_bins"] = 4
     if photos:
-        hrnet["data__source"] = source("datasets.MixedSource", sources=[rendered, *photographs])
-        san["data__photographs"] = source("datasets.MixedSource", sources=photographs)
+        hrnet["data__source"] = class_of("datasets.MixedSource", sources=[rendered, *photographs])
+        san["data__photographs"] = class_of("datasets.MixedSource", sources=photographs)
         images = "rendered people and photographs"
     return [
         Training("mixste", "pretrain", "pretrain/mixste_mocap", mixste, motion, clips),
@@ -731,7 +732,7 @@ def measure_ddp(processes: int, folder: Path, clock: Clock, *, tiny: bool) -> in
     descent = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05}}
     common = ["lift", "fit", "-c", "lift/mixste"]
     common += options(
-        data__source=source("mocap.Synthetic", **FEW | {"seconds": 8.0}),
+        data__source=class_of("mocap.Synthetic", **FEW | {"seconds": 8.0}),
         data__step=3,
         model__net=net,
         model__optimizer=descent,

@@ -62,8 +62,8 @@ An interrupted run is resumed, and finished rows are kept.
 - **Budget** in CPU seconds of one thread, for training only: batches, steps and saving, without
   validation. A short run measures the time of a step; the number of steps follows from it, so that
   the schedule knows its length. *used* is the time of a row's lifting. VideoPose3D, Martinez and
-  MixSTE have {seconds:g} each. Pretraining has the same budget again; one more row of MixSTE uses
-  both for lifting. The other lifters have {twice:g} and are compared with that row.
+  both MixSTE have {seconds:g} each. Pretraining has the same budget again; one more row of MixSTE
+  uses both for lifting. The other lifters have {twice:g} and are compared with that row.
 - **Seeds** Rows whose differences are discussed are trained with several seeds, which give their
   first weights, the order of windows, masks, bodies, cameras and noise of the training. Their
   errors are means over the seeds; errors on corrupted 2D are those of seed 0. The other rows are
@@ -81,6 +81,9 @@ An interrupted run is resumed, and finished rows are kept.
   ({exact_reach} on exact 2D). Compare lines without smoothing with each other, or lines with it.
 - **Masks** In all trainings {joint_mask:g} % of the joints and {frame_mask:g} % of the whole frames
   are hidden, in the pretraining too.
+- **Groups of frames** MixSTE and its pretraining see the means of groups of 5 frames, and frames
+  between the middles of groups are interpolated (`StridedLifter`). One more row of MixSTE sees 27
+  consecutive frames and is trained with AdamW.
 - **Pretraining** has the lifter, the motion and the masks of the rows. It differs in its 2D (a
   random camera for each clip in each epoch, and MotionBERT's noise, also before rows on exact 2D)
   and in its loss.
@@ -237,12 +240,13 @@ def settings_table(content: PageContent) -> Iterable[str]:
         runs[f"pretraining of {row.title.removesuffix(' pretrained')}"] = folder
     if not runs:
         return
-    columns = ("joints hidden", "frames hidden", "turned to the person", "loss", "learning rate")
+    columns = ("joints hidden", "frames hidden", "turned to the person", "loss", "optimizer")
     lines = [
         "## How the rows were trained\n",
         "From `run.json` of each run. *Turned to the person*: 2D as a camera that is turned to the "
         "person sees it (`CentredLifter`). *Re-rendered*: epochs after which bodies, cameras and "
-        "noise are drawn again; the pretraining draws cameras and noise in each epoch.\n",
+        "noise are drawn again; the pretraining draws cameras and noise in each epoch. "
+        "*Optimizer*: with its learning rate.\n",
         *_header("training", *columns, "batch", "re-rendered, epochs"),
     ]
     for name, folder in runs.items():
@@ -254,15 +258,15 @@ def settings_table(content: PageContent) -> Iterable[str]:
 def _settings_cells(settings: Mapping[str, Any]) -> list[str]:
     """Cells of the settings of one run."""
     data, model = settings["data"], settings["model"]
-    loss = model["loss"]
+    loss, optimizer = model["loss"], model["optimizer"]
     factors = (loss.get("init_args") or {}).items()
     arguments = ", ".join(f"{name} {value:g}" for name, value in factors)
-    name = loss["class_path"].rpartition(".")[2]
+    name, method = (part["class_path"].rpartition(".")[2] for part in (loss, optimizer))
     return [
         *(f"{100 * data[mask]:g} %" for mask in MASKS),
         "yes" if model["net"]["class_path"].endswith("CentredLifter") else "no",
         f"{name} ({arguments})" if arguments else name,
-        f"{model['optimizer']['init_args']['lr']:g}",
+        f"{method} {optimizer['init_args']['lr']:g}",
         str(data["batch_size"]),
         str(data.get("augment_every", "-")),
     ]

@@ -76,7 +76,7 @@ def test_too_few_steps_raise_an_error():
 def test_every_2d_input_has_the_main_rows_at_equal_budgets():
     for detections in ("noisy", "exact"):
         rows = [row for row in ROWS if row.detections == detections]
-        others = [2, 2, 2, 2] if detections == "noisy" else []
+        others = [1, 2, 2, 2, 2] if detections == "noisy" else []
         assert [row.share + bool(row.pretraining) for row in rows] == [1, 1, 1, 2, 2, *others]
     assert len({row.name for row in ROWS}) == len(ROWS)
 
@@ -84,11 +84,14 @@ def test_every_2d_input_has_the_main_rows_at_equal_budgets():
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_row_has_the_size_of_its_config_and_evaluates_frames_of_its_lifter(row):
     given = yaml.safe_load(find_config(row.config).read_text())["model"]["net"]
+    stride = 1
     while "net" in given["init_args"]:
+        stride *= given["init_args"].get("stride", 1)
         given = given["init_args"]["net"]  # the lifter inside the others
     lifter = getattr(lift, given["class_path"].rpartition(".")[2])(**given["init_args"])
     arguments = given["init_args"]
-    for unit, key in (("frames", "frames"), ("channels", "dim"), ("channels", "width")):
+    frames = "frames" if stride == 1 else f"groups of {stride} frames"
+    for unit, key in ((frames, "frames"), ("channels", "dim"), ("channels", "width")):
         if key in arguments:
             assert f"{arguments[key]} {unit}" in row.size
     assert row.frames == ("subset" if lifter.output == "centre" else "all")
@@ -261,7 +264,9 @@ def test_the_page_has_two_lines_per_row_and_keeps_its_last_part(page):
     numbers = ["43.2", "43.2", "43.2", "4.50", "9.00", "42.2 / 45.2"]
     cells = ["VideoPose3D", "", "", "", "yes", "27 ± 9", *numbers]
     assert [cell.strip() for cell in smoothed.strip("|").split("|")] == cells
-    budget = cells_of(noisy, "MixSTE pretrained", "27 frames, 64 channels, 4 pairs of blocks")
+    budget = cells_of(
+        noisy, "MixSTE pretrained", "9 groups of 5 frames, 64 channels, 4 pairs of blocks"
+    )
     assert budget[2:4] == ["30 + 30", "10 + pretraining"]
     pose = cells_of(text, "mean training pose")
     assert pose[4:10] == ["either", "0", "200.5", "200.5", "-", "6.50"]
@@ -288,9 +293,10 @@ def test_errors_on_corrupted_2d_are_compared_with_those_on_the_same_videos(page)
 def test_the_page_has_the_settings_that_each_run_was_trained_with(page):
     text = page.read_text()
     row = cells_of(text, "VideoPose3D, noisy")
-    assert row[1:] == ["5 %", "0 %", "yes", "MPJPELoss", "0.001", "256", "3"]
+    assert row[1:] == ["5 %", "0 %", "yes", "MPJPELoss", "AdamW 0.001", "256", "3"]
     pretraining = cells_of(text, "pretraining of MixSTE")
     assert pretraining[1:5] == ["5 %", "0 %", "yes", "PretrainLoss (velocity 2)"]
+    assert pretraining[5] == cells_of(text, "MixSTE from scratch, noisy")[5] == "Muon 0.002"
     assert "5 % of the joints and 0 % of the whole frames" in text
 
 
@@ -459,7 +465,7 @@ def test_a_calibration_is_not_a_finished_run(tmp_path):
     bench = Benchmark(SYNTHETIC, 30.0, tmp_path / "runs", tmp_path / "docs")
     row = next(row for row in ROWS if row.config == "lift/mixste_mocap")
     small = ["frames=3", "dim=8", "depth=1", "heads=2"]
-    small = [f"--model.net.init_args.net.init_args.{argument}" for argument in small]
+    small = [f"--model.net.init_args.net.init_args.net.init_args.{argument}" for argument in small]
     run = row.lifting_run()
     planned = bench._plan(run, [*run.arguments, *small])
     assert planned.batches > 0
