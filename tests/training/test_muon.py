@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
 from pipeline.lift import MixSTE
 from pipeline.training import Muon
+from pipeline.training.muon import orthogonalize
 
 
 def small_net() -> nn.Module:
@@ -33,8 +35,9 @@ def equal(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def test_hidden_matrices_get_torchs_muon_and_the_rest_adamw() -> None:
-    """The steps are those of the two optimizers of torch, made by hand."""
+def test_hidden_matrices_get_torchs_muon_and_the_rest_adamw(monkeypatch) -> None:
+    """The steps are those of the two optimizers of torch, made by hand, with torch's in float32."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
     ours, theirs = small_net(), small_net()
     train(ours, Muon(ours.parameters(), lr=0.01, weight_decay=0.02, momentum=0.9), 5, 7)
     matrix, *rest = theirs.parameters()
@@ -50,7 +53,54 @@ def test_hidden_matrices_get_torchs_muon_and_the_rest_adamw() -> None:
             muon.step(), adamw.step()
 
     train(theirs, Both(), 5, 7)  # type: ignore[arg-type]
-    assert equal(ours, theirs)
+    nets = (ours, theirs, small_net())
+    for x, y, start in zip(*(net.parameters() for net in nets), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
+        assert (x - start).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(3, 24, 24), (2, 40, 17), (4, 17, 40)])
+def test_singular_values_become_about_one_and_singular_vectors_stay(shape) -> None:
+    generator = torch.Generator().manual_seed(5)
+    matrices = (
+        torch.randn(shape, generator=generator)
+        * torch.tensor([1e-4, 3.0, 50, 1])[: shape[0], None, None]
+    )
+    found = orthogonalize(matrices)
+    left, _, right = torch.linalg.svd(matrices.double(), full_matrices=False)
+    inside = left.mT @ found.double() @ right.mT  # diagonal: the new singular values
+    values = inside.diagonal(dim1=-2, dim2=-1)
+    assert values.quantile(0.1) > 0.6
+    assert values.max() < 1.3
+    torch.testing.assert_close(inside, values.diag_embed(), rtol=0, atol=1e-4)
+
+
+def test_matrices_of_several_shapes_are_trained_as_each_alone() -> None:
+    shapes = [(20, 17), (17, 20), (20, 17), (24, 24)]
+    generator = torch.Generator().manual_seed(9)
+    gradients = [torch.randn(shape, generator=generator) for shape in shapes]
+
+    def trained(group):
+        parameters = [nn.Parameter(torch.ones(shapes[n])) for n in group]
+        optimizer = Muon(parameters, lr=0.1)
+        for _ in range(2):
+            for n, parameter in zip(group, parameters, strict=True):
+                parameter.grad = gradients[n].clone()
+            optimizer.step()
+        return parameters
+
+    alone = [trained([n])[0] for n in range(len(shapes))]
+    for a, b in zip(trained(range(len(shapes))), alone, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_a_matrix_without_a_gradient_stays() -> None:
+    frozen, trained = nn.Parameter(torch.ones(20, 20)), nn.Parameter(torch.ones(20, 20))
+    optimizer = Muon([frozen, trained], lr=0.1)
+    trained.sum().backward()
+    optimizer.step()
+    assert bool((frozen == 1).all())
+    assert bool((trained != 1).all())
 
 
 def test_coordinates_and_positions_are_no_hidden_matrices() -> None:
