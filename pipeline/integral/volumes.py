@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from pipeline.heatmap import targets
 
@@ -28,22 +30,6 @@ class VolumeGrid:
     bin_offset: float
 
 
-def normalise_volumes(heatmaps: Tensor) -> Tensor:
-    """Logits (B, J, D, H, W) -> probability of each cell, float32; each volume sums to 1."""
-    return heatmaps.float().flatten(2).softmax(-1).view(heatmaps.shape)
-
-
-def centre_of_mass(mass: Tensor) -> Tensor:
-    """Mean position of each volume's mass, (B, J, D, H, W) -> x, y, z in cells, (B, J, 3)."""
-    over_columns = mass.sum(-1)
-    marginals = (mass.sum((2, 3)), over_columns.sum(2), over_columns.sum(3))
-    cells = (torch.arange(m.shape[-1], device=m.device, dtype=m.dtype) for m in marginals)
-    # Products and sums, because autocast would make matrix products inexact.
-    return torch.stack(
-        [(m * cell).sum(-1) for m, cell in zip(marginals, cells, strict=True)], dim=-1
-    )
-
-
 def expectation(heatmaps: Tensor) -> Tensor:
     """Mean position under the softmax of each volume (soft-argmax), in float32.
 
@@ -64,7 +50,48 @@ def expectation(heatmaps: Tensor) -> Tensor:
 
     Source: paper 004, eq. 5-6 (with the index that its sums leave out); Sun et al. 2018, eq. 2-3.
     """
-    return centre_of_mass(normalise_volumes(heatmaps))
+    position: Tensor = _Expectation.apply(heatmaps)
+    return position
+
+
+class _Expectation(torch.autograd.Function):
+    """`expectation` with its gradient, in the order (B, H, W, J, D), which networks have on CPUs.
+
+    With the mass p of a cell at position c and the mean m, the derivative of m by the logit of the
+    cell is p (c - m).
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, heatmaps: Tensor) -> Tensor:
+        logits = heatmaps.permute(0, 3, 4, 1, 2).float()
+        mass = (logits - logits.amax((1, 2, 4), keepdim=True)).exp_()
+        image, depth = mass.sum(4), mass.flatten(1, 2).sum(1)  # (B, H, W, J), (B, J, D)
+        total = depth.sum(2)
+        marginals = (image.sum(1).mT, image.sum(2).mT, depth)  # along x, y and z
+        # Products and sums, because autocast would make matrix products inexact.
+        position = torch.stack([(part * _cells(part)).sum(2) / total for part in marginals], 2)
+        ctx.save_for_backward(mass, total, position)
+        ctx.dtype = heatmaps.dtype  # type: ignore[attr-defined]
+        return position
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        mass, total, position = ctx.saved_tensors
+        H, W, D = mass.shape[1], mass.shape[2], mass.shape[4]
+        factor = gradient / total[..., None]
+        x, y, z = (
+            factor[..., k, None] * (_cells(mass.new_empty(size)) - position[..., k, None])
+            for k, size in enumerate((W, H, D))
+        )  # (B, J, W), (B, J, H), (B, J, D)
+        image = x.mT[:, None] + y.mT[:, :, None]
+        grown = image[..., None] + z[:, None, None]
+        return grown.mul_(mass).permute(0, 3, 4, 1, 2).to(ctx.dtype)
+
+
+def _cells(marginal: Tensor) -> Tensor:
+    """Numbers of the cells along the last axis."""
+    return torch.arange(marginal.shape[-1], device=marginal.device, dtype=marginal.dtype)
 
 
 def decode_volumes(volumes: Tensor, grid: VolumeGrid) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,8 +105,8 @@ def decode_volumes(volumes: Tensor, grid: VolumeGrid) -> tuple[Tensor, Tensor, T
         Joints (B, J, 3): x, y in pixels of the crop and depth behind the root in metres; scores
         (B, J), from 0 to 1; 2D heatmaps (B, J, H, W), the mass summed over depth. All float32.
     """
-    mass = normalise_volumes(volumes)
-    cells, maps = centre_of_mass(mass), mass.sum(2)
+    mass = volumes.float().flatten(2).softmax(-1).view(volumes.shape)
+    cells, maps = expectation(volumes), mass.sum(2)
     columns = _is_near(cells[..., 0], maps.shape[3])
     rows = _is_near(cells[..., 1], maps.shape[2])
     score = (maps * rows[..., :, None] * columns[..., None, :]).sum((2, 3))
