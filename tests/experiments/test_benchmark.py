@@ -296,7 +296,7 @@ def test_the_page_has_the_settings_that_each_run_was_trained_with(page):
     assert row[1:] == ["5 %", "0 %", "yes", "MPJPELoss", "AdamW 0.001", "256", "3"]
     pretraining = cells_of(text, "pretraining of MixSTE")
     assert pretraining[1:5] == ["5 %", "0 %", "yes", "PretrainLoss (velocity 2)"]
-    assert pretraining[5] == cells_of(text, "MixSTE from scratch, noisy")[5] == "Muon 0.002"
+    assert pretraining[5] == cells_of(text, "MixSTE from scratch, noisy")[5] == "Muon 0.004"
     assert "5 % of the joints and 0 % of the whole frames" in text
 
 
