@@ -2,11 +2,21 @@
 
 from pipeline import lazy_names
 
-__all__ = ["EpochDecay", "Muon", "Schedule", "Stage", "StageData", "StepDecay", "WarmupCosine"]
+__all__ = [
+    "Compile",
+    "EpochDecay",
+    "Muon",
+    "Schedule",
+    "Stage",
+    "StageData",
+    "StepDecay",
+    "WarmupCosine",
+]
 
 __getattr__ = lazy_names(
     __name__,
     {
+        "Compile": "callbacks",
         "EpochDecay": "schedules",
         "Muon": "muon",
         "Schedule": "schedules",

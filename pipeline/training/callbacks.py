@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from pipeline import rng
-from pipeline.errors import DataError, NonFiniteError
+from pipeline.errors import DataError, NonFiniteError, UsageError
 from pipeline.files import writing
 from pipeline.training.console import format_duration, print_line
 from pipeline.training.progress import Progress
@@ -310,3 +311,30 @@ class OpenProgressBar(TQDMProgressBar):
         self.train_progress_bar.set_description(
             f"epoch {trainer.current_epoch + 1}, from step {trainer.global_step}{of_steps}"
         )
+
+
+class Compile(Callback):
+    """Trains the form of the network that `torch.compile` makes; off by default.
+
+    `--trainer.callbacks+=pipeline.training.Compile` adds it. Checkpoints hold the same weights
+    under the same names. Results are not bit-equal to those without it, and the first steps take a
+    minute or more, in validation too.
+
+    Args:
+        backend: Backend of `torch.compile`.
+
+    Raises:
+        UsageError: If the backend needs a C++ compiler and there is none.
+    """
+
+    def __init__(self, backend: str = "inductor") -> None:
+        if backend == "inductor" and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
+            raise UsageError(
+                "Compile: torch.compile needs a C++ compiler and there is none; on Debian or "
+                "Ubuntu run: apt-get install g++; or train without this callback"
+            )
+        self.backend = backend
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Have the network compiled at its first step."""
+        cast(nn.Module, pl_module.net).compile(backend=self.backend)

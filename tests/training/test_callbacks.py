@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 import warnings
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import rng
+from pipeline.errors import UsageError
 from pipeline.files import torch_files
 from pipeline.training import callbacks, saving, signals
 from pipeline.training.callbacks import PredictionWriter
@@ -294,3 +296,28 @@ def test_a_prediction_removes_only_the_files_that_it_listed(tmp_path):
     trainer = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(barrier=lambda: None))
     callbacks.PredictionWriter(tmp_path).on_predict_start(trainer, None)
     assert sorted(path.name for path in folder.iterdir()) == ["0000007.npz", "mine.npz"]
+
+
+def test_a_compiled_network_is_trained_to_the_same_weights_under_the_same_names(heatlift, tmp_path):
+    """With the backend that traces the network and its gradient but needs no compiler."""
+    compile_it = {"class_path": "pipeline.training.Compile", "init_args": {"backend": "aot_eager"}}
+    plain = [*COMMANDS["lift"], "--runs", "plain"]
+    assert heatlift(*plain).wait() == 0
+    child = heatlift(*COMMANDS["lift"], f"--trainer.callbacks+={json.dumps(compile_it)}")
+    assert child.wait() == 0, child.stderr
+    one, two = (
+        outcome(tmp_path, "lift"),
+        torch.load(sorted((tmp_path / "plain/lift/lift/checkpoints").glob("step-*.ckpt"))[-1])[
+            "state_dict"
+        ],
+    )
+    assert one["weights"].keys() == two.keys()
+    for name, weight in two.items():
+        torch.testing.assert_close(one["weights"][name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_without_a_compiler_one_line_names_the_remedy(monkeypatch):
+    monkeypatch.setattr(callbacks.shutil, "which", lambda name: None)
+    with pytest.raises(UsageError, match="needs a C\\+\\+ compiler"):
+        callbacks.Compile()
+    assert callbacks.Compile("aot_eager").backend == "aot_eager"
