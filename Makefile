@@ -99,7 +99,7 @@ $(LOWEST)/.installed: pyproject.toml
 test-lowest: $(LOWEST)/.installed ## Run the tests with the lowest versions of all packages (8 GB on Linux)
 	$(LOWEST)/bin/pytest -n 2 --dist worksteal -m 'not slow and not soak' -q $(ARGS)
 
-soak: install ## Run thousands of kills, faults and corrupted files, at most 60 minutes
+soak: install ## Run thousands of kills, faults and corrupted files, about an hour
 	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist worksteal -m soak -q $(ARGS)
 
 bench: install ## Compare speed and results with named references

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import shlex
 import signal
 import time
@@ -18,8 +19,14 @@ from pipeline.cli.predict_live import check_show, predict_live
 from pipeline.cli.predict_summary import summary
 from pipeline.errors import HeatliftError, StorageError, UsageError, print_error
 from pipeline.export.measures import add_foot_slide
-from pipeline.export.options import ExportOptions, check_formats
-from pipeline.predict.options import LiftOptions, OutputOptions, SourceOptions, check_live
+from pipeline.export.options import FORMATS, ExportOptions, check_formats
+from pipeline.predict.options import (
+    LiftOptions,
+    OutputOptions,
+    SourceOptions,
+    check_live,
+    is_webcam,
+)
 from pipeline.training.console import print_line
 from pipeline.training.processes import StoppedBySignal, signal_handlers
 
@@ -40,7 +47,7 @@ def run(arguments: Sequence[str]) -> None:
     """
     inputs, source, lift, output, writing = parse(arguments)
     formats = check_formats(output.export)
-    is_live = output.live or any(text.isdecimal() for text in inputs)
+    is_live = output.live or any(map(is_webcam, inputs))
     if is_live:
         check_live(lift)
     if output.show:
@@ -194,7 +201,7 @@ def _choose_folders(inputs: Sequence[str], output: OutputOptions) -> list[Path]:
         StorageError: If it has results already.
         UsageError: If two inputs would have one folder.
     """
-    stems = [Path(text).stem if not text.isdecimal() else f"webcam{text}" for text in inputs]
+    stems = [f"webcam{text}" if is_webcam(text) else Path(text).stem for text in inputs]
     if output.out is None:
         folders = [
             Path(text).parent / f"{stem}_heatlift" for text, stem in zip(inputs, stems, strict=True)
@@ -206,12 +213,22 @@ def _choose_folders(inputs: Sequence[str], output: OutputOptions) -> list[Path]:
     for number, folder in enumerate(folders):
         if folder in folders[:number]:
             raise UsageError(f"{inputs[number]}: {folder} is that of another input; rename one")
-        if (folder / "motion.npz").exists() and not output.overwrite:
+        if not output.overwrite and (old := old_results(folder)):
             raise StorageError(
-                f"{folder}: has the results of an earlier prediction; choose another --out or "
-                "give --overwrite"
+                f"{folder}: has the results of an earlier prediction ({old[0].name}); choose "
+                "another --out or give --overwrite"
             )
     return folders
+
+
+def old_results(folder: Path) -> list[Path]:
+    """Files of a prediction in a folder, by name."""
+    endings = "|".join(sorted(FORMATS))
+    name = re.compile(
+        rf"motion(_[^.]+)?\.({endings})(\.json)?|(overlay|side_by_side)\.webm|report\.html"
+    )
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in files if name.fullmatch(path.name)]
 
 
 def _predict_one(
@@ -227,7 +244,7 @@ def _predict_one(
 ) -> None:
     """Predict one input, write its files and print its summary."""
     began = time.monotonic()
-    if output.live or text.isdecimal():
+    if output.live or is_webcam(text):
         motion = predict_live(heatlift, text, flags, stops, show=output.show)
     else:
         motion = heatlift.predict(text, stop=lambda: bool(stops), **flags)
@@ -239,7 +256,10 @@ def _predict_one(
     )
     if output.report:
         files.append(_write_report(upright, folder, files))
-    files = [str(folder / files[0]), *files[1:]]
+    for old in old_results(folder):  # of other people or formats; those of now are replaced
+        if old.name not in files and old.name.removesuffix(".json") not in files:
+            old.unlink()
+    files = [str(folder / name) if not place else name for place, name in enumerate(files)]
     for line in summary(text, motion, files, time.monotonic() - began):
         print_line(line)
 
@@ -267,7 +287,7 @@ def write_results(
         files += [file.name for file in saved]
         for line in bvh_errors(saved):
             print_line(line)
-    if not video or text.isdecimal() or not len(motion):
+    if not video or is_webcam(text) or not len(motion):
         return files
     if not is_media(Path(text)):
         write_side_by_side(motion, None, folder / "side_by_side.webm")

@@ -70,6 +70,24 @@ def check_options(config: Any, *, fitting: bool) -> None:
             "--trainer.precision 16-true: is for tests; steps of the optimizer are too small for "
             "weights in float16, use 16-mixed or bf16-mixed"
         )
+    if fitting:
+        _check_fused(config)
+
+
+def _check_fused(config: Any) -> None:
+    """Check that gradients are not clipped for a fused optimizer in mixed precision.
+
+    Raises:
+        UsageError: If they are; Lightning does not do that.
+    """
+    arguments = (config.get("model.optimizer") or {}).get("init_args") or {}
+    clips = config.trainer.gradient_clip_val and "mixed" in str(config.trainer.precision)
+    if clips and arguments.get("fused"):
+        raise UsageError(
+            f"--trainer.gradient_clip_val {config.trainer.gradient_clip_val:g}: gradients of a "
+            f"fused optimizer are not clipped in {config.trainer.precision}; give "
+            "--model.optimizer.init_args.fused false"
+        )
 
 
 def _check_device(trainer: Any) -> None:

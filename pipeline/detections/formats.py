@@ -225,6 +225,9 @@ def _find_numbering(
     )
 
 
+LONGEST_ID = 40
+"""Most characters of a person's id."""
+
 _NO_ID: tuple[Any, ...] = (None, -1, "", "-1", [])
 """Values that stand for a person without an id; OpenPose writes [-1]."""
 
@@ -239,7 +242,9 @@ def _identity(person: dict[str, Any], place: str) -> str | None:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, str):
-            return value[:40]
+            if len(value) > LONGEST_ID:
+                raise DataError(f"{place}: {key} has {len(value)} characters, not {LONGEST_ID}")
+            return value
         return str(expect_type(value, int, f"{place}: {key}"))
     return None
 

@@ -191,8 +191,8 @@ def _rule_for_length(
         return possible[0], step
     raise DataError(
         f"{place}: its frame numbers {lowest}..{highest} fit a video of {length} frames in two "
-        f"ways, numbered from {possible[0]} or from {possible[1]}; set first_frame (--data."
-        "first_frame) to the number that the first frame of the video has"
+        f"ways, numbered from {possible[0]} or from {possible[1]}; set first_frame (predict: "
+        "--first_frame, stages: --data.first_frame) to the number that the first frame has"
     )
 
 

@@ -64,10 +64,10 @@ An interrupted run is resumed, and finished rows are kept.
   the schedule knows its length. *used* is the time of a row's lifting. VideoPose3D, Martinez and
   both MixSTE have {seconds:g} each. Pretraining has the same budget again; one more row of MixSTE
   uses both for lifting. The other lifters have {twice:g} and are compared with that row.
-- **Seeds** Rows whose differences are discussed are trained with several seeds, which give their
-  first weights, the order of windows, masks, bodies, cameras and noise of the training. Their
-  errors are means over the seeds; errors on corrupted 2D are those of seed 0. The other rows are
-  one training each. Differences below {same:g} mm are called equal.
+- **Seeds** MixSTE on noisy 2D, with and without pretraining, is trained with several seeds, which
+  give its first weights, the order of windows, masks, bodies, cameras and noise of the training.
+  Its errors are means over the seeds; errors on corrupted 2D are those of seed 0. All other rows
+  are one training each. Differences below {same:g} mm are called equal.
 - **Data** {data}.
 - **Protocol** test split, frames outside bad ranges, 4 cameras, every frame lifted once, no flip
   test; prediction and truth relative to the root, 17 joints with the root counted as zero, mean
@@ -85,8 +85,8 @@ An interrupted run is resumed, and finished rows are kept.
   between the middles of groups are interpolated (`StridedLifter`). One more row of MixSTE sees 27
   consecutive frames and is trained with AdamW.
 - **Pretraining** has the lifter, the motion and the masks of the rows. It differs in its 2D (a
-  random camera for each clip in each epoch, and MotionBERT's noise, also before rows on exact 2D)
-  and in its loss.
+  random camera for each clip in each epoch, and MotionBERT's noise, also before rows on exact 2D),
+  in its bodies, which stay those of the data set, and in its loss.
 - **Yardstick** The mean training pose: the mean of all valid frames of the training split, relative
   to the root, in the camera frame. It has the same frames, joints and means as the rows. It never
   moves, so smoothing does not change it."""

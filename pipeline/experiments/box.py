@@ -172,8 +172,9 @@ def write_page(measured: BoxReport, path: Path, every: int) -> str:
         "share of the frames that show at least four joints. The field of view is known except "
         "where a row states otherwise.",
         "- **Any camera**: pitch -30 to 30 degrees, field of view 35 to 90 degrees, roll, five "
-        "image shapes, standing people 0.15 to 1.2 of the image's height, partly outside. All "
-        "tables below the first have the same cameras, which the lifter has never seen.",
+        "image shapes, standing people 0.15 to 1.2 of the image's height, partly outside. The "
+        "lifter has seen none of them. They are the same in all tables that follow, but for noise, "
+        "hidden limbs and rendered people, which have others of that kind.",
         "",
         *table_lines(measured.rows),
         "## Aims",

@@ -103,6 +103,7 @@ def _parameters(motion: MotionData, options: ExportOptions, start: int) -> bytes
             "UNITS": "m",
             "LABELS": np.array(names, "U"),
             "DESCRIPTIONS": np.array([name.replace("_", " ") for name in names], "U"),
+            **({"LONG_FRAMES": float(T)} if T > MOST_FRAMES else {}),
             "X_SCREEN": "+X",
             "Y_SCREEN": "+Y" if options.up == "y" else "+Z",
         },

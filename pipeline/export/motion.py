@@ -94,7 +94,8 @@ class Motion(MotionData):
                 f"{path}: is no motion (no array heatlift_motion); give a motion.npz that "
                 "`heatlift predict` wrote"
             )
-        found = int(file.array("heatlift_motion"))
+        version = file.array("heatlift_motion")
+        found = int(version) if version.shape == () and version.dtype.kind in "iu" else "unknown"
         if found != FORMAT:
             raise DataError(
                 f"{path}: has format {found} of motion, and this version reads {FORMAT}; use the "

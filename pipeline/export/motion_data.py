@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -123,6 +124,10 @@ class MotionData:
                     raise ValueError(f"person {person.id}: {name} is {found}, expected {shape}")
         if len({person.id for person in self.people}) != len(self.people):
             raise ValueError("two people have the same id")
+        if not 0 < self.fps < math.inf:
+            raise ValueError(f"fps is {self.fps:g}")
+        if not (np.isfinite(self.times).all() and (np.diff(self.times) > 0).all()):
+            raise ValueError("the times of the frames do not increase")
 
     def __len__(self) -> int:
         """Number of frames."""

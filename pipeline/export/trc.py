@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +52,17 @@ def write_trc(motion: MotionData, path: Path, options: ExportOptions) -> list[Pa
 
 
 def person_path(path: Path, person: PersonMotion, motion: MotionData) -> Path:
-    """Path of the file of one person: the path itself if there is one, else with the id."""
+    """Path of the file of one person: the path itself if there is one, else with the id.
+
+    Characters of an id that are not for names of files become `_`; where two ids would have one
+    name then, the number of the person follows.
+    """
     if len(motion.people) == 1:
         return path
-    return path.with_name(f"{path.stem}_{person.id}{path.suffix}")
+    names = [re.sub(r"[^\w+-]", "_", other.id) for other in motion.people]
+    place = next(n for n, other in enumerate(motion.people) if other.id == person.id)
+    name = names[place] + (f"_{place + 1}" if names.count(names[place]) > 1 else "")
+    return path.with_name(f"{path.stem}_{name}{path.suffix}")
 
 
 def _text(motion: MotionData, person: PersonMotion, name: str, options: ExportOptions) -> str:

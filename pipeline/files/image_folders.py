@@ -32,12 +32,14 @@ class ImageFolder:
             steps where numbers are missing.
         holes: Number of images that are missing between the first and the last.
         others: Number of files that are no images.
+        step: Common step of the numbers, from 1.
     """
 
     paths: tuple[Path, ...]
     places: tuple[int, ...]
     holes: int
     others: int
+    step: int = 1
 
 
 def list_images(folder: Path) -> ImageFolder:
@@ -74,7 +76,7 @@ def list_images(folder: Path) -> ImageFolder:
     step = math.gcd(*(value - values[0] for value in values))
     places = tuple((value - values[0]) // step for value in values)
     holes = places[-1] + 1 - len(places)
-    return ImageFolder(tuple(ordered), places, holes, len(files) - len(images))
+    return ImageFolder(tuple(ordered), places, holes, len(files) - len(images), step)
 
 
 def _number(path: Path) -> int | None:

@@ -92,7 +92,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def is_dispatch_observed() -> bool:
     """Whether a dispatch mode is active, such as FlopCounterMode; it knows only torch's own ops."""
-    return dispatch_modes() > 0
+    return not torch.compiler.is_compiling() and dispatch_modes() > 0
 
 
 class Linear(nn.Linear):

@@ -65,7 +65,7 @@ class StridedLifter(Lifter):
                 raise ValueError(f"clips of {T} frames do not fit a lifter of {self.frames}")
             groups = (B, T // self.stride, self.stride, J)
             lifted = self.net(*_mean_of_groups(joints2d.view(*groups, C), seen.view(groups)))
-            flat = self.between @ lifted.float().flatten(2)
+            flat = self.between.float() @ lifted.float().flatten(2)
             return flat.view(B, T, J, 3)
         # Groups that begin at every frame, then every stride-th of them in one clip.
         count = T - self.receptive_field + 1

@@ -58,6 +58,7 @@ class PCK(ExactSumMetric):
         check_shapes((B, J), counted=counted)
         distance = torch.linalg.vector_norm(predicted.double() - target.double(), dim=-1)
         use = torch.ones_like(distance, dtype=torch.bool) if counted is None else counted.bool()
+        use = use & (scale > 0)[:, None]  # a box of one labelled joint has no size
         limits = torch.outer(scale.new_tensor(self.thresholds, dtype=torch.float64), scale.double())
         self.found += ((distance <= limits[..., None]) & use).sum(1)
         self.counted += use.sum(0)

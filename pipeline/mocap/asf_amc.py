@@ -18,6 +18,8 @@ MAX_BONES = 1000
 _FREE_POSES, _POSES_PER_BYTE = 64 * 2**20, 64  # bytes of the poses of all bones that a file gives
 _AXES = {"rx": 0, "ry": 1, "rz": 2}
 _TRANSLATIONS = {"tx": 0, "ty": 1, "tz": 2}
+_DEGREES = dict.fromkeys(("deg", "degrees"), 1.0) | dict.fromkeys(("rad", "radians"), 180 / np.pi)
+"""Unit of angles in an ASF file -> degrees."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,15 +145,21 @@ def _build_skeleton(
     length = _parse_numbers([units.get("length", "1")], 1, f"{path}: length")[0]
     if length <= 0:
         raise DataError(f"{path}: length must be positive")
+    angle = units.get("angle", "deg").lower()
+    if angle not in _DEGREES:
+        raise DataError(f"{path}: angle is {angle[:20]!r}; it is one of {', '.join(_DEGREES)}")
+    if (axis := "".join(root.get("axis", ["XYZ"])).upper()) != "XYZ":
+        raise DataError(f"{path}: root: its axis is in the order {axis[:20]!r}; XYZ is read")
     ends = [np.zeros(3)]
-    axes = [axis_rotation(_parse_axis(root.get("orientation", ["0"] * 3), path, "root"))]
+    orientation = _parse_axis(root.get("orientation", ["0"] * 3), path, "root")
+    axes = [axis_rotation(_DEGREES[angle] * orientation)]
     channels = [tuple(word.lower() for word in root.get("order", []))]
     for name in order[1:]:
         bone = bones[name]
         direction = _parse_numbers(bone.get("direction", []), 3, f"{path}: {name}: direction")
         bone_length = _parse_numbers(bone.get("length", []), 1, f"{path}: {name}: length")[0]
         ends.append(direction * bone_length)
-        axes.append(axis_rotation(_parse_axis(bone.get("axis", []), path, name)))
+        axes.append(axis_rotation(_DEGREES[angle] * _parse_axis(bone.get("axis", []), path, name)))
         channels.append(tuple(word.lower() for word in bone.get("dof", [])))
     for name, kinds in zip(order, channels, strict=True):
         known = {*_AXES, *_TRANSLATIONS} if name == "root" else set(_AXES)
@@ -166,12 +174,12 @@ def _build_skeleton(
         axes=np.stack(axes),
         channels=tuple(channels),
         scale=0.0254 / length,  # the units of `length` are inches
-        degrees=units.get("angle", "deg") == "deg",
+        degrees=_DEGREES[angle] == 1,
     )
 
 
 def _parse_axis(words: list[str], path: Path, name: str) -> NDArray[np.float64]:
-    """Three angles, degrees, of an axis in the order XYZ."""
+    """Three angles, in the unit of the file, of an axis in the order XYZ."""
     if len(words) == 4 and words[3].upper() != "XYZ":
         raise DataError(f"{path}: {name}: its axis is in the order {words[3][:20]!r}; XYZ is read")
     return _parse_numbers(words[:3], 3, f"{path}: {name}: axis")

@@ -19,6 +19,9 @@ from pipeline.predict.estimators import BoxesOfFile
 COLUMNS = ("frame", "x", "y", "width", "height")
 """Columns of the csv file and keys of the json file; frame counts from 0, the rest is in pixels."""
 
+SMALLEST = 2.0
+"""Smallest larger side of a box, pixels."""
+
 
 def read_boxes(path: Path) -> BoxesOfFile:
     """Read the boxes of people.
@@ -38,6 +41,11 @@ def read_boxes(path: Path) -> BoxesOfFile:
             raise DataError(
                 f"{path}: box {number}: frame {frame:g}, width {box[2]:g} and height {box[3]:g}; "
                 "frames count from 0, and sides are above 0"
+            )
+        if max(box[2:]) < SMALLEST:
+            raise DataError(
+                f"{path}: box {number}: width {box[2]:g} and height {box[3]:g}; boxes are pixels "
+                f"of the image, not shares of it, and at least {SMALLEST:g} pixels large"
             )
         boxes[int(frame)].append(box)
     if not boxes:

@@ -240,7 +240,7 @@ class PersonFinder(Protocol):
 
         Args:
             image: RGB, uint8, (H, W, 3).
-            index: Number of the frame.
+            index: Number of the frame in the source.
             estimator: Estimator that gets the crops.
         """
         ...

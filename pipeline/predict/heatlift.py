@@ -26,10 +26,16 @@ from pipeline.predict.load_estimator import load_estimator
 from pipeline.predict.media import Frame, Media, is_media, open_media
 from pipeline.predict.motion_maker import make_motion
 from pipeline.predict.onnx_own import OnnxLifter, load_onnx_lifter
-from pipeline.predict.options import LiftOptions, Runtime, SourceOptions, check_live
+from pipeline.predict.options import (
+    LiftOptions,
+    Runtime,
+    SourceOptions,
+    check_choice,
+    check_live,
+)
 from pipeline.predict.people_files import read_tracks
 from pipeline.predict.tracking import Stop, StoppedEarlyError, track_media
-from pipeline.predict.tracks import TrackedPeople
+from pipeline.predict.tracks import TrackedPeople, cut_clip
 from pipeline.training.checkpoints import load_module, weights_digest
 from pipeline.training.run_folder import newest_finished_run
 from pipeline.weights.box_lifter import find_box
@@ -93,10 +99,10 @@ class Heatlift:
 
         Raises:
             DataError: If there is no lifter, or a file is damaged.
-            UsageError: If what `runtime` needs is not installed.
+            UsageError: If what `runtime` needs is not installed, or there is no such device.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        check_choice("runtime", runtime, Runtime)
+        device = find_device(device)
         path = find_lifter() if lifter is None else Path(lifter)
         if lifter == "newest":
             path = newest_lifter()
@@ -142,9 +148,11 @@ class Heatlift:
     ) -> tuple[TrackedPeople, bool]:
         """2D joints of the people of a source, and whether the user stopped early."""
         path = Path(str(source))
-        if path.exists() and not is_media(path):
+        is_file = path.exists() and not is_media(path)
+        _require_fitting(source_options, path, is_file=is_file)
+        if is_file:
             options = source_options
-            return read_tracks(
+            people = read_tracks(
                 path,
                 joints=options.joints,
                 size=options.image_size,
@@ -152,7 +160,8 @@ class Heatlift:
                 frames=options.frames,
                 first_frame=options.first_frame,
                 person=lift_options.person,
-            ), False
+            )
+            return cut_clip(people, options.time, options.every), False
         media = self.open(source, source_options)
         estimator, finder = self.networks(source_options)
         try:
@@ -259,6 +268,19 @@ class Heatlift:
         return media, LiveLifter(self.lifter, estimator, finder, lift_options, facts)
 
 
+def _require_fitting(options: SourceOptions, source: Path, *, is_file: bool) -> None:
+    """Check that no option is set that has no use for a kind of source.
+
+    Raises:
+        UsageError: If one is.
+    """
+    names = ("boxes", "det_thr") if is_file else ("size", "frames", "first_frame")
+    kind = "2D joints" if is_file else "images"
+    for name in names:
+        if getattr(options, name) != getattr(SourceOptions, name):
+            raise UsageError(f"{source}: has {kind}, for which --{name} has no use; leave it out")
+
+
 def split_flags(flags: dict[str, Any]) -> tuple[SourceOptions, LiftOptions]:
     """Options of the command as the two groups of options.
 
@@ -274,6 +296,21 @@ def split_flags(flags: dict[str, Any]) -> tuple[SourceOptions, LiftOptions]:
     source = {name: value for name, value in flags.items() if name in _SOURCE_FIELDS}
     lift = {name: value for name, value in flags.items() if name in _LIFT_FIELDS}
     return SourceOptions(**source), LiftOptions(**lift)
+
+
+def find_device(device: str) -> str:
+    """The name of a device that torch has: that of `auto` is cuda if there is a GPU, else cpu.
+
+    Raises:
+        UsageError: If there is no such device.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda" if gpus else "cpu"
+    known = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{number}" for number in range(gpus))]
+    if device not in known:
+        raise UsageError(f"device is {device}; here it is one of auto, {', '.join(known)}")
+    return device
 
 
 def find_lifter() -> Path:

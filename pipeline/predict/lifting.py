@@ -23,6 +23,9 @@ from pipeline.skeleton import Skeleton, make_conversion
 LIFTER_RATE = 50.0
 """Frame rate, Hz, of lifters whose checkpoint does not hold that of their training."""
 
+FEWEST_JOINTS = 4
+"""A person with fewer joints in a frame is missing in it."""
+
 SAME_RATE = 0.02
 """Share by which a rate may differ from the lifter's without resampling."""
 
@@ -75,7 +78,7 @@ def lift_track(
     """
     joints2d, score = _over_all_frames(track, skeleton, module.net.skeleton, len(times))
     visible = np.isfinite(joints2d).all(-1) & (score > 0) & (score >= joint_threshold)
-    seen = visible.sum(axis=1) >= 4
+    seen = visible.sum(axis=1) >= FEWEST_JOINTS
     status = np.where(seen, SEEN, MISSING).astype(np.uint8)
     filled2d = joints2d.copy()
     for first, last in _gaps(seen, times, fill_gaps):

@@ -16,7 +16,7 @@ from pipeline.export.motion import SEEN, Motion, PersonMotion
 from pipeline.lift.crop_camera import follow_person
 from pipeline.lift.module import LiftModule
 from pipeline.predict.estimators import Estimator, PersonFinder
-from pipeline.predict.lifting import lifter_rate, resample_joints2d
+from pipeline.predict.lifting import FEWEST_JOINTS, lifter_rate, resample_joints2d
 from pipeline.predict.media import Frame
 from pipeline.predict.motion_maker import rate_result
 from pipeline.predict.options import Filter, LiftOptions
@@ -74,6 +74,7 @@ class LiveLifter:
         net = module.net
         self.length = net.receptive_field if net.output != "every" else net.frames
         self.seen: set[str] = set()
+        self._time = -np.inf  # of the frame before
         self._people: dict[int, _Buffer] = {}
         smooth: Filter = "none" if options.smooth == "none" else "one-euro"
         self.facts = {
@@ -102,7 +103,9 @@ class LiveLifter:
         for number, joints2d, score in self.tracker.follow(frame):
             self.seen.add(letters(number))
             if self.options.person in (None, letters(number)):
-                people.append(self.lift_pose(number, joints2d, score, frame.time, size))
+                person = self.lift_pose(number, joints2d, score, frame.time, size, self._time)
+                people += [person] if person else []
+        self._time = frame.time
         return Motion(
             tuple(people),
             self.module.net.skeleton,
@@ -121,8 +124,9 @@ class LiveLifter:
         score: NDArray[np.floating],
         time: float,
         size: Any,
-    ) -> PersonMotion:
-        """Lift the newest pose of one person.
+        before: float | None = None,
+    ) -> PersonMotion | None:
+        """Lift the newest pose of one person; None if it has too few joints to be lifted.
 
         Args:
             number: Number of the person.
@@ -130,13 +134,23 @@ class LiveLifter:
             score: Scores of the joints, (J,).
             time: Seconds.
             size: Width and height of the image.
+            before: Time of the frame before, in which the person may be missing; without it, it is
+                not known.
         """
+        newest2d = self.conversion.joints(joints2d.astype(np.float64))
+        newest_score = self.conversion.score(score.astype(np.float64))
+        shown = np.isfinite(newest2d).all(-1) & (newest_score > 0)
+        shown &= newest_score >= self.options.joint_thr
+        if shown.sum() < FEWEST_JOINTS:
+            return None
+        newest2d, newest_score = np.where(shown[:, None], newest2d, np.nan), shown * newest_score
         buffer = self._people.setdefault(number, self._new_buffer())
-        if buffer.times and time - buffer.times[-1] > self.options.fill_gaps:
+        last = buffer.times[-1] if buffer.times else time
+        if time - last > self.options.fill_gaps and (before is None or before > last):
             buffer = self._people[number] = self._new_buffer()
         buffer.times.append(time)
-        buffer.joints2d.append(self.conversion.joints(joints2d.astype(np.float64)))
-        buffer.score.append(self.conversion.score(score.astype(np.float64)))
+        buffer.joints2d.append(newest2d)
+        buffer.score.append(newest_score)
         focal = self.options.focal_length((int(size[0]), int(size[1])))
         principal = ((size[0] - 1) / 2, (size[1] - 1) / 2)
         joints3d = self._lift_newest(buffer, focal, principal)
@@ -147,8 +161,7 @@ class LiveLifter:
         if self.options.smooth != "none":
             joints3d = buffer.euro(joints3d, time)
             joints3d = joints3d - joints3d[self.module.net.skeleton.root]
-        newest2d, newest_score = buffer.joints2d[-1], buffer.score[-1]
-        weight = np.where(np.isfinite(newest2d).all(-1), np.maximum(newest_score, 0.05), 0.0)
+        weight = np.where(shown, np.maximum(newest_score, 0.05), 0.0)
         root = locate_root(
             joints3d[None], newest2d[None], weight[None], focal=focal, principal=principal
         )[0]
@@ -158,7 +171,7 @@ class LiveLifter:
             joints3d[None].astype(np.float32),
             root[None].astype(np.float32),
             newest2d[None].astype(np.float32),
-            np.where(np.isfinite(newest2d).all(-1), newest_score, 0.0)[None].astype(np.float32),
+            newest_score[None].astype(np.float32),
             np.array([SEEN], np.uint8),
             height,
         )
@@ -183,7 +196,7 @@ class LiveLifter:
         grid = times[-1] - np.arange(self.length)[::-1] / self.rate
         inside = grid >= times[0] - 1e-9
         joints2d, score = np.stack(buffer.joints2d), np.stack(buffer.score)
-        visible = np.isfinite(joints2d).all(-1) & (score > 0) & (score >= self.options.joint_thr)
+        visible = score > 0
         even2d, even_visible = resample_joints2d(joints2d, visible, times, grid[inside])
         crop = follow_person(
             even2d, even_visible, net.skeleton, rate=self.rate, focal=focal, principal=principal

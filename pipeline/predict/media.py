@@ -14,10 +14,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import DataError, UsageError
+from pipeline.errors import DataError
 from pipeline.files.digests import bytes_digest, file_digest
 from pipeline.files.image_folders import IMAGE_SUFFIXES, ImageFolder, list_images, read_upright
 from pipeline.files.videos import VideoFile, check_size, is_video, webcam_frames
+from pipeline.predict.options import check_clip, is_webcam
 
 DEFAULT_FPS = 30.0
 """Frame rate of images, and of videos that state none, where none is given, Hz."""
@@ -34,11 +35,17 @@ class Frame:
         index: Number of the frame in the clip: 0, 1, 2, ….
         time: Seconds from the start of the source.
         image: RGB, (H, W, 3), uint8, upright.
+        number: Number of the frame in the source, which is not cut; that of the clip by default.
     """
 
     index: int
     time: float
     image: NDArray[np.uint8]
+    number: int = -1
+
+    def __post_init__(self) -> None:
+        if self.number < 0:
+            object.__setattr__(self, "number", self.index)
 
 
 class Media:
@@ -79,12 +86,7 @@ class Media:
         every: int = 1,
         given_fps: float | None = None,
     ) -> None:
-        if every < 1:
-            raise UsageError(f"every is {every}; give 1 for all frames, 2 for every second, …")
-        if given_fps is not None and not 0.1 <= given_fps <= 1000:
-            raise UsageError(f"fps is {given_fps:g}; give 0.1 to 1000 frames per second")
-        if time is not None and not 0 <= time[0] < time[1]:
-            raise UsageError(f"time is {time[0]:g} to {time[1]:g}; give start and end in seconds")
+        check_clip(time, every, given_fps)
         self.name, self.kind, self.size, self.rotation = name, kind, size, rotation
         self.expected, self._digest, self._read = expected, digest, read
         self._time, self._every, self._given = time, every, given_fps
@@ -170,7 +172,7 @@ class Media:
                 if number % self._every:
                     continue
                 self.times.append(float(seconds))
-                yield Frame(len(self.times) - 1, float(seconds), image)
+                yield Frame(len(self.times) - 1, float(seconds), image, number)
         if repaired:
             self.notes.append(f"{repaired} frames had no later time than the one before; repaired")
 
@@ -213,7 +215,7 @@ def open_media(
     options: dict[str, Any] = {"time": time, "every": every, "given_fps": fps}
     path = Path(source)
     require_source(text)
-    if text.isdecimal() and not path.exists():
+    if is_webcam(text):
         return Media(f"webcam {text}", "webcam", None, lambda: webcam_frames(int(text)), **options)
     if path.is_dir():
         return _open_folder(path, options)
@@ -288,6 +290,10 @@ def _open_images(path: Path, images: ImageFolder, options: dict[str, Any]) -> Me
     if images.holes:
         media.first_notes.append(
             f"{images.holes} images are missing in the numbering; time goes on over them"
+        )
+    if images.step > 1:
+        media.first_notes.append(
+            f"images are numbered in steps of {images.step}, and follow one another in time"
         )
     if images.others:
         media.first_notes.append(f"{images.others} files in the folder are no images; left out")

@@ -61,7 +61,10 @@ def make_motion(
     principal = ((people.size[0] - 1) / 2, (people.size[1] - 1) / 2)
     skeleton = module.net.skeleton
     found, quality = [], {}
-    for index, track in enumerate(choose_tracks(people, options)):
+    ordered = order_tracks(people, options)
+    for index, track in enumerate(ordered):
+        if options.person not in (None, track.id):
+            continue
         lifted = lift_track(
             track,
             people.skeleton,
@@ -79,7 +82,12 @@ def make_motion(
         )
         found.append(person)
     motion = Motion(tuple(found), skeleton, people.times, people.fps, people.size, focal, principal)
-    assumptions = [*options.assumptions()]
+    assumptions = [*options.assumptions(), *_note_filter(options, people.fps)]
+    if 1 < len(options.height) < len(ordered):
+        assumptions.append(
+            f"height {options.height[-1]:.2f} m for the people after the first "
+            f"{len(options.height)} (--height)"
+        )
     motion = dataclasses.replace(
         motion,
         facts={
@@ -98,22 +106,28 @@ def make_motion(
     return to_world(motion, options) if options.frame == "world" else motion
 
 
-def choose_tracks(people: TrackedPeople, options: LiftOptions) -> Sequence[Track]:
-    """The tracks that are lifted, in their order.
+def _note_filter(options: LiftOptions, rate: float) -> list[str]:
+    """A sentence if a filter has nothing to do at this frame rate, as a list of at most one."""
+    cutoff = options.cutoff or CUTOFFS[options.smooth]
+    if options.smooth not in ("butterworth", "savgol") or cutoff < rate / 2:
+        return []
+    return [f"not smoothed: {rate:g} frames/s hold nothing above {cutoff:g} Hz (--cutoff)"]
+
+
+def order_tracks(people: TrackedPeople, options: LiftOptions) -> Sequence[Track]:
+    """The tracks in the order of the people, at most `options.max_people`.
 
     Raises:
         UsageError: If there is no person with the id of `options.person`.
     """
     tracks = list(people.tracks)
-    if options.person is not None:
-        tracks = [track for track in tracks if track.id == options.person]
-        if not tracks:
-            known = ", ".join(track.id for track in people.tracks) or "nobody"
-            raise UsageError(f"person is {options.person}; there is {known}")
+    if options.person is not None and options.person not in {track.id for track in tracks}:
+        known = ", ".join(track.id for track in people.tracks) or "nobody"
+        raise UsageError(f"person is {options.person}; there is {known}")
     if options.order != "appearance":
         measure = {"size": _size, "score": _score, "displacement": _displacement}[options.order]
         tracks.sort(key=lambda track: -measure(track))
-    return tracks[: options.max_people]
+    return tracks if options.person is not None else tracks[: options.max_people]
 
 
 def _size(track: Track) -> float:
@@ -209,16 +223,20 @@ def _smooth_part(
     options: LiftOptions,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Smooth an uninterrupted part at an even rate, hold its bones, and place its root."""
-    span = times[-1] - times[0]
-    rate = (len(times) - 1) / span if span > 0 else 1.0
+    if options.smooth == "none":
+        return joints3d - joints3d[:, skeleton.root, None], root
+    rate = 1 / float(np.median(np.diff(times))) if len(times) > 1 else 1.0
     grid = resampled_times(times, rate)
     even = filter_motion(
         interpolate_times(joints3d, times, grid), rate, options.smooth, options.cutoff
     )
-    smooth = interpolate_times(even, grid, times)
-    if options.smooth != "none":
-        smooth = hold_bone_lengths(smooth, skeleton, lengths)
+    smooth = hold_bone_lengths(interpolate_times(even, grid, times), skeleton, lengths)
+    known = np.isfinite(root).all(axis=1)
+    if grid is times:
         root = smooth_root(root, rate)
+    elif known.any():
+        path = smooth_root(interpolate_times(root[known], times[known], grid), rate)
+        root = interpolate_times(path, grid, times)
     return smooth - smooth[:, skeleton.root, None], root
 
 
@@ -244,6 +262,8 @@ def to_world(motion: Motion, options: LiftOptions) -> Motion:
     ankles = [skeleton.index(f"{side}_ankle") for side in ("left", "right")]
     heights = [(person.positions[:, ankles] @ rotation)[..., 2] for person in motion.people]
     floor = floor_height(np.concatenate(heights)) if heights else 0.0
+    if heights:
+        assumptions.append("floor at the height of the lowest ankles, less that of an ankle")
     people = tuple(
         dataclasses.replace(
             person,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 from pipeline.errors import UsageError
 from pipeline.export.frames import Frame
@@ -14,6 +15,9 @@ Filter = Literal["none", "one-euro", "butterworth", "savgol"]
 
 Runtime = Literal["torch", "onnx"]
 """What computes the networks of checkpoints: torch, or onnxruntime after an export."""
+
+Order = Literal["appearance", "size", "score", "displacement"]
+"""Order of the people; see `LiftOptions`."""
 
 DEFAULT_HEIGHT = 1.70
 """Height of a person where none is given, metres."""
@@ -50,8 +54,11 @@ class SourceOptions:
     first_frame: int | None = None
 
     def __post_init__(self) -> None:
+        check_clip(self.time, self.every, self.fps)
         if not 0 < self.det_thr < 1:
             raise UsageError(f"det_thr is {self.det_thr:g}; give a score between 0 and 1")
+        if self.frames is not None and self.frames < 1:
+            raise UsageError(f"frames is {self.frames}; give the number of frames, at least 1")
         _ = self.image_size
 
     @property
@@ -65,13 +72,32 @@ class SourceOptions:
         return int(parts[0]), int(parts[1])
 
 
+def check_clip(time: tuple[float, float] | None, every: int, fps: float | None) -> None:
+    """Check which frames of a source are used.
+
+    Raises:
+        UsageError: If a value makes no sense.
+    """
+    if every < 1:
+        raise UsageError(f"every is {every}; give 1 for all frames, 2 for every second, …")
+    if fps is not None and not 0.1 <= fps <= 1000:
+        raise UsageError(f"fps is {fps:g}; give 0.1 to 1000 frames per second")
+    if time is not None and not 0 <= time[0] < time[1]:
+        raise UsageError(f"time is {time[0]:g} to {time[1]:g}; give start and end in seconds")
+
+
+def is_webcam(source: str) -> bool:
+    """Whether a source is the number of a webcam, and no file or folder with such a name."""
+    return source.isdecimal() and not Path(source).exists()
+
+
 @dataclass(frozen=True)
 class LiftOptions:
     """How 2D joints of people become 3D motion.
 
     Args:
         height: Height of the people in metres, which sets the scale: one number for all, or one for
-            each person in their order; 1.70 is assumed without it.
+            each person in their order, where `person` does not count; 1.70 is assumed without it.
         focal: Focal length in pixels.
         fov: Field of view along the longer side of the image in degrees, instead of `focal`; 55 is
             assumed without both.
@@ -100,9 +126,12 @@ class LiftOptions:
     cutoff: float | None = None
     person: str | None = None
     max_people: int | None = None
-    order: Literal["appearance", "size", "score", "displacement"] = "appearance"
+    order: Order = "appearance"
 
     def __post_init__(self) -> None:
+        check_choice("frame", self.frame, Frame)
+        check_choice("smooth", self.smooth, Filter)
+        check_choice("order", self.order, Order)
         for height in self.height:
             if not 0.3 <= height <= 3.0:
                 raise UsageError(f"height is {height:g}; give metres between 0.3 and 3")
@@ -181,6 +210,17 @@ class OutputOptions:
     live: bool = False
     show: bool = False
     overwrite: bool = False
+
+
+def check_choice(name: str, value: object, choices: object) -> None:
+    """Check that an option is one of the values of a `Literal`.
+
+    Raises:
+        UsageError: If it is not.
+    """
+    known = get_args(choices)
+    if value not in known:
+        raise UsageError(f"{name} is {value!r}; it is one of {', '.join(known)}")
 
 
 def check_live(options: LiftOptions) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.datasets.detection_checks import MIN_INSIDE, MIN_SIZE
 from pipeline.datasets.videopose3d import read_videopose3d
 from pipeline.detections.exchange import read_exported
 from pipeline.detections.formats import read_people, skeleton_by_count
@@ -55,8 +56,8 @@ def read_tracks(
         person: Name of the sequence to read, in files with several sequences.
 
     Raises:
-        DataError: If the file is damaged, of an unknown format, or its joints are unknown or look
-            like another set.
+        DataError: If the file is damaged, of an unknown format, its joints are unknown or look like
+            another set, or they are no pixels of an image of this size.
         UsageError: If the size of the image is not known.
     """
     notes: list[str] = []
@@ -65,7 +66,7 @@ def read_tracks(
         if frames is not None and length > frames:
             notes.append(f"{length - frames} frames after the end of the video are left out")
             tracks = tuple(_cut(track, frames) for track in tracks)
-        length = frames or length
+        length = length if frames is None else frames
     else:
         _require_json(path)
         video = read_people(path, skeleton=joints, frames=frames, first_frame=first_frame)
@@ -83,13 +84,47 @@ def read_tracks(
     if fps is None:
         notes.append(f"{DEFAULT_FPS:g} frames per second (--fps)")
     notes += [note for track in tracks if (note := _turned_over(track, skeleton))]
-    rate = fps or DEFAULT_FPS
+    rate = DEFAULT_FPS if fps is None else fps
+    check_pixels(tracks, size, str(path))
     digest = folder_digest(path) if path.is_dir() else file_digest(path)
     source = {"name": path.name, "kind": kind, "sha256": digest, "frames": length, "rotation": 0}
     estimator = {"name": f"{kind} {path.name}", "digest": digest, "joints": skeleton.name}
     return TrackedPeople(
         skeleton, tracks, np.arange(length) / rate, rate, size, source, estimator, tuple(notes)
     )
+
+
+def check_pixels(tracks: tuple[Track, ...], size: tuple[int, int], place: str) -> None:
+    """Check that joints are pixels of an image of this size.
+
+    Raises:
+        DataError: If the people are too small for that, or most joints are outside of the image.
+    """
+    if not tracks:
+        return
+    known = [track.joints2d[np.isfinite(track.joints2d).all(-1)] for track in tracks]
+    sides = [side for track in tracks for side in _larger_sides(track.joints2d)]
+    if sides and (median := float(np.median(sides))) < MIN_SIZE:
+        raise DataError(
+            f"{place}: people have a size of {median:.2g} px (median), less than {MIN_SIZE:g} px; "
+            "give joints in pixels of the whole image, not in shares of it"
+        )
+    points = np.concatenate(known)
+    inside = ((points >= -0.5) & (points <= np.array(size) - 0.5)).all(-1)
+    if len(points) and inside.mean() < MIN_INSIDE:
+        raise DataError(
+            f"{place}: {100 * inside.mean():.0f} % of the joints are inside the image of "
+            f"{size[0]}x{size[1]}, less than {100 * MIN_INSIDE:g} %; check --size"
+        )
+
+
+def _larger_sides(joints2d: NDArray[np.float32]) -> list[float]:
+    """Larger side of the box around the joints of each frame that has two or more, pixels."""
+    known = np.asarray(np.isfinite(joints2d).all(-1))
+    low = np.where(known[..., None], joints2d, np.inf).min(1)
+    high = np.where(known[..., None], joints2d, -np.inf).max(1)
+    sides: list[float] = (high - low)[known.sum(1) >= 2].max(-1).tolist()
+    return sides
 
 
 def _require_json(path: Path) -> None:

@@ -18,7 +18,7 @@ from pipeline.predict.square_crops import Floats
 from pipeline.predict.tracks import Track
 from pipeline.skeleton import Skeleton
 
-VERSION = 1
+VERSION = 2
 """Version of the code here that affects tracks; part of the key of the cache."""
 
 EVERY = 10
@@ -37,7 +37,8 @@ MATCH = 0.25
 """Similarity from which a pose in another frame may be a lost person."""
 
 SHORTEST = 0.3
-"""Seconds; people who are seen for less are left out, unless the clip itself is shorter."""
+"""Seconds; people who are seen for less are left out, unless the clip itself is shorter, or its
+frames are further apart."""
 
 COLOUR_WEIGHT = 0.3
 """Weight of the colour of the clothes against the pose, where a lost person is found again."""
@@ -86,6 +87,7 @@ class Tracker:
         self.estimator, self.finder, self.max_people = estimator, finder, max_people
         self._people: list[_Person] = []
         self._active: list[_Person] = []
+        self._time = 0.0  # of the frame before
 
     def settings(self) -> dict[str, Any]:
         """Everything that affects the tracks, as plain types."""
@@ -106,9 +108,13 @@ class Tracker:
         Returns:
             Number, joints (J, 2) and scores (J,) of each person who is seen in it.
         """
-        self._active = [p for p in self._active if frame.time - p.time <= PATIENCE]
+        patience = max(PATIENCE, 1.5 * (frame.time - self._time))
+        self._time = frame.time
+        self._active = [p for p in self._active if frame.time - p.time <= patience]
         lost = self._follow_known(frame)
-        if lost or frame.index % EVERY == 0 or not self._active:
+        given = getattr(self.finder, "boxes", ())  # frames with boxes of a file
+        is_due = frame.index % EVERY == 0 or frame.number in given
+        if lost or is_due or not self._active:
             self._search(frame, lost)
         return [
             (p.number, p.pose, p.score[-1]) for p in self._active if p.frames[-1] == frame.index
@@ -121,7 +127,8 @@ class Tracker:
             times: Time of each frame, seconds, (T,).
         """
         span = times[-1] - times[0] if len(times) else 0.0
-        shortest = min(SHORTEST, span / 2)
+        step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+        shortest = min(SHORTEST, span / 2) if step <= SHORTEST else 0.0
         kept = [p for p in self._people if times[p.frames[-1]] - times[p.frames[0]] >= shortest]
         return tuple(
             Track(letters(n), np.array(p.frames), np.stack(p.joints2d), np.stack(p.score))
@@ -155,7 +162,7 @@ class Tracker:
 
     def _search(self, frame: Frame, lost: list[_Person]) -> None:
         """Look for people; find those who are lost, and new ones."""
-        crops = self.finder.find(frame.image, frame.index, self.estimator)
+        crops = self.finder.find(frame.image, frame.number, self.estimator)
         found = self.estimator.estimate(frame.image, crops)
         found = found[self._is_person(found)]
         found = found[self._unknown(found, frame)]
@@ -207,7 +214,7 @@ class Tracker:
         alike += 0.5 * box_overlaps(expected, found.joints2d)
         colours = [torso_colour(frame.image, pose, skeleton) for pose in found.joints2d]
         for i, person in enumerate(lost):
-            waited = (frame.time - person.time) / PATIENCE
+            waited = min(1.0, (frame.time - person.time) / PATIENCE)
             near = _distance(expected[i], found.joints2d)
             alike[i] = np.maximum(alike[i], 0.5 * waited * np.exp(-(near**2)))
             for k, colour in enumerate(colours):

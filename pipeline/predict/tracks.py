@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import DataError
 from pipeline.skeleton import Skeleton
 
 
@@ -53,3 +54,40 @@ class TrackedPeople:
     source: Mapping[str, Any] = field(default_factory=dict)
     estimator: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def cut_clip(
+    people: TrackedPeople, time: tuple[float, float] | None = None, every: int = 1
+) -> TrackedPeople:
+    """The frames of a clip within a time, and of those of the source every n-th.
+
+    Args:
+        people: The whole clip.
+        time: First and last second that are kept; all by default.
+        every: Step from one frame that is kept to the next.
+
+    Raises:
+        DataError: If no frame is left.
+    """
+    if time is None and every == 1:
+        return people
+    kept = np.arange(len(people.times)) % every == 0
+    if time is not None:
+        kept &= (people.times >= time[0] - 1e-6) & (people.times <= time[1] + 1e-6)
+    if not kept.any():
+        span = f" between {time[0]:g} and {time[1]:g} s" if time else ""
+        raise DataError(f"{people.source.get('name', 'the file')}: has no frame{span}")
+    numbers, tracks = np.cumsum(kept) - 1, []
+    for track in people.tracks:
+        rows = kept[track.frames]
+        if rows.any():
+            frames = numbers[track.frames[rows]]
+            tracks.append(Track(track.id, frames, track.joints2d[rows], track.score[rows]))
+    facts = {"time": list(time) if time else None, "every": every}
+    return replace(
+        people,
+        tracks=tuple(tracks),
+        times=people.times[kept],
+        fps=people.fps / every,
+        source={**people.source, **facts},
+    )

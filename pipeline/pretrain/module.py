@@ -14,6 +14,7 @@ from torchmetrics import Metric
 
 from pipeline.camera import CAMERA_FRAME
 from pipeline.dashboard import panels
+from pipeline.errors import UsageError
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.lifter_stage import LifterStage
 from pipeline.lift.losses import PretrainLoss
@@ -40,6 +41,9 @@ class PretrainModule(LifterStage):
             default.
         pretrained: Checkpoint to start from.
 
+    Raises:
+        UsageError: If `net` does not predict every frame.
+
     Source: paper 001, Fig. 1; losses as MotionBERT's.
     """
 
@@ -60,6 +64,11 @@ class PretrainModule(LifterStage):
         *,
         pretrained: str | None = None,
     ) -> None:
+        if net.output != "every":
+            raise UsageError(
+                f"{type(net).__name__} predicts single frames; pretraining needs a lifter "
+                "that predicts every frame, such as MixSTE"
+            )
         super().__init__(net, optimizer, schedule, loss or PretrainLoss(), pretrained)
         errors: dict[str, nn.Module] = {"mpjpe": MPJPE(), "n_mpjpe": NMPJPE()}
         if net.frames > 1:  # a single frame has no motion

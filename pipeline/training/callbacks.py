@@ -318,7 +318,8 @@ class Compile(Callback):
 
     `--trainer.callbacks+=pipeline.training.Compile` adds it. Checkpoints hold the same weights
     under the same names. Results are not bit-equal to those without it, and the first steps take a
-    minute or more, in validation too.
+    minute or more, in validation too. A network that changes a number of its own while it is
+    trained, as VideoPose3D does, is compiled for the first eight values, and not for later ones.
 
     Args:
         backend: Backend of `torch.compile`.

@@ -106,8 +106,8 @@ class SeededSampler(Sampler[BatchKey]):
         skip, self.skip = self.skip, 0
         if not self.shuffle:
             samples = np.arange(rank, self.count, world)
-            for start in starts[skip:]:
-                yield self.epoch, samples[start : start + self.batch_size]
+            for start in starts[skip:]:  # the same random numbers in every evaluation
+                yield 0, samples[start : start + self.batch_size]
             return
         order = rng.make_generator(self.seed, "order", self.epoch).permutation(self.count)
         for start, end in list(zip(starts, [*starts[1:], self.count], strict=True))[skip:]:

@@ -26,7 +26,9 @@ class Muon(torch.optim.Optimizer):
         weight_decay: Decoupled weight decay of both.
         momentum: Momentum of Muon.
         smallest: A parameter with two dimensions is a matrix of a hidden layer if both are at least
-            this large. Smaller ones take in or give out coordinates.
+            this large. Smaller ones take in or give out the coordinates of a joint, as in MixSTE;
+            for networks that take in or give out all joints at once give more than 3 J. Kernels of
+            convolutions have more dimensions, and AdamW.
     """
 
     def __init__(

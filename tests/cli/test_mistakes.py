@@ -218,6 +218,9 @@ fp16
 16-true
     $ heatlift lift fit -c lift.yaml --trainer.precision 16-true
     2: 16-true: is for tests; steps of the optimizer are
+clipping for a fused optimizer
+    $ heatlift heatmap fit -c heatmap/demo --trainer.precision bf16-mixed --trainer.gradient_clip_val 1
+    2: --trainer.gradient_clip_val 1: gradients of a fused opti
 a GPU that is not there
     $ heatlift lift fit -c lift.yaml --trainer.accelerator gpu
     2: --trainer.accelerator gpu: torch finds no GPU here;

@@ -125,8 +125,11 @@ def test_recordings_of_any_length_are_whole(tmp_path, frames):
     assert reader.last_frame == frames
     last = made.people[0].positions[-1, 1] @ np.array(UP[None], np.float32).T
     assert points[-1, 1, :3] == pytest.approx(last, abs=1e-5)
-    data = ezc3d.c3d(str(tmp_path / "m.c3d"))["data"]["points"]
+    found = ezc3d.c3d(str(tmp_path / "m.c3d"))
+    data, parameters = found["data"]["points"], found["parameters"]["POINT"]
     assert data.shape == (4, 3, frames)
+    if frames > 65535:
+        assert parameters["LONG_FRAMES"]["value"][0] == frames
     assert data[:3, 1, -1] == pytest.approx(last, abs=1e-5)
 
 

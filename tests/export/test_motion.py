@@ -168,7 +168,7 @@ def test_trc_is_what_opensim_reads(tmp_path):
     lines = (tmp_path / "motion.trc").read_text().split("\n")
     header = dict(zip(lines[1].split("\t"), lines[2].split("\t"), strict=True))
     assert (header["Units"], header["NumFrames"], header["NumMarkers"]) == ("m", "4", "17")
-    assert float(header["DataRate"]) == 25.5
+    assert float(header["DataRate"]) == 25.0  # 4 frames at uneven times, in steps of 0.04 s
     labels = lines[3].split("\t")
     assert labels[:2] == ["Frame#", "Time"]
     assert [name for name in labels[2:] if name] == list(H36M17.joints)
@@ -222,3 +222,54 @@ def test_an_unknown_option_of_a_format_is_an_error(tmp_path):
 
 def test_each_format_that_is_offered_has_its_writer():
     assert ("npz", *(ending.removeprefix(".") for ending in WRITERS)) == FORMATS
+
+
+def uneven_motion(times):
+    """One person whose root moves by 1 m per second along x."""
+    T = len(times)
+    root = np.c_[times, np.zeros(T), np.full(T, 4.0)].astype(np.float32)
+    zeros = {"joints3d": (T, 17, 3), "joints2d": (T, 17, 2), "score": (T, 17)}
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in zeros.items()}
+    person = PersonMotion("A", root=root, status=np.full(T, SEEN, np.uint8), height=1.7, **arrays)
+    mean = (T - 1) / (times[-1] - times[0])
+    return Motion((person,), H36M17, times, mean, (640, 480), 500.0, (319.5, 239.5))
+
+
+def test_an_uneven_motion_gets_its_usual_rate_and_its_holes_are_missing():
+    times = np.r_[np.arange(30) / 30, 11 + np.arange(30) / 30]
+    even = even_motion(uneven_motion(times))
+    assert even.fps == pytest.approx(30, rel=1e-3)
+    (person,) = even.people
+    hole = (even.times > 29 / 30 + 1e-6) & (even.times < 11 - 1e-6)
+    assert (person.status == np.where(hole, MISSING, SEEN)).all()
+    assert np.isnan(person.root[hole]).all()
+    assert person.root[~hole, 0] == pytest.approx(even.times[~hole], abs=1e-5)
+    assert hole.sum() > 290
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fps": np.array(0.0)}, "fps is 0"),
+        ({"time": np.array([0.0, 0.2, 0.1, 0.3])}, "do not increase"),
+        ({"heatlift_motion": np.array([1, 2])}, "has format unknown"),
+        ({"heatlift_motion": np.array("x")}, "has format unknown"),
+    ],
+)
+def test_a_damaged_file_of_motion_is_one_line(tmp_path, change, words):
+    made_up_motion().save(tmp_path / "a.npz")
+    arrays = dict(np.load(tmp_path / "a.npz"))
+    np.savez(tmp_path / "a.npz", **{**arrays, **change})
+    with pytest.raises(DataError, match=words):
+        Motion.load(tmp_path / "a.npz")
+
+
+def test_a_table_has_scores_and_a_file_of_facts_beside_it(tmp_path):
+    motion = made_up_motion(people=1)
+    table, beside = motion.save(tmp_path / "motion.csv")
+    header, first = (line.split(",") for line in table.read_text().splitlines()[:2])
+    assert header[-1] == f"{H36M17.joints[-1]}_score"
+    assert float(first[-1]) == pytest.approx(motion.people[0].score[0, -1], abs=1e-5)
+    facts = json.loads(beside.read_text())
+    assert (beside.name, facts["frame"], facts["unit"]) == ("motion.csv.json", "world", "m")
+    assert facts["facts"]["source"]["name"] == "ü ö.mp4"

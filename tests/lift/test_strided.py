@@ -121,6 +121,14 @@ def test_it_keeps_the_promises_of_a_lifter(net):
         assert lift_in_windows(lifter.eval(), lifter, clip, visible).shape == (50, 17, 3)
 
 
+def test_weights_in_half_precision_are_interpolated_in_float32():
+    net = StridedLifter(Rays(3), stride=2).to(torch.bfloat16)
+    lifted = net(clips(1, 6).to(torch.bfloat16))
+    assert lifted.dtype == torch.float32
+    assert lifted.shape == (1, 6, 17, 3)
+    assert lifted[..., 2].allclose(torch.ones(()), atol=1e-6)
+
+
 def test_the_score_channel_is_averaged():
     net = Rays(2)
     joints2d = clips(1, 6, 3)

@@ -436,6 +436,16 @@ def test_pck_grows_with_its_threshold_and_misses_nan():
     assert 0 < shares[0] < shares[-1] <= 0.98
 
 
+def test_a_person_without_a_size_does_not_count():
+    """One labelled joint has a box of no size, in which nothing could be found."""
+    metric = pck.PCK(["a", "b"])
+    target = torch.tensor([[[10.0, 10], [50, 90]], [[20.0, 30], [0, 0]]])
+    counted = torch.tensor([[True, True], [True, False]])
+    metric.update(target + 1, target, torch.tensor([80.0, 0.0]), counted)
+    assert metric.compute()["pck@0.05"] == 1
+    assert metric.counted.tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("name", ["predicted", "target", "scale", "counted"])
 def test_pck_raises_an_error_for_what_would_be_broadcast(name):
     given = {

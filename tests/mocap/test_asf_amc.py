@@ -35,6 +35,34 @@ def test_turns_are_about_x_then_y_then_z():
     np.testing.assert_allclose(axis_rotation(angles), expected, atol=1e-12)
 
 
+def test_radians_are_read_for_the_axes_and_the_angles_alike(files):
+    expected = read_amc(files[1], read_asf(files[0]))
+    asf = ASF.replace("angle deg", "angle radians").replace("axis 0 0 90", f"axis 0 0 {np.pi / 2}")
+    lines = []
+    for words in (line.split() for line in AMC.splitlines()):
+        if words and words[0] == "root":
+            words[4:] = [repr(float(np.radians(float(word)))) for word in words[4:]]
+        elif words and words[0] in ("upper", "lower"):
+            words[1:] = [repr(float(np.radians(float(word)))) for word in words[1:]]
+        lines.append(" ".join(words))
+    files[0].write_text(asf)
+    files[1].write_text("\n".join(lines) + "\n")
+    np.testing.assert_allclose(read_amc(files[1], read_asf(files[0])), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("angle deg", "angle grad", "angle is 'grad'"),
+        ("axis XYZ\n", "axis ZYX\n", "root: its axis is in the order 'ZYX'"),
+    ],
+)
+def test_an_unknown_unit_or_order_is_an_error(files, old, new, words):
+    files[0].write_text(ASF.replace(old, new, 1))
+    with pytest.raises(DataError, match=words):
+        read_asf(files[0])
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [

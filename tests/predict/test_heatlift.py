@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ from videos import SIZE, read_number, write_mp4
 
 from pipeline import Heatlift, Motion
 from pipeline.__main__ import main
+from pipeline.cli.predict import _choose_folders
 from pipeline.errors import DataError, UsageError
 from pipeline.export.motion import PersonMotion
 from pipeline.predict.estimators import Estimates, WholeImage
 from pipeline.predict.heatlift import split_flags
-from pipeline.predict.options import SourceOptions
+from pipeline.predict.options import OutputOptions, SourceOptions, is_webcam
 from pipeline.skeleton import H36M17
 from pipeline.weights import box_lifter
 
@@ -137,6 +139,21 @@ def test_flags_are_those_of_the_command():
         split_flags({"hight": 1.8})
 
 
+@pytest.mark.parametrize("name", ["size", "frames", "first_frame"])
+def test_an_option_of_2d_files_is_an_error_for_a_video(reader, tmp_path, name):
+    clip = write_mp4(tmp_path / "clip.mp4", 3)
+    with pytest.raises(UsageError, match=f"for which --{name} has no use"):
+        reader.predict(clip, **{name: "64x48" if name == "size" else 5})
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"frame": "World"}, {"smooth": "kalman"}, {"order": "Size"}, {"height": 5.0}]
+)
+def test_a_value_that_does_not_exist_is_a_usage_error_in_python_too(reader, tmp_path, wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        reader.predict(write_mp4(tmp_path / "clip.mp4", 3), **wrong)
+
+
 @pytest.mark.parametrize("size", ["1920", "0x5", "axb", "1x2x3"])
 def test_a_size_that_is_none_is_a_usage_error(size):
     with pytest.raises(UsageError, match="WIDTHxHEIGHT"):
@@ -204,6 +221,57 @@ def test_earlier_results_are_not_replaced_silently(tmp_path, lifter, capsys):
     assert Motion.load(tmp_path / "joints_heatlift" / "motion.npz").people[0].height == 1.9
 
 
+def test_results_without_npz_are_not_replaced_either_and_overwrite_leaves_nothing_old(
+    tmp_path, lifter, capsys
+):
+    path = joints_file(tmp_path / "joints.json", 5)
+    options = ["--size", "1280x720", "--joints", "H36M17", "--no_video", "-o", tmp_path / "out"]
+    assert predict(path, *options, "--export", "csv", lifter=lifter) == 0
+    assert predict(path, *options, "--export", "trc", lifter=lifter) == 5
+    assert "(motion.csv)" in capsys.readouterr().err
+    (tmp_path / "out" / "motion_A.bvh").write_text("of another person")
+    (tmp_path / "out" / "notes.txt").write_text("of the user")
+    assert predict(path, *options, "--export", "trc", "--overwrite", lifter=lifter) == 0
+    names = {file.name for file in (tmp_path / "out").iterdir()}
+    assert names == {"motion.trc", "report.html", "notes.txt"}
+
+
+def test_nobody_in_formats_with_a_file_per_person_gives_no_file_and_a_line(
+    tmp_path, lifter, capsys
+):
+    path = tmp_path / "joints.json"
+    path.write_text("[]")
+    options = ["--size", "1280x720", "--frames", "9", "--no_video", "--no_report"]
+    assert predict(path, *options, "--export", "bvh,trc", lifter=lifter) == 0
+    assert "nobody found in 9 frames" in capsys.readouterr().out
+
+
+def test_ids_that_are_no_names_of_files_are_changed_in_the_names_alone(tmp_path, lifter):
+    records = json.loads(joints_file(tmp_path / "a.json", 5).read_text())
+    moved = []
+    for record in records:
+        flat = np.add(np.reshape(record["keypoints"], (17, 3)), (300, 0, 0))
+        moved.append({**record, "keypoints": flat.ravel().tolist(), "idx": "cam:1/3"})
+    (tmp_path / "a.json").write_text(
+        json.dumps([*({**r, "idx": "cam/1/3"} for r in records), *moved])
+    )
+    options = ["--size", "1920x720", "--joints", "H36M17", "--no_video", "-o", tmp_path / "out"]
+    assert predict(tmp_path / "a.json", *options, "--export", "trc", lifter=lifter) == 0
+    names = {file.name for file in (tmp_path / "out").iterdir()}
+    assert names == {"motion_cam_1_3_1.trc", "motion_cam_1_3_2.trc", "report.html"}
+
+
+def test_a_folder_of_images_with_a_numeric_name_is_no_webcam(tmp_path, lifter, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "0001").mkdir()
+    assert not is_webcam("0001")
+    assert is_webcam("1")
+    assert _choose_folders(["0001", "7"], OutputOptions()) == [
+        Path("0001_heatlift"),
+        Path("webcam7_heatlift"),
+    ]
+
+
 def test_one_bad_input_does_not_stop_the_others(tmp_path, lifter, capsys):
     good = joints_file(tmp_path / "good.json", 5)
     bad = tmp_path / "bad.json"
@@ -238,6 +306,11 @@ def test_row_12_nobody_in_the_file_gives_valid_empty_results_and_a_line(tmp_path
         (["a.json", "--hight", "1.7"], 2, "hight"),
         (["a.mp4", "x/a.mp4", "-o", "out"], 2, "that of another input"),
         (["a.json", "--joints", "H36M17"], 2, "--size"),
+        (["a.json", "--fps", "0"], 2, "fps is 0"),
+        (["a.json", "--frames", "0"], 2, "frames is 0"),
+        (["a.json", "--every", "0"], 2, "every is 0"),
+        (["a.json", "--boxes", "b.csv"], 2, "for which --boxes has no use"),
+        (["a.json", "--device", "gpu"], 2, "device is gpu"),
     ],
 )
 def test_mistakes_are_one_line_with_their_exit_code(
@@ -275,6 +348,7 @@ def test_boxes_of_a_file_are_read_and_bad_ones_are_one_line(tmp_path):
         ("frame,x,y,width,height\n0.5,1,2,3,4\n", "count from 0"),
         ("frame,x,y,width,height\n0,nan,2,3,4\n", "not a finite number"),
         ("frame,x,y,width,height\n", "has no box"),
+        ("frame,x,y,width,height\n0,0.4,0.3,0.2,0.5\n", "not shares of it"),
     ]:
         path.write_text(text)
         with pytest.raises(DataError, match=words):
@@ -292,7 +366,7 @@ def test_a_motion_is_exported_later_without_running_anything_again(tmp_path, lif
     motion = str(tmp_path / "out" / "motion.npz")
     assert main(["export", motion, "--to", "csv,trc"]) == 0
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
-        "motion.npz", "motion.json", "motion.csv", "motion.trc", "report.html",
+        "motion.npz", "motion.json", "motion.csv", "motion.csv.json", "motion.trc", "report.html",
     }  # fmt: skip
     assert main(["export", motion, "--to", "csv"]) == 5
     assert "--overwrite true" in capsys.readouterr().err

@@ -68,6 +68,33 @@ def test_a_long_gap_starts_a_new_window():
     assert len(live._people[0].times) == 1
 
 
+def test_a_low_frame_rate_is_no_gap():
+    """Frames are further apart than gaps that are filled, but nobody is missing in any."""
+    live = LiveLifter(
+        planar_module(), Stub(), WholeImage(), LiftOptions(focal=FOCAL, fill_gaps=0.1)
+    )
+    times = np.arange(8) / 2
+    poses, score = project(walking_clip(times)[1], FOCAL), np.full(17, 0.9)
+    image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    for i, time in enumerate(times):
+        live.tracker.follow = lambda frame, i=i: [(0, poses[i], score)] if i != 5 else []
+        live.lift(Frame(i, time, image))
+    assert len(live._people[0].times) == 2  # since frame 5, in which he is missing
+
+
+def test_joints_below_the_threshold_are_missing_and_three_joints_are_nobody():
+    live = LiveLifter(
+        planar_module(), Stub(), WholeImage(), LiftOptions(focal=FOCAL, joint_thr=0.5)
+    )
+    pose = project(walking_clip(np.zeros(1))[1], FOCAL)[0]
+    score = np.where(np.arange(17) < 14, 0.8, 0.4)
+    person = live.lift_pose(0, pose, score, 0.0, SIZE)
+    assert np.isnan(person.joints2d[0, 14:]).all()
+    assert np.isfinite(person.joints2d[0, :14]).all()
+    assert person.score[0].tolist() == pytest.approx([0.8] * 14 + [0.0] * 3)
+    assert live.lift_pose(0, pose, np.where(np.arange(17) < 3, 0.8, 0.4), 0.1, SIZE) is None
+
+
 def test_joined_pieces_are_one_motion():
     from pipeline.export.motion import Motion
 

@@ -83,6 +83,7 @@ def test_seconds_and_every_n_th_frame_choose_a_part(tmp_path):
     frames = list(media)
     assert [read_number(f.image) for f in frames] == [6, 9, 12, 15]
     assert [f.index for f in frames] == [0, 1, 2, 3]
+    assert [f.number for f in frames] == [6, 9, 12, 15]
     assert [f.time for f in frames] == pytest.approx([0.24, 0.36, 0.48, 0.6])
     assert media.fps == pytest.approx(25 / 3)
     assert media.notes == []
@@ -102,6 +103,7 @@ def test_images_come_in_the_order_of_their_numbers_and_holes_keep_their_time(tmp
     assert [f.time for f in frames] == pytest.approx([0, 0.05, 0.2, 0.25])
     assert "2 images are missing in the numbering; time goes on over them" in media.notes
     assert "1 files in the folder are no images; left out" in media.notes
+    assert "images are numbered in steps of 2, and follow one another in time" in media.notes
 
 
 def test_the_frame_rate_of_images_is_assumed_and_said(tmp_path):

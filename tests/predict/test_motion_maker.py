@@ -196,6 +196,44 @@ def test_quality_says_what_smoothing_did_and_whether_the_2d_was_good_enough():
     assert not is_usable({**quality, "bone_variation_before": 0.3})
 
 
+def test_heights_are_those_of_all_people_in_their_order_whoever_is_kept():
+    times, _, positions = clip(25.0, 1.0)
+    near = tracked(positions, times, FOCAL).tracks[0]
+    others = [dataclasses.replace(near, id=name) for name in "BC"]
+    people = TrackedPeople(H36M17, (near, *others), times, 25.0, SIZE)
+    found = predict(people, height=(1.5, 1.8))
+    assert [p.height for p in found.people] == [1.5, 1.8, 1.8]
+    assert "height 1.80 m for the people after the first 2 (--height)" in found.facts["assumptions"]
+    (chosen,) = predict(people, height=(1.5, 1.8), person="B").people
+    assert chosen.height == 1.8
+
+
+def test_a_filter_that_has_nothing_to_do_is_told():
+    times, _, positions = clip(8.0, 2.0)
+    note = "not smoothed: 8 frames/s hold nothing above 5 Hz (--cutoff)"
+    people = tracked(positions, times, FOCAL)
+    assert note in predict(people).facts["assumptions"]
+    assert note not in predict(people, cutoff=2.0).facts["assumptions"]
+
+
+def test_the_floor_is_an_assumption_of_the_world_alone():
+    times, _, positions = clip(25.0, 1.0)
+    people = tracked(positions, times, FOCAL)
+    told = [any("floor" in line for line in predict(people, frame=frame).facts["assumptions"])
+            for frame in ("camera", "world")]  # fmt: skip
+    assert told == [False, True]
+
+
+def test_without_smoothing_an_uneven_rate_changes_nothing():
+    """Poses of single frames, so that lifting needs no other frames either."""
+    times = np.sort(np.r_[np.arange(30) / 60, 0.5 + np.arange(30) / 15])
+    _, positions = walking_clip(times)
+    positions[31] += 0.3 * np.random.default_rng(5).normal(size=(17, 1))
+    uneven = predict(tracked(positions, times, FOCAL), smooth="none").people[0]
+    raw = np.diff(uneven.root, axis=0)
+    assert np.abs(raw[30:32]).max() > 3 * np.abs(raw[:28]).max()
+
+
 def test_without_smoothing_nothing_is_changed_over_time():
     times, _, positions = clip(50.0, 1.0)
     people = tracked(positions, times, FOCAL)

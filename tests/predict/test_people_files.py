@@ -7,6 +7,7 @@ from planar import planar_body
 from pipeline.detections.exchange import Detections, export_detections
 from pipeline.errors import DataError, UsageError
 from pipeline.predict.people_files import read_tracks
+from pipeline.predict.tracks import cut_clip
 from pipeline.skeleton import BODY25, COCO17, H36M17, make_conversion
 
 SIZE = (640, 480)
@@ -150,11 +151,45 @@ def test_our_own_export_and_videopose3d_give_the_same_track(tmp_path):
 
 
 def test_a_file_with_several_sequences_asks_for_one(tmp_path):
-    one = (np.ones((3, 17, 2), np.float32), np.ones((3, 17), np.float32))
+    pose = coco_person(200)[:, :2].astype(np.float32)
+    one = (np.repeat(pose[None], 3, axis=0), np.ones((3, 17), np.float32))
     export_detections(Detections(COCO17, {"a": one, "b": one}, "x"), tmp_path / "own.npz")
     with pytest.raises(UsageError, match=r"2 sequences \(a, b\); name one with --person"):
         read(tmp_path / "own.npz")
     assert read(tmp_path / "own.npz", person="b").tracks[0].id == "b"
+
+
+def test_joints_in_shares_of_the_image_and_a_turned_size_are_errors(tmp_path):
+    person = coco_person(500)
+    path = write_json(tmp_path / "a.json", [alphapose(f, person) for f in range(3)])
+    assert len(read(path).tracks) == 1
+    with pytest.raises(DataError, match=r"18 % of the joints are inside .* 480x640.*check --size"):
+        read(path, size=SIZE[::-1])
+    shares = np.c_[person[:, :2] / SIZE, person[:, 2]]
+    write_json(path, [alphapose(f, shares) for f in range(3)])
+    with pytest.raises(DataError, match=r"size of 0\.\d+ px .* not in shares of it"):
+        read(path)
+
+
+def test_a_part_of_a_2d_file_keeps_its_times(tmp_path):
+    records = [alphapose(frame, coco_person(200 + frame)) for frame in (0, 1, 4, 6, 8, 9)]
+    people = read(write_json(tmp_path / "a.json", records), frames=12)
+    part = cut_clip(people, (0.07, 0.3), 2)  # frames 2, 4, 6 of the file
+    assert part.times == pytest.approx([0.08, 0.16, 0.24])
+    assert part.fps == 12.5
+    assert part.tracks[0].frames.tolist() == [1, 2]
+    assert part.tracks[0].joints2d[:, 11, 0] == pytest.approx(
+        [coco_person(204)[11, 0], coco_person(206)[11, 0]]
+    )
+    assert (part.source["time"], part.source["every"]) == ([0.07, 0.3], 2)
+    with pytest.raises(DataError, match=r"a\.json: has no frame between 9 and 11 s"):
+        cut_clip(people, (9.0, 11.0))
+
+
+def test_two_long_ids_are_not_one_person(tmp_path):
+    records = [alphapose(0, coco_person(200), idx="camera" * 8 + end) for end in "ab"]
+    with pytest.raises(DataError, match=r"idx has 49 characters"):
+        read(write_json(tmp_path / "a.json", records))
 
 
 def test_unnamed_joints_that_look_like_another_set_are_refused(tmp_path):

@@ -123,6 +123,45 @@ def line(start, step, first=0, last=10_000):
     return lambda index: np.array([start + step * index, 180.0]) if first <= index <= last else None
 
 
+class Boxes(Finder):
+    """Gives only one person, in some frames of the source."""
+
+    def __init__(self, scene, number, frames):
+        super().__init__(scene)
+        self.number, self.boxes, self.asked = number, dict.fromkeys(frames), []
+
+    def find(self, image, index, estimator):
+        self.asked.append(index)
+        if index not in self.boxes and index:
+            return estimator.crops_of_boxes(np.zeros((0, 4)))
+        pose = self.scene.poses(index)[self.number if index else 0]
+        return estimator.crops_of_boxes(np.r_[pose.min(0), pose.max(0) - pose.min(0)][None])
+
+
+def test_boxes_belong_to_frames_of_the_source_and_all_are_looked_at():
+    scene = Scene(line(120, 2), line(500, -1))
+    seer, finder = Seer(scene), Boxes(scene, 1, range(13, 17))
+    tracker = Tracker(seer, finder)
+    for place, number in enumerate(range(0, 40, 2)):  # every second frame
+        seer.index = number
+        tracker.follow(Frame(place, number / FPS, scene.image(number), number))
+    tracks = tracker.tracks(np.arange(0, 40, 2) / FPS)
+    assert [track.frames.tolist() for track in tracks] == [list(range(20)), list(range(7, 20))]
+    assert {14, 16} <= set(finder.asked)
+
+
+@pytest.mark.parametrize("seconds", [1.2, 2.0])
+def test_people_are_followed_in_frames_that_are_seconds_apart(seconds):
+    scene = Scene(line(120, 2))
+    seer = Seer(scene)
+    tracker = Tracker(seer, Finder(scene))
+    for index in range(6):
+        seer.index = index
+        tracker.follow(Frame(index, index * seconds, scene.image(index)))
+    (track,) = tracker.tracks(np.arange(6) * seconds)
+    assert track.frames.tolist() == list(range(6))
+
+
 def test_a_walking_person_is_one_track_and_is_searched_seldom():
     tracks, _, finder = follow(Scene(line(80, 4)), 60)
     assert [track.id for track in tracks] == ["A"]

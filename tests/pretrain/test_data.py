@@ -4,7 +4,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from pipeline.errors import UsageError
-from pipeline.lift import MixSTE
+from pipeline.lift import MixSTE, VideoPose3D
 from pipeline.lift.sequences import flip_joints
 from pipeline.mocap.synthetic import Synthetic
 from pipeline.pretrain import PretrainDataModule, PretrainModule
@@ -95,6 +95,11 @@ def test_a_recording_with_four_cameras_is_used_once(trainer):
     data.setup("fit")
     assert len(data.train_set.world.starts) == 2 == len(source.sequences("train")) // 4
     assert set(data.evaluation_sets) == {"val"}
+
+
+def test_a_lifter_of_single_frames_is_not_pretrained():
+    with pytest.raises(UsageError, match="VideoPose3D predicts single frames"):
+        PretrainModule(VideoPose3D(widths=(3, 3), channels=8))
 
 
 @pytest.mark.parametrize("noise", [1.0, 0.0])

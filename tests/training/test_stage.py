@@ -85,6 +85,16 @@ def test_the_order_depends_only_on_seed_and_epoch():
     assert epoch_batches(one, 3) != epoch_batches(SeededSampler(20, 4, shuffle=True, seed=6), 3)
 
 
+def test_every_evaluation_has_the_same_random_numbers():
+    """The epoch is part of the key of each sample's noise and masks."""
+    sampler = SeededSampler(5, 2, shuffle=False)
+    for epoch in (0, 3):
+        sampler.set_epoch(epoch)
+        assert [(number, index.tolist()) for number, index in sampler] == [
+            (0, [0, 1]), (0, [2, 3]), (0, [4])
+        ]  # fmt: skip
+
+
 def test_two_ranks_together_get_the_samples_of_one_rank(monkeypatch):
     whole = epoch_batches(SeededSampler(24, 8, shuffle=True, seed=1))
     parts = []
