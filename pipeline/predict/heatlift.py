@@ -151,17 +151,7 @@ class Heatlift:
         is_file = path.exists() and not is_media(path)
         _require_fitting(source_options, path, is_file=is_file)
         if is_file:
-            options = source_options
-            people = read_tracks(
-                path,
-                joints=options.joints,
-                size=options.image_size,
-                fps=options.fps,
-                frames=options.frames,
-                first_frame=options.first_frame,
-                person=lift_options.person,
-            )
-            return cut_clip(people, options.time, options.every), False
+            return _read_file(path, source_options, lift_options.person), False
         media = self.open(source, source_options)
         estimator, finder = self.networks(source_options)
         try:
@@ -266,6 +256,20 @@ class Heatlift:
             "warnings": [],
         }
         return media, LiveLifter(self.lifter, estimator, finder, lift_options, facts)
+
+
+def _read_file(path: Path, options: SourceOptions, person: str | None) -> TrackedPeople:
+    """The people of a 2D file, in the frames that are used."""
+    people = read_tracks(
+        path,
+        joints=options.joints,
+        size=options.image_size,
+        fps=options.fps,
+        frames=options.frames,
+        first_frame=options.first_frame,
+        person=person,
+    )
+    return cut_clip(people, options.time, options.every)
 
 
 def _require_fitting(options: SourceOptions, source: Path, *, is_file: bool) -> None:

@@ -219,7 +219,7 @@ fp16
     $ heatlift lift fit -c lift.yaml --trainer.precision 16-true
     2: 16-true: is for tests; steps of the optimizer are
 clipping for a fused optimizer
-    $ heatlift heatmap fit -c heatmap/demo --trainer.precision bf16-mixed --trainer.gradient_clip_val 1
+    $ heatlift heatmap fit -c heatmap/hrnet_narrow --trainer.gradient_clip_val 1
     2: --trainer.gradient_clip_val 1: gradients of a fused opti
 a GPU that is not there
     $ heatlift lift fit -c lift.yaml --trainer.accelerator gpu
