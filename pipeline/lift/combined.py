@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.lift.linear import FloatLinear
 from pipeline.lift.martinez import LinearStage, ResidualMLP, ZScored
 
 
@@ -48,7 +49,7 @@ class CombinedDeepLearner(ZScored):
         sizes = (2 * J, 3 * J, width, 4, dropout)
         self.gated = ResidualMLP(*sizes) if branches != "plain" else None
         self.plain = ResidualMLP(*sizes) if branches != "gated" else None
-        self.out = nn.Linear(3 * J, 3 * J)
+        self.out = FloatLinear(3 * J, 3 * J)
 
     def lift(self, zscored2d: Tensor) -> Tensor:
         """Map z-scored 2D, (N, 17, 2), to z-scored 3D, (N, 17, 3)."""

@@ -101,3 +101,25 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Map the last axis, (..., K) -> (..., M)."""
         return linear(x, self.weight, self.bias)
+
+
+def float_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`linear` in float32 (float64 for such an input) in every precision.
+
+    For the last layer of a lifter: bfloat16 would round coordinates to steps of 2 to 4 mm.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    parts = x.to(wide), weight.to(wide), None if bias is None else bias.to(wide)
+    device = x.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return linear(*parts)
+    with torch.autocast(device, enabled=False):
+        return linear(*parts)
+
+
+class FloatLinear(nn.Linear):
+    """`torch.nn.Linear` computed by `float_linear`; the same parameters under the same names."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map the last axis, (..., K) -> (..., M)."""
+        return float_linear(x, self.weight, self.bias)

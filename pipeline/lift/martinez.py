@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.lift.lifter import Lifter
-from pipeline.lift.linear import Linear
+from pipeline.lift.linear import FloatLinear, Linear
 
 SMALLEST_2D = 1e-4
 """Deviations of normalised 2D below this (a twentieth of a pixel at 1000 pixels) count as 1."""
@@ -94,7 +94,7 @@ class ResidualMLP(nn.Module):
         self.w1 = Linear(inputs, width)
         self.batch_norm1 = nn.BatchNorm1d(width)
         self.linear_stages = nn.ModuleList(LinearStage(width, dropout) for _ in range(blocks))
-        self.w2 = Linear(width, outputs)
+        self.w2 = FloatLinear(width, outputs)
         self.dropout = dropout
         for module in self.modules():
             if isinstance(module, nn.Linear):

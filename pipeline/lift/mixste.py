@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lift.lifter import Lifter
+from pipeline.lift.linear import FloatLinear
 from pipeline.lift.transformer import Block, drop_path_rates
 
 SPREAD_GAIN = 8.0
@@ -72,7 +73,7 @@ class MixSTE(Lifter):
         self.TTEblocks = nn.ModuleList(Block(dim, heads, drop_path=rate) for rate in rates)
         self.Spatial_norm = nn.LayerNorm(dim, eps=1e-6)
         self.Temporal_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 3))
+        self.head = nn.Sequential(nn.LayerNorm(dim), FloatLinear(dim, 3))
         if spread:
             nn.init.normal_(self.Spatial_pos_embed, std=spread)
             nn.init.normal_(self.Temporal_pos_embed, std=spread)

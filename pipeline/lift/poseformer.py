@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.lift.lifter import Lifter
+from pipeline.lift.linear import FloatLinear
 from pipeline.lift.transformer import Along, Block, drop_path_rates
 
 Position = Literal["before_attention", "after_attention", "after_mlp"]
@@ -180,7 +181,7 @@ class PoseFormer(Lifter):
         self.Spatial_norm = nn.LayerNorm(dim, eps=1e-6)
         self.Temporal_norm = nn.LayerNorm(frame_dim, eps=1e-6)
         self.weighted_mean = nn.Conv1d(frames, 1, 1)
-        self.head = nn.Sequential(nn.LayerNorm(frame_dim), nn.Linear(frame_dim, 3 * joints))
+        self.head = nn.Sequential(nn.LayerNorm(frame_dim), FloatLinear(frame_dim, 3 * joints))
 
     def forward(self, joints2d: Tensor, visible: Tensor | None = None) -> Tensor:
         """Lift clips, (B, T, J, channels) -> (B, 1, J, 3); see `Lifter.forward`.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.lift.lifter import Lifter
-from pipeline.lift.linear import linear
+from pipeline.lift.linear import float_linear, linear
 
 
 class VideoPose3D(Lifter):
@@ -99,7 +99,7 @@ class VideoPose3D(Lifter):
             )
             features = kept + features
             dilation *= width
-        poses = linear(features, self.shrink.weight[:, :, 0], self.shrink.bias)
+        poses = float_linear(features, self.shrink.weight[:, :, 0], self.shrink.bias)
         return poses.view(B, -1, J, 3)
 
     def set_progress(self, done: float) -> None:
