@@ -159,8 +159,10 @@ def write_page(measured: BoxReport, path: Path, every: int) -> str:
     lines = [
         "# The lifter in the box",
         "",
-        "`make box ROOT=folder` trains it, puts it into the package and writes this page; "
-        "`heatlift box report --root folder` measures it again.",
+        "`make box ROOT=folder` trains it (about 45 minutes on two cores), replaces the lifter in "
+        "the package and writes this page. A finished training is only measured again; "
+        "`ARGS='--again true'` trains a new one. `heatlift box report --root folder` measures the "
+        "lifter in the box.",
         "",
         f"- **Written** {time.strftime('%Y-%m-%d')} on {platform.machine()}, torch "
         f"{torch.__version__}; weights {weights_digest(measured.module)[:12]}…",
