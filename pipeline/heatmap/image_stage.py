@@ -190,6 +190,7 @@ class ImageStage(Stage):
         loss: Tensor,
         joints2d: Tensor,
         score: Tensor,
+        weight: Tensor | None = None,
     ) -> None:
         """Add the joints found in a batch of crops to the metrics.
 
@@ -199,9 +200,10 @@ class ImageStage(Stage):
             loss: Loss of the batch.
             joints2d: Joints in pixels of the crop, (B, J, 2).
             score: Scores of the joints, (B, J).
+            weight: Number of values that the loss is a mean of; by default each person counts 1.
         """
         mean, hits = cast(MeanMetric, self.losses[split]), cast(PCK, self.hits[split])
-        mean.update(loss, weight=len(joints2d))
+        mean.update(loss, weight=len(joints2d) if weight is None else weight)
         self.log(f"{split}/loss", mean)
         found = to_image_pixels(joints2d, batch["matrix"])
         true = to_image_pixels(batch["joints2d"], batch["matrix"])

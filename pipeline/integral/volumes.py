@@ -143,19 +143,45 @@ def volume_loss(
     Returns:
         Scalar, in sides of the volume: 1 is an error of the whole width, height or depth.
     """
-    D, H, W = volumes.shape[2:]
-    size = volumes.new_tensor([W, H, D], dtype=torch.float32)
+    size = volumes.new_tensor(list(volumes.shape[:1:-1]), dtype=torch.float32)  # W, H, D
+    true, weights = label_positions(
+        joints2d, depth, weight=weight, has_depth=has_depth, grid=grid, size=size
+    )
+    error = (expectation(volumes) - true).abs() / size
+    return (error * weights).sum() / weights.sum().clamp(min=1)
+
+
+def label_positions(
+    joints2d: Tensor,
+    depth: Tensor,
+    *,
+    weight: Tensor,
+    has_depth: Tensor,
+    grid: VolumeGrid,
+    size: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """True joints in cells of the volume, and which of their coordinates count in the loss.
+
+    Args:
+        joints2d: As in `volume_loss`.
+        depth: As in `volume_loss`.
+        weight: As in `volume_loss`.
+        has_depth: As in `volume_loss`.
+        grid: Where the cells of the volumes are.
+        size: W, H and D.
+
+    Returns:
+        x, y, z in cells, 0 where a coordinate does not count, and 1 where it does, (B, J, 3) each.
+    """
     cells = targets.to_cells(joints2d.float(), offset=grid.cell_offset)
     depth = depth.float().masked_fill(has_depth == 0, 0.0)
-    bins = (depth / grid.cube + 0.5) * D - grid.bin_offset
+    bins = (depth / grid.cube + 0.5) * size[2] - grid.bin_offset
     true = torch.cat([cells, bins[..., None]], dim=-1)
     # A mean under a softmax cannot leave the volume: joints outside of it count as not labelled.
     inside = ((true >= -0.5) & (true < size - 0.5)).all(-1)
     weight, has_depth = weight * inside, has_depth * inside
     weights = torch.stack([weight, weight, has_depth], dim=-1)
-    true = true.masked_fill(weights == 0, 0.0)  # where nothing is labelled there may be NaN
-    error = (expectation(volumes) - true).abs() / size
-    return (error * weights).sum() / weights.sum().clamp(min=1)
+    return true.masked_fill(weights == 0, 0.0), weights  # where nothing is labelled may be NaN
 
 
 def back_project_from_root(
