@@ -23,6 +23,7 @@ from heatmap import loss_by_joint
 from side_by_side import compare, restart_with_allocator
 from torch import Tensor, nn
 
+from pipeline.cli.doctor import has_fast_bf16
 from pipeline.heatmap import HRNet, SimpleBaseline, targets
 from pipeline.heatmap.resnet import fold_norms
 from pipeline.integral import SAN
@@ -30,6 +31,9 @@ from pipeline.integral.volumes import VolumeGrid, volume_loss
 
 CLOSE = 1e-4
 """Largest accepted difference of outputs and losses, as a share of the largest output."""
+
+CLOSE_BF16 = 0.05
+"""The same with bfloat16 products."""
 
 GRID = VolumeGrid(cube=2.0, cell_offset=1.5, bin_offset=0.5)
 
@@ -155,10 +159,10 @@ def measure(name: str, rounds: int, *, bf16: bool) -> bool:
         theirs_run = make_detection(theirs.eval(), crops, bf16=False)
     found, expected = ours_run(), theirs_run()
     difference = float((found - expected).abs().max() / expected.abs().max())
-    assert bf16 or difference < CLOSE, f"{name} differs by {difference:.1e}"
+    assert difference < (CLOSE_BF16 if bf16 else CLOSE), f"{name} differs by {difference:.1e}"
     times = compare(ours_run, theirs_run, rounds)
     goal = case.goals[bf16]
-    reached = times.quartiles[1] >= goal
+    reached = times.quartiles[1] >= goal or (bf16 and not has_fast_bf16())
     print(
         f"{name:21s} {'bf16' if bf16 else 'fp32'} {times.text()} (goal {goal:g}) "
         f"difference {difference:.1e}{'' if reached else ' MISSED'}",

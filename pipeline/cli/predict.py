@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 import shlex
 import signal
 import time
@@ -19,7 +18,7 @@ from pipeline.cli.predict_live import check_show, predict_live
 from pipeline.cli.predict_summary import summary
 from pipeline.errors import HeatliftError, StorageError, UsageError, print_error
 from pipeline.export.measures import add_foot_slide
-from pipeline.export.options import FORMATS, ExportOptions, check_formats
+from pipeline.export.options import FORMATS, PER_PERSON, ExportOptions, check_formats
 from pipeline.predict.options import (
     LiftOptions,
     OutputOptions,
@@ -53,7 +52,7 @@ def run(arguments: Sequence[str]) -> None:
     if output.show:
         check_show(is_live)
     folders = _choose_folders(inputs, output)
-    from pipeline.predict.heatlift import Heatlift
+    from pipeline.predict.heatlift import Heatlift, fitting_options
     from pipeline.predict.media import require_source
 
     if len(inputs) == 1:
@@ -74,9 +73,8 @@ def run(arguments: Sequence[str]) -> None:
     with signal_handlers((signal.SIGTERM, signal.SIGINT), stop):
         for text, folder in zip(inputs, folders, strict=True):
             try:
-                _predict_one(
-                    heatlift, text, folder, flags, formats, output, writing, command, stops
-                )
+                own = flags if len(inputs) == 1 else fitting_options(flags, text)
+                _predict_one(heatlift, text, folder, own, formats, output, writing, command, stops)
             except HeatliftError as error:
                 if len(inputs) == 1:
                     raise
@@ -213,22 +211,23 @@ def _choose_folders(inputs: Sequence[str], output: OutputOptions) -> list[Path]:
     for number, folder in enumerate(folders):
         if folder in folders[:number]:
             raise UsageError(f"{inputs[number]}: {folder} is that of another input; rename one")
-        if not output.overwrite and (old := old_results(folder)):
+        kinds = {"video": output.video, "report": output.report}
+        old = old_results(folder, check_formats(output.export), **kinds)
+        if old and not output.overwrite:
             raise StorageError(
-                f"{folder}: has the results of an earlier prediction ({old[0].name}); choose "
-                "another --out or give --overwrite"
+                f"{folder}: has the results of an earlier prediction ({old[0]}); choose another "
+                "--out or give --overwrite"
             )
     return folders
 
 
-def old_results(folder: Path) -> list[Path]:
-    """Files of a prediction in a folder, by name."""
-    endings = "|".join(sorted(FORMATS))
-    name = re.compile(
-        rf"motion(_[^.]+)?\.({endings})(\.json)?|(overlay|side_by_side)\.webm|report\.html"
-    )
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [path for path in files if name.fullmatch(path.name)]
+def old_results(folder: Path, formats: Sequence[str], *, video: bool, report: bool) -> list[str]:
+    """Names of the files in a folder that results of these kinds would replace."""
+    names = [f"motion.{name}" for name in formats]
+    names += [f"motion_*.{name}" for name in formats if name in PER_PERSON]
+    names += ["overlay.webm", "side_by_side.webm"] if video else []
+    names += ["report.html"] if report else []
+    return sorted(file.name for name in names for file in folder.glob(name) if file.is_file())
 
 
 def _predict_one(
@@ -251,14 +250,14 @@ def _predict_one(
     motion = dataclasses.replace(motion, facts={**motion.facts, "command": command})
     upright = _upright(motion, flags)
     motion = dataclasses.replace(motion, facts=add_foot_slide(motion, upright))
+    before = old_results(folder, FORMATS, video=True, report=True)
     files = write_results(
         motion, folder, formats, heatlift, text, flags, writing, video=output.video
     )
     if output.report:
         files.append(_write_report(upright, folder, files))
-    for old in old_results(folder):  # of other people or formats; those of now are replaced
-        if old.name not in files and old.name.removesuffix(".json") not in files:
-            old.unlink()
+    if left := sorted(set(before) - set(files)):
+        print_line(f"{folder}: not of this prediction: {', '.join(left)}")
     files = [str(folder / name) if not place else name for place, name in enumerate(files)]
     for line in summary(text, motion, files, time.monotonic() - began):
         print_line(line)

@@ -17,6 +17,7 @@ from pipeline.detections.people import (
     follow_people,
 )
 from pipeline.errors import DataError
+from pipeline.files.digests import bytes_digest
 from pipeline.files.json_documents import expect_type, number_array, read_json, required_key
 from pipeline.skeleton import (
     BLAZEPOSE33,
@@ -226,7 +227,7 @@ def _find_numbering(
 
 
 LONGEST_ID = 40
-"""Most characters of a person's id."""
+"""Most characters of a person's id; the end of a longer one is a digest of it."""
 
 _NO_ID: tuple[Any, ...] = (None, -1, "", "-1", [])
 """Values that stand for a person without an id; OpenPose writes [-1]."""
@@ -243,7 +244,7 @@ def _identity(person: dict[str, Any], place: str) -> str | None:
             value = int(value)
         if isinstance(value, str):
             if len(value) > LONGEST_ID:
-                raise DataError(f"{place}: {key} has {len(value)} characters, not {LONGEST_ID}")
+                value = f"{value[: LONGEST_ID - 9]}-{bytes_digest(value.encode())[:8]}"
             return value
         return str(expect_type(value, int, f"{place}: {key}"))
     return None

@@ -12,6 +12,9 @@ from pipeline.export.motion_data import FILLED, MISSING, SEEN, MotionData, Perso
 EVEN = 0.02
 """Share by which a step from frame to frame may differ from that of the rate."""
 
+MOST_FRAMES = 100_000
+"""Most frames that holes are filled with; beyond, the rate is the mean one."""
+
 HOLE = 0.5
 """Seconds; a step from frame to frame that is longer, and longer than usual, is a hole."""
 
@@ -33,10 +36,13 @@ def even_motion(motion: MotionData) -> MotionData:
     steps = np.diff(motion.times)
     usual, span = float(np.median(steps)), float(motion.times[-1] - motion.times[0])
     count = max(2, round(span / usual) + 1)
+    if count > MOST_FRAMES + len(motion):  # a hole of hours
+        count = len(motion)
     times = np.linspace(motion.times[0], motion.times[-1], count)
     after = np.clip(np.searchsorted(motion.times, times), 1, len(motion) - 1)
     before = after - 1
     share = np.clip((times - motion.times[before]) / steps[before], 0.0, 1.0)
+    share = np.where(share < 1e-6, 0.0, np.where(share > 1 - 1e-6, 1.0, share))
     hole = (steps[before] > max(HOLE, 1.5 * usual)) & (share > 0) & (share < 1)
     people = tuple(_resample(person, before, after, share, hole) for person in motion.people)
     return dataclasses.replace(motion, people=people, times=times, fps=(count - 1) / span)

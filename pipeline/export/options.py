@@ -11,6 +11,9 @@ from pipeline.export.body_names import read_names
 FORMATS = ("npz", "json", "csv", "trc", "bvh", "c3d", "glb", "html")
 """Formats that a motion can be written in."""
 
+PER_PERSON = ("trc", "bvh", "c3d")
+"""Formats with a file for each person."""
+
 
 @dataclass(frozen=True)
 class ExportOptions:

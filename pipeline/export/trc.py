@@ -55,13 +55,14 @@ def person_path(path: Path, person: PersonMotion, motion: MotionData) -> Path:
     """Path of the file of one person: the path itself if there is one, else with the id.
 
     Characters of an id that are not for names of files become `_`; where two ids would have one
-    name then, the number of the person follows.
+    name then, also on disks that do not tell A from a, the number of the person follows each.
     """
     if len(motion.people) == 1:
         return path
     names = [re.sub(r"[^\w+-]", "_", other.id) for other in motion.people]
     place = next(n for n, other in enumerate(motion.people) if other.id == person.id)
-    name = names[place] + (f"_{place + 1}" if names.count(names[place]) > 1 else "")
+    is_unique = len({name.casefold() for name in names}) == len(names)
+    name = names[place] + ("" if is_unique else f"_{place + 1}")
     return path.with_name(f"{path.stem}_{name}{path.suffix}")
 
 

@@ -23,7 +23,7 @@ from pipeline.predict.estimators import Estimator, PersonFinder, estimator_facts
 from pipeline.predict.lifting import lifter_facts
 from pipeline.predict.live import LiveLifter, describe_latency, finish_live
 from pipeline.predict.load_estimator import load_estimator
-from pipeline.predict.media import Frame, Media, is_media, open_media
+from pipeline.predict.media import Frame, Media, is_media, open_media, require_source
 from pipeline.predict.motion_maker import make_motion
 from pipeline.predict.onnx_own import OnnxLifter, load_onnx_lifter
 from pipeline.predict.options import (
@@ -102,7 +102,7 @@ class Heatlift:
             UsageError: If what `runtime` needs is not installed, or there is no such device.
         """
         check_choice("runtime", runtime, Runtime)
-        device = find_device(device)
+        device = find_device(str(device))
         path = find_lifter() if lifter is None else Path(lifter)
         if lifter == "newest":
             path = newest_lifter()
@@ -147,10 +147,10 @@ class Heatlift:
         stop: Stop,
     ) -> tuple[TrackedPeople, bool]:
         """2D joints of the people of a source, and whether the user stopped early."""
+        require_source(str(source))
         path = Path(str(source))
-        is_file = path.exists() and not is_media(path)
-        _require_fitting(source_options, path, is_file=is_file)
-        if is_file:
+        _require_fitting(source_options, path)
+        if _is_file_of_joints(path):
             return _read_file(path, source_options, lift_options.person), False
         media = self.open(source, source_options)
         estimator, finder = self.networks(source_options)
@@ -244,6 +244,8 @@ class Heatlift:
         """The frames of a source, and what lifts them one by one."""
         source_options, lift_options = split_flags(flags)
         check_live(lift_options)
+        require_source(str(source))
+        _require_fitting(source_options, Path(str(source)))
         media = self.open(source, source_options)
         estimator, finder = self.networks(source_options)
         facts = {
@@ -272,15 +274,30 @@ def _read_file(path: Path, options: SourceOptions, person: str | None) -> Tracke
     return cut_clip(people, options.time, options.every)
 
 
-def _require_fitting(options: SourceOptions, source: Path, *, is_file: bool) -> None:
-    """Check that no option is set that has no use for a kind of source.
+def _is_file_of_joints(source: Path) -> bool:
+    """Whether a source is a file or folder of 2D joints, and not of images."""
+    return source.exists() and not is_media(source)
+
+
+def _useless_options(source: Path) -> tuple[str, ...]:
+    """Names of the options that have no use for a source."""
+    return ("boxes", "det_thr") if _is_file_of_joints(source) else ("size", "frames", "first_frame")
+
+
+def fitting_options(flags: dict[str, Any], source: str) -> dict[str, Any]:
+    """Options for one of several sources: those that have no use for it at their defaults."""
+    unused = {name: getattr(SourceOptions, name) for name in _useless_options(Path(source))}
+    return {**flags, **unused}
+
+
+def _require_fitting(options: SourceOptions, source: Path) -> None:
+    """Check that no option is set that has no use for a source.
 
     Raises:
         UsageError: If one is.
     """
-    names = ("boxes", "det_thr") if is_file else ("size", "frames", "first_frame")
-    kind = "2D joints" if is_file else "images"
-    for name in names:
+    kind = "2D joints" if _is_file_of_joints(source) else "images"
+    for name in _useless_options(source):
         if getattr(options, name) != getattr(SourceOptions, name):
             raise UsageError(f"{source}: has {kind}, for which --{name} has no use; leave it out")
 

@@ -82,7 +82,9 @@ def make_motion(
         )
         found.append(person)
     motion = Motion(tuple(found), skeleton, people.times, people.fps, people.size, focal, principal)
-    assumptions = [*options.assumptions(), *_note_filter(options, people.fps)]
+    steps = np.diff(people.times)
+    rate = 1 / float(np.median(steps)) if len(steps) else people.fps
+    assumptions = [*options.assumptions(), *_note_filter(options, rate)]
     if 1 < len(options.height) < len(ordered):
         assumptions.append(
             f"height {options.height[-1]:.2f} m for the people after the first "
@@ -111,7 +113,7 @@ def _note_filter(options: LiftOptions, rate: float) -> list[str]:
     cutoff = options.cutoff or CUTOFFS[options.smooth]
     if options.smooth not in ("butterworth", "savgol") or cutoff < rate / 2:
         return []
-    return [f"not smoothed: {rate:g} frames/s hold nothing above {cutoff:g} Hz (--cutoff)"]
+    return [f"not smoothed: {rate:.3g} frames/s hold nothing above {cutoff:g} Hz (--cutoff)"]
 
 
 def order_tracks(people: TrackedPeople, options: LiftOptions) -> Sequence[Track]:

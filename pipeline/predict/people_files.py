@@ -26,6 +26,9 @@ FITS_BETTER = 0.75
 """Length of all bones, relative to that of the assumed joint set, from which another set of the
 same size fits so much better that the assumption is an error."""
 
+SURE = 0.3
+"""Score from which a joint is expected inside of the image."""
+
 _SAME_SIZE = {17: (COCO17, H36M17, MPI3DHP17)}
 """Number of joints -> joint sets of this size that files without names may have."""
 
@@ -102,7 +105,7 @@ def check_pixels(tracks: tuple[Track, ...], size: tuple[int, int], place: str) -
     """
     if not tracks:
         return
-    known = [track.joints2d[np.isfinite(track.joints2d).all(-1)] for track in tracks]
+    known = [track.joints2d[_sure(track)] for track in tracks]
     sides = [side for track in tracks for side in _larger_sides(track.joints2d)]
     if sides and (median := float(np.median(sides))) < MIN_SIZE:
         raise DataError(
@@ -116,6 +119,13 @@ def check_pixels(tracks: tuple[Track, ...], size: tuple[int, int], place: str) -
             f"{place}: {100 * inside.mean():.0f} % of the joints are inside the image of "
             f"{size[0]}x{size[1]}, less than {100 * MIN_INSIDE:g} %; check --size"
         )
+
+
+def _sure(track: Track) -> NDArray[np.bool_]:
+    """Which joints are known with a fair score, (N, J); without any such, which are known."""
+    known = np.asarray(np.isfinite(track.joints2d).all(-1))
+    sure = known & (track.score >= SURE)
+    return sure if sure.any() else known
 
 
 def _larger_sides(joints2d: NDArray[np.float32]) -> list[float]:

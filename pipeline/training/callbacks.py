@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import re
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -329,7 +331,8 @@ class Compile(Callback):
     """
 
     def __init__(self, backend: str = "inductor") -> None:
-        if backend == "inductor" and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
+        default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+        if backend == "inductor" and not shutil.which(os.environ.get("CXX", default)):
             raise UsageError(
                 "Compile: torch.compile needs a C++ compiler and there is none; on Debian or "
                 "Ubuntu run: apt-get install g++; or train without this callback"

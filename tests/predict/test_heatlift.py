@@ -10,6 +10,7 @@ from videos import SIZE, read_number, write_mp4
 
 from pipeline import Heatlift, Motion
 from pipeline.__main__ import main
+from pipeline.cli import predict as cli_predict
 from pipeline.cli.predict import _choose_folders
 from pipeline.errors import DataError, UsageError
 from pipeline.export.motion import PersonMotion
@@ -221,19 +222,43 @@ def test_earlier_results_are_not_replaced_silently(tmp_path, lifter, capsys):
     assert Motion.load(tmp_path / "joints_heatlift" / "motion.npz").people[0].height == 1.9
 
 
-def test_results_without_npz_are_not_replaced_either_and_overwrite_leaves_nothing_old(
+def test_results_without_npz_are_not_replaced_either_and_what_stays_is_named(
     tmp_path, lifter, capsys
 ):
     path = joints_file(tmp_path / "joints.json", 5)
     options = ["--size", "1280x720", "--joints", "H36M17", "--no_video", "-o", tmp_path / "out"]
     assert predict(path, *options, "--export", "csv", lifter=lifter) == 0
-    assert predict(path, *options, "--export", "trc", lifter=lifter) == 5
+    assert predict(path, *options, "--export", "csv", "--no_report", lifter=lifter) == 5
     assert "(motion.csv)" in capsys.readouterr().err
-    (tmp_path / "out" / "motion_A.bvh").write_text("of another person")
-    (tmp_path / "out" / "notes.txt").write_text("of the user")
+    (tmp_path / "out" / "motion_A.trc").write_text("of another person")
+    capsys.readouterr()
     assert predict(path, *options, "--export", "trc", "--overwrite", lifter=lifter) == 0
-    names = {file.name for file in (tmp_path / "out").iterdir()}
-    assert names == {"motion.trc", "report.html", "notes.txt"}
+    assert "out: not of this prediction: motion.csv, motion_A.trc\n" in capsys.readouterr().out
+    assert (tmp_path / "out" / "motion_A.trc").read_text() == "of another person"
+    assert (tmp_path / "out" / "motion.trc").exists()
+
+
+def test_the_input_may_lie_in_the_folder_of_the_results(tmp_path, lifter):
+    path = joints_file(tmp_path / "motion_2d.json", 5)
+    before = path.read_bytes()
+    options = ["--size", "1280x720", "--joints", "H36M17", "--no_video", "-o", tmp_path]
+    for more in ([], ["--overwrite"]):
+        assert predict(path, *options, *more, lifter=lifter) == 0
+    assert path.read_bytes() == before
+
+
+def test_options_of_2d_files_are_for_these_alone_among_several_inputs(
+    tmp_path, lifter, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(
+        cli_predict, "_predict_one", lambda h, text, f, own, *more: seen.append(own)
+    )
+    joints = joints_file(tmp_path / "joints.json", 5)
+    clip = write_mp4(tmp_path / "clip.mp4", 3)
+    options = ["--size", "1280x720", "--det_thr", "0.25"]
+    assert predict(clip, joints, *options, lifter=lifter) == 0
+    assert [(own["size"], own["det_thr"]) for own in seen] == [(None, 0.25), ("1280x720", 0.5)]
 
 
 def test_nobody_in_formats_with_a_file_per_person_gives_no_file_and_a_line(
