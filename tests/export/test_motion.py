@@ -273,3 +273,20 @@ def test_a_table_has_scores_and_a_file_of_facts_beside_it(tmp_path):
     facts = json.loads(beside.read_text())
     assert (beside.name, facts["frame"], facts["unit"]) == ("motion.csv.json", "world", "m")
     assert facts["facts"]["source"]["name"] == "ü ö.mp4"
+
+
+def test_no_frame_at_the_edge_of_a_hole_is_lost():
+    for n in range(8, 20):
+        for hole in range(30, 75):
+            times = np.r_[np.arange(n), n + hole + np.arange(n)] / 30
+            even = even_motion(uneven_motion(times))
+            seen = even.people[0].status == SEEN
+            assert seen.sum() == 2 * n
+            assert even.times[seen] == pytest.approx(times, abs=1e-9)
+
+
+def test_a_hole_of_hours_gives_no_file_of_hours():
+    times = np.r_[np.arange(60) / 30, 30_000 + np.arange(60) / 30]
+    even = even_motion(uneven_motion(times))
+    assert len(even) == 120
+    assert even.times[[0, -1]] == pytest.approx(times[[0, -1]])
