@@ -110,7 +110,7 @@ def _pairs(
     one, two = first.corrupted(smoothed=smoothed), second.corrupted(smoothed=smoothed)
     for key in (("joints hidden", 0.6), ("frames dropped", 0.6)):
         if key in one and key in two:
-            yield f"{key[1]:.0%} of {key[0]}", (one[key].mpjpe, two[key].mpjpe)
+            yield f"{100 * key[1]:.0f} % of {key[0]}", (one[key].mpjpe, two[key].mpjpe)
 
 
 def _smoothing(errors: Mapping[Row, RowErrors]) -> Iterator[str]:

@@ -400,11 +400,11 @@ def test_findings_follow_the_numbers():
 
     better, worse, equal = findings(47.0, 50.5), findings(50.5, 47.0), findings(47.0, 48.5)
     assert cells_of(better, "noisy", "no", "test split")[3:] == ["47.0", "50.5", "3.5 lower"]
-    assert cells_of(worse, "noisy", "no", "60% of frames dropped")[3:] == [
+    assert cells_of(worse, "noisy", "no", "60 % of frames dropped")[3:] == [
         *("56.5", "53.0"),
         "3.5 higher",
     ]
-    assert cells_of(equal, "noisy", "yes", "60% of joints hidden")[5] == "equal"
+    assert cells_of(equal, "noisy", "yes", "60 % of joints hidden")[5] == "equal"
     best = [cells_of(text, "noisy", "2", "no")[3:] for text in (better, worse, equal)]
     assert best == [
         ["MixSTE pretrained (47.0)", "-"],
