@@ -130,8 +130,8 @@ class ImageStage(Stage):
 
     def normalised(self, images: Tensor) -> Tensor:
         """Input of the network from crops: uint8 (B, H, W, 3) -> (B, 3, H, W)."""
-        normalised = self.normalise(images).contiguous(memory_format=self.layout)
-        return normalised.to(network_type(self.net))
+        found = self.normalise(images).contiguous(memory_format=self.layout)
+        return found.to(network_type(self.net))
 
     def transferred_prefixes(self, source_stage: str, *, fitting: bool) -> tuple[str, ...]:
         """All of `net`, and the input that it was trained on."""
@@ -168,8 +168,7 @@ class ImageStage(Stage):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch of crops."""
-        loss = self.loss(self(batch["image"]), batch)
-        self.log_in_training("train/loss", loss)
+        self.log_in_training("train/loss", loss := self.loss(self(batch["image"]), batch))
         return loss
 
     def begin(self, split: Split) -> None:
@@ -200,7 +199,7 @@ class ImageStage(Stage):
             loss: Loss of the batch.
             joints2d: Joints in pixels of the crop, (B, J, 2).
             score: Scores of the joints, (B, J).
-            weight: Number of values that the loss is a mean of; by default each person counts 1.
+            weight: Number of values that the loss is a mean of; the number of people by default.
         """
         mean, hits = cast(MeanMetric, self.losses[split]), cast(PCK, self.hits[split])
         mean.update(loss, weight=len(joints2d) if weight is None else weight)

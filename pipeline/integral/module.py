@@ -145,19 +145,6 @@ class IntegralModule(ImageStage):
             grid=self.grid,
         )
 
-    def _count_labels(self, volumes: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """Number of coordinates that the loss of a batch is a mean of."""
-        size = volumes.new_tensor(list(volumes.shape[:1:-1]), dtype=torch.float32)  # W, H, D
-        _, weights = label_positions(
-            batch["joints2d"],
-            batch["depth"],
-            weight=batch["weight"],
-            has_depth=batch["has_depth"],
-            grid=self.grid,
-            size=size,
-        )
-        return weights.sum()
-
     def find_joints(self, images: Tensor, volumes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Joints (B, J, 3), pixels of the crop and metres behind the root; scores; 2D heatmaps."""
         joints, score, maps = decode_volumes(volumes, self.grid)
@@ -194,7 +181,7 @@ class IntegralModule(ImageStage):
     def score(self, split: Split, batch: Mapping[str, Tensor]) -> None:
         """Add the joints found in a batch of crops to the metrics."""
         volumes = self(batch["image"])
-        loss, count = self.loss(volumes, batch), self._count_labels(volumes, batch)
+        loss, count = self.loss(volumes, batch), _count_labels(volumes, batch, self.grid)
         joints, score, maps = self.find_joints(batch["image"], volumes)
         self.update_metrics(split, batch, loss, joints[..., :2], score, count)
         predicted = self._evaluated_poses(self._back_project(joints, batch))
@@ -273,6 +260,19 @@ class IntegralModule(ImageStage):
     def _evaluated_poses(self, joints3d: Tensor) -> Tensor:
         """The evaluated joints relative to the root, metres."""
         return root_relative(joints3d, self.skeleton.root)[:, self.evaluated_joints]
+
+
+def _count_labels(volumes: Tensor, batch: Mapping[str, Tensor], grid: VolumeGrid) -> Tensor:
+    """Number of coordinates that the loss of a batch is a mean of."""
+    _, weights = label_positions(
+        batch["joints2d"],
+        batch["depth"],
+        weight=batch["weight"],
+        has_depth=batch["has_depth"],
+        grid=grid,
+        size=volumes.new_tensor(list(volumes.shape[:1:-1]), dtype=torch.float32),  # W, H, D
+    )
+    return weights.sum()
 
 
 def _show_relations(

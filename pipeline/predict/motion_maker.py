@@ -84,12 +84,7 @@ def make_motion(
     motion = Motion(tuple(found), skeleton, people.times, people.fps, people.size, focal, principal)
     steps = np.diff(people.times)
     rate = 1 / float(np.median(steps)) if len(steps) else people.fps
-    assumptions = [*options.assumptions(), *_note_filter(options, rate)]
-    if 1 < len(options.height) < len(ordered):
-        assumptions.append(
-            f"height {options.height[-1]:.2f} m for the people after the first "
-            f"{len(options.height)} (--height)"
-        )
+    assumptions = [*options.assumptions(len(ordered)), *_note_filter(options, rate)]
     motion = dataclasses.replace(
         motion,
         facts={

@@ -165,13 +165,22 @@ class LiftOptions:
             return DEFAULT_HEIGHT
         return self.height[min(index, len(self.height) - 1)]
 
-    def assumptions(self) -> list[str]:
-        """What is assumed because no option gives it, as phrases with the name of the option."""
+    def assumptions(self, people: int = 1) -> list[str]:
+        """What is assumed because no option gives it, as phrases with the name of the option.
+
+        Args:
+            people: Number of people.
+        """
         found = []
         if self.focal is None and self.fov is None:
             found.append(f"field of view {DEFAULT_FOV:g} degrees (--fov or --focal)")
         if not self.height:
             found.append(f"height {DEFAULT_HEIGHT:.2f} m (--height)")
+        if 1 < len(self.height) < people:
+            found.append(
+                f"height {self.height[-1]:.2f} m for the people after the first "
+                f"{len(self.height)} (--height)"
+            )
         return found
 
 
