@@ -88,21 +88,20 @@ class _MatrixMuon(torch.optim.Muon):
                 if parameter.grad is not None:
                     shapes[parameter.shape].append(parameter)
             for shape, parameters in shapes.items():
-                gradients = [p.grad for p in parameters if p.grad is not None]
-                means = [self._mean(parameter) for parameter in parameters]
-                torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
-                ahead = torch._foreach_lerp(gradients, means, group["momentum"])  # Nesterov
-                steps = orthogonalize(torch.stack(ahead)).to(parameters[0].dtype)
-                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                ahead = torch.stack([self._look_ahead(p, group["momentum"]) for p in parameters])
                 length = group["lr"] * 0.2 * math.sqrt(max(shape))
-                torch._foreach_add_(parameters, steps.unbind(), alpha=-length)
+                for parameter, step in zip(parameters, orthogonalize(ahead), strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(step.to(parameter.dtype), alpha=-length)
 
-    def _mean(self, parameter: Tensor) -> Tensor:
-        """Running mean of the gradients of a matrix."""
-        state = self.state[parameter]
+    def _look_ahead(self, parameter: Tensor, momentum: float) -> Tensor:
+        """Move the running mean of a matrix's gradients, and return Nesterov's mean."""
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        return state["momentum_buffer"]
+        mean: Tensor = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+        return gradient.lerp(mean, momentum)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
