@@ -154,7 +154,7 @@ def compare_detections(
         inside=int((inside & kept).sum()),
         score=float(scores.sum(dtype=np.float64)),
         has_scores=bool((scores != 1).any()),
-        sizes=_box_sizes(np.where(kept[some, :, None], points[some], np.nan)),
+        sizes=box_sizes(np.where(kept[some, :, None], points[some], np.nan)),
         distances=distances,
         relative=relative,
     )
@@ -250,12 +250,12 @@ def _distances(
     exact = project(world_to_camera(joints3d, sequence.camera), sequence.camera)
     joint_map = make_conversion(skeleton, sequence.skeleton, allow_missing=True)
     apart = np.linalg.norm(joint_map.joints(np.asarray(joints2d)[rows]) - exact, axis=-1)
-    relative = apart / _box_sizes(exact)[:, None]
+    relative = apart / box_sizes(exact)[:, None]
     known = np.isfinite(apart) & np.isfinite(relative)
     return apart[known], relative[known]
 
 
-def _box_sizes(joints2d: NDArray[np.floating]) -> NDArray[np.floating]:
+def box_sizes(joints2d: NDArray[np.floating]) -> NDArray[np.floating]:
     """Larger side of the box around the joints of each frame, (T,); NaN where there are none."""
     low = np.where(np.isnan(joints2d), np.inf, joints2d).min(1)
     high = np.where(np.isnan(joints2d), -np.inf, joints2d).max(1)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets.detection_checks import MIN_INSIDE, MIN_SIZE
+from pipeline.datasets.detection_checks import MIN_INSIDE, MIN_SIZE, box_sizes
 from pipeline.datasets.videopose3d import read_videopose3d
 from pipeline.detections.exchange import read_exported
 from pipeline.detections.formats import read_people, skeleton_by_count
@@ -105,14 +105,14 @@ def check_pixels(tracks: tuple[Track, ...], size: tuple[int, int], place: str) -
     """
     if not tracks:
         return
-    known = [track.joints2d[_sure(track)] for track in tracks]
-    sides = [side for track in tracks for side in _larger_sides(track.joints2d)]
-    if sides and (median := float(np.median(sides))) < MIN_SIZE:
+    sides = np.concatenate([box_sizes(track.joints2d) for track in tracks])
+    sides = sides[sides > 0]  # of frames with more than one joint
+    if len(sides) and (median := float(np.median(sides))) < MIN_SIZE:
         raise DataError(
             f"{place}: people have a size of {median:.2g} px (median), less than {MIN_SIZE:g} px; "
             "give joints in pixels of the whole image, not in shares of it"
         )
-    points = np.concatenate(known)
+    points = np.concatenate([track.joints2d[_sure(track)] for track in tracks])
     inside = ((points >= -0.5) & (points <= np.array(size) - 0.5)).all(-1)
     if len(points) and inside.mean() < MIN_INSIDE:
         raise DataError(
@@ -126,15 +126,6 @@ def _sure(track: Track) -> NDArray[np.bool_]:
     known = np.asarray(np.isfinite(track.joints2d).all(-1))
     sure = known & (track.score >= SURE)
     return sure if sure.any() else known
-
-
-def _larger_sides(joints2d: NDArray[np.float32]) -> list[float]:
-    """Larger side of the box around the joints of each frame that has two or more, pixels."""
-    known = np.asarray(np.isfinite(joints2d).all(-1))
-    low = np.where(known[..., None], joints2d, np.inf).min(1)
-    high = np.where(known[..., None], joints2d, -np.inf).max(1)
-    sides: list[float] = (high - low)[known.sum(1) >= 2].max(-1).tolist()
-    return sides
 
 
 def _require_json(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import time
@@ -20,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline import rng
 from pipeline.errors import UsageError
 from pipeline.files import torch_files
+from pipeline.lift import MixSTE
 from pipeline.training import callbacks, saving, signals
 from pipeline.training.callbacks import PredictionWriter
 from pipeline.training.metrics_rows import read_metrics
@@ -314,6 +316,21 @@ def test_a_compiled_network_is_trained_to_the_same_weights_under_the_same_names(
     assert one["weights"].keys() == two.keys()
     for name, weight in two.items():
         torch.testing.assert_close(one["weights"][name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_the_compiled_form_is_what_the_network_computes_with():
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    module = nn.Module()
+    module.net = MixSTE(frames=3, dim=8, depth=1, heads=2)
+    callbacks.Compile(backend).on_fit_start(None, module)
+    plain, clip = copy.deepcopy(module.net), torch.randn(1, 3, 17, 2)
+    torch.testing.assert_close(module.net(clip), plain(clip))
+    assert len(graphs) == 1
 
 
 def test_without_a_compiler_one_line_names_the_remedy(monkeypatch):
