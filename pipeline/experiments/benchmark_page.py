@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.cli.configs import configured_classes
 from pipeline.dashboard import charts, media
 from pipeline.experiments import robustness
 from pipeline.experiments.benchmark_errors import PRECISION, RowErrors, average_errors
@@ -259,12 +260,13 @@ def _settings_cells(settings: Mapping[str, Any]) -> list[str]:
     """Cells of the settings of one run."""
     data, model = settings["data"], settings["model"]
     loss, optimizer = model["loss"], model["optimizer"]
+    wrapped = configured_classes(model["net"])
     factors = (loss.get("init_args") or {}).items()
     arguments = ", ".join(f"{name} {value:g}" for name, value in factors)
     name, method = (part["class_path"].rpartition(".")[2] for part in (loss, optimizer))
     return [
         *(f"{100 * data[mask]:g} %" for mask in MASKS),
-        "yes" if model["net"]["class_path"].endswith("CentredLifter") else "no",
+        "yes" if any(path.endswith("CentredLifter") for path in wrapped) else "no",
         f"{name} ({arguments})" if arguments else name,
         f"{method} {optimizer['init_args']['lr']:g}",
         str(data["batch_size"]),

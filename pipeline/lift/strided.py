@@ -26,6 +26,9 @@ class StridedLifter(Lifter):
     the frames in the middle of its receptive field (of a causal lifter, the last ones) and nothing
     is interpolated.
 
+    A `CentredLifter` belongs inside, so that all frames of a group are turned by one angle. Outside
+    it turns a frame whose root is hidden by another angle than the other frames of its group.
+
     Args:
         net: The wrapped lifter.
         stride: Frames per group.

@@ -18,17 +18,17 @@ class Muon(torch.optim.Optimizer):
     "Muon: an optimizer for hidden layers in neural networks"). Its steps are scaled to the size of
     those of AdamW (Liu et al. 2025, "Muon is scalable for LLM training", equation 4), so that a
     learning rate fits both. Matrices of one shape are computed at once and in float32, where torch
-    has one after the other in bfloat16, which is slow on CPUs without such instructions.
+    has one after the other in bfloat16, which is slow on CPUs without such instructions. A kernel
+    of a convolution of images, (A, B, H, W), is a matrix too, (A, B H W), as in Jordan et al.
 
     Args:
         params: Parameters that are trained.
         lr: Learning rate of both.
         weight_decay: Decoupled weight decay of both.
         momentum: Momentum of Muon.
-        smallest: A parameter with two dimensions is a matrix of a hidden layer if both are at least
-            this large. Smaller ones take in or give out the coordinates of a joint, as in MixSTE;
-            for networks that take in or give out all joints at once give more than 3 J. Kernels of
-            convolutions have more dimensions, and AdamW.
+        smallest: A matrix is that of a hidden layer if both its sizes are at least this large.
+            Smaller ones take in or give out the coordinates of a joint, as in MixSTE; for networks
+            that take in or give out all joints at once give more than 3 J.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Muon(torch.optim.Optimizer):
         matrices: list[Tensor] = []
         others: list[Tensor] = []
         for parameter in params:
-            hidden = parameter.ndim == 2 and min(parameter.shape) >= smallest
+            hidden = parameter.ndim in (2, 4) and min(parameter.flatten(1).shape) >= smallest
             (matrices if hidden else others).append(parameter)
         self._parts: list[torch.optim.Optimizer] = []
         if matrices:
@@ -76,8 +76,13 @@ class Muon(torch.optim.Optimizer):
         return loss
 
 
-class _MatrixMuon(torch.optim.Muon):
-    """`torch.optim.Muon`, with all matrices of one shape at once."""
+class _MatrixMuon(torch.optim.Optimizer):
+    """The step of `torch.optim.Muon`, with all matrices of one shape at once."""
+
+    def __init__(
+        self, params: list[Tensor], *, lr: float, weight_decay: float, momentum: float
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -86,13 +91,13 @@ class _MatrixMuon(torch.optim.Muon):
             shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    shapes[parameter.shape].append(parameter)
+                    shapes[parameter.flatten(1).shape].append(parameter)
             for shape, parameters in shapes.items():
                 ahead = torch.stack([self._look_ahead(p, group["momentum"]) for p in parameters])
                 length = group["lr"] * 0.2 * math.sqrt(max(shape))
                 for parameter, step in zip(parameters, orthogonalize(ahead), strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(step.to(parameter.dtype), alpha=-length)
+                    parameter.add_(step.view_as(parameter), alpha=-length)
 
     def _look_ahead(self, parameter: Tensor, momentum: float) -> Tensor:
         """Move the running mean of a matrix's gradients, and return Nesterov's mean."""
@@ -101,7 +106,7 @@ class _MatrixMuon(torch.optim.Muon):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         mean: Tensor = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
-        return gradient.lerp(mean, momentum)
+        return gradient.lerp(mean, momentum).flatten(1)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:

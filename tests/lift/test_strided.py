@@ -163,3 +163,17 @@ def test_a_wrapped_lifter_memorises_eight_clips():
     poses = (interpolation_weights(3, 3) @ poses[:, 1::3].flatten(2)).view(8, 9, 17, 3)
     first, last = memorise(net, lambda net: (net(inputs) - poses).norm(dim=-1).mean(), 300, 1e-2)
     assert last < 0.3 * first
+
+
+def test_a_frame_with_a_hidden_root_is_predicted_like_its_neighbours():
+    """A person who stands still at the edge of the image; the root is missing in one frame."""
+    torch.manual_seed(5)
+    lifter = StridedLifter(CentredLifter(MixSTE(frames=9, dim=16, depth=1, heads=2))).eval()
+    joints2d = (0.8 + 0.1 * clips(1, 1)).repeat(1, 27, 1, 1)
+    visible = torch.ones(1, 27, 17, dtype=torch.bool)
+    with torch.no_grad():
+        expected = lifter(joints2d, visible)
+        joints2d[:, 13, 0], visible[:, 13, 0] = 0.0, False
+        found = lifter(joints2d, visible)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)

@@ -94,6 +94,23 @@ def test_matrices_of_several_shapes_are_trained_as_each_alone() -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
+def test_a_kernel_of_a_convolution_gets_the_step_of_its_matrix() -> None:
+    """Also with channels last in memory. A kernel with a single input per output gets AdamW."""
+    gradient = torch.randn(20, 18, 3, 3, generator=torch.Generator().manual_seed(4))
+    matrix, kernel, last = (nn.Parameter(torch.ones(20, 18, 3, 3)) for _ in range(3))
+    matrix.data = matrix.data.flatten(1)
+    last.data = last.data.to(memory_format=torch.channels_last)
+    for parameter in (matrix, kernel, last):
+        optimizer = Muon([parameter], lr=0.1)
+        for _ in range(2):
+            parameter.grad = gradient.view_as(parameter).clone()
+            optimizer.step()
+        torch.testing.assert_close(parameter.flatten(1), matrix, rtol=0, atol=1e-6)
+    assert (matrix - 1).abs().mean() > 1e-2
+    single = nn.Parameter(torch.ones(20, 1, 3, 3))
+    assert [len(group["params"]) for group in Muon([kernel, single]).param_groups] == [1, 1]
+
+
 def test_a_matrix_without_a_gradient_stays() -> None:
     frozen, trained = nn.Parameter(torch.ones(20, 20)), nn.Parameter(torch.ones(20, 20))
     optimizer = Muon([frozen, trained], lr=0.1)
