@@ -183,6 +183,12 @@ def write_page(measured: BoxReport, path: Path, every: int) -> str:
         "",
         *aim_lines(measured.rows),
         "",
+        "## A real video",
+        "",
+        "`python docs/drawings/walk.py`; [predict.md](predict.md) tells what is in it.",
+        "",
+        "![2D joints of a real video above, the people that the lifter predicts below](walk.png)",
+        "",
         *detail_lines("Per action, any camera, exact 2D", by_action(measured.exact)),
         *detail_lines("Per joint, any camera, exact 2D", by_joint(measured.exact)),
     ]
