@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from pipeline.cli import launch
+from pipeline.cli.run_report import describe_network
 from pipeline.errors import DataError, HeatliftError
 from pipeline.experiments.box_rows import BoxReport, BoxRow, PartErrors
 from pipeline.files.digests import file_digest
@@ -64,6 +65,7 @@ def train(
 ) -> None:
     """Train the lifter in the box, put it into the package, write its card and docs/box.md.
 
+    It computes with one thread, so that its bits do not depend on the number of cores.
     A stopped training is resumed by the same command. A finished one is not repeated: it is
     measured and packed again.
 
@@ -79,6 +81,7 @@ def train(
         BoxError: If the training fails.
         DataError: If the recordings are not there.
     """
+    torch.set_num_threads(1)
     finished = None if again else newest_finished_run(Path(runs), "lift", lambda s: True, RUN)
     if finished is None:
         code = launch.run_stage("lift", training_arguments(root, runs, also))
@@ -159,7 +162,7 @@ def write_page(measured: BoxReport, path: Path, every: int) -> str:
     lines = [
         "# The lifter in the box",
         "",
-        "`make box ROOT=folder` trains it (about 45 minutes on two cores), replaces the lifter in "
+        "`make box ROOT=folder` trains it (about an hour of one core), replaces the lifter in "
         "the package and writes this page. A finished training is only measured again; "
         "`ARGS='--again true'` trains a new one. `heatlift box report --root folder` measures the "
         "lifter in the box.",
@@ -259,13 +262,12 @@ def detail_lines(title: str, values: Sequence[tuple[str, float]]) -> list[str]:
 def write_card(measured: BoxReport, path: Path) -> str:
     """The model card."""
     net = measured.module.net
-    size = sum(weight.numel() for weight in net.parameters())
     lines = [
         f"# Model card: {NAME}",
         "",
         f"- **What** a lifter: {net.frames} frames of 2D joints at "
-        f"{measured.module.trained_rate or 50:g} Hz to 3D, {type(net).__name__}, {size:,} "
-        f"parameters, file {FILE}, {path.stat().st_size:,} bytes.",
+        f"{measured.module.trained_rate or 50:g} Hz to 3D, "
+        f"{describe_network(measured.module)}, file {FILE}, {path.stat().st_size:,} bytes.",
         f"- **Licence** {LICENCE}.",
         f"- **Digest** SHA-256 of the file {file_digest(path)}; of its weights "
         f"{weights_digest(measured.module)}.",
