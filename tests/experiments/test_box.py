@@ -37,7 +37,7 @@ TINY = {
     },
     "data.video.init_args.also": None,
     "data.video.init_args.rate": 50.0,
-    "model.net.init_args": {"frames": 9, "dim": 16, "depth": 1, "heads": 2, "spread": 0.5},
+    "model.net.init_args.net.init_args": {"frames": 3, "dim": 16, "depth": 1, "heads": 2},
     "trainer.max_steps": 2,
 }
 
@@ -49,6 +49,9 @@ def one_recording(monkeypatch, tmp_path):
     monkeypatch.setattr(box, "find_weights", lambda name: None)
     monkeypatch.setenv("HEATLIFT_RUN", "")
     monkeypatch.delenv("HEATLIFT_RUN")
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
     monkeypatch.setenv("HEATLIFT_WEIGHTS", str(tmp_path / "weights"))
 
 
@@ -89,6 +92,8 @@ def test_a_training_of_two_steps_is_packed_measured_and_not_repeated(tmp_path, c
     for name in ("COCO17", "field of view not known", "x 1.5", "Aims", "left_wrist", "walk"):
         assert name in page
     assert "/work" not in page + card.read_text()
+    assert "MixSTE in StridedLifter" in card.read_text()
+    assert torch.get_num_threads() == 1
     capsys.readouterr()
     assert main(command) == 0
     assert "finished: " in capsys.readouterr().out
