@@ -55,8 +55,8 @@ class Step:
 
 
 STEPS = (
-    Step("heatmap", "demo", 11.0, "2D stage: rendered people to heatmaps to joints"),
-    Step("pretrain", "demo", 2.0, "pretraining: motion from masked, noisy projections"),
+    Step("heatmap", "demo", 9.0, "2D stage: rendered people to heatmaps to joints"),
+    Step("pretrain", "demo", 1.0, "pretraining: motion from masked, noisy projections"),
     Step(
         "lift",
         "demo-exact",
