@@ -140,8 +140,9 @@ def cost(class_path, arguments, image=None):
     name = class_path.rpartition(".")[2]
     if name in ("CentredLifter", "StridedLifter"):
         inner = arguments["net"].get("init_args", {})
-        groups, between = inner.get("frames", 0), 0
+        between = 0
         if name == "StridedLifter":  # each frame from all groups, 17 joints, 3 coordinates
+            groups = inner.get("frames") or inner["net"]["init_args"]["frames"]
             between = groups * arguments["stride"] * groups * 17 * 3
         return cost(arguments["net"]["class_path"], inner) + between
     known = {key: value for key, value in arguments.items() if key not in FREE}
