@@ -32,8 +32,8 @@ COMMANDS = {
     "heatlift lift fit --help": ((*HEATLIFT, "lift", "fit", "--help"), 2.5),
     "heatlift predict --help": ((*HEATLIFT, "predict", "--help"), 2.5),
     "heatlift export --help": ((*HEATLIFT, "export", "--help"), 2.5),
-    "heatlift runs ls": ((*HEATLIFT, "runs", "ls"), 2.5),
-    "heatlift lift fit, one step": (FIRST_STEP, None),
+    "heatlift weights ls": ((*HEATLIFT, "weights", "ls"), 2.5),
+    "heatlift lift fit, one step": (FIRST_STEP, 3.5),
 }
 """Name -> arguments of Python, and the largest accepted processor time in seconds."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -164,20 +164,15 @@ def lift_in_windows(
         padded_visible = _pad_frames(visible, before, after)
         if lifter.output == "valid" or (lifter.slides and frames is None):
             length = _PIECE if lifter.output == "valid" else at_once or _SLIDE
-            return torch.cat(
-                [
-                    lift(padded2d[None, part], padded_visible[None, part])[0]
-                    for start in range(0, N, length)
-                    for part in [slice(start, min(start + length, N) + before + after)]
-                ]
-            )[wanted]
+            pieces = (
+                lift(padded2d[None, part], padded_visible[None, part])[0]
+                for start in range(0, N, length)
+                for part in [slice(start, min(start + length, N) + before + after)]
+            )
+            return _join(pieces, N)[wanted]
         starts = torch.arange(N)[wanted]
-    lifted = torch.cat(
-        [
-            lift(padded2d[part], padded_visible[part])
-            for part in _window_parts(starts, T, at_once, joints2d.device)
-        ]
-    )
+    parts = _window_parts(starts, T, at_once, joints2d.device)
+    lifted = _join((lift(padded2d[part], padded_visible[part]) for part in parts), len(starts))
     if lifter.output == "centre":
         return lifted[:, 0]
     *body, last = lifted
@@ -227,6 +222,22 @@ def lift_overlapping(
         total.index_add_(0, rows, (lifted * weight[:, None, None]).reshape(len(rows), -1))
         weights.index_add_(0, rows, weight.repeat(len(part)))
     return (total / weights[:, None]).view(N, J, 3)
+
+
+def _join(pieces: Iterable[Tensor], count: int) -> Tensor:
+    """Pieces one after the other in one array of `count` rows, which exists before the second one.
+
+    If all pieces were kept, they would lie between the features of the network in memory, and the
+    free places between them would be too small for the features of the next piece.
+    """
+    joined, done = torch.empty(0), 0
+    for piece in pieces:
+        if not done:
+            joined = piece.new_empty((count, *piece.shape[1:]))
+        joined[done : done + len(piece)] = piece
+        done += len(piece)
+        del piece  # before the next one is computed
+    return joined
 
 
 def _window_parts(

@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from pipeline.lift.clips import (
     window_starts,
 )
 from pipeline.lift.lifter import Lifter
+from pipeline.lift.mixste import MixSTE
 from pipeline.lift.poseformer import PoseFormer
 from pipeline.lift.videopose3d import VideoPose3D
 
@@ -233,3 +236,25 @@ def test_long_clips_are_lifted_in_pieces_with_the_same_result(causal, monkeypatc
     assert lengths[:4] == [58, 29, 29, 16]
     torch.testing.assert_close(pieces, whole, atol=1e-6, rtol=1e-6)
     assert torch.equal(some, pieces[[20, 21, 49]])
+
+
+@pytest.mark.parametrize("output", ["every", "centre", "valid"])
+def test_no_piece_of_a_long_clip_is_kept(output):
+    """Each one is copied into the result and freed before the next one is computed."""
+    net = {
+        "every": MixSTE(frames=9, dim=8, depth=1, heads=2),
+        "centre": PoseFormer(frames=9, dim=4, depth=1, heads=2),
+        "valid": VideoPose3D(widths=(3, 3), channels=8),
+    }[output].eval()
+    assert net.output == output
+    before: list[weakref.ref[torch.Tensor]] = []
+
+    def lift(joints2d, visible):
+        assert not any(piece() is not None for piece in before)
+        lifted = net(joints2d, visible).clone()
+        before.append(weakref.ref(lifted))
+        return lifted
+
+    with torch.no_grad():
+        lift_in_windows(lift, net, torch.rand(9000, 17, 2), torch.ones(9000, 17).bool())
+    assert len(before) > 2
