@@ -289,6 +289,7 @@ def files(tmp_path, monkeypatch):
 def test_a_mistake_has_a_line_that_helps_and_an_exit_code(
     command, code, line, files, run_with_error, monkeypatch, tmp_path
 ):
+    monkeypatch.setenv("HEATLIFT_WEIGHTS", str(tmp_path / "weights"))  # not those of the user
     words = shlex.split(command)
     while (word := words.pop(0)) != "heatlift":
         monkeypatch.setenv(*word.split("="))
