@@ -49,10 +49,10 @@ def one_recording(monkeypatch, tmp_path):
     monkeypatch.setattr(box, "find_weights", lambda name: None)
     monkeypatch.setenv("HEATLIFT_RUN", "")
     monkeypatch.delenv("HEATLIFT_RUN")
+    monkeypatch.setenv("HEATLIFT_WEIGHTS", str(tmp_path / "weights"))
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-    monkeypatch.setenv("HEATLIFT_WEIGHTS", str(tmp_path / "weights"))
 
 
 @pytest.fixture
