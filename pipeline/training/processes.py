@@ -297,18 +297,29 @@ def _wait_for_all(processes: Sequence[subprocess.Popen[str]]) -> set[int]:
 def _find_cause(
     codes: Sequence[int], error_lines: Sequence[str], killed: set[int], signals: Sequence[int]
 ) -> tuple[str, int]:
-    """Error line and exit code of the first cause, given the exit code and error line of each rank.
+    """Error line and exit code of a run, given the exit code and error line of each rank."""
+    if not signals or not any(codes):
+        return _find_failure(codes, error_lines, killed)
+    name, stop_code = signal.Signals(signals[0]).name, 128 + signals[0]
+    for line, code in zip(error_lines, codes, strict=True):
+        if code == stop_code:
+            return line, stop_code
+    if len(signals) > 1:
+        again = signal.Signals(signals[1]).name
+        problem = f"killed by a second signal, {again}; run the same command again to resume"
+    else:
+        problem, _ = _find_failure(codes, error_lines, killed)
+    return f"stopped by {name}; {problem}", stop_code
 
-    The first that applies of: a signal stopped the run, a process died by a signal, failed, was
-    killed because it did not end, lost another process.
+
+def _find_failure(
+    codes: Sequence[int], error_lines: Sequence[str], killed: set[int]
+) -> tuple[str, int]:
+    """Error line and exit code of the first failure.
+
+    The first that applies of: a process died by a signal, failed, was killed because it did not
+    end, lost another process.
     """
-    if signals and any(codes):
-        stop_code = 128 + signals[0]
-        for line, code in zip(error_lines, codes, strict=True):
-            if code == stop_code:
-                return line, stop_code
-        name = signal.Signals(signals[0]).name
-        return f"stopped by {name}; run the same command again to resume", stop_code
     for rank, code in enumerate(codes):
         if code < 0 and rank not in killed:
             hint = " (out of memory?)" if code == -signal.SIGKILL else ""

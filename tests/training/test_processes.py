@@ -176,6 +176,16 @@ ADVICE = "; the others were stopped; run the same command again to resume"
         ([143, 143], ["saved", ""], set(), [15], "saved", 143),
         ([-2, 130], ["", "saved"], set(), [2], "saved", 130),
         ([0, 0], ["", ""], set(), [15], "", 0),
+        ([5, 6], ["full", "lost"], set(), [10], "stopped by SIGUSR1; process 0: full", 138),
+        (
+            [-9, -9],
+            ["", ""],
+            set(),
+            [15, 10],
+            "stopped by SIGTERM; killed by a second signal, SIGUSR1; "
+            "run the same command again to resume",
+            143,
+        ),
     ],
 )
 def test_the_first_cause_is_reported(codes, lines, killed, signals, cause, code):
