@@ -8,24 +8,37 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.predict.tracker import PATIENCE, letters
+from pipeline.predict.tracker import PATIENCE, SPAN, STEADY, letters, theil_sen
 from pipeline.predict.tracks import Track
 
 NEAR_BEFORE, NEAR_AFTER = 1.5, 0.5
 """Largest distance of a track from the pose before and after the gap it fills, in sizes of the
-person. Before the gap the joints may have slid onto somebody else."""
+person. Before the gap the joints may have slid onto somebody else. `NEAR_AFTER` is also the largest
+distance from where somebody is expected, and of people who can hide each other."""
+
+TOGETHER = 0.15
+"""Largest distance of two poses of one person in the same frame, in sizes of the person."""
+
+HIDDEN = 1.5
+"""Longest time for which somebody is hidden by another person, seconds."""
 
 SIZE_RATIO = 1.6
 """Largest ratio of the sizes of one person before and after a moment."""
 
 
 def join_tracks(tracks: Sequence[Track], times: NDArray[np.float64]) -> tuple[Track, ...]:
-    """Put a track into the gap of another one, if it is the person who is missing there.
+    """Put tracks together that are one person before, while and after somebody else hides him.
 
     When two people part after one hid the other, the joints of a person can follow the other one
-    for a moment. The person then gets a new id until the old one is found again. A track that
-    begins in such a gap, ends where the old one goes on or follows the same body from there, and
-    has the same size, is the same person. If several fit into one gap, the nearest one is taken.
+    for a moment. The person then gets a new id, for good or until the old one is found again.
+
+    * A track that begins in a gap of an old one, ends where the old one goes on or follows the same
+      body from there, and has the same size, is the same person.
+    * A track that begins within `HIDDEN` seconds after an old one ended beside somebody else, where
+      the velocities of both lead to, and has the same size, is the same person. It can begin some
+      frames earlier, on the same body.
+
+    If several fit, the nearest one is taken.
 
     Args:
         tracks: Tracks in order of appearance.
@@ -46,12 +59,16 @@ def join_tracks(tracks: Sequence[Track], times: NDArray[np.float64]) -> tuple[Tr
 
 
 def _best_pair(tracks: Sequence[Track], times: NDArray[np.float64]) -> tuple[int, int] | None:
-    """Numbers of a track with a gap and of the track that fills it best; None if there is none."""
+    """Numbers of an old track and of the track that goes on best; None if there is none."""
     found = [
         (distance, i, k)
         for i, whole in enumerate(tracks)
         for k, part in enumerate(tracks)
-        if i != k and (distance := _distance_in_gap(whole, part, times)) is not None
+        if i != k
+        and (
+            (distance := _distance_in_gap(whole, part, times)) is not None
+            or (distance := _distance_after(whole, part, tracks, times)) is not None
+        )
     ]
     return min(found)[1:] if found else None
 
@@ -74,6 +91,40 @@ def _distance_in_gap(whole: Track, part: Track, times: NDArray[np.float64]) -> f
     start = _apart(whole.joints2d[before], part.joints2d[0]) / sizes[0]
     end = _apart(whole.joints2d[after], part.joints2d[last]) / sizes[0]
     return float(end) if start <= NEAR_BEFORE and end <= NEAR_AFTER else None
+
+
+def _distance_after(
+    old: Track, new: Track, tracks: Sequence[Track], times: NDArray[np.float64]
+) -> float | None:
+    """Distance of the beginning of a track from where an old one leads to; None if it fits not."""
+    last, first = old.frames[-1], new.frames[0]
+    wait = times[first] - times[last]
+    if not -STEADY < wait <= HIDDEN or not _is_beside_somebody(old, tracks):
+        return None
+    sizes = [_size(old.joints2d[-1]), _size(new.joints2d[0])]
+    if max(sizes) > SIZE_RATIO * min(sizes):
+        return None
+    velocity = (_velocity(old, times, last) + _velocity(new, times, first)) / 2
+    moved = np.nanmean(new.joints2d[0], axis=0) - np.nanmean(old.joints2d[-1], axis=0)
+    distance = float(np.linalg.norm(moved - velocity * wait)) / sizes[0]
+    return distance if distance <= (NEAR_AFTER if wait > 0 else TOGETHER) else None
+
+
+def _is_beside_somebody(track: Track, tracks: Sequence[Track]) -> bool:
+    """Whether another person is near a track where it ends."""
+    last, near = track.frames[-1], NEAR_AFTER * _size(track.joints2d[-1])
+    return any(
+        _apart(track.joints2d[-1], pose) <= near
+        for other in tracks
+        if other is not track
+        for pose in other.joints2d[other.frames == last]
+    )
+
+
+def _velocity(track: Track, times: NDArray[np.float64], frame: int) -> NDArray[np.float64]:
+    """Velocity of the middle around a frame, pixels per second, (2,)."""
+    near = np.abs(times[track.frames] - times[frame]) <= SPAN
+    return theil_sen(times[track.frames[near]], np.nanmean(track.joints2d[near], axis=1))
 
 
 def _is_seen_twice(whole: Track, part: Track, after: int) -> bool:

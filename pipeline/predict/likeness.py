@@ -1,0 +1,96 @@
+"""How alike poses in one image are: their joints, boxes and places, and the colour of clothes."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.skeleton import Skeleton
+
+
+def similarities(
+    first: NDArray[np.floating], second: NDArray[np.floating], skeleton: Skeleton
+) -> NDArray[np.float64]:
+    """OKS of all pairs of poses: 1 for equal ones, 0 for distant ones.
+
+    All joints have one falloff: a joint counts exp(-d²/2) for a distance of d tenths of the size of
+    the larger person. Joints of the face, the hands and the feet are left out.
+
+    Args:
+        first: Pixels, (N, J, 2).
+        second: Pixels, (M, J, 2).
+        skeleton: Joint set of both.
+
+    Returns:
+        (N, M).
+    """
+    if not len(first) or not len(second):
+        return np.zeros((len(first), len(second)))
+    body = [i for i, name in enumerate(skeleton.joints) if not _is_detail(name)]
+    a, b = first[:, body].astype(np.float64), second[:, body].astype(np.float64)
+    size = np.maximum(pose_sizes(a)[:, None], pose_sizes(b)[None])
+    apart = np.linalg.norm(a[:, None] - b[None], axis=-1) / (0.1 * size[..., None])
+    return np.asarray(np.exp(-(apart**2) / 2).mean(-1))
+
+
+def _is_detail(name: str) -> bool:
+    """Whether a joint belongs to the face, a hand or a foot, whose joints lie close together."""
+    parts = ("eye", "ear", "mouth", "pinky", "index", "thumb", "heel", "toe")
+    return any(part in name for part in parts)
+
+
+def pose_sizes(joints2d: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Larger side of the box around the joints, pixels, (N, J, 2) -> (N,); at least 1."""
+    extent = joints2d.max(axis=1) - joints2d.min(axis=1)
+    return np.maximum(extent.max(-1), 1.0).astype(np.float64)
+
+
+def box_overlaps(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Intersection over union of the boxes around poses, (N, J, 2) and (M, J, 2) -> (N, M)."""
+    low_a, high_a = first.min(axis=1)[:, None], first.max(axis=1)[:, None]
+    low_b, high_b = second.min(axis=1)[None], second.max(axis=1)[None]
+    inside = np.prod(np.maximum(np.minimum(high_a, high_b) - np.maximum(low_a, low_b), 0), -1)
+    whole = np.prod(high_a - low_a, -1) + np.prod(high_b - low_b, -1) - inside
+    return np.asarray(inside / np.maximum(whole, 1e-9), np.float64)
+
+
+def distances(
+    first: NDArray[np.floating], second: NDArray[np.floating], skeleton: Skeleton
+) -> NDArray[np.float64]:
+    """Distances of the torsos, in sizes of the first pose, (N, J, 2) and (M, J, 2) -> (N, M)."""
+    apart = torso_middles(first, skeleton)[:, None] - torso_middles(second, skeleton)[None]
+    return np.asarray(np.linalg.norm(apart, axis=-1) / pose_sizes(first)[:, None])
+
+
+def torso_middles(joints2d: NDArray[np.floating], skeleton: Skeleton) -> NDArray[np.float64]:
+    """Middle of the torso, pixels, (N, J, 2) -> (N, 2)."""
+    return joints2d[:, _torso(skeleton)].mean(axis=1).astype(np.float64)
+
+
+def _torso(skeleton: Skeleton) -> list[int]:
+    """Indices of shoulders and hips."""
+    names = skeleton.vocabulary
+    return [names[f"{side}_{part}"] for part in ("shoulder", "hip") for side in ("left", "right")]
+
+
+def torso_colour(
+    image: NDArray[np.uint8], joints2d: NDArray[np.floating], skeleton: Skeleton
+) -> NDArray[np.float64] | None:
+    """Median colour of the torso, in units of CIELAB, (3,); None where it is outside of the image.
+
+    Args:
+        image: RGB, uint8, (H, W, 3).
+        joints2d: Pixels, (J, 2).
+        skeleton: Joint set of `joints2d`.
+    """
+    torso = joints2d[_torso(skeleton)]
+    middle, half = torso.mean(axis=0), 0.35 * (torso.max(axis=0) - torso.min(axis=0))
+    low = np.maximum(np.round(middle - half), 0).astype(int)
+    high = np.minimum(np.round(middle + half) + 1, image.shape[1::-1]).astype(int)
+    if (high - low < 2).any():
+        return None
+    patch = image[low[1] : high[1], low[0] : high[0]]
+    step = max(1, int(min(patch.shape[:2]) // 8))
+    lab = cv2.cvtColor(np.ascontiguousarray(patch[::step, ::step]), cv2.COLOR_RGB2LAB)
+    return np.median(lab.reshape(-1, 3), axis=0).astype(np.float64)
