@@ -31,7 +31,7 @@ EVERY = 10
 PATIENCE = 1.0
 """Seconds for which a lost person is searched."""
 
-STEADY = 0.15
+STEADY = 0.2
 """Seconds for which somebody near others must be seen without a break, until that is certain."""
 
 SPAN = 0.5
@@ -49,9 +49,10 @@ FOLLOW = 0.125
 MATCH = 0.25
 """Similarity from which a pose in another frame may be a lost person."""
 
-NOISE, ACCELERATION = 0.08, 16.0
-"""How far a torso can be from where its velocity leads, NOISE + ACCELERATION·t² after t seconds, in
-sizes of the person: 30 m/s² for one of 1.8 m. It counts where another person is near."""
+NOISE, ACCELERATION, WALK = 0.08, 16.0, 0.5
+"""How far a torso can be from where its velocity leads, where another person is near, in sizes of
+the person: NOISE, and ACCELERATION·t² from one frame to the next (30 m/s² for 1.8 m) or WALK·t for
+somebody who was lost for t seconds (0.9 m/s), whichever is larger."""
 
 SHORTEST = 0.3
 """Seconds; people who are seen for less are left out, unless the clip itself is shorter, or its
@@ -194,7 +195,8 @@ class Tracker:
         span = times[-1] - times[0] if len(times) else 0.0
         step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
         shortest = min(SHORTEST, span / 2) if step <= SHORTEST else 0.0
-        kept = [p.sights for p in self._people if p.last.time - p.sights[0].time >= shortest]
+        certain = [p.sights[: p.certain or None] for p in self._people]
+        kept = [sights for sights in certain if sights[-1].time - sights[0].time >= shortest]
         return tuple(
             Track(
                 letters(n),
@@ -264,7 +266,7 @@ class Tracker:
             self._is_alone(p, pose, frame) for p, pose in zip(people, expected, strict=True)
         ]
         waited = np.array([frame.time - p.last.time for p in people])
-        reach = NOISE + ACCELERATION * waited**2
+        reach = NOISE + np.maximum(ACCELERATION * self._step**2, WALK * waited)
         apart = distances(expected, found.joints2d, self.estimator.skeleton)
         return np.asarray(np.array(is_alone)[:, None] | (apart <= reach[:, None]))
 

@@ -115,6 +115,7 @@ def _follow(
 ) -> tuple[tuple[Track, ...], NDArray[np.float64]]:
     """Follow everybody through the frames of a source."""
     times: list[float] = []
+    stopped = False
     with (
         contextlib.closing(iter(media)) as frames,  # type: ignore[type-var]
         count_progress(media.name, media.count, "frames") as advance,
@@ -123,10 +124,13 @@ def _follow(
             tracker.follow(frame)
             times.append(frame.time)
             advance(1)
-            if stop():
-                found = tracker.tracks(np.array(times))
-                raise StoppedEarlyError(_people(media, tracker, found, np.array(times)))
-    return tracker.tracks(np.array(times)), np.array(times)
+            if stopped := stop():
+                break
+    moments = np.array(times)
+    found = tracker.tracks(moments)
+    if stopped:
+        raise StoppedEarlyError(_people(media, tracker, join_tracks(found, moments), moments))
+    return found, moments
 
 
 def _people(

@@ -19,6 +19,7 @@ from videos import double_durations, set_rotation
 from pipeline import Heatlift
 from pipeline.predict.blazepose import load_blazepose
 from pipeline.predict.estimators import BlazePoseEstimator, BlazePoseFinder
+from pipeline.predict.joined_tracks import join_tracks
 from pipeline.predict.media import Frame, open_media
 from pipeline.predict.person_detector import load_person_detector
 from pipeline.predict.tracker import Tracker
@@ -52,7 +53,8 @@ def test_two_rendered_people_who_cross_keep_their_ids(networks):
     people = two_walkers()
     for index, image in enumerate(frames_of(*people)):
         tracker.follow(Frame(index, index / FPS, image))
-    tracks = tracker.tracks(np.arange(len(people[0])) / FPS)
+    times = np.arange(len(people[0])) / FPS
+    tracks = join_tracks(tracker.tracks(times), times)
     assert len(tracks) == 2
     hips = [BLAZEPOSE33.index(f"{side}_hip") for side in ("left", "right")]
     truths = [joints2d_of(joints)[:, H36M17.root] for joints in people]
