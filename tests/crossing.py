@@ -9,7 +9,7 @@ from pipeline.camera import LEVEL_ROTATION, Camera, project, world_to_camera
 from pipeline.export.motion import FILLED
 from pipeline.mocap.render import RenderedSequence
 from pipeline.mocap.synthetic import make_motion
-from pipeline.skeleton import H36M17
+from pipeline.skeleton import BLAZEPOSE33, H36M17
 
 SIZE, FPS = (960, 540), 25.0
 FOCAL = 900.0
@@ -58,6 +58,43 @@ def two_walkers(frames=150):
         walker(3, frames, -reach, speed, 4.2),
         walker(8, frames, reach, -speed, 5.2),
     )
+
+
+def random_crossing(seed):
+    """Joints of two people who cross, and the frames; what is drawn depends on the seed alone.
+
+    Drawn are the people, their clothes, their distances from the camera, the time they take, and
+    noise of up to 2 grey levels.
+    """
+    draw = np.random.default_rng([seed, 20])
+    reach, frames = 1.7, int(draw.integers(90, 171))
+    speed = 2 * reach / (frames / FPS)
+    near = draw.uniform(3.6, 4.6)
+    people = (
+        walker(int(draw.integers(1000)), frames, -reach, speed, near),
+        walker(int(draw.integers(1000)), frames, reach, -speed, near + draw.uniform(0.3, 2.0)),
+    )
+    clothes = int(draw.integers(1000))
+
+    def noisy():
+        for image in frames_of(*people, seed=clothes):
+            noise = draw.integers(-2, 3, image.shape, np.int16)
+            yield np.clip(image + noise, 0, 255).astype(np.uint8)
+
+    return people, noisy()
+
+
+def shown_people(track, people):
+    """Numbers of the people whom a track of BlazePose shows for at least 0.4 s, each by itself.
+
+    A frame in which both roots are within 40 pixels of the track's, or none, does not count.
+    """
+    hips = [BLAZEPOSE33.index(f"{side}_hip") for side in ("left", "right")]
+    middle = track.joints2d[:, hips].mean(axis=1)
+    roots = [joints2d_of(joints)[track.frames, H36M17.root] for joints in people]
+    near = np.stack([np.linalg.norm(middle - root, axis=1) < 40 for root in roots])
+    alone = (near & ~near[::-1]).sum(axis=1)
+    return [number for number in range(2) if alone[number] >= 0.4 * FPS]
 
 
 def frames_of(first, second=None, seed=5):

@@ -249,7 +249,8 @@ def run(folder, *command):
 
 def without_numbers(text):
     """Lines of a text with every number as #, and space as one blank."""
-    plain = re.sub(r"\d[\d,.]*", "#", text)
+    plain = re.sub(r"\b[0-9a-f]{12,}\b", "#", text)  # digests
+    plain = re.sub(r"\d[\d,.]*", "#", plain)
     plain = re.sub(r"in # (s|min|h)\b", "in #", plain)  # durations
     return [" ".join(line.split()) for line in plain.splitlines() if line.strip(" …")]
 

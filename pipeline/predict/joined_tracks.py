@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.predict.tracker import PATIENCE, SPAN, STEADY, letters, theil_sen
+from pipeline.predict.sights import SPAN, STEADY, theil_sen
+from pipeline.predict.tracker import PATIENCE, letters
 from pipeline.predict.tracks import Track
 
 NEAR_BEFORE, NEAR_AFTER = 1.5, 0.5

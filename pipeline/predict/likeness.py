@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -94,3 +96,22 @@ def torso_colour(
     step = max(1, int(min(patch.shape[:2]) // 8))
     lab = cv2.cvtColor(np.ascontiguousarray(patch[::step, ::step]), cv2.COLOR_RGB2LAB)
     return np.median(lab.reshape(-1, 3), axis=0).astype(np.float64)
+
+
+def colour_agreement(
+    first: Sequence[NDArray[np.float64] | None], second: Sequence[NDArray[np.float64] | None]
+) -> NDArray[np.float64]:
+    """Agreement of the colours of all pairs, (N, M): 0.5 if equal, -0.5 from a distance of 60.
+
+    It is 0 where a colour is not known.
+
+    Args:
+        first: Colours, each (3,), or None where it is not known.
+        second: The same, of others.
+    """
+    agreement = np.zeros((len(first), len(second)))
+    for i, one in enumerate(first):
+        for k, other in enumerate(second):
+            if one is not None and other is not None:
+                agreement[i, k] = 0.5 - min(1.0, float(np.linalg.norm(one - other)) / 60)
+    return agreement

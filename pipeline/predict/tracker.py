@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,14 @@ from scipy.optimize import linear_sum_assignment
 from pipeline.predict.estimators import Estimates, Estimator, PersonFinder
 from pipeline.predict.likeness import (
     box_overlaps,
+    colour_agreement,
     distances,
     similarities,
     torso_colour,
     torso_middles,
 )
 from pipeline.predict.media import Frame
-from pipeline.predict.square_crops import Floats
+from pipeline.predict.sights import Person, Sight
 from pipeline.predict.tracks import Track
 
 VERSION = 3
@@ -30,12 +30,6 @@ EVERY = 10
 
 PATIENCE = 1.0
 """Seconds for which a lost person is searched."""
-
-STEADY = 0.2
-"""Seconds for which somebody near others must be seen without a break, until that is certain."""
-
-SPAN = 0.5
-"""Seconds over which a velocity is measured."""
 
 PRESENT = 0.5
 """Presence from which a person counts as found by an estimator that tells it."""
@@ -62,67 +56,6 @@ COLOUR_WEIGHT = 0.3
 """Weight of the colour of the clothes against the pose, where there are several people."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Sight:
-    """A person in a frame: the estimates of one row, and the middle of the torso in pixels."""
-
-    index: int
-    time: float
-    joints2d: NDArray[np.float32]
-    score: NDArray[np.float32]
-    crop: Floats
-    middle: NDArray[np.float64]
-
-
-@dataclass(eq=False)
-class _Person:
-    """A person who is followed; the first `certain` sights are certain."""
-
-    number: int
-    sights: list[_Sight] = field(default_factory=list)
-    certain: int = 0
-    velocity: Floats = field(default_factory=lambda: np.zeros(2))
-    colour: NDArray[np.float64] | None = None
-    _since: float = 0.0  # the time from which there is no break
-
-    @property
-    def last(self) -> _Sight:
-        return self.sights[-1]
-
-    def is_seen(self, frame: Frame) -> bool:
-        return self.last.index == frame.index
-
-    def moved(self, time: float) -> Floats:
-        """Movement since the last sight, pixels, at a constant velocity."""
-        return self.velocity * (time - self.last.time)
-
-    def expected(self, time: float) -> NDArray[np.float64]:
-        """The pose that is expected at a time, pixels, (J, 2)."""
-        return self.last.joints2d + self.moved(time)
-
-    def add(self, sight: _Sight, step: float, *, is_alone: bool) -> None:
-        """Add a sight; `step` is the time since the frame before, seconds."""
-        if not self.sights or self.last.index < sight.index - 1:
-            self._since = sight.time
-        self.sights.append(sight)
-        if is_alone or sight.time - self._since + step >= STEADY:
-            self.certain = len(self.sights)
-        self._measure_velocity()
-
-    def go_back(self) -> None:
-        """Forget the sights after the last certain one."""
-        del self.sights[self.certain :]
-        self._measure_velocity()
-
-    def _measure_velocity(self) -> None:
-        """Measure the velocity of the torso over the last SPAN seconds."""
-        path = [sight for sight in self.sights[-100:] if sight.time >= self.last.time - SPAN]
-        if len(path) < 2:
-            path = self.sights[-2:]
-        times = np.array([sight.time for sight in path])
-        self.velocity = theil_sen(times, np.stack([sight.middle for sight in path]))
-
-
 class Tracker:
     """Follows people through the frames of a clip.
 
@@ -133,8 +66,8 @@ class Tracker:
 
     Where people are near each other, a pose is given to the person whose path and clothes fit best,
     whosever crop it was found in, and to nobody whose torso cannot be there. Somebody who is found
-    there and lost again before `STEADY` seconds was probably a mixture of two people: these sights
-    are forgotten, so that they do not change the velocity.
+    there and lost again before `sights.STEADY` seconds was probably a mixture of two people: these
+    sights are forgotten, so that they do not change the velocity.
 
     Args:
         estimator: Estimator of the 2D joints.
@@ -146,8 +79,8 @@ class Tracker:
         self, estimator: Estimator, finder: PersonFinder, *, max_people: int | None = None
     ) -> None:
         self.estimator, self.finder, self.max_people = estimator, finder, max_people
-        self._people: list[_Person] = []
-        self._active: list[_Person] = []
+        self._people: list[Person] = []
+        self._active: list[Person] = []
         self._time: float | None = None  # of the frame before
         self._step = 0.0  # from the frame before to this one
 
@@ -195,7 +128,7 @@ class Tracker:
         span = times[-1] - times[0] if len(times) else 0.0
         step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
         shortest = min(SHORTEST, span / 2) if step <= SHORTEST else 0.0
-        certain = [p.sights[: p.certain or None] for p in self._people]
+        certain = [p.certain_sights(step) for p in self._people]
         kept = [sights for sights in certain if sights[-1].time - sights[0].time >= shortest]
         return tuple(
             Track(
@@ -207,7 +140,7 @@ class Tracker:
             for n, sights in enumerate(kept)
         )
 
-    def _follow_known(self, frame: Frame) -> list[_Person]:
+    def _follow_known(self, frame: Frame) -> list[Person]:
         """Estimate the joints in everybody's crop; returns those who are lost."""
         people = self._active
         if not people:
@@ -217,7 +150,9 @@ class Tracker:
             if person.last.index < frame.index - 1:
                 crop[:2] += person.moved(frame.time)
         found = self.estimator.estimate(frame.image, crops)
-        fits, fits_with_colour = self._fits(people, found, frame)
+        expected = np.stack([p.expected(frame.time) for p in people])
+        fits = similarities(expected, found.joints2d, self.estimator.skeleton)
+        fits_with_colour = fits + self._colour_fits(people, found, frame) * (len(people) > 1)
         possible = self._is_person(found) & (np.minimum(fits, fits_with_colour) >= FOLLOW)
         possible &= self._within_reach(people, found, frame)
         alike = similarities(found.joints2d, found.joints2d, self.estimator.skeleton) > SAME
@@ -233,32 +168,17 @@ class Tracker:
             possible[:, alike[k]] = possible[:, k] = False
         return lost
 
-    def _fits(
-        self, people: list[_Person], found: Estimates, frame: Frame
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Similarity of expected poses and estimates, (N, M), without and with the clothes."""
-        skeleton = self.estimator.skeleton
-        expected = np.stack([p.expected(frame.time) for p in people])
-        fits = similarities(expected, found.joints2d, skeleton)
-        return fits, fits + (self._colour_fits(people, found, frame) if len(people) > 1 else 0.0)
-
     def _colour_fits(
-        self, people: list[_Person], found: Estimates, frame: Frame
+        self, people: list[Person], found: Estimates, frame: Frame
     ) -> NDArray[np.float64]:
         """How well the clothes of people and estimates agree, ± COLOUR_WEIGHT / 2, (N, M)."""
         colours = [
             torso_colour(frame.image, pose, self.estimator.skeleton) for pose in found.joints2d
         ]
-        fits = np.zeros((len(people), len(colours)))
-        for i, person in enumerate(people):
-            for k, colour in enumerate(colours):
-                if person.colour is not None and colour is not None:
-                    apart = np.linalg.norm(person.colour - colour) / 60
-                    fits[i, k] = COLOUR_WEIGHT * (0.5 - min(1.0, float(apart)))
-        return fits
+        return COLOUR_WEIGHT * colour_agreement([p.colour for p in people], colours)
 
     def _within_reach(
-        self, people: list[_Person], found: Estimates, frame: Frame
+        self, people: list[Person], found: Estimates, frame: Frame
     ) -> NDArray[np.bool_]:
         """Which estimates people can have moved to, (N, M); all for people with nobody near."""
         expected = np.stack([p.expected(frame.time) for p in people])
@@ -270,12 +190,12 @@ class Tracker:
         apart = distances(expected, found.joints2d, self.estimator.skeleton)
         return np.asarray(np.array(is_alone)[:, None] | (apart <= reach[:, None]))
 
-    def _is_alone(self, person: _Person, pose: NDArray[np.floating], frame: Frame) -> bool:
+    def _is_alone(self, person: Person, pose: NDArray[np.floating], frame: Frame) -> bool:
         """Whether nobody else is expected where the box of a pose is."""
         others = [p.expected(frame.time) for p in self._active if p is not person and p.sights]
         return not others or not box_overlaps(pose[None], np.stack(others)).any()
 
-    def _search(self, frame: Frame, lost: list[_Person]) -> None:
+    def _search(self, frame: Frame, lost: list[Person]) -> None:
         """Look for people; find those who are lost, and new ones."""
         crops = self.finder.find(frame.image, frame.number, self.estimator)
         found = self.estimator.estimate(frame.image, crops)
@@ -286,7 +206,7 @@ class Tracker:
             self._add(lost[row], frame, found[column])
         free = None if self.max_people is None else self.max_people - len(self._active)
         for column in [c for c in range(len(found.score)) if c not in columns][:free]:
-            person = _Person(len(self._people))
+            person = Person(len(self._people))
             self._people.append(person)
             self._active.append(person)
             self._add(person, frame, found[column])
@@ -319,7 +239,7 @@ class Tracker:
         return np.array(kept, np.intp)
 
     def _assign(
-        self, lost: list[_Person], found: Estimates, frame: Frame
+        self, lost: list[Person], found: Estimates, frame: Frame
     ) -> tuple[list[int], list[int]]:
         """Lost people and the estimates that show them, as two lists of the same length."""
         if not lost or not len(found.score):
@@ -337,11 +257,11 @@ class Tracker:
         good = alike[rows, columns] >= MATCH
         return rows[good].tolist(), columns[good].tolist()
 
-    def _add(self, person: _Person, frame: Frame, found: Estimates) -> None:
+    def _add(self, person: Person, frame: Frame, found: Estimates) -> None:
         """Add the pose of a frame to a person."""
         skeleton = self.estimator.skeleton
         middle = torso_middles(found.joints2d[None], skeleton)[0]
-        sight = _Sight(
+        sight = Sight(
             frame.index, frame.time, found.joints2d, found.score, found.next_crops, middle
         )
         is_alone = self._is_alone(person, found.joints2d, frame)
@@ -351,23 +271,6 @@ class Tracker:
             if colour is not None:
                 old = person.colour
                 person.colour = colour if old is None else 0.7 * old + 0.3 * colour
-
-
-def theil_sen(times: NDArray[np.float64], places: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Velocity as the median slope of all pairs of sights, which some wrong places do not change.
-
-    Args:
-        times: Seconds, increasing, (N,).
-        places: Pixels, (N, 2).
-
-    Returns:
-        Pixels per second, (2,); 0 for a single sight.
-    """
-    i, k = np.triu_indices(len(times), 1)
-    if not len(i):
-        return np.zeros(2)
-    steps = np.maximum(times[k] - times[i], 1e-3)
-    return np.asarray(np.median((places[k] - places[i]) / steps[:, None], axis=0), np.float64)
 
 
 def letters(number: int) -> str:

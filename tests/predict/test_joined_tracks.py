@@ -83,6 +83,34 @@ def test_a_gap_that_is_too_long_is_not_filled():
     assert len(join_tracks([gap, OTHER, far], slow)) == 3
 
 
+FRONT = track("B", range(100), x=176, speed=-2.0)
+"""A person who passes in front of somebody who walks as `track` does, in frame 44."""
+
+AFTER = {
+    "where the velocity leads to": ({}, True),
+    "on the same body for two frames": ({"frames": range(39, 80)}, True),
+    "turned round behind the other one": ({"x": 88 - 20, "speed": 0.0}, True),
+    "with nobody near": ({"alone": True}, False),
+    "too late": ({"frames": range(79, 100)}, False),
+    "elsewhere": ({"x": 90.0}, False),
+    "twice as large": ({"size": 2.0}, False),
+    "beside the person in one frame": ({"frames": range(40, 80), "x": 30.0}, False),
+    "long before the end": ({"frames": range(30, 80)}, False),
+}
+
+
+@pytest.mark.parametrize("name", AFTER)
+def test_who_comes_out_from_behind_somebody_is_the_person_who_went_there(name):
+    changes, same = AFTER[name]
+    changes = {"frames": range(55, 80), **changes}
+    others = [] if changes.pop("alone", False) else [FRONT]
+    old, new = track("A", range(41)), track("C", changes.pop("frames"), **changes)
+    joined = join_tracks([old, *others, new], TIMES)
+    assert len(joined) == len(others) + (1 if same else 2)
+    if same:
+        assert joined[0].frames.tolist() == sorted({*range(41), *new.frames.tolist()})
+
+
 def test_of_two_that_fit_the_nearer_one_is_taken():
     near, less_near = track("C", range(42, 54), x=5.0), track("D", range(42, 54), x=30.0)
     joined = join_tracks([A, OTHER, less_near, near], TIMES)

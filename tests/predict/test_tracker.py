@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from planar import planar_body
+from scipy.stats import theilslopes
 
 from pipeline.predict.estimators import (
     Estimates,
@@ -9,8 +10,9 @@ from pipeline.predict.estimators import (
     crop_matrices,
     upright_crops,
 )
-from pipeline.predict.likeness import similarities, torso_colour
+from pipeline.predict.likeness import colour_agreement, similarities, torso_colour
 from pipeline.predict.media import Frame
+from pipeline.predict.sights import theil_sen
 from pipeline.predict.tracker import EVERY, Tracker, letters
 from pipeline.skeleton import H36M17
 
@@ -185,6 +187,104 @@ def test_two_people_who_cross_behind_each_other_keep_their_ids(front):
         assert track.frames[-1] == 95
 
 
+class Mixer(Seer):
+    """Between some frames, it gives a mixture of both people to whoever is asked for."""
+
+    def __init__(self, scene, first, last, share):
+        super().__init__(scene)
+        self.first, self.last, self.share = first, last, share
+
+    def estimate(self, image, crops):
+        found = super().estimate(image, crops)
+        if self.first <= self.index <= self.last:
+            front, behind = self.scene.poses(self.index)
+            found.joints2d[:] = front + self.share * (behind - front)
+        return found
+
+
+CROSSING = (line(80, 5), line(560, -5))
+"""Two people who are at one place in frame 48; the second is hidden from frame 45 to 51."""
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.parametrize("last", [52, 53, 54])
+def test_a_mixture_of_two_people_who_part_belongs_to_nobody(last, share):
+    scene = Scene(*CROSSING)
+    seer = Mixer(scene, 52, last, share)
+    tracker = Tracker(seer, Finder(scene))
+    for frame in scene.frames(96):
+        seer.index = frame.index
+        tracker.follow(frame)
+    tracks = tracker.tracks(np.arange(96) / FPS)
+    assert len(tracks) == 2
+    for track in tracks:
+        truth = np.stack([scene.poses(index) for index in track.frames.tolist()])
+        number = int(track.joints2d[0, 0, 0] > 300)
+        wrong = np.linalg.norm(track.joints2d - truth[:, number], axis=-1).mean(axis=1) > 30
+        assert not wrong.any()
+        assert len(track.frames) >= 96 - 7 - 4  # hidden, and mixtures
+
+
+def test_a_person_found_in_the_crop_of_somebody_else_is_taken_for_himself():
+    class Crossed(Seer):
+        """In frame 30, each crop shows the other person."""
+
+        def estimate(self, image, crops):
+            found = super().estimate(image, crops)
+            if self.index == 30 and len(crops) == 2:
+                return found[np.array([1, 0])]
+            return found
+
+    scene = Scene(line(200, 1), line(330, -1))
+    seer = Crossed(scene)
+    tracker = Tracker(seer, Finder(scene))
+    for frame in scene.frames(40):
+        seer.index = frame.index
+        tracker.follow(frame)
+    tracks = tracker.tracks(np.arange(40) / FPS)
+    assert len(tracks) == 2
+    for track in tracks:
+        assert track.frames.tolist() == list(range(40))
+        assert np.abs(np.diff(track.joints2d[:, 0, 0])).max() == pytest.approx(1, abs=1e-4)
+
+
+def test_somebody_alone_may_jump_and_somebody_beside_others_may_not():
+    def jump(index):
+        return np.array([80 + 3.0 * index + (45 if index == 30 else 0), 180.0])
+
+    (track,), *_ = follow(Scene(jump), 60)
+    assert 30 in track.frames
+    beside = lambda index: np.array([95 + 3.0 * index, 180.0])  # noqa: E731
+    scene = Scene(jump, beside)
+    scene.visible = lambda index: [0, 1]
+    tracks, *_ = follow(scene, 60)
+    jumper = min(tracks, key=lambda t: t.joints2d[0, 0, 0])
+    assert 30 not in jumper.frames
+    assert {29, 31} <= set(jumper.frames.tolist())
+
+
+def test_glimpses_at_the_end_of_a_track_are_left_out_and_a_person_of_glimpses_is_kept():
+    def seen(*runs):
+        there = {index for run in runs for index in run}
+        return Scene(lambda index: np.array([80 + 2.0 * index, 180.0]) if index in there else None)
+
+    (track,), *_ = follow(seen(range(30), range(34, 36), range(40, 60), range(64, 67), [70]), 90)
+    assert track.frames.tolist() == [*range(30), 34, 35, *range(40, 60)]
+    (track,), *_ = follow(seen(range(3), range(6, 9), range(12, 15)), 90)
+    assert track.frames.tolist() == [*range(3), *range(6, 9), *range(12, 15)]
+
+
+def test_velocities_are_those_of_scipys_theil_sen():
+    draw = np.random.default_rng(3)
+    times = np.cumsum(draw.uniform(0.02, 0.06, 13))
+    places = np.stack([40 * times - 3, 300 - 120 * times], -1) + draw.normal(size=(13, 2))
+    places[[4, 9]] += 70, -90
+    expected = [theilslopes(places[:, axis], times).slope for axis in (0, 1)]
+    assert theil_sen(times, places) == pytest.approx(expected)
+    assert theil_sen(times, places) == pytest.approx([40, -120], abs=5)
+    assert theil_sen(times[:1], places[:1]).tolist() == [0, 0]
+
+
 def test_two_people_who_meet_and_turn_back_are_told_apart_by_their_clothes():
     def bounce(start, step):
         turning = 46
@@ -265,6 +365,9 @@ def test_colour_of_the_torso_is_that_of_the_clothes():
     red = torso_colour(image, pose, H36M17)
     assert red == pytest.approx((136, 208, 195), abs=2)  # OpenCV's CIELAB of pure red
     assert torso_colour(image, pose + np.array([5000, 0]), H36M17) is None
+    near, far = red + np.array([0, 18, 24]), red + np.array([0, 0, 99])
+    found = colour_agreement([red, None], [red, near, far, None])
+    np.testing.assert_allclose(found, [[0.5, 0, -0.5, 0], [0, 0, 0, 0]], atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [(192, 256), (256, 256), (256, 192)])
