@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -48,30 +48,34 @@ def join_tracks(tracks: Sequence[Track], times: NDArray[np.float64]) -> tuple[Tr
     Returns:
         The tracks with new ids: A, B, … in order of appearance.
     """
-    joined = list(tracks)
-    while pair := _best_pair(joined, times):
-        whole, part = (joined[k] for k in pair)
-        joined[pair[0]] = _merge(whole, part)
-        del joined[pair[1]]
-    if len(joined) == len(tracks):
+    parts = dict(enumerate(tracks))
+    found = _distances([(i, k) for i in parts for k in parts], parts, times)
+    while found:
+        i, k = min(found, key=lambda pair: (found[pair], pair))
+        parts[i] = _merge(parts[i], parts.pop(k))
+        found = {pair: distance for pair, distance in found.items() if not {i, k} & {*pair}}
+        changed = [pair for other in parts for pair in ((i, other), (other, i))]
+        found |= _distances(changed, parts, times)
+    if len(parts) == len(tracks):
         return tuple(tracks)
-    joined.sort(key=lambda track: int(track.frames[0]))
+    joined = sorted(parts.values(), key=lambda track: int(track.frames[0]))
     return tuple(replace(track, id=letters(number)) for number, track in enumerate(joined))
 
 
-def _best_pair(tracks: Sequence[Track], times: NDArray[np.float64]) -> tuple[int, int] | None:
-    """Numbers of an old track and of the track that goes on best; None if there is none."""
-    found = [
-        (distance, i, k)
-        for i, whole in enumerate(tracks)
-        for k, part in enumerate(tracks)
-        if i != k
-        and (
-            (distance := _distance_in_gap(whole, part, times)) is not None
-            or (distance := _distance_after(whole, part, tracks, times)) is not None
-        )
-    ]
-    return min(found)[1:] if found else None
+def _distances(
+    pairs: Sequence[tuple[int, int]], parts: Mapping[int, Track], times: NDArray[np.float64]
+) -> dict[tuple[int, int], float]:
+    """Distance of each pair of an old track and one that goes on, where that fits."""
+    found = {}
+    for i, k in pairs:
+        first, wait = parts[k].frames[0], times[parts[k].frames[0]] - times[parts[i].frames[-1]]
+        if parts[i].frames[0] < first and wait <= HIDDEN:
+            distance = _distance_in_gap(parts[i], parts[k], times)
+            if distance is None:
+                distance = _distance_after(parts[i], parts[k], parts.values(), times)
+            if distance is not None:
+                found[i, k] = distance
+    return found
 
 
 def _distance_in_gap(whole: Track, part: Track, times: NDArray[np.float64]) -> float | None:
@@ -95,12 +99,12 @@ def _distance_in_gap(whole: Track, part: Track, times: NDArray[np.float64]) -> f
 
 
 def _distance_after(
-    old: Track, new: Track, tracks: Sequence[Track], times: NDArray[np.float64]
+    old: Track, new: Track, tracks: Collection[Track], times: NDArray[np.float64]
 ) -> float | None:
     """Distance of the beginning of a track from where an old one leads to; None if it fits not."""
     last, first = old.frames[-1], new.frames[0]
     wait = times[first] - times[last]
-    if not -STEADY < wait <= HIDDEN or not _is_beside_somebody(old, tracks):
+    if wait <= -STEADY:
         return None
     sizes = [_size(old.joints2d[-1]), _size(new.joints2d[0])]
     if max(sizes) > SIZE_RATIO * min(sizes):
@@ -108,10 +112,12 @@ def _distance_after(
     velocity = (_velocity(old, times, last) + _velocity(new, times, first)) / 2
     moved = np.nanmean(new.joints2d[0], axis=0) - np.nanmean(old.joints2d[-1], axis=0)
     distance = float(np.linalg.norm(moved - velocity * wait)) / sizes[0]
-    return distance if distance <= (NEAR_AFTER if wait > 0 else TOGETHER) else None
+    if distance > (NEAR_AFTER if wait > 0 else TOGETHER) or not _is_beside_somebody(old, tracks):
+        return None
+    return distance
 
 
-def _is_beside_somebody(track: Track, tracks: Sequence[Track]) -> bool:
+def _is_beside_somebody(track: Track, tracks: Collection[Track]) -> bool:
     """Whether another person is near a track where it ends."""
     last, near = track.frames[-1], NEAR_AFTER * _size(track.joints2d[-1])
     return any(

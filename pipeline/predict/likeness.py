@@ -87,6 +87,8 @@ def torso_colour(
         skeleton: Joint set of `joints2d`.
     """
     torso = joints2d[_torso(skeleton)]
+    if not np.isfinite(torso).all():
+        return None
     middle, half = torso.mean(axis=0), 0.35 * (torso.max(axis=0) - torso.min(axis=0))
     low = np.maximum(np.round(middle - half), 0).astype(int)
     high = np.minimum(np.round(middle + half) + 1, image.shape[1::-1]).astype(int)

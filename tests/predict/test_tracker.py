@@ -365,6 +365,7 @@ def test_colour_of_the_torso_is_that_of_the_clothes():
     red = torso_colour(image, pose, H36M17)
     assert red == pytest.approx((136, 208, 195), abs=2)  # OpenCV's CIELAB of pure red
     assert torso_colour(image, pose + np.array([5000, 0]), H36M17) is None
+    assert torso_colour(image, np.full_like(pose, np.nan), H36M17) is None
     near, far = red + np.array([0, 18, 24]), red + np.array([0, 0, 99])
     found = colour_agreement([red, None], [red, near, far, None])
     np.testing.assert_allclose(found, [[0.5, 0, -0.5, 0], [0, 0, 0, 0]], atol=1e-12)
