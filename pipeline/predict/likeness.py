@@ -100,20 +100,20 @@ def torso_colour(
     return np.median(lab.reshape(-1, 3), axis=0).astype(np.float64)
 
 
-def colour_agreement(
+def colour_distances(
     first: Sequence[NDArray[np.float64] | None], second: Sequence[NDArray[np.float64] | None]
 ) -> NDArray[np.float64]:
-    """Agreement of the colours of all pairs, (N, M): 0.5 if equal, -0.5 from a distance of 60.
+    """Distances of the colours of all pairs, (N, M), in units of CIELAB; NaN where one is None.
 
-    It is 0 where a colour is not known.
+    Lightness counts half: it changes with the light on a person who turns.
 
     Args:
         first: Colours, each (3,), or None where it is not known.
         second: The same, of others.
     """
-    agreement = np.zeros((len(first), len(second)))
-    for i, one in enumerate(first):
-        for k, other in enumerate(second):
-            if one is not None and other is not None:
-                agreement[i, k] = 0.5 - min(1.0, float(np.linalg.norm(one - other)) / 60)
-    return agreement
+    unknown = np.full(3, np.nan)
+    one, other = (
+        np.array([unknown if colour is None else colour for colour in colours]).reshape(-1, 3)
+        for colours in (first, second)
+    )
+    return np.asarray(np.linalg.norm((one[:, None] - other[None]) * (0.5, 1, 1), axis=-1))

@@ -67,9 +67,10 @@ class Person:
         self._measure_velocity()
 
     def go_back(self) -> None:
-        """Forget the sights after the last certain one."""
-        del self.sights[self.certain :]
-        self._measure_velocity()
+        """Forget the sights after the last certain one, if there is one."""
+        if 0 < self.certain < len(self.sights):
+            del self.sights[self.certain :]
+            self._measure_velocity()
 
     def certain_sights(self, step: float) -> list[Sight]:
         """The sights of the track: without those at its end that are not certain.

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from pipeline.predict.estimators import Estimates, Estimator, PersonFinder
 from pipeline.predict.likeness import (
     box_overlaps,
-    colour_agreement,
+    colour_distances,
     distances,
     similarities,
     torso_colour,
@@ -55,6 +55,10 @@ frames are further apart."""
 COLOUR_WEIGHT = 0.3
 """Weight of the colour of the clothes against the pose, where there are several people."""
 
+COLOUR_MARGIN = 15.0
+"""By how much clothes must look more like those of another person near, in units of CIELAB, so that
+a pose is not given to somebody."""
+
 
 class Tracker:
     """Follows people through the frames of a clip.
@@ -65,7 +69,8 @@ class Tracker:
     of poses (OKS), and by the colour of the clothes, with the Hungarian method.
 
     Where people are near each other, a pose is given to the person whose path and clothes fit best,
-    whosever crop it was found in, and to nobody whose torso cannot be there. Somebody who is found
+    whosever crop it was found in, and to nobody whose torso cannot be there or whose clothes look
+    like those of another one. Somebody who is found
     there and lost again before `sights.STEADY` seconds was probably a mixture of two people: these
     sights are forgotten, so that they do not change the velocity.
 
@@ -108,14 +113,13 @@ class Tracker:
         patience = max(PATIENCE, 1.5 * self._step)
         self._active = [p for p in self._active if frame.time - p.last.time <= patience]
         lost = self._follow_known(frame)
+        for person in lost:
+            person.go_back()
         given = getattr(self.finder, "boxes", ())  # frames with boxes of a file
         is_due = frame.index % EVERY == 0 or frame.number in given
         if lost or is_due or not self._active:
             self._search(frame, lost)
         seen = [p for p in self._active if p.is_seen(frame)]
-        for person in self._active:
-            if person.certain and person not in seen:
-                person.go_back()
         self._active = [p for p in self._active if p.certain or p in seen]
         return [(p.number, p.last.joints2d, p.last.score) for p in seen]
 
@@ -152,9 +156,11 @@ class Tracker:
         found = self.estimator.estimate(frame.image, crops)
         expected = np.stack([p.expected(frame.time) for p in people])
         fits = similarities(expected, found.joints2d, self.estimator.skeleton)
-        fits_with_colour = fits + self._colour_fits(people, found, frame) * (len(people) > 1)
-        possible = self._is_person(found) & (np.minimum(fits, fits_with_colour) >= FOLLOW)
-        possible &= self._within_reach(people, found, frame)
+        fits_with_colour = fits + self._colour_fits(people, found, frame)
+        possible = shows_people(found, self.estimator) & (
+            np.minimum(fits, fits_with_colour) >= FOLLOW
+        )
+        possible &= self._may_be(people, found, frame)
         alike = similarities(found.joints2d, found.joints2d, self.estimator.skeleton) > SAME
         lost = list(people)
         while possible.any():  # the person who fits best gets the pose
@@ -172,23 +178,35 @@ class Tracker:
         self, people: list[Person], found: Estimates, frame: Frame
     ) -> NDArray[np.float64]:
         """How well the clothes of people and estimates agree, ± COLOUR_WEIGHT / 2, (N, M)."""
-        colours = [
-            torso_colour(frame.image, pose, self.estimator.skeleton) for pose in found.joints2d
-        ]
-        return COLOUR_WEIGHT * colour_agreement([p.colour for p in people], colours)
+        apart = self._colours_apart(people, found, frame) / 60
+        return np.asarray(COLOUR_WEIGHT * np.nan_to_num(0.5 - np.minimum(1, apart)))
 
-    def _within_reach(
+    def _colours_apart(
         self, people: list[Person], found: Estimates, frame: Frame
-    ) -> NDArray[np.bool_]:
-        """Which estimates people can have moved to, (N, M); all for people with nobody near."""
-        expected = np.stack([p.expected(frame.time) for p in people])
-        is_alone = [
-            self._is_alone(p, pose, frame) for p, pose in zip(people, expected, strict=True)
-        ]
-        waited = np.array([frame.time - p.last.time for p in people])
-        reach = NOISE + np.maximum(ACCELERATION * self._step**2, WALK * waited)
-        apart = distances(expected, found.joints2d, self.estimator.skeleton)
-        return np.asarray(np.array(is_alone)[:, None] | (apart <= reach[:, None]))
+    ) -> NDArray[np.float64]:
+        """Distances of the colours of clothes, (N, M); NaN where one is not known or needed."""
+        if len(self._active) < 2:
+            return np.full((len(people), len(found.score)), np.nan)
+        skeleton = self.estimator.skeleton
+        colours = [torso_colour(frame.image, pose, skeleton) for pose in found.joints2d]
+        return colour_distances([p.colour for p in people], colours)
+
+    def _may_be(self, people: list[Person], found: Estimates, frame: Frame) -> NDArray[np.bool_]:
+        """Which estimates can be whom, (N, M): by place and clothes where somebody is near."""
+        everybody = np.stack([p.expected(frame.time) for p in self._active])
+        colours = self._colours_apart(self._active, found, frame)
+        rivals = np.where(box_overlaps(everybody, found.joints2d) > 0, colours, np.nan)
+        apart = distances(everybody, found.joints2d, self.estimator.skeleton)
+        possible = np.ones((len(people), len(found.score)), bool)
+        for row, person in enumerate(people):
+            i = self._active.index(person)
+            if self._is_alone(person, everybody[i], frame):
+                continue
+            waited = frame.time - person.last.time
+            reach = NOISE + max(ACCELERATION * self._step**2, WALK * waited)
+            others = np.fmin.reduce(np.delete(rivals, i, axis=0), axis=0)
+            possible[row] = (apart[i] <= reach) & ~(colours[i] - others > COLOUR_MARGIN)
+        return possible
 
     def _is_alone(self, person: Person, pose: NDArray[np.floating], frame: Frame) -> bool:
         """Whether nobody else is expected where the box of a pose is."""
@@ -199,7 +217,7 @@ class Tracker:
         """Look for people; find those who are lost, and new ones."""
         crops = self.finder.find(frame.image, frame.number, self.estimator)
         found = self.estimator.estimate(frame.image, crops)
-        found = found[self._is_person(found)]
+        found = found[shows_people(found, self.estimator)]
         found = found[self._unknown(found, frame)]
         rows, columns = self._assign(lost, found, frame)
         for row, column in zip(rows, columns, strict=True):
@@ -210,20 +228,6 @@ class Tracker:
             self._people.append(person)
             self._active.append(person)
             self._add(person, frame, found[column])
-
-    def _is_person(self, found: Estimates) -> NDArray[np.bool_]:
-        """Which estimates show a person in the image, (N,)."""
-        sides = found.next_crops[:, 2]
-        return (
-            (found.presence >= PRESENT * (1 if self._has_presence else 0.5))
-            & np.isfinite(found.joints2d).all((1, 2))
-            & (sides >= 16)
-        )
-
-    @property
-    def _has_presence(self) -> bool:
-        """Whether the presence is a probability of its own, not a mean of the joints' scores."""
-        return bool(self.estimator.settings().get("presence", True))
 
     def _unknown(self, found: Estimates, frame: Frame) -> NDArray[np.intp]:
         """Rows of estimates who are not followed already, each person once."""
@@ -252,7 +256,7 @@ class Tracker:
         apart = distances(expected, found.joints2d, skeleton)
         alike = np.maximum(alike, 0.5 * waited[:, None] * np.exp(-(apart**2)))
         alike += self._colour_fits(lost, found, frame)
-        alike[~self._within_reach(lost, found, frame)] = 0.0
+        alike[~self._may_be(lost, found, frame)] = 0.0
         rows, columns = linear_sum_assignment(-alike)
         good = alike[rows, columns] >= MATCH
         return rows[good].tolist(), columns[good].tolist()
@@ -271,6 +275,20 @@ class Tracker:
             if colour is not None:
                 old = person.colour
                 person.colour = colour if old is None else 0.7 * old + 0.3 * colour
+
+
+def shows_people(found: Estimates, estimator: Estimator) -> NDArray[np.bool_]:
+    """Which estimates show a person in the image, (N,).
+
+    An estimator whose presence is no probability of its own, but the mean of the joints' scores,
+    needs half of `PRESENT`.
+    """
+    lowest = PRESENT if estimator.settings().get("presence", True) else PRESENT / 2
+    return np.asarray(
+        (found.presence >= lowest)
+        & np.isfinite(found.joints2d).all((1, 2))
+        & (found.next_crops[:, 2] >= 16)
+    )
 
 
 def letters(number: int) -> str:

@@ -10,7 +10,7 @@ from pipeline.predict.estimators import (
     crop_matrices,
     upright_crops,
 )
-from pipeline.predict.likeness import colour_agreement, similarities, torso_colour
+from pipeline.predict.likeness import colour_distances, similarities, torso_colour
 from pipeline.predict.media import Frame
 from pipeline.predict.sights import theil_sen
 from pipeline.predict.tracker import EVERY, Tracker, letters
@@ -250,11 +250,11 @@ def test_a_person_found_in_the_crop_of_somebody_else_is_taken_for_himself():
 
 def test_somebody_alone_may_jump_and_somebody_beside_others_may_not():
     def jump(index):
-        return np.array([80 + 3.0 * index + (45 if index == 30 else 0), 180.0])
+        return np.array([80 + 3.0 * index + (-35 if index == 30 else 0), 180.0])
 
     (track,), *_ = follow(Scene(jump), 60)
     assert 30 in track.frames
-    beside = lambda index: np.array([95 + 3.0 * index, 180.0])  # noqa: E731
+    beside = lambda index: np.array([140 + 3.0 * index, 180.0])  # noqa: E731
     scene = Scene(jump, beside)
     scene.visible = lambda index: [0, 1]
     tracks, *_ = follow(scene, 60)
@@ -366,9 +366,9 @@ def test_colour_of_the_torso_is_that_of_the_clothes():
     assert red == pytest.approx((136, 208, 195), abs=2)  # OpenCV's CIELAB of pure red
     assert torso_colour(image, pose + np.array([5000, 0]), H36M17) is None
     assert torso_colour(image, np.full_like(pose, np.nan), H36M17) is None
-    near, far = red + np.array([0, 18, 24]), red + np.array([0, 0, 99])
-    found = colour_agreement([red, None], [red, near, far, None])
-    np.testing.assert_allclose(found, [[0.5, 0, -0.5, 0], [0, 0, 0, 0]], atol=1e-12)
+    near, far = red + np.array([0, 18, 24]), red + np.array([99, 0, 0])
+    found = colour_distances([red, None], [red, near, far, None])
+    np.testing.assert_allclose(found, [[0, 30, 49.5, np.nan], [np.nan] * 4], atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [(192, 256), (256, 256), (256, 192)])
