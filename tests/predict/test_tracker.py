@@ -250,7 +250,7 @@ def test_a_person_found_in_the_crop_of_somebody_else_is_taken_for_himself():
 
 def test_somebody_alone_may_jump_and_somebody_beside_others_may_not():
     def jump(index):
-        return np.array([80 + 3.0 * index + (-35 if index == 30 else 0), 180.0])
+        return np.array([80 + 3.0 * index + (-20 if index == 30 else 0), 180.0])
 
     (track,), *_ = follow(Scene(jump), 60)
     assert 30 in track.frames
