@@ -7,7 +7,6 @@ import importlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -21,6 +20,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from runs import COMMANDS, TINY
+from wheels import build, copy_project
 
 import heatlift
 import pipeline
@@ -48,24 +48,6 @@ def wheel(tmp_path_factory):
     """The wheel, built from a copy, so that no files are left in the project."""
     copy = tmp_path_factory.mktemp("source")
     return build("wheel", copy_project(copy))
-
-
-def copy_project(folder):
-    for name in ("pyproject.toml", "README.md", "LICENSE", "heatlift.py"):
-        shutil.copy(ROOT / name, folder)
-    ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("pipeline", "configs", "docs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    return folder
-
-
-def build(kind, folder):
-    """Path of the wheel or of the editable wheel of a copy of the project."""
-    code = f"from setuptools.build_meta import build_{kind} as b; b('.')"
-    built = python("-c", code, cwd=folder)
-    assert built.returncode == 0, built.stderr
-    assert "absent from the `packages` configuration" not in built.stdout + built.stderr
-    return next(folder.glob("*.whl"))
 
 
 @pytest.fixture(scope="module")

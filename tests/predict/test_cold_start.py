@@ -5,15 +5,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from wheels import build, copy_project
 
 from pipeline import Motion
 
-ROOT = Path(__file__).parents[2]
 SECONDS = 2.0
 
 
@@ -29,19 +28,6 @@ def run(*command, cwd, environment):
     )
 
 
-def build_wheel(folder):
-    copy = folder / "source"
-    copy.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
-    for name in ("pipeline", "configs"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    code = "from setuptools.build_meta import build_wheel as b; b('.')"
-    built = run(sys.executable, "-c", code, cwd=copy, environment=os.environ)
-    assert built.returncode == 0, built.stderr
-    return next(copy.glob("*.whl"))
-
-
 @pytest.mark.slow
 def test_from_an_empty_folder_to_the_motion_of_a_real_video(shared, tmp_path, uninterrupted):
     """torch and the other packages are those of this environment: the wheel alone is new."""
@@ -50,12 +36,14 @@ def test_from_an_empty_folder_to_the_motion_of_a_real_video(shared, tmp_path, un
     hidden = ("HEATLIFT", "PYTHONPATH", "XDG", "VIRTUAL_ENV", "DISPLAY")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     environment["HOME"] = str(tmp_path / "home")
-    empty = tmp_path / "empty"
+    empty, source = tmp_path / "empty", tmp_path / "source"
     empty.mkdir()
+    source.mkdir()
+    wheel = build("wheel", copy_project(source))
     made = run(sys.executable, "-m", "venv", "v", cwd=tmp_path, environment=environment)
     assert made.returncode == 0, made.stderr
     python, heatlift = tmp_path / "v" / "bin" / "python", tmp_path / "v" / "bin" / "heatlift"
-    options = ("install", "--quiet", "--no-deps", "--no-index", build_wheel(tmp_path))
+    options = ("install", "--quiet", "--no-deps", "--no-index", wheel)
     installed = run(python, "-m", "pip", *options, cwd=empty, environment=environment)
     assert installed.returncode == 0, installed.stderr
     packages = next((tmp_path / "v").glob("lib/python*/site-packages"))
