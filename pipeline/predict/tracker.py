@@ -156,11 +156,12 @@ class Tracker:
         found = self.estimator.estimate(frame.image, crops)
         expected = np.stack([p.expected(frame.time) for p in people])
         fits = similarities(expected, found.joints2d, self.estimator.skeleton)
-        fits_with_colour = fits + self._colour_fits(people, found, frame)
+        colours_apart = self._colours_apart(found, frame)
+        fits_with_colour = fits + colour_fits(colours_apart)
         possible = shows_people(found, self.estimator) & (
             np.minimum(fits, fits_with_colour) >= FOLLOW
         )
-        possible &= self._may_be(people, found, frame)
+        possible &= self._may_be(people, found, colours_apart, frame)
         alike = similarities(found.joints2d, found.joints2d, self.estimator.skeleton) > SAME
         lost = list(people)
         while possible.any():  # the person who fits best gets the pose
@@ -174,28 +175,27 @@ class Tracker:
             possible[:, alike[k]] = possible[:, k] = False
         return lost
 
-    def _colour_fits(
-        self, people: list[Person], found: Estimates, frame: Frame
-    ) -> NDArray[np.float64]:
-        """How well the clothes of people and estimates agree, ± COLOUR_WEIGHT / 2, (N, M)."""
-        apart = self._colours_apart(people, found, frame) / 60
-        return np.asarray(COLOUR_WEIGHT * np.nan_to_num(0.5 - np.minimum(1, apart)))
+    def _colours_apart(self, found: Estimates, frame: Frame) -> NDArray[np.float64]:
+        """Distances of the colours of everybody's clothes from those of estimates, (A, M).
 
-    def _colours_apart(
-        self, people: list[Person], found: Estimates, frame: Frame
-    ) -> NDArray[np.float64]:
-        """Distances of the colours of clothes, (N, M); NaN where one is not known or needed."""
+        NaN where one is not known, or there is only one person.
+        """
         if len(self._active) < 2:
-            return np.full((len(people), len(found.score)), np.nan)
+            return np.full((len(self._active), len(found.score)), np.nan)
         skeleton = self.estimator.skeleton
         colours = [torso_colour(frame.image, pose, skeleton) for pose in found.joints2d]
-        return colour_distances([p.colour for p in people], colours)
+        return colour_distances([p.colour for p in self._active], colours)
 
-    def _may_be(self, people: list[Person], found: Estimates, frame: Frame) -> NDArray[np.bool_]:
+    def _may_be(
+        self,
+        people: list[Person],
+        found: Estimates,
+        colours_apart: NDArray[np.float64],
+        frame: Frame,
+    ) -> NDArray[np.bool_]:
         """Which estimates can be whom, (N, M): by place and clothes where somebody is near."""
         everybody = np.stack([p.expected(frame.time) for p in self._active])
-        colours = self._colours_apart(self._active, found, frame)
-        rivals = np.where(box_overlaps(everybody, found.joints2d) > 0, colours, np.nan)
+        rivals = np.where(box_overlaps(everybody, found.joints2d) > 0, colours_apart, np.nan)
         apart = distances(everybody, found.joints2d, self.estimator.skeleton)
         possible = np.ones((len(people), len(found.score)), bool)
         for row, person in enumerate(people):
@@ -205,7 +205,7 @@ class Tracker:
             waited = frame.time - person.last.time
             reach = NOISE + max(ACCELERATION * self._step**2, WALK * waited)
             others = np.fmin.reduce(np.delete(rivals, i, axis=0), axis=0)
-            possible[row] = (apart[i] <= reach) & ~(colours[i] - others > COLOUR_MARGIN)
+            possible[row] = (apart[i] <= reach) & ~(colours_apart[i] - others > COLOUR_MARGIN)
         return possible
 
     def _is_alone(self, person: Person, pose: NDArray[np.floating], frame: Frame) -> bool:
@@ -255,8 +255,9 @@ class Tracker:
         waited = np.array([min(1.0, (frame.time - p.last.time) / PATIENCE) for p in lost])
         apart = distances(expected, found.joints2d, skeleton)
         alike = np.maximum(alike, 0.5 * waited[:, None] * np.exp(-(apart**2)))
-        alike += self._colour_fits(lost, found, frame)
-        alike[~self._may_be(lost, found, frame)] = 0.0
+        colours_apart = self._colours_apart(found, frame)
+        alike += colour_fits(colours_apart[[self._active.index(p) for p in lost]])
+        alike[~self._may_be(lost, found, colours_apart, frame)] = 0.0
         rows, columns = linear_sum_assignment(-alike)
         good = alike[rows, columns] >= MATCH
         return rows[good].tolist(), columns[good].tolist()
@@ -275,6 +276,11 @@ class Tracker:
             if colour is not None:
                 old = person.colour
                 person.colour = colour if old is None else 0.7 * old + 0.3 * colour
+
+
+def colour_fits(colours_apart: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How well clothes agree, ± COLOUR_WEIGHT / 2, from their distances; 0 for NaN."""
+    return np.asarray(COLOUR_WEIGHT * np.nan_to_num(0.5 - np.minimum(1, colours_apart / 60)))
 
 
 def shows_people(found: Estimates, estimator: Estimator) -> NDArray[np.bool_]:
