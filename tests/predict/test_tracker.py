@@ -272,7 +272,7 @@ def test_joints_that_slide_onto_somebody_beside_are_not_followed_where_the_cloth
                 share = min((self.index - 20) / 12, 1)
                 left, right = np.argsort(crops[:, 0])
                 found.joints2d[left] = first + share * (second - first)
-                found.joints2d[right] = second + (0, 25 * share)
+                found.joints2d[right] = second + np.array([0, 25 * share])
             return found
 
     class Once(Finder):
