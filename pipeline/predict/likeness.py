@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.predict.square_crops import box_overlaps
 from pipeline.skeleton import Skeleton
 
 
@@ -48,13 +49,10 @@ def pose_sizes(joints2d: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.maximum(extent.max(-1), 1.0).astype(np.float64)
 
 
-def box_overlaps(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
+def pose_overlaps(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
     """Intersection over union of the boxes around poses, (N, J, 2) and (M, J, 2) -> (N, M)."""
-    low_a, high_a = first.min(axis=1)[:, None], first.max(axis=1)[:, None]
-    low_b, high_b = second.min(axis=1)[None], second.max(axis=1)[None]
-    inside = np.prod(np.maximum(np.minimum(high_a, high_b) - np.maximum(low_a, low_b), 0), -1)
-    whole = np.prod(high_a - low_a, -1) + np.prod(high_b - low_b, -1) - inside
-    return np.asarray(inside / np.maximum(whole, 1e-9), np.float64)
+    boxes = [np.concatenate([p.min(axis=1), p.max(axis=1)], axis=-1) for p in (first, second)]
+    return box_overlaps(boxes[0][:, None], boxes[1][None])
 
 
 def distances(

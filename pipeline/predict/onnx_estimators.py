@@ -27,8 +27,7 @@ from pipeline.predict.estimators import (
 from pipeline.predict.onnx_network import OnnxNetwork, import_onnxruntime
 from pipeline.predict.onnx_own import make_own_estimator
 from pipeline.predict.onnx_spec import OnnxSpec, recognise
-from pipeline.predict.person_detector import box_overlaps
-from pipeline.predict.square_crops import Floats
+from pipeline.predict.square_crops import Floats, box_overlaps
 
 VERSION = 1
 """Raised whenever the same file and settings would give other joints than before."""

@@ -15,6 +15,7 @@ from pipeline.files.tflite import TfliteGraph, read_tflite
 from pipeline.predict.blazepose import CORNER, describe, to_images
 from pipeline.predict.square_crops import (
     Floats,
+    box_overlaps,
     crops_from_points,
     cut_crops,
     to_image,
@@ -90,14 +91,6 @@ def merge_overlapping(
     if not merged:
         return boxes[:0], points[:0], score[:0]
     return tuple(np.stack(part) for part in zip(*merged, strict=True))  # type: ignore[return-value]
-
-
-def box_overlaps(box: Floats, boxes: Floats) -> Floats:
-    """Intersection over union of a box (4,) with boxes (N, 4): left, top, right, bottom."""
-    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=1)
-    area, areas = np.prod(box[2:] - box[:2]), np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    return shared / np.maximum(area + areas - shared, 1e-9)
 
 
 class PersonDetector(nn.Module):

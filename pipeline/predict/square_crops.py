@@ -122,3 +122,16 @@ def overlapping_squares(width: int, height: int, count: int = 3) -> Floats:
     across = np.full(count, (side - 1) / 2)
     x, y = (along, across) if width >= height else (across, along)
     return np.stack([x, y, np.full(count, float(side)), np.zeros(count)], axis=-1)
+
+
+def box_overlaps(first: NDArray[np.floating], second: NDArray[np.floating]) -> Floats:
+    """Intersection over union of boxes, left, top, right, bottom, (..., 4) and (..., 4) -> (...).
+
+    >>> box_overlaps(np.array([0, 0, 4, 2]), np.array([[0, 0, 4, 2], [2, 1, 6, 3]])).tolist()
+    [1.0, 0.14285714285714285]
+    """
+    low = np.maximum(first[..., :2], second[..., :2])
+    high = np.minimum(first[..., 2:], second[..., 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=-1)
+    areas = (np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1) for boxes in (first, second))
+    return np.asarray(shared / np.maximum(sum(areas) - shared, 1e-9), np.float64)

@@ -11,9 +11,9 @@ from scipy.optimize import linear_sum_assignment
 
 from pipeline.predict.estimators import Estimates, Estimator, PersonFinder
 from pipeline.predict.likeness import (
-    box_overlaps,
     colour_distances,
     distances,
+    pose_overlaps,
     similarities,
     torso_colour,
     torso_middles,
@@ -195,7 +195,7 @@ class Tracker:
     ) -> NDArray[np.bool_]:
         """Which estimates can be whom, (N, M): by place and clothes where somebody is near."""
         everybody = np.stack([p.expected(frame.time) for p in self._active])
-        rivals = np.where(box_overlaps(everybody, found.joints2d) > 0, colours_apart, np.nan)
+        rivals = np.where(pose_overlaps(everybody, found.joints2d) > 0, colours_apart, np.nan)
         apart = distances(everybody, found.joints2d, self.estimator.skeleton)
         possible = np.ones((len(people), len(found.score)), bool)
         for row, person in enumerate(people):
@@ -211,7 +211,7 @@ class Tracker:
     def _is_alone(self, person: Person, pose: NDArray[np.floating], frame: Frame) -> bool:
         """Whether nobody else is expected where the box of a pose is."""
         others = [p.expected(frame.time) for p in self._active if p is not person and p.sights]
-        return not others or not box_overlaps(pose[None], np.stack(others)).any()
+        return not others or not pose_overlaps(pose[None], np.stack(others)).any()
 
     def _search(self, frame: Frame, lost: list[Person]) -> None:
         """Look for people; find those who are lost, and new ones."""
@@ -251,7 +251,7 @@ class Tracker:
         skeleton = self.estimator.skeleton
         expected = np.stack([p.expected(frame.time) for p in lost])
         alike = 0.5 * similarities(expected, found.joints2d, skeleton)
-        alike += 0.5 * box_overlaps(expected, found.joints2d)
+        alike += 0.5 * pose_overlaps(expected, found.joints2d)
         waited = np.array([min(1.0, (frame.time - p.last.time) / PATIENCE) for p in lost])
         apart = distances(expected, found.joints2d, skeleton)
         alike = np.maximum(alike, 0.5 * waited[:, None] * np.exp(-(apart**2)))
