@@ -1,4 +1,4 @@
-"""Errors of a row of the benchmark, measured without and with smoothing on the same weights."""
+"""Errors of a row of the benchmark: of what it predicts, also smoothed or blended over windows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import lightning.pytorch as pl
 
@@ -21,33 +21,49 @@ from pipeline.training.checkpoints import load_module
 ERRORS_FILE = "benchmark.json"
 """File in the run folder of a row with its `RowErrors`."""
 
+Output = Literal["plain", "smoothed", "blended"]
+"""What is measured with the same weights: predictions of windows one after the other, the same
+smoothed over time, and predictions of windows that overlap, blended."""
+
+OUTPUTS: tuple[Output, ...] = get_args(Output)
+
 PRECISION: Literal["32-true"] = "32-true"
 """Precision of all measurements, whatever the precision of training."""
 
 
 @dataclass(frozen=True)
 class RowErrors:
-    """Errors of one lifter on the test split, every frame lifted once.
+    """Errors of one lifter on the test split.
 
     Args:
-        frames: Frames of 2D that a predicted frame depends on, without smoothing.
+        frames: Frames of 2D that a plain predicted frame depends on.
         smooth: Standard deviation of the Gaussian of the smoothed predictions, frames.
-        unsmoothed: Metric -> error of what the lifter predicts, as `LiftModule` logs it.
+        plain: Metric -> error of what the lifter predicts, every frame lifted once, as `LiftModule`
+            logs it.
         smoothed: The same of the smoothed predictions.
-        points: Errors on corrupted 2D, without smoothing and with it.
-        last: As `unsmoothed`, but of the weights at the end of the training.
+        blended: The same of windows that overlap by half, without smoothing; empty for lifters that
+            predict one frame of each window.
+        points: Errors on corrupted 2D, plain and smoothed.
+        last: As `plain`, but of the weights at the end of the training.
     """
 
     frames: int
     smooth: float
-    unsmoothed: Mapping[str, float]
+    plain: Mapping[str, float]
     smoothed: Mapping[str, float]
+    blended: Mapping[str, float] = dataclasses.field(default_factory=dict)
     points: Sequence[Point] = ()
     last: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
-    def of(self, *, smoothed: bool) -> Mapping[str, float]:
-        """Metric -> error, without or with smoothing."""
-        return self.smoothed if smoothed else self.unsmoothed
+    @property
+    def outputs(self) -> list[Output]:
+        """Outputs that the lifter has."""
+        return [output for output in OUTPUTS if self.of(output)]
+
+    def of(self, output: Output) -> Mapping[str, float]:
+        """Metric -> error of an output; empty if the lifter does not have it."""
+        found: Mapping[str, float] = getattr(self, output)
+        return found
 
     def corrupted(self, *, smoothed: bool) -> dict[tuple[str, float], Point]:
         """Corruption and level -> errors, without or with smoothing."""
@@ -73,13 +89,16 @@ def measure_row(
         smooth: Standard deviation of the Gaussian of the smoothed predictions, frames.
         corrupted: Whether to measure them on corrupted 2D, too.
     """
-    unsmoothed = measure_errors(best, source, detections, 0.0)
+    plain = measure_errors(best, source, detections)
     smoothed = measure_errors(best, source, detections, smooth)
-    module, points = _load_lifter(best, 0.0), list[Point]()
+    module, points, blended = _load_lifter(best), list[Point](), dict[str, float]()
+    if module.net.output == "every":
+        blended = measure_errors(best, source, detections, overlap="blend")
     if corrupted:
         points = measure_robustness(module, source, detections=detections, smooth=(0.0, smooth))
-    of_last = measure_errors(last, source, detections, 0.0) if last else {}
-    return RowErrors(module.net.receptive_field, smooth, unsmoothed, smoothed, points, of_last)
+    of_last = measure_errors(last, source, detections) if last else {}
+    frames = module.net.receptive_field
+    return RowErrors(frames, smooth, plain, smoothed, blended, points, of_last)
 
 
 def average_errors(errors: Sequence[RowErrors]) -> RowErrors:
@@ -96,14 +115,20 @@ def average_errors(errors: Sequence[RowErrors]) -> RowErrors:
 
     return dataclasses.replace(
         first,
-        unsmoothed=mean([found.unsmoothed for found in errors]),
+        plain=mean([found.plain for found in errors]),
         smoothed=mean([found.smoothed for found in errors]),
+        blended=mean([found.blended for found in errors]),
         last=mean([found.last for found in errors]),
     )
 
 
 def measure_errors(
-    checkpoint: Path, source: MotionSource, detections: str, smooth: float
+    checkpoint: Path,
+    source: MotionSource,
+    detections: str,
+    smooth: float = 0.0,
+    *,
+    overlap: Literal["once", "blend"] = "once",
 ) -> dict[str, float]:
     """Test a lifter on all frames of the test split, whatever frames its training validated on.
 
@@ -112,6 +137,7 @@ def measure_errors(
         source: Data source of the motion.
         detections: 2D input, see `LiftDataModule`.
         smooth: Standard deviation of the Gaussian over time, frames; 0 for none.
+        overlap: See `LiftModule`.
 
     Returns:
         Metric -> value, as `LiftModule` logs them.
@@ -128,14 +154,16 @@ def measure_errors(
         default_root_dir=checkpoint.parent,
     )
     data = LiftDataModule(source, detections)
-    trainer.test(_load_lifter(checkpoint, smooth), datamodule=data, verbose=False)
+    trainer.test(_load_lifter(checkpoint, smooth, overlap), datamodule=data, verbose=False)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def _load_lifter(checkpoint: Path, smooth: float) -> LiftModule:
-    """A lifter that is evaluated on all frames, with this smoothing."""
+def _load_lifter(
+    checkpoint: Path, smooth: float = 0.0, overlap: Literal["once", "blend"] = "once"
+) -> LiftModule:
+    """A lifter that is evaluated on all frames."""
     module: LiftModule = load_module(checkpoint, (LiftModule,))
-    module.frames, module.overlap, module.smooth = "all", "once", smooth
+    module.frames, module.overlap, module.smooth = "all", overlap, smooth
     return module
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline.experiments.benchmark_errors import RowErrors
+from pipeline.experiments.benchmark_errors import OUTPUTS, Output, RowErrors
 from pipeline.experiments.benchmark_rows import Row
 
 SAME_MM = 2.0
@@ -25,8 +25,6 @@ GOALS = (
 PRETRAINED, SAME_TIME = "mixste-pretrained", "mixste-total"
 """Beginnings of the names of the rows that spend a budget on pretraining, or on more lifting."""
 
-_SMOOTHINGS = {False: "no", True: "yes"}
-
 
 def write_findings(errors: Mapping[Row, RowErrors]) -> list[str]:
     """Describe the errors of finished rows in Markdown; nothing if there are none.
@@ -41,7 +39,7 @@ def write_findings(errors: Mapping[Row, RowErrors]) -> list[str]:
         f"Made from the tables above. Differences below {SAME_MM:g} mm are called equal.",
         *_best_rows(errors),
         *_pretraining(errors),
-        *_smoothing(errors),
+        *_outputs(errors),
         *_kinds(errors),
         *_goals(errors),
     ]
@@ -67,21 +65,27 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _best_rows(errors: Mapping[Row, RowErrors]) -> Iterator[str]:
-    """The lowest MPJPE among rows of the same 2D input, budget and smoothing."""
+    """The lowest MPJPE among rows of the same 2D input, budget and output."""
     table = []
     groups = dict.fromkeys((row.detections, row.total) for row in errors)
     for detections, total in groups:
         rows = [row for row in errors if (row.detections, row.total) == (detections, total)]
-        for smoothed, word in _SMOOTHINGS.items():
-            found = sorted((_error(errors[row], "mpjpe", smoothed), row.title) for row in rows)
+        for output in OUTPUTS:
+            found = sorted(
+                (errors[row].of(output)["test/mpjpe_mm"], row.title)
+                for row in rows
+                if errors[row].of(output)
+            )
+            if not found:
+                continue
             (lowest, best), *others = found
             equal = [
                 f"{title} ({value:.1f})" for value, title in others if value - lowest < SAME_MM
             ]
             cells = [f"{best} ({lowest:.1f})", ", ".join(equal) or "-"]
-            table.append([detections, f"{total:g}", word, *cells])
-    yield "Rows with the same 2D, time of training and smoothing, by MPJPE:"
-    yield markdown_table(["2D", "budgets", "smoothed", "lowest", "equal to it"], table)
+            table.append([detections, f"{total:g}", output, *cells])
+    yield "Rows with the same 2D, time of training and output, by MPJPE:"
+    yield markdown_table(["2D", "budgets", "output", "lowest", "equal to it"], table)
 
 
 def _pretraining(errors: Mapping[Row, RowErrors]) -> Iterator[str]:
@@ -92,58 +96,67 @@ def _pretraining(errors: Mapping[Row, RowErrors]) -> Iterator[str]:
         pair = [rows.get(f"{name}-{detections}") for name in (PRETRAINED, SAME_TIME)]
         if None in pair:
             continue
-        for smoothed, word in _SMOOTHINGS.items():
-            for title, values in _pairs(*(errors[row] for row in pair if row), smoothed=smoothed):
+        for output in OUTPUTS:
+            for title, values in _pairs(*(errors[row] for row in pair if row), output=output):
                 cells = [f"{value:.1f}" for value in values]
-                table.append([detections, word, title, *cells, compare(*values)])
+                table.append([detections, output, title, *cells, compare(*values)])
     if table:
         yield "MixSTE with pretraining, and with the same time for lifting alone, MPJPE:"
-        header = ["2D", "smoothed", "input", "pretrained", "lifting alone", "pretrained is"]
+        header = ["2D", "output", "input", "pretrained", "lifting alone", "pretrained is"]
         yield markdown_table(header, table)
 
 
 def _pairs(
-    first: RowErrors, second: RowErrors, *, smoothed: bool
+    first: RowErrors, second: RowErrors, *, output: Output
 ) -> Iterator[tuple[str, tuple[float, float]]]:
     """Inputs, and the MPJPE of two rows on them: the test split, and the strongest corruptions."""
-    yield "test split", (_error(first, "mpjpe", smoothed), _error(second, "mpjpe", smoothed))
-    one, two = first.corrupted(smoothed=smoothed), second.corrupted(smoothed=smoothed)
+    one, two = first.of(output), second.of(output)
+    if one and two:
+        yield "test split", (one["test/mpjpe_mm"], two["test/mpjpe_mm"])
+    if output == "blended":
+        return
+    points = [row.corrupted(smoothed=output == "smoothed") for row in (first, second)]
     for key in (("joints hidden", 0.6), ("frames dropped", 0.6)):
-        if key in one and key in two:
-            yield f"{100 * key[1]:.0f} % of {key[0]}", (one[key].mpjpe, two[key].mpjpe)
+        if all(key in found for found in points):
+            of_first, of_second = (found[key].mpjpe for found in points)
+            yield f"{100 * key[1]:.0f} % of {key[0]}", (of_first, of_second)
 
 
-def _smoothing(errors: Mapping[Row, RowErrors]) -> Iterator[str]:
-    """What smoothing changes, and rows that move worse than a pose that never moves."""
+def _outputs(errors: Mapping[Row, RowErrors]) -> Iterator[str]:
+    """What other outputs change, and rows that move worse than a pose that never moves."""
+    changes: dict[Output, str] = {"smoothed": "smoothing", "blended": "blending windows"}
     for detections in dict.fromkeys(row.detections for row in errors):
         rows = {row: found for row, found in errors.items() if row.detections == detections}
-        position, motion = (
-            [_error(found, key, 1) - _error(found, key, 0) for found in rows.values()]
-            for key in ("mpjpe", "mpjve")
-        )
-        yield (
-            f"On {detections} 2D smoothing changes MPJPE by {_range(position, '+z.1f')} mm and "
-            f"MPJVE by {_range(motion, '+z.2f')} mm per frame."
-        )
-        still = next(iter(rows.values())).unsmoothed.get("test/mean_pose_mpjve_mm")
+        for output, word in changes.items():
+            known = [found for found in rows.values() if found.of(output)]
+            position, motion = (
+                [found.of(output)[key] - found.plain[key] for found in known]
+                for key in ("test/mpjpe_mm", "test/mpjve_mm")
+            )
+            if known:
+                yield (
+                    f"On {detections} 2D {word} changes MPJPE by {_range(position, '+z.1f')} mm "
+                    f"and MPJVE by {_range(motion, '+z.2f')} mm per frame."
+                )
+        still = next(iter(rows.values())).plain.get("test/mean_pose_mpjve_mm")
         if still is None:
             continue
-        for smoothed, word in ((False, "Without"), (True, "With")):
-            worse = [r.label for r in rows if _error(rows[r], "mpjve", smoothed) > still]
+        for output in ("plain", "smoothed"):
+            worse = [r.label for r in rows if rows[r].of(output)["test/mpjve_mm"] > still]
             yield (
-                f"{word} smoothing, rows on {detections} 2D with a larger MPJVE than the mean "
-                f"pose, which never moves ({still:.2f}): {', '.join(worse) or 'none'}."
+                f"Rows on {detections} 2D, {output}, with a larger MPJVE than the mean pose, which "
+                f"never moves ({still:.2f}): {', '.join(worse) or 'none'}."
             )
 
 
 def _kinds(errors: Mapping[Row, RowErrors]) -> Iterator[str]:
     """How much larger errors are on kinds of motion that training does not have."""
     keys = ("test/mpjpe_unseen_mm", "test/mpjpe_seen_mm")
-    known = [e.unsmoothed for e in errors.values() if all(key in e.unsmoothed for key in keys)]
+    known = [e.plain for e in errors.values() if all(key in e.plain for key in keys)]
     if known:
         ratios = [numbers[keys[0]] / numbers[keys[1]] for numbers in known]
         yield (
-            "Without smoothing, the MPJPE on kinds of motion that training does not have is "
+            "The MPJPE of the plain output on kinds of motion that training does not have is "
             f"{_range(ratios, '.2f')} times that on the other kinds."
         )
 
@@ -155,17 +168,20 @@ def _goals(errors: Mapping[Row, RowErrors]) -> Iterator[str]:
         names = [f"{name}-{detections}" for name in begin]
         rows = [found for row, found in errors.items() if row.name in names]
         if rows:
-            best = [min(_error(row, quantity, smoothed) for row in rows) for smoothed in (0, 1)]
-            cells = [f"{'yes' if value <= limit else 'no'}: {value:.1f}" for value in best]
+            key = f"test/{quantity}_mm"
+            found = ([row.of(output)[key] for row in rows if row.of(output)] for output in OUTPUTS)
+            best = [min(values, default=None) for values in found]
+            cells = [_reached(value, limit) for value in best]
             table.append([title, f"{limit:g}", *cells])
     if table:
         yield "Goals of these budgets:"
-        header = ["goal", "at most", "reached without smoothing", "reached with smoothing"]
+        header = ["goal", "at most", *(f"reached, {output}" for output in OUTPUTS)]
         yield markdown_table(header, table)
 
 
-def _error(errors: RowErrors, quantity: str, smoothed: bool | int) -> float:
-    return errors.of(smoothed=bool(smoothed))[f"test/{quantity}_mm"]
+def _reached(value: float | None, limit: float) -> str:
+    """Cell of whether an error is at most a limit."""
+    return "-" if value is None else f"{'yes' if value <= limit else 'no'}: {value:.1f}"
 
 
 def _range(values: Sequence[float], form: str) -> str:

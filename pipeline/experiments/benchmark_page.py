@@ -17,7 +17,12 @@ import torch
 from pipeline.cli.configs import configured_classes
 from pipeline.dashboard import charts, media
 from pipeline.experiments import robustness
-from pipeline.experiments.benchmark_errors import PRECISION, RowErrors, average_errors
+from pipeline.experiments.benchmark_errors import (
+    PRECISION,
+    Output,
+    RowErrors,
+    average_errors,
+)
 from pipeline.experiments.benchmark_findings import SAME_MM, write_findings
 from pipeline.experiments.benchmark_rows import MASKS, ROWS, SMOOTH, Row
 from pipeline.experiments.budget import cpu_seconds_used
@@ -48,7 +53,7 @@ CORRUPTED = {
 """Column of a table on corrupted 2D -> corruption and level."""
 
 COLUMNS = (
-    *("size", "budget, s", "used, s", "smoothed", "frames seen"),
+    *("size", "budget, s", "used, s", "output", "frames seen"),
     *("MPJPE", "P-MPJPE", "N-MPJPE", "MPJVE", "acceleration", "kinds seen / unseen"),
 )
 """Columns of a table of errors, after the name of the lifter."""
@@ -73,13 +78,15 @@ An interrupted run is resumed, and finished rows are kept.
 - **Protocol** test split, frames outside bad ranges, 4 cameras, every frame lifted once, no flip
   test; prediction and truth relative to the root, 17 joints with the root counted as zero, mean
   over frames, {precision}; mm, MPJVE in mm per frame, acceleration in mm per frame squared. Weights
-  are those of the best validation without smoothing. Lifters that predict only the centre frame of
-  a window (†) are validated on frames 0 and 1 of every 16, and tested on all frames as well.
-- **Smoothing** Each row is measured twice with the same weights: as the lifter predicts, and
-  smoothed over time with a Gaussian of {noisy:g} frames on noisy 2D and {exact:g} on exact 2D, cut
-  off at three times that. *frames seen* are the frames of 2D that one predicted frame depends on.
-  With smoothing, a lifter of single frames depends on {noisy_reach} frames before and after, too
-  ({exact_reach} on exact 2D). Compare lines without smoothing with each other, or lines with it.
+  are those of the best validation of the plain output. Lifters that predict only the centre frame
+  of a window (†) are validated on frames 0 and 1 of every 16, and tested on all frames as well.
+- **Output** Each row is measured several times with the same weights. *plain*: as the lifter
+  predicts, windows one after the other. *smoothed*: the same, smoothed over time with a Gaussian of
+  {noisy:g} frames on noisy 2D and {exact:g} on exact 2D, cut off at three times that. *blended*,
+  for lifters that predict all frames of a window: windows that overlap by half, blended, without
+  smoothing (`overlap: blend`, as `heatlift predict` lifts). *frames seen* are the frames of 2D that
+  one predicted frame depends on. With smoothing, a lifter of single frames depends on {noisy_reach}
+  frames before and after, too ({exact_reach} on exact 2D). Compare lines of the same output.
 - **Masks** In all trainings {joint_mask:g} % of the joints and {frame_mask:g} % of the whole frames
   are hidden, in the pretraining too.
 - **Groups of frames** MixSTE and its pretraining see the means of groups of 5 frames, and frames
@@ -90,7 +97,7 @@ An interrupted run is resumed, and finished rows are kept.
   in its bodies, which stay those of the data set, and in its loss.
 - **Yardstick** The mean training pose: the mean of all valid frames of the training split, relative
   to the root, in the camera frame. It has the same frames, joints and means as the rows. It never
-  moves, so smoothing does not change it."""
+  moves, so its outputs are equal."""
 """Beginning of the page."""
 
 
@@ -173,20 +180,19 @@ def error_tables(content: PageContent) -> Iterable[str]:
         lines = [f"## {detections.capitalize()} 2D\n", *_header("lifter", *COLUMNS)]
         measured = [row for row in rows if row in content.errors]
         if measured:
-            numbers = content.errors[measured[0]].unsmoothed
-            cells = ["mean training pose", "-", "-", "-", "either", "0"]
+            numbers = content.errors[measured[0]].plain
+            cells = ["mean training pose", "-", "-", "-", "all", "0"]
             lines.append(_markdown_row([*cells, *_error_cells(numbers, "mean_pose_")]))
         for row in rows:
             if row not in content.errors:
                 cells = [*_first_cells(row, content), *[""] * (len(COLUMNS) - 3)]
                 lines.append(_markdown_row(cells))
                 continue
-            for smoothed in (False, True):
-                errors = content.errors[row]
+            errors = content.errors[row]
+            for output in errors.outputs:
                 cells = _first_cells(row, content)
-                cells = [cells[0], "", "", ""] if smoothed else cells
-                cells += _smoothing_cells(errors, smoothed=smoothed)
-                cells += _error_cells(errors.of(smoothed=smoothed))
+                cells = cells if output == "plain" else [cells[0], "", "", ""]
+                cells += [output, _frames_seen(errors, output), *_error_cells(errors.of(output))]
                 lines.append(_markdown_row(cells))
         yield "\n".join(lines)
         if measured:
@@ -202,14 +208,14 @@ def _corrupted_table(
         "MPJPE on every fourth video of the test split (in the benchmark one camera of each "
         "recording), so the first column differs from the table above. Joints are hidden and "
         "frames are dropped at random.\n",
-        *_header("lifter", "smoothed", *CORRUPTED),
+        *_header("lifter", "output", *CORRUPTED),
     ]
     for row in rows:
         for smoothed in (False, True):
             points = measured[row].corrupted(smoothed=smoothed)
             found = [points.get(key) for key in CORRUPTED.values()]
             cells = [f"{point.mpjpe:.1f}" if point else "-" for point in found]
-            lines.append(_markdown_row([row.label, "yes" if smoothed else "no", *cells]))
+            lines.append(_markdown_row([row.label, "smoothed" if smoothed else "plain", *cells]))
     return "\n".join(lines)
 
 
@@ -220,7 +226,7 @@ def seeds_table(seeds: Mapping[Row, Sequence[RowErrors]]) -> Iterable[str]:
     columns = ("2D", "best weights: MPJPE", "last weights: MPJPE", "best: MPJVE", "last: MPJVE")
     lines = [
         "## Seeds, best and last weights\n",
-        "Without smoothing, on the test split, with each seed. *Best* are the weights of the best "
+        "Plain output, on the test split, with each seed. *Best* are the weights of the best "
         "validation, which all other tables have; *last* are those at the end of the training.\n",
         *_header("lifter", *columns),
     ]
@@ -228,7 +234,7 @@ def seeds_table(seeds: Mapping[Row, Sequence[RowErrors]]) -> Iterable[str]:
         cells = [
             ", ".join(f"{numbers[f'test/{key}_mm']:.{digits}f}" for numbers in group if numbers)
             for key, digits in (("mpjpe", 1), ("mpjve", 2))
-            for group in ([e.unsmoothed for e in found], [e.last for e in found])
+            for group in ([e.plain for e in found], [e.last for e in found])
         ]
         lines.append(_markdown_row([row.label, row.detections, *(cell or "-" for cell in cells)]))
     yield "\n".join(lines)
@@ -291,11 +297,13 @@ def _first_cells(row: Row, content: PageContent) -> list[str]:
     return [title, row.size, budget, used]
 
 
-def _smoothing_cells(errors: RowErrors, *, smoothed: bool) -> list[str]:
-    """Cells of smoothing and of the frames that a predicted frame depends on."""
-    if not smoothed:
-        return ["no", str(errors.frames)]
-    return ["yes", f"{errors.frames} ± {smoothing_reach(errors.smooth)}"]
+def _frames_seen(errors: RowErrors, output: Output) -> str:
+    """Cell of the frames that a predicted frame depends on."""
+    if output == "smoothed":
+        return f"{errors.frames} ± {smoothing_reach(errors.smooth)}"
+    if output == "blended":  # the two windows that a frame lies in
+        return str(errors.frames + (errors.frames + 1) // 2)
+    return str(errors.frames)
 
 
 def _error_cells(numbers: Mapping[str, float], prefix: str = "") -> list[str]:
@@ -332,7 +340,7 @@ def _learning_section(docs: Path, content: PageContent) -> list[str]:
     )
     media.write_png(docs / "results_learning.png", chart)
     return [
-        "## With and without pretraining\n\nErrors of validation, without smoothing.\n\n"
+        "## With and without pretraining\n\nErrors of validation, plain output.\n\n"
         "![Learning](results_learning.png)"
     ]
 
@@ -368,7 +376,7 @@ def _robustness_section(docs: Path, content: PageContent) -> list[str]:
         return []
     media.write_png(docs / "results_robustness.png", robustness.draw_robustness(lifters))
     return [
-        "## On corrupted 2D\n\nRows trained on noisy 2D, without smoothing; every fourth video of "
+        "## On corrupted 2D\n\nRows trained on noisy 2D, plain output; every fourth video of "
         "the test split; x 2: twice the budget.\n\n![Robustness](results_robustness.png)"
     ]
 
@@ -383,10 +391,10 @@ def _chain_section(file: Path) -> list[str]:
         "## The whole chain on real motion\n",
         f"Recordings {', '.join(CHAIN)}, rendered as people from four cameras, detected by a 2D "
         f"stage ({content['digest'][:12]}), lifted by {ROWS[0].title} trained on noisy 2D.\n",
-        *_header("2D input", "smoothed", "MPJPE", "P-MPJPE", "MPJVE", "acceleration"),
+        *_header("2D input", "output", "MPJPE", "P-MPJPE", "MPJVE", "acceleration"),
     ]
     for name, numbers in content["numbers"].items():
-        for smoothed, errors in zip(("no", "yes"), numbers, strict=True):
+        for output, errors in zip(("plain", "smoothed"), numbers, strict=True):
             cells = [f"{errors[f'test/{key}_mm']:.1f}" for key in keys]
-            lines.append(_markdown_row([name, smoothed, *cells]))
+            lines.append(_markdown_row([name, output, *cells]))
     return ["\n".join(lines)]

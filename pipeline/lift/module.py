@@ -16,6 +16,7 @@ from pipeline.errors import UsageError
 from pipeline.lift.clips import (
     frame_subset,
     lift_in_windows,
+    lift_overlapping,
     smooth,
     smoothing_reach,
     window_frames,
@@ -44,6 +45,13 @@ from pipeline.skeleton import MPI3DHP17
 from pipeline.sources import Split
 from pipeline.training.protocol import NOT_IN_PROTOCOL
 from pipeline.training.schedules import Schedule
+
+_OVERLAPS = {
+    "once": "once each",
+    "mixste": "frames and padding of all windows",
+    "blend": "overlapping windows, blended",
+}
+"""Value of `overlap` -> its words in the protocol line."""
 
 
 class LiftModule(LifterStage):
@@ -79,7 +87,9 @@ class LiftModule(LifterStage):
             and MixSTE does. Output of `predict` has its root at zero either way.
         overlap: `once` evaluates every frame once; `mixste` evaluates all frames of all windows, as
             MixSTE's published code does: frames of two windows count twice, so does the padding of
-            a sequence shorter than a window, and velocities run from one window to the next.
+            a sequence shorter than a window, and velocities run from one window to the next;
+            `blend` lifts windows that overlap by half and blends them, as `heatlift predict` does,
+            for twice the time.
         smooth: Standard deviation, in frames, of a Gaussian over time that smooths predictions in
             evaluation and prediction; 0 for none.
         frames: Frames that are lifted and evaluated: `all`, or `subset` for frames 0 and 1 of every
@@ -115,7 +125,7 @@ class LiftModule(LifterStage):
         evaluated: Literal[17, 16, 14] = 17,
         root_evaluated: bool = True,
         reroot: bool = True,
-        overlap: Literal["once", "mixste"] = "once",
+        overlap: Literal["once", "mixste", "blend"] = "once",
         smooth: float = 0.0,
         frames: Literal["all", "subset"] = "all",
     ) -> None:
@@ -256,9 +266,9 @@ class LiftModule(LifterStage):
 
 def _check_arguments(net: Lifter, *, overlap: str, smooth: float, frames: str) -> None:
     """Raise `UsageError` if arguments of `LiftModule` do not fit the lifter or each other."""
-    if overlap == "mixste" and net.output != "every":
+    if overlap != "once" and net.output != "every":
         raise UsageError(
-            f"overlap is mixste, but {type(net).__name__} has no windows that overlap; set once"
+            f"overlap is {overlap}, but {type(net).__name__} has no windows that overlap; set once"
         )
     if overlap == "mixste" and smooth:
         raise UsageError(
@@ -281,6 +291,8 @@ def _lift_with_flips(
     """Lift a clip, or the frames with these numbers, (K,), with the flip test of the module."""
 
     def lift(joints2d: Tensor, visible: Tensor) -> Tensor:
+        if module.overlap == "blend":
+            return lift_overlapping(module, module.net, joints2d, visible)
         return lift_in_windows(module, module.net, joints2d, visible, frames=frames)
 
     if module.flip_test:
@@ -292,7 +304,7 @@ def _evaluation_parts(module: LiftModule) -> dict[str, str]:
     """The part of `LiftModule.protocol_parts` that is not about the data set."""
     data = module.data_module
     unseen = f" (without {', '.join(data.unseen)})" if data.unseen else ""
-    windows, request = module.overlap == "mixste", data.detections
+    request = data.detections
     return {
         "data.detections": f"2D {request}{unseen}",
         "data.first_frame": "" if request.first_frame is None else f"from {request.first_frame}",
@@ -302,7 +314,7 @@ def _evaluation_parts(module: LiftModule) -> dict[str, str]:
         "model.evaluated": f"{len(module.evaluated)} joints, root-relative, mm",
         "model.root_evaluated": f"root {'' if module.root_evaluated else 'not '}counted",
         **lifting_parts(module),
-        "model.overlap": "frames and padding of all windows" if windows else "once each",
+        "model.overlap": _OVERLAPS[module.overlap],
     }
 
 

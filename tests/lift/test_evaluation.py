@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import DataError, UsageError
-from pipeline.lift import LiftDataModule, LiftModule, Martinez
+from pipeline.lift import LiftDataModule, LiftModule, Martinez, VideoPose3D
 from pipeline.lift.lifter import Lifter
 from pipeline.lift.sequences import PreparedSequence
 from pipeline.metrics.motion_table import QUANTITIES
@@ -144,6 +144,21 @@ def test_a_sequence_of_whole_windows_has_the_same_number_once_and_as_in_mixstes_
     ]
     one, other = (metrics_of(trainer, module, 8) for module in modules)
     assert one == other
+
+
+def test_blended_windows_overlap_by_half_and_weigh_a_frame_by_its_place(trainer):
+    """Windows of 6 frames: 0-3 and 2-5, with weights 1, 2, 2, 1 and errors 1, 2, 3, 4 mm."""
+    module = LiftModule(WorseAndWorse(), flip_test=False, overlap="blend")
+    metrics = metrics_of(trainer, module, 6)
+    frames = [1, 2, (2 * 3 + 1 * 1) / 3, (1 * 4 + 2 * 2) / 3, 3, 4]
+    assert metrics["test/mpjpe_mm"] == pytest.approx(sum(frames) / 6 / 17, rel=1e-4)
+    assert module.report.rows[0].frames == 6
+
+
+@pytest.mark.parametrize("overlap", ["mixste", "blend"])
+def test_lifters_of_single_frames_have_no_windows_that_overlap(overlap):
+    with pytest.raises(UsageError, match=f"overlap is {overlap}, but VideoPose3D has no windows"):
+        LiftModule(VideoPose3D(widths=[3], channels=8), overlap=overlap)
 
 
 def test_smoothing_over_repeated_frames_is_an_error():
