@@ -423,8 +423,8 @@ def test_user_callbacks_are_settings_of_the_run(heatlift, tmp_path):
     assert (
         heatlift(*COMMANDS["lift"], faults=[("at", "saved", 4, "kill")]).wait() == -signal.SIGKILL
     )
-    own = "{class_path: lightning.pytorch.callbacks.GradientAccumulationScheduler, "
-    own += "init_args: {scheduling: {1: 2}}}"
+    own = "{class_path: lightning.pytorch.callbacks.LearningRateMonitor, "
+    own += "init_args: {logging_interval: epoch}}"
     text = TINY["lift"].replace("trainer: {", f"trainer: {{callbacks: [{own}], ")
     (tmp_path / "lift.yaml").write_text(text)
     child = heatlift(*COMMANDS["lift"])

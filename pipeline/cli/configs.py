@@ -253,7 +253,9 @@ def plain_values(config: Any) -> dict[str, Any]:
 
 
 def same_source(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two data sources have the same class and, if any, the same root folder.
+    """Whether two data sources have the same class and, if any, the same root folder and splits.
+
+    Weights that were trained with other splits may have seen the people of a test.
 
     >>> same_source({"init_args": {"root": "x"}}, {"init_args": {"root": "./y/../x"}})
     True
@@ -261,4 +263,9 @@ def same_source(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     roots = [source.get("init_args", {}).get("root") for source in (one, other)]
     known = [None if root is None else mask_secrets(str(root)) for root in roots]
     folders = [None if root is None else Path(root).resolve() for root in known]
-    return one.get("class_path") == other.get("class_path") and folders[0] == folders[1]
+    splits = [
+        [source.get("init_args", {}).get(name) for name in ("protocol", "splits")]
+        for source in (one, other)
+    ]
+    same_class = one.get("class_path") == other.get("class_path")
+    return same_class and folders[0] == folders[1] and splits[0] == splits[1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -184,15 +186,24 @@ def run_settings(config: Any, inputs: Mapping[str, str]) -> dict[str, Any]:
         settings["model"]["pretrained"] = _content_digest(pretrained)
     detections = settings["data"].get("detections")
     if detections is not None and not DetectionRequest.parse(detections).is_projected:
-        settings["data"]["detections"] = _content_digest(detections)
+        settings["data"]["detections"] = _content_digest(detections, whole=True)
     return settings
 
 
-def _content_digest(value: str) -> str:
-    """Digest of the file or folder of this name; the value itself if there is none."""
+def _content_digest(value: str, *, whole: bool = False) -> str:
+    """Digest of the file or folder of this name; the value itself if there is none.
+
+    That of a checkpoint is of its weights; with `whole` also of the settings of its module, such as
+    the flip test of a detector.
+    """
     path = Path(value)
     if path.is_file() and path.suffix == ".ckpt":
-        return weights_digest(read_checkpoint(path)["state_dict"])
+        content = read_checkpoint(path)
+        weights = weights_digest(content["state_dict"])
+        if not whole:
+            return weights
+        settings = json.dumps(content.get("hyper_parameters"), sort_keys=True, default=str)
+        return hashlib.sha256(f"{weights} {settings}".encode()).hexdigest()
     if path.is_file():
         return default_store().digest(path)
     return folder_digest(path, default_store().digest) if path.is_dir() else value

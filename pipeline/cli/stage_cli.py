@@ -164,7 +164,9 @@ class StageCLI(LightningCLI):
             path, self.stage.stage, self.stage.test_settings, self.command_line
         )
         before = self.config[self.subcommand].model.as_dict()
-        self.config = self.parser.parse_object({self.subcommand: {"model": settings}}, self.config)
+        linked = {n: settings[n] for n in self.stage.linked_arguments if n in settings}
+        content = {"model": settings, "data": linked}
+        self.config = self.parser.parse_object({self.subcommand: content}, self.config)
         after = self.config[self.subcommand].model.as_dict()
         if changed := sorted(key for key, value in after.items() if before.get(key) != value):
             what = f"{self.stage.stage}: {', '.join(changed)}"
@@ -225,7 +227,9 @@ class StageCLI(LightningCLI):
             ],
         }
         if processes.current_rank() is not None and config.strategy in ("auto", "ddp"):
-            options["strategy"] = make_ddp_strategy(config, self.config[self.subcommand].patience)
+            unused = any(getattr(m, "has_unused_parameters", False) for m in self.model.modules())
+            patience = self.config[self.subcommand].patience
+            options["strategy"] = make_ddp_strategy(config, patience, find_unused=unused)
         return require_checked_reading(super().instantiate_trainer(**{**options, **kwargs}))
 
     def _loggers(self) -> list[Logger]:

@@ -15,7 +15,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
@@ -56,8 +56,18 @@ def check_options(config: Any, *, fitting: bool) -> None:
         UsageError: If an option has a value that is not allowed.
     """
     for key, instead in NOT_ALLOWED.items():
-        if config.trainer[key]:
+        if config.trainer[key] is not None:
             raise UsageError(f"--trainer.{key}: cannot be set; {instead}")
+    if config.trainer.overfit_batches:
+        raise UsageError(
+            "--trainer.overfit_batches: cannot be used, it replaces the seeded order of samples; "
+            "give --trainer.limit_train_batches"
+        )
+    if not isinstance(config.trainer.val_check_interval, int | float | None):
+        raise UsageError(
+            f"--trainer.val_check_interval {config.trainer.val_check_interval}: is a time, and a "
+            "resumed run would validate at other steps; give batches or a share of an epoch"
+        )
     _check_numbers(config)
     _check_files(config.trainer)
     if config.wandb not in WANDB_MODES:
@@ -312,17 +322,19 @@ def process_count(trainer: Any) -> int:
     return 1
 
 
-def make_ddp_strategy(trainer: Any, patience: float) -> DDPStrategy:
+def make_ddp_strategy(trainer: Any, patience: float, *, find_unused: bool = False) -> DDPStrategy:
     """Make the DDP strategy, with a time limit for waiting for other processes.
 
     Args:
         trainer: Options of the Trainer.
         patience: Time limit, seconds.
+        find_unused: Whether parts of the network have no gradient in some steps.
     """
     on_cpu = trainer.accelerator == "cpu" or not torch.cuda.is_available()
     return DDPStrategy(
         timeout=datetime.timedelta(seconds=patience),
         process_group_backend="gloo" if on_cpu else None,
+        find_unused_parameters=find_unused,
     )
 
 
@@ -358,10 +370,16 @@ def callbacks_of_the_user(value: Any) -> list[pl.Callback]:
         value: None, one callback or a list.
 
     Raises:
-        UsageError: If one of them saves checkpoints, as Lightning's ModelCheckpoint does.
+        UsageError: If one of them saves checkpoints, as Lightning's ModelCheckpoint does, or
+            changes the number of batches per optimizer step.
     """
     callbacks = as_list(value)
     for callback in callbacks:
+        if isinstance(callback, GradientAccumulationScheduler):
+            raise UsageError(
+                "--trainer.callbacks: GradientAccumulationScheduler cannot be used; the learning "
+                "rate follows a fixed number of batches per step, --trainer.accumulate_grad_batches"
+            )
         if isinstance(callback, Checkpoint):
             raise UsageError(
                 f"--trainer.callbacks: {type(callback).__name__} cannot be used; Heatlift saves "

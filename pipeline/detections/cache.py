@@ -30,8 +30,10 @@ from pipeline.detections.exchange import (
 )
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import DataError, UsageError
+from pipeline.files.digests import file_digest
 from pipeline.files.entries import CacheSpecification
 from pipeline.files.store import Store, default_store
+from pipeline.files.torch_files import read_checkpoint
 from pipeline.heatmap.module import HeatmapModule
 from pipeline.integral.module import IntegralModule
 from pipeline.sources import MotionSource, Sequence, SourceWithDetections, Split
@@ -57,7 +59,14 @@ def load_detector(path: str | Path) -> Any:
     Raises:
         DataError: If the file is damaged or belongs to a stage that detects no 2D joints.
     """
-    return checkpoints.load_module(path, (HeatmapModule, IntegralModule))
+    module = checkpoints.load_module(path, (HeatmapModule, IntegralModule))
+    network = type(module.net)
+    if not network.__module__.startswith("pipeline."):  # its weights alone do not tell it
+        net = read_checkpoint(path)["hyper_parameters"]["net"]
+        source = inspect.getsourcefile(network)
+        digest = file_digest(Path(source)) if source else ""
+        module.own_network = {"net": net, "code": digest}
+    return module
 
 
 def _load_folded(path: str | Path) -> tuple[Any, str]:

@@ -267,13 +267,15 @@ def augment_images(
     colours = np.floor(256 * draws[:, 5:])
     sides = np.floor((0.1 + 0.2 * draws[:, 1:3]) * (width, height)).astype(int)
     corners = np.floor(draws[:, 3:5] * (np.array([width, height]) - sides)).astype(int)
-    starts = rng.random_bits("noise", *key, lanes=1)[:, 0] % (NOISE_BANK - height * width * 3)
+    starts = rng.random_bits("noise", *key, lanes=1)[:, 0]
     varied = np.empty_like(images)
     for i, image in enumerate(images):
         if a.colour:
             image = cv2.transform(image, matrices[i])
         if a.noise:
-            noise = _noise_bank(a.noise)[starts[i] :][: image.size].reshape(image.shape)
+            bank = _noise_bank(a.noise, max(NOISE_BANK, 2 * image.size))
+            start = starts[i] % (len(bank) - image.size)
+            noise = bank[start:][: image.size].reshape(image.shape)
             image = cv2.add(image, noise, dtype=cv2.CV_8U)
         varied[i] = image
         if draws[i, 0] < a.patches:
@@ -283,9 +285,9 @@ def augment_images(
 
 
 @functools.lru_cache(maxsize=2)
-def _noise_bank(deviation: float) -> NDArray[np.int16]:
+def _noise_bank(deviation: float, size: int) -> NDArray[np.int16]:
     """Noise in grey levels that crops take pieces of: drawing it per crop would be too slow."""
-    bank = rng.make_generator("noise").standard_normal(NOISE_BANK, np.float32)
+    bank = rng.make_generator("noise").standard_normal(size, np.float32)
     return np.round(deviation * bank).astype(np.int16)
 
 

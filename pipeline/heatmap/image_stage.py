@@ -11,11 +11,10 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from pipeline.camera import PIXEL_FRAME
 from pipeline.dashboard import show
-from pipeline.errors import UsageError, printable
+from pipeline.errors import DataError, UsageError, printable
 from pipeline.heatmap import targets
 from pipeline.heatmap.benchmark_metrics import BenchmarkMetric, make_benchmark_metrics
 from pipeline.heatmap.hrnet import HRNet
@@ -27,6 +26,7 @@ from pipeline.heatmap.image_input import (
     stored_input,
 )
 from pipeline.heatmap.resnet import ResNet, fold_norms
+from pipeline.metrics.exact_metric import WeightedMean
 from pipeline.metrics.pck import PCK, PCKPerSource
 from pipeline.skeleton import Skeleton, get_skeleton
 from pipeline.sources import Split
@@ -110,7 +110,8 @@ class ImageStage(Stage):
         self.offset = targets.PUBLISHED_CELLS if published_cells else targets.EXACT_CELLS
         self.normalise = ImageNormaliser()
         self.has_folded_norms, self.reduced_decoding = False, reduced_decoding
-        self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
+        self.own_network: dict[str, Any] = {}
+        self.losses = nn.ModuleDict({"val": WeightedMean(), "test": WeightedMean()})
         joints = self.skeleton.joints
         self.hits = nn.ModuleDict({"val": PCK(joints), "test": PCK(joints)})
         self.benchmark_metrics: list[BenchmarkMetric] = []
@@ -138,6 +139,17 @@ class ImageStage(Stage):
         return ("net.", NORMALISE)
 
     check_source = staticmethod(check_stored_input)
+
+    def check_transfer(self, content: Mapping[str, Any], path: object) -> None:
+        """Check the input of the network, and that its outputs are of the same joint set."""
+        super().check_transfer(content, path)
+        theirs = content.get("hyper_parameters", {}).get("skeleton", self.skeleton.name)
+        is_whole = content["heatlift"]["stage"] == self.stage
+        if is_whole and theirs != self.skeleton.name:
+            raise DataError(
+                f"{path}: finds the joints of {theirs}, and this run has {self.skeleton.name}; "
+                f"give --data.skeleton {theirs}"
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the stage of a checkpoint; an old one of a run gets the input that it had: RGB."""
@@ -201,7 +213,7 @@ class ImageStage(Stage):
             score: Scores of the joints, (B, J).
             weight: Number of values that the loss is a mean of; the number of people by default.
         """
-        mean, hits = cast(MeanMetric, self.losses[split]), cast(PCK, self.hits[split])
+        mean, hits = cast(WeightedMean, self.losses[split]), cast(PCK, self.hits[split])
         mean.update(loss, weight=len(joints2d) if weight is None else weight)
         self.log(f"{split}/loss", mean)
         found = to_image_pixels(joints2d, batch["matrix"])
@@ -246,8 +258,9 @@ class ImageStage(Stage):
 
     def settings(self) -> dict[str, Any]:
         """All settings besides the weights that affect a detection, as plain types."""
-        changed = {"norms": "folded"} if self.has_folded_norms else {}
+        changed: dict[str, Any] = {"norms": "folded"} if self.has_folded_norms else {}
         changed |= {"decoding": "reduced"} if self.reduced_decoding else {}
+        changed |= {"network": self.own_network} if self.own_network else {}
         return changed | {
             "version": DETECTION_VERSION,
             "joints": self.skeleton.name,

@@ -86,7 +86,7 @@ class Cascade(ZScored):
     In training only the MLP number `stage` learns. Those before it are frozen: they run as in
     evaluation and get no gradient, so that the loss of the sum is the loss of the last one on the
     residual. `set_progress` increases `stage`, which is a buffer and thus part of a checkpoint.
-    Optimizers do not change parameters without gradient; DDP needs `find_unused_parameters`.
+    Optimizers do not change parameters without gradient.
 
     Args:
         stages: Number of residual MLPs.
@@ -100,6 +100,7 @@ class Cascade(ZScored):
     goes on from what it was when their turn comes.
     """
 
+    has_unused_parameters = True  # for DDP, which otherwise waits for their gradients
     stage: Tensor
 
     def __init__(

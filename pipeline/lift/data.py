@@ -24,7 +24,7 @@ from pipeline.lift.sequences import (
 )
 from pipeline.lift.windows import TrainingWindows, WholeSequences
 from pipeline.skeleton import make_conversion
-from pipeline.sources import MotionSource, Sequence, Split
+from pipeline.sources import MotionSource, Sequence, Source, Split
 from pipeline.training.loader import BatchSet
 from pipeline.training.stage import SPLITS, StageData
 
@@ -122,6 +122,11 @@ class LiftDataModule(StageData):
     def lifter(self) -> Lifter:
         """The network that the batches are for."""
         return self.trainer.lightning_module.net  # type: ignore[union-attr,return-value]
+
+    def data_sources(self) -> list[Source]:
+        """The source of the motion, and that of more motion for videos."""
+        also = self.video.also if self.video else None
+        return [self.source, *([also] if also else [])]
 
     def describe(self) -> str:
         """Data and 2D input, in one line."""

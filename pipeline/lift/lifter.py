@@ -92,10 +92,13 @@ def check_lifter(net: Lifter) -> None:
     if net.output not in OUTPUTS:
         raise UsageError(f"{name}: output is {net.output!r}; give one of {', '.join(OUTPUTS)}")
     longest = math.inf if net.output == "every" else net.frames
-    if not 1 <= net.receptive_field <= longest:
+    least = net.frames if net.output == "centre" else 1
+    if not least <= net.receptive_field <= longest:
+        limits = {"every": "at least 1", "centre": f"{net.frames}"}
+        limit = limits.get(net.output, f"from 1 to {net.frames}")
         raise UsageError(
-            f"{name}: receptive_field is {net.receptive_field}; give at least 1 and, with output "
-            f"{net.output!r}, at most the {net.frames} frames of a clip"
+            f"{name}: receptive_field is {net.receptive_field}; give {limit} with output "
+            f"{net.output!r} and clips of {net.frames} frames"
         )
     J = len(net.skeleton)
     was_training = net.training

@@ -38,8 +38,6 @@ class StridedLifter(Lifter):
             lifter is causal and predicts every frame, which would need later frames.
     """
 
-    between: Tensor
-
     def __init__(self, net: Lifter, *, stride: int = 3) -> None:
         super().__init__()
         if stride < 1 or (net.output != "every" and stride % 2 == 0):
@@ -53,7 +51,8 @@ class StridedLifter(Lifter):
         self.slides = net.slides
         self.frames = net.frames * stride
         self.receptive_field = net.receptive_field * stride
-        self.register_buffer("between", interpolation_weights(net.frames, stride), persistent=False)
+        # An array and no buffer, which a run in bf16-true would round.
+        self._between = interpolation_weights(net.frames, stride).numpy()
 
     def forward(self, joints2d: Tensor, visible: Tensor | None = None) -> Tensor:
         """Lift clips, (B, T, J, C) -> (B, T', J, 3); see `Lifter.forward`.
@@ -68,7 +67,8 @@ class StridedLifter(Lifter):
                 raise ValueError(f"clips of {T} frames do not fit a lifter of {self.frames}")
             groups = (B, T // self.stride, self.stride, J)
             lifted = self.net(*_mean_of_groups(joints2d.view(*groups, C), seen.view(groups)))
-            flat = self.between.float() @ lifted.float().flatten(2)
+            between = torch.from_numpy(self._between).to(lifted.device)
+            flat = between @ lifted.float().flatten(2)
             return flat.view(B, T, J, 3)
         # Groups that begin at every frame, then every stride-th of them in one clip.
         count = T - self.receptive_field + 1

@@ -266,7 +266,8 @@ class Synthetic:
             raise UsageError(f"seconds is {self.seconds}; give more than 0")
         if not names:
             raise UsageError(
-                f"synthetic: no subjects in {split} ({self.share}); raise --data.{split}"
+                f"synthetic: no subjects in {split} ({self.share}); raise "
+                f"--data.source.init_args.{split}"
             )
         return names
 

@@ -38,6 +38,8 @@ class ProjectedClips:
         frame_mask: Share of whole frames that are hidden, 0 to 1.
         noise: Factor on the noise; 0 for none.
         flip: Whether half of the clips are mirrored.
+        once: Whether each frame of a recording is valid in one clip only: in no later clip, and not
+            as padding of a recording that is shorter than a clip.
     """
 
     def __init__(
@@ -53,18 +55,23 @@ class ProjectedClips:
         frame_mask: float,
         noise: float,
         flip: bool,
+        once: bool = False,
     ) -> None:
         self.frames, self.seed, self.flip = frames, seed, flip
         self.joint_mask, self.frame_mask, self.noise = joint_mask, frame_mask, noise
         self.swap = list(skeleton.swap)
         self.root = skeleton.root
         self.world = PaddedClips(motions, frames)
-        self.first = self.world.first_rows(
-            [
-                window_starts(len(motion), frames, step, usable)
-                for motion, usable in zip(motions, valid, strict=True)
-            ]
-        )
+        starts = [
+            window_starts(len(motion), frames, step, usable)
+            for motion, usable in zip(motions, valid, strict=True)
+        ]
+        self.first = self.world.first_rows(starts)
+        self.valid = torch.ones(len(self.first), frames, dtype=torch.bool)
+        if once:
+            lengths = map(len, motions)
+            rows = [new_frames(s, n, frames) for s, n in zip(starts, lengths, strict=True)]
+            self.valid = torch.from_numpy(np.concatenate(rows))
 
     def __len__(self) -> int:
         return len(self.first)
@@ -74,7 +81,7 @@ class ProjectedClips:
 
         `joints2d` (B, T, J, 2) normalised and corrupted, 0 where hidden; `visible` (B, T, J);
         `joints3d` (B, T, J, 3) metres, root-relative in the camera frame; `exact2d` (B, T, J, 2)
-        normalised; `valid` (B, T), all true; `index` (B,).
+        normalised; `valid` (B, T); `index` (B,).
         """
         epoch, indices = key
         world = self.world.windows(self.first[torch.from_numpy(indices)], self.frames).numpy()
@@ -85,7 +92,7 @@ class ProjectedClips:
             mirrored = sample_mirrored(self.seed, epoch, indices)
             mirror_samples(exact2d, mirrored, self.swap)
             mirror_samples(joints3d, mirrored, self.swap)
-        B, T, J, _ = exact2d.shape
+        _, T, J, _ = exact2d.shape
         corrupted = exact2d
         if self.noise:
             noise = sample_pretraining_noise(T, self.seed, epoch, indices)
@@ -99,9 +106,25 @@ class ProjectedClips:
             "visible": torch.from_numpy(visible),
             "joints3d": joints3d,
             "exact2d": exact2d,
-            "valid": torch.ones(B, T, dtype=torch.bool),
+            "valid": self.valid[torch.from_numpy(indices)],
             "index": torch.from_numpy(indices),
         }
+
+
+def new_frames(starts: NDArray[np.int64], length: int, frames: int) -> NDArray[np.bool_]:
+    """Which frames of each clip are in the recording and in no clip before, (K, T).
+
+    >>> new_frames(np.array([0, 2]), 5, 3).tolist(), new_frames(np.array([-1]), 2, 4).tolist()
+    ([[True, True, True], [False, True, True]], [[False, True, True, False]])
+
+    Args:
+        starts: First frames of the clips in the recording, in order, (K,).
+        length: Frames of the recording.
+        frames: T, frames of a clip.
+    """
+    number = starts[:, None] + np.arange(frames)
+    covered = np.concatenate([[0], starts[:-1] + frames]) if len(starts) else starts
+    return np.asarray((number >= covered[:, None]) & (number >= 0) & (number < length))
 
 
 class PretrainDataModule(StageData):
@@ -162,10 +185,15 @@ class PretrainDataModule(StageData):
         return self._projected_clips("train", step, flip=self.flip)
 
     def evaluation_set(self, split: Split) -> BatchSet:
-        """Clips of a split that follow each other without overlap, not mirrored."""
-        return self._projected_clips(split, self.lifter.frames, flip=False)
+        """Clips of a split that follow each other, not mirrored, with each frame valid once.
 
-    def _projected_clips(self, split: Split, step: int, *, flip: bool) -> ProjectedClips:
+        The last clip ends with the recording. Clips with frames that may not be used are left out.
+        """
+        return self._projected_clips(split, self.lifter.frames, flip=False, once=True)
+
+    def _projected_clips(
+        self, split: Split, step: int, *, flip: bool, once: bool = False
+    ) -> ProjectedClips:
         """Clips of all recordings of a split, `step` frames apart.
 
         Raises:
@@ -205,4 +233,5 @@ class PretrainDataModule(StageData):
             frame_mask=self.frame_mask,
             noise=self.noise,
             flip=flip,
+            once=once,
         )

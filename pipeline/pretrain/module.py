@@ -81,10 +81,16 @@ class PretrainModule(LifterStage):
         self.clips_shown = False
 
     def score(self, split: Split, batch: Mapping[str, Tensor]) -> None:
-        """Evaluate a batch of corrupted clips; show clips of the first one."""
+        """Evaluate the valid frames of a batch of corrupted clips; show clips of the first one."""
         predicted = self(batch["joints2d"], batch["visible"])
+        target, valid = batch["joints3d"], batch["valid"]
+        pairs = valid[:, :-1] & valid[:, 1:]
         for name, metric in self.errors.items():
-            metric.update(predicted, batch["joints3d"])
+            if name == "mpjve":
+                steps = (torch.stack([c[:, :-1], c[:, 1:]], 2)[pairs] for c in (predicted, target))
+                metric.update(*steps)
+            else:
+                metric.update(predicted[valid], target[valid])
             self.log(f"{split}/{name}_mm", metric, prog_bar=name == "mpjpe", on_epoch=True)
         if not self.clips_shown and self.trainer.is_global_zero:
             clips = [_recovered_clip(batch, predicted, i) for i in range(min(4, len(predicted)))]

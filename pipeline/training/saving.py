@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ProgressBar
 from torch import Tensor
 
 from pipeline.errors import DataError, NonFiniteError, ProcessLostError, UsageError
@@ -182,6 +182,10 @@ class CheckpointCallback(Checkpoint):
             DataError: If the number of samples has changed since the run began.
         """
         check_same_step(trainer, pl_module)
+        if acting := [type(callback).__name__ for callback in _act_at_epochs(trainer)]:
+            print_line(
+                f"  saving     only at the end of epochs: {', '.join(acting)} acts when one begins"
+            )
         data = trainer.datamodule  # type: ignore[attr-defined]
         self.samples = count_samples(data, self.samples, self.run.folder)
         if self.best is not None and _intact_checkpoint(self.run.checkpoints / "best.ckpt") is None:
@@ -322,13 +326,31 @@ def step_checkpoints(folder: Path, last: int) -> list[Path]:
     return [by_step[step] for step in sorted(by_step) if 0 <= step <= last]
 
 
+def _act_at_epochs(trainer: pl.Trainer) -> list[pl.Callback]:
+    """Callbacks of the user that act at the beginning of an epoch, besides those that only show.
+
+    Lightning does not call them in an epoch that is resumed in its middle.
+    """
+    shown = (ProgressBar, LearningRateMonitor)
+    return [
+        callback
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        if not type(callback).__module__.startswith("pipeline.")
+        and not isinstance(callback, shown)
+        and type(callback).on_train_epoch_start is not pl.Callback.on_train_epoch_start
+    ]
+
+
 def can_save(trainer: pl.Trainer, batch_idx: int) -> bool:
     """Whether a run can resume exactly from a checkpoint that is saved after this batch.
 
-    It can if the batch ends an optimizer step and no validation, end of the epoch or end of
-    training follows.
+    It can if the batch ends an optimizer step, no validation, end of the epoch or end of training
+    follows, and no callback of the user acts at the beginning of an epoch.
     """
     batches = batch_idx + 1
+    # Lightning counts over all epochs where validations do not follow epochs.
+    over_all = trainer.check_val_every_n_epoch is None
+    counted = trainer.fit_loop.total_batch_idx + 1 if over_all else batches
     is_stopping = trainer.should_stop and trainer.current_epoch >= (trainer.min_epochs or 0)
     validation_interval = trainer.val_check_batch  # None only before training begins
     return not (
@@ -336,7 +358,8 @@ def can_save(trainer: pl.Trainer, batch_idx: int) -> bool:
         or trainer.global_step == trainer.max_steps
         or (is_stopping and trainer.global_step >= (trainer.min_steps or 0))
         or batches >= trainer.num_training_batches
-        or batches % validation_interval == 0  # type: ignore[operator]
+        or counted % validation_interval == 0  # type: ignore[operator]
+        or _act_at_epochs(trainer)
     )
 
 

@@ -232,6 +232,10 @@ class Stage(_PrintingModule):
     def check_source(content: Mapping[str, Any], path: object) -> None:
         """Check the content of the checkpoint at a path before its weights are used."""
 
+    def check_transfer(self, content: Mapping[str, Any], path: object) -> None:
+        """Check the content of the checkpoint at a path before its weights are transferred."""
+        self.check_source(content, path)
+
     def report_weights(self, report: WeightsReport) -> None:
         """Print which weights of `pretrained` were transferred."""
         self.print(f"{self.stage}: {report.text()}")
@@ -372,7 +376,7 @@ def load_pretrained(module: Stage, *, fitting: bool) -> WeightsReport:
         str(module.pretrained),
         stages=module.weights_from,
         prefixes=lambda source: module.transferred_prefixes(source, fitting=fitting),
-        check=module.check_source,
+        check=module.check_transfer,
         whole=not fitting,
     )
     module.pretrained = None  # setup of a later test must not transfer again

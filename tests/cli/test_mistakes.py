@@ -233,6 +233,21 @@ a typo of ddp
 another logger
     $ heatlift lift fit -c lift.yaml --trainer.logger true
     2: --trainer.logger: cannot be set
+no logger
+    $ heatlift lift fit -c lift.yaml --trainer.logger false
+    2: --trainer.logger: cannot be set
+no checkpoints
+    $ heatlift lift fit -c lift.yaml --trainer.enable_checkpointing false
+    2: --trainer.enable_checkpointing: cannot be set; checkpoints are saved always
+the same few batches
+    $ heatlift lift fit -c lift.yaml --trainer.overfit_batches 1
+    2: --trainer.overfit_batches: cannot be used, it replaces the seeded order of samples;
+validation after a time
+    $ heatlift lift fit -c lift.yaml --trainer.val_check_interval 00:00:00:01
+    2: --trainer.val_check_interval 00:00:00:01: is a time, and a resumed run would validate at
+nobody in a split
+    $ heatlift lift fit -c lift.yaml --data.source.init_args.val 0
+    2: synthetic: no subjects in val (all); raise --data.source.init_args.val
 another folder of runs
     $ heatlift lift fit -c lift.yaml --trainer.default_root_dir x
     2: --trainer.default_root_dir: cannot be set; the folder of all runs is --runs

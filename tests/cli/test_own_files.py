@@ -67,7 +67,12 @@ MISTAKES = {
     "missing import": (("import torch\n", "import trch\n"), "No module named 'trch'", "trch"),
     "window too long": (
         ('frames, 1, "every"', 'frames, 9, "valid"'),
-        "receptive_field is 9; give at least 1 and, with output 'valid', at most the 5 frames",
+        "receptive_field is 9; give from 1 to 5 with output 'valid' and clips of 5 frames",
+        None,
+    ),
+    "window too short": (
+        ('frames, 1, "every"', 'frames, 3, "centre"'),
+        "receptive_field is 3; give 5 with output 'centre' and clips of 5 frames",
         None,
     ),
 }

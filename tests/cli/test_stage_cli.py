@@ -12,13 +12,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from runs import COMMANDS, TINY
 from soak import SEED
 
 from pipeline.__main__ import main
 from pipeline.cli import explain, run_settings, trainer_options
+from pipeline.cli.configs import same_source
 from pipeline.cli.newest import newest_checkpoint
-from pipeline.errors import DataError, print_error
+from pipeline.errors import DataError, UsageError, print_error
 from pipeline.files import digests, torch_files
 from pipeline.training.callbacks import OpenProgressBar, ProgressLines
 from pipeline.training.console import print_line
@@ -272,6 +274,39 @@ def test_a_file_called_like_a_word_does_not_change_the_settings_of_a_run(tmp_pat
     (tmp_path / "noisy").write_text("a file of this name")
     assert run_settings.run_settings(config, {}) == before
     assert before["data"] == {"detections": "noisy"}
+
+
+def test_a_callback_cannot_change_the_batches_per_step():
+    with pytest.raises(UsageError, match="GradientAccumulationScheduler cannot be used; the learn"):
+        trainer_options.callbacks_of_the_user(GradientAccumulationScheduler({1: 2}))
+
+
+def test_detections_of_the_same_weights_with_other_settings_are_other_inputs(tmp_path):
+    path, weights = tmp_path / "best.ckpt", {"net.w": torch.ones(3)}
+    digests = []
+    for flip_test in (False, True):
+        content = {"state_dict": weights, "hyper_parameters": {"flip_test": flip_test}}
+        torch.save(content | {"pytorch-lightning_version": "2.5"}, path)
+        digests.append([run_settings._content_digest(str(path), whole=w) for w in (False, True)])
+    assert digests[0][0] == digests[1][0]
+    assert digests[0][1] != digests[1][1]
+
+
+@pytest.mark.parametrize("name", ["protocol", "splits"])
+def test_a_source_with_other_splits_is_another_one(name):
+    one, other = ({"class_path": "x", "init_args": {"root": "a", name: n}} for n in ("1", "2"))
+    assert same_source(one, one)
+    assert not same_source(one, other)
+
+
+def test_an_evaluation_has_the_joint_set_and_the_crops_of_the_checkpoint(heatlift, tmp_path):
+    size = ["--data.padding", "1.5", "--trainer.max_epochs", "1"]
+    assert heatlift(*COMMANDS["heatmap"], "--data.skeleton", "COCO17", *size).wait() == 0
+    best = tmp_path / "runs" / "heatmap" / "heatmap" / "checkpoints" / "best.ckpt"
+    child = heatlift("heatmap", "validate", "-c", "heatmap.yaml", "--ckpt_path", best)
+    assert child.wait() == 0, child.stderr
+    assert f"heatmap: padding, skeleton as in {best}, not as on the command line" in child.stdout
+    assert "COCO17; 64x64 RGB; padding 1.5;" in child.stdout
 
 
 def test_wandb_off_in_a_config_is_a_mode_and_no_boolean(run_with_error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import multiprocessing
 import os
@@ -385,6 +386,35 @@ def test_norms_are_folded_and_the_key_tells_it(trained, tmp_path):
     key = json.loads((path / "manifest.json").read_text())["key"]
     assert key["detector"] == digest
     assert key["settings"] == {**as_trained.settings(), "norms": "folded"}
+
+
+OWN = """import torch
+
+class Scaled(torch.nn.Module):
+    def __init__(self, gain: float = 1.0):
+        super().__init__()
+        self.gain, self.weight = gain, torch.nn.Parameter(torch.ones(17, 3, 1, 1))
+
+    def forward(self, images):
+        return self.gain * torch.nn.functional.conv2d(images[..., ::4, ::4], self.weight)
+"""
+
+
+def test_the_key_of_an_own_network_has_its_arguments_and_its_code(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    path, settings = tmp_path / "own.ckpt", []
+    for number, (gain, code) in enumerate([(1.0, OWN), (-1.0, OWN), (1.0, OWN + "\n")]):
+        name = f"scaled{number}"  # a module is imported once
+        (tmp_path / f"{name}.py").write_text(code)
+        network = importlib.import_module(name).Scaled(gain)
+        module = HeatmapModule(network, input_size=(64, 64))
+        net = {"class_path": "own.Scaled", "init_args": {"gain": gain}}
+        content = {"state_dict": module.state_dict(), "hyper_parameters": {"net": net}}
+        torch.save(content | {"pytorch-lightning_version": "2.5"}, path)
+        monkeypatch.setattr(cache.checkpoints, "load_module", lambda *_, module=module: module)
+        settings.append(cache.load_detector(path).settings())
+    assert settings[0]["network"]["net"]["init_args"] == {"gain": 1.0}
+    assert len({json.dumps(one, sort_keys=True) for one in settings}) == 3
 
 
 def test_training_does_not_make_many_detections_but_prints_the_command(trained):

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.heatmap.crop import (
+    NOISE_BANK,
     Augmentation,
     apply_affine,
     augment_images,
@@ -281,6 +282,16 @@ def test_noise_has_the_deviation_asked_for():
     assert abs(out.std() - 8.0) < 0.15
     assert abs(out.mean() - 128) < 0.15
     assert not np.array_equal(out[0], out[1])
+
+
+@pytest.mark.parametrize("noise", [0.0, 8.0])
+def test_crops_larger_than_the_bank_of_noise_are_varied(noise):
+    large = np.full((1, 864, 900, 3), 128, np.uint8)
+    assert large[0].size > NOISE_BANK
+    out = augment_images(large, augmentation=Augmentation(colour=0.2, noise=noise), key=key(1))
+    assert out.shape == large.shape
+    assert not np.array_equal(out, large)
+    assert abs(out.astype(float).std(axis=(0, 1, 2)) - noise).max() < 0.5
 
 
 def test_colours_keep_grey_images_smooth_and_move_their_brightness():

@@ -204,6 +204,13 @@ def test_windows_of_every_rendering_fit_the_epoch():
     assert len(windows) == 10
 
 
+def test_the_source_of_more_motion_is_an_input_of_the_run():
+    first, second = Synthetic(), Synthetic(seed=3)
+    assert LiftDataModule(first, video=AnyVideo(also=second)).data_sources() == [first, second]
+    assert LiftDataModule(first, video=AnyVideo()).data_sources() == [first]
+    assert LiftDataModule(first).data_sources() == [first]
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

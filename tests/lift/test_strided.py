@@ -55,6 +55,11 @@ def test_frames_between_two_predictions_lie_on_a_cubic_curve():
     assert interpolation_weights(4, 3) @ values == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_network_in_bfloat16_is_interpolated_with_exact_weights():
+    net = StridedLifter(Rays(9), stride=5).to(torch.bfloat16)
+    assert (net(clips(2, 45))[..., 2] - 1).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize(("groups", "stride"), [(1, 5), (2, 3), (4, 2), (9, 1)])
 def test_a_constant_velocity_is_kept(groups, stride):
     frames = torch.arange(groups * stride, dtype=torch.float32)

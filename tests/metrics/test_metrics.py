@@ -14,6 +14,7 @@ from scipy.spatial import procrustes as scipy_procrustes
 from scipy.spatial.transform import Rotation
 
 from pipeline.metrics import functional, motion_table, pck, pose_metrics
+from pipeline.metrics.exact_metric import WeightedMean
 from pipeline.skeleton import H36M17
 
 SEEDS = st.integers(0, 10**6)
@@ -460,3 +461,13 @@ def test_pck_raises_an_error_for_what_would_be_broadcast(name):
         name = "target"  # the length of `predicted` is the one that is expected
     with pytest.raises(ValueError, match=f"{name} is "):
         metric.update(**given)
+
+
+def test_a_weighted_mean_is_in_float64_and_keeps_nan():
+    mean = WeightedMean()
+    for _ in range(1000):
+        mean.update(torch.tensor(1.0), 3)
+    mean.update(torch.tensor(1e-9, dtype=torch.float64), 1000.0)
+    assert mean.compute().item() == pytest.approx((3000 + 1e-6) / 4000, abs=1e-15)
+    mean.update(torch.tensor(torch.nan), 2)
+    assert mean.compute().isnan()

@@ -5,6 +5,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from pipeline.errors import UsageError
 from pipeline.lift import MixSTE, VideoPose3D
+from pipeline.lift.clips import window_starts
 from pipeline.lift.sequences import flip_joints
 from pipeline.mocap.synthetic import Synthetic
 from pipeline.pretrain import PretrainDataModule, PretrainModule
@@ -95,6 +96,30 @@ def test_a_recording_with_four_cameras_is_used_once(trainer):
     data.setup("fit")
     assert len(data.train_set.world.starts) == 2 == len(source.sequences("train")) // 4
     assert set(data.evaluation_sets) == {"val"}
+
+
+def test_each_frame_of_a_recording_is_evaluated_once(trainer):
+    """Recordings of 24 frames in clips of 9: the last clip has 3 new frames, 3 + 1 steps less."""
+    source = Synthetic(1, 1, 1, seconds=0.96, actions=("walk", "wave"))
+    data = PretrainDataModule(source, batch_size=2)
+    module = PretrainModule(MixSTE(frames=9, dim=16, depth=1, heads=2))
+    for metric in module.errors.values():
+        metric.reset = lambda: None  # Lightning would reset it at the end
+    trainer().validate(module, data, verbose=False)
+    frames = len(source.sequences("val")[0].joints3d)
+    starts = window_starts(frames, 9, 9)
+    assert (frames, starts.tolist()) == (24, [0, 9, 15])
+    assert module.errors["mpjpe"].count == 2 * frames * 17
+    assert module.errors["mpjve"].count == 2 * (frames - 3)
+    valid = data.evaluation_set("val").valid
+    assert valid.sum(1).tolist() == [9, 9, 6] * 2
+    assert data.training_set().valid.all()
+
+
+def test_padding_of_a_short_recording_is_not_evaluated():
+    clips = projections(frames=99, step=99, once=True, flip=False)
+    (length, *_) = {len(s.joints3d) for s in Synthetic(1, 1, 1, seconds=1.0).sequences("train")}
+    assert clips.valid.sum(1).tolist() == [length] * len(clips)
 
 
 def test_a_lifter_of_single_frames_is_not_pretrained():

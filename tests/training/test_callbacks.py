@@ -214,6 +214,53 @@ def test_lightnings_averaged_weights_are_judged(heatlift, tmp_path):
     assert f"validated once more: {MPJPE} {validated[-1]:.4g}" in child.stdout
 
 
+@pytest.mark.slow
+def test_a_run_killed_with_lightnings_average_goes_on_from_the_end_of_an_epoch(
+    heatlift_in, tmp_path
+):
+    config = (
+        "trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.StochasticWeightAveraging, "
+        "init_args: {swa_lrs: 1.0e-3, swa_epoch_start: 1}}]}\n"
+    )
+    arguments = (*COMMANDS["lift"], "-c", "average.yaml", "--name", "lift")
+    outcomes = []
+    for name, faults in (("whole", [[]]), ("killed", [[("at", "batch", 19, "kill")], []])):
+        start = heatlift_in(tmp_path / name)
+        (tmp_path / name / "average.yaml").write_text(config)
+        for fault in faults:
+            child = start(*arguments, faults=fault)
+            assert child.wait() == (-9 if fault else 0), child.stderr
+        outcomes.append(outcome(tmp_path / name, "lift"))
+        assert "only at the end of epochs: StochasticWeightAveraging acts" in child.stdout
+    assert differences(*outcomes) == []
+
+
+@pytest.mark.slow
+def test_a_run_that_validates_every_few_steps_goes_on_with_every_validation(heatlift_in, tmp_path):
+    interval = ["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "3"]
+    arguments = (*COMMANDS["lift"], *interval, "--save_every", "1")
+    outcomes = []
+    for name, faults in (("whole", [[]]), ("killed", [[("at", "batch", 13, "kill")], []])):
+        start = heatlift_in(tmp_path / name)
+        for fault in faults:
+            child = start(*arguments, faults=fault)
+            assert child.wait() == (-9 if fault else 0), child.stderr
+        outcomes.append(outcome(tmp_path / name, "lift"))
+    assert differences(*outcomes) == []
+
+
+@pytest.mark.parametrize(("total", "saved"), [(10, True), (11, False), (5, False)])
+def test_before_a_validation_that_counts_over_epochs_nothing_is_saved(total, saved):
+    """Batch 3 of an epoch of 8; validations follow batches 6, 12, … of the training."""
+    trainer = SimpleNamespace(
+        **dict.fromkeys(("should_stop", "current_epoch", "min_epochs", "min_steps"), 0),
+        **{"accumulate_grad_batches": 1, "global_step": 4, "max_steps": -1, "callbacks": []},
+        **{"num_training_batches": 8, "val_check_batch": 6, "check_val_every_n_epoch": None},
+        fit_loop=SimpleNamespace(total_batch_idx=total),
+    )
+    assert saving.can_save(trainer, 2) == saved
+
+
 def test_an_interrupted_save_does_not_count_as_saved(tmp_path):
     run = Run(tmp_path, {"digest": ""})
     checkpoint_callback = saving.CheckpointCallback(run, 1, None)
