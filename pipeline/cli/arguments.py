@@ -51,14 +51,20 @@ def parse_arguments(words: Iterable[str]) -> list[Argument]:
     """Parse the words of a command line as argparse does.
 
     The word after an option is its value, unless it looks like an option itself. A word with spaces
-    does not: `--also "-c data/mocap"` is one option with one value.
+    does not: `--also "-c data/mocap"` is one option with one value. After the word `--` there are
+    no options.
 
     >>> parse_arguments(["fit", "-clift/demo", "--also", "--data.step 1", "--x=--y"])[1:3]
     [Argument(option='-c', value='lift/demo', joined=True), \
 Argument(option='--also', value='--data.step 1', joined=False)]
     """
     parsed: list[Argument] = []
+    ended = False
     for word in words:
+        if ended or word == "--":  # only values follow
+            ended = True
+            parsed.append(Argument("", word))
+            continue
         option, equals, value = word.partition("=")
         is_option = re.fullmatch(r"--?[^\W\d][^\s=]*", option) is not None
         last = parsed[-1] if parsed else Argument("", "")

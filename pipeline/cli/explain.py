@@ -183,6 +183,12 @@ def explain_usage_error(message: str, known: Sequence[str] = ()) -> str:
     wrong = re.search(r"Expected an? <class '(\w+)'>\. Got value: (.*)", message)
     if wrong and keys:
         return f"{'.'.join(keys)}: {wrong[2]!r} is not of type {wrong[1]}"
+    types = [
+        name for name in re.findall(r"Expected a <class '(\w+)'>", message) if name != "NoneType"
+    ]
+    given = re.search(r"Given value: (.*)", message)
+    if keys and given and len(set(types)) == 1:
+        return f"{'.'.join(keys)}: {given[1]!r} is not of type {types[0]}"
     if keys and (no_class := re.search(r"Expected a dot import path string: (\S+)", message)):
         return f"{keys[0]}: {no_class[1]} is no class; {_suggest_class(no_class[1])}"
     if keys and keys[0].endswith("trainer.precision"):

@@ -51,11 +51,16 @@ def export(
     targets = [folder / f"{source.stem}.{name}" for name in formats]
     for target in targets:
         own = [target, *(person_path(target, person, motion) for person in motion.people)]
+        own += [
+            path.with_name(f"{path.name}.json") for path in own if path.suffix in (".csv", ".bvh")
+        ]
         if not overwrite and any(file.exists() for file in own):
             raise StorageError(
                 f"{target}: is there already; give another folder with --out, or --overwrite true"
             )
     for target in targets:
         saved = motion.save(target, **dataclasses.asdict(options))
+        if not saved:
+            print_line(f"{target}: not written, there is nobody in {source}")
         for line in [*(f"  {file}" for file in saved), *bvh_errors(saved)]:
             print_line(line)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import shlex
 import signal
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
+from pipeline.cli.explain import explain_usage_error
 from pipeline.cli.predict_live import check_show, predict_live
 from pipeline.cli.predict_summary import summary
 from pipeline.errors import HeatliftError, StorageError, UsageError, print_error
@@ -53,10 +56,13 @@ def run(arguments: Sequence[str]) -> None:
         check_show(is_live)
     folders = _choose_folders(inputs, output)
     from pipeline.predict.heatlift import Heatlift, fitting_options
-    from pipeline.predict.media import require_source
+    from pipeline.predict.media import check_name, require_source
 
     if len(inputs) == 1:
         require_source(inputs[0])  # before the networks are loaded
+    for folder in folders:
+        check_name(folder)
+        _check_writable(folder)
     heatlift = Heatlift.load(
         output.lifter, output.estimator, device=output.device, runtime=output.runtime
     )
@@ -66,6 +72,7 @@ def run(arguments: Sequence[str]) -> None:
         if stops:
             raise StoppedBySignal(number, f"stopped by {signal.Signals(number).name}")
         stops.append(number)
+        print_line("stopping: what was found is written; once more ends at once")
 
     command = shlex.join(["heatlift", "predict", *arguments])
     flags = {**dataclasses.asdict(source), **dataclasses.asdict(lift)}
@@ -102,7 +109,7 @@ def parse(
     try:
         config = parser.parse_args(_plain_values(arguments))
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(explain_usage_error(str(error)).split())
         raise UsageError(f"predict: {reason[:300]}; see `heatlift predict --help`") from None
     found = config.as_dict()
     found.pop("config", None)
@@ -162,8 +169,10 @@ def _plain_values(arguments: Sequence[str]) -> list[str]:
     >>> _plain_values(["a.mp4", "-o", "x", "--no_video", "--time", "1", "2.5", "--height", "1.8"])
     ['a.mp4', '--out', 'x', '--video=false', '--time=[1,2.5]', '--height=[1.8]']
     """
-    rest, found = list(arguments), []
+    rest, found = list(arguments), list[str]()
     while rest:
+        if rest[0] == "--":  # names of files follow
+            return found + rest
         name, equals, value = rest.pop(0).partition("=")
         name = _SHORT.get(name, name)
         if name.startswith("--"):
@@ -221,11 +230,34 @@ def _choose_folders(inputs: Sequence[str], output: OutputOptions) -> list[Path]:
     return folders
 
 
+def _check_writable(folder: Path) -> None:
+    """Check, before anything is predicted, that files can be written into a folder.
+
+    Raises:
+        StorageError: If not.
+    """
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be written ({error.strerror}); choose another --out"
+        ) from error
+    finally:
+        for made in missing:
+            with contextlib.suppress(OSError):
+                made.rmdir()
+
+
 def old_results(folder: Path, formats: Sequence[str], *, video: bool, report: bool) -> list[str]:
     """Names of the files in a folder that results of these kinds would replace."""
     names = [f"motion.{name}" for name in formats]
     names += [f"motion_*.{name}" for name in formats if name in PER_PERSON]
     names += ["overlay.webm", "side_by_side.webm"] if video else []
+    names += ["motion.csv.json"] if "csv" in formats else []
+    names += ["motion*.bvh.json"] if "bvh" in formats else []
     names += ["report.html"] if report else []
     return sorted(file.name for name in names for file in folder.glob(name) if file.is_file())
 

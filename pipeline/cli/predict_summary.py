@@ -39,12 +39,11 @@ def summary(text: str, motion: Motion, files: Sequence[str], seconds: float) -> 
     lines += [line for person in motion.people for line in _quality_rows(person.id, facts)]
     for warning in facts.get("warnings", ()):
         lines.append(_row("warning", str(warning)))
-    if not motion.people:
-        lines.append(
-            _row(
-                "warning", f"nobody found in {len(motion)} frames; give --boxes or lower --det_thr"
-            )
-        )
+    if not motion.people and not facts.get("warnings"):
+        advice = "give --boxes or lower --det_thr"
+        if facts.get("source", {}).get("kind") not in ("video", "images", "webcam"):
+            advice = "lower --joint_thr"
+        lines.append(_row("warning", f"nobody found in {len(motion)} frames; {advice}"))
     better = _advice(motion, camera, unsure)
     if better:
         lines.append(_row("better with", "; ".join(better)))

@@ -168,9 +168,10 @@ def _alarm(motion: MotionData, usable: Sequence[str], files: Sequence[str]) -> s
             continue
         if quality.get("median_score", 1) < LOW_SCORE:
             why.append(f"the 2D joints are only {100 * quality['median_score']:.0f} % sure")
-        if quality.get("bone_variation_before", 0) > LOOSE_BONES:
-            percent = 100 * quality["bone_variation_before"]
-            why.append(f"before smoothing the bones change their length by {percent:.0f} %")
+        before = "before smoothing " if "bone_variation_before" in quality else ""
+        change = quality.get("bone_variation_before", quality.get("bone_variation", 0.0))
+        if change > LOOSE_BONES:
+            why.append(f"{before}the bones change their length by {100 * change:.0f} %")
         reasons.append(f"<small>{html.escape(f'{person.id}: {_list(why)}.')}</small>")
     if not reasons:
         return ""

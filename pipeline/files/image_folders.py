@@ -19,7 +19,8 @@ from pipeline.files.reading import read_bytes
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """Endings of the names of images, in lower case."""
 
-_LAST_NUMBER = re.compile(r"(\d{1,15})(?=\D*$)")
+FARTHEST = 100
+"""Missing images for each image above which numbers in names are no frame numbers."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class ImageFolder:
         holes: Number of images that are missing between the first and the last.
         others: Number of files that are no images.
         step: Common step of the numbers, from 1.
+        are_frames: Whether the numbers are taken for frame numbers. If not, the images follow one
+            another without holes: in times such as `00-59` and `01-00` two numbers change, and in
+            nanoseconds nearly all numbers are missing.
     """
 
     paths: tuple[Path, ...]
@@ -40,13 +44,14 @@ class ImageFolder:
     holes: int
     others: int
     step: int = 1
+    are_frames: bool = True
 
 
 def list_images(folder: Path) -> ImageFolder:
-    """List the images of a folder by the last number in their names: `f2.png` before `f10.png`.
+    """List the images of a folder by the numbers in their names: `f2.png` before `f10.png`.
 
     Raises:
-        DataError: If there is no image, two images have the same number, or some have none.
+        DataError: If there is no image, two images have the same numbers, or some have others.
     """
     files = [path for path in folder.iterdir() if path.is_file() and path.name[0] != "."]
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
@@ -54,10 +59,10 @@ def list_images(folder: Path) -> ImageFolder:
         raise DataError(
             f"{folder}: has no image; give a folder with {', '.join(IMAGE_SUFFIXES)} files"
         )
-    numbers = {path: _number(path) for path in images}
+    numbers = {path: tuple(map(int, re.findall(r"\d+", path.stem))) for path in images}
     if len(images) == 1:
         return ImageFolder((images[0],), (0,), 0, len(files) - 1)
-    without = [path.name for path in images if numbers[path] is None]
+    without = [path.name for path in images if not numbers[path]]
     if without and len(without) < len(images):
         raise DataError(
             f"{folder}: some names have a number and {min(without)!r} has none; the order of the "
@@ -67,22 +72,30 @@ def list_images(folder: Path) -> ImageFolder:
         ordered = sorted(images)
         return ImageFolder(tuple(ordered), tuple(range(len(ordered))), 0, len(files) - len(images))
     ordered = sorted(images, key=lambda path: (numbers[path], path.name))
-    values = [numbers[path] or 0 for path in ordered]
     for first, second in itertools.pairwise(ordered):
         if numbers[first] == numbers[second]:
             raise DataError(
                 f"{folder}: {first.name} and {second.name} have the same number; keep one of them"
             )
+    others = len(files) - len(images)
+    columns = list(zip(*numbers.values(), strict=False))
+    varying = [column for column in columns if len(set(column)) > 1]
+    if len({len(found) for found in numbers.values()}) > 1:
+        short, long = (end(images, key=lambda path: len(numbers[path])) for end in (min, max))
+        raise DataError(
+            f"{folder}: {short.name} and {long.name} have different counts of numbers; the order "
+            "of the images is unclear, so name all of them in one way"
+        )
+    in_order = ImageFolder(tuple(ordered), tuple(range(len(ordered))), 0, others, 1, False)
+    if len(varying) > 1:
+        return in_order
+    values = sorted(varying[0])
     step = math.gcd(*(value - values[0] for value in values))
     places = tuple((value - values[0]) // step for value in values)
     holes = places[-1] + 1 - len(places)
-    return ImageFolder(tuple(ordered), places, holes, len(files) - len(images), step)
-
-
-def _number(path: Path) -> int | None:
-    """The last number in the name of a file; None if there is none."""
-    found = _LAST_NUMBER.search(path.stem)
-    return int(found[1]) if found else None
+    if holes > FARTHEST * len(places):
+        return in_order
+    return ImageFolder(tuple(ordered), places, holes, others, step)
 
 
 def read_upright(path: Path) -> NDArray[np.uint8]:

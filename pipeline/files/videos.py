@@ -23,13 +23,20 @@ _CONTAINERS = {
     "MP4 or MOV": (4, (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")),
     "Matroska or WebM": (0, (b"\x1a\x45\xdf\xa3",)),
     "AVI": (8, (b"AVI ",)),
-    "MPEG transport stream": (0, (b"\x47",)),
     "MPEG": (0, (b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")),
     "Ogg": (0, (b"OggS",)),
     "Flash video": (0, (b"FLV\x01",)),
     "Windows media": (0, (b"\x30\x26\xb2\x75",)),
     "GIF": (0, (b"GIF87a", b"GIF89a")),
 }
+_STREAM = "MPEG transport stream"
+_PACKETS = ((0, 188), (4, 192))
+"""Place of the first sync byte of a transport stream, and size of its packets; .m2ts has time codes
+between them."""
+
+_START = 4 + 192 + 1
+"""Bytes of the beginning of a file that tell its container."""
+
 """Containers that are opened: name -> place and bytes of their signatures. FFmpeg would also open
 playlists and lists of other files, which a stranger's file must not do."""
 
@@ -127,7 +134,7 @@ def webcam_frames(index: int) -> Iterator[tuple[float, NDArray[np.uint8]]]:
 
 def is_video(path: Path) -> bool:
     """Whether a file begins as a container that is opened as a video."""
-    return _container(read_start(path, 16)) is not None
+    return _container(read_start(path, _START)) is not None
 
 
 def check_size(size: tuple[int, int], name: str) -> None:
@@ -145,18 +152,21 @@ def _container(start: bytes) -> str | None:
     for name, (place, signatures) in _CONTAINERS.items():
         if any(start[place : place + len(found)] == found for found in signatures):
             return name
+    for first, size in _PACKETS:
+        if start[first : first + 1] == start[first + size : first + size + 1] == b"\x47":
+            return _STREAM
     return None
 
 
 def _check_container(path: Path) -> None:
     """Raise DataError if a file does not begin like a video."""
-    start = read_start(path, 16)
+    start = read_start(path, _START)
     if not start:
         raise DataError(f"{path}: is empty; fetch it again")
     if _container(start) is None:
         raise DataError(
             f"{path}: is no video (starts with {start[:8].hex(' ')}); known containers are "
-            f"{', '.join(_CONTAINERS)}"
+            f"{', '.join((*_CONTAINERS, _STREAM))}"
         )
 
 

@@ -165,7 +165,9 @@ class LiveLifter:
         root = locate_root(
             joints3d[None], newest2d[None], weight[None], focal=focal, principal=principal
         )[0]
-        root = buffer.root_euro(root, time) if np.isfinite(root).all() else root
+        if not np.isfinite(root).all():  # behind the camera, or no joint tells the depth
+            return None
+        root = buffer.root_euro(root, time)
         return PersonMotion(
             letters(number),
             joints3d[None].astype(np.float32),

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, printable
 from pipeline.files.digests import bytes_digest, file_digest
 from pipeline.files.image_folders import IMAGE_SUFFIXES, ImageFolder, list_images, read_upright
 from pipeline.files.videos import VideoFile, check_size, is_video, webcam_frames
@@ -235,6 +235,21 @@ def open_media(
     )
 
 
+def check_name(path: Path) -> None:
+    """Check that the whole name of a file is text: OpenCV crashes at others.
+
+    Raises:
+        DataError: If it is not.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{printable(str(path))}: the name of the file or of a folder above it is no valid "
+            "UTF-8; rename it"
+        ) from error
+
+
 def require_source(text: str) -> None:
     """Check that a source is the number of a webcam, or a file or folder that exists.
 
@@ -242,9 +257,10 @@ def require_source(text: str) -> None:
         DataError: If it is not.
     """
     path = Path(text)
+    check_name(path)
     if "://" in text:
         raise DataError(f"{text}: is a URL; download the file first and give its path")
-    if path.exists() or text.isdecimal():
+    if path.exists() or is_webcam(text):
         return
     if "%" in path.name:
         raise DataError(f"{text}: is a pattern of names; give the folder of the images instead")
@@ -294,6 +310,10 @@ def _open_images(path: Path, images: ImageFolder, options: dict[str, Any]) -> Me
     if images.step > 1:
         media.first_notes.append(
             f"images are numbered in steps of {images.step}, and follow one another in time"
+        )
+    if not images.are_frames:
+        media.first_notes.append(
+            "the numbers in the names are no frame numbers; the images follow one another in time"
         )
     if images.others:
         media.first_notes.append(f"{images.others} files in the folder are no images; left out")

@@ -60,7 +60,7 @@ def make_motion(
     focal = options.focal_length(people.size)
     principal = ((people.size[0] - 1) / 2, (people.size[1] - 1) / 2)
     skeleton = module.net.skeleton
-    found, quality = [], {}
+    found, quality, behind = [], {}, list[str]()
     ordered = order_tracks(people, options)
     for index, track in enumerate(ordered):
         if options.person not in (None, track.id):
@@ -77,9 +77,18 @@ def make_motion(
         )
         if (lifted.status == MISSING).all():
             continue
-        person, quality[track.id] = _finish_person(
+        person, rated = _finish_person(
             lifted, skeleton, people.times, options, options.height_of(index), focal, principal
         )
+        lost = int(((person.status == MISSING) & (lifted.status != MISSING)).sum())
+        if lost:
+            behind.append(
+                f"person {track.id}: {lost} frames are left out, because with a focal length of "
+                f"{focal:.0f} pixels the person would be behind the camera; check --fov or --focal"
+            )
+        if (person.status == MISSING).all():
+            continue
+        quality[track.id] = rated
         found.append(person)
     motion = Motion(tuple(found), skeleton, people.times, people.fps, people.size, focal, principal)
     steps = np.diff(people.times)
@@ -89,6 +98,7 @@ def make_motion(
         motion,
         facts={
             **facts,
+            "warnings": [*facts.get("warnings", ()), *behind],
             "source": dict(people.source),
             "root": "fitted to 2D by weighted least squares in each frame, then smoothed; the "
             "path along the floor is a guess",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from pipeline.detections.numbering import MAX_FRAMES
 from pipeline.errors import UsageError
 from pipeline.export.frames import Frame
 
@@ -57,8 +58,8 @@ class SourceOptions:
         check_clip(self.time, self.every, self.fps)
         if not 0 < self.det_thr < 1:
             raise UsageError(f"det_thr is {self.det_thr:g}; give a score between 0 and 1")
-        if self.frames is not None and self.frames < 1:
-            raise UsageError(f"frames is {self.frames}; give the number of frames, at least 1")
+        if self.frames is not None and not 1 <= self.frames <= MAX_FRAMES:
+            raise UsageError(f"frames is {self.frames}; give a number from 1 to {MAX_FRAMES:,}")
         _ = self.image_size
 
     @property
@@ -66,10 +67,15 @@ class SourceOptions:
         """Width and height of `size`."""
         if self.size is None:
             return None
+        from pipeline.files.images import MAX_PIXELS  # imports OpenCV
+
         parts = self.size.lower().split("x")
         if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise UsageError(f"size is {self.size}; give WIDTHxHEIGHT, such as 1920x1080")
-        return int(parts[0]), int(parts[1])
+        width, height = int(parts[0]), int(parts[1])
+        if width * height > MAX_PIXELS:
+            raise UsageError(f"size is {self.size}; give at most {MAX_PIXELS:,} pixels")
+        return width, height
 
 
 def check_clip(time: tuple[float, float] | None, every: int, fps: float | None) -> None:
@@ -78,17 +84,17 @@ def check_clip(time: tuple[float, float] | None, every: int, fps: float | None) 
     Raises:
         UsageError: If a value makes no sense.
     """
-    if every < 1:
+    if not 1 <= every <= MAX_FRAMES:
         raise UsageError(f"every is {every}; give 1 for all frames, 2 for every second, …")
     if fps is not None and not 0.1 <= fps <= 1000:
         raise UsageError(f"fps is {fps:g}; give 0.1 to 1000 frames per second")
-    if time is not None and not 0 <= time[0] < time[1]:
+    if time is not None and not 0 <= time[0] < time[1] < math.inf:
         raise UsageError(f"time is {time[0]:g} to {time[1]:g}; give start and end in seconds")
 
 
 def is_webcam(source: str) -> bool:
     """Whether a source is the number of a webcam, and no file or folder with such a name."""
-    return source.isdecimal() and not Path(source).exists()
+    return source.isdecimal() and len(source) <= 3 and not Path(source).exists()
 
 
 @dataclass(frozen=True)
@@ -137,8 +143,8 @@ class LiftOptions:
                 raise UsageError(f"height is {height:g}; give metres between 0.3 and 3")
         if self.focal is not None and self.fov is not None:
             raise UsageError("focal and fov are two values for one thing; give one of them")
-        if self.focal is not None and not self.focal > 0:
-            raise UsageError(f"focal is {self.focal:g}; give pixels above 0")
+        if self.focal is not None and not 0 < self.focal <= 1e6:
+            raise UsageError(f"focal is {self.focal:g}; give pixels above 0 and up to a million")
         if self.fov is not None and not 1 <= self.fov <= 170:
             raise UsageError(f"fov is {self.fov:g}; give degrees between 1 and 170")
         if self.camera_pitch is not None and not -90 <= self.camera_pitch <= 90:

@@ -264,8 +264,11 @@ def _bone_length(tracks: tuple[Track, ...], skeleton: Skeleton) -> float:
     bones = np.linalg.norm(joints2d[:, children] - joints2d[:, parents], axis=-1)
     known = np.isfinite(joints2d)
     extent = np.where(known, joints2d, -np.inf).max(1) - np.where(known, joints2d, np.inf).min(1)
+    shown = np.isfinite(bones)
+    usable = shown.any(axis=1)
+    mean = np.where(shown, bones, 0.0)[usable].sum(axis=1) / shown[usable].sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.nanmean(np.where(np.isfinite(bones), bones, np.nan), axis=1) / extent.max(-1)
+        share = mean / extent[usable].max(-1)
     return float(np.nanmedian(share)) if np.isfinite(share).any() else 0.0
 
 
@@ -276,11 +279,11 @@ def _turned_over(track: Track, skeleton: Skeleton) -> str | None:
     if any(name not in names for name in needed):
         return None
     y: NDArray[np.float64] = track.joints2d[:, [names[name] for name in needed], 1].astype(float)
-    below = np.nanmean(y[:, :2], axis=1) > np.nanmean(y[:, 2:], axis=1)
-    known = np.isfinite(y).all(axis=1)
-    if known.sum() >= 5 and below[known].mean() > 0.8:
+    y = y[np.isfinite(y).all(axis=1)]
+    below = y[:, :2].mean(axis=1) > y[:, 2:].mean(axis=1)
+    if len(below) >= 5 and below.mean() > 0.8:
         return (
-            f"person {track.id} stands on the head in {100 * below[known].mean():.0f} % of the "
+            f"person {track.id} stands on the head in {100 * below.mean():.0f} % of the "
             "frames: is y upwards in this file? It must be downwards, in pixels"
         )
     return None

@@ -173,6 +173,21 @@ no networks yet
 a lifter that is not there
     $ heatlift predict black.mp4 --lifter best.ckpt
     4: best.ckpt: no such file; give the checkpoint of a lifter
+a name with a dash
+    $ heatlift predict -- -clip.mp4
+    4: -clip.mp4: no such file or folder
+another name with dashes
+    $ heatlift predict -- --my-clip.mp4
+    4: --my-clip.mp4: no such file or folder
+a folder below a file
+    $ heatlift predict black.mp4 -o notes.txt/out
+    5: notes.txt/out: cannot be written (Not a directory); choose another --out
+a number in words
+    $ heatlift predict black.mp4 --max_people two
+    2: predict: max_people: 'two' is not of type int
+the number of no webcam
+    $ heatlift predict 99999999999
+    4: 99999999999: no such file or folder
 centimetres
     $ heatlift predict black.mp4 --height 182
     2: height is 182; give metres between 0.3 and 3

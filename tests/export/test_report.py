@@ -203,6 +203,10 @@ def test_a_banner_tells_why_a_motion_is_not_usable_and_where_to_look():
     assert "A: the 2D joints are only 30 % sure." in text
     assert "B: before smoothing the bones change their length by 27 %." in text
     assert "look at the 2D joints below" in make_page(motion)
+    live = {"median_score": 0.9, "bone_variation": 0.31}  # bones are not held constant
+    assert "A: the bones change their length by 31 %." in make_page(
+        some_motion(quality={"A": live})
+    )
     assert "not usable" not in make_page(some_motion(quality={"A": GOOD, "B": GOOD}))
 
 

@@ -233,7 +233,10 @@ def test_results_without_npz_are_not_replaced_either_and_what_stays_is_named(
     (tmp_path / "out" / "motion_A.trc").write_text("of another person")
     capsys.readouterr()
     assert predict(path, *options, "--export", "trc", "--overwrite", lifter=lifter) == 0
-    assert "out: not of this prediction: motion.csv, motion_A.trc\n" in capsys.readouterr().out
+    assert (
+        "out: not of this prediction: motion.csv, motion.csv.json, motion_A.trc\n"
+        in capsys.readouterr().out
+    )
     assert (tmp_path / "out" / "motion_A.trc").read_text() == "of another person"
     assert (tmp_path / "out" / "motion.trc").exists()
 

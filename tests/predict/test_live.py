@@ -95,6 +95,13 @@ def test_joints_below_the_threshold_are_missing_and_three_joints_are_nobody():
     assert live.lift_pose(0, pose, np.where(np.arange(17) < 3, 0.8, 0.4), 0.1, SIZE) is None
 
 
+def test_a_person_behind_the_camera_is_nobody():
+    """With a very short lens the root of a wide pose cannot be in front of the camera."""
+    live = LiveLifter(planar_module(), Stub(), WholeImage(), LiftOptions(focal=20.0))
+    pose = project(walking_clip(np.zeros(1))[1], FOCAL)[0]
+    assert live.lift_pose(0, pose, np.full(17, 0.9), 0.0, SIZE) is None
+
+
 def test_joined_pieces_are_one_motion():
     from pipeline.export.motion import Motion
 

@@ -14,6 +14,7 @@ from videos import (
 )
 
 from pipeline.errors import DataError, UsageError
+from pipeline.files.videos import _container
 from pipeline.predict.media import open_media, read_ahead
 
 
@@ -267,3 +268,37 @@ def test_damaged_videos_end_in_frames_or_one_line(tmp_path):
         except DataError as error:
             outcomes.add("one line" if "\n" not in str(error) else "lines")
     assert outcomes == {True, "one line"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["snap_00-00-58.png", "snap_00-00-59.png", "snap_00-01-00.png", "snap_00-01-02.png"],
+        ["1305031102.966667.png", "1305031103.000000.png", "1305031103.033333.png"],
+        ["1403636579763555584.png", "1403636579813555456.png", "1403636579863555584.png"],
+    ],
+)
+def test_times_in_names_are_in_order_and_are_no_frame_numbers(names, tmp_path):
+    media = open_media(write_images(tmp_path / "clip", names), fps=20)
+    frames = list(media)
+    assert [read_number(f.image) for f in frames] == list(range(len(names)))
+    assert [f.time for f in frames] == pytest.approx(np.arange(len(names)) / 20)
+    assert any(note.startswith("the numbers in the names are no frame num") for note in media.notes)
+
+
+def test_names_of_two_kinds_have_no_order(tmp_path):
+    folder = write_images(tmp_path / "clip", ["a1.png", "a2_3.png"])
+    with pytest.raises(DataError, match=r"a1.png and a2_3.png have different counts of numbers"):
+        open_media(folder)
+
+
+def test_a_name_that_is_no_text_is_an_error_before_it_is_opened(tmp_path):
+    with pytest.raises(DataError, match=r"caf.udce9.mp4: the name of the file .* no valid UTF-8"):
+        open_media(str(tmp_path / "caf\udce9.mp4"))
+
+
+def test_a_transport_stream_has_sync_bytes_in_a_distance():
+    packet = b"\x47" + bytes(187)
+    assert _container(2 * packet) == _container(b"abcd" + packet + b"efgh" + packet)
+    assert _container(2 * packet) == "MPEG transport stream"
+    assert _container(b"G is a letter" + bytes(300)) is None

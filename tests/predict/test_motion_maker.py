@@ -8,7 +8,7 @@ from pipeline.errors import UsageError
 from pipeline.export.measures import is_usable
 from pipeline.export.motion import FILLED, MISSING, SEEN, Motion
 from pipeline.predict.motion_maker import make_motion, to_world
-from pipeline.predict.options import LiftOptions
+from pipeline.predict.options import LiftOptions, SourceOptions
 from pipeline.predict.root import measure_height, pitch_up, upright_rotation
 from pipeline.predict.tracks import TrackedPeople
 from pipeline.skeleton import BLAZEPOSE33, COCO17, H36M17
@@ -316,3 +316,40 @@ def test_a_clip_is_lifted_at_the_rate_that_the_lifter_was_trained_on(trained):
     expected = round((len(times) - 1) / 30 * (trained or 50.0)) + 1
     windows, frames = sum(shape[0] for shape in seen) // 2, 9
     assert windows == len({*range(0, expected - frames + 1, 5), expected - frames})
+
+
+def test_people_behind_the_camera_are_left_out_with_a_warning():
+    times, _, positions = clip(25.0)
+    people = tracked(positions, times, FOCAL)
+    motion = make_motion(people, planar_module(9), LiftOptions(focal=20.0), {"warnings": ["first"]})
+    assert motion.people == ()
+    first, warning = motion.facts["warnings"]
+    assert first == "first"
+    assert f"{len(times)} frames are left out, because with a focal length of 20 pixels" in warning
+    assert predict(people).facts["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"focal": np.inf}, "focal is inf; give pixels above 0 and up to a million"),
+        ({"focal": 1e30}, "focal is 1e\\+30"),
+    ],
+)
+def test_a_lens_without_sense_is_an_error(options, part):
+    with pytest.raises(UsageError, match=part):
+        LiftOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"time": (0.0, np.inf)}, "time is 0 to inf"),
+        ({"every": 10**20}, "every is 1000"),
+        ({"frames": 10**13}, "frames is 10000000000000; give a number from 1 to 2,000,000"),
+        ({"size": "99999x99999"}, "size is 99999x99999; give at most 100,000,000 pixels"),
+    ],
+)
+def test_a_source_without_sense_is_an_error(options, part):
+    with pytest.raises(UsageError, match=part):
+        SourceOptions(**options)
