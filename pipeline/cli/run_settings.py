@@ -236,31 +236,34 @@ def evaluation_command(command_line: Sequence[str]) -> str:
 
 
 def checkpoint_settings(
-    path: str, stage: str, test_settings: Collection[str], arguments: Sequence[str]
-) -> dict[str, Any]:
-    """Read the arguments of the module from a checkpoint that is evaluated.
+    path: str, stage: type[Stage], arguments: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Read the arguments of the module and of its data from a checkpoint that is evaluated.
 
     Args:
         path: Path of the checkpoint.
-        stage: Name of the stage.
-        test_settings: Arguments that the command line may override.
+        stage: The stage; the command line may override its `test_settings`.
         arguments: Arguments of the command line.
+
+    Returns:
+        `model`, and `data` with those of them that the data module has, too, such as the joint set.
 
     Raises:
         UsageError: If the checkpoint is of another stage or has no arguments of a module.
     """
     content = read_checkpoint(path)
     found_stage = checkpoint_stage(content, path)
-    if found_stage != stage:
-        raise UsageError(f"{path}: is a checkpoint of stage {found_stage}; this is {stage}")
+    if found_stage != stage.stage:
+        raise UsageError(f"{path}: is a checkpoint of stage {found_stage}; this is {stage.stage}")
     if "hyper_parameters" not in content:
         raise UsageError(f"{path}: holds only weights; give them with --model.pretrained instead")
     settings = without_instantiator(content["hyper_parameters"])
     options = {argument.option for argument in parse_arguments(arguments)}
-    for name in test_settings:
+    for name in stage.test_settings:
         if f"--model.{name}" in options:
             settings.pop(name, None)
-    return settings
+    linked = {name: settings[name] for name in stage.linked_arguments if name in settings}
+    return {"model": settings, "data": linked}
 
 
 def run_name(config: Any, stage: str) -> str:

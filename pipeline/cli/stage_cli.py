@@ -160,12 +160,8 @@ class StageCLI(LightningCLI):
                 f"--ckpt_path {path}: fit resumes automatically, by the same command; to "
                 "initialise weights from a checkpoint use --model.pretrained"
             )
-        settings = checkpoint_settings(
-            path, self.stage.stage, self.stage.test_settings, self.command_line
-        )
+        content = checkpoint_settings(path, self.stage, self.command_line)
         before = self.config[self.subcommand].model.as_dict()
-        linked = {n: settings[n] for n in self.stage.linked_arguments if n in settings}
-        content = {"model": settings, "data": linked}
         self.config = self.parser.parse_object({self.subcommand: content}, self.config)
         after = self.config[self.subcommand].model.as_dict()
         if changed := sorted(key for key, value in after.items() if before.get(key) != value):
@@ -227,9 +223,7 @@ class StageCLI(LightningCLI):
             ],
         }
         if processes.current_rank() is not None and config.strategy in ("auto", "ddp"):
-            unused = any(getattr(m, "has_unused_parameters", False) for m in self.model.modules())
-            patience = self.config[self.subcommand].patience
-            options["strategy"] = make_ddp_strategy(config, patience, find_unused=unused)
+            options["strategy"] = make_ddp_strategy(self.config[self.subcommand], self.model)
         return require_checked_reading(super().instantiate_trainer(**{**options, **kwargs}))
 
     def _loggers(self) -> list[Logger]:

@@ -18,6 +18,7 @@ from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from torch import nn
 
 from pipeline.cli import explain
 from pipeline.cli.run_options import DEFAULT_EPOCHS, DEFAULT_STEPS
@@ -322,19 +323,19 @@ def process_count(trainer: Any) -> int:
     return 1
 
 
-def make_ddp_strategy(trainer: Any, patience: float, *, find_unused: bool = False) -> DDPStrategy:
+def make_ddp_strategy(config: Any, model: nn.Module) -> DDPStrategy:
     """Make the DDP strategy, with a time limit for waiting for other processes.
 
     Args:
-        trainer: Options of the Trainer.
-        patience: Time limit, seconds.
-        find_unused: Whether parts of the network have no gradient in some steps.
+        config: The parsed config of a subcommand; `patience` is the limit in seconds.
+        model: What is trained; parts of it may have no gradient in some steps.
     """
-    on_cpu = trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    unused = any(getattr(part, "has_unused_parameters", False) for part in model.modules())
+    on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
     return DDPStrategy(
-        timeout=datetime.timedelta(seconds=patience),
+        timeout=datetime.timedelta(seconds=config.patience),
         process_group_backend="gloo" if on_cpu else None,
-        find_unused_parameters=find_unused,
+        find_unused_parameters=unused,
     )
 
 

@@ -111,6 +111,8 @@ def cache_specification(
         "precision": precision,
         "sequences": [_sequence_key(sequence) for sequence in sequences],
     }
+    if own := getattr(detector, "own_network", None):
+        key["network"] = own
     layout = detection_layout(images, len(detector.skeleton))
     facts = {"skeleton": detector.skeleton.name, "images": images, "spans": spans}
     return CacheSpecification(stem, key, layout, facts)

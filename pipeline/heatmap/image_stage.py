@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.camera import PIXEL_FRAME
 from pipeline.dashboard import show
-from pipeline.errors import DataError, UsageError, printable
+from pipeline.errors import UsageError, printable
 from pipeline.heatmap import targets
 from pipeline.heatmap.benchmark_metrics import BenchmarkMetric, make_benchmark_metrics
 from pipeline.heatmap.hrnet import HRNet
@@ -110,7 +110,6 @@ class ImageStage(Stage):
         self.offset = targets.PUBLISHED_CELLS if published_cells else targets.EXACT_CELLS
         self.normalise = ImageNormaliser()
         self.has_folded_norms, self.reduced_decoding = False, reduced_decoding
-        self.own_network: dict[str, Any] = {}
         self.losses = nn.ModuleDict({"val": WeightedMean(), "test": WeightedMean()})
         joints = self.skeleton.joints
         self.hits = nn.ModuleDict({"val": PCK(joints), "test": PCK(joints)})
@@ -139,17 +138,6 @@ class ImageStage(Stage):
         return ("net.", NORMALISE)
 
     check_source = staticmethod(check_stored_input)
-
-    def check_transfer(self, content: Mapping[str, Any], path: object) -> None:
-        """Check the input of the network, and that its outputs are of the same joint set."""
-        super().check_transfer(content, path)
-        theirs = content.get("hyper_parameters", {}).get("skeleton", self.skeleton.name)
-        is_whole = content["heatlift"]["stage"] == self.stage
-        if is_whole and theirs != self.skeleton.name:
-            raise DataError(
-                f"{path}: finds the joints of {theirs}, and this run has {self.skeleton.name}; "
-                f"give --data.skeleton {theirs}"
-            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the stage of a checkpoint; an old one of a run gets the input that it had: RGB."""
@@ -258,9 +246,8 @@ class ImageStage(Stage):
 
     def settings(self) -> dict[str, Any]:
         """All settings besides the weights that affect a detection, as plain types."""
-        changed: dict[str, Any] = {"norms": "folded"} if self.has_folded_norms else {}
+        changed = {"norms": "folded"} if self.has_folded_norms else {}
         changed |= {"decoding": "reduced"} if self.reduced_decoding else {}
-        changed |= {"network": self.own_network} if self.own_network else {}
         return changed | {
             "version": DETECTION_VERSION,
             "joints": self.skeleton.name,

@@ -48,9 +48,9 @@ class LiftDataModule(StageData):
         frame_mask: Share of whole frames that are hidden in training windows, 0 to 1.
         augment_every: Epochs after which the training motion is re-rendered with new bodies,
             cameras and detection noise; 0 for never. For exact and noisy 2D of motion with a floor.
-        video: Makes the training split look like people in any video, new in each epoch, for
-            lifters that `heatlift predict` uses: `pipeline.lift.any_video.AnyVideo`. Validation and
-            test then use the cameras of the source and `detections`, seen through the crop camera.
+        video: Makes the training split look like people in any video, new in each epoch:
+            `pipeline.lift.any_video.AnyVideo`. Validation and test then use the cameras of the
+            source and `detections`, seen through the crop camera.
         workers: DataLoader workers while training.
         seed: Seed of shuffling, flips, noise, masks and re-rendering.
         first_frame: Number that the first frame of a video has in the files of other tools, where
@@ -126,7 +126,7 @@ class LiftDataModule(StageData):
     def data_sources(self) -> list[Source]:
         """The source of the motion, and that of more motion for videos."""
         also = self.video.also if self.video else None
-        return [self.source, *([also] if also else [])]
+        return [self.source, also] if also else [self.source]
 
     def describe(self) -> str:
         """Data and 2D input, in one line."""
@@ -163,12 +163,11 @@ class LiftDataModule(StageData):
             rerendered = rerender([s.sequence for s in sequences], self.seed, rendering)
             # "take" is part of the key of the random numbers: with another word they change.
             sequences = [self._project(s, f"take {rendering} of {s.name}") for s in rerendered]
-        T = self.lifter.frames
-        step = self.step or (max(1, T // 3) if self.lifter.output == "every" else 1)
+        third = max(1, self.lifter.frames // 3) if self.lifter.output == "every" else 1
         return TrainingWindows(
             sequences,
             self.lifter,
-            step=step,
+            step=self.step or third,
             flip=self.flip,
             seed=self.seed,
             joint_mask=self.joint_mask,
@@ -201,8 +200,7 @@ class LiftDataModule(StageData):
         """Median frame rate of the training sequences, Hz."""
         if self.video is not None:
             return self.video.rate
-        rates = [prepared.sequence.fps for prepared in self._prepared_sequences("train")]
-        return float(np.median(rates))
+        return float(np.median([s.sequence.fps for s in self._prepared_sequences("train")]))
 
     def _prepared_sequences(self, split: Split) -> list[PreparedSequence]:
         """The prepared sequences of a split, read once."""

@@ -80,20 +80,13 @@ def make_motion(
         person, rated = _finish_person(
             lifted, skeleton, people.times, options, options.height_of(index), focal, principal
         )
-        lost = int(((person.status == MISSING) & (lifted.status != MISSING)).sum())
-        if lost:
-            behind.append(
-                f"person {track.id}: {lost} frames are left out, because with a focal length of "
-                f"{focal:.0f} pixels the person would be behind the camera; check --fov or --focal"
-            )
+        behind += _warn_about_lens(person, lifted, focal)
         if (person.status == MISSING).all():
             continue
         quality[track.id] = rated
         found.append(person)
     motion = Motion(tuple(found), skeleton, people.times, people.fps, people.size, focal, principal)
-    steps = np.diff(people.times)
-    rate = 1 / float(np.median(steps)) if len(steps) else people.fps
-    assumptions = [*options.assumptions(len(ordered)), *_note_filter(options, rate)]
+    assumptions = [*options.assumptions(len(ordered)), *_note_filter(options, people)]
     motion = dataclasses.replace(
         motion,
         facts={
@@ -113,8 +106,21 @@ def make_motion(
     return to_world(motion, options) if options.frame == "world" else motion
 
 
-def _note_filter(options: LiftOptions, rate: float) -> list[str]:
+def _warn_about_lens(person: PersonMotion, lifted: LiftedTrack, focal: float) -> list[str]:
+    """A sentence about frames that have no place in front of the camera, as a list."""
+    lost = int(((person.status == MISSING) & (lifted.status != MISSING)).sum())
+    if not lost:
+        return []
+    return [
+        f"person {person.id}: {lost} frames are left out, because with a focal length of "
+        f"{focal:.0f} pixels the person would be behind the camera; check --fov or --focal"
+    ]
+
+
+def _note_filter(options: LiftOptions, people: TrackedPeople) -> list[str]:
     """A sentence if a filter has nothing to do at this frame rate, as a list of at most one."""
+    steps = np.diff(people.times)
+    rate = 1 / float(np.median(steps)) if len(steps) else people.fps
     cutoff = options.cutoff or CUTOFFS[options.smooth]
     if options.smooth not in ("butterworth", "savgol") or cutoff < rate / 2:
         return []

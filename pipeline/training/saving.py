@@ -94,6 +94,12 @@ def keep_rows(run: Run, file: Any, flushed: Mapping[str, Any], step: int) -> Non
         run.write(lost_rows=run.state.get("lost_rows", 0) + lost)
 
 
+_DAMAGED = (
+    "heatlift: warning: the best weights so far are damaged or missing; the best of the later "
+    "validations are used"
+)
+
+
 class CheckpointCallback(Checkpoint):
     """Saves checkpoints to resume from, of which it keeps the two newest, and the best weights.
 
@@ -182,17 +188,12 @@ class CheckpointCallback(Checkpoint):
             DataError: If the number of samples has changed since the run began.
         """
         check_same_step(trainer, pl_module)
-        if acting := [type(callback).__name__ for callback in _act_at_epochs(trainer)]:
-            print_line(
-                f"  saving     only at the end of epochs: {', '.join(acting)} acts when one begins"
-            )
+        if acting := _act_at_epochs(trainer):
+            print_line(f"  saving     only at the end of epochs: {acting} acts when one begins")
         data = trainer.datamodule  # type: ignore[attr-defined]
         self.samples = count_samples(data, self.samples, self.run.folder)
         if self.best is not None and _intact_checkpoint(self.run.checkpoints / "best.ckpt") is None:
-            print_line(
-                "heatlift: warning: the best weights so far are damaged or missing; "
-                "the best of the later validations are used"
-            )
+            print_line(_DAMAGED)
             self.best = None
         if self.pending_metrics and isinstance(trainer.logger, MetricsFile):
             log_missing_metrics(trainer.logger, self.pending_metrics, self.saved_step - 1)
@@ -326,19 +327,19 @@ def step_checkpoints(folder: Path, last: int) -> list[Path]:
     return [by_step[step] for step in sorted(by_step) if 0 <= step <= last]
 
 
-def _act_at_epochs(trainer: pl.Trainer) -> list[pl.Callback]:
+def _act_at_epochs(trainer: pl.Trainer) -> str:
     """Callbacks of the user that act at the beginning of an epoch, besides those that only show.
 
     Lightning does not call them in an epoch that is resumed in its middle.
     """
     shown = (ProgressBar, LearningRateMonitor)
-    return [
-        callback
+    return ", ".join(
+        type(callback).__name__
         for callback in trainer.callbacks  # type: ignore[attr-defined]
         if not type(callback).__module__.startswith("pipeline.")
         and not isinstance(callback, shown)
         and type(callback).on_train_epoch_start is not pl.Callback.on_train_epoch_start
-    ]
+    )
 
 
 def can_save(trainer: pl.Trainer, batch_idx: int) -> bool:

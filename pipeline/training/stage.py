@@ -24,7 +24,7 @@ from pipeline.training.protocol import (
     trainer_parts,
 )
 from pipeline.training.schedules import Schedule
-from pipeline.training.transfer import WeightsReport, transfer_weights
+from pipeline.training.transfer import WeightsReport, check_joint_set, transfer_weights
 
 FORMAT = 1
 """Version of the entries that `Stage` adds to a checkpoint."""
@@ -141,8 +141,7 @@ class Stage(_PrintingModule):
     validation or test: `begin` before the first batch, `score` with every batch, and `conclude`
     after the last batch, which logs and prints the metrics.
 
-    A checkpoint gets a dictionary `heatlift`: the stage, a format version, the number of processes,
-    and `origin`, the report of transferred weights.
+    A checkpoint gets a dictionary `heatlift`, with `origin`, the report of transferred weights.
 
     Args:
         optimizer: Optimizer class and its arguments.
@@ -232,10 +231,6 @@ class Stage(_PrintingModule):
     def check_source(content: Mapping[str, Any], path: object) -> None:
         """Check the content of the checkpoint at a path before its weights are used."""
 
-    def check_transfer(self, content: Mapping[str, Any], path: object) -> None:
-        """Check the content of the checkpoint at a path before its weights are transferred."""
-        self.check_source(content, path)
-
     def report_weights(self, report: WeightsReport) -> None:
         """Print which weights of `pretrained` were transferred."""
         self.print(f"{self.stage}: {report.text()}")
@@ -244,8 +239,7 @@ class Stage(_PrintingModule):
         """Transfer the weights of `pretrained`; a checkpoint of this stage is loaded afterwards.
 
         Raises:
-            DataError: If the file is damaged or its weights do not fit.
-            UsageError: If no training follows and the file lacks weights of `net`.
+            DataError, UsageError: See `load_pretrained`.
         """
         if self.pretrained:
             self.report_weights(load_pretrained(self, fitting=stage == "fit"))
@@ -293,8 +287,8 @@ class Stage(_PrintingModule):
             UsageError: If the training has no limit, or the optimizer rejects its arguments.
         """
         optimizer = make_optimizer(self)
-        batches = len(self.data_module.train_dataloader())
-        self.progress = progress = start_progress(self.trainer, batches)
+        loader = self.data_module.train_dataloader()
+        self.progress = progress = start_progress(self.trainer, len(loader))
         if warning := progress.warning():
             self.print(warning)
         schedule = self.schedule
@@ -371,12 +365,17 @@ def load_pretrained(module: Stage, *, fitting: bool) -> WeightsReport:
         DataError: If the file is damaged or its weights do not fit.
         UsageError: If no training follows and the file lacks weights of `net`.
     """
+
+    def check(content: Mapping[str, Any], path: object) -> None:
+        module.check_source(content, path)
+        check_joint_set(content, module, path)
+
     report = transfer_weights(
         module,
         str(module.pretrained),
         stages=module.weights_from,
         prefixes=lambda source: module.transferred_prefixes(source, fitting=fitting),
-        check=module.check_transfer,
+        check=check,
         whole=not fitting,
     )
     module.pretrained = None  # setup of a later test must not transfer again

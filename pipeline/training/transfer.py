@@ -157,3 +157,24 @@ def _require_all_weights(module: nn.Module, shared: Sequence[str], path: str | P
             f"{path}: has only a part of this network, without {', '.join(missing[:3])}{more}; "
             "train it first, or give a checkpoint of this stage by --ckpt_path instead"
         )
+
+
+def check_joint_set(content: Mapping[str, Any], module: nn.Module, path: object) -> None:
+    """Check that a checkpoint of a 2D stage finds the joints that a module of the same stage finds.
+
+    Args:
+        content: Content of the checkpoint.
+        module: The module; one without a joint set of its own, `skeleton`, is not checked.
+        path: Path of the checkpoint, for error messages.
+
+    Raises:
+        DataError: If it finds those of another set; of some published weights that is not known.
+    """
+    skeleton = getattr(module, "skeleton", None)
+    theirs = content.get("hyper_parameters", {}).get("skeleton")
+    same_stage = checkpoint_stage(content, str(path)) == getattr(module, "stage", None)
+    if same_stage and skeleton is not None and theirs not in (None, skeleton.name):
+        raise DataError(
+            f"{path}: finds the joints of {theirs}, and this run has {skeleton.name}; give "
+            f"--data.skeleton {theirs}"
+        )

@@ -412,7 +412,8 @@ def test_the_key_of_an_own_network_has_its_arguments_and_its_code(tmp_path, monk
         content = {"state_dict": module.state_dict(), "hyper_parameters": {"net": net}}
         torch.save(content | {"pytorch-lightning_version": "2.5"}, path)
         monkeypatch.setattr(cache.checkpoints, "load_module", lambda *_, module=module: module)
-        settings.append(cache.load_detector(path).settings())
+        detector = cache.load_detector(path)
+        settings.append(cache_specification(walks(), detector, "the same weights").key)
     assert settings[0]["network"]["net"]["init_args"] == {"gain": 1.0}
     assert len({json.dumps(one, sort_keys=True) for one in settings}) == 3
 
