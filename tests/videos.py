@@ -45,6 +45,16 @@ def set_rotation(path, degrees):
     return path
 
 
+def set_display_width(path, factor):
+    """Write a factor on the width of the image into the track header: pixels are not square."""
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 4 + 76
+    (width,) = struct.unpack_from(">I", data, place)
+    struct.pack_into(">I", data, place, round(width * factor))
+    path.write_bytes(data)
+    return path
+
+
 def double_durations(path, numbers):
     """Give these frames twice the duration: a variable frame rate (rewrites the stts box)."""
     data = bytearray(path.read_bytes())

@@ -9,7 +9,7 @@ import shlex
 import signal
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -282,14 +282,17 @@ def _predict_one(
     motion = dataclasses.replace(motion, facts={**motion.facts, "command": command})
     upright = _upright(motion, flags)
     motion = dataclasses.replace(motion, facts=add_foot_slide(motion, upright))
-    before = old_results(folder, FORMATS, video=True, report=True)
-    files = write_results(
-        motion, folder, formats, heatlift, text, flags, writing, video=output.video
-    )
-    if output.report:
-        files.append(_write_report(upright, folder, files))
-    if left := sorted(set(before) - set(files)):
-        print_line(f"{folder}: not of this prediction: {', '.join(left)}")
+    before, files = old_results(folder, FORMATS, video=True, report=True), list[str]()
+    try:
+        for name in write_results(
+            motion, folder, formats, heatlift, text, flags, writing, video=output.video
+        ):
+            files.append(name)
+        if output.report:
+            files.append(_write_report(upright, folder, files))
+    finally:  # also if it fails or is stopped
+        if left := sorted(set(before) - set(files)):
+            print_line(f"{folder}: not of this prediction: {', '.join(left)}")
     files = [str(folder / name) if not place else name for place, name in enumerate(files)]
     for line in summary(text, motion, files, time.monotonic() - began):
         print_line(line)
@@ -305,31 +308,30 @@ def write_results(
     writing: ExportOptions,
     *,
     video: bool,
-) -> list[str]:
-    """Write the files of a motion into a folder; returns their names."""
+) -> Iterator[str]:
+    """Write the files of a motion into a folder; give the name of each when it is written."""
     from pipeline.export.bvh import bvh_errors
     from pipeline.export.overlay import write_overlay, write_side_by_side
     from pipeline.predict.heatlift import split_flags
     from pipeline.predict.media import is_media
 
-    files = []
     for name in formats:
         saved = motion.save(folder / f"motion.{name}", **dataclasses.asdict(writing))
-        files += [file.name for file in saved]
+        yield from (file.name for file in saved)
         for line in bvh_errors(saved):
             print_line(line)
     if not video or is_webcam(text) or not len(motion):
-        return files
+        return
     if not is_media(Path(text)):
         write_side_by_side(motion, None, folder / "side_by_side.webm")
-        return [*files, "side_by_side.webm"]
+        yield "side_by_side.webm"
+        return
     source, _ = split_flags(flags)
     for name, write in (("overlay", write_overlay), ("side_by_side", write_side_by_side)):
         images = (frame.image for frame in heatlift.open(text, source))
         limited = itertools.islice(images, len(motion))  # fewer if the user stopped early
         write(motion, limited, folder / f"{name}.webm")
-        files.append(f"{name}.webm")
-    return files
+        yield f"{name}.webm"
 
 
 def _upright(motion: Motion, flags: Mapping[str, Any]) -> Motion:

@@ -55,6 +55,8 @@ class VideoFile:
         fps: Frame rate that the file states, Hz; 0 if none.
         expected: Number of frames that the file states; 0 if none.
         rotation: Rotation that was applied to make the frames upright, degrees clockwise.
+        stored: Width and height of the upright frames as they are stored; `size` is wider or higher
+            if their pixels are not square.
 
     Raises:
         DataError: If the file is missing, is no video, or holds no frame that can be decoded.
@@ -71,18 +73,19 @@ class VideoFile:
                     f"{path}: no frame can be decoded; the file is cut off, empty or of an unknown "
                     "codec; fetch it again or convert it to MP4 (H.264)"
                 )
-            self.size = (image.shape[1], image.shape[0])
+            self.stored = (image.shape[1], image.shape[0])
             fps = float(capture.get(cv2.CAP_PROP_FPS))
             self.fps = fps if 0.01 <= fps <= 1000 else 0.0
             count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
             self.expected = int(count) if 0 < count < 1e9 else 0
             self.rotation = int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
+            self.size = _square_pixels(self.stored, capture, turned=self.rotation % 180 != 0)
         finally:
             capture.release()
         check_size(self.size, str(path))
 
     def frames(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-        """Times in seconds as the stream has them, and RGB frames, (H, W, 3), uint8.
+        """Times in seconds as the stream has them, and RGB frames, (H, W, 3), uint8, of `size`.
 
         Raises:
             DataError: If the size of the image changes.
@@ -94,11 +97,13 @@ class VideoFile:
                 found, image = capture.retrieve()
                 if not found or image is None:
                     return
-                if (image.shape[1], image.shape[0]) != self.size:
+                if (image.shape[1], image.shape[0]) != self.stored:
                     raise DataError(
-                        f"{self.path}: the image changes from {self.size[0]}x{self.size[1]} to "
+                        f"{self.path}: the image changes from {self.stored[0]}x{self.stored[1]} to "
                         f"{image.shape[1]}x{image.shape[0]} at {seconds:.1f} s; cut the video there"
                     )
+                if self.stored != self.size:
+                    image = cv2.resize(image, self.size, interpolation=cv2.INTER_LINEAR)
                 yield seconds, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         finally:
             capture.release()
@@ -145,6 +150,22 @@ def check_size(size: tuple[int, int], name: str) -> None:
             f"{name}: images of {width}x{height} pixels are not supported; give at least "
             f"{SMALLEST_SIDE} pixels on each side and at most {MAX_PIXELS} pixels"
         )
+
+
+def _square_pixels(stored: tuple[int, int], capture: Any, *, turned: bool) -> tuple[int, int]:
+    """Size of frames whose pixels are made square; the side on which they are too short grows.
+
+    Args:
+        stored: Width and height of the upright frames.
+        capture: OpenCV's capture; it tells the width of a pixel over its height before a rotation.
+        turned: Whether the frames were turned by 90 or 270 degrees.
+    """
+    width, height = stored
+    wide, high = (capture.get(p) for p in (cv2.CAP_PROP_SAR_NUM, cv2.CAP_PROP_SAR_DEN))
+    if not (wide > 0 and high > 0 and 0.1 <= wide / high <= 10):
+        return stored
+    ratio = high / wide if turned else wide / high
+    return (round(width * ratio), height) if ratio > 1 else (width, round(height / ratio))
 
 
 def _container(start: bytes) -> str | None:

@@ -222,7 +222,7 @@ def open_media(
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return _open_images(path, ImageFolder((path,), (0,), 0, 0), options)
     video = VideoFile(path)
-    return Media(
+    media = Media(
         path.name,
         "video",
         video.size,
@@ -233,6 +233,10 @@ def open_media(
         digest=lambda: file_digest(path),
         **options,
     )
+    if video.stored != video.size:
+        stored, size = (f"{width}x{height}" for width, height in (video.stored, video.size))
+        media.first_notes.append(f"pixels are not square: {stored} is seen as {size}")
+    return media
 
 
 def check_name(path: Path) -> None:

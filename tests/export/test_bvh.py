@@ -379,7 +379,7 @@ def test_predict_prints_it_too(tmp_path, capsys):
     files = write_results(
         motion_of(WORLD), tmp_path, formats, None, "joints.json", {}, options, video=False
     )
-    assert files == ["motion.npz", "motion.bvh", "motion.bvh.json"]
+    assert list(files) == ["motion.npz", "motion.bvh", "motion.bvh.json"]
     assert re.fullmatch(
         r"bvh A: mean \d mm, worst \d mm from the joints\n", capsys.readouterr().out
     )

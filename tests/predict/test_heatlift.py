@@ -12,7 +12,7 @@ from pipeline import Heatlift, Motion
 from pipeline.__main__ import main
 from pipeline.cli import predict as cli_predict
 from pipeline.cli.predict import _choose_folders
-from pipeline.errors import DataError, UsageError
+from pipeline.errors import DataError, StorageError, UsageError
 from pipeline.export.motion import PersonMotion
 from pipeline.predict.estimators import Estimates, WholeImage
 from pipeline.predict.heatlift import split_flags
@@ -220,6 +220,20 @@ def test_earlier_results_are_not_replaced_silently(tmp_path, lifter, capsys):
     assert "--overwrite" in capsys.readouterr().err
     assert predict(path, *options, "--height", "1.9", "--overwrite", lifter=lifter) == 0
     assert Motion.load(tmp_path / "joints_heatlift" / "motion.npz").people[0].height == 1.9
+
+
+def test_what_a_failed_prediction_did_not_replace_is_named(tmp_path, lifter, capsys, monkeypatch):
+    path = joints_file(tmp_path / "joints.json", 5)
+    options = ["--size", "1280x720", "--joints", "H36M17", "--no_video", "-o", tmp_path / "out"]
+    assert predict(path, *options, lifter=lifter) == 0
+
+    def full(*_):
+        raise StorageError("no space left")
+
+    monkeypatch.setattr("pipeline.cli.predict._write_report", full)
+    capsys.readouterr()
+    assert predict(path, *options, "--overwrite", lifter=lifter) == 5
+    assert "out: not of this prediction: report.html\n" in capsys.readouterr().out
 
 
 def test_results_without_npz_are_not_replaced_either_and_what_stays_is_named(

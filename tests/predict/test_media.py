@@ -9,6 +9,7 @@ from videos import (
     double_durations,
     numbered_frame,
     read_number,
+    set_display_width,
     set_rotation,
     write_mp4,
 )
@@ -268,6 +269,18 @@ def test_damaged_videos_end_in_frames_or_one_line(tmp_path):
         except DataError as error:
             outcomes.add("one line" if "\n" not in str(error) else "lines")
     assert outcomes == {True, "one line"}
+
+
+@pytest.mark.parametrize(("factor", "turn"), [(1.5, 0), (0.75, 0), (1.5, 90)])
+def test_pixels_that_are_not_square_are_made_square(factor, turn, tmp_path):
+    path = set_display_width(write_mp4(tmp_path / "a.mp4"), factor)
+    media = open_media(set_rotation(path, turn) if turn else path)
+    width, height = SIZE
+    size = (round(width * factor), height) if factor > 1 else (width, round(height / factor))
+    size = size[::-1] if turn else size
+    assert media.size == size
+    assert next(iter(media)).image.shape[:2] == size[::-1]
+    assert any(note.startswith("pixels are not square: ") for note in media.notes)
 
 
 @pytest.mark.parametrize(
