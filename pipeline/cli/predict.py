@@ -230,6 +230,18 @@ def _choose_folders(inputs: Sequence[str], output: OutputOptions) -> list[Path]:
     return folders
 
 
+def _still_free(folder: Path, formats: Sequence[str], output: OutputOptions) -> Path:
+    """The folder, or one with a number if another prediction has written into it meanwhile."""
+    kinds = {"video": output.video, "report": output.report}
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    for free in itertools.chain([folder], numbered):
+        if output.overwrite or not old_results(free, formats, **kinds):
+            break
+    if free != folder:
+        print_line(f"{folder}: another prediction has written results there; these are in {free}")
+    return free
+
+
 def _check_writable(folder: Path) -> None:
     """Check, before anything is predicted, that files can be written into a folder.
 
@@ -282,6 +294,7 @@ def _predict_one(
     motion = dataclasses.replace(motion, facts={**motion.facts, "command": command})
     upright = _upright(motion, flags)
     motion = dataclasses.replace(motion, facts=add_foot_slide(motion, upright))
+    folder = _still_free(folder, formats, output)
     before, files = old_results(folder, FORMATS, video=True, report=True), list[str]()
     try:
         for name in write_results(

@@ -222,6 +222,25 @@ def test_earlier_results_are_not_replaced_silently(tmp_path, lifter, capsys):
     assert Motion.load(tmp_path / "joints_heatlift" / "motion.npz").people[0].height == 1.9
 
 
+def test_two_predictions_at_once_do_not_replace_each_other(tmp_path, lifter, capsys, monkeypatch):
+    path, out = joints_file(tmp_path / "joints.json", 5), tmp_path / "out"
+    options = ["--size", "1280x720", "--joints", "H36M17", "--no_video", "-o", out]
+    made = Heatlift.predict
+
+    def meanwhile(self, *arguments, **flags):
+        for folder in (out, tmp_path / "out-2"):
+            folder.mkdir()
+            (folder / "motion.npz").write_text("of another prediction")
+        return made(self, *arguments, **flags)
+
+    monkeypatch.setattr(Heatlift, "predict", meanwhile)
+    assert predict(path, *options, lifter=lifter) == 0
+    printed = capsys.readouterr().out
+    assert f"{out}: another prediction has written results there; these are in {out}-3" in printed
+    assert (out / "motion.npz").read_text() == "of another prediction"
+    assert len(Motion.load(tmp_path / "out-3" / "motion.npz")) == 5
+
+
 def test_what_a_failed_prediction_did_not_replace_is_named(tmp_path, lifter, capsys, monkeypatch):
     path = joints_file(tmp_path / "joints.json", 5)
     options = ["--size", "1280x720", "--joints", "H36M17", "--no_video", "-o", tmp_path / "out"]

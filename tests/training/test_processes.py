@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from runs import COMMANDS, DEATHS, TINY, TWO_RANKS, outlives_its_launcher
 
 from pipeline.training import processes
@@ -93,6 +94,20 @@ def test_resuming_with_another_number_of_ranks_raises_an_error(heatlift):
     assert child.wait() == 2
     assert "had 1 processes and this has 2" in child.stderr
     assert "Traceback" not in child.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_network_with_unused_parameters_is_trained_on_two_ranks(heatlift, tmp_path):
+    before, after = TINY["lift"].split("  net:")
+    net = "{class_path: pipeline.lift.Cascade, init_args: {stages: 3, width: 8, blocks: 1}}"
+    config = f"{before}  net: {net}\n{after[after.index('  optimizer:') :]}"
+    (tmp_path / "cascade.yaml").write_text(config)
+    child = heatlift("lift", "fit", "-c", "cascade.yaml", *TWO_RANKS)
+    assert child.wait(200) == 0, child.stderr
+    path = tmp_path / "runs" / "lift" / "cascade" / "checkpoints" / "best.ckpt"
+    state = torch.load(path, weights_only=True)["state_dict"]
+    assert state["net.stages.2.w2.weight"].any()  # it begins with zeros
 
 
 @pytest.mark.slow
