@@ -11,7 +11,7 @@ import yaml
 from costs import cost
 
 from pipeline.__main__ import STAGES, main
-from pipeline.cli.configs import shipped_configs
+from pipeline.cli.configs import configured_classes, shipped_configs
 from pipeline.cli.models import count_multiply_adds
 from pipeline.skeleton import get_skeleton
 
@@ -195,6 +195,15 @@ def test_every_parameter_of_a_sweep_is_an_option(path, capsys):
         value = content.get("value", content.get("values", [content.get("min")])[0])
         options += [f"--{name}", str(value)]
     parsed([*command[command.index("pipeline") + 1 :], *options], capsys)
+
+
+@pytest.mark.parametrize("path", OF_STAGES, ids=name_of)
+def test_frames_of_a_group_are_turned_together(path):
+    """A `CentredLifter` is inside of a `StridedLifter`, see there, and never around it."""
+    content = yaml.safe_load(path.read_text())
+    names = [name.rpartition(".")[2] for name in configured_classes(content)]
+    if "CentredLifter" in names and "StridedLifter" in names:
+        assert names.index("StridedLifter") < names.index("CentredLifter")
 
 
 def test_every_folder_of_configs_is_tested():

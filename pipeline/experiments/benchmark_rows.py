@@ -103,7 +103,7 @@ def _with_seed(name: str, seed: int, *arguments: str) -> tuple[str, tuple[str, .
 def _main_rows(detections: str) -> tuple[Row, ...]:
     """Three lifters at equal budgets, and one of them with and without pretraining."""
     mixste, pretraining = "lift/mixste_mocap", "pretrain/mixste_mocap"
-    mixste_size = "9 groups of 5 frames, 64 channels, 4 pairs of blocks"
+    mixste_size = "13 groups of 5 frames, 64 channels, 4 pairs of blocks"
     rows = (
         (
             "videopose3d",

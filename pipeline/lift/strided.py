@@ -51,8 +51,8 @@ class StridedLifter(Lifter):
         self.slides = net.slides
         self.frames = net.frames * stride
         self.receptive_field = net.receptive_field * stride
-        # An array and no buffer, which a run in bf16-true would round.
-        self._between = interpolation_weights(net.frames, stride).numpy()
+        with torch.device("cpu"):  # an array and no buffer, which a run in bf16-true would round
+            self._between = interpolation_weights(net.frames, stride).numpy()
 
     def forward(self, joints2d: Tensor, visible: Tensor | None = None) -> Tensor:
         """Lift clips, (B, T, J, C) -> (B, T', J, 3); see `Lifter.forward`.

@@ -272,7 +272,7 @@ def test_the_page_has_a_line_per_output_of_a_row_and_keeps_its_last_part(page):
     assert [line.split("|")[1].strip() for line in blended] == [row.title for row in ROWS[2:5]]
     assert [line.split("|")[7].strip() for line in blended] == ["48.5", "46.5", "50.0"]
     budget = cells_of(
-        noisy, "MixSTE pretrained", "9 groups of 5 frames, 64 channels, 4 pairs of blocks"
+        noisy, "MixSTE pretrained", "13 groups of 5 frames, 64 channels, 4 pairs of blocks"
     )
     assert budget[2:4] == ["30 + 30", "10 + pretraining"]
     pose = cells_of(text, "mean training pose")
