@@ -183,12 +183,6 @@ def explain_usage_error(message: str, known: Sequence[str] = ()) -> str:
     wrong = re.search(r"Expected an? <class '(\w+)'>\. Got value: (.*)", message)
     if wrong and keys:
         return f"{'.'.join(keys)}: {wrong[2]!r} is not of type {wrong[1]}"
-    types = [
-        name for name in re.findall(r"Expected a <class '(\w+)'>", message) if name != "NoneType"
-    ]
-    given = re.search(r"Given value: (.*)", message)
-    if keys and given and len(set(types)) == 1:
-        return f"{'.'.join(keys)}: {given[1]!r} is not of type {types[0]}"
     if keys and (no_class := re.search(r"Expected a dot import path string: (\S+)", message)):
         return f"{keys[0]}: {no_class[1]} is no class; {_suggest_class(no_class[1])}"
     if keys and keys[0].endswith("trainer.precision"):
@@ -200,6 +194,12 @@ def explain_usage_error(message: str, known: Sequence[str] = ()) -> str:
         return f"{'.'.join(keys[:1])}: {no_config[1]} is no class and no config{hint}"
     if 'expected "subcommand"' in message:
         return f"give fit, validate, test or predict, as in `{EXAMPLE}`"
+    types = [
+        name for name in re.findall(r"Expected a <class '(\w+)'>", message) if name != "NoneType"
+    ]
+    given = re.search(r"Given value: (.*)", message)
+    if keys and given and len(set(types)) == 1:
+        return f"{'.'.join(keys)}: {given[1]!r} is not of type {types[0]}"
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
     causes = [line for line in lines if keys and not line.startswith(GENERAL_LINES)]
     causes = [line for line in causes if not line.startswith("Expected a path")] or causes
@@ -226,7 +226,7 @@ def _explain_unknown(word: str, parents: list[str], known: Sequence[str]) -> str
         return f"unknown key {key}; {RESUMING}"
     if parents and f"{parents[0]}.{key}" in USUAL_NAMES:
         key, parents = f"{parents[0]}.{key}", []
-    usual = USUAL_NAMES.get(key) if known else None
+    usual = USUAL_NAMES.get(key) if "seed_everything" in known else None  # of a stage
     similar = [usual] if usual else difflib.get_close_matches(key, known, 1)
     similar = similar or [name for name in known if name.startswith(key)]
     if key in known and not usual:  # as a key of another class

@@ -109,7 +109,9 @@ def parse(
     try:
         config = parser.parse_args(_plain_values(arguments))
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        reason = " ".join(explain_usage_error(str(error)).split())
+        classes = (OutputOptions, SourceOptions, LiftOptions, ExportOptions)
+        known = [field.name for options in classes for field in dataclasses.fields(options)]
+        reason = " ".join(explain_usage_error(str(error), known).split())
         raise UsageError(f"predict: {reason[:300]}; see `heatlift predict --help`") from None
     found = config.as_dict()
     found.pop("config", None)

@@ -74,11 +74,13 @@ class PretrainModule(LifterStage):
         if net.frames > 1:  # a single frame has no motion
             errors["mpjve"] = MPJVE()
         self.errors: Mapping[str, Metric] = nn.ModuleDict(errors)  # type: ignore[assignment]
-        self.clips_shown = False
+        self.clips_shown, self.has_motion = False, True
 
     def begin(self, split: Split) -> None:
-        """Let the clips of the first batch be shown again."""
+        """Let the clips of the first batch be shown again; single frames have no motion."""
         self.clips_shown = False
+        valid = self.data_module.evaluation_sets[split].valid
+        self.has_motion = bool((valid[:, :-1] & valid[:, 1:]).any())
 
     def score(self, split: Split, batch: Mapping[str, Tensor]) -> None:
         """Evaluate the valid frames of a batch of corrupted clips; show clips of the first one."""
@@ -86,6 +88,8 @@ class PretrainModule(LifterStage):
         target, valid = batch["joints3d"], batch["valid"]
         pairs = valid[:, :-1] & valid[:, 1:]
         for name, metric in self.errors.items():
+            if name == "mpjve" and not self.has_motion:
+                continue
             if name == "mpjve":
                 steps = (torch.stack([c[:, :-1], c[:, 1:]], 2)[pairs] for c in (predicted, target))
                 metric.update(*steps)

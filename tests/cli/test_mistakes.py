@@ -199,7 +199,7 @@ a range of time
     2: --time 2-5: needs start and end in seconds, as in --time 2 5.5
 an option of another program
     $ heatlift predict black.mp4 --output o
-    2: unrecognized arguments: --output
+    2: predict: unknown key output, did you mean out?
 the stage for the command
     $ heatlift lift predict clip.mp4
     2: unknown argument clip.mp4; did you mean `heatlift predict clip.mp4`?

@@ -149,6 +149,6 @@ def test_the_check_of_a_lifter_changes_nothing():
     check_lifter(net)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert net.training
-    Noisy.output = "centre"
+    Noisy.output, Noisy.receptive_field = "centre", 4
     with pytest.raises(UsageError, match=r"needs \(2, 1, 17, 3\)"):
         check_lifter(net)
