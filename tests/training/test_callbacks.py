@@ -226,6 +226,7 @@ def test_a_run_killed_with_lightnings_average_goes_on_from_the_end_of_an_epoch(
     outcomes = []
     for name, faults in (("whole", [[]]), ("killed", [[("at", "batch", 19, "kill")], []])):
         start = heatlift_in(tmp_path / name)
+        (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / "average.yaml").write_text(config)
         for fault in faults:
             child = start(*arguments, faults=fault)
