@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -372,6 +373,18 @@ def test_the_command_writes_bvh_and_prints_its_error(tmp_path, capsys):
     assert main([*arguments, "--overwrite", "true"]) == 0
     assert main(["export", str(npz), "--to", "json,trc"]) == 0  # no file of bvh is in the way
     assert main(["export", str(npz), "--to", "bvh", "--bvh_names", "mixamp"]) == 2
+
+
+def test_export_names_what_it_does_not_write_and_replaces_no_file_beside(tmp_path, capsys):
+    npz = tmp_path / "motion.npz"
+    motion_of(WORLD).save(npz)
+    (tmp_path / "motion.bvh.json").write_text("mine")
+    assert main(["export", str(npz), "--to", "bvh"]) == 5
+    assert (tmp_path / "motion.bvh.json").read_text() == "mine"
+    dataclasses.replace(motion_of(WORLD), people=()).save(tmp_path / "empty.npz")
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "empty.npz"), "--to", "trc"]) == 0
+    assert "empty.trc: not written, there is nobody in " in capsys.readouterr().out
 
 
 def test_predict_prints_it_too(tmp_path, capsys):
