@@ -39,7 +39,8 @@ def summary(text: str, motion: Motion, files: Sequence[str], seconds: float) -> 
     lines += [line for person in motion.people for line in _quality_rows(person.id, facts)]
     for warning in facts.get("warnings", ()):
         lines.append(_row("warning", str(warning)))
-    if not motion.people and not facts.get("warnings"):
+    lost = any("are left out" in str(warning) for warning in facts.get("warnings", ()))
+    if not motion.people and not lost:
         advice = "give --boxes or lower --det_thr"
         if facts.get("source", {}).get("kind") not in ("video", "images", "webcam"):
             advice = "lower --joint_thr"

@@ -15,22 +15,29 @@ class ExactSumMetric(UncastStates, Metric):
     full_state_update = False
 
 
-class WeightedMean(ExactSumMetric):
-    """Mean of numbers with weights, in float64; NaN if one of them is NaN."""
+class ExactMean(ExactSumMetric):
+    """A mean: its sum and its count in float64, summed over processes; NaN if a part is NaN."""
 
     total: Tensor
-    weight: Tensor
+    count: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("weight", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, value: Tensor, weight: Tensor | float) -> None:
-        """Add a number, scalar, with its weight."""
-        self.total += (value.detach().double() * weight).to(self.total.device)
-        self.weight += torch.as_tensor(weight, dtype=torch.float64, device=self.weight.device)
+    def _add(self, total: Tensor, count: Tensor | float) -> None:
+        self.total += total.to(self.total.device)
+        self.count += torch.as_tensor(count, dtype=torch.float64, device=self.count.device)
 
     def compute(self) -> Tensor:
         """The mean, scalar, float64; NaN before the first update."""
-        return self.total / self.weight
+        return self.total / self.count
+
+
+class WeightedMean(ExactMean):
+    """Mean of numbers with weights."""
+
+    def update(self, value: Tensor, weight: Tensor | float) -> None:
+        """Add a number, scalar, with its weight."""
+        self._add(value.detach().double() * weight, weight)

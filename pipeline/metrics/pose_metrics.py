@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from pipeline.metrics.exact_metric import ExactSumMetric
+from pipeline.metrics.exact_metric import ExactMean
 from pipeline.metrics.functional import (
     MILLIMETRES,
     Poses,
@@ -19,26 +18,14 @@ from pipeline.metrics.functional import (
 )
 
 
-class _MeanError(ExactSumMetric):
-    """Mean of errors: their sum and count in float64, summed over processes."""
+class _MeanError(ExactMean):
+    """Mean of errors in millimetres, scalar, float64; NaN before the first update."""
 
     higher_is_better = False
     is_differentiable = False
-    total: Tensor
-    count: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def _add(self, errors: Tensor) -> None:
-        self.total += errors.sum().to(self.total.device) * MILLIMETRES
-        self.count += errors.numel()
-
-    def compute(self) -> Tensor:
-        """Millimetres, scalar, float64; NaN before the first update."""
-        return self.total / self.count
+    def _add_errors(self, errors: Tensor) -> None:
+        self._add(errors.sum() * MILLIMETRES, errors.numel())
 
 
 class MPJPE(_MeanError):
@@ -52,7 +39,7 @@ class MPJPE(_MeanError):
             target: True joints, metres, (..., J, 3).
             visible: Whether a joint counts, (..., J); none for all.
         """
-        self._add(visible_errors(predicted, target, visible))
+        self._add_errors(visible_errors(predicted, target, visible))
 
 
 class PMPJPE(_MeanError):
@@ -60,7 +47,7 @@ class PMPJPE(_MeanError):
 
     def update(self, predicted: Poses, target: Poses) -> None:
         """Add predicted and true frames, metres, (..., J, 3)."""
-        self._add(map_blocks(aligned_errors, *paired_frames(predicted, target)))
+        self._add_errors(map_blocks(aligned_errors, *paired_frames(predicted, target)))
 
 
 class RigidMPJPE(_MeanError):
@@ -68,7 +55,7 @@ class RigidMPJPE(_MeanError):
 
     def update(self, predicted: Poses, target: Poses) -> None:
         """Add predicted and true frames, metres, (..., J, 3)."""
-        self._add(map_blocks(rigid_errors, *paired_frames(predicted, target)))
+        self._add_errors(map_blocks(rigid_errors, *paired_frames(predicted, target)))
 
 
 class NMPJPE(_MeanError):
@@ -76,7 +63,7 @@ class NMPJPE(_MeanError):
 
     def update(self, predicted: Poses, target: Poses) -> None:
         """Add predicted and true frames, metres, (..., J, 3)."""
-        self._add(map_blocks(scaled_errors, *paired_frames(predicted, target)))
+        self._add_errors(map_blocks(scaled_errors, *paired_frames(predicted, target)))
 
 
 class MPJVE(_MeanError):
@@ -84,4 +71,4 @@ class MPJVE(_MeanError):
 
     def update(self, predicted: Poses, target: Poses) -> None:
         """Add predicted and true clips, metres, (..., T, J, 3)."""
-        self._add(derivative_errors(predicted, target, order=1))
+        self._add_errors(derivative_errors(predicted, target, order=1))

@@ -222,6 +222,19 @@ def test_earlier_results_are_not_replaced_silently(tmp_path, lifter, capsys):
     assert Motion.load(tmp_path / "joints_heatlift" / "motion.npz").people[0].height == 1.9
 
 
+def test_the_advice_about_nobody_fits_the_reason(tmp_path, lifter, capsys):
+    path = joints_file(tmp_path / "joints.json", 5)
+    options = ["--size", "1280x720", "--joints", "H36M17", "--no_video", "--no_report"]
+    lens = [*options, "--focal", "20", "-o", tmp_path / "lens"]
+    assert predict(path, *lens, lifter=lifter) == 0
+    printed = capsys.readouterr().out
+    assert "check --fov or --focal" in printed
+    assert "nobody found" not in printed
+    sure = [*options, "--joint_thr", "0.95", "-o", tmp_path / "sure"]
+    assert predict(path, *sure, lifter=lifter) == 0
+    assert "nobody found in 5 frames; lower --joint_thr" in capsys.readouterr().out
+
+
 def test_two_predictions_at_once_do_not_replace_each_other(tmp_path, lifter, capsys, monkeypatch):
     path, out = joints_file(tmp_path / "joints.json", 5), tmp_path / "out"
     options = ["--size", "1280x720", "--joints", "H36M17", "--no_video", "-o", out]
