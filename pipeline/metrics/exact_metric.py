@@ -26,7 +26,8 @@ class ExactMean(ExactSumMetric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def _add(self, total: Tensor, count: Tensor | float) -> None:
+    def add(self, total: Tensor, count: Tensor | float) -> None:
+        """Add a sum of `count` numbers, scalar."""
         self.total += total.to(self.total.device)
         self.count += torch.as_tensor(count, dtype=torch.float64, device=self.count.device)
 
@@ -40,4 +41,4 @@ class WeightedMean(ExactMean):
 
     def update(self, value: Tensor, weight: Tensor | float) -> None:
         """Add a number, scalar, with its weight."""
-        self._add(value.detach().double() * weight, weight)
+        self.add(value.detach().double() * weight, weight)

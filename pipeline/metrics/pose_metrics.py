@@ -25,7 +25,7 @@ class _MeanError(ExactMean):
     is_differentiable = False
 
     def _add_errors(self, errors: Tensor) -> None:
-        self._add(errors.sum() * MILLIMETRES, errors.numel())
+        self.add(errors.sum() * MILLIMETRES, errors.numel())
 
 
 class MPJPE(_MeanError):
