@@ -91,13 +91,14 @@ class _MatrixMuon(torch.optim.Optimizer):
             shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    shapes[parameter.flatten(1).shape].append(parameter)
+                    shapes[_channels_last(parameter).shape].append(parameter)
             for shape, parameters in shapes.items():
                 ahead = torch.stack([self._look_ahead(p, group["momentum"]) for p in parameters])
-                length = group["lr"] * 0.2 * math.sqrt(max(shape))
-                for parameter, step in zip(parameters, orthogonalize(ahead), strict=True):
+                steps = orthogonalize(ahead.flatten(2)).view_as(ahead)
+                length = group["lr"] * 0.2 * math.sqrt(max(shape[0], shape[1:].numel()))
+                for parameter, step in zip(parameters, steps, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(step.view_as(parameter), alpha=-length)
+                    _channels_last(parameter).add_(step, alpha=-length)
 
     def _look_ahead(self, parameter: Tensor, momentum: float) -> Tensor:
         """Move the running mean of a matrix's gradients, and return Nesterov's mean."""
@@ -106,11 +107,23 @@ class _MatrixMuon(torch.optim.Optimizer):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         mean: Tensor = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
-        return gradient.lerp(mean, momentum).flatten(1)
+        return _channels_last(gradient.lerp(mean, momentum))
+
+
+def _channels_last(kernel: Tensor) -> Tensor:
+    """A view of a kernel, (A, B, H, W) -> (A, H, W, B); other tensors stay.
+
+    The 2D stages keep their kernels in this order in memory, so nothing is copied. The order of a
+    matrix's columns does not change Muon's step.
+    """
+    return kernel.movedim(1, -1) if kernel.ndim == 4 else kernel
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
     """Make all singular values about 1, with five Newton-Schulz steps in float32.
+
+    Matrices that are four times as long as wide, such as kernels of 3 x 3, are multiplied once: the
+    steps are made with their Gram matrix alone. That is 2.5 times as fast for them.
 
     Args:
         matrices: Matrices, (N, A, B).
@@ -123,8 +136,17 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     if wide := found.shape[1] < found.shape[2]:
         found = found.mT
     found = found / torch.linalg.matrix_norm(found, keepdim=True).clamp(min=1e-7)
-    for _ in range(5):
-        gram = found.mT @ found
-        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        found = torch.baddbmm(found, found, factor, beta=a)
+    if found.shape[1] < 4 * found.shape[2]:
+        for _ in range(5):
+            gram = found.mT @ found
+            factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+            found = torch.baddbmm(found, found, factor, beta=a)
+    else:
+        gram, product = found.mT @ found, None
+        for _ in range(5):
+            factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+            factor.diagonal(dim1=-2, dim2=-1).add_(a)
+            product = factor if product is None else product @ factor
+            gram = factor @ gram @ factor
+        found = found @ product
     return found.mT if wide else found

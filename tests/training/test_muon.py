@@ -59,7 +59,7 @@ def test_hidden_matrices_get_torchs_muon_and_the_rest_adamw(monkeypatch) -> None
         assert (x - start).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("shape", [(3, 24, 24), (2, 40, 17), (4, 17, 40)])
+@pytest.mark.parametrize("shape", [(3, 24, 24), (2, 40, 17), (4, 17, 40), (4, 17, 90)])
 def test_singular_values_become_about_one_and_singular_vectors_stay(shape) -> None:
     generator = torch.Generator().manual_seed(5)
     matrices = (
@@ -73,6 +73,21 @@ def test_singular_values_become_about_one_and_singular_vectors_stay(shape) -> No
     assert values.quantile(0.1) > 0.6
     assert values.max() < 1.3
     torch.testing.assert_close(inside, values.diag_embed(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(32, 288), (288, 32)])
+def test_long_matrices_get_the_five_steps_as_written(shape) -> None:
+    """Also one of rank 8, where all other singular values are noise; in float64 by hand."""
+    generator = torch.Generator().manual_seed(6)
+    full = torch.randn(2, *shape, generator=generator)
+    full[1] = full[1, :, :8] @ full[1, :8] + 1e-4 * full[1]
+    expected = full.double()
+    expected = expected / expected.square().sum(dim=(1, 2), keepdim=True).sqrt()
+    for _ in range(5):
+        gram = expected @ expected.mT
+        expected = 3.4445 * expected + (-4.775 * gram + 2.0315 * gram @ gram) @ expected
+    difference = (orthogonalize(full).double() - expected).abs().amax(dim=(1, 2))
+    assert (difference < torch.tensor([1e-5, 1e-3])).all()
 
 
 def test_matrices_of_several_shapes_are_trained_as_each_alone() -> None:
