@@ -50,6 +50,9 @@ It is part of every key: raise it, and all detections are made again.
 MAX_IMAGES_IN_TRAINING = 20_000
 """A training run makes missing detections itself if the split has at most this many images."""
 
+IMAGES_PER_BATCH = 64
+"""Images per batch where none is given; a CPU always takes `CPU_BATCH_SIZE`."""
+
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -124,7 +127,7 @@ def detect_sequences(
     digest: str,
     *,
     precision: Precision = "32-true",
-    batch_size: int = 64,
+    batch_size: int = IMAGES_PER_BATCH,
     workers: int = 0,
     accelerator: str = "auto",
     stem: str = "detections",
@@ -163,8 +166,6 @@ def load_or_detect(
     *,
     limit: int = MAX_IMAGES_IN_TRAINING,
     precision: Precision = "32-true",
-    batch_size: int = 64,
-    workers: int = 0,
 ) -> Detections:
     """Detections of a split for training: from a file or the cache, made now if that is quick.
 
@@ -174,8 +175,6 @@ def load_or_detect(
         split: Split of the source.
         limit: Maximum number of images for which missing detections are made now.
         precision: Precision of the detector.
-        batch_size: Images per batch.
-        workers: DataLoader workers that make crops.
 
     Raises:
         UsageError: If detections are missing for more images than `limit`; the message has the
@@ -196,7 +195,7 @@ def load_or_detect(
         sequences, detector, digest, precision=precision, stem=_entry_stem(source, split)
     )
     store = default_store()
-    job = DetectionJob(sequences, detector, specification, batch_size, workers)
+    job = DetectionJob(sequences, detector, specification, IMAGES_PER_BATCH, workers=0)
     if store.find(specification) is None:
         if job.image_count > limit:
             raise UsageError(
@@ -219,7 +218,7 @@ def detect(
     accelerator: str = "auto",
     strategy: str = "auto",
     precision: Precision = "32-true",
-    batch_size: int = 64,
+    batch_size: int = IMAGES_PER_BATCH,
     workers: int = 0,
 ) -> None:
     """Run a 2D detector on all images of a data source and store the joints in the cache.
@@ -235,7 +234,8 @@ def detect(
         devices: Number of devices, each with its own process.
         accelerator: Lightning's name of the device type, such as `cpu` or `gpu`.
         strategy: Lightning's name of the strategy for several processes, such as `ddp`.
-        precision: Precision of the detector; part of the cache key.
+        precision: Precision of the detector; part of the cache key. A training that uses these
+            detections is given the same as `--data.detector_precision`.
         batch_size: Images per batch on each device; a CPU always takes 16.
         workers: DataLoader workers per device that make crops.
 

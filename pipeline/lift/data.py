@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.detections.cache import load_or_detect
-from pipeline.detections.exchange import report_detections
+from pipeline.detections.cache import Precision, load_or_detect
+from pipeline.detections.exchange import Detections, report_detections
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import DataError, UsageError
 from pipeline.lift.any_video import AnyVideo, view_like_predict
@@ -57,6 +57,8 @@ class LiftDataModule(StageData):
             their numbers fit in two ways.
         person: Person in the files of other tools that is used, an id or a number that is printed;
             by default the one that is seen most.
+        detector_precision: Precision of the detector whose detections are used, where `detections`
+            is a checkpoint; that of `heatlift detect --precision`.
 
     Attributes:
         prepared: Split -> its prepared sequences, once they are read.
@@ -92,6 +94,7 @@ class LiftDataModule(StageData):
         seed: int = 0,
         first_frame: int | None = None,
         person: int | str | None = None,
+        detector_precision: Precision = "32-true",
     ) -> None:
         super().__init__(batch_size=batch_size, workers=workers, seed=seed)
         self.source, self.step, self.flip = source, step, flip
@@ -100,6 +103,7 @@ class LiftDataModule(StageData):
             raise UsageError(
                 "detections are newest, which only the command line resolves; give a checkpoint"
             )
+        self.detector_precision = detector_precision
         self.joint_mask, self.frame_mask = joint_mask, frame_mask
         self.augment_every = augment_every
         if augment_every and not self.detections.is_projected:
@@ -142,7 +146,7 @@ class LiftDataModule(StageData):
         if self.detections.is_projected:
             return
         for split in SPLITS[self.trainer.state.fn]:  # type: ignore[union-attr,index]
-            load_or_detect(self.source, self.detections, split)
+            self._load_or_detect(split)
 
     def training_set(self) -> BatchSet:
         """Windows of the training split, re-rendered every `augment_every` epochs."""
@@ -224,7 +228,7 @@ class LiftDataModule(StageData):
         if self.detections.is_projected:
             return [self._project(s, s.name) for s in sequences]
         skeleton = self.lifter.skeleton
-        detections = load_or_detect(self.source, self.detections, split)
+        detections = self._load_or_detect(split)
         if self.detections.kind != "checkpoint":
             report_detections(detections, sequences, split)
         self.unseen = make_conversion(detections.skeleton, skeleton, allow_missing=True).missing
@@ -232,6 +236,12 @@ class LiftDataModule(StageData):
             prepare_sequence(s, skeleton, *detections.of(s.name, skeleton, allow_missing=True))
             for s in sequences
         ]
+
+    def _load_or_detect(self, split: Split) -> Detections:
+        """Detections of a split, from a file or the cache."""
+        return load_or_detect(
+            self.source, self.detections, split, precision=self.detector_precision
+        )
 
     def _project(self, sequence: Sequence, noise_key: str) -> PreparedSequence:
         """Prepare a sequence with exact or noisy 2D; `noise_key` is the key of the noise."""

@@ -19,9 +19,9 @@ from pipeline.predict.estimators import Estimator, PersonFinder
 from pipeline.predict.lifting import FEWEST_JOINTS, lifter_rate, resample_joints2d
 from pipeline.predict.media import Frame
 from pipeline.predict.motion_maker import rate_result
-from pipeline.predict.options import Filter, LiftOptions
+from pipeline.predict.options import CUTOFFS, Filter, LiftOptions
 from pipeline.predict.root import locate_root, measure_height
-from pipeline.predict.smoothing import CUTOFFS, OneEuro
+from pipeline.predict.smoothing import OneEuro
 from pipeline.predict.tracker import Tracker, letters
 from pipeline.skeleton import make_conversion
 
@@ -77,11 +77,12 @@ class LiveLifter:
         self._time = -np.inf  # of the frame before
         self._people: dict[int, _Buffer] = {}
         smooth: Filter = "none" if options.smooth == "none" else "one-euro"
+        smoothed = "" if smooth == "none" else ", then smoothed without looking ahead"
         self.facts = {
             **(facts or {}),
-            "root": "fitted to 2D by weighted least squares in each frame, then smoothed without "
-            "looking ahead; the path along the floor is a guess",
-            "smoothing": {"filter": smooth, "cutoff_hz": options.cutoff or CUTOFFS[smooth]},
+            "root": f"fitted to 2D by weighted least squares in each frame{smoothed}; the path "
+            "along the floor is a guess",
+            "smoothing": {"filter": smooth, "cutoff_hz": options.cutoff_of(smooth)},
             "assumptions": [
                 *options.assumptions(),
                 *getattr(estimator, "notes", ()),
@@ -167,7 +168,8 @@ class LiveLifter:
         )[0]
         if not np.isfinite(root).all():  # behind the camera, or no joint tells the depth
             return None
-        root = buffer.root_euro(root, time)
+        if self.options.smooth != "none":
+            root = buffer.root_euro(root, time)
         return PersonMotion(
             letters(number),
             joints3d[None].astype(np.float32),

@@ -31,7 +31,6 @@ from pipeline.predict.root import (
     upright_rotation,
 )
 from pipeline.predict.smoothing import (
-    CUTOFFS,
     bone_lengths,
     bone_variation,
     filter_motion,
@@ -86,6 +85,7 @@ def make_motion(
         quality[track.id] = rated
         found.append(person)
     motion = Motion(tuple(found), skeleton, people.times, people.fps, people.size, focal, principal)
+    smoothed = "" if options.smooth == "none" else ", then smoothed"
     assumptions = [*options.assumptions(len(ordered)), *_note_filter(options, people)]
     motion = dataclasses.replace(
         motion,
@@ -93,11 +93,11 @@ def make_motion(
             **facts,
             "warnings": [*facts.get("warnings", ()), *behind],
             "source": dict(people.source),
-            "root": "fitted to 2D by weighted least squares in each frame, then smoothed; the "
-            "path along the floor is a guess",
+            "root": f"fitted to 2D by weighted least squares in each frame{smoothed}; the path "
+            "along the floor is a guess",
             "smoothing": {
                 "filter": options.smooth,
-                "cutoff_hz": options.cutoff or CUTOFFS[options.smooth],
+                "cutoff_hz": options.cutoff_of(options.smooth),
             },
             "quality": quality,
             "assumptions": [*assumptions, *people.notes],
@@ -121,8 +121,8 @@ def _note_filter(options: LiftOptions, people: TrackedPeople) -> list[str]:
     """A sentence if a filter has nothing to do at this frame rate, as a list of at most one."""
     steps = np.diff(people.times)
     rate = 1 / float(np.median(steps)) if len(steps) else people.fps
-    cutoff = options.cutoff or CUTOFFS[options.smooth]
-    if options.smooth not in ("butterworth", "savgol") or cutoff < rate / 2:
+    cutoff = options.cutoff_of(options.smooth)
+    if cutoff is None or options.smooth == "one-euro" or cutoff < rate / 2:
         return []
     return [f"not smoothed: {rate:.3g} frames/s hold nothing above {cutoff:g} Hz (--cutoff)"]
 

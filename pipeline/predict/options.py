@@ -20,6 +20,10 @@ Runtime = Literal["torch", "onnx"]
 Order = Literal["appearance", "size", "score", "displacement"]
 """Order of the people; see `LiftOptions`."""
 
+CUTOFFS: dict[Filter, float] = {"one-euro": 1.5, "butterworth": 5.0, "savgol": 5.0}
+"""Cut-off frequency of each filter where none is given, Hz: walking has its energy below 5 Hz.
+One-Euro's is that of a person at rest, and rises with speed."""
+
 DEFAULT_HEIGHT = 1.70
 """Height of a person where none is given, metres."""
 
@@ -164,6 +168,10 @@ class LiftOptions:
             return self.focal
         fov = DEFAULT_FOV if self.fov is None else self.fov
         return max(size) / 2 / math.tan(math.radians(fov) / 2)
+
+    def cutoff_of(self, kind: Filter) -> float | None:
+        """Cut-off frequency of a filter, Hz; none for `none`."""
+        return None if kind == "none" else self.cutoff or CUTOFFS[kind]
 
     def height_of(self, index: int) -> float:
         """Height of the person with this place in the order, metres."""

@@ -8,12 +8,8 @@ from scipy import signal
 
 from pipeline.errors import UsageError
 from pipeline.metrics.functional import MILLIMETRES
-from pipeline.predict.options import Filter
+from pipeline.predict.options import CUTOFFS, Filter
 from pipeline.skeleton import Skeleton
-
-CUTOFFS: dict[Filter, float] = {"none": 1.0, "one-euro": 1.5, "butterworth": 5.0, "savgol": 5.0}
-"""Cut-off frequency of each filter where none is given, Hz: walking has its energy below 5 Hz.
-One-Euro's is that of a person at rest, and rises with speed."""
 
 DETAIL = 3.0
 """Deviations of the noise from which a difference from the filter's output is motion, not noise."""
@@ -81,13 +77,14 @@ def filter_motion(
     Butterworth (second order, run forwards and backwards) and Savitzky-Golay (cubic) smooth without
     delay and keep details: a difference from the input that is far above the noise is motion, so it
     stays. A clap of two frames stays a clap. One-Euro is causal.
+    A motion stays as it is where Butterworth has fewer than 4 frames or Savitzky-Golay fewer than
+    its window, or where its rate is at most twice their cut-off.
 
     Args:
         values: Metres, (T, ...), without missing values, evenly spaced in time.
         rate: Frames per second.
         kind: Filter.
-        cutoff: Cut-off frequency, Hz, for One-Euro that at rest; that of `CUTOFFS` by default. A
-            motion that is slower than twice the cut-off, in frames per second, stays as it is.
+        cutoff: Cut-off frequency, Hz, for One-Euro that at rest; that of `CUTOFFS` by default.
 
     Raises:
         UsageError: If the cut-off is not above 0.

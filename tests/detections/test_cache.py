@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -36,6 +37,7 @@ from pipeline.detections.request import DetectionRequest
 from pipeline.errors import DataError, UsageError
 from pipeline.files.store import Store
 from pipeline.heatmap import HeatmapModule, HRNet
+from pipeline.lift.data import LiftDataModule
 from pipeline.skeleton import COCO17, H36M17
 from pipeline.sources import Sequence
 from pipeline.training import console
@@ -372,6 +374,21 @@ def test_training_makes_few_detections_itself_and_finds_those_of_the_command(tra
     assert detections.of("walk 2")[0].shape == (PIECE_SIZE + CPU_BATCH_SIZE + 5, 17, 2)
     detect(Walks("b"), trained, "test", accelerator="cpu", batch_size=7)
     assert content(Store(tmp_path / "cache")) == entry
+
+
+def test_training_uses_detections_of_another_precision_if_it_is_told(trained, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("made detections that the cache has")
+
+    detect(Walks("a"), trained, "test", accelerator="cpu", precision="bf16-mixed")
+    monkeypatch.setattr(cache, "run_jobs_on_rank_zero", refuse)
+    data = LiftDataModule(Walks("a"), trained, detector_precision="bf16-mixed")
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="test"))
+    data.prepare_data()
+    other = LiftDataModule(Walks("a"), trained)
+    other.trainer = data.trainer
+    with pytest.raises(AssertionError, match="made detections"):
+        other.prepare_data()
 
 
 def test_norms_are_folded_and_the_key_tells_it(trained, tmp_path):

@@ -56,6 +56,21 @@ def test_without_smoothing_there_is_no_delay():
     assert lag[1] < lag[0]
 
 
+def test_without_smoothing_the_root_is_that_of_each_frame(monkeypatch):
+    depths = iter([4.0, 5.0, 4.0, 5.0] * 2)
+    monkeypatch.setattr(
+        "pipeline.predict.live.locate_root",
+        lambda *_, **__: np.array([[0.1, 0.2, next(depths)]]),
+    )
+    *_, raw = lift_live(30.0, stop=4, smooth="none")
+    assert [person.root[0, 2] for person in raw] == [4.0, 5.0, 4.0, 5.0]
+    *_, smooth = lift_live(30.0, stop=4)
+    assert [person.root[0, 2] for person in smooth] != [4.0, 5.0, 4.0, 5.0]
+    for kind, words in (("none", "frame; "), ("one-euro", "then smoothed without looking ahead")):
+        live = LiveLifter(planar_module(9), Stub(), WholeImage(), LiftOptions(smooth=kind))
+        assert words in live.facts["root"]
+
+
 def test_a_long_gap_starts_a_new_window():
     times = np.arange(40) / 25
     _, positions = walking_clip(times)

@@ -231,8 +231,12 @@ def test_without_smoothing_nothing_is_changed_over_time(is_even):
         times = np.r_[times[:25], times[24] + np.arange(1, 26) / 15]
         _, positions = walking_clip(times)
     people = tracked(positions, times, FOCAL)
-    quality = predict(people, smooth="none").facts["quality"]["A"]
+    facts = predict(people, smooth="none").facts
+    quality = facts["quality"]["A"]
     assert quality["jitter"] == pytest.approx(quality["jitter_before"], rel=1e-4)
+    assert facts["smoothing"] == {"filter": "none", "cutoff_hz": None}
+    assert "smoothed" not in facts["root"]
+    assert "smoothed" in predict(people).facts["root"]
 
 
 @pytest.mark.parametrize(
