@@ -121,12 +121,14 @@ class VideoDetections:
         joints2d: Pixels, (T, J, 2), float32; NaN where a joint is missing.
         score: Confidence, (T, J), float32; 0 where a joint is missing, above 0 elsewhere.
         reading: How the frames and the person were found, where the file does not define both.
+        cut: Number of frames after the end of the motion that were left out.
     """
 
     skeleton: Skeleton
     joints2d: NDArray[np.float32]
     score: NDArray[np.float32]
     reading: Reading | None = None
+    cut: int = 0
 
 
 @dataclass(frozen=True, eq=False)

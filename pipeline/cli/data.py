@@ -125,14 +125,14 @@ def mapping(folder: str, *, output: str | None = None) -> None:
     print_status(f"Next: heatlift data validate {folder} --mapping {name}")
 
 
-def amc(asf: str, amc: str, out: str, *, fps: float = 120.0) -> None:
+def amc(asf: str, amc: str, out: str, *, fps: float | None = None) -> None:
     """Convert a recording in Acclaim files to joint positions for the motion capture reader.
 
     Args:
         asf: ASF file of the skeleton.
         amc: AMC file of the recording.
         out: Path of the npz file to write.
-        fps: Frame rate, Hz, which is not in the AMC file; CMU's recordings have 120.
+        fps: Frame rate, Hz; by default that of the AMC file, or 120, which CMU's recordings have.
     """
     convert.convert_amc(Path(asf), Path(amc), _output_path(out), fps=fps)
     print_line(f"{out}: positions for a source with mapping: asf_amc")

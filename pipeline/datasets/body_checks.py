@@ -15,7 +15,7 @@ from pipeline.mocap.body_facts import (
     share_with_left_on_left,
     share_with_matching_sides,
 )
-from pipeline.skeleton import SKELETONS, Skeleton
+from pipeline.skeleton import COCO17, SKELETONS, Skeleton
 from pipeline.sources import Samples, Sequence
 
 HEIGHT_RANGE = (1.0, 2.3)
@@ -239,6 +239,31 @@ def check_box_format(
         )
 
 
+SMALL_HEAD = 0.25
+"""Largest extent of COCO17's first five joints, relative to the person, if they are one head."""
+
+
+def starts_with_head(joints2d: NDArray[np.floating]) -> bool:
+    """Whether the first five joints lie close together, as nose, eyes and ears of COCO17 do.
+
+    In a side view left and right are at one place, so that the bones of other sets are short, too.
+
+    Args:
+        joints2d: Joints in pixels, NaN where unlabelled, (N, J, 2).
+    """
+
+    def extent(joints: NDArray[np.floating]) -> NDArray[np.floating]:
+        known = np.isfinite(joints)
+        low, high = np.where(known, joints, np.inf), np.where(known, joints, -np.inf)
+        return np.asarray((high.max(axis=1) - low.min(axis=1)).max(axis=-1))
+
+    shown = np.isfinite(joints2d[:, :5]).all(axis=-1).sum(axis=1) > 1
+    if not shown.any():
+        return False
+    head, body = extent(joints2d[shown, :5]), extent(joints2d[shown])
+    return bool(np.median(head / np.maximum(body, 1.0)) < SMALL_HEAD)
+
+
 def check_joint_set(joints2d: NDArray[np.float64], skeleton: Skeleton, path: Path) -> None:
     """Raise `DataError` if the joints form shorter bones in another joint set of the same size."""
     size = (np.nanmax(joints2d, axis=1) - np.nanmin(joints2d, axis=1)).max(axis=-1)
@@ -250,7 +275,8 @@ def check_joint_set(joints2d: NDArray[np.float64], skeleton: Skeleton, path: Pat
         return float(lengths[np.isfinite(lengths)].mean()) if np.isfinite(lengths).any() else np.inf
 
     best = min((s for s in SKELETONS.values() if len(s) == len(skeleton)), key=length)
-    if length(best) < BETTER_FIT * length(skeleton):
+    is_coco = skeleton is COCO17 and starts_with_head(joints2d)
+    if length(best) < BETTER_FIT * length(skeleton) and not is_coco:
         raise DataError(
             f"{path}: does not name its joints, and their distances fit {best.name}, not "
             f"{skeleton.name}; add `categories` with the names of the joints, or convert them"

@@ -243,10 +243,15 @@ def read_people(path: Path, skeleton: Skeleton = COCO17, *, skip_bad: int = 0) -
 
     records = expect_type(annotations, list, f"{path}: annotations")
     skipped = keep_readable(path, records, read, skip_bad=skip_bad)
-    del document, annotations, records  # a gigabyte for COCO
     people = [person for person in found if person.box is not None]
     if not people:
-        raise DataError(f"{path}: has no person with a labelled joint")
+        ids = {repr(r.get("category_id")) for r in records if isinstance(r, dict)}
+        known = "any" if categories is None else ", ".join(map(repr, categories))
+        raise DataError(
+            f"{path}: has no person with a labelled joint; category_id of people is {known}, and "
+            f"the annotations have {', '.join(sorted(ids)[:8]) or 'none'}"
+        )
+    del document, annotations, records  # a gigabyte for COCO
     remarks = _make_remarks(found, skeleton, skipped, named=named)
     return _stack(path, people, found, images, remarks, skeleton if not named else None)
 
@@ -303,7 +308,7 @@ def _person_categories(
         people = known
     named = False
     for record in people:
-        if record.get("keypoints") is None:
+        if not record.get("keypoints"):
             continue
         named = True
         names: list[Any] = expect_type(record["keypoints"], list, f"{place}: keypoints")
@@ -362,6 +367,8 @@ def _read_person(
 
 def _read_joints(record: Any, place: str, skeleton: Skeleton) -> NDArray[np.float64]:
     """x, y and visibility of each joint of an annotation, (J, 3)."""
+    if not record.get("keypoints") and record.get("num_keypoints") == 0:
+        return np.zeros((len(skeleton), 3))
     flat = number_array(required_key(record, "keypoints", place), (None,), f"{place}: keypoints")
     if len(flat) != 3 * len(skeleton):
         raise DataError(

@@ -142,18 +142,16 @@ class Human36M:
         recordings = motion.facts["recordings"]
         files = [path, self.root / "data_3d_h36m.npz"]
         entry = unpack_once(
-            f"h36m-2d-{name}", files, "videopose3d 2d 1", lambda: _unpack_2d(path, recordings)
+            f"h36m-2d-{name}", files, "videopose3d 2d 2", lambda: _unpack_2d(path, recordings)
         )
         skeleton = SKELETONS[entry.facts["skeleton"]]
         lengths = [frames for _, _, frames in recordings for _ in CAMERAS]
         names = [f"{subject}/{action}/{c}" for subject, action, _ in recordings for c in CAMERAS]
+        joints2d, score = (split_rows(entry.arrays[a], lengths) for a in ("joints2d", "score"))
+        parts = zip(joints2d, score, entry.facts["cut"], strict=True)
         return {
-            key: VideoDetections(
-                skeleton, joints2d, np.isfinite(joints2d[..., 0]).astype(np.float32)
-            )
-            for key, joints2d in zip(
-                names, split_rows(entry.arrays["joints2d"], lengths), strict=True
-            )
+            key: VideoDetections(skeleton, joints, scores, cut=cut)
+            for key, (joints, scores, cut) in zip(names, parts, strict=True)
         }
 
     def _motion(self) -> entries.Entry:
@@ -196,15 +194,17 @@ def _unpack_2d(path: Path, recordings: Recordings) -> tuple[dict[str, NDArray], 
     skeleton = skeleton_from_metadata(archive)
     joints = len(skeleton)
     content = check_nested(archive.objects("positions_2d"), f"{path}: positions_2d")
-    kept = []
+    kept, cut = [], []
     for subject, recording, frames in progress_bar(recordings, path.name):
         videos = content.get(subject, {}).get(recording)
         place = f"{path}: {subject}/{recording}"
         if not isinstance(videos, (list, np.ndarray)) or len(videos) != len(CAMERAS):
             raise DataError(f"{place}: four videos are expected, in the order {', '.join(CAMERAS)}")
         for name, video in zip(CAMERAS, videos, strict=True):
-            video = pixel_array(video, joints, f"{place}/{name}")
-            if len(video) < frames:
-                raise DataError(f"{place}/{name}: has {len(video)} frames, the motion has {frames}")
-            kept.append(video[:frames])
-    return {"joints2d": np.concatenate(kept)}, {"skeleton": skeleton.name}
+            joints2d, score = pixel_array(video, joints, f"{place}/{name}")
+            if len(score) < frames:
+                raise DataError(f"{place}/{name}: has {len(score)} frames, the motion has {frames}")
+            kept.append((joints2d[:frames], score[:frames]))
+            cut.append(len(score) - frames)
+    all2d, scores = (np.concatenate(arrays) for arrays in zip(*kept, strict=True))
+    return {"joints2d": all2d, "score": scores}, {"skeleton": skeleton.name, "cut": cut}

@@ -96,8 +96,7 @@ def read_videopose3d(path: Path) -> dict[str, VideoDetections]:
             if not isinstance(videos, (list, np.ndarray)):
                 raise DataError(f"{place}: a list of videos is expected")
             for index, video in enumerate(videos):
-                joints2d = pixel_array(video, len(skeleton), f"{place}/{index}")
-                score = np.isfinite(joints2d[..., 0]).astype(np.float32)
+                joints2d, score = pixel_array(video, len(skeleton), f"{place}/{index}")
                 key = f"{subject}/{recording}/{index}"
                 detections[key] = VideoDetections(skeleton, joints2d, score)
     if not detections:
@@ -105,12 +104,21 @@ def read_videopose3d(path: Path) -> dict[str, VideoDetections]:
     return detections
 
 
-def pixel_array(video: Any, joints: int, place: str) -> NDArray[np.float32]:
-    """x, y of a (T, J, 2) or (T, J, 3) array, NaN where one of them is not finite, (T, J, 2).
+def pixel_array(
+    video: Any, joints: int, place: str
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Joints and scores, (T, J, 2) and (T, J), of a (T, J, 2) array, or (T, J, 3) with scores.
+
+    A joint that is not finite, at x 0, y 0 or has score 0 is missing: NaN, score 0. A score above 1
+    becomes 1.
 
     Raises:
         DataError: If the array has another shape or type.
     """
     channels = 3 if isinstance(video, np.ndarray) and video.shape[-1:] == (3,) else 2
-    video = check_array(video, (None, joints, channels), place, finite=False)[..., :2]
-    return np.where(np.isfinite(video).all(axis=-1, keepdims=True), video, np.nan)
+    video = check_array(video, (None, joints, channels), place, finite=False).astype(np.float32)
+    joints2d = video[..., :2]
+    shown = np.isfinite(video).all(axis=-1) & (joints2d != 0).any(axis=-1)
+    score = video[..., 2].clip(0.0, 1.0) if channels == 3 else np.ones_like(video[..., 0])
+    score = np.where(shown, score, np.float32(0.0))
+    return np.where(score[..., None] > 0, joints2d, np.float32(np.nan)), score

@@ -137,7 +137,8 @@ def _combine_sequences(videos: Mapping[str, VideoDetections], origin: str) -> De
         )
     (skeleton,) = skeletons.values()
     arrays = {name: (video.joints2d, video.score) for name, video in videos.items()}
-    return Detections(skeleton, arrays, origin)
+    cut = {name: video.cut for name, video in videos.items() if video.cut}
+    return Detections(skeleton, arrays, origin, cut=cut)
 
 
 def report_detections(detections: Detections, sequences: Many[Sequence], split: str) -> None:
@@ -262,7 +263,6 @@ def _match_videopose3d(path: Path, sequences: Many[Sequence]) -> Detections:
     videos = read_videopose3d(path)
     trimmed: dict[str, VideoDetections] = {}
     next_number: dict[str, int] = {}
-    cut: dict[str, int] = {}
     for sequence in sequences:
         recording = sequence.name.rpartition("/")[0]
         number = next_number.get(recording, 0)
@@ -274,13 +274,14 @@ def _match_videopose3d(path: Path, sequences: Many[Sequence]) -> Detections:
                 f"{path}: {recording}/{number}, for sequence {sequence.name} of {len(sequence)} "
                 f"frames, {problem}; the archive is of other recordings"
             )
-        if len(video.score) > len(sequence):
-            cut[sequence.name] = len(video.score) - len(sequence)
         frames = slice(len(sequence))
         trimmed[sequence.name] = VideoDetections(
-            video.skeleton, video.joints2d[frames], video.score[frames]
+            video.skeleton,
+            video.joints2d[frames],
+            video.score[frames],
+            cut=len(video.score) - len(sequence),
         )
-    return dataclasses.replace(_combine_sequences(trimmed, str(path)), cut=cut)
+    return _combine_sequences(trimmed, str(path))
 
 
 def read_exported(

@@ -24,7 +24,9 @@ from pipeline.skeleton import (
     BODY25,
     COCO17,
     DETECTOR_SKELETONS,
+    H36M17,
     HALPE26,
+    MPI3DHP17,
     MPII16,
     Skeleton,
 )
@@ -118,7 +120,7 @@ def read_detections(
     for one in chosen.found:
         seen = one.joints[:, 2] > 0
         joints2d[one.frame] = np.where(seen[:, None], one.joints[:, :2], np.nan)
-        score[one.frame] = np.where(seen, one.joints[:, 2], 0.0)
+        score[one.frame] = one.joints[:, 2]
     empty = numbering.length - len({one.frame for one in found})
     nobody = "1 has nobody" if empty == 1 else f"{empty} have nobody"
     reading = Reading(
@@ -205,7 +207,17 @@ def _joint_set(content: _Content, path: str, skeleton: str | None) -> Skeleton:
     count = sizes.pop()
     if not content.joint_names:
         return skeleton_by_count(count, path, skeleton)
-    joint_set = _skeleton_by_names(content.joint_names, path)
+    joint_set = _skeleton_by_names(content.joint_names)
+    if joint_set is None:
+        if skeleton is not None:
+            return skeleton_by_count(count, path, skeleton)
+        known = "; ".join(f"{s.name}: {', '.join(s.joints)}" for s in DETECTOR_SKELETONS.values())
+        names = ", ".join(content.joint_names)[:500]
+        raise DataError(f"{path}: its joints, {names}, are not a known set; known are {known}")
+    if skeleton not in (None, joint_set.name):
+        raise DataError(
+            f"{path}: names its joints, and they are those of {joint_set.name}, not {skeleton}"
+        )
     if len(joint_set) != count:
         raise DataError(f"{path}: has names of {len(joint_set)} joints, but {count} joints")
     return joint_set
@@ -267,7 +279,19 @@ def _joints_of_flat_list(flat: Any, place: str) -> NDArray[np.float64]:
     values = number_array(flat, (None,), place)
     if not len(values) or len(values) % 3:
         raise DataError(f"{place}: {len(values)} numbers are not x, y, score for each joint")
-    return values.reshape(-1, 3)
+    return clean_joints(values.reshape(-1, 3))
+
+
+def clean_joints(joints: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Joints with scores from 0 to 1: 0 for those that tools write for joints that they lack.
+
+    These are at x 0, y 0 or not finite, whatever their score. A score above 1 becomes 1.
+
+    Args:
+        joints: x, y, score of each joint, (J, 3).
+    """
+    shown = np.isfinite(joints).all(axis=1) & (joints[:, :2] != 0).any(axis=1)
+    return np.c_[joints[:, :2], np.where(shown, joints[:, 2].clip(0.0, 1.0), 0.0)]
 
 
 def _check_null(values: Any, place: str) -> None:
@@ -322,9 +346,9 @@ def _read_images(folder: Path) -> _Content:
 
 def _read_document(document: Any, path: str) -> _Content:
     """People in the json file of a tool."""
-    content = _Content()
     if isinstance(document, dict) and "annotations" in document and "images" in document:
-        document = _flat_annotations(document, path)
+        return _read_annotations(document, path)
+    content = _Content()
     if isinstance(document, dict):
         content.joint_names = _joint_names(document.get("meta_info", {}), path)
         document = required_key(document, "instance_info", path)
@@ -342,9 +366,7 @@ def _read_document(document: Any, path: str) -> _Content:
             content.people.append((0, _joints_of_instance(record, place), _identity(record, place)))
             continue
         kinds.add("image_id")
-        image = required_key(record, "image_id", place)
-        if isinstance(image, bool) or not isinstance(image, int):
-            expect_type(image, str, f"{place}: image_id")
+        image = _hashable(required_key(record, "image_id", place), f"{place}: image_id")
         flat = required_key(record, "keypoints", place)
         content.images[image] = None
         joints = _joints_of_flat_list(flat, f"{place}: keypoints")
@@ -358,18 +380,40 @@ def _read_document(document: Any, path: str) -> _Content:
     return content
 
 
-def _flat_annotations(document: dict[str, Any], path: str) -> list[Any]:
-    """People of an annotation file of COCO, with the names of the images in place of their ids."""
-    names = {}
+def _read_annotations(document: dict[str, Any], path: str) -> _Content:
+    """People of an annotation file of COCO, which lists all images; its visibilities are scores."""
+    content, names = _Content(lists_all=True), {}
     for number, image in enumerate(expect_type(document["images"], list, f"{path}: images")):
         place = f"{path}: images[{number}]"
-        names[required_key(image, "id", place)] = required_key(image, "file_name", place)
+        name = expect_type(required_key(image, "file_name", place), str, f"{place}: file_name")
+        names[_hashable(required_key(image, "id", place), f"{place}: id")] = name
+        content.images[name] = None
+    categories = expect_type(document.get("categories", []), list, f"{path}: categories")
+    for number, category in enumerate(categories):
+        expect_type(category, dict, f"{path}: categories[{number}]")
+        if joints := category.get("keypoints"):
+            place = f"{path}: categories[{number}]: keypoints"
+            content.joint_names = [
+                expect_type(joint, str, place).strip().lower().replace(" ", "_").replace("-", "_")
+                for joint in expect_type(joints, list, place)
+            ]
     people = expect_type(document["annotations"], list, f"{path}: annotations")
     for number, person in enumerate(people):
-        image = required_key(person, "image_id", f"{path}: annotations[{number}]")
+        place = f"{path}: annotations[{number}]"
+        image = _hashable(required_key(person, "image_id", place), f"{place}: image_id")
         if image not in names:
-            raise DataError(f"{path}: annotations[{number}]: no image has the id {image!r:.40}")
-    return [{**person, "image_id": names[person["image_id"]]} for person in people]
+            raise DataError(f"{place}: no image has the id {image!r:.40}")
+        if flat := person.get("keypoints"):  # boxes and other things have none
+            joints = _joints_of_flat_list(flat, f"{place}: keypoints")
+            content.people.append((names[image], joints, _identity(person, place)))
+    return content
+
+
+def _hashable(identity: Any, place: str) -> int | str:
+    """An id of a file, which is a number or a text."""
+    if isinstance(identity, bool) or not isinstance(identity, int):
+        expect_type(identity, str, place)
+    return identity
 
 
 def _read_frame(record: dict[str, Any], index: int, content: _Content, place: str) -> None:
@@ -403,20 +447,26 @@ def _joints_of_instance(person: Any, place: str) -> NDArray[np.float64]:
     joints = number_array(raw, (None, 2), f"{place}: keypoints")
     scores = required_key(person, "keypoint_scores", place)
     _check_null(scores, f"{place}: keypoint_scores")
-    return np.c_[joints, number_array(scores, (len(joints),), f"{place}: keypoint_scores")]
+    values = number_array(scores, (len(joints),), f"{place}: keypoint_scores")
+    return clean_joints(np.c_[joints, values])
 
 
 _OTHER_NAMES = {"neck": "thorax", "hip": "pelvis", "root": "pelvis", "head_top": "head"}
 """Name of a joint in files of other tools -> our name."""
 
 
-def _skeleton_by_names(names: list[str], path: str) -> Skeleton:
-    """Known joint set with these names in this order."""
+_MMPOSE_NAMES = {"right_foot": "right_ankle", "left_foot": "left_ankle", "neck_base": "nose"}
+"""Name of a joint of Human3.6M in MMPose -> our name."""
+
+
+def _skeleton_by_names(names: list[str]) -> Skeleton | None:
+    """Known joint set with these names in this order, if there is one."""
+    if tuple("pelvis" if name == "root" else name for name in names) == MPI3DHP17.joints:
+        return MPI3DHP17
+    if tuple(_MMPOSE_NAMES.get(n, _OTHER_NAMES.get(n, n)) for n in names) == H36M17.joints:
+        return H36M17
     ours = tuple(_OTHER_NAMES.get(name, name) for name in names)
     for skeleton in DETECTOR_SKELETONS.values():
         if ours in (skeleton.joints, tuple(skeleton.vocabulary)) or tuple(names) == skeleton.joints:
             return skeleton
-    known = "; ".join(f"{s.name}: {', '.join(s.joints)}" for s in DETECTOR_SKELETONS.values())
-    raise DataError(
-        f"{path}: its joints, {', '.join(names)[:500]}, are not a known set; known are {known}"
-    )
+    return None

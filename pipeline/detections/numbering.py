@@ -66,6 +66,8 @@ def number_frames(
     >>> number_frames([f"out{i:07}.png" for i in (1, 2, 4)], 4, place="a.json").text
     'frames 1..4 of 4, numbered from 1'
     """
+    if len(names) == length == 1:  # an image, whatever its number is
+        return Numbering(dict.fromkeys(names, 0), 1, "the only frame", "the only frame")
     numbers = _read_numbers(names, place)
     ordered = sorted(numbers.values())
     if length is None:
@@ -135,8 +137,9 @@ def _varying_numbers(names: list[str], place: str) -> list[int]:
                 f"{place}: the image {name!r:.60} has a number of over {MAX_DIGITS} digits; rename "
                 "the images by the number of their frame"
             )
-    columns = {tuple(map(int, column)) for column in list(zip(*parts, strict=True))[1::2]}
-    varying = {column for column in columns if len(set(column)) > 1} or columns
+    columns = [tuple(map(int, column)) for column in list(zip(*parts, strict=True))[1::2]]
+    fixed = columns[-1:] if len(names) == 1 else columns  # of one name, the last number
+    varying = {column for column in columns if len(set(column)) > 1} or set(fixed)
     if len(varying) != 1:
         problem = "no number" if not varying else "several numbers"
         shown = " and ".join(f"{name!r:.60}" for name in (names[0], names[-1])[: len(names)])
@@ -160,7 +163,8 @@ def _rule_without_length(
         return lowest
     raise DataError(
         f"{place}: its frame numbers start at {lowest}, and the length of the video is unknown, so "
-        "the first frames may have nobody; set first_frame to the number of the first frame"
+        "the first frames may have nobody; set first_frame (predict: --first_frame, stages: "
+        "--data.first_frame) to the number of the first frame"
     )
 
 

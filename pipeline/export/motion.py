@@ -22,6 +22,7 @@ from pipeline.export.report import write_report
 from pipeline.export.tables import write_json, write_table
 from pipeline.export.trc import write_trc
 from pipeline.files.archive import Npz
+from pipeline.files.json_documents import parse_json
 from pipeline.files.writing import write_atomically
 from pipeline.skeleton import SKELETONS, Skeleton
 
@@ -103,7 +104,7 @@ class Motion(MotionData):
             )
         try:
             return _from_arrays({name: file.array(name) for name in file.names})
-        except (KeyError, ValueError, TypeError, IndexError) as error:
+        except (KeyError, ValueError, TypeError, IndexError, RecursionError) as error:
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{path}: is damaged ({reason}); predict again") from error
 
@@ -169,9 +170,10 @@ def _from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Motion:
         )
         for i, identity in enumerate(arrays["people"])
     )
-    facts = json.loads(str(arrays["facts"]))
+    facts = parse_json(str(arrays["facts"]))
     if not isinstance(facts, dict):
         raise ValueError("facts are no JSON object")
+    json.dumps(facts, allow_nan=False)  # 1e999 is infinite
     width, height = (int(side) for side in arrays["size"])
     x, y = (float(coordinate) for coordinate in arrays["principal"])
     return Motion(

@@ -122,10 +122,24 @@ class MotionData:
                 if getattr(person, name).shape != shape:
                     found = getattr(person, name).shape
                     raise ValueError(f"person {person.id}: {name} is {found}, expected {shape}")
+                if np.isinf(getattr(person, name)).any():
+                    raise ValueError(f"person {person.id}: {name} has infinite numbers")
+            if (person.status > FILLED).any():
+                raise ValueError(f"person {person.id}: a status is above {FILLED}")
+            if not 0 < person.height < math.inf:
+                raise ValueError(f"person {person.id}: height is {person.height:g}")
         if len({person.id for person in self.people}) != len(self.people):
             raise ValueError("two people have the same id")
-        if not 0 < self.fps < math.inf:
-            raise ValueError(f"fps is {self.fps:g}")
+        for name in ("fps", "focal"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name):g}")
+        if min(self.size) < 1:
+            raise ValueError(f"size is {self.size[0]} x {self.size[1]}")
+        camera = {"principal": (2,), "camera_rotation": (3, 3), "camera_centre": (3,)}
+        for name, shape in camera.items():
+            value = np.asarray(getattr(self, name))
+            if value.shape != shape or not np.isfinite(value).all():
+                raise ValueError(f"{name} is not finite, or no array {shape}")
         if not (np.isfinite(self.times).all() and (np.diff(self.times) > 0).all()):
             raise ValueError("the times of the frames do not increase")
 

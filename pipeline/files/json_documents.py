@@ -59,11 +59,7 @@ def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
                 f"has so many lists and objects in {len(data):,} bytes that it would take "
                 f"{memory / 2**30:.1f} GiB of memory"
             )
-        return json.loads(
-            data.decode("utf-8-sig"),
-            parse_constant=_reject_constant,
-            object_pairs_hook=_dict_of_distinct_keys,
-        )
+        return parse_json(data.decode("utf-8-sig"))
     except _InvalidContentError as error:
         raise DataError(f"{path}: {error}; write it again without") from None
     except UnicodeDecodeError as error:
@@ -77,6 +73,20 @@ def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
         raise DataError(f"{path}: is nested too deep for a data set; fetch it again") from None
     except ValueError as error:  # a whole number of more than 4300 digits
         raise DataError(f"{path}: {str(error)[:80]}; fetch it again") from None
+
+
+def parse_json(text: str) -> Any:
+    """Content of a JSON text, without NaN and objects with a key twice.
+
+    Raises:
+        ValueError: If it is not such a text.
+        RecursionError: If it is nested too deep.
+    """
+    return json.loads(
+        text,
+        parse_constant=_reject_constant,
+        object_pairs_hook=_dict_of_distinct_keys,
+    )
 
 
 def expect_type(value: Any, kind: type[Kind], place: str) -> Kind:

@@ -34,6 +34,9 @@ MAX_EXPANSION, FREE_BYTES = 8, 32 * 2**20
 """Largest size of the content with everything shared repeated: this many times the size of the
 pickle, and so many bytes more."""
 
+MAX_LISTS = 10_000_000
+"""Most lists without content that an array of objects may stand for."""
+
 MAX_EMPTY = 2**31
 """Largest product of the lengths of an array without numbers, apart from those that are zero."""
 
@@ -123,11 +126,30 @@ class _Array(StandIn):
         if not dtype.holds_objects:
             self.value = _from_bytes(shape, dtype, bool(fortran), data)
             return
-        if not isinstance(shape, tuple) or len(shape) > 1 or not isinstance(data, list):
+        if not _is_shape(shape) or not isinstance(data, list):
             raise ForbiddenContentError(f"an array of objects has the shape {shape!r:.40}")
         if math.prod(shape) != len(data):
             raise ForbiddenContentError(f"an array of objects claims {shape} but has {len(data)}")
-        self.value = data if shape else data[0]
+        if math.prod(side for side in shape if side) > max(len(data), MAX_LISTS):
+            raise ForbiddenContentError(f"an array of objects without content claims {shape}")
+        self.value = _nest(data, shape) if shape else data[0]
+
+
+def _is_shape(shape: Any) -> bool:
+    """Whether this is the shape of an array of objects with at most 4 dimensions."""
+    return (
+        isinstance(shape, tuple)
+        and len(shape) <= 4
+        and all(type(side) is int and side >= 0 for side in shape)
+    )
+
+
+def _nest(data: list[Any], shape: tuple[int, ...]) -> list[Any]:
+    """The objects of an array as lists in lists, in the order of the array's dimensions."""
+    if len(shape) == 1:
+        return data
+    length = math.prod(shape[1:])
+    return [_nest(data[i * length : (i + 1) * length], shape[1:]) for i in range(shape[0])]
 
 
 def _from_bytes(shape: Any, dtype: _Dtype, fortran: bool, data: Any) -> NDArray:

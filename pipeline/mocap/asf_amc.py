@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,6 +186,24 @@ def _parse_axis(words: list[str], path: Path, name: str) -> NDArray[np.float64]:
     return _parse_numbers(words[:3], 3, f"{path}: {name}: axis")
 
 
+def read_amc_rate(path: Path) -> float | None:
+    """Frame rate in the header of an AMC file, Hz, if it has one.
+
+    Raises:
+        DataError: If it is no number above 0.
+    """
+    for number, words in _read_lines(path):
+        if words[0].isdigit():
+            break
+        if words[0].upper() == ":SAMPLES-PER-SECOND":
+            place = f"{path}: line {number}"
+            (rate,) = _parse_numbers(words[1:], 1, place)
+            if rate > 0:
+                return float(rate)
+            raise DataError(f"{place}: {rate:g} samples per second; write a rate above 0")
+    return None
+
+
 def read_amc(path: Path, body: AcclaimSkeleton) -> NDArray[np.float64]:
     """Ends of the bones in each frame of an AMC file, metres, y up, (T, B, 3).
 
@@ -207,6 +226,8 @@ def read_amc(path: Path, body: AcclaimSkeleton) -> NDArray[np.float64]:
     for number, words in _read_lines(path):
         place = f"{path}: line {number}"
         if words[0].startswith(":"):
+            if (unit := words[0][1:].lower()) in _DEGREES:
+                body = dataclasses.replace(body, degrees=_DEGREES[unit] == 1)
             continue
         if words[0].isdigit() and len(words) == 1:
             if missing:

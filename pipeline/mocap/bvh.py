@@ -340,7 +340,7 @@ class _HierarchyParser:
         words = self._skip_name()
         if not words:
             self.lines.fail_expected(expected, self.row[-1] if self.row else "the end of the line")
-        return b" ".join(words).decode("utf-8", "replace")
+        return b" ".join(words).decode("utf-8", "backslashreplace")
 
     def _skip_name(self) -> list[bytes]:
         """Tokens up to a brace or the end of the line."""

@@ -19,26 +19,33 @@ from pipeline.mocap.amass import (
     require_same_model,
     smpl_joints,
 )
-from pipeline.mocap.asf_amc import read_amc, read_asf
+from pipeline.mocap.asf_amc import read_amc, read_amc_rate, read_asf
 from pipeline.mocap.body_faults import require_human_speed
 from pipeline.mocap.bvh import FASTEST
 from pipeline.mocap.mapping import SLOWEST_MOTION
 from pipeline.skeleton import H36M17
 
+CMU_RATE = 120.0
+"""Frame rate of CMU's recordings, whose AMC files do not have it, Hz."""
 
-def convert_amc(asf: Path, amc: Path, out: Path, *, fps: float = 120.0) -> None:
+
+def convert_amc(asf: Path, amc: Path, out: Path, *, fps: float | None = None) -> None:
     """Convert an Acclaim recording to the positions of its bones' ends, metres, y up.
 
     Args:
         asf: The ASF file, which holds the skeleton.
-        amc: The AMC file, which holds the motion without its frame rate.
+        amc: The AMC file, which holds the motion.
         out: Output npz file.
-        fps: Frame rate of the recording, Hz; CMU's recordings have 120 Hz.
+        fps: Frame rate of the recording, Hz; by default that of the AMC file, or `CMU_RATE`.
 
     Raises:
         DataError: If a file is damaged, or the joints are faster than those of people.
-        UsageError: If the frame rate is too low or too high.
+        UsageError: If the frame rate is too low or too high, or not that of the file.
     """
+    rate = read_amc_rate(amc)
+    if None not in (fps, rate) and fps != rate:
+        raise UsageError(f"fps is {fps:g}, and {amc} has {rate:g} samples per second; leave it out")
+    fps = fps or rate or CMU_RATE
     if not SLOWEST_MOTION <= fps <= FASTEST:
         raise UsageError(f"fps is {fps:g}; give a rate from {SLOWEST_MOTION:g} to {FASTEST:g} Hz")
     body = read_asf(asf)

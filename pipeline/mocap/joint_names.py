@@ -14,8 +14,8 @@ LIMBS = {
     "hip": ("upleg", "upperleg", "thigh", "hip"),
     "knee": ("knee", "lowerleg", "lowleg", "leg", "shin", "calf"),
     "ankle": ("ankle", "foot"),
-    "shoulder": ("upperarm", "uparm", "arm", "shldr", "shoulder"),
-    "elbow": ("elbow", "forearm", "lowerarm", "lowarm"),
+    "shoulder": ("upperarm", "uparm", "uarm", "arm", "shldr", "shoulder"),
+    "elbow": ("elbow", "forearm", "farm", "lowerarm", "lowarm"),
     "wrist": ("wrist", "hand"),
 }
 """Joint of a limb -> names, the first one that exists wins. The joint of a BVH file is at the near

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.datasets.body_checks import starts_with_head
 from pipeline.datasets.detection_checks import MIN_INSIDE, MIN_SIZE, box_sizes
 from pipeline.datasets.videopose3d import read_videopose3d
 from pipeline.detections.exchange import read_exported
-from pipeline.detections.formats import read_people, skeleton_by_count
+from pipeline.detections.formats import clean_joints, read_people, skeleton_by_count
 from pipeline.detections.people import FoundPerson, follow_people
 from pipeline.errors import DataError, UsageError
 from pipeline.files.archive import Npz, check_array
@@ -144,12 +145,12 @@ def _require_json(path: Path) -> None:
 def _track(name: str, found: Any) -> Track:
     """Track of a person whose joints are x, y, score in each frame."""
     joints = np.stack([one.joints for one in found])
-    seen = (joints[..., 2] > 0) & np.isfinite(joints).all(-1)
+    seen = joints[..., 2] > 0
     return Track(
         name,
         np.array([one.frame for one in found], np.int64),
         np.where(seen[..., None], joints[..., :2], np.nan).astype(np.float32),
-        np.where(seen, np.clip(joints[..., 2], 0, 1), 0).astype(np.float32),
+        joints[..., 2].astype(np.float32),
     )
 
 
@@ -168,8 +169,9 @@ def _read_npz(
         raise DataError(f"{path}: is motion already; give the video or a file of 2D joints")
     if "keypoints" in file.names:
         return _read_detectron2(file, joints, notes)
+    sizes: Mapping[str, Any] = {}
     if "positions_2d" in file.names:
-        videos = read_videopose3d(path)
+        videos, sizes = read_videopose3d(path), _video_sizes(file)
         kind, arrays = "VideoPose3D", {n: (v.joints2d, v.score) for n, v in videos.items()}
         skeleton = next(iter(videos.values())).skeleton
     elif {"joints2d", "names", "lengths"} <= set(file.names):
@@ -183,7 +185,15 @@ def _read_npz(
     joints2d, score = arrays[name]
     seen = np.flatnonzero((score > 0).any(axis=1))
     track = Track(name, seen, joints2d[seen].astype(np.float32), score[seen].astype(np.float32))
-    return skeleton, (track,) if len(seen) else (), len(score), kind, None
+    size = _image_size(sizes.get(name.partition("/")[0]))
+    return skeleton, (track,) if len(seen) else (), len(score), kind, size
+
+
+def _video_sizes(file: Npz) -> Mapping[str, Any]:
+    """Video -> its metadata, in a file that VideoPose3D's script made of own videos."""
+    metadata = file.objects("metadata")
+    found = metadata.get("video_metadata") if isinstance(metadata, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _choose(names: list[str], person: str | None, path: Path) -> str:
@@ -206,6 +216,8 @@ def _read_detectron2(
     """
     place = f"{file.path}: keypoints"
     frames = file.objects("keypoints")
+    if isinstance(frames, np.ndarray):
+        frames = list(frames)
     if not isinstance(frames, list) or not frames:
         raise DataError(f"{place}: a list with an entry for each frame is expected")
     found, count = [], None
@@ -217,17 +229,18 @@ def _read_detectron2(
         count = array.shape[2] if count is None else count
         if array.shape[2] != count:
             raise DataError(f"{place}[{number}]: has {array.shape[2]} joints, others {count}")
-        found += [FoundPerson(number, person[[0, 1, 3]].T.astype(float)) for person in array]
+        people = (clean_joints(person[[0, 1, 3]].T.astype(float)) for person in array)
+        found += [FoundPerson(number, person) for person in people if person[:, 2].any()]
     skeleton = skeleton_by_count(count or 17, str(file.path), joints)
     people, how = follow_people(found)
     notes.append(how)
     tracks = tuple(_track(one.name, one.found) for one in people)
-    return skeleton, tracks, len(frames), "Detectron2", _detectron2_size(file)
-
-
-def _detectron2_size(file: Npz) -> tuple[int, int] | None:
-    """Width and height in the metadata of a file of Detectron2; None if it has none."""
     metadata = file.objects("metadata") if "metadata" in file.names else None
+    return skeleton, tracks, len(frames), "Detectron2", _image_size(metadata)
+
+
+def _image_size(metadata: Any) -> tuple[int, int] | None:
+    """Width and height in the metadata of a video, as Detectron2 writes them; None without them."""
     if not isinstance(metadata, Mapping) or not {"w", "h"} <= set(metadata):
         return None
     try:
@@ -250,6 +263,8 @@ def check_unnamed(tracks: tuple[Track, ...], skeleton: Skeleton, place: str) -> 
         for other in _SAME_SIZE.get(len(skeleton), (skeleton,))
     }
     best = min(lengths, key=lambda name: lengths[name])
+    if skeleton is COCO17 and starts_with_head(np.concatenate([t.joints2d for t in tracks])):
+        return
     if best != skeleton.name and lengths[best] < FITS_BETTER * lengths[skeleton.name]:
         raise DataError(
             f"{place}: its {len(skeleton)} joints have no names and look like {best}, not "

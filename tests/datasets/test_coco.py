@@ -141,6 +141,24 @@ def test_only_annotations_of_people_count_whatever_their_category_is_called(tmp_
         read_people(tmp_path / "x.json")
 
 
+def test_files_of_labelling_tools_are_read_or_say_what_is_wrong(tmp_path):
+    """An empty list of names; a person with a box only; ids of the category as text."""
+
+    def change(document):
+        document["categories"] = [{"id": 1, "name": "person", "keypoints": []}]
+        document["annotations"][0] |= {"num_keypoints": 0, "keypoints": []}
+
+    edited(tmp_path / "a.json", change)
+    assert len(read_people(tmp_path / "a.json", COCO17).ids) == 3
+
+    def text(document):
+        document["annotations"] = [{**p, "category_id": "1"} for p in document["annotations"]]
+
+    edited(tmp_path / "b.json", text)
+    with pytest.raises(DataError, match="of people is 1, and the annotations have '1'"):
+        read_people(tmp_path / "b.json", COCO17)
+
+
 def test_boxes_of_two_corners_are_noticed(tmp_path):
     def change(document):
         for person in document["annotations"][:4]:

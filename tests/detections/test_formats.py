@@ -11,7 +11,7 @@ from pipeline.datasets.videopose3d import read_videopose3d, skeleton_by_symmetry
 from pipeline.detections.formats import read_detections
 from pipeline.errors import DataError
 from pipeline.files.archive import Npz
-from pipeline.skeleton import BODY25, COCO17, H36M17, HALPE26, MPII16, make_conversion
+from pipeline.skeleton import BODY25, COCO17, H36M17, HALPE26, MPI3DHP17, MPII16, make_conversion
 
 
 def person(joints, frame, score=0.8, shift=0.0):
@@ -76,6 +76,75 @@ def test_mmpose_is_recognised_by_the_names_of_its_joints(tmp_path, skeleton):
         names = list(skeleton.joints)
     (tmp_path / "m.json").write_text(json.dumps(mmpose(len(skeleton), names)))
     check(read_detections(tmp_path / "m.json"), skeleton)
+
+
+def test_mmposes_names_of_other_sets_are_known(tmp_path):
+    """As in the files of MMPose's models for Human3.6M and MPI-INF-3DHP."""
+    sides = [f"right_{p}" for p in ("hip", "knee", "foot")]
+    left = [name.replace("right", "left") for name in sides]
+    arms = [f"{s}_{p}" for s in ("left", "right") for p in ("shoulder", "elbow", "wrist")]
+    human36m = ["root", *sides, *left, "spine", "thorax", "neck_base", "head", *arms]
+    mpi = ["head_top", "neck", *arms[3:], *arms[:3]]
+    mpi += [name.replace("foot", "ankle") for name in (*sides, *left)] + ["root", "spine", "head"]
+    path = tmp_path / "a.json"
+    for names, skeleton in ((human36m, H36M17), (mpi, MPI3DHP17)):
+        path.write_text(json.dumps(mmpose(17, names)))
+        check(read_detections(path), skeleton)
+        assert read_detections(path, skeleton=skeleton.name).skeleton is skeleton
+        with pytest.raises(DataError, match=f"are those of {skeleton.name}, not COCO17"):
+            read_detections(path, skeleton="COCO17")
+    path.write_text(json.dumps(mmpose(17, [f"point {i}" for i in range(17)])))
+    assert read_detections(path, skeleton="COCO17").skeleton is COCO17
+
+
+def annotations(names=COCO17.joints):
+    """COCO's annotations of frames 1, 3 and 4 of 6, with a box and a joint marked at 0, 0."""
+    images = [{"id": f"a{n}", "file_name": f"{n:03}.jpg"} for n in range(6)]
+    people = [
+        {"id": n, "image_id": f"a{n}", "category_id": 1, "keypoints": np.ravel(joints).tolist()}
+        for n in (1, 3, 4)
+        for joints in [[[*p[:2], 2 if p[1] else 1] for p in person(17, n)]]
+    ]
+    people[0]["keypoints"][6:9] = [0, 0, 2]
+    people.append({"id": 9, "image_id": "a2", "category_id": 2, "bbox": [1, 2, 3, 4]})
+    category = {"id": 1, "name": "person", "keypoints": list(names)}
+    return {"images": images, "annotations": people, "categories": [category]}
+
+
+def test_annotations_of_coco_list_all_images_and_name_their_joints(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(annotations([n.replace("_", " ").title() for n in COCO17.joints])))
+    found = read_detections(path)
+    assert found.joints2d.shape == (6, 17, 2)
+    assert np.flatnonzero((found.score > 0).any(1)).tolist() == [1, 3, 4]
+    assert found.score[1, 5] == 1
+    assert np.isnan(found.joints2d[1, 2]).all()
+    first, second = np.array(COCO17.joints), list(COCO17.swap)
+    path.write_text(json.dumps(annotations(first[second].tolist())))
+    with pytest.raises(DataError, match=r"its joints, nose, right_eye, .* are not a known set"):
+        read_detections(path)
+
+
+def test_an_image_is_frame_0_whatever_numbers_its_name_has(tmp_path):
+    record = {**alphapose()[0], "image_id": "COCO_val2014_000000000139.jpg"}
+    (tmp_path / "a.json").write_text(json.dumps([record]))
+    assert len(read_detections(tmp_path / "a.json", frames=1).score) == 1
+    record["image_id"] = "walk2_000000000000.jpg"
+    (tmp_path / "a.json").write_text(json.dumps([record]))
+    assert len(read_detections(tmp_path / "a.json").score) == 1
+
+
+def test_scores_end_at_1_and_joints_at_zero_are_missing(tmp_path):
+    records = alphapose()[1::2]
+    for record in records:
+        flat = np.array(record["keypoints"]).reshape(17, 3) * [1, 1, 110]
+        flat[7] = [0, 0, 88.0]
+        record["keypoints"] = flat.ravel().tolist()
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    found = read_detections(tmp_path / "a.json")
+    assert found.score.max() == 1
+    assert np.isnan(found.joints2d[:, 7]).all()
+    assert (found.score[:, 7] == 0).all()
 
 
 def test_openpose_is_a_folder_with_a_file_per_frame(tmp_path):

@@ -56,7 +56,6 @@ def test_the_number_that_varies_is_the_number_of_the_frame():
     ("names", "problem"),
     [
         (["cam1_03.jpg", "cam2_04.jpg"], "several numbers"),
-        (["cam2_03.jpg"], "several numbers"),
         (["a.jpg"], "no number"),
         (["a.jpg", "b.jpg"], "differ in more than numbers"),
         (["a_1.jpg", "b_1.jpg"], "differ in more than numbers"),
@@ -128,7 +127,7 @@ def openpose(folder, numbers):
 def test_a_missing_json_of_openpose_is_a_missing_frame(tmp_path):
     openpose(tmp_path, [*range(5), *range(6, 9)])
     found = read_detections(tmp_path, frames=9)
-    np.testing.assert_array_equal(found.joints2d[[0, 4, 6, 8], 0, 0], [0, 4, 6, 8])
+    np.testing.assert_array_equal(found.joints2d[[0, 4, 6, 8], 1, 0], [10, 14, 16, 18])
     assert np.isnan(found.joints2d[[2, 5]]).all()
     assert found.reading.text == "frames 0..8 of 9, numbered from 0; 2 have nobody; 1 person"
 

@@ -6,8 +6,9 @@ from fabricate import AMC, ASF
 from malformed import damaged, error_line
 from scipy.spatial.transform import Rotation
 
-from pipeline.errors import DataError
-from pipeline.mocap.asf_amc import axis_rotation, read_amc, read_asf
+from pipeline.errors import DataError, UsageError
+from pipeline.mocap.asf_amc import axis_rotation, read_amc, read_amc_rate, read_asf
+from pipeline.mocap.convert import convert_amc
 
 
 @pytest.fixture
@@ -46,8 +47,24 @@ def test_radians_are_read_for_the_axes_and_the_angles_alike(files):
             words[1:] = [repr(float(np.radians(float(word)))) for word in words[1:]]
         lines.append(" ".join(words))
     files[0].write_text(asf)
-    files[1].write_text("\n".join(lines) + "\n")
+    files[1].write_text("\n".join(lines).replace(":DEGREES", ":RADIANS") + "\n")
     np.testing.assert_allclose(read_amc(files[1], read_asf(files[0])), expected, atol=1e-9)
+
+
+def test_the_header_of_the_motion_tells_its_unit_and_its_rate(files, tmp_path):
+    expected = read_amc(files[1], read_asf(files[0]))
+    assert read_amc_rate(files[1]) is None
+    asf = ASF.replace("angle deg", "angle rad").replace("axis 0 0 90", f"axis 0 0 {np.pi / 2}")
+    files[0].write_text(asf)
+    files[1].write_text(AMC.replace(":DEGREES", ":DEGREES\n:SAMPLES-PER-SECOND 60"))
+    np.testing.assert_allclose(read_amc(files[1], read_asf(files[0])), expected, atol=1e-9)
+    convert_amc(*files, tmp_path / "out.npz")
+    assert np.load(tmp_path / "out.npz")["fps"] == 60
+    with pytest.raises(UsageError, match=r"fps is 50, and .* has 60 samples per second"):
+        convert_amc(*files, tmp_path / "out.npz", fps=50.0)
+    files[1].write_text(AMC.replace(":DEGREES", ":SAMPLES-PER-SECOND 0"))
+    with pytest.raises(DataError, match=r"line \d+: 0 samples per second"):
+        read_amc_rate(files[1])
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,11 @@ SCHEMES = {
         ("Pelvis", "Spine", "Spine1", "Neck", "Head"),
         ("Bip01 L ", "Bip01 R ", "Bip01 "),
     ),
+    "Motive": (
+        ("Shoulder", "UArm", "FArm", "Hand", "Thigh", "Shin", "Foot", "Butt"),
+        ("Hip", "Ab", "Chest", "Neck", "Head"),
+        ("L", "R", ""),
+    ),
     "Blender": (
         ("shoulder", "upper_arm", "forearm", "hand", "thigh", "shin", "foot", "butt"),
         ("hips", "spine", "chest", "neck", "head"),

@@ -127,6 +127,65 @@ def test_row_4_detectron2_with_object_arrays_and_without_boxes(tmp_path, with_bo
     assert people.tracks[0].score[0, 3] == pytest.approx(0.9)
 
 
+@pytest.mark.parametrize("empty", [0, 1])
+def test_row_4_detectron2_as_the_script_saves_it(tmp_path, empty):
+    """A list of lists becomes an array of two dimensions; also where nobody was found at all."""
+    frames = [[[], np.zeros((0, 4, 17))] for _ in range(3)]
+    if not empty:
+        good, lost, bad = (coco_person(200 + n) for n in range(3))
+        lost[:, 2], bad[5, 0] = 0, np.nan
+        for number, person in enumerate((good, lost, bad)):
+            frames[number][1] = np.stack([*person.T[:2], person[:, 2], person[:, 2]])[None]
+    keypoints = np.empty((3, 2), object)
+    for number, (none, people) in enumerate(frames):
+        keypoints[number, 0], keypoints[number, 1] = none, people
+    np.savez(tmp_path / "d.npz", keypoints=keypoints, metadata=np.array({"w": 640, "h": 480}))
+    people = read_tracks(tmp_path / "d.npz", fps=25.0)
+    assert len(people.times) == 3
+    if empty:
+        assert people.tracks == ()
+        return
+    (track,) = people.tracks
+    assert track.frames.tolist() == [0, 2]
+    assert track.score[:, 5].tolist() == pytest.approx([0.9, 0.0])
+    nobody = np.array([[[], []]] * 3, object)
+    np.savez(tmp_path / "n.npz", keypoints=nobody)
+    assert read_tracks(tmp_path / "n.npz", fps=25.0, size=SIZE).tracks == ()
+
+
+def test_a_person_in_profile_is_coco17_too(tmp_path):
+    """Left and right at one place make the bones of H36M17 short."""
+    flat = coco_person(200)
+    flat[:, 0] = 200 + 0.1 * (flat[:, 0] - 200)
+    path = write_json(tmp_path / "a.json", [alphapose(frame, flat) for frame in range(5)])
+    assert read(path).skeleton is COCO17
+    order = [H36M17.index(name) for name in H36M17.joints]
+    body = np.c_[planar_body()[order][:, :2] * 150 + (200, 250), np.full(17, 0.9)]
+    path = write_json(tmp_path / "b.json", [alphapose(frame, body) for frame in range(5)])
+    with pytest.raises(DataError, match="look like H36M17, not COCO17"):
+        read(path)
+
+
+def test_an_archive_of_videopose3d_has_scores_and_the_size_of_own_videos(tmp_path):
+    joints2d = np.stack([coco_person(200 + f) for f in range(5)])
+    joints2d[1, 3, 2], joints2d[2, 4, :2] = 0, 0
+    left, right = [1, 3, 5, 7, 9, 11, 13, 15], [2, 4, 6, 8, 10, 12, 14, 16]
+    metadata = {
+        "num_joints": 17,
+        "keypoints_symmetry": [left, right],
+        "video_metadata": {"clip.mp4": {"w": 640, "h": 480}},
+    }
+    positions = {"clip.mp4": {"custom": [joints2d]}}
+    np.savez(tmp_path / "v.npz", positions_2d=np.array(positions), metadata=np.array(metadata))
+    people = read_tracks(tmp_path / "v.npz", fps=25.0)
+    (track,) = people.tracks
+    assert people.size == (640, 480)
+    assert track.score[0] == pytest.approx(np.full(17, 0.9))
+    assert track.score[1, 3] == track.score[2, 4] == 0
+    assert np.isnan(track.joints2d[1, 3]).all()
+    assert np.isnan(track.joints2d[2, 4]).all()
+
+
 def test_row_4_and_row_6_the_size_of_the_image_is_asked_for_and_never_guessed(tmp_path):
     path = detectron2(tmp_path / "d.npz", [[coco_person(200)]])
     with pytest.raises(UsageError, match=r"give --size WIDTHxHEIGHT"):
