@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from pipeline.cli.configs import find_config, plain_values, read_source, same_source
+from pipeline.cli.stages import STAGES
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import UsageError
 from pipeline.training.console import print_line
@@ -28,7 +29,7 @@ class StageClass(Protocol):
 
 
 def newest(
-    stage: Literal["heatmap", "pretrain", "lift"],
+    stage: str,
     data: str = "data/synthetic",
     root: str | None = None,
     runs: str = "runs",
@@ -42,8 +43,10 @@ def newest(
         runs: Folder of all runs.
 
     Raises:
-        UsageError: If there is no such run, or the config has no data source.
+        UsageError: If there is no such stage or run, or the config has no data source.
     """
+    if stage not in STAGES:
+        raise UsageError(f"stage: {stage} is none of {', '.join(STAGES)}")
     source = read_source(find_config(data))
     if not source:
         raise UsageError(f"{data}: has no data.source; give the config of a data set")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 import shlex
 import signal
 import tempfile
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
+from pipeline.cli.arguments import parse_arguments
+from pipeline.cli.configs import read_yaml
 from pipeline.cli.explain import explain_usage_error
 from pipeline.cli.predict_live import check_show, predict_live
 from pipeline.cli.predict_summary import summary
@@ -106,8 +109,9 @@ def parse(
         UsageError: If they are wrong.
     """
     parser = make_parser()
+    expanded, inputs = _with_configs(arguments)
     try:
-        config = parser.parse_args(_plain_values(arguments))
+        config = parser.parse_args(_plain_values(expanded))
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         classes = (OutputOptions, SourceOptions, LiftOptions, ExportOptions)
         known = [field.name for options in classes for field in dataclasses.fields(options)]
@@ -124,9 +128,10 @@ def parse(
 
     source, lift = SourceOptions(**select(SourceOptions)), LiftOptions(**select(LiftOptions))
     output, writing = OutputOptions(**select(OutputOptions)), ExportOptions(**select(ExportOptions))
-    if not found["inputs"]:
+    inputs = [str(text) for text in found["inputs"]] or inputs
+    if not inputs:
         raise UsageError("predict: no input; give a video, a folder of images or a 2D file")
-    return [str(text) for text in found["inputs"]], source, lift, output, writing
+    return inputs, source, lift, output, writing
 
 
 def make_parser() -> jsonargparse.ArgumentParser:
@@ -151,6 +156,35 @@ def make_parser() -> jsonargparse.ArgumentParser:
     ):
         parser.add_class_arguments(options, None, as_group=True, help=title)
     return parser
+
+
+def _with_configs(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Arguments with the content of `--config` files, which have the names of the flags.
+
+    Returns:
+        The arguments, and the inputs that the files name, for a command line without inputs.
+
+    Raises:
+        UsageError: If a file is missing or no config.
+    """
+    found, inputs = list[str](), list[str]()
+    for argument in parse_arguments(arguments):
+        if argument.option not in ("-c", "--config") or argument.value is None:
+            found += argument.words()
+            continue
+        path = Path(argument.value)
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file; give a YAML file with options of predict")
+        content = read_yaml(path)
+        for switch in _SWITCHES:
+            if f"no_{switch}" in content:
+                content[switch] = not content.pop(f"no_{switch}")
+        if isinstance(height := content.get("height"), int | float):
+            content["height"] = [height]
+        own = content.pop("inputs", [])
+        inputs = [str(text) for text in (own if isinstance(own, list) else [own])]
+        found.append(f"--config={json.dumps(content)}")
+    return found, inputs
 
 
 _SHORT = {"-o": "--out", "-c": "--config"}
@@ -335,6 +369,8 @@ def write_results(
         yield from (file.name for file in saved)
         for line in bvh_errors(saved):
             print_line(line)
+        if not saved:
+            print_line(f"{folder / f'motion.{name}'}: not written, there is nobody in {text}")
     if not video or is_webcam(text) or not len(motion):
         return
     if not is_media(Path(text)):

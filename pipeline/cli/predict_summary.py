@@ -36,20 +36,25 @@ def summary(text: str, motion: Motion, files: Sequence[str], seconds: float) -> 
         lines.append(_row("camera", f"not known, assumed: {'; '.join(camera)}"))
     for note in (note for note in notes if note not in camera):
         lines.append(_row("assumed" if "--" in note else "note", note))
-    lines += [line for person in motion.people for line in _quality_rows(person.id, facts)]
+    lines += [line for person in motion.people for line in _quality_rows(person.id, facts, files)]
     for warning in facts.get("warnings", ()):
         lines.append(_row("warning", str(warning)))
     lost = any("are left out" in str(warning) for warning in facts.get("warnings", ()))
     if not motion.people and not lost:
-        advice = "give --boxes or lower --det_thr"
-        if facts.get("source", {}).get("kind") not in ("video", "images", "webcam"):
-            advice = "lower --joint_thr"
-        lines.append(_row("warning", f"nobody found in {len(motion)} frames; {advice}"))
+        advice = "give --boxes or lower --det_thr" if _has_images(facts) else "lower --joint_thr"
+        name = facts.get("source", {}).get("name", "")
+        lines.append(_row("warning", f"{name}: nobody found in {len(motion)} frames; {advice}"))
     better = _advice(motion, camera, unsure)
     if better:
         lines.append(_row("better with", "; ".join(better)))
-    lines.append("  " + "  ".join(files))
+    if files:
+        lines.append("  " + "  ".join(files))
     return lines
+
+
+def _has_images(facts: Mapping[str, Any]) -> bool:
+    """Whether the 2D joints were found in images, and not read from a file."""
+    return facts.get("source", {}).get("kind") in ("video", "images", "webcam")
 
 
 def _network_rows(motion: Motion) -> list[str]:
@@ -109,14 +114,21 @@ def _advice(motion: Motion, assumed: Sequence[str], unsure: int) -> list[str]:
     advice = [f"{' and '.join(found)} of your own"] if found and motion.people else []
     seen = sum(int((person.status == 1).sum()) for person in motion.people)
     if unsure > 0.1 * seen:
-        advice.append("a nearer camera, more light, or --estimator blazepose-heavy")
+        advice.append("a nearer camera, more light")
+        estimator = motion.facts.get("weights", {}).get("estimator", {}).get("name", "")
+        if (
+            _has_images(motion.facts)
+            and estimator.startswith("blazepose-")
+            and (estimator != "blazepose-heavy")
+        ):
+            advice[-1] += ", or --estimator blazepose-heavy"
     if any("whole image" in str(note) for note in motion.facts.get("assumptions", ())):
         advice.append("boxes of the people (--boxes, or heatlift weights get blazepose)")
     return advice
 
 
-def _quality_rows(identity: str, facts: Mapping[str, Any]) -> list[str]:
-    """Lines about the quality of a person's motion."""
+def _quality_rows(identity: str, facts: Mapping[str, Any], files: Sequence[str]) -> list[str]:
+    """Lines about the quality of a person's motion, which `files` show."""
     quality, parts = facts.get("quality", {}).get(identity, {}), list[str]()
     if "jitter" in quality:
         jitter, bones = f"{quality['jitter']:.0f}", f"{100 * quality['bone_variation']:.0f}"
@@ -131,7 +143,9 @@ def _quality_rows(identity: str, facts: Mapping[str, Any]) -> list[str]:
     name = "motion" if len(facts["quality"]) == 1 else f"motion {identity}"
     rows = [_row(name, "; ".join([*parts, "the path along the floor is a guess"]))]
     if not is_usable(quality):
-        rows.append(_row("warning", f"{identity}: this is not usable motion; see the video"))
+        shown = [name for name in files if name.endswith((".webm", "report.html"))]
+        where = f"; look at {shown[0]}" if shown else ""
+        rows.append(_row("warning", f"{identity}: this is not usable motion{where}"))
     return rows
 
 

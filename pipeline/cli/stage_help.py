@@ -104,11 +104,12 @@ def _lines(stage: str, subcommand: str) -> Iterator[str]:
         "--import FILE.py", "File with own classes, which --model.net and others can then name."
     )
     yield from _entry("--debug", "Show the full traceback of an error.")
-    folder, networks = NETWORKS[stage]
-    yield from _group(
-        f"networks: --model.net pipeline.{folder}.NAME, arguments: --model.net.help "
-        f"pipeline.{folder}.NAME"
-    )
+    folder, networks = NETWORKS.get(stage, (stage, ()))
+    if networks:
+        yield from _group(
+            f"networks: --model.net pipeline.{folder}.NAME, arguments: --model.net.help "
+            f"pipeline.{folder}.NAME"
+        )
     for name in networks:
         yield from _entry(name, _summary(_find_class(PACKAGE / folder, name)))
     if stage in LOSSES:

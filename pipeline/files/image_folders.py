@@ -98,6 +98,16 @@ def list_images(folder: Path) -> ImageFolder:
     return ImageFolder(tuple(ordered), places, holes, others, step)
 
 
+def rotation_of(path: Path, upright: NDArray[np.uint8]) -> int:
+    """Degrees by which an image file is turned clockwise to be `upright`: 0, 90, 180 or 270."""
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    stored = cv2.imdecode(np.frombuffer(read_bytes(path), np.uint8), flags)
+    if stored is None:
+        return 0
+    turns = (k for k in range(4) if np.array_equal(np.rot90(stored, -k), upright[..., ::-1]))
+    return 90 * next(turns, 0)
+
+
 def read_upright(path: Path) -> NDArray[np.uint8]:
     """An image file as RGB, (H, W, 3), uint8, turned by its EXIF orientation.
 

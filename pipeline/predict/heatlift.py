@@ -38,7 +38,7 @@ from pipeline.predict.tracking import Stop, StoppedEarlyError, track_media
 from pipeline.predict.tracks import TrackedPeople, cut_clip
 from pipeline.training.checkpoints import load_module, weights_digest
 from pipeline.training.run_folder import newest_finished_run
-from pipeline.weights.box_lifter import find_box
+from pipeline.weights.box_lifter import find_box, licence_of
 from pipeline.weights.onnx_export import exported_checkpoint
 
 _SOURCE_FIELDS = {field.name for field in dataclasses.fields(SourceOptions)}
@@ -59,6 +59,7 @@ class Heatlift:
             first video or image is predicted.
         device: Device of torch.
         runtime: What computes the network of an estimator's checkpoint.
+        licence: Licence of the lifter, if it is known.
     """
 
     def __init__(
@@ -68,13 +69,14 @@ class Heatlift:
         estimator: str | None,
         device: torch.device,
         runtime: Runtime = "torch",
+        licence: str = "",
     ) -> None:
         self.lifter, self.device, self.runtime = lifter.to(device), device, runtime
         self._estimator_name = estimator
         self._estimator: tuple[Estimator, Any] | None = None
         net = lifter.net
         digest = net.digest if isinstance(net, OnnxLifter) else weights_digest(lifter)
-        self._lifter_facts = lifter_facts(lifter, name, digest)
+        self._lifter_facts = lifter_facts(lifter, name, digest, licence)
         self._notes = net.network.notes if isinstance(net, OnnxLifter) else []
 
     @classmethod
@@ -111,7 +113,8 @@ class Heatlift:
             raise DataError(f"{path}: no such file; {advice}")
         module = load_lifter(path, device, runtime)
         run = path.parent.parent.name if path.parent.name == "checkpoints" else ""
-        return cls(module, run or path.name, estimator, torch.device(device), runtime)
+        name, licence = run or path.name, licence_of(path)
+        return cls(module, name, estimator, torch.device(device), runtime, licence)
 
     def predict(
         self, source: str | Path | int, *, stop: Stop = lambda: False, **flags: Any
@@ -232,7 +235,7 @@ class Heatlift:
         warnings = ["stopped by the user; the rest of the source is missing"] * stopped
         facts = {
             "source": media.facts(),
-            "assumptions": [*pieces[-1].facts["assumptions"], *media.notes],
+            "assumptions": [*live.assumptions(), *media.notes],
             "warnings": [*warnings, *live.warn_about_person()],
             "latency_ms": describe_latency(latency),
         }

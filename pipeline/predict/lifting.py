@@ -245,8 +245,8 @@ def lifter_rate(module: LiftModule) -> float:
     return module.trained_rate or LIFTER_RATE
 
 
-def lifter_facts(module: LiftModule, name: str, digest: str) -> dict[str, Any]:
-    """Facts of a lifter for the file of a motion."""
+def lifter_facts(module: LiftModule, name: str, digest: str, licence: str) -> dict[str, Any]:
+    """Facts of a lifter for the file of a motion; an exported one has its own licence."""
     net = module.net
     network = type(getattr(net, "net", net)).__name__
     exported = net.facts if isinstance(net, OnnxLifter) else None
@@ -255,7 +255,7 @@ def lifter_facts(module: LiftModule, name: str, digest: str) -> dict[str, Any]:
         "digest": digest,
         "class": exported.network if exported else network,
         "runtime": "onnxruntime" if exported else "torch",
-        "licence": exported.licence if exported else "",
+        "licence": exported.licence if exported else licence,
         "frames": net.frames,
         "flip_test": module.flip_test,
         "rate": lifter_rate(module),

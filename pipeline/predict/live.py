@@ -74,6 +74,7 @@ class LiveLifter:
         net = module.net
         self.length = net.receptive_field if net.output != "every" else net.frames
         self.seen: set[str] = set()
+        self._parts = (estimator, finder)
         self._time = -np.inf  # of the frame before
         self._people: dict[int, _Buffer] = {}
         smooth: Filter = "none" if options.smooth == "none" else "one-euro"
@@ -83,12 +84,13 @@ class LiveLifter:
             "root": f"fitted to 2D by weighted least squares in each frame{smoothed}; the path "
             "along the floor is a guess",
             "smoothing": {"filter": smooth, "cutoff_hz": options.cutoff_of(smooth)},
-            "assumptions": [
-                *options.assumptions(),
-                *getattr(estimator, "notes", ()),
-                *getattr(finder, "notes", ()),
-            ],
+            "assumptions": self.assumptions(),
         }
+
+    def assumptions(self) -> list[str]:
+        """What is assumed, with the people that were seen so far."""
+        notes = (note for part in self._parts for note in getattr(part, "notes", ()))
+        return [*self.options.assumptions(max(1, len(self.seen))), *notes]
 
     def warn_about_person(self) -> list[str]:
         """A warning if the only person that is kept was never seen, as a list of at most one."""

@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DataError, printable
 from pipeline.files.digests import bytes_digest, file_digest
-from pipeline.files.image_folders import IMAGE_SUFFIXES, ImageFolder, list_images, read_upright
+from pipeline.files.image_folders import (
+    IMAGE_SUFFIXES,
+    ImageFolder,
+    list_images,
+    read_upright,
+    rotation_of,
+)
 from pipeline.files.videos import VideoFile, check_size, is_video, webcam_frames
 from pipeline.predict.options import check_clip, is_webcam
 
@@ -91,7 +97,7 @@ class Media:
         self.expected, self._digest, self._read = expected, digest, read
         self._time, self._every, self._given = time, every, given_fps
         self._source_fps = given_fps or fps or DEFAULT_FPS
-        self.seen, self.times = 0, list[float]()
+        self.seen, self.last, self.times = 0, -np.inf, list[float]()
         self.first_notes = [f"{rotation} degrees of rotation applied"] if rotation else []
         if not (given_fps or fps) and kind != "webcam":
             self.first_notes.append(f"{DEFAULT_FPS:g} frames per second (--fps)")
@@ -143,7 +149,7 @@ class Media:
         Raises:
             DataError: If a frame cannot be read.
         """
-        self.times, self.notes, self.seen = [], list(self.first_notes), 0
+        self.times, self.notes, self.seen, self.last = [], list(self.first_notes), 0, -np.inf
         if self.kind == "webcam":
             yield from self._frames(self._read())
         else:
@@ -151,7 +157,6 @@ class Media:
         self._note_ending()
 
     def _frames(self, frames: Iterator[tuple[float, NDArray[np.uint8]]]) -> Iterator[Frame]:
-        last = -np.inf
         repaired = 0
         with contextlib.closing(frames):  # type: ignore[type-var]
             for number, (seconds, image) in enumerate(frames):
@@ -160,9 +165,9 @@ class Media:
                     seconds /= self._source_fps
                 elif self._given:
                     seconds = number / self._source_fps
-                if seconds <= last:
-                    seconds, repaired = last + 1 / self._source_fps, repaired + 1
-                last = seconds
+                if seconds <= self.last:
+                    seconds, repaired = self.last + 1 / self._source_fps, repaired + 1
+                self.last = seconds
                 if self.size is None:
                     self.size = (image.shape[1], image.shape[0])
                 if self._time and seconds < self._time[0] - 1e-6:
@@ -177,7 +182,8 @@ class Media:
             self.notes.append(f"{repaired} frames had no later time than the one before; repaired")
 
     def _note_ending(self) -> None:
-        if self._time is None and self.expected and self.seen != self.expected:
+        cut_early = self._time is None or self.last < self._time[1] - 1 / self._source_fps
+        if cut_early and self.expected and self.seen != self.expected:
             self.notes.append(
                 f"the file states {self.expected} frames, and {self.seen} can be decoded"
             )
@@ -304,6 +310,7 @@ def _open_images(path: Path, images: ImageFolder, options: dict[str, Any]) -> Me
         size,
         read,
         expected=len(images.paths),
+        rotation=rotation_of(images.paths[0], first),
         digest=lambda: _images_digest(images),
         **options,
     )

@@ -73,7 +73,7 @@ class SourceOptions:
             return None
         from pipeline.files.images import MAX_PIXELS  # imports OpenCV
 
-        parts = self.size.lower().split("x")
+        parts = str(self.size).lower().split("x")
         if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise UsageError(f"size is {self.size}; give WIDTHxHEIGHT, such as 1920x1080")
         width, height = int(parts[0]), int(parts[1])

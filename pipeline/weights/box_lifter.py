@@ -37,6 +37,11 @@ def find_box() -> Path | None:
     return path
 
 
+def licence_of(path: Path) -> str:
+    """Licence of a lifter's file: that of the lifter in the box; "" for others."""
+    return LICENCE if path == BOX / FILE else ""
+
+
 def box_digest(folder: Path | None = None) -> str:
     """SHA-256 that the checkpoint in a folder, by default the box, must have; "" if unknown."""
     path = (folder or BOX) / f"{FILE}.sha256"

@@ -54,6 +54,15 @@ def test_every_reader_of_configs_names_a_wrong_config(reader, text, run_with_err
     assert not (tmp_path / "canary").exists()
 
 
+def test_newest_knows_all_stages(run_with_error):
+    code, line = run_with_error("newest", "integral")
+    assert (code, line.partition(":")[0]) == (2, "runs/integral")
+    assert run_with_error("newest", "train") == (
+        2,
+        "stage: train is none of heatmap, integral, pretrain, lift",
+    )
+
+
 def test_newest_needs_a_config_with_data(run_with_error):
     code, line = run_with_error("newest", "lift", "--data", "sweeps/paper003_frames")
     assert (code, line.partition(";")[0]) == (2, "sweeps/paper003_frames: has no data.source")

@@ -317,7 +317,11 @@ def test_nobody_in_formats_with_a_file_per_person_gives_no_file_and_a_line(
     path.write_text("[]")
     options = ["--size", "1280x720", "--frames", "9", "--no_video", "--no_report"]
     assert predict(path, *options, "--export", "bvh,trc", lifter=lifter) == 0
-    assert "nobody found in 9 frames" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "joints.json: nobody found in 9 frames" in printed
+    for name in ("bvh", "trc"):
+        assert f"motion.{name}: not written, there is nobody in" in printed
+    assert not printed.endswith("\n  \n")
 
 
 def test_ids_that_are_no_names_of_files_are_changed_in_the_names_alone(tmp_path, lifter):
@@ -536,6 +540,7 @@ def test_the_summary_says_what_was_unsure_and_what_could_be_done_better():
     quality = {"jitter_before": 31.2, "jitter": 6.1, "bone_variation_before": 0.09,
                "bone_variation": 0.0, "median_score": 0.9, "unsure_frames": 4}  # fmt: skip
     facts = {
+        "source": {"name": "walk.mp4", "kind": "video"},
         "weights": {"estimator": {"name": "blazepose-full"},
                     "lifter": {"name": "quick", "class": "MixSTE", "rate": 50.0}},
         "assumptions": ["field of view 55 degrees (--fov or --focal)", "height 1.70 m (--height)"],
@@ -556,6 +561,51 @@ def test_the_summary_says_what_was_unsure_and_what_could_be_done_better():
         "blazepose-heavy",
         "  out/motion.npz  overlay.webm",
     ]
+
+
+@pytest.mark.parametrize("kind", ["video", "2D file"])
+def test_the_summary_points_to_what_there_is(kind):
+    """No video of a 2D file, and no other network for one, or where the heavy one was used."""
+    from pipeline.cli.predict_summary import summary
+
+    still = np.zeros((30, 17, 3), np.float32)
+    person = PersonMotion(
+        "A", still, still[:, 0], still[..., :2], np.full((30, 17), 0.2, np.float32),
+        np.ones(30, np.uint8), 1.7,
+    )  # fmt: skip
+    quality = {"jitter": 200.0, "bone_variation": 0.5, "median_score": 0.1, "unsure_frames": 30}
+    facts = {
+        "source": {"name": "a", "kind": kind},
+        "weights": {"estimator": {"name": "blazepose-heavy" if kind == "video" else kind}},
+        "quality": {"A": quality},
+    }
+    times = np.arange(30) / 30
+    motion = Motion((person,), H36M17, times, 30.0, (96, 64), 90.0, (47.5, 31.5), facts=facts)
+    text = "\n".join(summary("a", motion, ["out/motion.npz", "report.html"], 2.0))
+    assert "not usable motion; look at report.html" in text
+    assert "a nearer camera, more light" in text
+    assert "--estimator" not in text
+    text = "\n".join(summary("a", motion, ["out/motion.npz"], 2.0))
+    assert "not usable motion\n" in text
+
+
+def test_a_config_has_the_options_of_the_command_line(tmp_path):
+    config = tmp_path / "own.yaml"
+    config.write_text("inputs: [a.mp4]\nheight: 1.8\nno_video: true\ntime: [0, 2]\n")
+    inputs, source, lift, output, _ = cli_predict.parse(["-c", str(config), "--fps", "25"])
+    assert (inputs, lift.height, output.video, source.time, source.fps) == (
+        ["a.mp4"], (1.8,), False, (0.0, 2.0), 25.0,
+    )  # fmt: skip
+    inputs, _, lift, _, _ = cli_predict.parse(["b.mp4", "--config", str(config), "--height", "1.7"])
+    assert (inputs, lift.height) == (["b.mp4"], (1.7,))
+    with pytest.raises(UsageError, match="no such file; give a YAML file"):
+        cli_predict.parse(["b.mp4", "--config", str(tmp_path / "none.yaml")])
+
+
+def test_the_licence_of_the_lifter_in_the_box_is_in_the_motion(lifter, tmp_path):
+    weights = Heatlift.load()._lifter_facts
+    assert (weights["name"], weights["licence"]) == ("mixste-box.ckpt", "Apache-2.0")
+    assert Heatlift.load(lifter)._lifter_facts["licence"] == ""
 
 
 class Nobody(WholeImage):

@@ -71,6 +71,13 @@ def test_without_smoothing_the_root_is_that_of_each_frame(monkeypatch):
         assert words in live.facts["root"]
 
 
+def test_the_assumed_heights_are_those_of_the_people_that_were_seen():
+    live = LiveLifter(planar_module(9), Stub(), WholeImage(), LiftOptions(height=(1.8, 1.7)))
+    assert not any("people after the first" in line for line in live.assumptions())
+    live.seen |= {"A", "B", "C"}
+    assert "height 1.70 m for the people after the first 2 (--height)" in live.assumptions()
+
+
 def test_a_long_gap_starts_a_new_window():
     times = np.arange(40) / 25
     _, positions = walking_clip(times)

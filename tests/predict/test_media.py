@@ -1,3 +1,4 @@
+import struct
 import threading
 import zlib
 
@@ -56,6 +57,21 @@ def test_row_8_a_rotation_tag_is_applied_and_said(tmp_path, degrees, corner):
     assert f"{degrees} degrees of rotation applied" in media.notes
 
 
+@pytest.mark.parametrize(("tag", "degrees"), [(6, 90), (3, 180), (8, 270), (1, 0)])
+def test_row_8_the_orientation_of_a_photo_is_applied_and_said(tmp_path, tag, degrees):
+    ok, jpeg = cv2.imencode(".jpg", numbered_frame(3, SIZE)[..., ::-1])
+    assert ok
+    tiff = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHHI", 1, 0x112, 3, 1, tag, 0, 0)
+    segment = b"\xff\xe1" + struct.pack(">H", 8 + len(tiff)) + b"Exif\0\0" + tiff
+    data = jpeg.tobytes()
+    (tmp_path / "a.jpg").write_bytes(data[:2] + segment + data[2:])
+    media = open_media(tmp_path / "a.jpg")
+    (frame,) = media
+    assert frame.image.shape[:2] == (SIZE if degrees % 180 else SIZE[::-1])
+    assert media.facts()["rotation"] == degrees
+    assert (f"{degrees} degrees of rotation applied" in media.notes) == (degrees > 0)
+
+
 def test_row_9_variable_frame_rate_uses_the_times_of_the_stream(tmp_path):
     path = double_durations(write_mp4(tmp_path / "a.mp4", 12), {2, 5})
     media = open_media(path)
@@ -75,8 +91,14 @@ def test_row_9_a_cut_off_video_warns_with_both_numbers(tmp_path):
     media = open_media(path)
     count = len(list(media))
     assert 5 < count < 40
-    assert any(f"states {media.expected} frames, and {count} can be decoded" in n
-               for n in media.notes)  # fmt: skip
+    said = f"the file states {media.expected} frames, and {count} can be decoded"
+    assert said in media.notes
+    part = open_media(path, time=(0, 10))
+    assert len(list(part)) == count
+    assert said in part.notes
+    begun = open_media(path, time=(0, 0.1))
+    assert len(list(begun)) == 3
+    assert begun.notes == []
 
 
 def test_seconds_and_every_n_th_frame_choose_a_part(tmp_path):
