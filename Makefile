@@ -43,8 +43,8 @@ input = $(or $(DETECTOR),$(DETECTIONS),$(if $(filter mocap,$(DATA)),noisy,$(if $
 .PHONY: help install demo heatmap detect pretrain lift predict results box test test-all test-lowest soak bench lint docs notebooks clean
 
 help: ## Show this help
-	@echo "make TARGET [DATA=synthetic|mocap|FILE.yaml] [CONFIG=stage/name] [ROOT=folder] [DETECTIONS=exact|noisy|file]"
-	@echo "            [DETECTOR=checkpoint] [PRETRAINED=checkpoint|none] [NAME=name] [WANDB=auto|online|offline|off] [ARGS=...]"
+	@echo "make TARGET [DATA=NAME|FILE.yaml] [CONFIG=stage/name] [ROOT=folder] [DETECTIONS=exact|noisy|file]"
+	@echo "            [DETECTOR=checkpoint] [PRETRAINED=checkpoint|none] [NAME=name] [INPUT=video] [WANDB=auto|online|offline|off] [ARGS=...]"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s '|'
 
 install: $(VENV)/.installed ## Make .venv and install Heatlift into it
@@ -56,7 +56,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(VENV)/bin/python -c 'import cv2' || { echo 'heatlift: error: OpenCV does not import; on Debian or Ubuntu run: apt-get install libgl1 libglib2.0-0'; exit 5; }
 	@touch $@
 
-demo: install ## Train all stages on rendered people: errors and images in 15 minutes
+demo: install ## Train all stages on rendered people: errors and images in 15 to 25 minutes
 	$(HEATLIFT) demo $(ARGS)
 
 heatmap: install ## Train a 2D stage: images to 2D joints

@@ -61,7 +61,7 @@ class Camera:
 def check_camera(camera: Camera, place: str) -> Camera:
     """Return a camera that can be real; every reader of cameras calls this.
 
-    Bounds: focal lengths of 0.02 to 100 image sides (177 to 0.6 degrees), a factor of 3 apart at
+    Bounds: focal lengths of 0.02 to 100 image sides (175 to 0.6 degrees), a factor of 3 apart at
     most; principal point at most one image side outside; rotation orthonormal within 0.001, with
     determinant +1; centre within 10 km of the origin, beyond which float32 is coarser than 1 mm;
     lens distortion that moves points half-way to the nearest side to 0.2 to 5 times their distance.
@@ -199,8 +199,7 @@ def back_project(
         camera: The camera of the pixels.
 
     Returns:
-        Camera frame, metres, (..., 3). There is no inverse where the distortion formula is not
-        unique (far outside of any real image), and beyond Human3.6M's clamp.
+        Camera frame, metres, (..., 3); NaN where the lens folds the image or has no inverse.
 
     Source: Newton's method on `project`'s formula, ten steps, starting at the distorted ray.
     """
@@ -221,6 +220,9 @@ def back_project(
         slope = slope + ray[..., :, None] * across[..., None, :]
         error = distorted - _distort(ray, camera)
         ray = ray + np.linalg.solve(slope, error[..., None])[..., 0]
+    if np.any(camera.distortion):
+        found = np.abs(distorted - _distort(ray, camera)).max(axis=-1, keepdims=True) < 1e-6
+        ray = np.where(found, ray, np.nan)
     depth = np.asarray(depth, np.float64)[..., None]
     return np.concatenate([ray * depth, depth + 0 * ray[..., :1]], axis=-1)
 

@@ -94,6 +94,19 @@ def test_back_projection_with_the_true_depth_returns_the_point(camera, seed):
     np.testing.assert_allclose(found, points, rtol=1e-4, atol=1e-5)
 
 
+def test_a_pixel_that_the_lens_folds_has_no_ray():
+    """With k1 -0.3 and a focal length of 500 pixels half of a wide image has none."""
+    lens = Camera(
+        np.eye(3), np.zeros(3), np.full(2, 500.0), np.array([500.0, 400]), (1000, 800),
+        np.array([-0.3, 0, 0, 0, 0]),
+    )  # fmt: skip
+    pixels = np.stack(np.meshgrid(np.arange(0, 1000, 37.0), np.arange(0, 800, 31.0)), -1)
+    points = cameras.back_project(pixels, np.ones(pixels.shape[:-1]), lens)
+    found = np.isfinite(points).all(-1)
+    assert 0.3 < found.mean() < 0.9
+    np.testing.assert_allclose(cameras.project(points[found], lens), pixels[found], atol=1e-2)
+
+
 def test_float32_tensors_project_like_float64_arrays_and_carry_gradients():
     points = points_in_view(3)
     lens = cameras.human36m_cameras()["S9"][1]

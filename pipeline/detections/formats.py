@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.detections.joint_sets import skeleton_by_count, skeleton_by_names
 from pipeline.detections.numbering import Name, Numbering, frames_in_order, number_frames
 from pipeline.detections.people import (
     FollowedPerson,
@@ -19,53 +20,8 @@ from pipeline.detections.people import (
 from pipeline.errors import DataError
 from pipeline.files.digests import bytes_digest
 from pipeline.files.json_documents import expect_type, number_array, read_json, required_key
-from pipeline.skeleton import (
-    BLAZEPOSE33,
-    BODY25,
-    COCO17,
-    DETECTOR_SKELETONS,
-    H36M17,
-    HALPE26,
-    MPI3DHP17,
-    MPII16,
-    Skeleton,
-)
+from pipeline.skeleton import COCO17, DETECTOR_SKELETONS, Skeleton
 from pipeline.sources import Reading, VideoDetections
-
-
-def skeleton_by_count(joints: int, place: str, skeleton: str | None = None) -> Skeleton:
-    """Joint set of a tool's output, found by its number of joints if it has no name.
-
-    Args:
-        joints: Number of joints in the file.
-        place: File and position in it, for messages.
-        skeleton: Name of the joint set, if the user gives one.
-
-    Raises:
-        DataError: If the named set has another number of joints, or no known set of detectors
-            has that many.
-    """
-    if skeleton is not None:
-        if skeleton not in DETECTOR_SKELETONS:
-            raise DataError(
-                f"{place}: no joint set is called {skeleton!r}; "
-                f"known are {', '.join(DETECTOR_SKELETONS)}"
-            )
-        named = DETECTOR_SKELETONS[skeleton]
-        if len(named) != joints:
-            raise DataError(
-                f"{place}: has {joints} joints, {skeleton} has "
-                f"{len(named)}: {', '.join(named.joints)}"
-            )
-        return named
-    usual = {17: COCO17, 25: BODY25, 26: HALPE26, 16: MPII16, 33: BLAZEPOSE33}
-    if joints not in usual:
-        known = ", ".join(f"{s.name} ({len(s)})" for s in DETECTOR_SKELETONS.values())
-        raise DataError(
-            f"{place}: {joints} joints without names are not a known set; known are {known}; let "
-            "the tool write one of these, or the names of its joints (meta_info: keypoint_id2name)"
-        )
-    return usual[joints]
 
 
 def read_detections(
@@ -207,7 +163,7 @@ def _joint_set(content: _Content, path: str, skeleton: str | None) -> Skeleton:
     count = sizes.pop()
     if not content.joint_names:
         return skeleton_by_count(count, path, skeleton)
-    joint_set = _skeleton_by_names(content.joint_names)
+    joint_set = skeleton_by_names(content.joint_names)
     if joint_set is None:
         if skeleton is not None:
             return skeleton_by_count(count, path, skeleton)
@@ -449,24 +405,3 @@ def _joints_of_instance(person: Any, place: str) -> NDArray[np.float64]:
     _check_null(scores, f"{place}: keypoint_scores")
     values = number_array(scores, (len(joints),), f"{place}: keypoint_scores")
     return clean_joints(np.c_[joints, values])
-
-
-_OTHER_NAMES = {"neck": "thorax", "hip": "pelvis", "root": "pelvis", "head_top": "head"}
-"""Name of a joint in files of other tools -> our name."""
-
-
-_MMPOSE_NAMES = {"right_foot": "right_ankle", "left_foot": "left_ankle", "neck_base": "nose"}
-"""Name of a joint of Human3.6M in MMPose -> our name."""
-
-
-def _skeleton_by_names(names: list[str]) -> Skeleton | None:
-    """Known joint set with these names in this order, if there is one."""
-    if tuple("pelvis" if name == "root" else name for name in names) == MPI3DHP17.joints:
-        return MPI3DHP17
-    if tuple(_MMPOSE_NAMES.get(n, _OTHER_NAMES.get(n, n)) for n in names) == H36M17.joints:
-        return H36M17
-    ours = tuple(_OTHER_NAMES.get(name, name) for name in names)
-    for skeleton in DETECTOR_SKELETONS.values():
-        if ours in (skeleton.joints, tuple(skeleton.vocabulary)) or tuple(names) == skeleton.joints:
-            return skeleton
-    return None

@@ -178,8 +178,8 @@ def write_page(measured: BoxReport, path: Path, every: int) -> str:
         "where a row states otherwise.",
         "- **Any camera**: pitch -30 to 30 degrees, field of view 35 to 90 degrees, roll, five "
         "image shapes, standing people 0.15 to 1.2 of the image's height, partly outside. The "
-        "lifter has seen none of them. They are the same in all tables that follow, but for noise, "
-        "hidden limbs and rendered people, which have others of that kind.",
+        "lifter has seen none of them. The cameras are the same in all tables below, except those "
+        "of noise, hidden limbs and rendered people, whose cameras are drawn from the same ranges.",
         "",
         *table_lines(measured.rows),
         "## Aims",

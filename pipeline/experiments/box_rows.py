@@ -222,8 +222,8 @@ class BoxReport:
         """
         own, rate = "the benchmark's own cameras", self.module.trained_rate or 50.0
         self.add(own, "exact", self.lift(own_cameras(self.sequences, rate)))
-        self.add(own, "with the benchmark's noise",
-                 self.lift(own_cameras(self.sequences, rate, noisy=True)))  # fmt: skip
+        noisy = self.lift(own_cameras(self.sequences, rate, noisy=True))
+        self.add(own, "with the benchmark's noise, 50 Hz", noisy)
         self.exact = self.lift(self.record(rate=rate))
         self.add("any camera", "exact", self.exact)
         self.add("any camera", "field of view not known", self.lift(self.record(fov_known=0.0)))

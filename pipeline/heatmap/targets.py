@@ -139,22 +139,25 @@ def decode_expectation(heatmaps: Tensor, *, sharpness: float = 20.0) -> tuple[Te
     """Joints as the mean cell under a softmax over each heatmap; otherwise as `decode_quarter`.
 
     Args:
-        heatmaps: Heatmaps with peaks near 1, (B, J, H, W).
-        sharpness: Factor before the softmax. At 20 and sigma 2 the weights are a Gaussian of half a
-            cell: wide enough for places between cells, and high above the background.
+        heatmaps: Heatmaps with peaks of any height above 0, (B, J, H, W).
+        sharpness: Height of the peaks before the softmax. At 20 and sigma 2 the weights are a
+            Gaussian of half a cell: wide enough for places between cells, and high above the
+            background.
 
     Source: Sun et al. 2018, equation 1. Differs from the paper: networks trained on Gaussians need
-    the factor.
+    high peaks.
     """
     heatmaps = heatmaps.float()
     height, width = heatmaps.shape[-2:]
-    weights = (sharpness * heatmaps).flatten(-2).softmax(dim=-1).unflatten(-1, (height, width))
+    peak = heatmaps.flatten(-2).amax(dim=-1)
+    sharp = sharpness / peak.clamp(min=1e-6)[..., None, None] * heatmaps
+    weights = sharp.flatten(-2).softmax(dim=-1).unflatten(-1, (height, width))
     columns = torch.arange(width, device=heatmaps.device, dtype=torch.float32)
     rows = torch.arange(height, device=heatmaps.device, dtype=torch.float32)
     # Products and sums, because autocast would make matrix products inexact.
     x = (weights.sum(dim=-2) * columns).sum(dim=-1)
     y = (weights.sum(dim=-1) * rows).sum(dim=-1)
-    return torch.stack([x, y], dim=-1), heatmaps.flatten(-2).amax(dim=-1)
+    return torch.stack([x, y], dim=-1), peak
 
 
 def _find_peaks(flat: Tensor) -> Tensor:

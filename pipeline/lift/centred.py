@@ -56,8 +56,10 @@ class CentredLifter(Lifter):
     def forward(self, joints2d: Tensor, visible: Tensor | None = None) -> Tensor:
         """Lift clips, (B, T, J, C) -> (B, T', J, 3); see `Lifter.forward`."""
         seen = torch.ones_like(joints2d[..., 0], dtype=torch.bool) if visible is None else visible
-        turn = self._find_turn(joints2d[..., :2], seen)
-        lifted = self.net(self._rotate_joints2d(joints2d, seen, turn), visible).float()
+        exact = joints2d.float()  # half precision makes no rotation of sines and cosines
+        turn = self._find_turn(exact[..., :2], seen)
+        rotated = self._rotate_joints2d(exact, seen, turn).to(joints2d.dtype)
+        lifted = self.net(rotated, visible).float()
         first, frames = self.first_frame, lifted.shape[1]
         return rotate_back(lifted, *(part[:, first : first + frames] for part in turn))
 

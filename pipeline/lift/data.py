@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.detections.cache import Precision, load_or_detect
-from pipeline.detections.exchange import Detections, report_detections
+from pipeline.detections.exchange import report_detections
 from pipeline.detections.request import DetectionRequest
 from pipeline.errors import DataError, UsageError
 from pipeline.lift.any_video import AnyVideo, view_like_predict
@@ -27,6 +27,23 @@ from pipeline.skeleton import make_conversion
 from pipeline.sources import MotionSource, Sequence, Source, Split
 from pipeline.training.loader import BatchSet
 from pipeline.training.stage import SPLITS, StageData
+
+
+def _check_new_motion(
+    detections: DetectionRequest, augment_every: int, video: AnyVideo | None
+) -> None:
+    """Raise UsageError if motion is new in each epoch and its 2D is not made of the motion."""
+    if augment_every and not detections.is_projected:
+        raise UsageError(
+            f"augment_every is {augment_every} and detections are {detections}: only exact or "
+            "noisy 2D can be made of re-rendered motion; set augment_every to 0"
+        )
+    if video is not None and (augment_every or not detections.is_projected):
+        raise UsageError(
+            f"video is set, augment_every is {augment_every} and detections are {detections}: "
+            "videos are new in each epoch, from the motion alone; set augment_every to 0 and "
+            "detections to exact or noisy"
+        )
 
 
 class LiftDataModule(StageData):
@@ -105,19 +122,8 @@ class LiftDataModule(StageData):
             )
         self.detector_precision = detector_precision
         self.joint_mask, self.frame_mask = joint_mask, frame_mask
-        self.augment_every = augment_every
-        if augment_every and not self.detections.is_projected:
-            raise UsageError(
-                f"augment_every is {augment_every} and detections are {detections}: only exact or "
-                "noisy 2D can be made of re-rendered motion; set augment_every to 0"
-            )
-        self.video = video
-        if video is not None and (augment_every or not self.detections.is_projected):
-            raise UsageError(
-                f"video is set, augment_every is {augment_every} and detections are {detections}: "
-                "videos are new in each epoch, from the motion alone; set augment_every to 0 and "
-                "detections to exact or noisy"
-            )
+        _check_new_motion(self.detections, augment_every, video)
+        self.augment_every, self.video = augment_every, video
         self.prepared: dict[Split, list[PreparedSequence]] = {}
         self.motion: list[Sequence] = []
         self.unseen: tuple[str, ...] = ()
@@ -146,7 +152,7 @@ class LiftDataModule(StageData):
         if self.detections.is_projected:
             return
         for split in SPLITS[self.trainer.state.fn]:  # type: ignore[union-attr,index]
-            self._load_or_detect(split)
+            load_or_detect(self.source, self.detections, split, precision=self.detector_precision)
 
     def training_set(self) -> BatchSet:
         """Windows of the training split, re-rendered every `augment_every` epochs."""
@@ -228,7 +234,8 @@ class LiftDataModule(StageData):
         if self.detections.is_projected:
             return [self._project(s, s.name) for s in sequences]
         skeleton = self.lifter.skeleton
-        detections = self._load_or_detect(split)
+        precision = self.detector_precision
+        detections = load_or_detect(self.source, self.detections, split, precision=precision)
         if self.detections.kind != "checkpoint":
             report_detections(detections, sequences, split)
         self.unseen = make_conversion(detections.skeleton, skeleton, allow_missing=True).missing
@@ -236,12 +243,6 @@ class LiftDataModule(StageData):
             prepare_sequence(s, skeleton, *detections.of(s.name, skeleton, allow_missing=True))
             for s in sequences
         ]
-
-    def _load_or_detect(self, split: Split) -> Detections:
-        """Detections of a split, from a file or the cache."""
-        return load_or_detect(
-            self.source, self.detections, split, precision=self.detector_precision
-        )
 
     def _project(self, sequence: Sequence, noise_key: str) -> PreparedSequence:
         """Prepare a sequence with exact or noisy 2D; `noise_key` is the key of the noise."""

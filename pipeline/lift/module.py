@@ -102,7 +102,9 @@ class LiftModule(LifterStage):
     stage = "lift"
     data_class = LiftDataModule
     example_config = "lift/mixste_small"
-    test_settings = ("flip_test", "evaluated", "root_evaluated", "reroot", "overlap")
+    test_settings = (
+        "flip_test", "evaluated", "root_evaluated", "reroot", "smooth", "overlap", "frames"
+    )  # fmt: skip
     not_in_protocol = NOT_IN_PROTOCOL | {
         "data.step": "training windows only",
         "data.flip": "training windows only",

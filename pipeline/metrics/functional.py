@@ -179,7 +179,11 @@ def as_tensor(values: Any) -> Tensor:
     """A tensor or array as a tensor without gradient; memory is shared where that is possible."""
     if isinstance(values, Tensor):
         return values.detach()
-    return torch.from_numpy(np.require(values, requirements=["C", "W"]))
+    array = np.asarray(values)
+    if array.dtype == np.longdouble:  # also the same as float64 on some machines
+        array = array.astype(np.float64)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def paired_frames(predicted: Poses, target: Poses) -> tuple[Tensor, Tensor]:

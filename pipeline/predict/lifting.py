@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
+from pipeline.export.even import HOLE
 from pipeline.export.motion import FILLED, MISSING, SEEN
 from pipeline.lift.clips import lift_overlapping
 from pipeline.lift.crop_camera import CropCamera, follow_person
@@ -85,7 +86,7 @@ def lift_track(
         _bridge(filled2d, visible, slice(first, last), times)
         status[first:last] = FILLED
     joints3d = np.full((*visible.shape, 3), np.nan)
-    for part in present_parts(status != MISSING):
+    for part in present_parts(status != MISSING, times, fill_gaps):
         joints3d[part] = _lift_part(
             filled2d[part], visible[part], times[part], module, focal, principal
         )
@@ -120,10 +121,19 @@ def _gaps(
     return [(a + 1, b) for a, b in pairs if b > a + 1 and times[b] - times[a] <= longest]
 
 
-def present_parts(present: NDArray[np.bool_]) -> list[slice]:
-    """Uninterrupted runs of frames."""
-    edges = np.flatnonzero(np.diff(np.r_[False, present, False].astype(np.int8)))
-    return [slice(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+def present_parts(
+    present: NDArray[np.bool_], times: NDArray[np.float64], fill_gaps: float
+) -> list[slice]:
+    """Runs of frames in which a person is present, without a hole in their times.
+
+    A hole is a step that is longer than usual, than `fill_gaps` seconds, and than `HOLE`.
+    """
+    steps = np.diff(times)
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    goes_on = present[:-1] & present[1:] & (steps <= max(HOLE, fill_gaps, 1.5 * usual))
+    starts = np.flatnonzero(present & ~np.r_[False, goes_on])
+    ends = np.flatnonzero(present & ~np.r_[goes_on, False]) + 1
+    return [slice(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
 def _bridge(

@@ -18,7 +18,7 @@ from pipeline.lift.module import LiftModule
 from pipeline.predict.estimators import Estimator, PersonFinder
 from pipeline.predict.lifting import FEWEST_JOINTS, lifter_rate, resample_joints2d
 from pipeline.predict.media import Frame
-from pipeline.predict.motion_maker import rate_result
+from pipeline.predict.motion_maker import describe_root, rate_result
 from pipeline.predict.options import CUTOFFS, Filter, LiftOptions
 from pipeline.predict.root import locate_root, measure_height
 from pipeline.predict.smoothing import OneEuro
@@ -81,8 +81,7 @@ class LiveLifter:
         smoothed = "" if smooth == "none" else ", then smoothed without looking ahead"
         self.facts = {
             **(facts or {}),
-            "root": f"fitted to 2D by weighted least squares in each frame{smoothed}; the path "
-            "along the floor is a guess",
+            "root": describe_root(smoothed),
             "smoothing": {"filter": smooth, "cutoff_hz": options.cutoff_of(smooth)},
             "assumptions": self.assumptions(),
         }

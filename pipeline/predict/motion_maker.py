@@ -36,6 +36,7 @@ from pipeline.predict.smoothing import (
     filter_motion,
     hold_bone_lengths,
     mean_acceleration,
+    savgol_window,
 )
 from pipeline.predict.tracks import Track, TrackedPeople
 from pipeline.skeleton import Skeleton
@@ -85,7 +86,6 @@ def make_motion(
         quality[track.id] = rated
         found.append(person)
     motion = Motion(tuple(found), skeleton, people.times, people.fps, people.size, focal, principal)
-    smoothed = "" if options.smooth == "none" else ", then smoothed"
     assumptions = [*options.assumptions(len(ordered)), *_note_filter(options, people)]
     motion = dataclasses.replace(
         motion,
@@ -93,8 +93,7 @@ def make_motion(
             **facts,
             "warnings": [*facts.get("warnings", ()), *behind],
             "source": dict(people.source),
-            "root": f"fitted to 2D by weighted least squares in each frame{smoothed}; the path "
-            "along the floor is a guess",
+            "root": describe_root("" if options.smooth == "none" else ", then smoothed"),
             "smoothing": {
                 "filter": options.smooth,
                 "cutoff_hz": options.cutoff_of(options.smooth),
@@ -104,6 +103,14 @@ def make_motion(
         },
     )
     return to_world(motion, options) if options.frame == "world" else motion
+
+
+def describe_root(smoothed: str) -> str:
+    """How the root was found, for the facts of a motion, with the words about its smoothing."""
+    return (
+        f"fitted to 2D by weighted least squares in each frame{smoothed}; the path along the floor "
+        "is a guess"
+    )
 
 
 def _warn_about_lens(person: PersonMotion, lifted: LiftedTrack, focal: float) -> list[str]:
@@ -122,9 +129,13 @@ def _note_filter(options: LiftOptions, people: TrackedPeople) -> list[str]:
     steps = np.diff(people.times)
     rate = 1 / float(np.median(steps)) if len(steps) else people.fps
     cutoff = options.cutoff_of(options.smooth)
-    if cutoff is None or options.smooth == "one-euro" or cutoff < rate / 2:
+    if cutoff is None or options.smooth == "one-euro":
         return []
-    return [f"not smoothed: {rate:.3g} frames/s hold nothing above {cutoff:g} Hz (--cutoff)"]
+    if cutoff >= rate / 2:
+        return [f"not smoothed: {rate:.3g} frames/s hold nothing above {cutoff:g} Hz (--cutoff)"]
+    if options.smooth == "savgol" and savgol_window(rate, cutoff) == 1:
+        return [f"not smoothed: {rate:.3g} frames/s are too few for savgol (--smooth butterworth)"]
+    return []
 
 
 def order_tracks(people: TrackedPeople, options: LiftOptions) -> Sequence[Track]:
@@ -187,7 +198,7 @@ def _finish_person(
     found = locate_root(raw, lifted.joints2d, weight, focal=focal, principal=principal)
     lengths = bone_lengths(raw, skeleton)
     joints3d, root = np.full_like(raw, np.nan), np.full_like(found, np.nan)
-    for part in present_parts(lifted.status != MISSING):
+    for part in present_parts(lifted.status != MISSING, times, options.fill_gaps):
         joints3d[part], root[part] = _smooth_part(
             raw[part], found[part], times[part], skeleton, lengths, options
         )

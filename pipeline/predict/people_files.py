@@ -13,7 +13,8 @@ from pipeline.datasets.body_checks import starts_with_head
 from pipeline.datasets.detection_checks import MIN_INSIDE, MIN_SIZE, box_sizes
 from pipeline.datasets.videopose3d import read_videopose3d
 from pipeline.detections.exchange import read_exported
-from pipeline.detections.formats import clean_joints, read_people, skeleton_by_count
+from pipeline.detections.formats import clean_joints, read_people
+from pipeline.detections.joint_sets import skeleton_by_count
 from pipeline.detections.people import FoundPerson, follow_people
 from pipeline.errors import DataError, UsageError
 from pipeline.files.archive import Npz, check_array

@@ -97,8 +97,8 @@ def locate_root(
         seen = (body[..., :2] + solution[:, None, :2]) / depth[..., None]
         residual = np.linalg.norm(seen - ray, axis=-1)
         factor = np.minimum(1.0, HUBER / np.maximum(residual, 1e-9))
-    closest = np.where(weight > 0, body[..., 2], np.inf).min(axis=1) + solution[:, 2]
-    solution[~(closest > 0.1)] = np.nan
+    closest = np.minimum(np.where(weight > 0, body[..., 2], np.inf).min(axis=1), 0.0)
+    solution[~(closest + solution[:, 2] > 0.1)] = np.nan  # the root may be hidden
     root[enough] = solution
     return root
 

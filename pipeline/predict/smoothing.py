@@ -14,6 +14,9 @@ from pipeline.skeleton import Skeleton
 DETAIL = 3.0
 """Deviations of the noise from which a difference from the filter's output is motion, not noise."""
 
+LEAST_GAIN = 0.5
+"""Least gain of a Savitzky-Golay filter at its cut-off."""
+
 ONE_EURO_BETA = 3.0
 """Rise of One-Euro's cut-off with speed, Hz per (m/s)."""
 
@@ -74,7 +77,8 @@ def filter_motion(
 ) -> NDArray[np.float64]:
     """Smooth an uninterrupted part of a motion.
 
-    Butterworth (second order, run forwards and backwards) and Savitzky-Golay (cubic) smooth without
+    Butterworth (second order, run forwards and backwards, so that half of a motion at the cut-off
+    stays) and Savitzky-Golay (cubic) smooth without
     delay and keep details: a difference from the input that is far above the noise is motion, so it
     stays. A clap of two frames stays a clap. One-Euro is causal.
     A motion stays as it is where Butterworth has fewer than 4 frames or Savitzky-Golay fewer than
@@ -117,6 +121,8 @@ def filter_motion(
 def savgol_window(rate: float, cutoff: float) -> int:
     """Length of the cubic Savitzky-Golay window whose gain at the cut-off is nearest to -3 dB.
 
+    Longer windows can have that gain again, in a side lobe; they are not taken.
+
     >>> savgol_window(50.0, 5.0)
     11
 
@@ -125,17 +131,21 @@ def savgol_window(rate: float, cutoff: float) -> int:
         cutoff: Cut-off frequency, Hz, below half of the rate.
 
     Returns:
-        An odd number of frames, at least 5.
+        An odd number of frames, at least 5; 1 if even that one takes most of the cut-off's motion.
     """
-    halves = range(2, max(3, round(2 * rate / cutoff)))
     turn = 2 * np.pi * cutoff / rate
 
-    def distance(half: int) -> float:
+    def gain(half: int) -> float:
         weights = signal.savgol_coeffs(2 * half + 1, 3)
-        gain = abs((weights * np.cos(turn * np.arange(-half, half + 1))).sum())
-        return float(abs(gain - np.sqrt(0.5)))
+        return float((weights * np.cos(turn * np.arange(-half, half + 1))).sum())
 
-    return 2 * min(halves, key=distance) + 1
+    wanted, half = np.sqrt(0.5), 2
+    if gain(half) < LEAST_GAIN:
+        return 1
+    while gain(half + 1) > wanted:
+        half += 1
+    nearest = min((half, half + 1), key=lambda h: abs(gain(h) - wanted))
+    return 2 * nearest + 1
 
 
 def _keep_details(values: NDArray[np.float64], smooth: NDArray[np.float64]) -> NDArray[np.float64]:

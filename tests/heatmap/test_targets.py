@@ -59,6 +59,15 @@ def test_decoding_rounded_targets_errs_by_half_a_cell_at_most(sigma):
     assert (found - cells).abs().max() <= 0.5 + 1e-5
 
 
+def test_the_expectation_of_a_low_peak_is_that_of_a_high_one():
+    heatmaps = targets.encode_heatmaps(somewhere(2.0), SIZE)
+    found, _ = targets.decode_expectation(heatmaps)
+    for height in (0.5, 0.2):
+        low, score = targets.decode_expectation(height * heatmaps)
+        torch.testing.assert_close(low, found, rtol=0, atol=1e-3)
+        torch.testing.assert_close(score, height * heatmaps.flatten(-2).amax(-1))
+
+
 def test_the_expectation_errs_by_a_tenth_of_a_cell_at_most():
     cells = somewhere(2.0)
     found, score = targets.decode_expectation(targets.encode_heatmaps(cells, SIZE))

@@ -79,6 +79,23 @@ def test_a_frame_without_visible_joints_gives_finite_output():
     assert torch.isfinite(lifted).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_turns_the_output_as_float32_does(dtype):
+    joints2d = people(2, 6).to(dtype)
+
+    class Body(Rays):
+        def forward(self, joints2d, visible=None):
+            points = torch.linspace(-0.5, 0.7, 17, dtype=torch.float32)
+            return torch.stack([points, points.flip(0), 2 + points], -1).expand(2, 6, 17, 3)
+
+    net = CentredLifter(Body(6))
+    assert net(joints2d).dtype == torch.float32
+    torch.testing.assert_close(net(joints2d), net(joints2d.float()), rtol=0, atol=1e-6)
+    rays = CentredLifter(Rays(6))
+    rays(joints2d)
+    assert rays.net.received.dtype == dtype
+
+
 def test_a_mirrored_image_gives_the_mirrored_rays():
     joints2d, net = people(1, 2), Rays(2)
     swap = list(net.skeleton.swap)

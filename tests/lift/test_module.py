@@ -2,7 +2,9 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import warnings
+from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
@@ -378,6 +380,16 @@ def test_errors_on_the_frame_subset_are_those_worked_out_by_hand(trainer, frames
     assert f"flip test off; not smoothed; {counted}; once each" in module.protocol("test")
     module.smooth = 1.5
     assert "smoothed (Gaussian of 1.5 frames, +-5)" in module.protocol("test")
+
+
+def test_a_test_may_change_what_the_table_of_the_protocol_lists():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    table = text.partition("may use other values than its training:")[2].partition("\nA fit")[0]
+    listed = {
+        name.removeprefix("--model.") for name in re.findall(r"^\| `(--model\.\w+)`", table, re.M)
+    }
+    assert listed
+    assert listed == set(LiftModule.test_settings)
 
 
 class KnownErrors(DriftingWrists):

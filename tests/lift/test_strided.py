@@ -60,6 +60,15 @@ def test_a_network_in_bfloat16_is_interpolated_with_exact_weights():
     assert (net(clips(2, 45))[..., 2] - 1).abs().max() < 1e-6
 
 
+def test_autocast_does_not_round_coordinates():
+    net = StridedLifter(Rays(9), stride=5)
+    ramp = (0.83 + 0.0004 * torch.arange(45.0)).view(1, 45, 1, 1).expand(1, 45, 17, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = net(ramp)
+    assert found.dtype == torch.float32
+    assert (found[..., 0].diff(dim=1) - 0.0004).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize(("groups", "stride"), [(1, 5), (2, 3), (4, 2), (9, 1)])
 def test_a_constant_velocity_is_kept(groups, stride):
     frames = torch.arange(groups * stride, dtype=torch.float32)

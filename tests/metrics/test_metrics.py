@@ -471,3 +471,11 @@ def test_a_weighted_mean_is_in_float64_and_keeps_nan():
     assert mean.compute().item() == pytest.approx((3000 + 1e-6) / 4000, abs=1e-15)
     mean.update(torch.tensor(torch.nan), 2)
     assert mean.compute().isnan()
+
+
+@pytest.mark.parametrize("kind", [">f8", ">f4", np.longdouble])
+def test_arrays_of_other_machines_and_tools_are_measured_too(kind):
+    """Of the other byte order, as in .mat files, and long doubles."""
+    predicted, target = np.random.default_rng(5).normal(size=(2, 4, 17, 3)).astype("f4")
+    expected = functional.mpjpe(predicted, target)
+    assert functional.mpjpe(predicted.astype(kind), target) == pytest.approx(expected, rel=1e-6)

@@ -60,6 +60,18 @@ def test_row_13_ten_frames_and_a_window_of_243_give_ten_poses_and_a_jump_stays()
     assert np.argmax(step) == 6
 
 
+def test_a_hole_in_the_times_splits_the_motion():
+    """The same motion on both sides, whether the source has the other side or not."""
+    times, _, positions = clip(25.0, 3.0)
+    later = np.r_[times, times + 3600]
+    people = tracked(np.r_[positions, positions], later, FOCAL)
+    (both,) = predict(people).people
+    (alone,) = predict(tracked(positions, times, FOCAL)).people
+    assert both.positions[:75] == pytest.approx(alone.positions, abs=1e-4)
+    assert both.positions[75:] == pytest.approx(alone.positions, abs=1e-4)
+    assert (both.status == SEEN).all()
+
+
 def test_one_frame_gives_one_pose():
     times = np.array([3.0])
     _, positions = walking_clip(times)

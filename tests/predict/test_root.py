@@ -71,6 +71,20 @@ def test_a_person_behind_the_camera_is_not_located():
     assert np.isnan(locate(joints3d, mirrored, np.ones((7, 17)))).all()
 
 
+def test_a_hidden_root_behind_the_camera_is_not_located():
+    """A selfie: the joints that are seen are in front of the camera, and the pelvis is not."""
+    joints3d, root, _ = random_body(6)
+    joints3d[:, 1:] += (0, 0, 0.9)
+    root[:] = 0.0, 0.5, -0.4
+    positions = joints3d + root[:, None]
+    score = np.ones((7, 17))
+    score[:, 0] = 0
+    positions[..., 2] = np.maximum(positions[..., 2], 0.15)
+    joints3d = positions - root[:, None]
+    joints2d = positions[..., :2] / positions[..., 2:] * FOCAL + PRINCIPAL
+    assert np.isnan(locate(joints3d, joints2d, score)).all()
+
+
 def test_smoothing_bridges_missing_frames_and_keeps_a_straight_path():
     path = np.linspace((-1, 0.2, 4), (1, 0.3, 4.2), 90)
     holes = path.copy()

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import signal
 
 from pipeline.errors import UsageError
 from pipeline.mocap.synthetic import Synthetic
@@ -10,6 +11,7 @@ from pipeline.predict.smoothing import (
     filter_motion,
     hold_bone_lengths,
     mean_acceleration,
+    savgol_window,
 )
 from pipeline.skeleton import H36M17
 
@@ -72,6 +74,25 @@ def test_a_clap_of_two_frames_stays_a_clap(walk, kind, rate):
     held = hold_bone_lengths(filtered, H36M17, bone_lengths(filtered, H36M17))
     for motion in (filtered, held):
         assert np.linalg.norm(motion[44:46, LEFT] - motion[44:46, RIGHT], axis=1).max() < 0.03
+
+
+@pytest.mark.parametrize("rate", range(17, 130))
+def test_the_window_of_savgol_is_the_longest_of_its_main_lobe(rate):
+    window = savgol_window(float(rate), 5.0)
+    if window == 1:
+        return
+    frequencies = np.linspace(0, 5.0, 50)
+    weights = signal.savgol_coeffs(window, 3)
+    offsets = np.arange(window) - window // 2
+    gain = np.cos(2 * np.pi * frequencies[:, None] / rate * offsets) @ weights
+    assert (np.diff(gain) < 1e-3).all()
+    assert 0.45 < gain[-1] < 0.9
+
+
+@pytest.mark.parametrize("rate", [12.0, 14.0, 15.0])
+def test_savgol_erases_no_motion_at_low_frame_rates(rate):
+    motion = 0.1 * sine(4.0, rate)
+    assert filter_motion(motion, rate, "savgol") == pytest.approx(motion)
 
 
 def test_a_jump_at_frame_7_stays_at_frame_7():
