@@ -16,6 +16,16 @@ from pipeline.skeleton import Skeleton
 Split = Literal["train", "val", "test"]
 
 
+def true_runs(mask: NDArray[np.bool_]) -> list[slice]:
+    """Uninterrupted runs of true values, such as frames.
+
+    >>> true_runs(np.array([True, True, False, True]))
+    [slice(0, 2, None), slice(3, 4, None)]
+    """
+    edges = np.flatnonzero(np.diff(np.r_[False, mask, False].astype(np.int8)))
+    return [slice(start, stop) for start, stop in edges.reshape(-1, 2).tolist()]
+
+
 @runtime_checkable
 class Images(Protocol):
     """Images that give crops: of a video, of a folder of files, or of a renderer.
@@ -93,6 +103,11 @@ class Sequence:
     def __len__(self) -> int:
         arrays = (self.joints3d, self.joints2d, self.images)
         return next(len(array) for array in arrays if array is not None)
+
+    @property
+    def valid_frames(self) -> NDArray[np.bool_]:
+        """Whether each frame is used in training and evaluation, (T,)."""
+        return np.ones(len(self), bool) if self.valid is None else self.valid
 
 
 @dataclass(frozen=True)

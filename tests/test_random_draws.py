@@ -23,6 +23,7 @@ from pipeline.mocap.bodies import sample_bone_lengths
 from pipeline.mocap.figure import sample_appearance
 from pipeline.mocap.motion_capture import _render
 from pipeline.skeleton import COCO17, H36M17
+from pipeline.sources import Sequence
 from pipeline.training.callbacks import SeedEveryBatch
 from pipeline.training.loader import SeededSampler
 
@@ -89,9 +90,8 @@ def draw_crops():
 
 
 def draw_corruption():
-    noise = corruption.sample_pretraining_noise(3, 0, 0, INDEX)
+    corruption.sample_pretraining_noise(3, 0, 0, INDEX)
     corruption.sample_pretraining_masks(3, 17, 0, 0, INDEX)
-    corruption.simulate_score(noise, 0, 0, INDEX)
     visible = np.ones((MANY, 3, 17), bool)
     corruption.hide_joints(visible, 0.2, 0, 0, INDEX)
     corruption.drop_frames(visible, 0.2, 0, 0, INDEX)
@@ -142,9 +142,10 @@ def draw_people():
 def draw_videos():
     world = np.tile(POSE[:1], (10, 1, 1))
     for i in range(FEW):
-        moving = SimpleNamespace(
-            name=f"sequence {i}", joints3d=world, skeleton=H36M17, valid=None, fps=25.0, action=""
-        )
+        moving = Sequence(
+            f"sequence {i}", subject="", action="", camera=CAMERA, fps=25.0, skeleton=H36M17,
+            joints3d=world,
+        )  # fmt: skip
         any_video.AnyVideo(bodies=False, clean=1.0).record(moving, 0, 0)
 
 

@@ -139,7 +139,7 @@ def compare_detections(
     """
     found = np.isfinite(joints2d).all(-1) & (score > 0)
     covered = found.any(-1)
-    valid = np.ones(len(sequence), bool) if sequence.valid is None else sequence.valid
+    valid = sequence.valid_frames
     expected = valid & (covered | _is_in_image(sequence, ~covered & valid))
     rows = np.flatnonzero(covered & valid)
     kept, points = found[rows], np.asarray(joints2d)[rows]

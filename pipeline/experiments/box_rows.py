@@ -23,6 +23,7 @@ from pipeline.predict.options import LiftOptions
 from pipeline.predict.tracks import Track
 from pipeline.skeleton import BLAZEPOSE33, H36M17, make_conversion
 from pipeline.sources import Sequence as MotionSequence
+from pipeline.sources import true_runs
 from pipeline.training.console import print_line
 
 PLAIN: dict[str, Any] = {
@@ -153,11 +154,8 @@ def own_cameras(
             found = add_detection_noise(joints2d, sequence.fps, 0, sequence.name)[0]
             joints2d = found.astype(np.float64)
         in_camera = world_to_camera(sequence.joints3d, sequence.camera)
-        valid = np.ones(len(in_camera), bool) if sequence.valid is None else sequence.valid
-        edges = np.flatnonzero(np.diff(np.r_[False, valid, False].astype(np.int8)))
         fov = np.degrees(2 * np.arctan(max(sequence.camera.size) / 2 / sequence.camera.focal[0]))
-        for first, end in zip(edges[::2], edges[1::2], strict=True):
-            run = slice(first, end)
+        for run in true_runs(sequence.valid_frames):
             new = sequence.fps if noisy else rate
             parts.append(
                 VideoPart(

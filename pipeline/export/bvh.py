@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.camera import rotation_from_quaternion
 from pipeline.export.body_names import read_names
 from pipeline.export.even import even_motion
+from pipeline.export.frames import Y_UP_TO_Z_UP
 from pipeline.export.inverse_kinematics import (
     TO_Y_UP,
     BodyMotion,
@@ -25,13 +27,13 @@ from pipeline.export.trc import person_path
 from pipeline.files.json_documents import read_json
 from pipeline.files.writing import write_atomically
 from pipeline.skeleton import H36M17
+from pipeline.sources import true_runs
 
 Array = NDArray[np.float64]
 
 UNITS = {"cm": 100.0, "m": 1.0}
 """Unit of a file -> how many of it make a metre."""
 
-TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 """Rotation from y up, facing +Z, to z up, facing -Y, as Blender has it."""
 
 AXES = {
@@ -125,7 +127,7 @@ def _facts(
 ) -> dict[str, Any]:
     """The content of the file beside a BVH file."""
     up = options.up or "y"
-    rotation = TO_Y_UP[motion.frame] if up == "y" else TO_Z_UP @ TO_Y_UP[motion.frame]
+    rotation = TO_Y_UP[motion.frame] if up == "y" else Y_UP_TO_Z_UP @ TO_Y_UP[motion.frame]
     source = motion.facts.get("source")
     source = source if isinstance(source, Mapping) else {}
     error = 1000 * body.error
@@ -176,9 +178,8 @@ def _moved_up(motion: MotionData, person: PersonMotion, body: BodyMotion) -> flo
 
 
 def _spans(frames: NDArray[np.bool_]) -> list[list[int]]:
-    """First and last frame of each uninterrupted part."""
-    edges = np.flatnonzero(np.diff(np.r_[False, frames, False].astype(np.int8)))
-    return [[int(a), int(b) - 1] for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    """First and last frame of each uninterrupted part, as JSON."""
+    return [[run.start, run.stop - 1] for run in true_runs(frames)]
 
 
 def bvh_text(
@@ -197,7 +198,7 @@ def bvh_text(
         unit: Unit of lengths, `cm` or `m`.
         up: Axis that points up, `y` or `z`.
     """
-    turn = np.eye(3) if up == "y" else TO_Z_UP
+    turn = np.eye(3) if up == "y" else Y_UP_TO_Z_UP
     scale = UNITS[unit]
     order = _walk(body.parents)
     lines = ["HIERARCHY"]
@@ -274,13 +275,7 @@ def euler_angles(quaternions: Array, orders: list[str]) -> Array:
         quaternions: Unit quaternions w, x, y, z, (T, B, 4).
         orders: Order of the axes of each joint, as `ZXY`: the rotation is Z @ X @ Y.
     """
-    w, x, y, z = np.moveaxis(quaternions, -1, 0)
-    R = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    matrices = np.stack([np.stack(row, axis=-1) for row in R], axis=-2)  # (T, B, 3, 3)
+    matrices = rotation_from_quaternion(quaternions)  # (T, B, 3, 3)
     axes = np.array([["XYZ".index(axis) for axis in order] for order in orders])  # (B, 3)
     sign = np.where((axes[:, 1] - axes[:, 0]) % 3 == 1, 1.0, -1.0)
     joint = np.arange(len(orders))

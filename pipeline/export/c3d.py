@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UsageError
 from pipeline.export.even import even_motion
+from pipeline.export.frames import Y_UP_TO_Z_UP
 from pipeline.export.motion_data import MotionData, PersonMotion
 from pipeline.export.options import ExportOptions
-from pipeline.export.trc import TO_OPENSIM, Z_UP, person_path
+from pipeline.export.trc import TO_OPENSIM, person_path
 from pipeline.files.writing import write_atomically
 
 BLOCK = 512
@@ -67,7 +68,7 @@ def _content(motion: MotionData, person: PersonMotion, options: ExportOptions) -
     header = struct.pack("<BB5HfHHf", *fields).ljust(BLOCK, b"\0")
     rotation = TO_OPENSIM[motion.frame]
     if options.up != "y":
-        rotation = Z_UP @ rotation
+        rotation = Y_UP_TO_Z_UP @ rotation
     points = np.zeros((T, J, 4), "<f4")
     points[..., :3] = _hold(person.positions.astype(np.float64) @ rotation.T)
     points[..., 3] = np.where(np.isfinite(person.positions).all(-1), 0, -1)

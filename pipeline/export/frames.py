@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+
 from pipeline.camera import CAMERA_FRAME
 
 Frame = Literal["camera", "world"]
@@ -13,3 +15,6 @@ FRAMES_OF_REFERENCE: dict[Frame, str] = {
     "world": "world: x right, y ahead (as the camera looks), z up, floor at z = 0",
 }
 """Frame of reference -> its axes, as files name them."""
+
+Y_UP_TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+"""Rotation of points from a frame with y up to one with z up and the same x."""

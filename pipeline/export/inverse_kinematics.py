@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from pipeline.camera import rotation_from_quaternion
 from pipeline.errors import UsageError
 from pipeline.export.body_frames import HINGES, LEFT, UP, bone_frames, hold_last, rotation, unit
 from pipeline.export.frames import Frame
@@ -118,13 +119,7 @@ def fit_body(
 
 def forward_positions(body: BodyMotion) -> Array:
     """Positions of all joints of a body in each frame, metres, y up, (T, B, 3)."""
-    w, x, y, z = np.moveaxis(body.rotations, -1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    local = np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+    local = rotation_from_quaternion(body.rotations)
     return _forward(body.root, local, body.offsets, body.parents)[0]
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.export.frames import Frame
 from pipeline.export.motion_data import SEEN, MotionData, PersonMotion
 from pipeline.skeleton import Skeleton
+from pipeline.sources import true_runs
 
 Array = NDArray[np.float64]
 
@@ -125,16 +126,16 @@ def joint_angles(joints3d: NDArray[np.floating], skeleton: Skeleton) -> dict[str
         for name, parts in _BENDS.items():
             above, middle, below = (named.get(f"{side}_{part}") for part in parts)
             if above is not None and middle is not None and below is not None:
-                found[f"{side} {name}"] = _angle(middle - above, below - middle)
+                found[f"{side} {name}"] = angle_between(middle - above, below - middle)
         for name, end in (("hip", "knee"), ("shoulder", "elbow")):
             start, stop = named.get(f"{side}_{name}"), named.get(f"{side}_{end}")
             if start is not None and stop is not None and {"pelvis", "thorax"} <= named.keys():
                 trunk = named["pelvis"] - named["thorax"]
-                found[f"{side} {name}"] = _angle(stop - start, trunk)
+                found[f"{side} {name}"] = angle_between(stop - start, trunk)
     return found
 
 
-def _angle(first: Array, second: Array) -> Array:
+def angle_between(first: Array, second: Array) -> Array:
     """Angle between vectors, (..., 3), degrees."""
     across = np.linalg.norm(np.cross(first, second), axis=-1)
     return np.asarray(np.degrees(np.arctan2(across, (first * second).sum(axis=-1))))
@@ -257,5 +258,4 @@ def true_spans(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
     >>> true_spans(np.array([True, True, False, True]))
     [(0, 1), (3, 3)]
     """
-    edges = np.flatnonzero(np.diff(np.r_[False, mask, False].astype(np.int8)))
-    return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    return [(run.start, run.stop - 1) for run in true_runs(mask)]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UsageError
 from pipeline.export.frames import Frame
 from pipeline.skeleton import Skeleton
+from pipeline.sources import true_runs
 
 MISSING, SEEN, FILLED = 0, 1, 2
 """Status of a frame of a person: not there, found in the image, or filled in between two such."""
@@ -71,8 +72,7 @@ class PersonMotion:
         >>> PersonMotion("A", still, still[:, 0], still[..., :2], still[..., 0], status, 1.7).spans
         [(0, 1), (3, 4)]
         """
-        edges = np.flatnonzero(np.diff(np.r_[False, self.present, False].astype(np.int8)))
-        return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+        return [(run.start, run.stop - 1) for run in true_runs(self.present)]
 
     @property
     def mean_score(self) -> float:

@@ -74,13 +74,11 @@ class RestSkeleton:
             position, at standing height above y = 0.
         ends: Joint -> offset of its end site, metres, (3,): top of the head, hands, toes.
         ankle_height: Height of the ankles above the floor, metres.
-        measured: Bones whose length was measured; the others have that of an adult.
     """
 
     offsets: Array
     ends: Mapping[int, Array]
     ankle_height: float
-    measured: tuple[str, ...]
 
 
 def rest_skeleton(joints3d: NDArray[np.floating], height: float) -> RestSkeleton:
@@ -131,7 +129,6 @@ def rest_skeleton(joints3d: NDArray[np.floating], height: float) -> RestSkeleton
         np.array([offsets[name] for name in JOINTS]),
         {JOINTS.index(name): end for name, end in ends.items()},
         ankle,
-        tuple(found),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.export.even import even_motion
-from pipeline.export.frames import Frame
+from pipeline.export.frames import Y_UP_TO_Z_UP, Frame
 from pipeline.export.motion_data import MotionData, PersonMotion
 from pipeline.export.options import ExportOptions
 from pipeline.files.writing import write_atomically
@@ -20,7 +20,6 @@ TO_OPENSIM: dict[Frame, NDArray[np.float64]] = {
 }
 """Frame of reference -> rotation to OpenSim's axes: x ahead, y up, z right."""
 
-Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 """Rotation from OpenSim's axes to x ahead, y left, z up."""
 
 
@@ -82,7 +81,7 @@ def _text(motion: MotionData, person: PersonMotion, name: str, options: ExportOp
     ]
     rotation = TO_OPENSIM[motion.frame]
     if options.up == "z":
-        rotation = Z_UP @ rotation
+        rotation = Y_UP_TO_Z_UP @ rotation
     turned = person.positions.astype(np.float64) @ rotation.T
     for frame in range(T):
         cells = [f"{x:.5f}" if np.isfinite(x) else "" for x in turned[frame].ravel()]

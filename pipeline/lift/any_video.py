@@ -23,7 +23,7 @@ from pipeline.skeleton import (
     Skeleton,
     make_conversion,
 )
-from pipeline.sources import MotionSource, Sequence
+from pipeline.sources import MotionSource, Sequence, true_runs
 
 ASSUMED_FOV = 55.0
 """Field of view that `heatlift predict` assumes where none is given, degrees."""
@@ -185,9 +185,8 @@ class AnyVideo:
         world = make_conversion(sequence.skeleton, H36M17).joints(sequence.joints3d)
         tempo = np.exp(random.uniform(*np.log(self.tempo)))
         bones = sample_bone_lengths(seed, f"any video {rendering} {sequence.name}")
-        valid = np.ones(len(world), bool) if sequence.valid is None else sequence.valid
         parts = []
-        for run in _runs(valid):
+        for run in true_runs(sequence.valid_frames):
             moved = resample_motion(world[run], sequence.fps * tempo, self.rate)
             if len(moved) < SHORTEST * self.rate:
                 continue
@@ -238,8 +237,8 @@ class AnyVideo:
         focal = LONGER_SIDE / 2 / np.tan(np.radians(random.uniform(*self.fov)) / 2)
         share = np.exp(random.uniform(*np.log(self.height)))
         pitch, yaw = np.radians(random.uniform(*self.pitch)), random.uniform(0, 2 * np.pi)
-        flat = [np.cos(pitch) * np.cos(yaw), np.cos(pitch) * np.sin(yaw), np.sin(pitch)]
-        rotation = look_at_rotation(np.zeros(3), flat, self.roll * random.standard_normal())
+        forward = [np.cos(pitch) * np.cos(yaw), np.cos(pitch) * np.sin(yaw), np.sin(pitch)]
+        rotation = look_at_rotation(np.zeros(3), forward, self.roll * random.standard_normal())
         place = random.uniform(-self.aim, self.aim, 2) * (1.15 - min(share, 1.0))
         ray = np.array([*(place * (width, height) / 2 / focal), 1.0])
         centre = (world[:, 0].min(axis=0) + world[:, 0].max(axis=0)) / 2
@@ -266,7 +265,7 @@ def view_part(part: VideoPart, sequence: Sequence, skeleton: Skeleton) -> list[P
     visible = np.isfinite(joints2d).all(axis=-1)
     focal = LONGER_SIDE / 2 / np.tan(np.radians(part.fov) / 2)
     found = []
-    for run in _runs(visible.sum(axis=1) >= LEAST_JOINTS):
+    for run in true_runs(visible.sum(axis=1) >= LEAST_JOINTS):
         if run.stop - run.start < SHORTEST * part.rate:
             continue
         found.append(
@@ -386,12 +385,6 @@ def resample_motion(
         return motion
     times = np.arange(0, (len(motion) - 1) / rate + 1e-9, 1 / new_rate)
     return np.asarray(CubicSpline(np.arange(len(motion)) / rate, motion)(times), np.float64)
-
-
-def _runs(shown: NDArray[np.bool_]) -> list[slice]:
-    """Uninterrupted runs of frames."""
-    edges = np.flatnonzero(np.diff(np.r_[False, shown, False].astype(np.int8)))
-    return [slice(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
 def _as_detected(skeleton: Skeleton) -> Conversion:

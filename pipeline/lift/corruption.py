@@ -142,29 +142,6 @@ def sample_pretraining_masks(
     return (single >= joints) & (whole[..., None] >= frames)
 
 
-def simulate_score(
-    noise: NDArray[np.floating], seed: int, epoch: int, index: NDArray[np.integer]
-) -> NDArray[np.float32]:
-    """Draw the scores that a detector would give to joints with these errors.
-
-    Args:
-        noise: 2D errors, normalised, (B, T, J, 2).
-        seed: Seed of the run.
-        epoch: Epoch of the run.
-        index: Index of each sample, (B,).
-
-    Returns:
-        Scores from 0 to 1, (B, T, J), float32.
-
-    Source: MotionBERT (Zhu et al. 2023): a / (d + a) + b d + N(m, s) with d the length of the
-    error.
-    """
-    length = np.linalg.norm(noise, axis=-1)
-    spread = rng.normal(seed, "confidence", epoch, np.asarray(index), lanes=length[0].size)
-    score = 0.028 / (length + 0.028) + 1.1 * length - 0.0046 + 0.143 * spread.reshape(length.shape)
-    return np.clip(score, 0, 1).astype(np.float32)
-
-
 def add_detection_noise(
     joints2d: NDArray[np.floating], fps: float, *key: int | str
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -85,7 +85,7 @@ def prepare_sequence(
         in_camera = world_to_camera(world, sequence.camera)
         joints3d = (in_camera - in_camera[:, skeleton.root, None]).astype(np.float32)
         _check_finite(sequence, joints3d)
-    valid = np.ones(len(sequence), bool) if sequence.valid is None else sequence.valid
+    valid = sequence.valid_frames
     kept_score = np.where(visible, score, 0.0).astype(np.float32)
     if (kept_score == 1).all():  # exact 2D: takes no memory
         kept_score = np.broadcast_to(np.float32(1), visible.shape)

@@ -101,7 +101,7 @@ def find_by_tree(
     if not head:
         return {}
     found: dict[str, tuple[str, str]] = {}
-    across = _left_to_right(positions, limbs["leg"], head[0])
+    across = _to_left(positions, limbs["leg"], head[0])
     for limb, targets in (
         ("leg", ("hip", "knee", "ankle")),
         ("arm", ("shoulder", "elbow", "wrist")),
@@ -179,7 +179,7 @@ def _head_chain(
     return max(beside, key=lambda chain: sum(length[chain]), default=[])
 
 
-def _left_to_right(
+def _to_left(
     positions: NDArray[np.float64], legs: tuple[Iterable[int], Iterable[int]], neck: int
 ) -> NDArray[np.float64]:
     """Vector to the left of the body in each frame, from knees that bend ahead, (T, 3)."""

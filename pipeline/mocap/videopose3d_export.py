@@ -14,7 +14,7 @@ from pipeline.errors import UsageError
 from pipeline.files.writing import write_atomically
 from pipeline.mocap.motion_capture import Mocap
 from pipeline.skeleton import H36M17
-from pipeline.sources import Split
+from pipeline.sources import Split, true_runs
 
 LAYOUT = (
     *(0, 1, 2, 3, 3, 3, 4, 5, 6, 6, 6, 0, 7, 8, 9, 10),
@@ -63,11 +63,8 @@ def export_videopose3d(source: Mocap, folder: Path) -> list[Path]:
             subject, joints3d = subjects[recording.subject], views[0].joints3d
             if joints3d is None:
                 raise AssertionError("motion capture without joints")
-            valid = views[0].valid
-            if valid is None:
-                valid = np.ones(len(joints3d), bool)
             action = f"{recording.kind.replace(' ', '_')} {recording.name}"
-            for n, run in enumerate(valid_segments(valid)):
+            for n, run in enumerate(valid_segments(views[0].valid_frames)):
                 name = action if n == 0 else f"{action} {n + 1}"
                 clip = joints3d[run]
                 positions.setdefault(subject, {})[name] = clip[:, LAYOUT]
@@ -95,9 +92,7 @@ def valid_segments(valid: NDArray[np.bool_]) -> list[slice]:
     >>> valid_segments(np.array([1] * 12 + [0] + [1] * 3 + [0] * 2 + [1] * 10, bool))
     [slice(0, 12, None), slice(18, 28, None)]
     """
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], valid, [False]]).astype(np.int8)))
-    runs = edges.reshape(-1, 2).tolist()
-    return [slice(start, end) for start, end in runs if end - start >= SHORTEST]
+    return [run for run in true_runs(valid) if run.stop - run.start >= SHORTEST]
 
 
 def _write_archive(file: Path, **members: Any) -> Path:

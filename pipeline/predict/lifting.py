@@ -82,9 +82,9 @@ def lift_track(
     seen = visible.sum(axis=1) >= FEWEST_JOINTS
     status = np.where(seen, SEEN, MISSING).astype(np.uint8)
     filled2d = joints2d.copy()
-    for first, last in _gaps(seen, times, fill_gaps):
-        _bridge(filled2d, visible, slice(first, last), times)
-        status[first:last] = FILLED
+    for start, stop in _gaps(seen, times, fill_gaps):
+        _bridge(filled2d, visible, slice(start, stop), times)
+        status[start:stop] = FILLED
     joints3d = np.full((*visible.shape, 3), np.nan)
     for part in present_parts(status != MISSING, times, fill_gaps):
         joints3d[part] = _lift_part(

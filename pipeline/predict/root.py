@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.errors import UsageError
+from pipeline.export.measures import angle_between
 from pipeline.skeleton import Skeleton
 
 FOOT_HEIGHT = 0.08
@@ -169,7 +170,7 @@ def estimate_up(
     for side in ("left", "right"):
         thigh = joints[f"{side}_knee"] - joints[f"{side}_hip"]
         shank = joints[f"{side}_ankle"] - joints[f"{side}_knee"]
-        straight &= (_angle(thigh, shank) < 35) & (_angle(-thigh, trunk) < 40)
+        straight &= (angle_between(thigh, shank) < 35) & (angle_between(-thigh, trunk) < 40)
     if straight.sum() < 10:
         return None
     middle = (joints["left_ankle"] + joints["right_ankle"])[straight] / 2
@@ -177,13 +178,7 @@ def estimate_up(
     line = line / np.linalg.norm(line, axis=1, keepdims=True)
     up = np.median(line, axis=0)
     up = up / np.linalg.norm(up)
-    return up, float(np.median(_angle(line, up)))
-
-
-def _angle(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Angle between vectors, (..., 3), degrees."""
-    across = np.linalg.norm(np.cross(first, second), axis=-1)
-    return np.asarray(np.degrees(np.arctan2(across, (first * second).sum(-1))))
+    return up, float(np.median(angle_between(line, up)))
 
 
 def upright_rotation(up: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -215,8 +215,7 @@ class PretrainDataModule(StageData):
             digest = hashlib.sha256(sequence.joints3d.tobytes()).digest()
             if digest not in recordings:
                 world = make_conversion(sequence.skeleton, skeleton).joints(sequence.joints3d)
-                valid = np.ones(len(world), bool) if sequence.valid is None else sequence.valid
-                recordings[digest] = (world.astype(np.float32), valid)
+                recordings[digest] = (world.astype(np.float32), sequence.valid_frames)
         if not recordings:
             raise DataError(
                 f"{self.source.describe()}: no sequences in split {split}; check its splits"

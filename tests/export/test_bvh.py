@@ -13,7 +13,8 @@ from pipeline.__main__ import main
 from pipeline.cli.predict import write_results
 from pipeline.errors import DataError, UsageError
 from pipeline.export.body_names import SHIPPED, read_names
-from pipeline.export.bvh import TO_Z_UP, bvh_errors, bvh_text, euler_angles
+from pipeline.export.bvh import bvh_errors, bvh_text, euler_angles
+from pipeline.export.frames import Y_UP_TO_Z_UP
 from pipeline.export.inverse_kinematics import TO_Y_UP, fit_body, forward_positions
 from pipeline.export.motion import FILLED, MISSING, SEEN
 from pipeline.export.options import ExportOptions
@@ -123,7 +124,7 @@ def test_z_up_is_y_up_turned_about_x(tmp_path):
     joints = make_motion(0, "test01", "kick", 10)
     y_up, z_up = (motion_of(joints).save(tmp_path / f"{up}.bvh", up=up)[0] for up in "yz")
     for name, points in ours(y_up).items():
-        assert ours(z_up)[name] == pytest.approx(points @ TO_Z_UP.T, abs=1e-3)
+        assert ours(z_up)[name] == pytest.approx(points @ Y_UP_TO_Z_UP.T, abs=1e-3)
 
 
 def test_row_14_six_channels_at_the_root_three_elsewhere_and_end_sites_with_a_length(tmp_path):
