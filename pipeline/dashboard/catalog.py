@@ -67,6 +67,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("train/lr", "-", "learning rate of the first parameter group"),
     Metric("train/grad_norm", "-", "norm of the gradient before clipping"),
     Metric("train/samples_per_s", "1/s", "training samples per second, all processes together"),
+    Metric("train/cpu_s", "s", "CPU time of training so far; in rows of `heatlift results`"),
     *(
         Metric(f"{split}/{metric.name}", metric.unit, metric.meaning, metric.goal)
         for split in ("val", "test")
