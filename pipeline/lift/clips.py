@@ -147,39 +147,38 @@ def lift_in_windows(
     Returns:
         Root-relative joints, metres, (N, J, 3), or (K, J, 3).
     """
-    N = len(joints2d)
-    T = lifter.frames
     wanted = slice(None) if frames is None else frames
     if lifter.output == "every":
-        missing = max(0, T - N)
-        padded2d = _pad_frames(joints2d, 0, missing)
-        padded_visible = _pad_frames(visible, 0, missing)
-        starts = torch.unique(
-            torch.cat([torch.arange(0, max(N - T, 0) + 1, T), torch.tensor([max(N - T, 0)])])
+        return _lift_in_turn(lift, lifter.frames, joints2d, visible, at_once)[wanted]
+    N, before = len(joints2d), lifter.first_frame
+    after = lifter.receptive_field - 1 - before
+    joints2d, visible = (_pad_frames(part, before, after) for part in (joints2d, visible))
+    if lifter.output == "valid" or (lifter.slides and frames is None):
+        length = _PIECE if lifter.output == "valid" else at_once or _SLIDE
+        pieces = (
+            slice(start, min(start + length, N) + before + after) for start in range(0, N, length)
         )
-    else:
-        before = lifter.first_frame
-        after = lifter.receptive_field - 1 - before
-        padded2d = _pad_frames(joints2d, before, after)
-        padded_visible = _pad_frames(visible, before, after)
-        if lifter.output == "valid" or (lifter.slides and frames is None):
-            length = _PIECE if lifter.output == "valid" else at_once or _SLIDE
-            pieces = (
-                lift(padded2d[None, part], padded_visible[None, part])[0]
-                for start in range(0, N, length)
-                for part in [slice(start, min(start + length, N) + before + after)]
-            )
-            return _join(pieces, N)[wanted]
-        starts = torch.arange(N)[wanted]
+        return _join((lift(joints2d[None, p], visible[None, p])[0] for p in pieces), N)[wanted]
+    starts = torch.arange(N)[wanted]
+    parts = _window_parts(starts, lifter.frames, at_once, joints2d.device)
+    return _join((lift(joints2d[part], visible[part]) for part in parts), len(starts))[:, 0]
+
+
+def _lift_in_turn(
+    lift: Callable[[Tensor, Tensor], Tensor],
+    frames: int,
+    joints2d: Tensor,
+    visible: Tensor,
+    at_once: int | None,
+) -> Tensor:
+    """Lift windows one after the other, (N, J, 3); the last one ends with the clip."""
+    N, T = len(joints2d), frames
+    last = max(N - T, 0)
+    joints2d, visible = (_pad_frames(part, 0, max(T - N, 0)) for part in (joints2d, visible))
+    starts = torch.tensor([*range(0, last, T), last])
     parts = _window_parts(starts, T, at_once, joints2d.device)
-    lifted = _join((lift(padded2d[part], padded_visible[part]) for part in parts), len(starts))
-    if lifter.output == "centre":
-        return lifted[:, 0]
-    *body, last = lifted
-    if not body:
-        return last[:N][wanted]
-    overlap = len(body) * T - int(starts[-1])
-    return torch.cat([torch.cat(body), last[overlap:]])[wanted]
+    *body, end = _join((lift(joints2d[part], visible[part]) for part in parts), len(starts))
+    return torch.cat([*body, end[len(body) * T - last :]])[:N]
 
 
 def lift_overlapping(
