@@ -88,6 +88,7 @@ CHANGES = {
     "lift": {
         "data.source": people(seed=1),
         "data.detections": "noisy",
+        "data.detector_precision": "bf16-mixed",
         "data.first_frame": 3,
         "data.person": "2",
         "data.video": AnyVideo(rate=50.0),
@@ -105,6 +106,7 @@ CHANGES = {
 
 BEFORE = {
     ("integral", "data.skeleton"): {"model.net": torch.nn.Identity()},
+    ("lift", "data.detector_precision"): {"data.detections": "best.ckpt"},
     ("lift", "data.first_frame"): {"data.detections": str(Path(__file__).parent)},
     ("lift", "data.person"): {"data.detections": str(Path(__file__).parent)},
     ("lift", "data.seed"): {"data.detections": "noisy"},
@@ -308,7 +310,7 @@ def test_a_setting_that_is_not_in_the_line_changes_no_number(stage, trainer):
         (stage, name)
         for stage in ("pretrain", "lift")
         for name in CHANGES[stage]
-        if name not in ("data.first_frame", "data.person")  # see tests/detections
+        if name not in ("data.detector_precision", "data.first_frame", "data.person")
     ],
 )
 def test_a_setting_that_is_in_the_line_changes_a_number(stage, setting, trainer):

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from pipeline import camera, rng
+from pipeline.heatmap import crop
 from pipeline.heatmap.crop import Augmentation, augment_images, augmented_matrices
 from pipeline.integral.data import HalfWithDepthBatches
 from pipeline.lift import any_video, corruption
@@ -155,6 +156,7 @@ SAMPLERS = (draw_videos, draw_crops, draw_corruption, draw_cameras, draw_loading
 @pytest.fixture(scope="module")
 def recorder():
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    crop._noise_bank.cache_clear()
     sample_appearance.cache_clear()
     synthetic.make_motion.cache_clear()
     with record() as recorder:

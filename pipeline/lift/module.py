@@ -309,6 +309,7 @@ def _evaluation_parts(module: LiftModule) -> dict[str, str]:
     request = data.detections
     return {
         "data.detections": f"2D {request}{unseen}",
+        "data.detector_precision": _in_precision(data),
         "data.first_frame": "" if request.first_frame is None else f"from {request.first_frame}",
         "data.person": "" if request.person is None else f"person {request.person}",
         "data.video": f"crop camera, {data.video.rate:g} Hz" if data.video else "",
@@ -318,6 +319,12 @@ def _evaluation_parts(module: LiftModule) -> dict[str, str]:
         **lifting_parts(module),
         "model.overlap": _OVERLAPS[module.overlap],
     }
+
+
+def _in_precision(data: LiftDataModule) -> str:
+    """Precision of the detector, where detections come from one and it is not float32."""
+    is_default = data.detections.kind != "checkpoint" or data.detector_precision == "32-true"
+    return "" if is_default else f"detected in {data.detector_precision}"
 
 
 def lifting_parts(module: LiftModule) -> dict[str, str]:

@@ -68,7 +68,8 @@ class StridedLifter(Lifter):
             groups = (B, T // self.stride, self.stride, J)
             lifted = self.net(*_mean_of_groups(joints2d.view(*groups, C), seen.view(groups)))
             between = torch.from_numpy(self._between).to(lifted.device)
-            with torch.autocast(lifted.device.type, enabled=False):  # coordinates stay in float32
+            kind = lifted.device.type.replace("meta", "cpu")  # autocast does not know meta
+            with torch.autocast(kind, enabled=False):  # coordinates stay in float32
                 flat = between @ lifted.float().flatten(2)
             return flat.view(B, T, J, 3)
         # Groups that begin at every frame, then every stride-th of them in one clip.

@@ -42,13 +42,13 @@ def convert_amc(asf: Path, amc: Path, out: Path, *, fps: float | None = None) ->
         DataError: If a file is damaged, or the joints are faster than those of people.
         UsageError: If the frame rate is too low or too high, or not that of the file.
     """
+    body = read_asf(asf)
     rate = read_amc_rate(amc)
     if None not in (fps, rate) and fps != rate:
         raise UsageError(f"fps is {fps:g}, and {amc} has {rate:g} samples per second; leave it out")
     fps = fps or rate or CMU_RATE
     if not SLOWEST_MOTION <= fps <= FASTEST:
         raise UsageError(f"fps is {fps:g}; give a rate from {SLOWEST_MOTION:g} to {FASTEST:g} Hz")
-    body = read_asf(asf)
     joints = read_amc(amc, body)
     require_human_speed(joints, fps, str(amc))
     write_positions(out, joints, body.bones, fps)
