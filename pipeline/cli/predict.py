@@ -181,9 +181,9 @@ def _with_configs(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
                 content[switch] = not content.pop(f"no_{switch}")
         if isinstance(height := content.get("height"), int | float):
             content["height"] = [height]
-        own = content.pop("inputs", [])
+        own = content.pop("inputs", None) or []
         inputs = [str(text) for text in (own if isinstance(own, list) else [own])]
-        found.append(f"--config={json.dumps(content)}")
+        found.append(f"--config={json.dumps(content, default=str)}")
     return found, inputs
 
 

@@ -119,7 +119,7 @@ def _advice(motion: Motion, assumed: Sequence[str], unsure: int) -> list[str]:
         if (
             _has_images(motion.facts)
             and estimator.startswith("blazepose-")
-            and (estimator != "blazepose-heavy")
+            and estimator != "blazepose-heavy"
         ):
             advice[-1] += ", or --estimator blazepose-heavy"
     if any("whole image" in str(note) for note in motion.facts.get("assumptions", ())):

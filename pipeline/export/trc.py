@@ -20,8 +20,6 @@ TO_OPENSIM: dict[Frame, NDArray[np.float64]] = {
 }
 """Frame of reference -> rotation to OpenSim's axes: x ahead, y up, z right."""
 
-"""Rotation from OpenSim's axes to x ahead, y left, z up."""
-
 
 def write_trc(motion: MotionData, path: Path, options: ExportOptions) -> list[Path]:
     """Write a TRC file for each person.
