@@ -249,7 +249,8 @@ def read_people(path: Path, skeleton: Skeleton = COCO17, *, skip_bad: int = 0) -
         known = "any" if categories is None else ", ".join(map(repr, categories))
         raise DataError(
             f"{path}: has no person with a labelled joint; category_id of people is {known}, and "
-            f"the annotations have {', '.join(sorted(ids)[:8]) or 'none'}"
+            f"the annotations have {', '.join(sorted(ids)[:8]) or 'none'}; label joints, or write "
+            "the ids of categories alike"
         )
     del document, annotations, records  # a gigabyte for COCO
     remarks = _make_remarks(found, skeleton, skipped, named=named)

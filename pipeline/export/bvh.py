@@ -34,8 +34,6 @@ Array = NDArray[np.float64]
 UNITS = {"cm": 100.0, "m": 1.0}
 """Unit of a file -> how many of it make a metre."""
 
-"""Rotation from y up, facing +Z, to z up, facing -Y, as Blender has it."""
-
 AXES = {
     "y": "x right, y up, z towards the camera; the rest pose faces +z, its left is at +x",
     "z": "x right, y away from the camera, z up; the rest pose faces -y, its left is at +x",

@@ -17,4 +17,4 @@ FRAMES_OF_REFERENCE: dict[Frame, str] = {
 """Frame of reference -> its axes, as files name them."""
 
 Y_UP_TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
-"""Rotation of points from a frame with y up to one with z up and the same x."""
+"""Rotation of points from y up to z up with the same x: what faced +z faces -y, as in Blender."""

@@ -123,7 +123,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     """Make all singular values about 1, with five Newton-Schulz steps in float32.
 
     Matrices that are four times as long as wide, such as kernels of 3 x 3, are multiplied once: the
-    steps are made with their Gram matrix alone. That is 2.5 times as fast for them.
+    steps are made with their Gram matrix alone, which needs less than half of the multiplications.
 
     Args:
         matrices: Matrices, (N, A, B).
