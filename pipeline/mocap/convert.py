@@ -44,9 +44,10 @@ def convert_amc(asf: Path, amc: Path, out: Path, *, fps: float | None = None) ->
     """
     body = read_asf(asf)
     rate = read_amc_rate(amc)
-    if None not in (fps, rate) and fps != rate:
+    if fps is not None and rate is not None and fps != rate:
         raise UsageError(f"fps is {fps:g}, and {amc} has {rate:g} samples per second; leave it out")
-    fps = fps or rate or CMU_RATE
+    if fps is None:
+        fps = CMU_RATE if rate is None else rate
     if not SLOWEST_MOTION <= fps <= FASTEST:
         raise UsageError(f"fps is {fps:g}; give a rate from {SLOWEST_MOTION:g} to {FASTEST:g} Hz")
     joints = read_amc(amc, body)

@@ -62,6 +62,9 @@ def test_the_header_of_the_motion_tells_its_unit_and_its_rate(files, tmp_path):
     assert np.load(tmp_path / "out.npz")["fps"] == 60
     with pytest.raises(UsageError, match=r"fps is 50, and .* has 60 samples per second"):
         convert_amc(*files, tmp_path / "out.npz", fps=50.0)
+    files[1].write_text(AMC)
+    with pytest.raises(UsageError, match="fps is 0; give a rate from"):
+        convert_amc(*files, tmp_path / "out.npz", fps=0.0)
     files[1].write_text(AMC.replace(":DEGREES", ":SAMPLES-PER-SECOND 0"))
     with pytest.raises(DataError, match=r"line \d+: 0 samples per second"):
         read_amc_rate(files[1])
