@@ -18,18 +18,11 @@ from pipeline.errors import NonFiniteError
 from pipeline.training.console import format_duration, print_line
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.run_folder import Run
-from pipeline.training.shared_cores import training_threads
 from pipeline.training.stage import Stage
 
 
 def print_start(
-    title: str,
-    trainer: pl.Trainer,
-    data: str,
-    network: str,
-    weights: str,
-    length: str = "",
-    workers: int = 0,
+    title: str, trainer: pl.Trainer, data: str, network: str, weights: str, length: str = ""
 ) -> None:
     """Print the first lines of a run.
 
@@ -40,13 +33,12 @@ def print_start(
         network: Description of the network.
         weights: Description of the weights at the start.
         length: Length of the training; "" if nothing is trained.
-        workers: DataLoader workers of the training.
     """
     print_line(title)
     print_line(f"  data       {data}")
     print_line(f"  network    {network}")
     print_line(f"  weights    {weights}")
-    print_line(f"  device     {describe_device(trainer, workers)}")
+    print_line(f"  device     {describe_device(trainer)}")
     if length:
         print_line(f"  length     {length}")
 
@@ -79,12 +71,12 @@ def describe_weights(run: Run | None, config: Any, settings: Mapping[str, Any]) 
     return "fresh" if run else "random (--untrained)"
 
 
-def describe_device(trainer: pl.Trainer, workers: int) -> str:
+def describe_device(trainer: pl.Trainer) -> str:
     """Describe device, processes, precision and torch version of a run in one line."""
     if trainer.strategy.root_device.type == "cuda":
         device = f"{trainer.num_devices} x {torch.cuda.get_device_name()}"
     else:
-        device = f"{trainer.strategy.root_device.type}, {training_threads(workers)} threads"
+        device = f"{trainer.strategy.root_device.type}, {torch.get_num_threads()} threads"
     processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
     return f"{device}{processes}; precision {trainer.precision}; torch {torch.__version__}"
 

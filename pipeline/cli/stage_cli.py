@@ -245,15 +245,13 @@ class StageCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Print the first lines of the run."""
-        fitting = self.subcommand == "fit"
         print_start(
             f"heatlift {self.stage.stage} {self.subcommand}: {self.folder}",
             self.trainer,
             data=self.datamodule.describe(),
             network=describe_network(self.model),
             weights=describe_weights(self.run, self.config[self.subcommand], self.settings),
-            length=describe_length(self.config.fit.trainer) if fitting else "",
-            workers=self.datamodule.workers if fitting else 0,
+            length=describe_length(self.config.fit.trainer) if self.subcommand == "fit" else "",
         )
 
     before_validate = before_test = before_predict = before_fit

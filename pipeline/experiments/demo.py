@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.cli import launch
 from pipeline.cli.configs import find_config, read_source
 from pipeline.cli.doctor import has_fast_bf16
@@ -55,8 +57,8 @@ class Step:
 
 
 STEPS = (
-    Step("heatmap", "demo", 9.0, "2D stage: rendered people to heatmaps to joints"),
-    Step("pretrain", "demo", 1.0, "pretraining: motion from masked, noisy projections"),
+    Step("heatmap", "demo", 7.0, "2D stage: rendered people to heatmaps to joints"),
+    Step("pretrain", "demo", 2.0, "pretraining: motion from masked, noisy projections"),
     Step(
         "lift",
         "demo-exact",
@@ -117,13 +119,28 @@ def demo(
     for step in STEPS[len(finished) :]:
         arguments = _arguments(step, Path(runs), wandb, list(finished.values()))
         arguments += ["--resume_with_changed_code"] if resume_with_changed_code else []
-        code = launch.run_stage(step.stage, arguments)
+        code = _train(step, arguments)
         if code:
             raise DemoError(f"stage {step.name} of the demo ended with exit code {code}", code)
         finished[step.name + step.stage] = str(_newest_checkpoint(Path(runs), step).parents[1])
         write_atomically(progress_file, lambda file: file.write(json.dumps(finished).encode()))
     progress_file.unlink()
     _print_summary(Path(runs), [Path(folder) for folder in finished.values()])
+
+
+def _train(step: Step, arguments: list[str]) -> int:
+    """Train a step; return its exit code.
+
+    The worker of the 2D stage draws most of the time. On a core that it shares with a thread of
+    torch, all threads of that small network wait, so it gets a core of its own.
+    """
+    threads = torch.get_num_threads()
+    if step.stage == "heatmap" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, threads - 1))
+    try:
+        return launch.run_stage(step.stage, arguments)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _check_steps(

@@ -1,9 +1,8 @@
-"""Cores of a training on the CPU: for DataLoader workers, and those that other programs use."""
+"""Cores that other programs use: noticed while training, and reported once with what to do."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
 
@@ -36,19 +35,6 @@ def processor_times() -> tuple[float, float]:
     return ran / 1e9, waited / 1e9
 
 
-def training_threads(workers: int) -> int:
-    """Threads of torch for a training on the CPU: each DataLoader worker has a core of its own.
-
-    A worker draws or decodes images most of the time. On a core that it shares with a thread of
-    torch, all threads wait for that one. A number in `OMP_NUM_THREADS` stays as it is.
-
-    Args:
-        workers: DataLoader workers.
-    """
-    threads = torch.get_num_threads()
-    return threads if "OMP_NUM_THREADS" in os.environ else max(1, threads - workers)
-
-
 def cores_are_shared(ran: float, waited: float, threads: int) -> bool:
     """Whether other programs slow down a training that computes with several threads.
 
@@ -65,28 +51,12 @@ def cores_are_shared(ran: float, waited: float, threads: int) -> bool:
 
 
 class SharedCores(Callback):
-    """Leaves cores to the DataLoader workers, and prints once if other programs use the others."""
+    """Prints once if other programs use the cores that a training on the CPU computes with."""
 
     def __init__(self) -> None:
-        self._threads: int | None = None
         self._times = (0.0, 0.0)
         self._measured_at = 0.0
         self._done = False
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Set the number of threads of a training on a CPU; see `training_threads`."""
-        if trainer.strategy.root_device.type == "cpu":
-            self._threads = torch.get_num_threads()
-            torch.set_num_threads(training_threads(trainer.datamodule.workers))  # type: ignore[attr-defined]
-
-    def on_fit_end(self, *_: object) -> None:
-        """Compute with as many threads as before: a test has no workers."""
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
-
-    def on_exception(self, *_: object) -> None:
-        """Compute with as many threads as before."""
-        self.on_fit_end()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to measure, where it matters: rank 0, on a CPU, several threads."""

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.__main__ import main
 from pipeline.cli import explain
@@ -22,6 +23,7 @@ from pipeline.cli.commands import (
 from pipeline.cli.configs import resolve_configs
 from pipeline.cli.docs import docs_folder
 from pipeline.errors import UsageError
+from pipeline.experiments import demo
 from pipeline.experiments.demo import STEPS, _arguments, _finished_steps
 from pipeline.training.run_folder import FINISHED, Run, open_run
 
@@ -152,6 +154,28 @@ def test_the_demo_leaves_the_mode_of_wandb_to_the_variable(tmp_path):
     assert "--wandb" not in _arguments(STEPS[0], tmp_path, None, [])
     given = _arguments(STEPS[0], tmp_path, "off", [])
     assert given[given.index("--wandb") + 1] == "off"
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 2), ("3", 3)])
+def test_the_worker_of_the_demos_2d_stage_has_a_core_of_its_own(monkeypatch, given, expected):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    seen = []
+
+    def run_stage(stage, arguments):
+        seen.append((stage, torch.get_num_threads()))
+        return 7
+
+    monkeypatch.setattr(demo.launch, "run_stage", run_stage)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert [demo._train(step, []) for step in STEPS[:2]] == [7, 7]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [("heatmap", expected), ("pretrain", 3)]
 
 
 @pytest.mark.parametrize("number", ["", "x", "-1"])

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from pipeline.training import shared_cores
-from pipeline.training.shared_cores import cores_are_shared, processor_times, training_threads
+from pipeline.training.shared_cores import cores_are_shared, processor_times
 
 
 @pytest.mark.parametrize(
@@ -38,34 +37,6 @@ def test_the_line_is_printed_once(monkeypatch, capsys):
         watch.on_train_batch_end(rank)
         lines.append(capsys.readouterr().out)
     assert lines == ["", f"{shared_cores.HINT}\n", ""]
-
-
-@pytest.mark.parametrize(("workers", "threads"), [(0, 5), (1, 4), (4, 1), (9, 1)])
-def test_each_worker_has_a_core_of_its_own(monkeypatch, workers, threads):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(shared_cores.torch, "get_num_threads", lambda: 5)
-    assert training_threads(workers) == threads
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert training_threads(workers) == 5
-
-
-@pytest.mark.parametrize("end", ["on_fit_end", "on_exception"])
-def test_a_training_gives_its_threads_back(monkeypatch, end):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    cpu = type("Device", (), {"type": "cpu"})
-    strategy = type("Strategy", (), {"root_device": cpu})
-    datamodule = type("Data", (), {"workers": 1})
-    trainer = type("Trainer", (), {"strategy": strategy, "datamodule": datamodule})
-    cores = shared_cores.SharedCores()
-    try:
-        cores.on_fit_start(trainer, None)
-        assert torch.get_num_threads() == 2
-        getattr(cores, end)(trainer, None)
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_this_process_has_run_for_some_time():
