@@ -131,12 +131,13 @@ def demo(
 def _train(step: Step, arguments: list[str]) -> int:
     """Train a step; return its exit code.
 
-    The worker of the 2D stage draws most of the time. On a core that it shares with a thread of
-    torch, all threads of that small network wait, so it gets a core of its own.
+    The networks are small: on free cores several threads gain little, and on cores that other
+    programs use they wait for each other. So lifters have one. The worker of the 2D stage, which
+    draws most of the time, has a core of its own, and torch the others.
     """
     threads = torch.get_num_threads()
-    if step.stage == "heatmap" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, threads - 1))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, threads - 1) if step.stage == "heatmap" else 1)
     try:
         return launch.run_stage(step.stage, arguments)
     finally:

@@ -156,8 +156,8 @@ def test_the_demo_leaves_the_mode_of_wandb_to_the_variable(tmp_path):
     assert given[given.index("--wandb") + 1] == "off"
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, 2), ("3", 3)])
-def test_the_worker_of_the_demos_2d_stage_has_a_core_of_its_own(monkeypatch, given, expected):
+@pytest.mark.parametrize(("given", "expected"), [(None, (2, 1)), ("3", (3, 3))])
+def test_the_demo_leaves_cores_to_its_worker_and_to_other_programs(monkeypatch, given, expected):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if given:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
@@ -175,7 +175,7 @@ def test_the_worker_of_the_demos_2d_stage_has_a_core_of_its_own(monkeypatch, giv
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
-    assert seen == [("heatmap", expected), ("pretrain", 3)]
+    assert seen == list(zip(("heatmap", "pretrain"), expected, strict=True))
 
 
 @pytest.mark.parametrize("number", ["", "x", "-1"])
