@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ STEPS = (
     Step(
         "lift",
         "demo-exact",
-        2.0,
+        3.0,
         "lifter on exact 2D, from the pretrained weights",
         ("--data.detections", "exact", "--model.pretrained", "newest"),
     ),
@@ -125,7 +126,8 @@ def demo(
         finished[step.name + step.stage] = str(_newest_checkpoint(Path(runs), step).parents[1])
         write_atomically(progress_file, lambda file: file.write(json.dumps(finished).encode()))
     progress_file.unlink()
-    _print_summary(Path(runs), [Path(folder) for folder in finished.values()])
+    with _threads(1):
+        _print_summary(Path(runs), [Path(folder) for folder in finished.values()])
 
 
 def _train(step: Step, arguments: list[str]) -> int:
@@ -135,13 +137,20 @@ def _train(step: Step, arguments: list[str]) -> int:
     programs use they wait for each other. So lifters have one. The worker of the 2D stage, which
     draws most of the time, has a core of its own, and torch the others.
     """
-    threads = torch.get_num_threads()
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, threads - 1) if step.stage == "heatmap" else 1)
-    try:
+    with _threads(max(1, torch.get_num_threads() - 1) if step.stage == "heatmap" else 1):
         return launch.run_stage(step.stage, arguments)
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with so many threads, unless `OMP_NUM_THREADS` is set."""
+    before = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(count)
+    try:
+        yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def _check_steps(
