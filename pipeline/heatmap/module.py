@@ -22,13 +22,14 @@ from pipeline.heatmap.image_stage import (
 from pipeline.sources import Split
 from pipeline.training.schedules import Schedule
 
-Decode = Literal["quarter", "argmax", "expectation"]
+Decode = Literal["quarter", "argmax", "expectation", "dark"]
 """Ways to read joints from heatmaps."""
 
 DECODERS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "quarter": targets.decode_quarter,
     "argmax": targets.decode_argmax,
     "expectation": targets.decode_expectation,
+    "dark": targets.decode_dark,
 }
 """Way -> function of heatmaps (B, J, H, W) that returns cells (B, J, 2) and scores (B, J)."""
 
@@ -48,7 +49,8 @@ class HeatmapModule(ImageStage):
         sigma: Standard deviation of the target Gaussians in cells, above 0.
         rounded: Centre the target Gaussians on whole cells, as published networks were trained.
         published_cells: Pixel x belongs to heatmap cell x/4, as in published networks.
-        decode: Way to read joints from heatmaps.
+        decode: Way to read joints from heatmaps: `quarter` of a cell from the highest one to its
+            higher neighbours, `dark` at the top of a Gaussian, `expectation` or `argmax`.
         flip_test: Detect in each crop and in its mirror image and average the heatmaps.
         channels_last: Store weights and features with channels last, which is faster.
         reduced_decoding: Detect in crops of images that are decoded as in training, see the data.

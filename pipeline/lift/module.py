@@ -292,14 +292,15 @@ def _lift_with_flips(
 ) -> Tensor:
     """Lift a clip, or the frames with these numbers, (K,), with the flip test of the module."""
 
-    def lift(joints2d: Tensor, visible: Tensor) -> Tensor:
-        if module.overlap == "blend":
-            return lift_overlapping(module, module.net, joints2d, visible)
-        return lift_in_windows(module, module.net, joints2d, visible, frames=frames)
+    def lift(windows: Tensor, visible: Tensor) -> Tensor:
+        if module.flip_test:
+            return lift_with_mirror(module, windows, visible, module.swap)
+        lifted: Tensor = module(windows, visible)
+        return lifted
 
-    if module.flip_test:
-        return lift_with_mirror(lift, joints2d, visible, module.swap)
-    return lift(joints2d, visible)
+    if module.overlap == "blend":
+        return lift_overlapping(lift, module.net, joints2d, visible)
+    return lift_in_windows(lift, module.net, joints2d, visible, frames=frames)
 
 
 def _evaluation_parts(module: LiftModule) -> dict[str, str]:

@@ -145,7 +145,7 @@ def is_process_loss(error: BaseException) -> bool:
 
 
 def start_process(
-    arguments: Sequence[str], environment: Mapping[str, str]
+    arguments: Sequence[str], environment: Mapping[str, str], *, stdout: int | None = None
 ) -> subprocess.Popen[str]:
     """Start one process of a run, with the code of this process.
 
@@ -161,6 +161,7 @@ def start_process(
     return subprocess.Popen(
         [sys.executable, "-P", "-c", code, *arguments],
         env=dict(environment),
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from pipeline.__main__ import main
 from pipeline.cli import explain
@@ -23,8 +22,6 @@ from pipeline.cli.commands import (
 from pipeline.cli.configs import resolve_configs
 from pipeline.cli.docs import docs_folder
 from pipeline.errors import UsageError
-from pipeline.experiments import demo
-from pipeline.experiments.demo import STEPS, _arguments, _finished_steps
 from pipeline.training.run_folder import FINISHED, Run, open_run
 
 pytestmark = pytest.mark.filterwarnings("default")  # `cli.launch` sets the filters
@@ -130,52 +127,6 @@ def test_a_config_without_data_does_not_change_the_data_of_another(tmp_path):
     configs = ["-c", str(tmp_path / "data.yaml"), "-c", str(tmp_path / "net.yaml")]
     assert json.loads(expand_configs(configs)[1]) == {"class_path": "A", "init_args": {"root": "b"}}
     assert expand_configs(["-c", str(tmp_path / "net.yaml")]) == []
-
-
-@pytest.mark.parametrize("text", ['{"demoheat', "[3]", '{"demoheatmap": "runs/gone"}', "", "3"])
-def test_a_damaged_progress_file_of_a_demo_is_renamed_and_it_starts_from_the_beginning(
-    text, tmp_path, capsys
-):
-    progress = tmp_path / "demo.json"
-    progress.write_text(text)
-    assert _finished_steps(progress) == {}
-    assert f"warning: {progress} names no finished runs" in capsys.readouterr().out
-    assert [path.name for path in tmp_path.iterdir()] == ["demo.json.bad"]
-
-
-def test_an_interrupted_demo_is_resumed_after_its_finished_steps(tmp_path):
-    finished(tmp_path / "heat", {})
-    done = {"demoheatmap": str(tmp_path / "heat")}
-    (tmp_path / "demo.json").write_text(json.dumps(done))
-    assert _finished_steps(tmp_path / "demo.json") == done
-
-
-def test_the_demo_leaves_the_mode_of_wandb_to_the_variable(tmp_path):
-    assert "--wandb" not in _arguments(STEPS[0], tmp_path, None, [])
-    given = _arguments(STEPS[0], tmp_path, "off", [])
-    assert given[given.index("--wandb") + 1] == "off"
-
-
-@pytest.mark.parametrize(("given", "expected"), [(None, (2, 1)), ("3", (3, 3))])
-def test_the_demo_leaves_cores_to_its_worker_and_to_other_programs(monkeypatch, given, expected):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if given:
-        monkeypatch.setenv("OMP_NUM_THREADS", given)
-    seen = []
-
-    def run_stage(stage, arguments):
-        seen.append((stage, torch.get_num_threads()))
-        return 7
-
-    monkeypatch.setattr(demo.launch, "run_stage", run_stage)
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        assert [demo._train(step, []) for step in STEPS[:2]] == [7, 7]
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
-    assert seen == list(zip(("heatmap", "pretrain"), expected, strict=True))
 
 
 @pytest.mark.parametrize("number", ["", "x", "-1"])

@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from pipeline.heatmap import targets
 from pipeline.skeleton import COCO17, H36M17
@@ -75,6 +76,48 @@ def test_the_expectation_errs_by_a_tenth_of_a_cell_at_most():
     torch.testing.assert_close(
         score, targets.decode_quarter(targets.encode_heatmaps(cells, SIZE))[1]
     )
+
+
+@pytest.mark.parametrize("sigma", [1.0, 2.0, 3.0])
+def test_dark_finds_the_centre_of_a_gaussian(sigma):
+    cells = somewhere(sigma).clamp(min=9, max=38)  # the smoothing reaches 5 cells
+    heatmaps = targets.encode_heatmaps(cells, SIZE, sigma=sigma)
+    found, score = targets.decode_dark(0.3 * heatmaps)
+    assert (found - cells).abs().max() <= 0.02
+    torch.testing.assert_close(score, 0.3 * heatmaps.flatten(-2).amax(-1))
+
+
+def test_dark_is_nearer_to_the_centre_of_a_noisy_gaussian_than_a_quarter_of_a_cell():
+    cells = somewhere(2.0).clamp(min=9, max=38)
+    heatmaps = targets.encode_heatmaps(cells, SIZE)
+    heatmaps += 0.03 * torch.randn(heatmaps.shape, generator=torch.Generator().manual_seed(3))
+    errors = [
+        (decode(heatmaps)[0] - cells).norm(dim=-1).mean()
+        for decode in (targets.decode_dark, targets.decode_quarter)
+    ]
+    assert errors[0] < 0.6 * errors[1]
+
+
+def test_dark_solves_for_the_top_of_a_slanted_gaussian():
+    x, y = torch.meshgrid(torch.arange(30.0), torch.arange(20.0), indexing="xy")
+    x, y = x - 14.3, y - 9.6
+    slanted = torch.exp(-0.5 * (x * x / 4 + y * y / 9 + x * y / 9))[None, None]
+    found, _ = targets.decode_dark(slanted)
+    torch.testing.assert_close(found, torch.tensor([[[14.3, 9.6]]]), rtol=0, atol=0.02)
+
+
+def test_dark_smooths_like_scipy_and_moves_no_peak_on_the_border_or_of_a_ridge():
+    heatmaps = torch.rand(2, 3, 20, 30, generator=torch.Generator().manual_seed(1))
+    smooth = gaussian_filter(heatmaps, (0, 0, 1.5, 1.5), mode="constant", radius=(0, 0, 5, 5))
+    found, _ = targets.decode_dark(heatmaps)
+    for b, j in np.ndindex(2, 3):
+        y, x = np.unravel_index(smooth[b, j].argmax(), (20, 30))
+        assert (found[b, j] - torch.tensor([x, y])).abs().max() <= 1
+    corner = torch.zeros(1, 1, 9, 9)
+    corner[..., 0, 8] = 1
+    assert targets.decode_dark(corner)[0].tolist() == [[[8, 0]]]
+    assert targets.decode_dark(torch.zeros(1, 1, 9, 9))[0].tolist() == [[[0, 0]]]
+    assert targets.decode_dark(-torch.ones(1, 1, 9, 9))[0].isfinite().all()
 
 
 def test_the_highest_cell_and_its_higher_neighbours_decide():
@@ -175,12 +218,13 @@ def test_the_loss_is_computed_in_float32_under_autocast():
         assert targets.heatmap_loss(predicted, target, torch.ones(2, 3)) == expected
 
 
-def test_expectation_is_exact_in_mixed_precision():
+@pytest.mark.parametrize("decode", [targets.decode_expectation, targets.decode_dark])
+def test_decoding_is_exact_in_mixed_precision(decode):
     cells = 4 + 40 * torch.rand(4, 17, 2, generator=torch.Generator().manual_seed(0))
     heatmaps = targets.encode_heatmaps(cells, (48, 48))
     with torch.autocast("cpu", torch.bfloat16):
-        found, _ = targets.decode_expectation(heatmaps)
-    assert torch.equal(found, targets.decode_expectation(heatmaps)[0])
+        found, _ = decode(heatmaps)
+    assert torch.equal(found, decode(heatmaps)[0])
 
 
 @pytest.mark.parametrize("encode", [targets.encode_heatmaps, targets.encode_heatmaps_rounded])

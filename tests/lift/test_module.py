@@ -71,7 +71,7 @@ def test_the_mask_token_learns_where_joints_are_hidden():
     assert module.mask_token.grad.abs().min() > 0
 
 
-@pytest.mark.parametrize("frames", [3, 9, 22])
+@pytest.mark.parametrize("frames", [3, 9, 22, 1100])
 def test_flip_test_is_the_average_of_clip_and_mirror_image(frames):
     module = LiftModule(net(), flip_test=True).eval()
     joints2d, visible = torch.randn(frames, 17, 2), torch.rand(frames, 17) < 0.8
