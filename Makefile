@@ -56,7 +56,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(VENV)/bin/python -c 'import cv2' || { echo 'heatlift: error: OpenCV does not import; on Debian or Ubuntu run: apt-get install libgl1 libglib2.0-0'; exit 5; }
 	@touch $@
 
-demo: install ## Train all stages on rendered people: errors and images in 15 to 25 minutes
+demo: install ## Train all stages on rendered people: errors and images in 10 to 20 minutes
 	$(HEATLIFT) demo $(ARGS)
 
 heatmap: install ## Train a 2D stage: images to 2D joints

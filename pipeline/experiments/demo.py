@@ -71,13 +71,13 @@ _UNSEEN = {"share": "lifter", "train": 8}
 """Options of the source of `lift/demo`: half of 8 people, those whom the detector has not seen."""
 
 STEPS = (
-    Step("heatmap", "demo", "2D stage", 8.0, "2D stage: rendered people to heatmaps to joints"),
+    Step("heatmap", "demo", "2D stage", 7.0, "2D stage: rendered people to heatmaps to joints"),
     Step("pretrain", "demo", "pretrain", 2.0, "pretraining: motion from masked, noisy projections"),
     Step(
         "lift",
         "demo-exact",
         "exact",
-        3.0,
+        2.0,
         "lifter on exact 2D, from the pretrained weights",
         ("--data.detections", "exact", "--model.pretrained", "newest"),
         needs=("pretrain",),
@@ -86,7 +86,7 @@ STEPS = (
         "lift",
         "demo-detected",
         "detected",
-        3.0,
+        2.0,
         "lifter on detections of the 2D stage, from the weights of the lifter before",
         (
             *("--data.detections", "newest", "--data.source.init_args.share", "lifter"),
@@ -97,7 +97,7 @@ STEPS = (
         needs=("2D stage", "exact"),
     ),
 )
-TOTAL_MINUTES = 12.0
+TOTAL_MINUTES = 10.0
 """Expected duration of all steps and of the measurements: steps that need no other ones are trained
 beside them."""
 
