@@ -110,7 +110,7 @@ def demo(
 ) -> None:
     """Train all stages on rendered people, then print a table and the path of a page of images.
 
-    The 2D stage, and pretraining and a lifter, are trained at once, each in a process of its own.
+    The 2D stage is trained beside pretraining and the first lifter, each in a process of its own.
     An interrupted demo is resumed; a finished demo is run again from the beginning.
 
     Args:
