@@ -66,6 +66,8 @@ def shoot(browser: Any, page: Path, size: tuple[int, int], *, whole: bool = Fals
     tab = browser.new_page(viewport={"width": size[0], "height": size[1]})
     tab.goto(page.resolve().as_uri())
     tab.wait_for_load_state("networkidle")
+    tab.wait_for_function("[...document.querySelectorAll('video')].every(v => v.readyState > 2)")
+    tab.wait_for_timeout(1000)  # the sign for loading fades
     shot = np.frombuffer(tab.screenshot(full_page=whole), np.uint8)
     tab.close()
     return np.ascontiguousarray(cv2.imdecode(shot, cv2.IMREAD_COLOR)[..., ::-1])
