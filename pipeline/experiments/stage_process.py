@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import IO
 
 from pipeline.errors import HeatliftError
+from pipeline.training.console import print_status
 from pipeline.training.processes import (
     ERROR_PREFIX,
     LOST_CODE,
@@ -44,7 +45,7 @@ class StageProcess:
 
     def __init__(self, label: str, arguments: Sequence[str], threads: int, width: int) -> None:
         self.label = label
-        self._error = ""
+        self.error = ""  # its error line
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         environment[PARENT_VARIABLE] = str(os.getpid())
         self._process = start_process(arguments, environment, stdout=subprocess.PIPE)
@@ -66,21 +67,22 @@ class StageProcess:
         Raises:
             StageProcessError: If its exit code is not 0.
         """
-        code = self._process.wait()
-        for reader in self._readers:
-            reader.join(2.0)
+        self.wait()
+        code = self._process.returncode
         if code < 0:
             reason = f"died by signal {-code} (out of memory?)"
             raise StageProcessError(
                 f"{self.label}: {reason}; run the same command again", LOST_CODE
             )
         if code:
-            reason = self._error or f"ended with exit code {code}"
+            reason = self.error or f"ended with exit code {code}"
             raise StageProcessError(f"{self.label}: {reason}", code)
 
     def wait(self) -> None:
-        """Wait until the stage has ended."""
+        """Wait until the stage has ended, and all that it printed is forwarded."""
         self._process.wait()
+        for reader in self._readers:
+            reader.join(2.0)
 
     def send_signal(self, number: int) -> None:
         """Send a signal; a stop signal lets the stage save a checkpoint and end."""
@@ -91,14 +93,14 @@ class StageProcess:
         with stream:
             for line in stream:
                 if line.startswith(ERROR_PREFIX):
-                    self._error = line.removeprefix(ERROR_PREFIX).strip()
+                    self.error = line.removeprefix(ERROR_PREFIX).strip()
                 else:
                     target.write(label + line)
                     target.flush()
 
 
 def end_all(processes: Sequence[StageProcess], number: int) -> None:
-    """Stop stages that are training, and wait until they have saved their checkpoints.
+    """Stop stages that are training, and print what they have saved.
 
     A further signal to this process goes to all of them: two that come at once are taken as one,
     a later one stops them without a checkpoint.
@@ -116,3 +118,6 @@ def end_all(processes: Sequence[StageProcess], number: int) -> None:
         except StoppedBySignal as stop:
             for process in processes:
                 process.send_signal(stop.exit_code - 128)
+    for process in processes:
+        if process.error:
+            print_status(f"{process.label}: {process.error}")

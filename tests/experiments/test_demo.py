@@ -39,6 +39,7 @@ class FakeStage:
     def __init__(self, label, arguments, threads, width):
         self.label, self.arguments, self.threads = label, arguments, threads
         self.left, self.signals = type(self).durations[label], []
+        self.error = ""
         self.log.append(f"{label} begins")
         self.started[label] = self
 
@@ -211,6 +212,7 @@ seen = []
 def save(number, frame):
     seen.append(number)
     print("saved", flush=True)
+    print("heatlift: error: saved at step 7", file=sys.stderr, flush=True)
 signal.signal(signal.SIGTERM, save)
 print("ready", flush=True)
 while len(seen) < {count}:
@@ -233,7 +235,9 @@ def test_stages_that_are_stopped_have_the_time_to_save(run_code, capfd):
     end_all([process], signal.SIGTERM)
     assert not process.is_running()
     process.check()
-    assert capfd.readouterr().out == "exact    | saved\n"
+    output = capfd.readouterr()
+    assert output.out == "exact    | saved\n"
+    assert output.err == "exact: saved at step 7\n"
 
 
 def test_a_second_stop_signal_goes_to_the_stages_too(run_code, capfd):
