@@ -4,6 +4,8 @@ Each process has one thread and batches of the same size in every case, so both 
 but for the exchange of gradients. Samples per second of `heatlift fit`, the median over its steps
 without the first ones. The separate trainings run at the same time, because two busy cores are
 slower than one; one training alone is printed, too. The ratio is that of runs one after the other.
+Two processes that wait for each other are as fast as the slower core, so the last number compares
+them with twice the slower one of the separate trainings.
 """
 
 from __future__ import annotations
@@ -50,22 +52,25 @@ def rate(case: str, runs: Path, training: subprocess.Popen[bytes]) -> float:
 
 def measure(case: str, steps: int, rounds: int) -> bool:
     """Measure a config and print its line; returns whether the goal is reached."""
-    alone, separate, together = [], [], []
+    alone, separate, slower, together = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(rounds):
             runs = [Path(folder) / f"{number}-{name}" for name in ("alone", "a", "b", "ddp")]
             alone.append(rate(case, runs[0], start(case, runs[0], steps)))
             pair = [(path, start(case, path, steps)) for path in runs[1:3]]
-            separate.append(sum(rate(case, path, training) for path, training in pair))
+            rates = [rate(case, path, training) for path, training in pair]
+            separate.append(sum(rates))
+            slower.append(2 * min(rates))
             options = ("--trainer.devices=2", "--trainer.strategy=ddp")
             together.append(rate(case, runs[3], start(case, runs[3], steps, *options)))
     ratios = sorted(b / a for a, b in zip(separate, together, strict=True))
     ratio, goal = statistics.median(ratios), CASES[case][0]
+    of_slower = statistics.median(b / a for a, b in zip(slower, together, strict=True))
     print(
         f"{case:22s} samples per second: one {statistics.median(alone):6.0f}, two separate "
         f"{statistics.median(separate):6.0f}, two by DDP {statistics.median(together):6.0f}  "
         f"ratio {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) goal {goal:g}"
-        f"{'' if ratio >= goal else ' MISSED'}",
+        f"{'' if ratio >= goal else ' MISSED'}; with the slower one {of_slower:.2f}",
         flush=True,
     )
     return ratio >= goal
