@@ -51,7 +51,9 @@ class StageProcess:
         self._process = start_process(arguments, environment, stdout=subprocess.PIPE)
         streams = ((self._process.stdout, sys.stdout), (self._process.stderr, sys.stderr))
         self._readers = [
-            threading.Thread(target=self._forward, args=(*pair, f"{label:<{width}} | "))
+            threading.Thread(
+                target=self._forward, args=(*pair, f"{label:<{width}} | "), daemon=True
+            )
             for pair in streams
         ]
         for reader in self._readers:
