@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from pipeline.cli.command_table import Command
+from pipeline.cli.late_imports import import_late
 from pipeline.cli.stages import STAGES, SUBCOMMANDS
 from pipeline.errors import UsageError, print_error
 from pipeline.training.processes import (
@@ -186,6 +187,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     try:
         current_rank()  # checked first: Lightning reads these variables during its import
+        import_late()
         with signal_handlers(STOP_SIGNALS, _stop):
             if name in STAGES:
                 _import_stages()

@@ -156,6 +156,7 @@ def test_modules_are_loaded_by_name_only_where_laziness_needs_it():
     }
     assert loading == {
         "__init__",  # lazy names of the packages
+        "cli.late_imports",  # packages of others, not of Heatlift
         "cli.commands",  # the command table of __main__
         "cli.stages",  # the table of stages
         "cli.explain",  # classes that a config names

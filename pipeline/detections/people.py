@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from pipeline.errors import DataError
 
@@ -258,7 +258,7 @@ def _has_useful_ids(frames: dict[int, list[FoundPerson]]) -> bool:
         if len(pairs) < 2:
             continue
         distance = _distances([a for a, _ in pairs], [b for _, b in pairs])
-        best = distance[linear_sum_assignment(distance)].sum()
+        best = distance[scipy.optimize.linear_sum_assignment(distance)].sum()
         steps += 1
         exchanged += 2 * best < distance.trace()
     return exchanged <= MAX_EXCHANGED * steps
@@ -309,7 +309,9 @@ def _follow_positions(frames: dict[int, list[FoundPerson]]) -> list[_Track]:
             move = [_allowed_move(frame - track.last.frame) for track in active]
             cost = np.minimum(distance / np.array(move)[:, None], 2.0)
             pairs = [
-                (a, b) for a, b in zip(*linear_sum_assignment(cost), strict=True) if cost[a, b] < 1
+                (a, b)
+                for a, b in zip(*scipy.optimize.linear_sum_assignment(cost), strict=True)
+                if cost[a, b] < 1
             ]
             for row, column in _unclear_pairs(cost, pairs):
                 active[row].unclear.append(people[column])

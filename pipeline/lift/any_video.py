@@ -6,8 +6,8 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
 
 from pipeline import rng
 from pipeline.camera import Camera, look_at_rotation, project, world_to_camera
@@ -384,7 +384,9 @@ def resample_motion(
     if rate == new_rate or len(motion) < 4:
         return motion
     times = np.arange(0, (len(motion) - 1) / rate + 1e-9, 1 / new_rate)
-    return np.asarray(CubicSpline(np.arange(len(motion)) / rate, motion)(times), np.float64)
+    return np.asarray(
+        scipy.interpolate.CubicSpline(np.arange(len(motion)) / rate, motion)(times), np.float64
+    )
 
 
 def _as_detected(skeleton: Skeleton) -> Conversion:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 
 from pipeline import rng
@@ -200,10 +201,8 @@ def _box_height(joints2d: NDArray[np.float64]) -> float:
 
 def autoregressive(white: NDArray[np.float64], memory: float) -> NDArray[np.float64]:
     """Turn white noise, (T, ...), into AR(1) noise with the same variance in every frame."""
-    from scipy.signal import lfilter
-
     gain = (1 - memory**2) ** 0.5
-    return lfilter([gain], [1, -memory], white, axis=0, zi=(1 - gain) * white[:1])[0]
+    return scipy.signal.lfilter([gain], [1, -memory], white, axis=0, zi=(1 - gain) * white[:1])[0]
 
 
 def draw_bursts(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from pipeline.mocap.bodies import BONES
 from pipeline.skeleton import Skeleton
@@ -90,7 +90,7 @@ def follow_person(
     turned = np.einsum("tab,tjb->tja", rotation, rays)
     size = _size_of_metre(turned[..., :2] / turned[..., 2:], visible, skeleton)
     window = 2 * int(SIZE_SECONDS * rate) + 1
-    log_size = ndimage.percentile_filter(
+    log_size = scipy.ndimage.percentile_filter(
         _fill_missing(np.log(size)[:, None])[:, 0], 80, window, mode="nearest"
     )
     zoom = CROP_SCALE / np.exp(_smooth(log_size[:, None], SIZE_SECONDS * rate)[:, 0])
@@ -157,7 +157,7 @@ def _fill_missing(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _smooth(values: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
     """Values, (T, N), smoothed over time with a Gaussian."""
-    return ndimage.gaussian_filter1d(values, deviation, axis=0, mode="nearest")
+    return scipy.ndimage.gaussian_filter1d(values, deviation, axis=0, mode="nearest")
 
 
 def _rotation_towards(directions: NDArray[np.float64]) -> NDArray[np.float64]:
