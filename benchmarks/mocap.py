@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.mocap.bvh import read_bvh, read_text
+from pipeline.files.reading import read_unpacked
+from pipeline.mocap.bvh import MAX_TEXT, read_bvh
 from pipeline.mocap.motion_capture import Mocap
 from pipeline.mocap.videopose3d_export import export_videopose3d
 from pipeline.sources import Split
@@ -40,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["HEATLIFT_CACHE"] = cache
         with measured(f"unpack {len(files)} files"):
-            size = sum(len(read_text(file)) for file in files)
+            size = sum(len(read_unpacked(file, MAX_TEXT)) for file in files)
         with measured(f"read {size / 1e6:.0f} MB of text, all joints by kinematics"):
             for file in files:
                 motion = read_bvh(file)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from pipeline.dashboard.media import write_video
+from pipeline.errors import DataError
 from pipeline.lift import CentredLifter, LiftModule, MixSTE
 from pipeline.mocap.render import RenderedSequence
 from pipeline.mocap.synthetic import Synthetic
@@ -95,7 +96,10 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)  # costs do not depend on the weights
     module = LiftModule(CentredLifter(MixSTE(frames=27, dim=64, depth=4, heads=4))).eval()
-    loaded, make_finder = load_estimator(None, "cpu")
+    try:
+        loaded, make_finder = load_estimator(None, "cpu")
+    except DataError as error:  # BlazePose is not here
+        sys.exit(str(error))
     estimator, finder = Timed(loaded, "estimate"), Timed(make_finder(0.5), "find")
     tracker, memory = Tracker(estimator, finder), []
     with tempfile.TemporaryDirectory() as folder:

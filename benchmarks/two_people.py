@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from pipeline import Heatlift
+from pipeline.errors import DataError
 from pipeline.predict.joined_tracks import join_tracks
 from pipeline.predict.load_estimator import load_estimator
 from pipeline.predict.media import Frame
@@ -52,7 +53,10 @@ def main() -> None:
         videos = crossing.write_videos(Path(folder), given.frames)
         height = float(np.mean([measure_height(t, H36M17) for t in videos["both"][1]]))
         for name, (path, truths) in videos.items():
-            motion = heatlift.predict(path, focal=crossing.FOCAL, height=height)
+            try:
+                motion = heatlift.predict(path, focal=crossing.FOCAL, height=height)
+            except DataError as error:  # BlazePose is not here
+                sys.exit(str(error))
             print(
                 f"{name}: {len(motion.people)} found, {path.stat().st_size / 1e6:.1f} MB of video"
             )
