@@ -34,9 +34,10 @@ def test_a_training_without_compiled_networks_imports_no_compiler(tmp_path: Path
         "from pipeline.__main__ import main\n"
         "assert main(sys.argv[1:]) == 0\n"
         "late = [n for n in sys.modules if n.startswith(('torch._dynamo', 'scipy.signal'))]\n"
-        "print('imported:', sorted(late), 'sympy' in sys.modules)"
+        "print('imported:', sorted(late), 'sympy' in sys.modules)\n"
+        "assert gc.isenabled() and gc.get_freeze_count() > 100_000"
     )
-    command = [sys.executable, "-c", "import sys\n" + code, *FIT, "--runs", str(tmp_path)]
+    command = [sys.executable, "-c", "import gc, sys\n" + code, *FIT, "--runs", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "imported: ['scipy.signal', 'torch._dynamo'] False"
