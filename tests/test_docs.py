@@ -40,8 +40,8 @@ CUTS = {
     "test": ("--trainer.limit_test_batches", "1"),
     "predict": ("--trainer.limit_predict_batches", "1"),
 }
-"""Lightning's command -> options that cut it short; after fewer steps a lifter has people behind the
-camera, whom `heatlift predict` leaves out."""
+"""Lightning's command -> options that cut it short; after fewer steps a lifter has people behind
+the camera, whom `heatlift predict` leaves out."""
 
 FEWER = [
     f"--data.source.init_args.{name}={value}"
