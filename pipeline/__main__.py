@@ -220,8 +220,8 @@ def _print(text: str) -> None:
 def _import_stages() -> None:
     """Import what stages need, which takes seconds; plain commands do without.
 
-    What is imported stays in memory, so Python does not search it for garbage, which would take a
-    tenth of the time, and not later either.
+    What is imported stays in memory, so Python does not search it for garbage: not meanwhile, which
+    would take longer, and not later.
     """
     if "pipeline.cli.stage_cli" in sys.modules:
         return

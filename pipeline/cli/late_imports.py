@@ -1,7 +1,7 @@
 """Packages that `heatlift` imports when they are first used, which most commands never do.
 
 Lightning and each optimizer of torch import `torch._dynamo`, the compiler of networks, which takes
-a quarter of the time until the first step of a small training; torchmetrics imports `scipy.signal`
+long; torchmetrics imports `scipy.signal`
 for a name that is no longer in it.
 """
 
